@@ -86,7 +86,7 @@ def test_the_table_of_a_terminal(tmp_path):
     console.print(Monitor(tmp_path, cells).table())
     lines = console.export_text().splitlines()
     assert "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left" in lines[1]
-    assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith("epsilon, lr=0.01, seed=1 ")
+    assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith("epsilon / lr=0.01 / seed=1 ")
     assert "finished" in lines[2] and "waiting" in lines[3] and "± is over test items" in lines[4]
 
 

@@ -47,18 +47,17 @@ def _compare(one: Group) -> Comparison:
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
-    cells: dict[str, Cell] = {}
+    labels = {id(run): label(run, axes) for run in runs}
+    cells = {name: Cell(name, measure, {}) for name in labels.values()}
     repeated = 0
     for run in sorted(runs, key=lambda run: run.started):
-        name = label(run, axes)
-        cell = cells.setdefault(name, Cell(name, measure, {}))
+        cell = cells[name := labels[id(run)]]
         if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
             cells[name] = replace(cell, others=(*cell.others, run))
-    first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
-    return sorted(map(_in_order, cells.values()), key=lambda cell: first[cell.label]), repeated
+    return list(map(_in_order, cells.values())), repeated
 
 
 def _in_order(cell: Cell) -> Cell:

@@ -14,7 +14,7 @@ from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.parsing import to_float
 from triptych.run.read import STALE, find_runs
 from triptych.run.result import ENDED, one_line
-from triptych.study.axes import value_name
+from triptych.study.tuning import setting_label
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")  # of a run: what a report is made of
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
@@ -95,7 +95,7 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        names = [_short_name(cell) for cell in self.cells]
+        names = [setting_label(cell) or cell for cell in self.cells]
         longest = max(map(len, names), default=3)
         table = Table(
             box=None, padding=(0, 1), title=Text(self.root.name), title_justify="left",
@@ -125,11 +125,6 @@ class Monitor(threading.Thread):
         if done > max(self._reported, 0):
             self._reported = done
             write_report_or_say_why(self.root)  # an error is printed at the end
-
-
-def _short_name(cell: str) -> str:
-    parts = (part.partition("=") for part in cell.split(","))
-    return ", ".join(value_name(key, text) if equals else key for key, equals, text in parts)
 
 
 def progress_text(progress: dict[str, Any]) -> str:

@@ -1,10 +1,7 @@
-"""Look, decide, add seeds, look again: a test that stays valid, and what it found.
+"""Look, decide, add seeds, look again: a test that stays valid (`claims`), and what it found.
 
-The procedure is alpha spending (Lan & DeMets 1983) with the union bound over looks and Holm's test over
-pairs (`claims`): of L planned looks each may spend 5% / L, whatever the dependence between looks and
-however many seeds each adds. `looks.json` in the sweep's directory holds which seeds each look had, so that
-the same command, given again after an interruption, looks at what it looked at, and the report decides as
-the sweep did.
+`looks.json` in the sweep's directory holds which seeds each look had, so that the same command, given again
+after an interruption, looks at what it looked at, and the report decides as the sweep did.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def _sentences(comparison: Comparison) -> list[str]:
         verb = "is" if len(ahead) == 1 else "are"
         sentences.append(f"Over the seeds that both have, {_names(comparison, ahead)} {verb} clear of it.")
     if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
-        sentences.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
+        margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
+        sentences.append(f"The same as {_names(comparison, same)} within {margin}.")
     if left := [j for j in claims if j not in clear + ahead + same]:
         sentences.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
         if comparison.rule.interim:
@@ -170,7 +171,7 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
     if rule.equal_within is not None and known:
         yield (
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
-            f"{_margin(comparison)}. “Not settled”: these runs show neither."
+            f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
     if name:
         yield measures.about(comparison)
@@ -193,10 +194,6 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
         pairs = quantity(len(known), "pair")
         return f"{text}; in {len(with_items)} of {pairs} they are paired by item and cover it."
     return text + (" (these runs recorded no bounds by item)." if known else ".")
-
-
-def _margin(comparison: Comparison) -> str:
-    return f"{comparison.rule.equal_within:g} {comparison.unit}"
 
 
 def _names(comparison: Comparison, indices: list[int]) -> str:
