@@ -5,13 +5,11 @@ import math
 import matplotlib.colors
 import numpy as np
 import pytest
-from scipy import stats
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import forest
 from triptych.study.panels import colours
-from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
@@ -47,12 +45,6 @@ def test_cells_in_order_with_their_parts(tmp_path):
         assert set(cell.runs) == {1, 2, 3}
         parts = sum(cell.spread(part=part).mean for part in ("prior", "reconstruction", "diffusion"))
         assert parts == pytest.approx(cell.bound.mean)
-
-
-def test_a_pair_wins_where_the_pooled_test_sees_nothing(tmp_path):
-    table = {"a": {1: 2.0, 2: 3.0, 3: 4.0}, "b": {1: 2.1, 2: 3.11, 3: 4.09}}
-    assert stats.ttest_ind(list(table["a"].values()), list(table["b"].values())).pvalue > 0.8
-    assert "Clear of b." in verdict(runs_of(tmp_path, table)).headline
 
 
 def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
@@ -224,9 +216,6 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     assert found["x0"].seeds == "2 (3 diverged)" and found["score"].verdict == "diverged"
     assert story.complete and story.banner == "7 of 15 runs finished, 8 diverged"
     assert not story.answer.startswith("So far")
-    report = write_report(tmp_path)
-    page = report.html.read_text()
-    assert "x0 diverged with 3 of 5 seeds" in page and "at step 3" in page
 
 
 def test_where_every_run_diverged_the_answer_says_so(tmp_path):

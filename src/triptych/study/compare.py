@@ -18,8 +18,7 @@ from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
-from triptych.study.integrity import copies, counted_once
-from triptych.study.same_data import Group, group_runs
+from triptych.study.same_data import Group, copies, counted_once, group_runs
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
@@ -48,18 +47,17 @@ def _compare(one: Group) -> Comparison:
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
-    cells: dict[str, Cell] = {}
+    labels = {id(run): label(run, axes) for run in runs}
+    cells = {name: Cell(name, measure, {}) for name in labels.values()}
     repeated = 0
     for run in sorted(runs, key=lambda run: run.started):
-        name = label(run, axes)
-        cell = cells.setdefault(name, Cell(name, measure, {}))
+        cell = cells[name := labels[id(run)]]
         if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
             cells[name] = replace(cell, others=(*cell.others, run))
-    first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
-    return sorted(map(_in_order, cells.values()), key=lambda cell: first[cell.label]), repeated
+    return list(map(_in_order, cells.values())), repeated
 
 
 def _in_order(cell: Cell) -> Cell:
@@ -74,7 +72,6 @@ def _in_order(cell: Cell) -> Cell:
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
-    """Return notes on what makes the comparison less controlled than it looks."""
     used = [run for cell in cells for run in cell.runs.values()]
     if broken := [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
         names = listed([run.dir.name for run in broken])
@@ -117,7 +114,6 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
-    """Note user metrics of equal name and different configuration."""
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         configs = [
             {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}
