@@ -92,20 +92,6 @@ def short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
 
 
-def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
-    """Shorten each label to `most` characters; what all share goes first, so that they stay different."""
-    words = [label.split(" ") for label in labels]
-    head = tail = 0
-    if len(labels) > 1 and max(map(len, labels)) > most:
-        least = min(map(len, words))
-        while head < least - 1 and len({w[head] for w in words}) == 1:
-            head += 1
-        while tail < least - 1 - head and len({w[-1 - tail] for w in words}) == 1:
-            tail += 1
-    middles = ("…" * (head > 0) + " ".join(w[head : len(w) - tail]) + "…" * (tail > 0) for w in words)
-    return {label: short(text, most) for label, text in zip(labels, middles, strict=True)}
-
-
 def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
     """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap.
 
@@ -135,7 +121,7 @@ class LineFigure:
     """Axes for a line a label, each named at its end."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
-        self.names, self.colours = shortened(list(labels), 16), colours
+        self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: list[tuple[float, str, str]] = []
         self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + 0.4)
 
