@@ -8,7 +8,9 @@ PYTHON := $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c '
 endif
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# pip compiles on one core
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 # one version of each package, for this Python; the ranges are in pyproject.toml
 PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])')
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
@@ -27,10 +29,12 @@ $(VENV)/installed: pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) --no-deps --index-url $(TORCH) -c $(PINS) torch torchvision)
 	$(PIP) -c $(PINS) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/developed: $(VENV)/installed
 	$(PIP) -c $(PINS) -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
 
 upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Python; then make test-all

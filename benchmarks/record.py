@@ -31,13 +31,17 @@ def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 
-def record(name: str, ratios: Mapping[str, float], figures: Any) -> None:
-    """Write ``results/NAME.json``; print the ratios, lower is better, beside those that it had."""
+def record(name: str, ratios: Mapping[str, float], figures: Any, enough: float = 0.0) -> None:
+    """Write ``results/NAME.json``; print the ratios, lower is better, beside those that it had.
+
+    A ratio up to 1.15 ``enough`` is never marked as slower.
+    """
     file = RESULTS / f"{name}.json"
     before = json.loads(file.read_text())["ratios"] if file.exists() else {}
     for key, value in ratios.items():
         was = before.get(key)
-        mark = "" if was is None else f" (recorded {was:.3f}{', SLOWER' * (value > SLOWER * was)})"
+        slower = was is not None and value > SLOWER * max(was, enough)
+        mark = "" if was is None else f" (recorded {was:.3f}{', SLOWER' * slower})"
         print(f"{key}: {value:.3f}{mark}")
     machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
     RESULTS.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from triptych.run.read import read_runs
-from triptych.run.sampling.trajectory import save_strip
+from triptych.run.sampling.pictures import save_strip
 from triptych.study.compare import compare
 
 MOST, LARGER = 12, 3

@@ -6,10 +6,8 @@ with what the other has begun.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +30,7 @@ if TYPE_CHECKING:  # torch is imported where a model is trained or opened, so th
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration of ``triptych-train OVERRIDES``; its values may be set afterwards.
-
-    Args:
-        overrides: a list, or a text that is one override.
+    """Compose the configuration of ``triptych-train OVERRIDES``, a list or one; values may be set afterwards.
 
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
@@ -46,8 +41,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     """Train a composed configuration, or overrides, and return the run.
 
-    Typed again, a run with a name goes on where it was, or is read if it has ended. Seeds and the number of
-    threads are set for the whole process.
+    A run with a name goes on where it was, or is read if it has ended. Sets seeds and threads of the process.
 
     Raises:
         UserError: a value that is refused, several processes, a run of that name of another configuration.
@@ -62,15 +56,16 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: Python trains in one "
             "process; use triptych-train for several"
         )
-    choices = OmegaConf.to_container(job.runtime.choices)
-    # OmegaConf types a node as any of its kinds
-    # Hydra's node is a DictConfig
-    run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
+    choices: Any = OmegaConf.to_container(job.runtime.choices)
+    run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)
     if run.status != "finished":
         from triptych.run.execute import execute
 
-        with _own(run.path):
+        os.environ[OWN] = str(run.path)
+        try:
             execute(run)
+        finally:
+            del os.environ[OWN]
     return read_run(run.path)
 
 
@@ -86,50 +81,9 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     return compose([*overrides, *changed]) if changed else was
 
 
-def check_items(x: Any, shape: tuple[int, ...], levels: int | None) -> None:
-    """Check that ``x`` is a batch of items (B, *shape) in data units; those with levels are in [-1, 1].
-
-    Raises:
-        UserError: another type or shape, no items, numbers that are not finite or out of range.
-    """
-    import torch
-
-    if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
-        held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-        raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
-    if not x.is_floating_point():
-        raise UserError(f"bound(x): x is of {x.dtype}; pass floating-point numbers in data units")
-    most = x.abs().max().item()
-    if not math.isfinite(most):
-        raise UserError("bound(x): x is not finite; pass finite numbers in data units")
-    if levels and most > 1 + 1e-6:
-        raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
-
-
-@contextmanager
-def _own(path: Path) -> Iterator[None]:
-    """Mark the run at ``path`` as the user's own within the context."""
-    before = os.environ.get(OWN)
-    os.environ[OWN] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[OWN]
-        else:
-            os.environ[OWN] = before
-
-
 @dataclass(frozen=True)
 class Trained:
-    """A trained run or checkpoint, opened.
-
-    Attributes:
-        path: the checkpoint, or the run's directory.
-        weights: "ema", "raw" or an average's name; None for those that the run reported.
-        data_root: where its data lie now, if they have moved.
-        experiment: its configuration, data and model, in evaluation mode.
-    """
+    """A trained run or checkpoint, opened as ``load`` says; its model is in evaluation mode."""
 
     path: Path
     weights: str | None
@@ -154,40 +108,43 @@ class Trained:
     @property
     def denoiser(self) -> Any:
         """(z (B, *event), gamma (B,), condition) -> Prediction, with .x0, .epsilon, .score, .v."""
-        return self._part("denoiser")
+        return self.model.denoiser
 
     @property
     def schedule(self) -> Any:
         """t in [0, 1] -> gamma = -log SNR."""
-        return self._part("schedule")
+        return self.model.schedule
 
     @property
     def process(self) -> Any:
         """gamma -> alpha, sigma of z = alpha x + sigma eps."""
         return self.denoiser.process
 
-    def bound(self, x: Any, *arguments: Any, condition: Any = None) -> Any:
+    def bound(self, x: Any, condition: Any = None) -> Any:
         """Draw the bound of a batch once: its terms prior, reconstruction and diffusion, nats (B,).
 
         Args:
             x: items (B, *event) in data units; times and noise are those of the first B items of a split.
-            arguments: for ``bound(denoiser, x, draw)``, the formula with a denoiser and draws of one's own.
             condition: of the items, where the model has one.
 
         Raises:
-            UserError: as ``check_items``; the model wants a condition.
+            UserError: no such items, as images outside of [-1, 1]; no condition, or no bound.
         """
         import torch
 
         from triptych.data.batch import Batch
         from triptych.diffusion.condition import Condition
 
-        if arguments:
-            return self._part("bound")(x, *arguments, condition=condition)
-        check_items(x, tuple(self.data.shape), self.data.levels)
-        if self.config["model"].get("conditional") and condition is None:
-            raise UserError("bound(x): the model has a condition; pass condition=BATCH.condition")
-        if condition is not None and not isinstance(condition, Condition):
+        shape = tuple(self.data.shape)
+        if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
+            held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
+        most = x.abs().max().item()
+        if self.data.levels and not most <= 1 + 1e-6:  # also where it is not a number
+            raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
+        if not isinstance(
+            condition, Condition if self.config["model"].get("conditional") else Condition | None
+        ):
             raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
@@ -218,23 +175,15 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        own = [f"ckpt={self.path}", f"split={split}"]
-        own += [f"weights={self.weights}"] if self.weights else []
-        own += [f"data_root={self.data_root}"] if self.data_root else []
-        values = _checked("evaluate", own, overrides)
+        typed = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
+        values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
         if values["devices"] != 1:
             raise UserError(
                 f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
             )
-        from triptych.run.evaluate import evaluate_checkpoint
+        from triptych.run.account import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
-
-    def _part(self, name: str) -> Any:
-        part = getattr(self.model, name, None)
-        if part is None:
-            raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no {name}")
-        return part
 
 
 def load(
@@ -249,59 +198,44 @@ def load(
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
     """
-    path = _path(run.dir if isinstance(run, Run) else run).absolute()
+    path = Path(run.dir if isinstance(run, Run) else run).absolute()
     check_checkpoint(str(path))
     from triptych.run.reopen import reopen
 
     return Trained(path, weights, data_root, reopen(str(path), weights, data_root))
 
 
-def table(folder: str | os.PathLike[str]) -> Any:
-    """Return all runs beneath a folder, one row each, as in ``results.csv``; with pandas a DataFrame.
+def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return all runs beneath a folder, a dictionary each, as in ``results.csv``: for ``pandas.DataFrame``.
 
-    Without it a list of dictionaries. Columns: status, seed, settings that differ, and each figure of test,
-    val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
+    Keys: status, seed, settings that differ, and each figure of test, val and train as ``test/bpd``,
+    ``test/bpd_stderr``, ``test/bpd_n``.
 
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    path = _path(folder)
+    path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory{in_root(path)}")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")
-    try:
-        import pandas
-    except ImportError:
-        return rows
-    return pandas.DataFrame(rows)
-
-
-def _path(value: Any) -> Path:
-    """Return ``value`` as a path; UserError for anything else."""
-    if not isinstance(value, str | os.PathLike) or value == "":
-        raise UserError(f"{value!r}: must be the path of a directory or checkpoint")
-    return Path(value)
+    return rows
 
 
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose as ``triptych-COMMAND`` does; UserError for overrides that are not text, or are options."""
-    if not isinstance(overrides, Sequence):
-        raise UserError(f"overrides={overrides!r}: must be a list of texts, each 'KEY=VALUE'")
+    """Compose as ``triptych-COMMAND`` does; UserError for its options."""
     for one in overrides:
-        if not isinstance(one, str):
-            raise UserError(f"overrides: {one!r} is no text; write each as 'KEY=VALUE'")
         if without_hyphens(one).startswith(("-", "resume=")):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
     return composing.compose_command(command, as_hydra_wants([*overrides], command))
 
 
 def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the checked values of ``command``; UserError for an override of a Python argument."""
+    """Check the values of ``command``; UserError for an override of a Python argument."""
+    cfg = _composed(command, [*own, *overrides])
     keys = {one.partition("=")[0] for one in own}
     for one in overrides:
-        if isinstance(one, str) and (key := one.partition("=")[0]) in keys:
+        if (key := one.partition("=")[0]) in keys:
             raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
-    cfg = _composed(command, [*own, *overrides])
     return composing.checked_values(composing.without_hydra(cfg), command)

@@ -98,16 +98,6 @@ def test_several_lengths_at_once_are_each_what_they_are_alone():
     assert list(found.values()) == pytest.approx(expected)
 
 
-def test_the_length_is_felt_within_a_short_run():
-    """Under a warm-up of (1 + n) / (10 + n), decays of .99 and .999 were one and the same here."""
-    averages = []
-    for sigma_rel in (0.05, 0.1):
-        ema = EMA(sigma_rel)
-        fit(Module(), ema, steps=60)
-        averages.append(60 - ema.average["weight"][0].item())
-    assert averages[1] > 1.5 * averages[0] > 3  # mean age of the weights, in steps: n / (gamma + 2)
-
-
 def test_snapshots_are_the_averages_of_their_steps(tmp_path):
     ema = EMA(0.1, others=[0.2], snapshots=4)
     fit(Module(), ema, steps=10, default_root_dir=str(tmp_path))

@@ -24,7 +24,7 @@ def test_gamma_is_the_paper_s(sigma_rel, gamma):
     assert exponent(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
-@pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.1, 0.2, 0.28])
+@pytest.mark.parametrize("sigma_rel", [0.01, 0.28])
 def test_sigma_rel_is_the_profile_s_spread(sigma_rel):
     """The relative standard deviation of tau^gamma, integrated on a grid."""
     gamma, tau = exponent(sigma_rel), (np.arange(200_000) + 0.5) / 200_000
@@ -39,7 +39,7 @@ def test_a_length_that_is_none_is_refused(sigma_rel):
         exponent(sigma_rel)
 
 
-@pytest.mark.parametrize("sigma_rel", [0.03, 0.1, 0.25])
+@pytest.mark.parametrize("sigma_rel", [0.03, 0.25])
 def test_the_running_average_has_the_power_function_s_profile_and_nothing_of_the_start(sigma_rel):
     n, gamma = 1200, exponent(sigma_rel)
     weights = running([power_beta(gamma, t) for t in range(1, n + 1)])

@@ -134,7 +134,6 @@ OWN = [
         ["callbacks.x", "needs callbacks.x.monitor"],
     ),
     ("train condition_from=[a]", ["condition_from=[a]: must be a group of keys", "condition_from.KEY"]),
-    ("train data=idx data.root={mine} data.prefix=emnist", ["data.prefix=emnist", "no emnisttrain-"]),
     ("train --config-dir {mine} experiment=header", ["experiment=header", "# @package _global_"]),
     ("train --config-dir {mine} schedule=other", ["schedule/other.yaml:2", "no YAML"]),
     ("train -m ablation=objectives ablation=samplers", ["ablation=samplers", "typed twice"]),

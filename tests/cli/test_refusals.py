@@ -50,8 +50,6 @@ REFUSED = [
         "trainer.gradient_clip_val=1.0 ... pass null",
     ),
     (f"trainer=cpu trainer.strategy=fsdp {NO_AVERAGE} trainer.gradient_clip_val=null", "GPU"),
-    ("trainer.devices=[0] trainer.accelerator=cpu", "trainer.devices=[0]: a CPU has no device"),
-    ("model.conditional=true data=swiss_roll denoiser=mlp", "model.conditional=true ... no labels"),
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),
     ("metrics=noisy_bounds model=vae", "metrics.weighted_loss ... needs model=diffusion"),
     (

@@ -59,7 +59,7 @@ def lab(tmp_path, monkeypatch) -> Path:
     (package / "net.py").write_text("raise SystemExit('imported')\n" + CLASS)
     folder = tmp_path / "lab" / "configs" / "denoiser"
     folder.mkdir(parents=True)
-    text = "conditional: false\nnetwork:\n  _target_: mine.net.Net\n  heat: 2.0  # of the bath\n"
+    text = "network:\n  _target_: mine.net.Net\n  heat: 2.0  # of the bath\n"
     (folder / "mine.yaml").write_text(text)
     monkeypatch.setenv("TRIPTYCH_TRUST", "mine")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HOUSE / "src"), str(tmp_path / "lab")]))
@@ -73,7 +73,7 @@ def train(lab: Path, *typed: str, **environment: str) -> subprocess.CompletedPro
 
 
 def test_a_key_of_a_class_needs_no_other_edit(lab, root):
-    """In the check, its message, the help, the completion, the page of all keys and the axes of a report."""
+    """In the check, its message, the help, the page of all keys and the axes of a report."""
     from triptych.config import trust
     from triptych.study.axes import find_axes
 
@@ -85,11 +85,6 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     told = train(lab, "denoiser=mine", "--help").stdout
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
-    line = f"triptych-train --config-dir {lab}/configs denoiser=mine +denoiser.network."
-    offered = train(lab, "-sc", "query=bash", COMP_LINE=line).stdout
-    assert "+denoiser.network.mode=" in offered.split()
-    offered = train(lab, "-sc", "query=bash", COMP_LINE=line + "mode=").stdout
-    assert {"+denoiser.network.mode=a", "+denoiser.network.mode=bc"} <= set(offered.split())
     assert "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)" in keys_page(
         [CONFIGS, lab / "configs"]
     )

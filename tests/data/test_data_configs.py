@@ -45,8 +45,6 @@ def test_config(file, tmp_path, monkeypatch):
         with pytest.raises(InstantiationException, match="no encoder.pt there"):  # of a run, not yet
             hydra.utils.instantiate(cfg)
         return
-    if file.stem == "idx":
-        cfg.root = str(tmp_path)
     if "folder" in file.stem:
         with pytest.raises(InstantiationException) as caught:  # Hydra wraps what a constructor raises
             hydra.utils.instantiate(cfg)
@@ -57,11 +55,11 @@ def test_config(file, tmp_path, monkeypatch):
         cfg.root = str(tmp_path)
     data = hydra.utils.instantiate(cfg)
     assert isinstance(data, DataModule) and data.name == file.stem and data.seed == 3
-    assert (file.stem == "idx" or data.shape) and data.levels in (None, 16, 17, 256)
+    assert data.shape and data.levels in (None, 16, 17, 256)
     if file.stem == "cifar10":
         refused(data.setup, "data.root", str(tmp_path))
         return
-    if "mnist" in file.stem or file.stem in ("fashion_captioned", "idx"):
+    if "mnist" in file.stem:
         refused(data.setup, "data.root", str(tmp_path))
         write_mnist(tmp_path)
         data = hydra.utils.instantiate(cfg, val_size=5)
@@ -72,9 +70,3 @@ def test_config(file, tmp_path, monkeypatch):
     assert batch.x.shape == (cfg.batch_size, *data.shape)
     assert (batch.condition is None) == (not data.conditions)
     assert (data.mixture is not None) == (file.stem in ("mixture", "ring", "embedded_ring"))
-
-
-def test_lists_may_be_hydra_lists():
-    cfg = config(next(file for file in FILES if file.stem == "mixture"), "")
-    del cfg["_convert_"]
-    assert hydra.utils.instantiate(cfg).mixture is not None

@@ -1,13 +1,17 @@
 """A folder of images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from triptych.data import folder
+from triptych.data.cache import item_number
 from triptych.data.fingerprint import fingerprint
 from triptych.data.folder import ImageFolder
+from triptych.data.layout import place
 from triptych.errors import StorageError
 
 from .helpers import refused, save_images
@@ -31,19 +35,23 @@ def ready(root, **keys):
 
 
 def test_splits_and_values(plain):
-    data = ready(plain, val_fraction=0.1, test_fraction=0.2)
-    order = np.random.RandomState(0).permutation(20).tolist()
-    red = {name: split.values[:, 0, 0, 0].tolist() for name, split in data.splits.items()}
-    assert red == {"train": order[:14], "val": order[14:16], "test": order[16:]}
+    data = ready(plain)
+    at = [place(Path(f"{i:02d}.png"), 0) for i in range(20)]
+    order = sorted(range(20), key=at.__getitem__)
+    red = {name: split.values[:][:, 0, 0, 0].tolist() for name, split in data.splits.items()}
+    assert red["test"] == [i for i in order if at[i] < 0.1]
+    assert red["test"] + red["val"] + red["train"] == order
     train = data.splits["train"]
-    assert train.values.shape == (14, 3, 8, 8) == (14, *data.shape) and train.values.dtype == torch.uint8
-    assert (train.values[:, 1] == 0).all() and (train.values[:, 2] == 100).all()
+    assert train.values.shape == (len(red["train"]), 3, 8, 8) and train.values[:].dtype == torch.uint8
+    assert (train.values[:][:, 1] == 0).all() and (train.values[:][:, 2] == 100).all()
     assert train.labels is None and data.num_classes == 0
 
 
-def test_threads_change_nothing(plain):
-    one, three = ready(plain), ready(plain, num_workers=3)
-    assert all(one.splits[name].values.equal(three.splits[name].values) for name in one.splits)
+def test_threads_change_nothing(plain, monkeypatch, tmp_path):
+    one = ready(plain)
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "other"))
+    three = ready(plain, num_workers=3)
+    assert all(one.splits[name].values[:].equal(three.splits[name].values[:]) for name in one.splits)
 
 
 def test_centre_is_cut_out(tmp_path):
@@ -51,7 +59,7 @@ def test_centre_is_cut_out(tmp_path):
     wide[:, 8:16] = 200  # the middle third
     for i in range(3):
         Image.fromarray(wide).save(tmp_path / f"{i}.png")
-    assert (ready(tmp_path).splits["train"].values == 200).all()
+    assert (ready(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200).all()
 
 
 def test_classes(tmp_path):
@@ -61,23 +69,19 @@ def test_classes(tmp_path):
     (tmp_path / "empty").mkdir()
     save(tmp_path / ".hidden" / "x.png", (0, 0, 0))
     (tmp_path / "notes.txt").write_text("no image")
-    data = ready(tmp_path)
+    data = ready(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 3 and sum(map(len, data.splits.values())) == 12
     for split in data.splits.values():
-        assert [{30: 0, 10: 1, 20: 2}[v] for v in split.values[:, 0, 0, 0].tolist()] == split.labels.tolist()
+        assert [
+            {30: 0, 10: 1, 20: 2}[v] for v in split.values[:][:, 0, 0, 0].tolist()
+        ] == split.labels.tolist()
 
 
 def test_one_folder_is_no_class(tmp_path):
     for i in range(3):
         save(tmp_path / "images" / f"{i}.png", (i, 0, 0))
-    data = ready(tmp_path)
+    data = ready(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 0 and data.splits["train"].labels is None
-
-
-def test_loose_image_beside_classes(tmp_path):
-    for name in ("a/0.png", "b/0.png", "c.png"):
-        save(tmp_path / name, (0, 0, 0))
-    refused(lambda: ready(tmp_path), "data.root", "c.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of an image", None])
@@ -90,15 +94,6 @@ def test_corrupt_file(plain, content, workers):
         content = file.read_bytes()[:3000]
     file.write_bytes(content)
     refused(lambda: ready(plain, num_workers=workers), "data.root", str(file))
-
-
-def test_too_few_images(tmp_path):
-    for i in range(3):
-        save(tmp_path / f"{i}.png", (i, 0, 0))
-    assert [len(split) for split in ready(tmp_path).splits.values()] == [1, 1, 1]
-    (tmp_path / "2.png").unlink()
-    refused(lambda: ready(tmp_path), "data.root", "2 images", "data.val_fraction=0.1")
-    assert len(ready(tmp_path, val_fraction=0).splits["train"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,43 +114,40 @@ def test_bad_keys(key, value):
 # the cache -------------------------------------------------------------------------------------------
 
 
-def test_cache_changes_nothing_and_is_read_again(plain, monkeypatch):
-    """Values, labels, splits and fingerprint as without; the second time no image is opened."""
-    memory, mapped = ready(plain), ready(plain, cache=True)
-    everything = {name: torch.arange(len(split)) for name, split in memory.splits.items()}
-    for name, index in everything.items():
-        assert mapped.splits[name].batch(index).x.equal(memory.splits[name].batch(index).x)
-    assert fingerprint(mapped).record() == fingerprint(memory).record()
-    assert all(fingerprint(mapped).items[n].equal(fingerprint(memory).items[n]) for n in everything)
+def test_a_later_run_opens_no_image(plain, monkeypatch):
+    first = ready(plain)
     monkeypatch.setattr(folder, "read_image", None)
-    again = ready(plain, cache=True)
-    assert (
-        again.splits["train"]
-        .batch(everything["train"])
-        .x.equal(memory.splits["train"].batch(everything["train"]).x)
-    )
+    again = ready(plain)
+    assert again.splits["train"].values[:].equal(first.splits["train"].values[:])
+    assert fingerprint(again).record() == fingerprint(first).record()
     with pytest.raises(TypeError):
-        ready(plain, cache=True, size=4)  # another size is another file
+        ready(plain, size=4)  # another size is another file
+
+
+def test_a_fingerprint_is_that_of_the_images_themselves(plain):
+    data = ready(plain)
+    numbers = fingerprint(data).items["train"].tolist()
+    assert numbers == [item_number(image) for image in data.splits["train"].values[:].numpy()]
 
 
 def test_cache_follows_a_changed_image(plain):
-    before = ready(plain, cache=True).splits["train"].batch(torch.arange(14)).x
+    before = ready(plain).splits["train"].values[:]
     Image.new("RGB", (20, 12), (255, 0, 100)).save(plain / "05.png")
-    after = ready(plain, cache=True).splits["train"].batch(torch.arange(14)).x
-    assert not before.equal(after) and (after[:, 0] == 1).any()
+    after = ready(plain).splits["train"].values[:]
+    assert not before.equal(after) and (after[:, 0] == 255).any()
 
 
 def test_cache_that_breaks_off_leaves_nothing(plain, root):
     (plain / "07.png").write_bytes(b"nothing of an image")
-    refused(lambda: ready(plain, cache=True), "07.png")
+    refused(lambda: ready(plain), "07.png")
     assert not list((root / "data").rglob("*.*"))
 
 
 def test_cache_that_cannot_be_written_is_one_line(plain, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(StorageError, match="data.cache=false"):
-        ready(plain, cache=True)
+    with pytest.raises(StorageError, match="TRIPTYCH_CACHE"):
+        ready(plain)
 
 
 # kinds of images -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Mixtures and toys."""
+"""Mixtures."""
 
 import math
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from triptych.data.mixture import EmbeddedRing, Mixture, Ring
-from triptych.data.toys import KINDS, Toy
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 
@@ -147,67 +146,20 @@ def test_bad_ring(key, value):
 
 # Splits of one size, which would be equal if they came from one seed.
 EQUAL = {"train_size": 500, "val_size": 500, "test_size": 500}
-MAKERS = [Ring, *(lambda kind=kind, **keys: Toy(kind, **keys) for kind in KINDS)]
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_splits_follow_from_data_seed_alone(make):
-    one, two = ready(make(seed=0, **EQUAL)), ready(make(seed=1, **EQUAL | {"train_size": 77}))
+def test_splits_follow_from_data_seed_alone():
+    one, two = ready(Ring(seed=0, **EQUAL)), ready(Ring(seed=1, **EQUAL | {"train_size": 77}))
     assert one.splits["test"].values.equal(two.splits["test"].values)
     assert two.splits["train"].values.shape == (77, 2)
-    assert not one.splits["test"].values.equal(ready(make(data_seed=1, **EQUAL)).splits["test"].values)
+    assert not one.splits["test"].values.equal(ready(Ring(data_seed=1, **EQUAL)).splits["test"].values)
     seen = [set(map(tuple, split.values.tolist())) for split in one.splits.values()]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
-    assert len(one.splits["val"]) == 500 and len(ready(make(val_size=0)).splits["val"]) == 0
+    assert len(one.splits["val"]) == 500 and len(ready(Ring(val_size=0)).splits["val"]) == 0
 
 
 @pytest.mark.parametrize(
     "key,value", [("train_size", 0), ("val_size", -1), ("test_size", 0), ("data_seed", None)]
 )
 def test_bad_size(key, value):
-    refused(lambda: Toy("two_moons", **{key: value}), f"data.{key}={value!r}")
-
-
-def test_unknown_kind():
-    refused(lambda: Toy("moons"), "data.kind='moons'", "two_moons")
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_toys_are_of_unit_scale_and_have_no_truth(kind):
-    data = ready(Toy(kind))
-    x = data.splits["train"].values
-    assert (
-        data.mixture is None and data.name == kind and data.num_classes == (2 if kind == "two_moons" else 0)
-    )
-    assert (
-        x.dtype == torch.float32
-        and x.std(0).min() > 0.4
-        and x.std(0).max() < 1.5
-        and x.mean(0).abs().max() < 0.3
-    )
-
-
-def test_moons_lie_on_their_circles():
-    train = ready(Toy("two_moons")).splits["train"]
-    for label, sign in ((0, 1), (1, -1)):
-        x = sign * train.values[train.labels == label]
-        radius = (x + torch.tensor([0.5, 0.25])).norm(dim=1)
-        assert (radius - 1).abs().mean() < 0.05 and abs(len(x) - 10000) < 400
-
-
-def test_roll_winds_one_and_a_half_times():
-    x = ready(Toy("swiss_roll")).splits["train"].values
-    radius, angle = x.norm(dim=1), torch.atan2(x[:, 1], x[:, 0])
-    t = radius * 4.5 * math.pi / 2  # what the radius says of t; the angle must agree, up to whole turns
-    off = torch.remainder(t - angle + math.pi, 2 * math.pi) - math.pi
-    assert off.abs().median() < 0.4 and radius.min() > 0.4 and radius.max() < 2.3
-
-
-def test_board_is_uniform_on_even_squares():
-    x = ready(Toy("checkerboard", train_size=40000)).splits["train"].values
-    square = (x + 2).floor().long()
-    assert square.min() == 0 and square.max() == 3
-    counts = torch.bincount(square[:, 0] * 4 + square[:, 1], minlength=16).reshape(4, 4)
-    even = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 0
-    assert (counts[~even] == 0).all() and (counts[even] - 5000).abs().max() < 350
-    assert abs((x - x.floor()).mean().item() - 0.5) < 0.01
+    refused(lambda: Ring(**{key: value}), f"data.{key}={value!r}")

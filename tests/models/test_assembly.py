@@ -27,8 +27,8 @@ def figures(run) -> dict:
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
     from triptych.run.account import account_split
+    from triptych.run.fit import build_trainer
     from triptych.run.reopen import reopen
-    from triptych.run.trainer import build_trainer
 
     run = prepared(*arguments)
     summary = execute(run)

@@ -1,5 +1,7 @@
 """Labels left out in training, and guidance from the doors: what is told, what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from triptych.errors import UserError
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
-from triptych.run.model import build_model
+from triptych.run.model import build_model, facts
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
@@ -49,6 +51,11 @@ def test_an_unconditional_model_is_told_nothing(model):
 def test_label_dropout_outside_its_range(prepared):
     with pytest.raises(UserError, match=r"model.label_dropout=1.5: must be a number in \[0, 1\]"):
         execute(prepared("model.label_dropout=1.5"))
+
+
+def test_data_without_conditions():
+    with pytest.raises(UserError, match="model.conditional=true: data points has no labels"):
+        facts({"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={}))
 
 
 def test_parts_that_the_data_do_not_have(prepared, model):

@@ -29,8 +29,8 @@ from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.run.account import account_split
 from triptych.run.execute import execute
+from triptych.run.fit import build_trainer
 from triptych.run.reopen import reopen
-from triptych.run.trainer import build_trainer
 
 VP = VariancePreserving()
 LOW, HIGH = -9.0, 5.0

@@ -13,9 +13,9 @@ from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
 from triptych.run.account import account_split
 from triptych.run.drawing import Drawing
+from triptych.run.fit import build_trainer
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model
-from triptych.run.trainer import build_trainer
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
 POINTS = "data=ring denoiser=mlp model.conditional=true denoiser.network.width=32".split()

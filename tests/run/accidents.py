@@ -11,7 +11,7 @@ import pytest
 
 from triptych.errors import Interrupted
 from triptych.models.diffusion import Diffusion
-from triptych.run.checkpointing import Keep
+from triptych.run.checkpoints import Keep
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.run.accidents import rows, stopped
+from tests.run.accidents import rows
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination, exponent
 from triptych.cli.evaluate import evaluate_composed
@@ -154,17 +154,3 @@ def check_average(run, steps, n: int, pairs: tuple[float, ...], sigma_rel: float
         near = torch.tensordot(torch.from_numpy(profile(n, n, 1.25 * sigma_rel)), path, 1)
         told_apart |= ((near - expected).abs() > missed * way + rounding).any().item()
     assert told_apart, "the tolerance lets a length of a quarter more pass"
-
-
-def test_the_snapshots_of_a_resumed_run_are_those_of_a_whole_one(prepared):
-    extra = ("callbacks.ema.snapshots=6", "trainer.val_check_interval=2", "samples.n=0")
-    whole, broken = prepared(*extra, path="whole"), prepared(*extra, path="broken")
-    execute(whole)
-    execute(stopped(broken))
-    files = [sorted((run / "averages").iterdir()) for run in (whole, broken)]
-    assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 6
-    for one, other in zip(*files, strict=True):
-        first, second = (torch.load(path, weights_only=True) for path in (one, other))
-        for name, average in first["averages"].items():
-            for key, value in average.items():
-                assert torch.equal(value, second["averages"][name][key])

@@ -47,8 +47,9 @@ def is_finite(run) -> bool:
     )
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("extra", [(), ("data.val_size=0",)], ids=["validated", "not validated"])
+@pytest.mark.parametrize(
+    ("value", "extra"), [(math.nan, ()), (math.inf, ("data.val_size=0",))], ids=["validated", "not validated"]
+)
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(prepared, monkeypatch, value, extra):
     run = prepared("trainer.max_steps=50", *extra)
     spoil(monkeypatch, "loss", 5, value)

@@ -28,7 +28,7 @@ with RunDirectory(sys.argv[1]).lock({patience}):
 """
 
 
-@pytest.fixture(params=[errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+@pytest.fixture(params=[errno.EOPNOTSUPP, errno.ENOSYS])
 def without_flock(monkeypatch, request):
     """A file system that knows no flock, as some of Lustre's and NFS's."""
 

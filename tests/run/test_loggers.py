@@ -1,7 +1,5 @@
 """TensorBoard and MLflow have the names, steps and figures of metrics.csv."""
 
-import json
-
 import pytest
 
 from tests.run.accidents import stop_after
@@ -10,7 +8,7 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.log_content import flat_figures
-from triptych.run.loggers import Guarded, MLflowRun, address
+from triptych.run.loggers import Guarded, address
 from triptych.run.metrics import MetricsCsv
 
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
@@ -73,17 +71,15 @@ def check_hyperparameters_and_pictures(run) -> None:
     assert {*events.Tags()["images"]} == {"samples", "samples/final", "samples/trajectory"}
 
 
-def of_mlflow(run) -> tuple[object, dict[str, dict[int, float]]]:
-    """MLflow's run, found by the id that the directory keeps, and its whole history."""
+def of_mlflow(root) -> tuple[object, dict[str, dict[int, float]]]:
+    """MLflow's only run, and its whole history."""
     from mlflow import MlflowClient
 
-    known = json.loads((run / "mlflow.json").read_text())
-    client = MlflowClient(tracking_uri=known["tracking_uri"])
-    found = client.get_run(known["run_id"])
-    assert len(client.search_runs([found.info.experiment_id])) == 1
+    client = MlflowClient(tracking_uri=f"sqlite:///{root}/logs/mlflow.db")
+    [found] = client.search_runs([one.experiment_id for one in client.search_experiments()])
     read = {}
     for name in found.data.metrics:
-        history = client.get_metric_history(known["run_id"], name)
+        history = client.get_metric_history(found.info.run_id, name)
         read[name] = by_step(name, [(one.step, one.value) for one in history])
     return found, read
 
@@ -94,7 +90,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
     assert execute(run)["status"] == "finished"
     check(run, scalars(run.path), SINGLE)
     check_hyperparameters_and_pictures(run)
-    found, read = of_mlflow(run)
+    found, read = of_mlflow(root)
     check(run, read, 1e-12)
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
@@ -192,15 +188,3 @@ def test_so_it_is_at_the_door_of_a_sweep():
     """Which is recorded with its command, before there are runs."""
     with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
         as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
-
-
-def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):
-    """As MLFLOW_TRACKING_URI may have one."""
-    from mlflow import MlflowClient
-
-    run = prepared("logger=mlflow", csv=False)
-    monkeypatch.setattr(MLflowRun, "log_hyperparams", lambda *_: None)
-    client = MlflowClient(f"sqlite:///{root}/x.db")
-    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
-    MLflowRun(run, "http://me:secret@host:5000", "x")
-    assert json.loads((run / "mlflow.json").read_text())["tracking_uri"] == "http://***@host:5000"

@@ -6,13 +6,11 @@ import resource
 import shutil
 
 import pytest
-import torch
 
 from triptych.errors import StorageError
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
 from triptych.run.progress import Progress
-from triptych.run.sampling.pictures import save_picture
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
@@ -51,7 +49,7 @@ def test_a_run_ends_when_its_directory_becomes_anothers(prepared, monkeypatch, r
     assert execute(RunDirectory(root / "aside"))["choices"]["objective"] == "v"
 
 
-@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.ESTALE])
 def test_storage_that_refuses_is_no_failure_of_the_run(tmp_path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
@@ -73,20 +71,3 @@ def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert run.status == "interrupted" and not list(run.path.rglob(".*.tmp"))
     assert execute(run)["status"] == "finished"
-
-
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
-    from triptych.data.digits import Digits
-
-    data = Digits(batch_size=8)
-    path = tmp_path / "samples" / "final.png"
-    save_picture(torch.zeros(4, 1, 8, 8), data, path)
-    before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(StorageError, match="File too large"):
-            save_picture(torch.randn(64, 1, 8, 8), data, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["final.png"]

@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -17,7 +18,6 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import ModelCard
 from scipy.stats import norm
 
-from triptych.cli.report import main as report
 from triptych.diffusion.sampler import (
     DDIM,
     EDM,
@@ -30,7 +30,7 @@ from triptych.diffusion.sampler import (
 )
 from triptych.errors import UserError
 from triptych.run.execute import execute
-from triptych.run.pipeline import pipeline_config
+from triptych.run.pipeline import check_expressible, pipeline_config
 from triptych.run.reopen import reopen
 
 T = 10
@@ -50,14 +50,11 @@ def unet_of(size: int) -> UNet2DModel:
     return UNet2DModel(sample_size=size, in_channels=1, out_channels=1, **SIZES, **BLOCKS)
 
 
-def save(path: Path, size: int = 8, shards: str = "10GB", **scheduler) -> Path:
+def save(path: Path, size: int = 8, **scheduler) -> Path:
     """A random pipeline in ``path``."""
     unet = unet_of(size)
     options = {"num_train_timesteps": T, "beta_end": 0.6} | scheduler
     DDPMPipeline(unet, DDPMScheduler(**options)).save_pretrained(path)
-    if shards != "10GB":
-        (path / WEIGHTS).unlink()
-        unet.save_pretrained(path / "unet", max_shard_size=shards)
     return path
 
 
@@ -102,13 +99,18 @@ def ddpm_bound(pipeline: DDPMPipeline, x: torch.Tensor, levels: int, eps: torch.
 
 KINDS = [
     {"beta_schedule": "linear", "prediction_type": "epsilon"},
-    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "variance_type": "fixed_large"},
+    {
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "variance_type": "fixed_large",
+        "clip_sample": False,
+    },
     {"beta_schedule": "linear", "prediction_type": "sample", "clip_sample": False},
 ]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
-def test_its_bound_is_ddpms_own(kind, root, prepared):
+def test_its_bound_and_images_are_ddpms_own(kind, root, prepared):
     """Of the same noise term by term, and of a run as its result has it, within the error of both."""
     path = save(root / "theirs", **kind)
     result = execute(run := prepared(f"trained='{path}'", "data=digits", "samples.n=0"))
@@ -137,6 +139,8 @@ def test_its_bound_is_ddpms_own(kind, root, prepared):
         result["choices"]["objective"]
         == {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}[kind["prediction_type"]]
     )
+    if not kind.get("clip_sample", True):
+        same_images(DDIMPipeline.from_pretrained(path), run.path, 5)
 
 
 def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
@@ -152,48 +156,24 @@ def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
     assert np.ptp(pixels) > 0.1 and np.abs(pixels - theirs).max() <= 1e-4
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_its_samples_are_those_of_diffusers(prediction, root, prepared):
-    path = save(root / "theirs", prediction_type=prediction, clip_sample=False)
-    execute(run := prepared(f"trained='{path}'", "bound.repeats=1"))
-    for steps in (5, 10):
-        same_images(DDIMPipeline.from_pretrained(path), run.path, steps)
-
-
-def test_any_sampler_and_weights_in_shards_of_an_old_version(root, prepared):
-    """Names of attention before diffusers 0.13, in two files or more; samplers of every kind end finite."""
-    path = save(root / "theirs", shards="20KB")
-    index = json.loads((path / f"{WEIGHTS}.index.json").read_text())
-    assert len({*index["weight_map"].values()}) > 1
+def test_weights_of_an_old_version_and_any_sampler(root, prepared):
+    """Names of attention before diffusers 0.13; samplers of every kind end finite."""
     from safetensors.torch import load_file, save_file
 
+    path = save(root / "theirs", clip_sample=False)
+    theirs = DDIMPipeline.from_pretrained(path)
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-    for file in {*index["weight_map"].values()}:
-        tensors = load_file(path / "unet" / file)
-        for new, before in old.items():
-            tensors = {name.replace(new, before): tensor for name, tensor in tensors.items()}
-        save_file(tensors, path / "unet" / file)
-    figures = [execute(prepared(f"trained='{path}'", "samples.n=0", path="old"))["test"]]
-    execute(run := prepared(f"trained='{save(root / 'new')}'", "samples.n=0", path="new"))
-    assert figures[0] == run.summary()["test"]
+    tensors = load_file(path / WEIGHTS)
+    for new, before in old.items():
+        tensors = {name.replace(new, before): tensor for name, tensor in tensors.items()}
+    save_file(tensors, path / WEIGHTS)
+    execute(run := prepared(f"trained='{path}'", "samples.n=0", "bound.repeats=1"))
+    for steps in (5, 10):
+        same_images(theirs, run.path, steps)
     model = reopen(str(run.path)).model
     for kind in (Ancestral, Heun, DPMSolver, EDM, PredictorCorrector, AnnealedLangevin, Langevin):
         sampler = kind(4, size=1e-4) if kind is Langevin else kind(4, grid="time")
-        x = model.sample(2, sampler, torch.Generator().manual_seed(0))
-        assert x.isfinite().all() and x.abs().max() <= 1  # as the pipeline clips
-
-
-def test_the_issues_command_makes_a_run_that_a_report_compares(root, door, prepared):
-    quick = ["bound.repeats=1", "samples.n=0", "logger=csv", "threads=1", "trainer.accelerator=cpu"]
-    model = f"model=diffusers:{save(root / 'theirs')}"
-    done = door("triptych.cli.evaluate", model, "data=digits", "name=theirs", *quick)
-    assert done.returncode == 0, done.stderr
-    assert "unknown training data" in done.stderr and "bits/dim" in done.stdout
-    execute(prepared("samples.n=0", "bound.repeats=1", path="ours"))
-    runs = [root / "logs" / "runs" / name for name in ("theirs", "ours")]
-    assert report([*map(str, runs)]) == 0
-    page = (runs[0] / "report.html").read_text()
-    assert "unet2d" in page and "resnet" in page
+        assert model.sample(2, sampler, torch.Generator().manual_seed(0)).isfinite().all()
 
 
 TRAINED = (
@@ -219,8 +199,8 @@ def test_round_trip(root, prepared, inside):
     for key, entry in result["test"].items():
         assert again["test"][key]["mean"] == pytest.approx(entry["mean"], rel=1e-6, abs=1e-6), key
     continuous = ["bound.steps=null", "bound.variance=beta_tilde", "bound.decoder=categorical"]
-    other = execute(prepared(f"trained='{root / 'out'}'", "samples.n=0", *continuous, path="other"))
-    assert other["test"]["bpd"]["mean"] != pytest.approx(result["test"]["bpd"]["mean"], rel=1e-3)
+    bound = prepared(f"trained='{root / 'out'}'", *continuous, path="other").config()["bound"]
+    assert (bound["steps"], bound["variance"], bound["decoder"]) == (None, "beta_tilde", "categorical")
     for steps in (5, 10):
         same_images(DDIMPipeline.from_pretrained(root / "out"), run.path, steps)
     assert DDPMPipeline.from_pretrained(root / "out").scheduler.config.variance_type == "fixed_large"
@@ -261,13 +241,12 @@ def test_round_trip(root, prepared, inside):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_expressed_is_not_exported(typed, line, root, prepared, inside, monkeypatch):
+def test_what_cannot_be_expressed_is_not_exported(typed, line, prepared, monkeypatch):
     own = [] if "denoiser=resnet" in typed else TRAINED
     run = prepared(*own, *typed)
     monkeypatch.setattr(type(run), "summary", lambda self: SimpleNamespace(status="finished"))
-    done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out")
-    assert done.returncode == 1 and f": {line}" in done.stderr and done.stderr.count("\n") == 1
-    assert not (root / "out").exists()
+    with pytest.raises(UserError, match=re.escape(f"{run.path}: {line}")):
+        check_expressible(run)
 
 
 def change(name: str, **entries):
@@ -278,12 +257,6 @@ def change(name: str, **entries):
     return edit
 
 
-def leave_out_a_shard(path: Path) -> None:
-    shutil.rmtree(path)
-    save(path, shards="20KB")
-    next((path / "unet").glob("*-of-*.safetensors")).unlink()
-
-
 def only_a_pickle(path: Path) -> None:
     class Bomb:
         def __reduce__(self):
@@ -291,12 +264,6 @@ def only_a_pickle(path: Path) -> None:
 
     (path / WEIGHTS).unlink()
     (path / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-
-
-def others_name(path: Path) -> None:
-    shutil.move(path / WEIGHTS, path.parent / "elsewhere.safetensors")
-    index = {"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}
-    (path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
 
 
 BAD = {
@@ -316,15 +283,6 @@ BAD = {
         change("model_index.json", unet=["mine", "UNet"]),
         r"unet=.*: must be \['diffusers', 'UNet2DModel'\]",
     ),
-    "scheduler class": (
-        change(SCHEDULER, _class_name="EulerDiscreteScheduler"),
-        "must be DDPMScheduler or DDIM",
-    ),
-    "zero SNR": (
-        change(SCHEDULER, rescale_betas_zero_snr=True),
-        "rescale_betas_zero_snr=True: must be False",
-    ),
-    "threshold": (change(SCHEDULER, thresholding=True), "thresholding=True: must be False"),
     "learned": (
         change(SCHEDULER, variance_type="learned_range"),
         "variance_type=learned_range: must be fixed_small",
@@ -338,21 +296,14 @@ BAD = {
         "schedule.beta_end=nan: must be a number above 0, below 1",
     ),
     "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
-    "unet class": (change(UNET, _class_name="UNet2DConditionModel"), "must be UNet2DModel"),
     "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
     "classes": (change(UNET, num_class_embeds=10), "num_class_embeds=10: must be None"),
-    "fourier": (
-        change(UNET, time_embedding_type="fourier"),
-        "time_embedding_type=fourier: must be positional",
-    ),
     "block": (
         change(UNET, down_block_types=["CrossAttnDownBlock2D"] * 2),
         "down_block_types=.*: must be a list",
     ),
     "escape": (change(UNET, act_fn="\x1b[2J"), r"act_fn='\\\\x1b\[2J': must be one of silu"),
-    "shard": (leave_out_a_shard, r"no unet/diffusion_pytorch_model-0000\d-of-\d+.safetensors; save it with"),
     "pickle": (only_a_pickle, "no unet/diffusion_pytorch_model.safetensors; .* a .bin is a pickle"),
-    "path": (others_name, "../../elsewhere.safetensors: not the name of a safetensors file"),
 }
 
 
@@ -407,12 +358,13 @@ def test_what_does_not_fit_leaves_no_directory(case, root, prepared, monkeypatch
     assert "\n" not in str(refused.value) and not run.path.exists()
 
 
-def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root, prepared, inside):
+def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root, prepared, inside, capsys):
     path = save(root / "theirs")
     for name in ("pipeline.py", "unet/unet.py", "scheduler/__init__.py", "sitecustomize.py"):
         (path / name).write_text(f"open({str(path / 'ran')!r}, 'w')\n")
     execute(prepared(f"trained='{path}'", "samples.n=0", "bound.repeats=1"))
     assert not (path / "ran").exists()
+    assert "unknown training data" in capsys.readouterr().err
     other = r"^objective=x0: the model is that of trained=.*; beside it pass keys of data, bound, "
     with pytest.raises(UserError, match=other):
         prepared(f"trained='{path}'", "objective=x0", path="x")

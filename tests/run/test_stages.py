@@ -6,7 +6,7 @@ import pytest
 
 from triptych.diffusion.condition import Images, Tokens, Vectors
 from triptych.errors import UserError
-from triptych.run import reopen, stages
+from triptych.run import reopen
 
 TEXT, LOW = {"text": Tokens(4, 5)}, {"low": Images((3, 8, 8))}
 
@@ -71,6 +71,6 @@ def test_a_source_is_told_what_was_drawn_before_it():
     """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
     every = TEXT | LOW | {"embedding": Vectors(6)}
     decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
-    stages.check_condition_source("low", "low", decoder, data, earlier=["embedding"])
+    reopen.check_condition_source("low", "low", decoder, data, earlier=["embedding"])
     with pytest.raises(UserError, match="needs 'embedding', which no stage before it draws"):
-        stages.check_condition_source("low", "low", decoder, data)
+        reopen.check_condition_source("low", "low", decoder, data)

@@ -8,8 +8,8 @@ from pytorch_lightning.profilers import SimpleProfiler
 
 import triptych
 from triptych.run.directory import RunDirectory
+from triptych.run.fit import build_trainer, steps_of
 from triptych.run.progress import Progress
-from triptych.run.trainer import build_trainer, steps_of
 
 
 def test_a_profiler_writes_into_the_runs_directory(prepared):

@@ -351,7 +351,7 @@ def test_a_large_picture(tmp_path):
 def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
     from triptych.data.captions import read_caption
     from triptych.data.folder import read_image
-    from triptych.data.idx import read_idx
+    from triptych.data.mnist import read_idx
 
     name, read = {
         "image": ("x.png", lambda file: read_image(file, 8, 3)),
@@ -391,7 +391,7 @@ def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, mon
 
 
 def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
-    from triptych.data.idx import read_idx
+    from triptych.data.mnist import read_idx
 
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(gzip.compress(b"\0" * 2**25))

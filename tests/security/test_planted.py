@@ -210,8 +210,8 @@ def test_a_command_that_is_none_is_not_shown(command):
 def test_a_tuning_without_points_is_none():
     from triptych.study.tuning import read_tuning
 
-    record = {"best": {"x": ["1"]}, "points": [], "keys": ["lr"], "equal": ["1"]}
-    assert read_tuning({"tuning": record}, ()) is None
+    record = {"best": {"x": ["1"]}, "points": [], "keys": ["lr"], "equal": ["1"], "seeds": [1]}
+    assert read_tuning({"tuning": record}) is None
 
 
 def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
@@ -224,8 +224,8 @@ def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
     "record", [{"x": 1}, {"stage": "fit", "step": HUGE, "max_steps": 1, "updated": "now"}, [1]]
 )
 def test_malformed_progress_is_not_shown(root, record):
-    from triptych.study.monitor import Monitor
+    from triptych.study.monitor import _progress
 
     (root / "run").mkdir()
     plant(root / "run", "progress.json", record)
-    assert Monitor(root, ["run"])._at_work() == ""
+    assert _progress(RunDirectory(root / "run")) is None

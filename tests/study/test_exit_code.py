@@ -1,7 +1,5 @@
 """How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
 
-import socket
-import time
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -12,7 +10,7 @@ from tests.study.fake_runs import edit, failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.study import prerequisites, sweep
+from triptych.study import sweep
 from triptych.study.sweep import SweepHook, sweep_exit_code
 
 
@@ -116,21 +114,6 @@ def test_a_run_alone_has_a_code_for_its_kind_of_end(capsys, error, code):
     assert ended.value.code == code and capsys.readouterr().err == f"error: {error}\n"
 
 
-def test_a_finished_sweep_on_a_read_only_disk_is_shown(hook, monkeypatch, capsys):
-    def refuse(*_):
-        raise StorageError("sweep.json: cannot be written (Read-only file system)")
-
-    monkeypatch.setattr(RunDirectory, "write", refuse)
-    add(hook, "finished")
-    with pytest.raises(StorageError):
-        hook._begin()
-    assert "x0: 2.000 bits/dim, 1 seed" in capsys.readouterr().out
-    add(hook, "interrupted")
-    with pytest.raises(StorageError):
-        hook._begin()
-    assert capsys.readouterr().out == ""
-
-
 def test_a_job_that_slurm_ended_is_named(hook, capsys):
     """One that was cancelled, and one that had its result before its job ended."""
     add(hook, "interrupted")
@@ -143,22 +126,3 @@ def test_a_job_that_slurm_ended_is_named(hook, capsys):
     add(hook, "finished")
     assert hook.job_without_result("17_1", ["objective=x0", "seed=2"], "completed") == pytest.approx(1.99)
     assert capsys.readouterr().err == ""
-
-
-def test_a_ray_cluster_that_does_not_answer_is_refused():
-    """In seconds; Ray itself would try for minutes. What is no address of a cluster is Ray's to find."""
-
-    def launcher(address: str | None):
-        ray = {"init": {"address": address}}
-        return OmegaConf.create({"hydra": {"launcher": {"_target_": "its.RayLauncher", "ray": ray}}})
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound and not listening
-        for given in (address, f"ray://{address}"):
-            began = time.monotonic()
-            with pytest.raises(UserError, match=rf"address={given}: no answer from there .* auto or local"):
-                prerequisites._check_ray(launcher(given))
-            assert time.monotonic() - began < 10
-    for given in ("auto", "local", None):
-        prerequisites._check_ray(launcher(given))

@@ -10,18 +10,14 @@ from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
 from triptych.study.render import write_report
 from triptych.study.study import read_study
-from triptych.study.style import styled, to_png
 from triptych.study.tuning import (
     BEST,
     EQUAL,
     Tuning,
-    change,
-    is_trial,
     read_tuning,
     sentence,
     setting_label,
     stages,
-    tuning_figure,
 )
 
 LRS = ("0.1", "0.2", "0.4")
@@ -55,17 +51,8 @@ def runs(tmp_path):
     return read_runs(tmp_path)
 
 
-def test_trials_are_read_by_setting_value_and_seed_and_compared_nowhere(runs):
-    tuning = read_tuning(SWEEP, runs)
-    assert sum(map(is_trial, runs)) == 12
-    assert tuning.mean("objective=x0", ("optimizer.lr=0.1",)) == pytest.approx(2.1015)
-    assert tuning.mean("objective=x0", ("optimizer.lr=0.4",)) == pytest.approx(4.1015)
-    compared = [run for _, part in stages(runs, tuning) for run in part]
-    assert not any(map(is_trial, compared)) and {run.seed for run in compared} == {1, 2, 3}
-
-
 def test_both_stages_compare_settings_by_name_alone(runs):
-    found = dict(stages(runs, read_tuning(SWEEP, runs)))
+    found = dict(stages(runs, read_tuning(SWEEP)))
     assert list(found) == [BEST, EQUAL]
     for part in found.values():
         assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
@@ -76,24 +63,15 @@ def test_both_stages_compare_settings_by_name_alone(runs):
 
 
 def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
-    assert read_tuning({}, runs) is None and read_tuning({"tuning": {"best": 3}}, runs) is None
+    assert read_tuning({}) is None and read_tuning({"tuning": {"best": 3}}) is None
     [(title, part)] = stages(runs, None)
     assert title == "" and len(part) == 12
 
 
-def test_words_say_the_budget_the_choices_and_the_edges(runs):
-    said = sentence(read_tuning(SWEEP, runs))
+def test_words_say_the_budget_the_choices_and_the_edges():
+    said = sentence(read_tuning(SWEEP))
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
     assert "At the edge of what was tried: x0 and v" in said
-    moved = change({EQUAL: [("v", 2.1), ("x0", 2.2)], BEST: [("x0", 2.0), ("v", 2.05)]})
-    assert "becomes x0, v" in moved and "x0 by −0.200" in moved and "v by −0.050" in moved
-
-
-def test_a_picture_is_drawn(runs):
-    with styled():
-        figure = tuning_figure(read_tuning(SWEEP, runs), {"x0": "#0072b2", "v": "#d55e00"})
-    assert to_png(figure).startswith(b"\x89PNG")
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == list(LRS)
 
 
 def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_path):
@@ -103,8 +81,7 @@ def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_pa
     assert titles == [BEST, EQUAL]
     assert len({c.tests for c in report.story.comparisons}) == 1  # the family is the whole report's
     page = report.html.read_text()
-    for said in ("Tuning", "6 trials for each setting", "From equal settings to each at its best"):
-        assert said in page
+    assert "Tuning" in page and "6 trials for each setting" in page
     assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
     assert "seed=101" not in " ".join(cell.label for c in report.story.comparisons for cell in c.cells)
     assert "On digits" not in report.story.answer and "Each at its best: " in report.story.answer
@@ -144,7 +121,7 @@ def test_values_with_commas_are_one_setting():
         overrides={"objective": "x0", "denoiser.network.widths": "[24,32]"},
     )
     point = {"optimizer.lr": "0.1"}
-    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, {}, "bpd")
+    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, 2)
     told = replace(run, overrides={**run.overrides, **point})
     assert [len(part) for _, part in stages([told], tuning)] == [1, 1]
 
@@ -152,5 +129,5 @@ def test_values_with_commas_are_one_setting():
 def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():
     points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
     best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
-    tuning = Tuning(("lr",), points, ("lr=0.01",), best, {}, "bpd")
+    tuning = Tuning(("lr",), points, ("lr=0.01",), best, 2)
     assert "At the edge of what was tried: outer; a wider" in sentence(tuning)

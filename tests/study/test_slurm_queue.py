@@ -10,27 +10,6 @@ from submitit.slurm.slurm import SlurmJob
 from triptych.errors import StorageError
 from triptych.study import slurm
 
-# as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
-PRINTED = """\
-CLUSTER: one
-17_0 CANCELLED
-17_1 RUNNING
-17_2 PENDING
-18 COMPLETING
-19 OUT_OF_MEMORY
-"""
-
-
-def test_what_squeue_prints_is_read():
-    assert slurm.read_queue(PRINTED) == {
-        "17_0": "CANCELLED",
-        "17_1": "RUNNING",
-        "17_2": "PENDING",
-        "18": "COMPLETING",
-        "19": "OUT_OF_MEMORY",
-    }
-    assert slurm.read_queue("") == {}
-
 
 @pytest.mark.parametrize(
     "states, ended",
@@ -136,7 +115,11 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
 @pytest.mark.parametrize(
     "script, queue",
     [
-        ("echo 7_0 RUNNING", {"7_0": "RUNNING"}),
+        # as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
+        (
+            "printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 OUT_OF_MEMORY\\n'",
+            {"17_1": "CANCELLED", "18": "OUT_OF_MEMORY"},
+        ),
         ("true", {}),
         ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller
         ("echo 7_0 $SQUEUE_PARTITION", {}),  # the user's filters hide nothing

@@ -10,7 +10,7 @@ from triptych.study.power import seeds_needed
 from triptych.study.render import write_report
 from triptych.study.sequential import decide
 from triptych.study.study import read_study
-from triptych.study.verdict import _ordinal, verdict
+from triptych.study.verdict import verdict
 
 from .fake_runs import failed, make_run
 from .test_report_compare import one, runs_of
@@ -151,8 +151,3 @@ def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
             entries.pop("seed", None)
             (run / name).write_text(json.dumps(entries | {"command": ["triptych-train", "-m", "seed=1"]}))
     assert read_study([tmp_path]).next_step == ""
-
-
-def test_looks_are_counted_as_people_count():
-    words = [_ordinal(n) for n in (2, 3, 6, 11, 12, 21, 22, 23, 113)]
-    assert words == ["half", "third", "6th", "11th", "12th", "21st", "22nd", "23rd", "113th"]

@@ -13,12 +13,10 @@ from triptych.errors import UserError
 class EarlyStopping(pl.Callback):
     """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
 
-    Its state is in each checkpoint, so a run that goes on counts on, and one that had stopped stays so. What
-    is reported is decided by ``checkpoint``: last, or best.
+    Its state is in each checkpoint: a run that goes on counts on, and one that had stopped stays so.
 
     Args:
         monitor: a figure of validation; "val/bound" is the bound in the data's own unit.
-        min_delta: in that unit.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from triptych.declare import Positive, Unit, Whole, declared
 
 @declared("callbacks.ema")
 class EMA(pl.Callback):
-    """average <- beta_n average + (1 - beta_n) parameters after step n, for each length; see ``lengths``.
+    """average <- beta_n average + (1 - beta_n) parameters after step n, for each length (``ema_profiles``).
 
     Parameters are averaged, buffers are not. Validation sees the average of the first length; a checkpoint
     holds the raw weights in its ``state_dict``, all averages and their counter in this callback's state.
@@ -24,12 +24,8 @@ class EMA(pl.Callback):
         sigma_rel: length of the reported average as a share of the run so far (EDM2's power function).
         half_life: of a plain exponential in steps, in place of ``sigma_rel``.
         others: further sigma_rel, averaged beside it.
-        snapshots: times in a run, evenly spread, at which the power functions' averages are stored: with
-            those, the average of any sigma_rel can be had after the run (``weights=sigma_rel_0.07``).
-
-    Raises:
-        ValueError: not one of ``sigma_rel`` and ``half_life``; a length that is none; ``snapshots`` of fewer
-            than two power functions, which would not tell lengths apart.
+        snapshots: times in a run, evenly spread, at which the power functions' averages are stored, so that
+            any other (``weights=sigma_rel_0.07``) can be had after the run; needs two lengths.
     """
 
     def __init__(
@@ -50,7 +46,7 @@ class EMA(pl.Callback):
                 exponent(length)
             except ValueError as error:
                 raise ValueError(f"callbacks.ema.{error}") from None
-        self._powers = {power_name(s): s for s in lengths}
+        self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
             raise ValueError(
                 f"callbacks.ema.snapshots={snapshots}: needs two lengths at least, in sigma_rel and others; "
@@ -94,12 +90,9 @@ class EMA(pl.Callback):
         with torch.no_grad():
             for length, beta in self._beta.items():
                 torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
-        if self.snapshots and trainer.is_global_zero and self._due(trainer.max_steps):
+        times = (round(k * trainer.max_steps / self.snapshots) for k in range(1, self.snapshots + 1))
+        if trainer.is_global_zero and self.updates in times:
             self._store(trainer)
-
-    def _due(self, steps: int) -> bool:
-        """Return whether the last step is one of the evenly spread ones, which end with the run."""
-        return any(round(k * steps / self.snapshots) == self.updates for k in range(1, self.snapshots + 1))
 
     def _store(self, trainer: pl.Trainer) -> None:
         averages = {name: self.averages[name] for name in self._powers}
@@ -113,16 +106,13 @@ class EMA(pl.Callback):
             self._raw = [p.detach().clone() for p in parameters.values()]
             _copy(parameters, list(self.average.values()))
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._restore(module)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._raw is not None:
+            _copy(_parameters(pl_module), self._raw)
+            self._raw = None
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore(module)
-
-    def _restore(self, module: pl.LightningModule) -> None:
-        if self._raw is not None:
-            _copy(_parameters(module), self._raw)
-            self._raw = None
+        self.on_validation_end(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
         others = {name: average for name, average in self.averages.items() if name != self.name}
@@ -131,11 +121,6 @@ class EMA(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.averages = {state_dict["name"]: dict(state_dict["average"])} | dict(state_dict["others"])
         self.updates = state_dict["updates"]
-
-
-def power_name(sigma_rel: float) -> str:
-    """Return what an average is called: sigma_rel_0.1."""
-    return f"{POWER}{sigma_rel:g}"
 
 
 def _parameters(module: pl.LightningModule) -> dict[str, Tensor]:

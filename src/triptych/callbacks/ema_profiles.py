@@ -51,14 +51,8 @@ def half_life_beta(half_life: float, n: int) -> float:
 def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> np.ndarray:
     """Solve for factors of stored averages whose sum is nearest to one of another length (app. C, alg. 3).
 
-    The squared distance of the profiles, as functions of continuous time, is the least there is among factors
-    that sum to 1: what does not move while it is trained comes out as it is.
-
-    Args:
-        stored: (step, sigma_rel) of each stored average.
-        step, sigma_rel: of the average asked for.
-
-    Returns: factors in the order of ``stored``, float64.
+    Nearest by the squared distance of the profiles, among factors that sum to 1: what does not move in
+    training comes out as it is. ``stored``: (step, sigma_rel) of each, in the order of the factors.
     """
     profiles = [(t, exponent(s)) for t, s in stored]
     own = np.array([[_product(a, b) for b in profiles] for a in profiles])

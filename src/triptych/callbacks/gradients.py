@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 
 PER_OCTAVE = 16  # bins; a quantile is right to 2^(1/32), 2.2%
+QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
 LOWEST, HIGHEST = -60, 60  # octaves: norms from 2^-60 to 2^60, beyond them the outermost bins count
 
 
 class Gradients(pl.Callback):
-    """Counts the total norm |g| of every step's gradient, before it is clipped, in bins of log2 |g|.
-
-    A clip at a fixed norm acts on the scale of the loss, which is what objectives differ in: whether and how
-    often it acted belongs beside a comparison. The counts are of one size however long the run, are kept in
-    its checkpoints, and are read on the CPU only when they are asked for.
+    """Count the total norm |g| of every step's gradient, before it is clipped, in bins of log2 |g|.
 
     Args:
         clip: norm at which the trainer clips; None: it does not.
@@ -60,7 +57,9 @@ class Gradients(pl.Callback):
         if not steps:
             return None
         below = counts.cumsum(0) / steps
-        norm = {name: _centre(int((below < share).sum())) for name, share in QUANTILES.items()}
+        bins = {name: int((below < share).sum()) for name, share in QUANTILES.items()}
+        middles = {name: math.exp2(LOWEST + (bin_ + 0.5) / PER_OCTAVE) for name, bin_ in bins.items()}
+        norm = {name: float(f"{middle:.3g}") for name, middle in middles.items()}
         clipped = float(self.clipped) / steps if self.clip else None
         return {"norm": norm | {"max": float(self.largest)}, "clipped": clipped}
 
@@ -70,11 +69,3 @@ class Gradients(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counts, self.clipped = state_dict["counts"].clone(), state_dict["clipped"].clone()
         self.largest = state_dict["largest"].clone()
-
-
-QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
-
-
-def _centre(bin_: int) -> float:
-    """Return the norm in the middle of a bin, to three digits."""
-    return float(f"{math.exp2(LOWEST + (bin_ + 0.5) / PER_OCTAVE):.3g}")

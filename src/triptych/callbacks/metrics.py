@@ -11,7 +11,6 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.combinations import check_metric_names
-from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
@@ -23,11 +22,8 @@ BETTER = {True: "higher", False: "lower", None: ""}
 class Metrics(pl.Callback):
     """Update each metric with every evaluated batch, and log its figures beside the bound.
 
-    What a metric draws from torch's own generator follows from the run's seed and the batch's place, and
-    leaves the generator as it was: a run with metrics trains as one without.
-
-    Attributes:
-        figures: {name: {"mean", "stderr", "n"}} of the evaluation that ended last.
+    What a metric draws follows from the run's seed and the batch's place, and leaves torch's generator as it
+    was: a run with metrics trains as one without.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
@@ -42,27 +38,23 @@ class Metrics(pl.Callback):
             except UserError as error:
                 raise UserError(f"metrics.{name}: {error}") from None
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for metric in self.metrics.values():
-            metric.to(module.device).reset()
+            metric.to(pl_module.device).reset()
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.on_validation_epoch_start(trainer, module)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        devices = [module.device] if module.device.type == "cuda" else []
-        rank = [module.global_rank] if module.global_rank else []  # else all processes would draw the same
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        rank = [pl_module.global_rank] if pl_module.global_rank else []  # else all processes draw the same
         for metric in self.metrics.values():
             with torch.random.fork_rng(devices):
-                torch.manual_seed(mix(module.seed, Stream.METRICS, index, *rank))
-                metric.update(module, batch)
+                torch.manual_seed(mix(pl_module.seed, Stream.METRICS, batch_idx, *rank))
+                metric.update(pl_module, batch)
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
-    ) -> None:
-        self.on_validation_batch_end(trainer, module, outputs, batch, index)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         # ours, which has items
@@ -102,11 +94,6 @@ def _of(trainer: pl.Trainer) -> list[Metrics]:
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    """Convert the result of ``compute`` to {"mean", "stderr", "n"}.
-
-    Raises:
-        UserError: it is neither a number nor these three.
-    """
     if isinstance(value, Mapping) and set(value) == {"mean", "stderr", "n"}:
         return dict(value)
     if isinstance(value, Tensor) and value.numel() == 1:

@@ -3,24 +3,23 @@
 import gc
 import os
 import re
+import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
-from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from triptych.config.check import check_keys
-from triptych.config.describe import plus
+from triptych.config.compose import compose_command, to_plain, without_hydra
+from triptych.config.describe import help_text, plus
 from triptych.config.habits import MEANT, translated
 from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
+from triptych.config.repository import share_files
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.directory import STORAGE
 
-SANITIZED = Hydra.get_sanitized_cfg
 WORD = re.compile(r"[\w.-]+")
 OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
 
@@ -41,17 +40,9 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
     An override may have two hyphens before it. It needs no plus where a class takes a key that no file lists.
 
-    Where they ask for completion (``-sc``), Hydra's is extended by what is declared.
+    ``--help`` and ``--cfg`` are answered here, and end the process.
     """
-    if {"-sc", "--shell-completion"} & set(arguments):
-        from triptych.config.describe import complete_for
-
-        complete_for(command)
-    if {"-h", "--help", "--hydra-help"} & set(arguments):
-        from triptych.config.describe import list_groups_quickly
-
-        gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
-        list_groups_quickly()
+    share_files()
     check_environment()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
@@ -62,6 +53,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and not key:
             raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
+        if key.lstrip("+") == "hydra.mode":
+            raise UserError(f"{argument}: leave it out; -m is a sweep")
         if value == "{}" and key[:1].isalpha():
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
@@ -76,28 +69,34 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
-    if options.cfg:
-        gc.disable()  # as above
-        check_shown(command)
+    if options.help or options.cfg:
+        gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
+        print(shown(options, command), end="")
+        sys.exit(0)
     return options_first(quoted)
 
 
-def check_shown(command: str) -> None:
-    """Make Hydra's ``--cfg`` check the configuration of ``command`` as a run does."""
+def shown(options: Namespace, command: str) -> str:
+    """Return what ``--help`` or ``--cfg`` prints of the configuration, checked as for a run.
 
-    def get_sanitized_cfg(self: Hydra, cfg: DictConfig, cfg_type: str) -> DictConfig:
-        if command != "train":
-            plain: Any = OmegaConf.to_container(cfg)
-            check_values({key: value for key, value in plain.items() if value != "???"}, command)
-        else:
-            check_keys(cfg, cfg.hydra)
-            if not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
-                from triptych.study.single import check_single
+    Raises:
+        UserError: what the command would refuse.
+    """
+    folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
+    cfg = compose_command(command, [*options.overrides, *folder])
+    if options.help:
+        return help_text(command, cfg)
+    if command != "train":
+        plain = to_plain(without_hydra(cfg))
+        check_values({key: value for key, value in plain.items() if value != "???"}, command)
+    elif not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
+        from triptych.study.single import check_single
 
-                check_single(cfg)
-        return SANITIZED(self, cfg, cfg_type)
-
-    Hydra.get_sanitized_cfg = get_sanitized_cfg  # type: ignore[method-assign]  # Hydra has no hook for it
+        check_single(cfg)
+    if options.resolve:
+        OmegaConf.resolve(cfg)
+    parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}
+    return OmegaConf.to_yaml(OmegaConf.select(parts[options.cfg], options.package or ""))
 
 
 def options_first(arguments: list[str]) -> list[str]:

@@ -1,7 +1,4 @@
-"""Evaluate a checkpoint: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``.
-
-A pipeline of diffusers has no data: ``model=diffusers:DIR data=NAME`` is ``triptych-train trained=DIR``.
-"""
+"""Evaluate a checkpoint: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
 
 import sys
 from pathlib import Path
@@ -19,7 +16,6 @@ from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
 
 register_resolvers()
-PIPELINE = "model=diffusers:"
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
@@ -28,7 +24,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.run.evaluate import evaluate_checkpoint
+    from triptych.run.account import evaluate_checkpoint
 
     return evaluate_checkpoint(values)
 
@@ -50,11 +46,6 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Run the console script."""
-    if any(one.startswith(PIPELINE) for one in sys.argv[1:]):
-        from triptych.cli.train import main as train
-
-        sys.argv[1:] = [one.replace(PIPELINE, "trained=", 1) for one in sys.argv[1:]]
-        return train()
     with one_line_errors():
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
         compose_and_evaluate()

@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.files import check_directory
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.run.pipeline_writer import check_expressible, write_pipeline
+from triptych.run.pipeline import check_expressible, write_pipeline
 from triptych.run.untrusted import check_checkpoint
 
 
@@ -31,7 +31,10 @@ def export(arguments: list[str]) -> Path:
         raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")
     if find_spec("diffusers") is None:
         raise UserError("to=diffusers: not installed; pip install 'triptych[diffusers]'")
-    write_pipeline(run, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
+    from triptych.run.reopen import reopen
+
+    model = reopen(str(run.path), key="run").model
+    write_pipeline(run, model, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
     return folder
 
 

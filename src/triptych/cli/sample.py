@@ -1,9 +1,8 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
-import contextlib
 import sys
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import atomic
 from triptych.run.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
@@ -36,28 +34,25 @@ def sample(cfg: DictConfig) -> Path:
         check_checkpoint(path, key)
     from triptych.run.drawing import OtherRun
     from triptych.run.reopen import reopen
-    from triptych.run.sampling.like import interpolate_images
-    from triptych.run.sampling.opened import SAMPLES, cascade_of, condition_of, draw_all, drawing_of
-    from triptych.run.sampling.pictures import save_picture
-    from triptych.run.sampling.trajectory import save_trajectory
+    from triptych.run.sampling import opened
+    from triptych.run.sampling.pictures import save_picture, save_trajectory
 
     if values["cascade"] is not None:
-        drawing = cascade_of(values)
+        drawing = opened.cascade_of(values)
     else:
-        drawing = drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+        drawing = opened.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     if cfg.like is not None:
-        first = interpolate_images(drawing, values["like"], cfg.n)
+        first = opened.interpolate_images(drawing, values["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
-    drawn = draw_all(drawing, values)
-    folder = save_tensor(drawn[SAMPLES], Path(cfg.out))
-    save_picture(drawn[SAMPLES][:400], drawing.data, folder / "samples.png")
+    drawn = opened.draw_all(drawing, values)
+    folder = save_tensor(drawn[opened.SAMPLES], Path(cfg.out))
+    save_picture(drawn[opened.SAMPLES][:400], drawing.data, folder / "samples.png")
     for i, source in enumerate(drawing.sources):  # what earlier stages drew
         if isinstance(source, OtherRun):
             save_picture(drawn[source.name][:400], source.drawing.data, folder / f"stage_{i}.png")
-    if (kind := values["trajectory"]) is not None:
-        condition = condition_of(drawing, values, cfg.n)
-        save_trajectory(drawing, condition, cfg.n, cfg.seed, folder, kind)
+    if values["trajectory"] is not None:
+        save_trajectory(drawing, opened.condition_of(drawing, values, cfg.n), cfg.n, cfg.seed, folder)
     return folder
 
 
@@ -67,32 +62,23 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
     if one == (several is not None):
         typed = f"ckpt={values['ckpt']} with cascade={several}" if one else "ckpt=null"
         raise UserError(f"{typed}: type ckpt=RUN, or else cascade=[RUN,RUN]")
-    if one:
-        for key in ("stages", "noise"):
-            if values[key]:
-                raise UserError(f"{key}={values[key]}: only with cascade=[RUN,RUN]")
-        return {"ckpt": values["ckpt"]}
-    for key in ("trajectory", "like"):
-        if values[key] is not None:
-            raise UserError(f"{key}={values[key]}: must be null with a cascade")
-    return {f"cascade[{i}]": path for i, path in enumerate(several)}
+    fix = "only with cascade=[RUN,RUN]" if one else "must be null with a cascade"
+    for key in ("stages", "noise") if one else ("trajectory", "like"):
+        if values[key]:
+            raise UserError(f"{key}={values[key]}: {fix}")
+    return {"ckpt": values["ckpt"]} if one else {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save samples atomically as ``samples.pt`` of an unused folder; return the folder.
 
-    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
+    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...
     """
-    import torch
+    from triptych.run.checkpoints import save_checkpoint
 
-    for i in count(1):
-        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
-        if (folder / "samples.pt").exists():
-            continue
-        with contextlib.suppress(FileExistsError):  # another command's, in this moment
-            with atomic(folder / "samples.pt", new=True) as file:
-                torch.save({"x": x}, file)
-            break
+    folders = (out.with_name(f"{out.name}-{i}") for i in count(2))
+    folder = next(one for one in chain([out], folders) if not (one / "samples.pt").exists())
+    save_checkpoint({"x": x}, folder / "samples.pt")
     return folder
 
 

@@ -102,6 +102,10 @@ def check_names(config: Any, path: str = "") -> None:
                 )
             if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
                 raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
+        if SCHEDULER.fullmatch(target) or where.split(".")[0] in ADDED:
+            needed = (key for key, one in of_class(target)[0].items() if one.default is REQUIRED)
+            if missing := next((key for key in needed if key not in node and key != "optimizer"), ""):
+                raise UserError(f"{where}: {target} needs {where}.{missing}; type it too")
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
@@ -109,9 +113,6 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
 
     Of an optimizer all but ``lr``: AdamW's weight decay means something else to another class, whose own
     defaults are those that its users know.
-
-    Raises:
-        UserError: the class needs a key that nothing gives.
     """
     for group in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
         node = next((node for where, node in targets(config, "") if where == group), None)
@@ -123,10 +124,6 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
             unfit = key not in names or (group == "optimizer" and key != "lr")
             if unfit and key not in OPTIONS and at not in typed and at not in SHARED:
                 del node[key]
-        needed = (key for key, one in names.items() if one.default is REQUIRED and key != "optimizer")
-        missing = [f"{group}.{key}" for key in needed if key not in node]
-        if missing and (SCHEDULER.fullmatch(node["_target_"]) or group.split(".")[0] in ADDED):
-            raise UserError(f"{group}: {node['_target_']} needs {missing[0]}; type it too")
 
 
 def check_targets(config: Any, path: str = "") -> None:

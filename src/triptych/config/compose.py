@@ -25,6 +25,7 @@ from triptych.config.habits import answer
 from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import register_resolvers
 from triptych.config.nearest import nearest
+from triptych.config.repository import share_files
 from triptych.config.source import REQUIRED, full_name
 from triptych.config.trust import check_name
 from triptych.declare import takes_lists
@@ -45,6 +46,7 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
         UserError: what the command would refuse, in the same words.
     """
     register_resolvers()
+    share_files()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra.compose(command, overrides=list(overrides), return_hydra_config=True)

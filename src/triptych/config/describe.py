@@ -1,4 +1,4 @@
-"""Describe every key, by its declaration and its comment in ``configs/``: help and completion."""
+"""Describe every key for help and ``docs/keys.md``, by its declaration and its comment in ``configs/``."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from hydra.core.object_type import ObjectType
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.folders import CONFIGS, folders
+from triptych.config.folders import CONFIGS, choices_of, folders
 from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, describe_kind, literal_values
+from triptych.declare import Role, describe_kind
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
@@ -147,53 +146,14 @@ def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
-    """Return the text of ``--help`` as a Hydra template."""
+    """Return the text of ``--help``."""
+    places = {file.parent.relative_to(at).as_posix() for at in folders() for file in at.rglob("*.yaml")}
+    groups = sorted(one for one in places if one != "." and one.split("/")[0] != "hydra")
+    choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in groups)
     lines = []
     for row in of_command(cfg, command):
         about = "; ".join(filter(None, (row.values, row.comment)))
         lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
-    keys = "\n".join(lines).replace("$", "$$")
+    keys = "\n".join(lines)
     example = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
-    return f"Choices, as in data=digits:\n\n$APP_CONFIG_GROUPS\nKeys, as in {example}:\n\n{keys}\n"
-
-
-def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
-    """Return completions of ``word``: values of a key, and keys that no file lists."""
-    name, equals, _ = word.lstrip("+").partition("=")
-    if equals:
-        key = find_key(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
-        values = [word[: word.index("=") + 1] + option for option in literal_values(key.kind)]
-        return [one for one in values if one.startswith(word)]
-    return [f"+{row.key}=" for row in of_command(cfg, command) if row.added and row.key.startswith(name)]
-
-
-def list_groups_quickly() -> None:
-    """Cache Hydra's config repository for its help, which otherwise copies it for each group."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    repository = cache(lambda loader: loader._parse_overrides_and_create_caching_repo(None, [])[1])
-    listed = cache(lambda loader, group, wanted: repository(loader).get_group_options(group, wanted))
-
-    def get_group_options(
-        self: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any
-    ) -> list[str]:
-        return list(listed(self, group_name, results_filter))
-
-    # Hydra has no hook for it
-    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign, assignment]
-
-
-def complete_for(command: str) -> None:
-    """Add ``completions`` to Hydra's own."""
-    from hydra.plugins.completion_plugin import CompletionPlugin
-
-    own = CompletionPlugin._get_matches
-
-    def matches(config: DictConfig | ListConfig, word: str) -> list[str]:
-        words = own(config, word)
-        if isinstance(config, DictConfig) and "hydra" in config:  # the whole, not one of its groups
-            words += [one for one in completions(config, word, command) if one not in words]
-        return words
-
-    # Hydra has no hook for it
-    CompletionPlugin._get_matches = staticmethod(matches)  # type: ignore[method-assign, assignment]
+    return f"Choices, as in data=digits:\n\n{choices}\n\nKeys, as in {example}:\n\n{keys}\n"

@@ -1,8 +1,8 @@
 """Look up the declaration of any key: type, range, unit and role.
 
 A key of an object is declared by the argument of its class (``config/source.py``), a key at the top of a
-command in ``config/schema.py``. Check, messages, help, completion, reports, names and
-``docs/keys.md`` read it here.
+command in ``config/schema.py``. Check, messages, help, reports, names and ``docs/keys.md``
+read it here.
 """
 
 import re
@@ -91,6 +91,14 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
     several = [one for one in alternatives(unwrap(key.kind)[0]) if typing.get_origin(one) is dict]
     inner = typing.get_args(several[0])[1] if several else Any
     return None if inner is Any else key.inside(inner)
+
+
+def takes(key: Key, name: str, target: str = "") -> bool:
+    """Return whether the group ``key``, described by ``target``, may have a key ``name``."""
+    if below(key, name, target) is not None:
+        return True
+    owner = target or key.base
+    return of_class(owner)[1] if owner else fields(key.kind) is None
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:

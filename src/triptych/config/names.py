@@ -135,12 +135,6 @@ def gpus(accelerator: str, devices: int) -> int | None:
     return devices if accelerator in ("gpu", "cuda") else None
 
 
-def _help(command: str, *, _root_: DictConfig) -> str:
-    from triptych.config.describe import help_text
-
-    return help_text(command, _root_)
-
-
 def register_resolvers() -> None:
     """Register the functions above with OmegaConf, as in ``${cores:}``."""
     for name, function, cached in (
@@ -150,7 +144,6 @@ def register_resolvers() -> None:
         ("threads", threads, False),
         ("root", root, False),
         ("not_in_names", not_in_names, False),
-        ("help", _help, False),
         ("gpus", gpus, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)

@@ -114,7 +114,7 @@ class WandbLogger(TypedDict):
     log_model: bool | str | None
 
 
-class Optimizer(TypedDict, total=False):
+class Optimizer(TypedDict):
     """Arguments common to the optimisers of ``torch.optim``."""
 
     lr: Annotated[float, Gt(0), Le(10)]
@@ -275,7 +275,7 @@ class Train(DrawingKeys):
         Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood"), RunPart.MODEL]
     ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
-    optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), RunPart.MODEL]
+    optimizer: Annotated[Group, Base("torch.optim.Optimizer"), RunPart.MODEL]
     lr_schedule: Annotated[
         Group,
         Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler"),
@@ -348,10 +348,10 @@ class Sample(DrawingKeys):
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
     label: bool | int | float | str | None  # which classes there are, the checkpoint says
-    like: Sequence[Whole | str] | None
+    like: Sequence[Whole] | None
     weights: str | None
     data_root: FilePath | None
-    trajectory: Literal[None, "strip", "gif"]
+    trajectory: Literal[None, "strip"]
     out: FilePath
 
 

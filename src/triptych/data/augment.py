@@ -132,11 +132,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``, with the part of the condition that says what was done.
-
-    Raises:
-        UserError: what is to be changed is no batch of images, or no part of the condition.
-    """
+    """Return a training batch after all ``steps``, with the part of the condition that says what was done."""
     done: list[Part] = []
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]

@@ -59,7 +59,7 @@ class DataModule(pl.LightningDataModule, ABC):
     batch_size is global, shared among the processes; eval_batch_size is each process's own;
     num_workers: threads that decode image files in setup, and so many training batches are prepared ahead;
     0: in the thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
-    class_names and notes (lines to be said when a run starts) may be set in `load`. DataError on bad sizes.
+    class_names may be set in `load`. DataError on bad sizes.
     """
 
     name: str
@@ -68,7 +68,6 @@ class DataModule(pl.LightningDataModule, ABC):
     num_classes: int = 0
     largest: float = 100.0
     class_names: Sequence[str] = ()  # of the labels, where they have some
-    notes: Sequence[str] = ()
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 

@@ -67,14 +67,14 @@ def cached_images(
 ) -> tuple[np.ndarray, Tensor]:
     """Return (images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from or put in ``folder``.
 
-    ``images`` is only gone through if there is no such file. It is complete or not there.
+    ``images`` is only gone through if there is no such file.
 
     Raises:
         StorageError: the file cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
-        with _written(data, ", or data.cache=false for images in memory") as file:
+        with _written(data) as file:
             # in order, so a full disk is an error and not a crash
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
@@ -89,7 +89,7 @@ def cached_images(
 
 
 def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the arrays that ``make`` gives, from ``folder`` or put there: complete, or not there.
+    """Return the arrays that ``make`` gives, from ``folder`` or put there.
 
     Raises:
         StorageError: the file cannot be written.
@@ -109,8 +109,8 @@ def item_number(image: np.ndarray) -> int:
 
 
 @contextmanager
-def _written(path: Path, instead: str = "") -> Iterator[IO[bytes]]:
-    """Yield a file to write that is at ``path`` once it is complete; StorageError if it cannot be written."""
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    # at ``path`` once it is complete
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _written(path: Path, instead: str = "") -> Iterator[IO[bytes]]:
     except OSError as error:
         raise StorageError(
             f"{path.parent}: cannot be written ({error.strerror or error});"
-            f" set another folder with TRIPTYCH_CACHE=...{instead}"
+            " set another folder with TRIPTYCH_CACHE=..."
         ) from error
     finally:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Data of which each item has a caption, and captions for data that have classes."""
+"""Data of which each item has a caption."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from triptych.data.digits import Digits
 from triptych.data.embedder import TEXT as TEXT_EMBEDDING
 from triptych.data.embedder import Embedder
 from triptych.data.folder import ImageFolder
-from triptych.data.mnist import FashionMnist
-from triptych.data.source import Layout, caption_file
+from triptych.data.layout import Layout, caption_file
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens
@@ -84,7 +83,7 @@ class Captioned(DataModule):
             whole: the images that embeddings are of; None: those of ``splits``.
 
         Raises:
-            DataError: an item without a caption, or one that the encoder refuses.
+            DataError: a caption that the encoder refuses.
         """
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
@@ -93,21 +92,19 @@ class Captioned(DataModule):
         place = {caption: i for i, caption in enumerate(distinct)}
         result = {}
         for name, split in splits.items():
-            if len(captions[name]) != len(split):
-                raise DataError(f"data: {len(captions[name])} captions of {len(split)} items in {name}")
             which = np.array([place[caption] for caption in captions[name]], dtype=np.int64)
             text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
             others = {} if split.condition is None else split.condition.parts
             result[name] = replace(split, condition=Condition(**others, text=text))
         if self.embedder is None:
             return result
-        self.embedder.check(self.whole_shape, self.conditions.get(TEXT))
-        whole = splits if whole is None else whole
+        self.embedder.check(self.whole_shape, self.conditions[TEXT])
+        whole = whole or splits
         return {name: self.embedder.add_to(split, whole[name]) for name, split in result.items()}
 
     @property
     def whole_shape(self) -> tuple[int, ...]:
-        """Of the images that embeddings are of."""
+        """The shape of the images that embeddings are of."""
         return tuple(self.shape)
 
     @property
@@ -145,14 +142,15 @@ class Captioned(DataModule):
         return torch.zeros(len(label), dtype=torch.bool)
 
 
-class ClassesCaptioned(Captioned):
-    """Data with classes, captioned by ``names`` in one of the ``phrasings``, drawn once for each item."""
+class DigitsCaptioned(Captioned, Digits):
+    """``Digits`` with captions as "the digit seven", in one of the ``phrasings`` drawn once for each item."""
 
-    names: Sequence[str]
-    phrasings: Sequence[str]
+    name = "digits_captioned"
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by hand")
 
     def load(self) -> dict[str, Split]:
-        splits = super().load()  # type: ignore[safe-super]  # of the class beside it
+        splits = super().load()
         captions = {}
         for seed, (name, split) in enumerate(splits.items()):
             assert split.labels is not None
@@ -160,25 +158,6 @@ class ClassesCaptioned(Captioned):
             pairs = zip(which, split.labels.tolist(), strict=True)
             captions[name] = [self.phrasings[w].format(self.names[k]) for w, k in pairs]
         return self.captioned(splits, captions)
-
-
-class DigitsCaptioned(ClassesCaptioned, Digits):
-    """``Digits`` with captions as "the digit seven"."""
-
-    name = "digits_captioned"
-    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by hand")
-
-
-class FashionCaptioned(ClassesCaptioned, FashionMnist):
-    """``FashionMnist`` with captions as "a picture of a coat"."""
-
-    name = "fashion_captioned"
-    names = (
-        "a t-shirt", "a pair of trousers", "a pullover", "a dress", "a coat",
-        "a sandal", "a shirt", "a sneaker", "a bag", "an ankle boot",
-    )  # fmt: skip
-    phrasings = ("{}", "a picture of {}", "{} in grey", "{} on a black background")
 
 
 class CaptionedFolder(Captioned, ImageFolder):
@@ -191,8 +170,7 @@ class CaptionedFolder(Captioned, ImageFolder):
     name = "captioned_folder"
 
     def load(self) -> dict[str, Split]:
-        splits = super().load()
-        return self.captioned(splits, self._texts, "data.root: caption")
+        return self.captioned(super().load(), self._texts, "data.root: caption")
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
         captions = [read_caption(self.root / file) for file in layout.files]

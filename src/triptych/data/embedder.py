@@ -68,7 +68,7 @@ class Embedder:
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
 
-    def check(self, shape: tuple[int, ...], text: Kind | None) -> None:
+    def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
             raise DataError(

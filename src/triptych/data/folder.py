@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,16 +16,8 @@ from tqdm import tqdm
 from triptych.data.base import DataError, DataModule, rank_world, select
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
-from triptych.data.source import (
-    Layout,
-    check_fractions,
-    check_memory,
-    check_pixels,
-    folder_path,
-    held_out,
-    read_layout,
-    split_files,
-)
+from triptych.data.layout import Layout, check_fractions, read_layout, split_files
+from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.errors import UserError
 from triptych.files import open_regular
@@ -63,7 +54,6 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 
 
 def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
-    """Scale grey of 16 bits, its whole range, to 8; DataError for 32 bits a pixel, whose range is unknown."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -73,7 +63,6 @@ def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image
 
 
 def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image:
-    """Return `image` without transparency; DataError if it has some and `background` is None."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -91,13 +80,13 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class ImageFolder(DataModule):
-    """Images under root, 256 levels, decoded once. Folders say splits and classes: ``source.read_layout``.
+    """Images under root, 256 levels, decoded once. Folders say splits and classes: ``layout.read_layout``.
 
     Where no folder says it, an image tests, validates or trains by a hash of its own path under root and of
     data_seed, so that images which come or go move no other one; fractions are met on average. A split is in
-    the hash's order. data_seed=None: the split of runs made before there was one.
-    num_classes is known after setup, as the folder is read there. num_workers threads decode; with
-    `cache` into a file that all later runs map (``data.cache``), else into memory, anew in each run.
+    the hash's order.
+    num_classes is known after setup, as the folder is read there. num_workers threads decode, into a file
+    that all later runs map (``data.cache``).
     DataError: no folder, no images, a file that is no image, a split with a fraction above 0 and no image.
     """
 
@@ -111,9 +100,8 @@ class ImageFolder(DataModule):
         channels: Literal[1, 3] = 3,
         val_fraction: Annotated[Fraction, Role.SPLIT] = 0.1,
         test_fraction: Annotated[Fraction, Role.JUDGED] = 0.1,
-        data_seed: Annotated[int | None, Role.JUDGED] = None,
+        data_seed: Annotated[int, Role.JUDGED] = 0,
         background: Annotated[int, Ge(0), Le(255)] | None = None,
-        cache: Annotated[bool, Role.LOADING] = False,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -122,7 +110,7 @@ class ImageFolder(DataModule):
         check_pixels(size)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed
-        self.background, self.cache = background, cache
+        self.background = background
         self.shape = (channels, size, size)
 
     def load(self) -> dict[str, Split]:
@@ -130,18 +118,10 @@ class ImageFolder(DataModule):
         parts = split_files(layout, self.root, self.val_fraction, self.test_fraction, self.data_seed)
         self.accept(layout, parts)
         self.num_classes, self.class_names = len(layout.classes), layout.classes
-        self.notes = [*layout.notes, *held_out(layout, parts)]
         images = self.decode([self.root / file for file in layout.files])
         labels = torch.tensor(layout.labels) if layout.labels else None
-        n = len(layout.files)
-        if not self.cache:
-            check_memory("data.cache=false, images", n, math.prod(self.shape), 1)
-            values = torch.empty((n, *self.shape), dtype=torch.uint8)
-            for i, image in enumerate(images):
-                values[i] = torch.from_numpy(image.copy())
-            return select(values, labels, parts, self.levels)
         name = cache_name(self.root, layout.files, self.shape, self.background)
-        array, digests = cached_images(cache_folder(), name, n, self.shape, images)
+        array, digests = cached_images(cache_folder(), name, len(layout.files), self.shape, images)
         splits = select(digests, labels, parts, self.levels)
         return {
             name: replace(split, values=Mapped(array, parts[name]), digests=digests[parts[name]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,36 +18,33 @@ if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
 
 
-def finite_numbers(key: str, value: Any, needs: str) -> Any:
-    """Convert nested sequences (also OmegaConf's) to lists of finite floats; else DataError with the key."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, Iterable) and not isinstance(value, str | dict):
-        return [finite_numbers(key, item, needs) for item in value]
-    raise DataError(f"data.{key}: {short(value)} is no finite number; needs {needs}")
+def wrong(key: str, value: Any, needs: str) -> DataError:
+    """Return the error for a key's value."""
+    return DataError(f"data.{key}={short(value)}: needs {needs}")
 
 
 def tensor(key: str, value: Any, needs: str) -> Tensor:
-    """Convert nested lists of equal lengths to float64; else DataError with the key."""
+    """Convert nested lists of equal lengths to finite float64; else DataError with the key."""
     try:
-        return torch.tensor(finite_numbers(key, value, needs), dtype=torch.float64)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"data.{key}={short(value)}: needs {needs}") from error
+        found = torch.tensor(value, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise wrong(key, value, needs) from error
+    if not found.isfinite().all():
+        raise wrong(key, value, needs)
+    return found
 
 
-def covariance(k: int, value: Any, d: int) -> Tensor:
+def covariance(key: str, value: Any, d: int) -> Tensor:
     """Convert a matrix, d variances or one to (d, d) float64; DataError: not symmetric positive definite."""
     needs = f"a {d} x {d} list, a list of {d} variances or one variance for each component"
-    matrix = tensor(f"covariances[{k}]", value, needs)
-    if matrix.ndim < 2:
-        if matrix.ndim == 1 and len(matrix) != d:
-            raise DataError(f"data.covariances[{k}]={short(value)}: needs {needs}")
+    matrix = tensor(key, value, needs)
+    if matrix.shape in ((), (d,)):
         matrix = torch.diag(matrix.expand(d))
     if matrix.shape != (d, d):
-        raise DataError(f"data.covariances[{k}]={short(value)}: needs {needs}")
+        raise wrong(key, value, needs)
     symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
     if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
-        raise DataError(f"data.covariances[{k}]={short(value)}: needs a symmetric positive definite matrix")
+        raise wrong(key, value, "a symmetric positive definite matrix")
     return matrix
 
 
@@ -67,21 +64,19 @@ class Mixture(Generated):
         **sizes: Any,
     ) -> None:
         super().__init__(**sizes)
-        w = tensor("weights", weights, "a list of numbers")
+        needs = "a list of positive numbers that sum to 1"
+        w = tensor("weights", weights, needs)
         if w.ndim != 1 or not len(w) or (w <= 0).any() or abs(w.sum().item() - 1) > 1e-6:
-            raise DataError(f"data.weights={short(weights)}: needs a list of positive numbers that sum to 1")
-        k = len(w)
-        needs = f"{k} lists of equal length, one for each of data.weights"
+            raise wrong("weights", weights, needs)
+        k, needs = len(w), f"{len(w)} lists of equal length, one for each of data.weights"
         m = tensor("means", means, needs)
-        if m.ndim != 2 or len(m) != k or not m.shape[1]:
-            raise DataError(f"data.means={short(means)}: needs {needs}")
-        if not isinstance(covariances, Sequence) or isinstance(covariances, str) or len(covariances) != k:
-            raise DataError(
-                f"data.covariances={short(covariances)}: needs a list of {k}, one for each of data.weights"
-            )
-        c = torch.stack([covariance(i, value, m.shape[1]) for i, value in enumerate(covariances)])
+        if m.ndim != 2 or len(m) != k or not (d := m.shape[1]):
+            raise wrong("means", means, needs)
+        if not isinstance(covariances, Sequence) or len(covariances) != k:
+            raise wrong("covariances", covariances, f"a list of {k}, one for each of data.weights")
+        c = torch.stack([covariance(f"covariances[{i}]", one, d) for i, one in enumerate(covariances)])
         self._parameters = w, m, c
-        self.num_classes, self.shape = k, (m.shape[1],)
+        self.num_classes, self.shape = k, (d,)
 
     @cached_property
     def mixture(self) -> GaussianMixture:

@@ -2,14 +2,13 @@
 
     "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the right"
 
-Each picture follows from its attributes and from what is left to chance, all of them uniform and finite, so
-that the entropy of the data and what a caption says of them are known (``entropy``, ``caption_information``).
+Each picture follows from its attributes and from what is left to chance, all of them uniform and finite.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -51,11 +50,6 @@ Combination = tuple[int, ...]  # of places in ``ATTRIBUTES``: shape, colour, cou
 COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values in ATTRIBUTES.values())))
 
 
-def attributes(label: Tensor) -> Tensor:
-    """Convert labels (n,) to attributes (n, 4), in the order of ``ATTRIBUTES``."""
-    return torch.tensor(COMBINATIONS)[label]
-
-
 def attributes_of(text: str) -> dict[str, int]:
     """Return what a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
 
@@ -94,7 +88,7 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
     shape, colour, count, side = what
     n, widths = count + 1, WIDTHS[count]
     width = widths[random.randint(len(widths))]
-    free = _free_rows(n, width)
+    free = SIDE - n * (width + 1) + 1  # rows beside the shapes and the one kept after each but the last
     rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
     cover = mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
@@ -105,42 +99,6 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
         there = x[:, row : row + width, column : column + width]
         there[:] = np.where(cover, shade * channels, there)
     return x
-
-
-def _free_rows(n: int, width: int) -> int:
-    """Count the rows beside ``n`` shapes and the one that is kept after each but the last."""
-    return SIDE - n * (width + 1) + 1
-
-
-def count_pictures(count: int, width: int) -> int:
-    """Count the pictures of one shape, colour and side with ``count`` + 1 shapes of ``width`` pixels."""
-    n = count + 1
-    free = _free_rows(n, width)
-    return len(GROUNDS) * math.comb(free + n, n) * ((SIDE // 2 - width + 1) * len(SHADES)) ** n
-
-
-def entropy(combinations: list[Combination]) -> float:
-    """Compute the entropy of a picture of uniformly drawn ``combinations``, nats.
-
-    That is the sum of those of the combination, the width and the rest: a picture shows all that it was drawn
-    from, so that nothing is counted twice.
-    """
-    rest = 0.0
-    for what in combinations:
-        widths = WIDTHS[what[2]]
-        rest += sum(math.log(len(widths) * count_pictures(what[2], w)) for w in widths) / len(widths)
-    return math.log(len(combinations)) + rest / len(combinations)
-
-
-def caption_information(combinations: list[Combination]) -> float:
-    """Compute I(picture; caption), nats: the entropy of what captions say of uniform ``combinations``.
-
-    A picture has all attributes, so a caption's own choices, its phrasing and whether it names the side, are
-    all that it has beyond them. Of ``PLACES``, each as likely, one leaves the side open.
-    """
-    without = len({what[:3] for what in combinations})
-    named = sum("{1}" in place for place in PLACES) / len(PLACES)
-    return (1 - named) * math.log(without) + named * math.log(len(combinations))
 
 
 def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
@@ -197,16 +155,11 @@ class Shapes(Captioned, Generated):
         return super().conditions | low
 
     @property
-    def seen(self) -> list[Combination]:
-        """The combinations that are trained on."""
-        return [what for what in COMBINATIONS if what[:3] not in self.held_out]
-
-    @property
     def attribute_names(self) -> tuple[str, ...]:
         return tuple(ATTRIBUTES)
 
     def attributes(self, label: Tensor) -> Tensor:
-        return attributes(label)
+        return torch.tensor(COMBINATIONS)[label]
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
         known = [attributes_of(caption) for caption in captions]
@@ -217,31 +170,35 @@ class Shapes(Captioned, Generated):
 
     def load(self) -> dict[str, Split]:
         splits, whole, captions, known = {}, {}, {}, set[bytes]()
+        seen = [what for what in COMBINATIONS if what[:3] not in self.held_out]
         for stream, name in enumerate(("test", "val", "train")):  # training gives way, so the test set stays
-            of = self.seen if name == "train" else COMBINATIONS
+            of = seen if name == "train" else COMBINATIONS
             random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
             x = np.empty((self.sizes[name], 3, SIDE, SIDE), np.uint8)
-            label = np.empty(len(x), np.int64)
-            texts, here = [], set[bytes]()
+            labels, texts, here = [], [], set[bytes]()
             for i in range(len(x)):
                 what = of[random.randint(len(of))]
-                for _ in range(TRIES):
-                    if (picture := draw_picture(what, random)).tobytes() not in known:
-                        break
-                else:
+                drawn = (draw_picture(what, random) for _ in range(TRIES))
+                picture = next((one for one in drawn if one.tobytes() not in known), None)
+                if picture is None:
                     raise DataError(
                         f"data.{name}_size={len(x)}: the other splits have nearly all pictures of a kind;"
                         " needs smaller data.test_size or data.val_size"
                     )
-                x[i], label[i] = picture, COMBINATIONS.index(what)
+                x[i] = picture
+                labels.append(COMBINATIONS.index(what))
                 here.add(picture.tobytes())
                 choices = random.randint(len(PHRASES)), random.randint(len(PLACES)), random.randint(2)
                 texts.append(caption(what, choices[0], choices[1], bool(choices[2])))
             known |= here
             captions[name] = texts
-            values = torch.from_numpy(x)
-            splits[name] = self._split(values, torch.from_numpy(label))
-            whole[name] = Split(values, None, self.levels)
+            whole[name] = Split(torch.from_numpy(x), None, LEVELS)
+            low, label = halved(whole[name].values), torch.tensor(labels, dtype=torch.int64)
+            if self.known_as is not None:
+                splits[name] = Split(low, Condition(label=label), LEVELS)
+            else:
+                condition = Condition(label=label, low=to_unit(low, LEVELS))
+                splits[name] = replace(whole[name], condition=condition)
         order = ("train", "val", "test")
         grammar = " ".join([*MEANS, *PHRASES, *PLACES])
         return self.captioned({name: splits[name] for name in order}, captions, known=[grammar], whole=whole)
@@ -249,9 +206,3 @@ class Shapes(Captioned, Generated):
     @property
     def whole_shape(self) -> tuple[int, ...]:
         return (3, SIDE, SIDE)  # also where the low pictures are the data
-
-    def _split(self, x: Tensor, label: Tensor) -> Split:
-        low = halved(x)
-        if self.known_as is not None:
-            return Split(low, Condition(label=label), LEVELS)
-        return Split(x, Condition(label=label, low=to_unit(low, LEVELS)), LEVELS)

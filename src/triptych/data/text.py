@@ -35,14 +35,12 @@ def words(text: str) -> list[str]:
 class TextEncoder(ABC):
     """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
 
-    A subclass sets ``name``, ``length`` and ``width`` and defines ``pieces`` and ``embed``. ``name`` says
-    what the tokens follow from beside the text: encoders of one name give the same tokens.
+    ``name`` says what the tokens follow from beside the text: encoders of one name give the same tokens.
     """
 
     name: str
     length: int
     width: int
-    stored = False  # whether tokens are worth keeping on disk
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
         """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
@@ -58,11 +56,9 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
 
-        Args:
-            what: the texts are, for the message.
-
         Raises:
-            DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown.
+            DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown;
+                ``what`` the texts are is its key.
         """
         pieces = []
         for text in texts:
@@ -78,43 +74,24 @@ class TextEncoder(ABC):
         return self.embed(pieces)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
-        """Encode texts, from the cache on disk if it is there, keyed by the encoder's name and the texts.
-
-        Raises:
-            StorageError: the cache cannot be written.
-        """
-        if not self.stored:
-            return self.encode(texts, what)
-        key = json.dumps([self.name, self.length, *texts])
-        name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-        arrays = cached_arrays(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
-        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+        """Encode the captions of a data set, as ``encode``; a slow encoder caches them on disk."""
+        return self.encode(texts, what)
 
 
 class Words(TextEncoder):
-    """Words as one-hot vectors over the data's own vocabulary.
+    """Words as one-hot vectors over the data's own vocabulary, at most ``length`` in a text.
 
     A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the network that is
     told these tokens is an embedding of words, trained with it.
-
-    Args:
-        length: most words in a text.
     """
 
     def __init__(self, length: Count = 12):
         self.length = length
-        self.vocabulary: list[str] = []
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # a property in place of a field
-        return f"words {' '.join(self.vocabulary)}"
-
-    @property
-    def width(self) -> int:  # type: ignore[override]  # a property in place of a field
-        return len(self.vocabulary)
+        self.learn(())
 
     def learn(self, texts: Iterable[str]) -> None:
         self.vocabulary = sorted({word for text in texts for word in words(text)})
+        self.name, self.width = f"words {' '.join(self.vocabulary)}", len(self.vocabulary)
         self._place = {word: i for i, word in enumerate(self.vocabulary)}
 
     def pieces(self, text: str) -> list[int]:
@@ -146,8 +123,6 @@ class Pretrained(TextEncoder):
         DataError: transformers or the package is not installed, or there is no such model.
     """
 
-    stored = True
-
     def __init__(self, path: FilePath | None = None, length: Count = 16):
         self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
         key = f"data.encoder.path={path}"
@@ -169,7 +144,6 @@ class Pretrained(TextEncoder):
         self._loaded: tuple[Any, ...] | None = None
 
     def _model(self) -> tuple[Any, ...]:
-        """Return (tokenizer, model), imported when the first text has to be encoded."""
         if self._loaded is None:
             try:
                 from transformers import AutoModel, AutoTokenizer, logging
@@ -187,6 +161,12 @@ class Pretrained(TextEncoder):
                 raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
             self._loaded = tokenizer, model.eval().requires_grad_(False)
         return self._loaded
+
+    def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
+        key = json.dumps([self.name, self.length, *texts])
+        name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+        arrays = cached_arrays(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
     def pieces(self, text: str) -> list[int]:
         return self._model()[0](text)["input_ids"]

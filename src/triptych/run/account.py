@@ -1,34 +1,84 @@
-"""Evaluate the bound over whole splits, with trivial baselines and the cost of a run."""
+"""Choose the weights that a run reports; evaluate their bound over whole splits, beside trivial baselines."""
 
 import functools
 import math
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.callbacks.metrics import figures_of
+from triptych.callbacks.metrics import build_metrics, figures_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split, to_level
 from triptych.diffusion.mixture import GaussianMixture, MonteCarlo
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
+from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
+from triptych.run.checkpoints import (
+    BEST,
+    LAST,
+    averages,
+    load_weights,
+    read_checkpoint,
+    reported,
+    save_checkpoint,
+)
+from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
+from triptych.run.fit import build_trainer
+from triptych.run.initialization import Origin
+from triptych.run.items import write_items
+from triptych.run.processes import rank
+from triptych.run.reopen import reopen
 
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 
-def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
-    """Evaluate the bound over all validation and test items, and over as many training items as test items.
+def choose_weights(
+    run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
+) -> tuple[Path, int, dict[str, Any]]:
+    """Load the weights that the run reports into its model; return their checkpoint, its step, and figures.
 
-    With test=false over the validation set alone, so that a setting can be chosen without a look at the rest.
+    Figures: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
+    other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
+    checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
+    where the model is another run's, who has chosen.
     """
+    best = run / "checkpoints" / BEST
+    path = best if experiment.config["checkpoint"] == "best" and best.exists() else best.with_name(LAST)
+    checkpoint = origin.adopted or read_checkpoint(path)
+    model, data = experiment.model, experiment.data
+    weights, stored = experiment.config["weights"], averages(checkpoint)
+    known = weights != "chosen" or checkpoint["triptych"].get("chosen")
+    own = reported(checkpoint) if known else None
+    figures = {}
+    if not origin.adopted and any(stored.values()) and len(data.splits["val"]):
+        for name in ("raw", *stored):
+            if name != own:  # that one is accounted with the other splits
+                load_weights(model, checkpoint, name)
+                figures[name] = account_split(trainer, model, data, "val", of=name).figures
+    anew = bool(figures) and own is None
+    if anew:
+        unit = model.accounting.unit
+        own = min(stored, key=lambda name: figures[name][unit]["mean"])
+        checkpoint["triptych"]["chosen"] = own
+        del figures[own]
+    load_weights(model, checkpoint, weights)
+    if anew and trainer.is_global_zero:
+        save_checkpoint(checkpoint, path)
+    others = {"averaging": {"reported": own, "val": figures}} if figures or anew else {}
+    return path, checkpoint["global_step"], others
+
+
+def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
+    """Evaluate the bound over validation, test and as many training items; over the first if test=false."""
     model, data = experiment.model, experiment.data
     splits = ("train", "val", "test") if experiment.config.get("test", True) else ("val",)
     few = {"train": len(data.splits["test"])}
@@ -47,10 +97,7 @@ def account_split(
     limit: int | None = None,
     of: str = "",
 ) -> Account:
-    """Evaluate the bound over one split with the model's current weights.
-
-    ``of``: what to call its figures in the loggers, where they are not those that the run reports.
-    """
+    """Evaluate the bound over one split with the current weights; ``of`` names them in the loggers."""
     trainer.test(model, dataloaders=_Later(data, split, limit, of), verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= figures_of(trainer)
@@ -63,13 +110,10 @@ def account_split(
 
 @functools.cache
 def _entropy(mixture: GaussianMixture) -> MonteCarlo:
-    """Return the entropy of a mixture, which each split of a report asks for."""
     return mixture.entropy()
 
 
 class _Later:
-    """An evaluation loader created lazily, once the ranks that share it exist."""
-
     def __init__(self, data: DataModule, split: str, limit: int | None, of: str):
         self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
         self.name = f"{split}_{of}" if of else split
@@ -86,15 +130,14 @@ def baselines(data: DataModule) -> dict[str, Any]:
     """Return {"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
 
     "uniform": log2 K for every item. "histogram": each dimension's own frequencies of the K levels in the
-    training split, (n_k + 1 / K) / (n + 1), one count in all being shared out so that no level is
-    impossible. Empty for data without levels, or without test items.
+    training split, (n_k + 1 / K) / (n + 1). Empty for data without levels, or without test items.
     """
     if data.levels is None or not len(data.splits["test"]):
         return {}
     train, test = data.splits["train"], data.splits["test"]
     n, levels = len(test), data.levels
     bits = -histogram(_parts(train), levels, SMOOTHING).log2()
-    each = torch.cat([_mean_of(bits, to_level(x, levels).flatten(1)) for x in _parts(test)])
+    each = torch.cat([bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _parts(test)])
     stderr = (each.std() / math.sqrt(n)).item() if n > 1 else 0.0
     return {
         "baselines": {
@@ -105,22 +148,14 @@ def baselines(data: DataModule) -> dict[str, Any]:
 
 
 def _parts(split: Split) -> Iterator[Tensor]:
-    """Yield the items of a split in chunks."""
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
-
-
-def _mean_of(bits: Tensor, k: Tensor) -> Tensor:
-    """Look up bits (d, K) at each item's levels k (n, d); return the mean over dimensions, (n,)."""
-    return bits.gather(1, k.T).mean(0)
 
 
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
     """Return {"memory": bytes, "evaluations": denoiser calls for one sample} for ``summary.json``.
 
-    Memory is the most that was in use at a time: what torch allocated on the GPU, else what the process held
-    (resident set), libraries included; of this process alone, since it started. A model without a denoiser
-    has no evaluations.
+    Memory is the most that was in use at a time: allocated on the GPU, else this process's resident set.
     """
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
@@ -131,3 +166,42 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
     if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
         figures["evaluations"] = float(experiment.drawing.sampler.evaluations)
     return figures
+
+
+def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
+    """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
+
+    def adjust(config: dict[str, Any]) -> None:
+        if values["repeats"] is not None:
+            config["bound"]["repeats"] = values["repeats"]
+        if values["steps"] != "run":
+            config["bound"]["steps"] = values["steps"]
+        if (variance := values["variance"]) is not None:
+            own = config["bound"]["variance"]
+            if "learned" in (own, variance) and own != variance:  # it is part of the network
+                raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
+            config["bound"]["variance"] = variance
+        if values["batch_size"] is not None:
+            config["data"]["eval_batch_size"] = values["batch_size"]
+        devices = values["devices"]
+        several = {"devices": devices, "num_nodes": 1, "strategy": "ddp" if devices > 1 else "auto"}
+        config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
+
+    split = values["split"]
+    judged = () if split == "train" else (split,)
+    try:
+        opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
+        for key, usual in (("steps", "run"), ("variance", None), ("repeats", None)):
+            if values[key] != usual and "bound" in opened.model.ignores:
+                raise UserError(f"{key}={values[key]}: this model has no bound; leave it out")
+        if not len(opened.data.splits[split]):
+            raise UserError(f"split={split}: this run has no items there; choose another")
+        trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+    except UserError as error:  # typed as steps= and devices=, without their groups
+        raise UserError(str(error).removeprefix("bound.").removeprefix("trainer.")) from error
+    limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
+    account = account_split(trainer, opened.model, opened.data, split, limit)
+    target = values["items"]
+    if target and rank() == 0 and not write_items(Path(target), account):
+        raise UserError(f"items={target}: this model has no bound per item; pass null")
+    return account.figures

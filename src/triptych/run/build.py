@@ -16,20 +16,14 @@ from triptych.models.metric import OfSamples
 from triptych.run.drawing import Drawing, OtherPart, OtherRun, Source
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
-from triptych.run.model import build_model, check_size
+from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import open_model_stages
-from triptych.run.stages import check_condition_source, drawn_as, set_key
+from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, set_key
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
-    """Build every object that ``config`` describes, and open each checkpoint that it names, once.
-
-    Raises:
-        UserError: whatever could not be built, drawn or measured, before anything is trained.
-    """
+    """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
-    check_size(config, data)
     model = build_model(config, data, open_model_stages(config, data))
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
@@ -81,11 +75,6 @@ def _source(
     earlier: Sequence[str],
     change: dict[str, Any],
 ) -> Source:
-    """Build one entry of ``condition_from``; ``earlier``: parts before it, ``change``: its overrides.
-
-    Raises:
-        UserError: the model or the data have no such part.
-    """
     key = f"condition_from.{name}={what}"
     parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in parts:
@@ -105,7 +94,6 @@ def _source(
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
-    """Return the denoiser of ``objective.teacher``; UserError if it is incompatible with this model."""
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
@@ -136,7 +124,6 @@ def _measured(
 
 
 def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:
-    """Return a copy with ``key`` set to ``value``; "evaluations" sets the number of sampler steps."""
     config = copy.deepcopy(config)
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)

@@ -1,13 +1,17 @@
-"""Checkpoints: plain data, written atomically, loaded without executing code."""
+"""Checkpoints: plain data, written atomically, loaded without executing code; when a run saves which."""
 
 import io
 import math
 import pickle
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -15,10 +19,12 @@ from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, expon
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
-from triptych.errors import ForeignCheckpoint, UserError
+from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
-from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.directory import PRUNE, RunDirectory, write_atomic
 from triptych.run.leakage import log_line
+from triptych.run.metrics import MetricsCsv
+from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -27,14 +33,10 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         save_checkpoint(checkpoint, Path(path))
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
 
@@ -46,11 +48,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """Load a checkpoint as plain data on the CPU.
-
-    Raises:
-        UserError: as ``open_checkpoint``.
-    """
+    """Load a checkpoint as plain data on the CPU; UserError as of ``open_checkpoint``."""
     try:
         with open_checkpoint(path, key) as (file, record):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
@@ -60,17 +58,8 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     return checkpoint
 
 
-def reported_checkpoint(run: RunDirectory, which: str) -> Path:
-    """Return the path of the reported checkpoint: "last", or "best" by the validation bound if any."""
-    best = run / "checkpoints" / BEST
-    return best if which == "best" and best.exists() else run / "checkpoints" / LAST
-
-
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step; on a tie, "last".
-
-    Its own step decides, not its file's time, which a copy or a clock changes. One that is damaged, or
-    another run's, gives way to the one before, and a line says so.
+    """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
 
     Raises:
         ForeignCheckpoint: all that can be read are another run's; a start over would overwrite them.
@@ -99,14 +88,10 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load the raw or averaged weights of a checkpoint into ``module``.
+    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
 
-    Args:
-        weights: "ema", the reported average; "raw"; "chosen", what a run with weights=chosen chose; or an
-            average by its name. One that was not kept, sigma_rel_0.07, is made from the snapshots of ``run``.
-
-    Raises:
-        UserError: ``weights`` is none of these, or the checkpoint has no such average.
+    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
+    name. One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
     """
     tensors = state_dict_of(checkpoint, weights, run)
     try:
@@ -146,14 +131,12 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
-    """Reconstruct the average that ``weights`` names, such as sigma_rel_0.07, from snapshots up to ``step``.
-
-    Raises:
-        UserError: no such name, no such length, or nothing was stored up to ``step``.
-    """
-    sigma_rel = _sigma_rel(weights)
-    if sigma_rel is None:
-        raise UserError(f"weights={weights}: must be one of {', '.join(choices)}")
+    """Reconstruct the average that ``weights`` names, from snapshots up to ``step``."""
+    try:
+        sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
+        exponent(sigma_rel)
+    except ValueError:
+        raise UserError(f"weights={weights}: must be one of {', '.join(choices)}") from None
     files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
     if not files:
         raise UserError(
@@ -176,16 +159,6 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
     return {name: value.to(dtypes[name]) for name, value in total.items()}
 
 
-def _sigma_rel(weights: str) -> float | None:
-    """Parse the length in "sigma_rel_0.07"; None for any other text."""
-    try:
-        sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
-        exponent(sigma_rel)
-        return sigma_rel
-    except ValueError:
-        return None
-
-
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:
     """Load a file of tensors and plain data; UserError for any other content."""
     try:
@@ -195,3 +168,100 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: truncated or not {kind} of a run") from error
+
+
+class Keep(pl.Callback):
+    """Save after each validation, else every ``every`` steps, and before the run stops.
+
+    A checkpoint stands between two steps: everything up to its step is on disk.
+
+    Args:
+        monitor: name of the figure that "best" is lowest in; None where nothing is validated.
+        record: what each checkpoint says of the run: its configuration, and the data that it is trained on.
+    """
+
+    def __init__(
+        self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: dict[str, Any]
+    ):
+        self.record = record
+        self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
+        self.best = math.inf
+        self._before: float = 0.0
+        self._began: float | None = None  # while nothing is being fitted
+        self._seen = self._saved = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of fitting so far, without those lost to a kill."""
+        return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self._before = state_dict["best"], state_dict["seconds"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["triptych"] = self.record
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._began = time.monotonic()
+        self._seen = self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self._seen:  # a gradient was accumulated, no step taken
+            return
+        self._seen = step
+        due = step % self.every == 0
+        stop = self.stop.agreed(trainer, look=due)
+        if due and self.monitor:  # validation comes next and saves
+            self.stop.look_at_weights(trainer, module)
+            return
+        if due or stop is not None:
+            self._row(trainer, _tables(trainer) if stop is None else trainer.loggers)
+            self._save(trainer, LAST)
+        if stop is not None:
+            raise Interrupted(stop, step)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or self.monitor is None:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if not math.isfinite(score):  # the same in all processes
+            raise Diverged("the validation bound", trainer.global_step)
+        if score < self.best:
+            self.best = score
+            self._save(trainer, BEST)
+            if trainer.is_global_zero:  # the same state; a copy, so that damage to one leaves the other
+                write_atomic(self.folder / LAST, (self.folder / BEST).read_bytes())
+        else:
+            self._save(trainer, LAST)
+        if (self.folder.parent / PRUNE).exists():  # by a search that has seen enough
+            self.stop.received = self.stop.received or int(signal.SIGTERM)
+        if (stop := self.stop.agreed(trainer, look=True)) is not None:
+            raise Interrupted(stop, trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step > self._saved:
+            self._save(trainer, LAST)
+        self._before, self._began = self.seconds, None
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        self.stop.look_at_weights(trainer, trainer.lightning_module)
+        self._saved = trainer.global_step
+        for table in _tables(trainer):
+            table.flush()  # before the checkpoint: what it has seen is on disk, if it is
+        trainer.save_checkpoint(self.folder / name)
+
+    def _row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+            for logger in loggers:
+                logger.log_metrics(figures, trainer.global_step - 1)
+
+
+def _tables(trainer: pl.Trainer) -> list[MetricsCsv]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]

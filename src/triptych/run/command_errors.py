@@ -52,10 +52,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first``.
-
-    Another signal meanwhile does without.
-    """
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first`` once."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:
@@ -70,7 +67,6 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """Return one line for an exception of user code, or of a library that rejects its input; else None."""
     from triptych.config.compose import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -80,8 +76,6 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         why = " ".join(filter(None, (error.context, error.problem)))
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
-    if isinstance(error, FileNotFoundError) and not _has_folder():
-        return UserError("current folder: it was deleted; type the command in another one")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     frame = frames[-1]
     if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
@@ -101,15 +95,6 @@ def _as_refusal(error: Exception) -> UserError | None:
     return None
 
 
-def _has_folder() -> bool:
-    """Return whether the current working directory still exists."""
-    try:
-        return bool(os.getcwd())
-    except OSError:
-        return False
-
-
 def _hydras_last(frames: Sequence[FrameType]) -> bool:
-    """Return whether Hydra raised the exception, while reading files or making directories."""
     packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]

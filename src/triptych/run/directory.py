@@ -1,12 +1,4 @@
-"""A run is its directory: its files, its lock, its status.
-
-config.yaml       the resolved configuration, plain
-provenance.json   id, overrides, choices, command, git commit, packages; where it was executed
-metrics.csv       one row per logged step
-progress.json     where a running job is
-summary.json      written once, at the end: the contract with every reader
-checkpoints/ averages/ samples/ wandb/ tensorboard/ mlflow.json profile/ train.log
-"""
+"""A run is its directory: its files (docs/runs.md), its lock, its status."""
 
 import contextlib
 import errno
@@ -35,7 +27,7 @@ REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the o
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
-BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
+BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 PROVENANCE: dict[str, Any] = {  # entries of a kind
     **dict.fromkeys(("overrides", "executions", "command"), list),
     **dict.fromkeys(("choices", "sources", "data", "git"), dict),
@@ -44,36 +36,7 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
 @contextlib.contextmanager
-def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
-
-    Args:
-        new: leave a file of that name as it is, whoever made it, and when.
-
-    Raises:
-        FileExistsError: one is there, and ``new``.
-        StorageError: no room, or no permission; what was there before is as it was. Or the directory is not
-            the one any more that this process holds.
-    """
-    check_held(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=no_link) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if not (new and _linked(temporary, path)):
-                os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the file system's, as of a full disk, into StorageError."""
     try:
         yield
     except OSError as error:
@@ -85,15 +48,30 @@ def _storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _linked(file: Path, name: Path) -> bool:
-    """Link ``file`` to a new name if it is free; False if the file system has no hard links."""
+@contextlib.contextmanager
+def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
+    """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
+
+    Raises:
+        FileExistsError: with ``new``, if a file of that name is there.
+        StorageError: no room, no permission, or a directory that this process no longer holds; the file is as
+            it was before.
+    """
+    check_held(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        os.link(file, name)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False
-    return True
+        with _storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb", opener=no_link) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                path.touch(exist_ok=False)
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -117,22 +95,14 @@ def write_end(path: Path, start: int, data: bytes) -> None:
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Check that files beside a result match its digests; a missing file is no error.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError if a file beside a result does not match its digest; a missing file is no error."""
     for name in names:
         if name in digests and file_digest(folder / name) not in (digests[name], None):
             raise ValueError(f"{name}: damaged, or of another run")
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """Return the checkpoint at ``path``: the file itself, or the reported checkpoint of a run directory.
-
-    Raises:
-        UserError: the directory holds what ``check_directory`` refuses.
-    """
+    """Return the checkpoint at ``path``: the file itself, or the reported one of a run's directory."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
@@ -182,11 +152,7 @@ class RunDirectory:
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """Return the path of the reported checkpoint: the last, unless the summary names another.
-
-        Raises:
-            UserError: the summary names none of ``REPORTED``.
-        """
+        """Return the path of the reported checkpoint: the last, unless the summary names the best."""
         result = self.summary()
         name = result.checkpoint if result is not None else ""
         if name and name not in REPORTED:
@@ -207,12 +173,7 @@ class RunDirectory:
         write_atomic(self / name, to_json(value))
 
     def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:
-        """Lock the directory for one process group; others wait ``patience`` seconds for it.
-
-        Raises:
-            Busy: another process holds it; its owner is named.
-            StorageError: the directory cannot be written.
-        """
+        """Lock the directory for one process group, waiting ``patience`` seconds; Busy or StorageError."""
         return lock(self.path, patience)
 
     def holder(self) -> str | None:
@@ -226,8 +187,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove the files of a run that never began; nothing if it has a checkpoint or metrics.
 
-        Other files stay. Of a sweep's cell ``summary.json`` stays too, by which the sweep knows why it was
-        refused. For who holds the lock.
+        A sweep's cell retains ``summary.json``, by which the sweep knows why it was refused.
         """
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
@@ -254,7 +214,6 @@ class RunDirectory:
 
 
 def _is_sound(key: str, value: Any) -> bool:
-    """Return whether an entry of ``provenance.json`` has the expected type."""
     if not isinstance(value, PROVENANCE.get(key, object)):
         return False
     if key == "data":

@@ -1,8 +1,6 @@
 """Draw samples of a model: sampler, denoiser and conditions.
 
-A part of a condition may come from elsewhere: another part stands in its place, or another run draws it. So a
-run is the last stage of a cascade: a prior draws the embedding of a decoder (DALL-E 2), a model of low images
-the image of super-resolution (Imagen).
+Another run may draw a part of a condition, which makes this the last stage of a cascade (DALL-E 2, Imagen).
 """
 
 from collections.abc import Callable, Sequence
@@ -30,20 +28,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model with its sampler, its denoiser and the sources of its conditions.
-
-    Attributes:
-        denoiser: around the model's own, as guidance is; None for the model's own.
-        sources: of parts of the conditions, in turn, in place of the held-out items' own.
-        prepare: of a condition before the model sees it, as noise on an image; (condition, generator).
-    """
+    """A model with its sampler, its denoiser and the sources of its conditions."""
 
     model: Any
     data: DataModule
     sampler: Sampler
-    denoiser: nn.Module | None = None
-    sources: tuple[Source, ...] = ()
-    prepare: Callable[[Condition, torch.Generator], Condition] | None = None
+    denoiser: nn.Module | None = None  # around the model's own, as guidance is
+    sources: tuple[Source, ...] = ()  # of parts of the conditions, in place of the held-out items' own
+    prepare: Callable[[Condition, torch.Generator], Condition] | None = None  # as noise on an image
 
     @property
     def conditional(self) -> bool:
@@ -58,10 +50,9 @@ class Drawing:
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """Return the condition of each of n samples; None where they are unconditional.
+        """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
 
-        Labels, where the model takes nothing else: all classes in turn. Else those of held-out ``items``;
-        None: in their order and over again. A ``label`` that is named is every sample's.
+        Labels alone: all classes in turn. Else those of held-out ``items``, by default in their order.
         """
         if not self.conditional:
             return None

@@ -1,7 +1,6 @@
-"""What an entry of ``summary.json`` holds: an estimate, a curve, measures of samples; parsed from JSON.
+"""Parse the entries of ``summary.json``: an estimate, a curve, measures of samples.
 
-A parser returns None for what is absent or malformed, a panel less; ValueError: the result cannot be
-relied on.
+A parser returns None for what is absent or malformed; ValueError: the result cannot be relied on.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 class Estimate:
     """A mean over `n` items with its standard error, in the unit of its key.
 
-    `draw_stderr` is the part of that error which is due to the draws of times and noise; NaN where not
-    recorded.
+    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
     """
 
     mean: float
@@ -144,11 +142,6 @@ def parse_schedule(record: Any) -> ScheduleCurve | None:
     return ScheduleCurve(*columns) if columns and all(map(math.isfinite, columns[1])) else None
 
 
-def parse_variance(record: Any) -> float | None:
-    """Read the variance of an estimate."""
-    return to_float(record.get("variance")) if isinstance(record, dict) else None
-
-
 def parse_gradient(record: Any) -> dict[str, float] | None:
     """Parse gradient norms and the share of clipped steps."""
     if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
@@ -174,11 +167,6 @@ def parse_fact(key: str, kind: type) -> Callable[[Any], Any]:
     return lambda data: (
         kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
     )
-
-
-def parse_choices(record: Any) -> dict[str, str]:
-    """Parse the choice of each config group."""
-    return {str(key): str(value) for key, value in record.items()}
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:

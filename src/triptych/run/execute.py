@@ -17,11 +17,9 @@ from triptych.config.build import check_targets
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
-from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.quiet import quiet
-from triptych.run.account import account, baselines, measure_cost
-from triptych.run.averaging import choose_weights
+from triptych.run.account import account, baselines, choose_weights, measure_cost
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
 from triptych.run.directory import RunDirectory, to_json
@@ -36,11 +34,15 @@ from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
-from triptych.run.sampling.by_caption import save_prompts
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import log_picture, save_picture, save_real
-from triptych.run.sampling.trajectory import save_trajectory
+from triptych.run.sampling.pictures import (
+    log_picture,
+    save_picture,
+    save_prompts,
+    save_real,
+    save_trajectory,
+)
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 
@@ -55,11 +57,9 @@ def execute(run: RunDirectory) -> Result:
 
     Raises:
         Busy: another process holds the directory.
-        Interrupted: asked to stop, or one of its processes was killed; the run can go on.
+        Interrupted, StorageError: the run can go on.
         Diverged: something is not finite; recorded as such.
-        StorageError: it cannot be written; the run can go on.
-        UserError: the configuration cannot be built; a directory that the same command has just made is
-            removed again, of a sweep's cell ``summary.json`` stays.
+        UserError: the configuration cannot be built; a directory that this command has just made is removed.
         Exception: whatever else stopped it, recorded with its traceback in train.log.
     """
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
@@ -108,8 +108,7 @@ def execute(run: RunDirectory) -> Result:
 
 
 @contextlib.contextmanager
-def _no_exit() -> Iterator[None]:
-    """Turn ``sys.exit`` in user code into an error: the command would end as if the run had finished."""
+def _no_exit() -> Iterator[None]:  # the command would end as if the run had finished
     try:
         yield
     except SystemExit as left:
@@ -119,11 +118,7 @@ def _no_exit() -> Iterator[None]:
 
 
 class Session:
-    """One execution of a run, in one of its processes.
-
-    Attributes:
-        peers: in the first process, the others of the run.
-    """
+    """One execution of a run, in one of its processes; ``peers``: in the first process, the others."""
 
     def __init__(self, run: RunDirectory, stop: Stop):
         self.directory, self.stop = run, stop
@@ -184,32 +179,33 @@ class Session:
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Print a description of the data; warn of skipped files and of test items in the training set."""
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
     few = len(experiment.data.splits["val"])
     note = f"validation: {few} items, too few to choose a setting or a moment by" if 0 < few < FEW else ""
-    for line in (*experiment.data.notes, *leakage(origin.facts), note):
+    for line in (*leakage(origin.facts), note):
         log_line(run, line)
 
 
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    """Evaluate the chosen weights, draw and measure samples; return the figures of the run."""
     config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
     tested, first = config.get("test", True), trainer.is_global_zero
-    reported = choose_weights(run, trainer, experiment, origin)
+    path, step, averaging = choose_weights(run, trainer, experiment, origin)
     began = time.perf_counter()
     accounts = account(trainer, experiment)
-    _check_finite(accounts, trainer.global_step)
+    for split in filter(accounts.get, ("val", "test", "train")):
+        bound = accounts[split].figures.get(accounts[split].unit)
+        if bound and not math.isfinite(bound["mean"]):
+            raise Diverged(f"the bound of the {split} set", trainer.global_step)
     last = accounts[next(reversed(accounts))]
     if first and tested:
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
-    step = trainer.global_step or reported.step  # of the model, whoever trained it
+    step = trainer.global_step or step  # of the model, whoever trained it
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": step,
@@ -223,8 +219,8 @@ def _report(
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
-        "checkpoint": str(reported.path.relative_to(run.path)),
-        **reported.others,
+        "checkpoint": str(path.relative_to(run.path)),
+        **averaging,
         "data": origin.facts,
         **{split: one.figures for split, one in accounts.items()},
         "noise_levels": last.noise_levels,
@@ -241,7 +237,6 @@ def _report(
 
 
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    """Return the model's own entries of ``summary.json``; warn of those that cannot be recorded."""
     panels = {}
     for key, value in model.panels().items():
         why = f"{key} is an entry of summary.json" if key in RESERVED else ""
@@ -256,13 +251,6 @@ def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
         else:
             panels[key] = value
     return panels
-
-
-def _check_finite(accounts: dict[str, Account], step: int) -> None:
-    for split in filter(accounts.get, ("val", "test", "train")):
-        bound = accounts[split].figures.get(accounts[split].unit)
-        if bound and not math.isfinite(bound["mean"]):
-            raise Diverged(f"the bound of the {split} set", step)
 
 
 def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str | None:

@@ -11,18 +11,11 @@ from triptych.run.reference import ImageReference, PointReference
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of one run.
+    """The objects of one run."""
 
-    Attributes:
-        config: resolved, plain.
-        drawing: how its samples are drawn at the end; None for a model that was opened again, or draws none.
-        measured: (value, drawing) for each value of ``measures.over``; one, of None, where that is null.
-        reference: what samples are measured against; None where they are not.
-    """
-
-    config: dict[str, Any]
+    config: dict[str, Any]  # resolved, plain
     data: DataModule
     model: BoundModel
-    drawing: Drawing | None = None
-    measured: tuple[tuple[Any, Drawing], ...] = ()
-    reference: PointReference | ImageReference | None = None
+    drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
+    measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
+    reference: PointReference | ImageReference | None = None  # of what is measured

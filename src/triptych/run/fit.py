@@ -1,5 +1,6 @@
-"""Set up and run the fit: trainer, callbacks, loggers; or skip it when nothing is trainable."""
+"""Set up and run the fit: Lightning's trainer, callbacks, loggers; or skip it when nothing is trainable."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -9,19 +10,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.strategies.launchers import subprocess_script
 
+from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import Metrics, build_metrics
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
+from triptych.config.names import cores
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.models.lr_schedule import refused_keys
-from triptych.run.averaging import check_averaging
-from triptych.run.checkpointing import Keep
-from triptych.run.checkpoints import LAST, save_checkpoint
+from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
@@ -29,12 +32,14 @@ from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.model import check_compiler, compiled
 from triptych.run.peers import Peers
-from triptych.run.processes import rank
+from triptych.run.processes import launch, rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.stopping import Stop
-from triptych.run.trainer import build_trainer, steps_of
 
+LIGHTNINGS_OWN = subprocess_script._launch_process_observer
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 FEW = 4  # items on which a model is checked before its first step
 
 
@@ -62,7 +67,9 @@ class Fit:
                 self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
             return
         if checkpoint is None:
-            checkpoint = untrained(model) | {"triptych": self.record}
+            averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
+            weights = {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
+            checkpoint = weights | {"triptych": self.record}
         if rank() == 0:
             save_checkpoint(checkpoint, run / "checkpoints" / LAST)
 
@@ -80,10 +87,22 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
     check_outputs(model.to(device), chain(changed, model.gives(batch)))
 
 
-def untrained(model: BoundModel) -> dict[str, Any]:
-    """Return a checkpoint of a model without trainable parameters."""
-    averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
-    return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
+def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
+    """Check that validation, and so "best", uses the weights that the run reports; else UserError."""
+    weights, averagers = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
+    if weights != "raw" and not averagers and not config.get("trained"):
+        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
+    if weights == "chosen" and config["checkpoint"] == "best":
+        raise UserError(
+            "weights=chosen: the best moment is decided by one average, the choice made at the end; "
+            "pass checkpoint=last or weights=ema"
+        )
+    if weights == "chosen" and averagers and sum(len(one.lengths) for one in averagers) < 2:
+        raise UserError("weights=chosen: one average is kept; add callbacks.ema.others=[0.1], or weights=ema")
+    if weights == "chosen" and not validated:
+        raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
+    for average in averagers:
+        average.validates = weights != "raw"
 
 
 def build_fit(
@@ -94,13 +113,7 @@ def build_fit(
     stop: Stop,
     peers: Peers | None,
 ) -> Fit:
-    """Build trainer, callbacks and loggers, and record the start of the run.
-
-    Loggers come last, once nothing is left to be refused.
-
-    Raises:
-        UserError: what the machine or the model does not have.
-    """
+    """Build trainer, callbacks and, once nothing is left to be refused, loggers; record the start."""
     config, data, samples = experiment.config, experiment.data, experiment.config["samples"]
     provenance, validated = run.provenance(), len(data.splits["val"]) > 0
     if not config.get("test", True) and not validated:
@@ -154,3 +167,82 @@ def build_fit(
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit
+
+
+def steps_of(config: dict[str, Any], items: int) -> int:
+    """Return steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
+
+    ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
+    ``limit_train_batches`` leaves so many, or that share.
+    """
+    node = config["trainer"]
+    if node["max_steps"]:
+        return int(node["max_steps"])
+    batches: float = node["overfit_batches"] or items / config["data"]["batch_size"]
+    limit = node.get("limit_train_batches")
+    if limit is not None:
+        batches = batches * limit if isinstance(limit, float) else min(batches, limit)
+    steps = node["max_epochs"] * batches / node["accumulate_grad_batches"]
+    return max(1, math.ceil(round(steps, 6)))
+
+
+def build_trainer(
+    config: dict[str, Any],
+    run: RunDirectory | None,
+    callbacks: list[Any],
+    loggers: list[Any] | bool,
+    peers: Peers | None = None,
+    steps: int = -1,
+) -> pl.Trainer:
+    """Build Lightning's Trainer for a fit of ``steps``; UserError for what the machine does not have."""
+    # its own watch kills all processes, the first one too, without a word of why
+    setattr(subprocess_script, "_launch_process_observer", peers.watch if peers else LIGHTNINGS_OWN)  # noqa: B010
+    node = config["trainer"] | {"max_steps": steps}
+    for key in ("max_epochs", "limit_train_batches"):  # ``steps`` follow from them
+        node.pop(key, None)
+    devices, accelerator = node["devices"], node["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    most = max(cores(), SIMULATED)
+    if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
+        raise UserError(
+            f"trainer.devices={devices}: must be 1 to {most} on this machine's {cores()} CPU cores"
+        )
+    node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
+    clip = node["gradient_clip_val"]
+    if str(node["strategy"]).startswith("fsdp") and config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: a shard's average is not the network's; "
+            "pass callbacks.ema=null weights=raw"
+        )
+    if str(node["strategy"]).startswith("fsdp") and clip:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; pass null"
+        )
+    node.pop("enable_progress_bar", None)  # ours is a callback
+    profiler = None
+    if (kind := node.pop("profiler", None)) and run:  # Lightning's choice prints, or writes where it is
+        profiler = PROFILERS[kind](dirpath=str(run / "profile"), filename=kind)
+    several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
+    if node["strategy"] == "ddp" or (node["strategy"] == "auto" and several):
+        # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
+        # the order in which three processes or more are summed: a resumed run would differ in the last digit.
+        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        node["strategy"] = "ddp_find_unused_parameters_true"
+    # in a batch script's own process SLURM's tasks are not the trainer's, though Lightning would count them
+    environment = [] if launch() else [LightningEnvironment()]
+    return build(
+        node,
+        "trainer",
+        max_epochs=-1,  # one endless epoch: steps decide
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=node.pop("num_sanity_val_steps", 0),
+        use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
+        enable_progress_bar=False,
+        profiler=profiler,
+        enable_model_summary=node.pop("enable_model_summary", False),
+        enable_checkpointing=False,  # ours keeps them
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO(), *environment],
+        default_root_dir=str(run.path) if run else None,
+    )

@@ -10,8 +10,7 @@ from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
 from triptych.run.model import training_items
-from triptych.run.reopen import reopen
-from triptych.run.stages import refuse_cascade
+from triptych.run.reopen import refuse_cascade, reopen
 
 
 class Guides:
@@ -21,16 +20,8 @@ class Guides:
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
-    def key_of(self, key: str, path: str | None) -> str:
-        """Return the key that the user typed: ``guide`` if ``path`` is its value, else ``key``."""
-        return "guide" if path is not None and path == self.config.get("guide") else key
-
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, as a ``stage``, one that draws part of a condition.
-
-        Raises:
-            UserError: it is not there, of other data, or as a stage a cascade.
-        """
+        """Open a run of the same data or, as a ``stage``, one that draws part of a condition."""
         if path is None:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
         own = self.config
@@ -53,11 +44,7 @@ class Guides:
         return self._opened[path, stage]
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """Open a classifier of the same data, for noisy (``noise``) or clean images.
-
-        Raises:
-            UserError: as ``open``; it is none, or was trained on other noise.
-        """
+        """Open a classifier of the same data, for noisy (``noise``) or clean images."""
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
@@ -76,11 +63,7 @@ def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides) -> Any:
-    """Wrap ``model.denoiser`` in the guidance and threshold of ``config``; None if there are none.
-
-    Raises:
-        UserError: guidance that the model cannot have, or by a model of other data or another process.
-    """
+    """Wrap ``model.denoiser`` in the guidance and threshold of ``config``; None if there are none."""
     guidance, threshold = dict(config.get("guidance") or {}), config.get("threshold") or {}
     if not guidance and not threshold:
         return None
@@ -114,7 +97,6 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
 
 
 def _check_within(bound: float, data: DataModule) -> None:
-    """Check that the threshold does not clip values that occur in the data."""
     size = training_items(data, 1000).x.abs()
     if (size > bound).float().mean() > 0.01:
         raise UserError(
@@ -124,7 +106,6 @@ def _check_within(bound: float, data: DataModule) -> None:
 
 
 def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
-    """Check that guidance and threshold do not act in data space on a latent denoiser."""
     if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
         name = guidance["_target_"].rpartition(".")[2]
         raise UserError(
@@ -140,14 +121,14 @@ def _classifier(path: str, denoiser: Any, data: DataModule, guides: Guides) -> A
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, denoiser.process)
-    key = guides.key_of("guidance.classifier", path)
+    key = "guide" if path and path == guides.config.get("guide") else "guidance.classifier"
     classifier = guides.classifier(key, path, noise=True)
     check_process(key, path, classifier, denoiser)
     return classifier
 
 
 def _weak(path: str, guides: Guides) -> Any:
-    key = guides.key_of("guidance.weak", path)
+    key = "guide" if path and path == guides.config.get("guide") else "guidance.weak"
     model = guides.open(key, path).model
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None or model.of_latents:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,16 +42,13 @@ def read_statistics(path: str) -> Moments:
     Raises:
         UserError: no such file, or none of InceptionV3's features.
     """
-    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma")
-    sound = arrays is not None and len(arrays["mu"]) == FEATURES
-    if arrays is None or not sound or not all(array.dtype.kind == "f" for array in arrays.values()):
+    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
+    if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         raise UserError(
             f"measures.statistics={path}: not the statistics of FID; pass an .npz with mu ({FEATURES},) and "
-            f"sigma ({FEATURES}, {FEATURES})"
+            f"sigma ({FEATURES}, {FEATURES}), all finite"
         )
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    if not (mu.isfinite().all() and sigma.isfinite().all()):
-        raise UserError(f"measures.statistics={path}: a number is not finite; pass the published file")
     return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
 
 

@@ -1,8 +1,4 @@
-"""Initialise a run: from scratch, from its own checkpoint, or from another run.
-
-``init_from=`` begins with the weights of another run and records which of them it took; ``trained=DIR`` is a
-run on the model of a finished one, for other samplers, guidance and measures of it.
-"""
+"""Initialise a run: from scratch, its own checkpoint, or another run (``init_from``, ``trained``)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +14,7 @@ from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
-from triptych.run.leakage import check_data, compare_data, log_line, remember
+from triptych.run.leakage import compare_data, log_line, remember
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
 
@@ -27,20 +23,13 @@ SHOWN = 3  # names of each kind in the line; provenance.json has all
 
 @dataclass(frozen=True)
 class Origin:
-    """The state that a run starts from.
+    """The state that a run starts from."""
 
-    Attributes:
-        start: the checkpoint to go on from, and the step that it was taken at.
-        adopted: with ``trained``, the other run's checkpoint.
-        initial: at a first start with ``init_from``, the checkpoint that the weights are taken from.
-        data: what checkpoints keep of the data, with every item that the model is trained on.
-    """
-
-    start: Path | None
-    step: int
-    adopted: dict[str, Any] | None
-    initial: dict[str, Any] | None
-    data: dict[str, Any]
+    start: Path | None  # the checkpoint to go on from
+    step: int  # at which it was taken
+    adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
+    initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
+    data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -49,11 +38,7 @@ class Origin:
 
 
 def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
-    """Find what ``run`` starts from.
-
-    Raises:
-        UserError: what the model was trained on would now validate or test it.
-    """
+    """Find what ``run`` starts from; UserError if it was trained on what would now judge it."""
     start = newest_readable(run.checkpoints())
     checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
@@ -69,7 +54,13 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
         log_line(run, line)
         adopted = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
         adopted["triptych"] = theirs["triptych"] | {"config": config}
-    seen = check_data(run, now, checkpoint)
+    seen = checkpoint["triptych"].get("data") if checkpoint else None
+    line = compare_data(now, seen, HELD_OUT, "restore the data, or pass force=true to start over")
+    before = run.provenance().get("data")
+    if checkpoint is None and before and before["fingerprint"] != now.data:
+        line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
+    log_line(run, line)
+    seen = remember(now, seen)
     if adopted is not None:
         seen = remember(now, adopted["triptych"].get("data"))
     if start is None and (path := config.get("init_from")):
@@ -81,11 +72,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
-    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``.
-
-    Raises:
-        UserError: it cannot be read; it was trained on what would now validate or test this run.
-    """
+    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
@@ -93,14 +80,10 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
 def initialise(
     run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
-    """Copy the other run's reported weights into ``model`` where name and shape match.
+    """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters are taken, and the buffers of modules that have parameters; what a schedule or a bound has as
-    constants follows from this run's own configuration. What was taken is said and recorded.
-
-    Raises:
-        UserError: a tensor of this model is not there or of another shape, and ``init_partial`` is false; or
-            nothing matches.
+    Parameters, and the buffers of modules that have parameters. UserError where nothing matches, or not
+    everything and ``init_partial`` is false.
     """
     name = reported(checkpoint)
     theirs, ours = state_dict_of(checkpoint, name), dict(_weights(model))
@@ -115,7 +98,8 @@ def initialise(
         (f"{len(missing)} not there", missing),
         (f"{len(extra)} there not used", extra),
     ]
-    notes = "; ".join(f"{what} ({_some(names)})" for what, names in parts if names)
+    more = {what: ", ..." * (len(names) > SHOWN) for what, names in parts}
+    notes = "; ".join(f"{what} ({', '.join(n[:SHOWN])}{more[what]})" for what, n in parts if n)
     if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):
         fix = "init_partial=true takes those that fit" if fitting else "choose a run of the same network"
         raise UserError(
@@ -140,7 +124,3 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
             own |= dict(module.named_buffers(recurse=False))
         for name, tensor in own.items():
             yield f"{prefix}.{name}".removeprefix("."), tensor
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)

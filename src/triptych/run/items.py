@@ -37,9 +37,8 @@ class Items:
 def write_items(path: Path, account: Account) -> bool:
     """Write the bound of each item; return False if there is none.
 
-    ``index`` (n,) int64, rising; ``total``, ``prior``, ``reconstruction``, ``diffusion`` (n,) float64 in the
-    reported unit, each item's mean over its draws; ``draw_variance`` (n,) float64, of that mean, in the
-    unit's square; NaN where one draw was taken. Plain arrays: ``numpy.load(path, allow_pickle=False)``.
+    ``index`` (n,) int64, rising; ``total``, ``prior``, ``reconstruction``, ``diffusion`` (n,) float64 in
+    the reported unit, means over draws; ``draw_variance`` (n,) float64 of that mean, NaN for one draw.
     """
     if account.per_item is None:
         return False
@@ -89,38 +88,25 @@ def _load(path: Path, _written: int) -> Items | None:
 def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
     """Read the arrays ``names`` (n,) of equal length; None if missing, damaged or of another kind.
 
-    The one called ``square`` is (n, n).
-
-    An array is read only if its claimed length is that of its bytes, and all of them together are below
-    TRIPTYCH_MAX_ITEMS once unpacked. Nothing is unpickled.
+    The one called ``square`` is (n, n). Nothing is unpickled, and all of them together are below
+    TRIPTYCH_MAX_ITEMS once unpacked.
     """
+    import numpy as np  # which a mistake typed at a command does without
+
+    arrays = {}
     try:
         with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
-            entries = [archive.getinfo(f"{name}.npy") for name in names]
-            if sum(entry.file_size for entry in entries) > limit("TRIPTYCH_MAX_ITEMS"):
+            entries = {name: archive.getinfo(f"{name}.npy") for name in names}
+            if sum(entry.file_size for entry in entries.values()) > limit("TRIPTYCH_MAX_ITEMS"):
                 return None
-            arrays = {
-                name: _read(archive, entry, 2 if name == square else 1)
-                for name, entry in zip(names, entries, strict=True)
-            }
+            for name, entry in entries.items():
+                with archive.open(entry) as member:
+                    data = io.BytesIO(
+                        member.read(entry.file_size + 1)
+                    )  # it may unpack to more than it claims
+                arrays[name] = array = np.load(data, allow_pickle=False, max_header_size=HEADER)
+                if array.dtype.kind not in KINDS or array.ndim != (2 if name == square else 1):
+                    return None
     except Exception:  # zipfile, zlib and numpy raise a dozen kinds
         return None
     return arrays if len({n for array in arrays.values() for n in array.shape}) == 1 else None
-
-
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dimensions: int) -> np.ndarray:
-    import numpy as np  # which a mistake typed at a command does without
-
-    with archive.open(entry) as stream:
-        data = stream.read(entry.file_size + 1)  # what unpacks to more than it claims is broken
-    if len(data) != entry.file_size:
-        raise ValueError("damaged")
-    head = io.BytesIO(data)
-    version = np.lib.format.read_magic(head)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(head, max_header_size=HEADER)
-    size = head.tell() + math.prod(shape) * dtype.itemsize
-    if dtype.kind not in KINDS or len(shape) != dimensions or size != len(data):
-        raise ValueError("not an array of numbers of its own length")
-    array = np.frombuffer(data, dtype, offset=head.tell())
-    return array.reshape(shape, order="F" if fortran else "C").copy()

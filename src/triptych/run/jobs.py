@@ -56,7 +56,7 @@ def run_job(argument: str, log: Path) -> int:
 
 
 class Server:
-    """The process that is forked, as its worker sees it."""
+    """The process that is forked."""
 
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
@@ -102,8 +102,8 @@ class Server:
 def serve() -> None:
     """Return once for each job from standard input, in a fork that has its argument, log and environment.
 
-    Signals are for the runs: a cluster sends its own to every process of a job. This process ends with its
-    input. Where a process with open libraries must not be forked (macOS) it becomes its only run.
+    Signals are for the runs: a cluster sends its own to every process of a job. Where a process with open
+    libraries must not be forked (macOS) it becomes its only run.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":

@@ -17,15 +17,10 @@ from triptych.run.processes import rank
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a checkpoint's model; "" if they do not.
-
-    Args:
-        seen: as ``remember`` made it; None: a checkpoint from before there were fingerprints.
-        judged: splits that the model will be measured on.
-        fix: what the user may do where that is refused.
+    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
 
     Raises:
-        UserError: an item of a ``judged`` split is one that the model was trained on.
+        UserError: an item of a split in ``judged`` is one that the model was trained on; ends with ``fix``.
     """
     if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
         return ""
@@ -55,21 +50,6 @@ def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
     return {**now.record(), "changed": changed, "items": items}
 
 
-def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
-    """Compare a run's data with those of the checkpoint that it resumes; return the record for the next ones.
-
-    Raises:
-        UserError: what it was trained on would validate or test it.
-    """
-    seen = checkpoint["triptych"].get("data") if checkpoint else None
-    line = compare_data(now, seen, HELD_OUT, "restore the data, or pass force=true to start over")
-    before = run.provenance().get("data")
-    if checkpoint is None and before and before["fingerprint"] != now.data:
-        line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
-    log_line(run, line)
-    return remember(now, seen)
-
-
 def log_line(run: RunDirectory | None, line: str) -> None:
     """Print one line on stderr and to the run's ``train.log``, on rank 0."""
     if not line or rank() != 0:
@@ -80,9 +60,7 @@ def log_line(run: RunDirectory | None, line: str) -> None:
         return
     log = run / "train.log"
     try:
-        same = os.path.samestat(
-            os.fstat(sys.stderr.fileno()), log.stat()
-        )  # a sweep's job has it there anyway
+        same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
     except (OSError, ValueError, AttributeError):
         same = False
     if not same:

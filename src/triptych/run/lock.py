@@ -1,7 +1,6 @@
 """Lock a directory for one process, also on file systems without locks.
 
-The kernel's lock ends with its owner, however that ends: none is ever stale. Where a file system has none
-(some of Lustre's, NFS's and FUSE's), filelock's file stands for it; a process that is gone does not hold it.
+The kernel's lock ends with its owner. Where a file system has none, filelock's file stands for it.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ _held: list[tuple[Path, IO[str]]] = []  # by this process
 
 @contextmanager
 def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Lock ``folder``; wait up to ``patience`` seconds for it.
+    """Lock ``folder``, waiting up to ``patience`` seconds.
 
     Raises:
         Busy: another process holds it; its owner is named.
@@ -58,17 +57,13 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Raise StorageError if ``path`` lies in a directory whose lock this process has lost.
-
-    One that was moved or deleted takes its lock along; another process may hold what has its name now.
-    """
+    """Raise StorageError if ``path`` lies in a directory whose lock this process has lost."""
     for folder, file in _held:
         if path.is_relative_to(folder) and not _lies_in(folder, file):
             raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
 
 
 def _lies_in(folder: Path, file: IO[str]) -> bool:
-    """Return whether ``file`` is still the lock of the directory now at ``folder``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:

@@ -1,5 +1,6 @@
-"""Content for loggers beside metrics.csv: configuration, figures, panels, captions."""
+"""Content for loggers beside metrics.csv: configuration, figures, panels."""
 
+import contextlib
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -16,12 +17,6 @@ NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 BESIDE = ("seed", "setting")  # keys that stand beside the choices
-CAPTIONS = {
-    "samples": "samples while training, from the same noise in every run",
-    "samples/final": "samples at the end, from the same noise in every run",
-    "samples/prompts": "samples by caption, a row each",
-    "samples/trajectory": "samples on their way from noise",
-}
 
 
 def warn(text: str) -> None:
@@ -52,15 +47,10 @@ def comparable(
     flat |= {key: config[key] for key in BESIDE if config.get(key) is not None}
     typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
     return flat | {
-        flat_key(key): value
+        key.replace(".", "/"): value
         for key, value in leaves(dict(config))
         if key in typed and "." in key and key.split(".")[0] not in NOT_PARAMETERS
     }
-
-
-def flat_key(key: str) -> str:
-    """Return an overridden key in W&B's form: "optimizer/lr"."""
-    return key.replace(".", "/")
 
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
@@ -100,26 +90,14 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
 
 
 def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Return {"panels/noise_levels": (columns, rows), ...}: curves, and measures over several values."""
+    """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
     for key, value in summary.items():
-        if not isinstance(value, dict):
-            continue
-        if isinstance(value.get("rows"), list):  # one dictionary a row
-            flat: list[dict[str, Any]] = [{} for _ in value["rows"]]
-            for row, into in zip(value["rows"], flat, strict=True):
-                _flatten(row, "", "", into)
-            columns = list(dict.fromkeys(name for row in flat for name in row))
-            tables[f"panels/{key}"] = (columns, [[row.get(name) for name in columns] for row in flat])
-        elif value and all(_is_column(v) for v in value.values()) and len({*map(len, value.values())}) == 1:
-            tables[f"panels/{key}"] = ([*value], [list(row) for row in zip(*value.values(), strict=True)])
+        if isinstance(value, dict) and value and all(_is_column(v) for v in value.values()):
+            with contextlib.suppress(ValueError):  # columns of several lengths
+                rows = [list(row) for row in zip(*value.values(), strict=True)]
+                tables[f"panels/{key}"] = ([*value], rows)
     return tables
-
-
-def chart(columns: list[str]) -> tuple[str, str]:
-    """Choose the x and y columns of a panel's chart."""
-    measures = [column for column in columns if column.startswith("measures/")]
-    return columns[0], [*measures, *columns[1:], columns[0]][0]
 
 
 def _is_column(value: Any) -> bool:

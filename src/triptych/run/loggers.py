@@ -14,9 +14,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.names import root
-from triptych.config.nearest import nearest
-from triptych.config.schema import MLflowKeys, WandbKeys
-from triptych.errors import UserError, mask_password
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.log_content import error_line, flat_numbers, parameters, sweep_of, warn
@@ -25,9 +22,6 @@ from triptych.run.processes import rank
 from triptych.run.result import Result
 from triptych.run.untrusted import is_composed_here
 
-RETIRED = ("_target_", "log_model")  # in directories of earlier versions
-KEYS = {"wandb": (*WandbKeys.__annotations__, *RETIRED), "mlflow": tuple(MLflowKeys.__annotations__)}
-FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
@@ -37,11 +31,11 @@ class Guarded(Logger):
     """A Lightning logger whose first error prints one line and disables it.
 
     Args:
-        kind: class of the logger. It has a ``title``, ``pauses`` (seconds before each further try of what has
-            failed), ``log_picture`` and ``finish``.
+        kind: class of the logger, with ``title``, ``pauses`` (seconds before a further try) and our methods.
         table: knows the seconds of fitting at each step, which are logged as ``time``.
-        arguments: of ``kind``.
     """
+
+    name = version = ""
 
     def __init__(self, kind: Any, table: MetricsCsv, *arguments: Any):
         super().__init__()
@@ -49,14 +43,6 @@ class Guarded(Logger):
         self.logger: Any = None
         self.lost = rank() != 0
         self._try(lambda: setattr(self, "logger", kind(*arguments)))
-
-    @property
-    def name(self) -> str:
-        return str(self.kind.title).lower()
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def experiment(self) -> Any:
@@ -114,10 +100,6 @@ def build_loggers(
     for name, node in (config["logger"] or {}).items():
         if not node or name == "csv":
             continue
-        if name in KEYS:
-            for key in sorted({*node} - {*KEYS[name]}):
-                fix = nearest(key, list(KEYS[name]))
-                raise UserError(f"logger.{name}.{key}={node[key]!r}: no such key, {fix}")
         if name == "tensorboard":
             loggers.append(Guarded(TensorBoard, table, run, step))
         elif name == "mlflow":
@@ -137,38 +119,31 @@ def build_loggers(
 
 def log_locations(loggers: list[Logger]) -> dict[str, Any]:
     """Return {"wandb": {"mode", "files", "sync"}}: files and command to upload them; {} without W&B."""
-    for logger in loggers:
-        if isinstance(logger, Guarded) and isinstance(logger.logger, wandb.WandbRun):
-            return {"wandb": logger.logger.location()}
-    return {}
+    started = (getattr(logger, "logger", None) for logger in loggers)
+    return next(({"wandb": one.location()} for one in started if isinstance(one, wandb.WandbRun)), {})
 
 
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """Close the loggers on exit, also after an exception."""
+    """Finish each logger on exit with the figures of the result, also after an exception."""
     summary = None
     try:
         yield
         summary = run.summary()
     finally:
-        close_loggers(loggers, summary)
+        for logger in loggers:
+            if isinstance(logger, Guarded):
+                logger.close(summary)
+            else:
+                logger.finalize("failed" if summary is None else "success")
 
 
-def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
-    """Finish each logger with the figures of ``summary``; None if the run has not finished."""
-    for logger in loggers:
-        if isinstance(logger, Guarded):
-            logger.close(summary)
-        else:
-            logger.finalize("failed" if summary is None else "success")
-
-
-def exit_if_lost(code: int = 0) -> None:
+def exit_if_lost() -> None:
     """Exit now if W&B's service has died: its exit handler would print a traceback."""
     sys.stdout.flush()
     sys.stderr.flush()
     if wandb.WandbRun.abandoned:
-        os._exit(code)
+        os._exit(0)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -183,9 +158,8 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {k: v if isinstance(v, int | float) else str(v) for k, v in parameters(run).items()}
         # Lightning's log_hyperparams wants all metrics beforehand; TensorBoard looks for them itself
-        self.experiment.file_writer.add_summary(hparams(plain, {})[1])
+        self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """Log a picture of a step."""
@@ -202,12 +176,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 class MLflowRun(MLFlowLogger):
-    """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts.
-
-    Args:
-        uri: of MLflow's store or server.
-        experiment: the name of MLflow's experiment.
-    """
+    """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts."""
 
     title = "MLflow"
     pauses = (0.5, 1.0, 2.0, 4.0)  # a database to which other runs of a sweep write
@@ -223,25 +192,15 @@ class MLflowRun(MLFlowLogger):
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
         provenance = run.provenance()
-        tags = {
-            ID: provenance["id"],
-            "directory": str(run.path),
-            "sweep": sweep_of(run),
-            "mlflow.source.git.commit": (provenance.get("git") or {}).get("commit"),
-        }
-        super().__init__(
-            experiment or "triptych",
-            run.path.name,
-            uri,
-            {name: tag for name, tag in tags.items() if tag},
-            artifact_location=artifacts,
-        )
+        tags = {ID: provenance["id"], "directory": str(run.path), "sweep": sweep_of(run)}
+        tags["mlflow.source.git.commit"] = (provenance.get("git") or {}).get("commit")
+        tags = {name: tag for name, tag in tags.items() if tag}
+        super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
         if known := self._mlflow_client.get_experiment_by_name(self._experiment_name):
             wanted = f"tags.`{ID}` = '{provenance['id']}'"
             match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
             self._run_id = match[0].info.run_id if match else None
         self.experiment.update_run(self.run_id, status="RUNNING")
-        run.write(FILE, {"tracking_uri": mask_password(uri), "run_id": self.run_id})
         self.log_hyperparams(parameters(run))
 
     def log_picture(self, key: str, path: Path, step: int) -> None:

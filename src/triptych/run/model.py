@@ -1,13 +1,10 @@
 """Build the model of a resolved configuration and its data; compile it where ``compile=true``.
 
-What is reported is computed by the network as it is written, whether it was compiled or not. Names of weights
-stay as they are, so a checkpoint goes on in either state.
+What is reported is computed without compilation. Names of weights stay, so either kind of run goes on.
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -23,6 +20,7 @@ from triptych.data.augment import count_numbers
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
+from triptych.run.parsing import first_line
 
 if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.data.base import DataModule
@@ -30,7 +28,6 @@ if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.models.base import BoundModel
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
-ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
 CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
@@ -38,12 +35,10 @@ CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that
 def build_model(
     config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
 ) -> BoundModel:
-    """Build the LightningModule with initial weights; ``config`` is the whole resolved configuration.
+    """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, what ``reopen.open_model_stages`` gives.
-
-    Raises:
-        UserError: a value that its owner refuses, or a choice that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a value that its owner refuses,
+    or a choice that this model would not read.
     """
     from triptych.models.diffusion import Diffusion
 
@@ -58,35 +53,10 @@ def build_model(
     return model
 
 
-def check_size(config: dict[str, Any], data: DataModule) -> None:
-    """Refuse a network that this machine's memory cannot hold, before any of it is allocated.
-
-    Raises:
-        UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
-            says.
-    """
-    table = parts_table(config, data)
-    try:
-        with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
-            if config["denoiser"]:
-                table.at("denoiser")
-            elif ladder := config["model"].get("network"):
-                build(
-                    ladder, "model.network", table.beside(import_class(config["model"]["_target_"], "model"))
-                )
-    except Exception as error:
-        if isinstance(error.__cause__, MemoryError):
-            raise
-
-
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     """Return the objects injected by argument name: facts of the data and parts of ``config``.
 
-    Data with a density have the Gaussian decoder, whichever of levels is named.
-
-    Raises:
-        UserError: a conditional model of data without labels; a decoder that is none of levels for data that
-            have them.
+    Data with a density have the Gaussian decoder. UserError for a decoder that does not fit the data.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
@@ -100,7 +70,6 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
 
 
 def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
-    """Build the ladder of a latent model, and its diffusion parts in the shape of the latents."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
     table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
@@ -118,6 +87,14 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         raise UserError(
             f"model.conditional=true: data {data.name} has no labels and no other conditions; pass false"
         )
+    known = data.conditions if conditional else {}
+    if isinstance(conditional, list):
+        for name in set(conditional) - set(known):
+            raise UserError(
+                f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
+                f"choose from {', '.join(known)}"
+            )
+        known = {name: kind for name, kind in known.items() if name in conditional}
     return {
         "data_name": data.name,
         "shape": data.shape,
@@ -125,27 +102,14 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": _conditions(data, conditional) | _augmentation_kind(data),
+        "conditions": known | _augmentation_kind(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
 
 
-def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
-    """Return the parts of conditions that ``model.conditional`` selects."""
-    if not isinstance(conditional, list):
-        return data.conditions if conditional else {}
-    for name in set(conditional) - set(data.conditions):
-        raise UserError(
-            f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
-            f"choose from {', '.join(data.conditions)}"
-        )
-    return {name: kind for name, kind in data.conditions.items() if name in conditional}
-
-
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    """Return the condition that describes augmentations to the network; {} without any."""
     numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
@@ -157,7 +121,6 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 
 def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
-    """Refuse choices that this model does not read: no comparison may vary a key without effect."""
     used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -172,31 +135,22 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
 
 
 def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
-    """Compile a test function if ``compile=true``, to see whether this machine has a compiler.
-
-    Raises:
-        UserError: it cannot, or the model has no network.
-    """
+    """Compile a test function if ``compile=true``; UserError without a compiler, or a network."""
     if not config.get("compile"):
         return
     if not model.networks():
         raise UserError(f"compile=true: {type(model).__name__} has no network; pass false")
     try:
-        torch.compile(_probe)(torch.zeros(2, device=device))
+        torch.compile(lambda x: (x + 1).sin())(torch.zeros(2, device=device))
     except Exception as error:  # a compiler's own, under many names
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        reason = (lines or [type(cause).__name__])[0][:200]
+        reason = first_line(cause)[:200] or type(cause).__name__
         raise UserError(
             f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
             "install a C++ compiler, g++ or the one that CXX names"
         ) from error
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return (x + 1).sin()
 
 
 @contextmanager
@@ -212,30 +166,15 @@ def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
             network._compiled_call_impl = None
 
 
-def machine_memory() -> int:
-    """Return this machine's memory in bytes; practically infinite if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
-
-
 class Budget(TorchFunctionMode):
-    """Limit the memory of tensors created within the context, before they are allocated.
+    """Limit the bytes of tensors created within the context to ``most``, before they are allocated.
 
-    Args:
-        most: bytes that they may take together.
-        of: whose size that is, for the message.
-        largest: bytes of a tensor that is allocated; larger ones have a shape and no memory.
-
-    Raises:
-        MemoryError: they would take more, or there are too many of them.
+    ``of``: whose size that is, for the message of the MemoryError.
     """
 
-    def __init__(self, most: int, of: str, largest: float = math.inf):
+    def __init__(self, most: int, of: str):
         super().__init__()
         self.most, self.left, self.of, self.calls = most, most, of, CALLS
-        self.largest = largest
         self.constructors = _device_constructors()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -256,8 +195,6 @@ class Budget(TorchFunctionMode):
                 raise MemoryError(self._refusal(f"a tensor of {'x'.join(map(str, planned.shape))}"))
             if self.calls < 0:
                 raise MemoryError(f"more than {CALLS} tensors; choose a smaller network")
-            if planned.numel() * planned.element_size() > self.largest:
-                return planned
         return function(*args, **kwargs)
 
     def _refusal(self, tensor: str) -> str:

@@ -59,10 +59,7 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse Hydra's overrides; ValueError unless they are a list of strings.
-
-    ["objective=x0", "+a.b=1", "~c"] -> {"objective": "x0", "a.b": "1", "c": "removed"}.
-    """
+    """Parse Hydra's overrides to {"objective": "x0", "c": "removed"}; ValueError unless a list of strings."""
     if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
         raise ValueError("overrides is not a list of strings")
     pairs = (item.partition("=") for item in overrides)
@@ -72,7 +69,6 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """Remove the quotes of Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value

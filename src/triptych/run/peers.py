@@ -1,8 +1,7 @@
 """Find out which rank ended a run, and why.
 
 When one process of several ends, the others learn of it as a broken connection, or not at all. Each process
-but the first leaves the message of its own error in the run's directory; the first one reads it, sees which
-of its children was killed, and tells: a failure with the message of who failed, or an interruption.
+but the first leaves the message of its own error in the run's directory, for the first one to report.
 """
 
 import contextlib
@@ -44,7 +43,6 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def _token(first: int) -> str:
-    """Return a token shared by the ranks of this launch, and by no earlier one."""
     return launch() or str(first)
 
 
@@ -62,12 +60,7 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 
 
 class Peers:
-    """The other ranks of the run, seen from rank 0.
-
-    Args:
-        run: whose directory they share.
-        record: writes a failure's message into the run's summary.
-    """
+    """The other ranks of the run, seen from rank 0; ``record`` writes a failure into the run's summary."""
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
@@ -107,7 +100,6 @@ class Peers:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
-        """Return (rank, message) of the first error that another rank of this launch has written."""
         reports: list[tuple[float, int, str]] = []
         for path in self.run.path.glob(".error-*.json"):
             try:
@@ -120,16 +112,15 @@ class Peers:
         return min(reports)[1:] if reports else None
 
     def _watch(self) -> None:
-        """Exit from a thread if rank 0 hangs in a collective with a rank that is gone."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
                 return
             if any(codes) and not self._settled.wait(STUCK):
-                self._end_from_beside()
-
-    def _end_from_beside(self) -> None:
-        reason = self.reason(None)
+                break
+        else:
+            return
+        reason = self.reason(None)  # rank 0 hangs in a collective with a rank that is gone
         code = 1
         try:
             if isinstance(reason, Interrupted):

@@ -1,17 +1,21 @@
-"""Use a ``DDPMPipeline`` directory in diffusers' layout as the model of a run.
+"""Read a ``DDPMPipeline`` directory in diffusers' layout as the model of a run, and write a run's as one.
 
 Its JSON files become a run's configuration; its weights are safetensors. It may be a stranger's: no file of
 it is run or unpickled, and a class that it names is compared with ``VALUES`` and never imported.
 """
 
-import re
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from triptych.config.archive import SCHEMA
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
-from triptych.files import open_regular, read_json
+from triptych.files import open_regular, printable, read_json
+from triptych.run.directory import RunDirectory
+from triptych.run.result import PARTS, Result
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -40,7 +44,35 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
     },
 }  # fmt: skip
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
+# names of attention before diffusers 0.13, in published weights
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+TYPES = {space: name for name, space in SPACES.items()}
+VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
+NEEDED = {  # by key, what can be expressed
+    "model._target_": [DIFFUSION],
+    "denoiser._target_": [DENOISER],
+    "denoiser.network._target_": [NETWORK],
+    "schedule._target_": [SCHEDULE],
+    "process._target_": [PROCESS],
+    "objective.output._target_": [OUTPUT],
+    "objective.output.space": [*TYPES],
+    "bound.variance": [*VARIANCE_TYPES],
+}
+CARD = """# {name}
+
+A diffusion model of {data}, trained and measured with Triptych.
+
+    from diffusers import DDIMPipeline
+    images = DDIMPipeline.from_pretrained("DIR")(batch_size=4, num_inference_steps=50).images
+
+## Bound
+
+{bound}. To measure it again: `triptych-train trained=DIR data=...`.
+
+## Settings
+
+{settings}
+"""
 
 
 def is_pipeline(path: str | Path) -> bool:
@@ -78,7 +110,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
         check_values(groups)
     except UserError as error:
         raise UserError(f"trained={path}: {error}") from error
-    _weight_files(path)
+    _weights(path)
     return groups
 
 
@@ -99,13 +131,13 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     most = WIDEST * sum(p.numel() for p in model.parameters()) + HEADER
     try:
-        for file in _weight_files(path):
-            if file.stat().st_size > most:
-                raise _refused(path, file.name, f"larger than the network of {UNET} can be")
-            for name, tensor in load_file(file).items():
-                for before, after in OLD.items():
-                    name = name.replace(before, after)
-                state[f"denoiser.network.model.{name}"] = tensor.float()
+        file = _weights(path)
+        if file.stat().st_size > most:
+            raise _refused(path, file.name, f"larger than the network of {UNET} can be")
+        for name, tensor in load_file(file).items():
+            for before, after in OLD.items():
+                name = name.replace(before, after)
+            state[f"denoiser.network.model.{name}"] = tensor.float()
         model.load_state_dict(state)
     except (SafetensorError, OSError) as error:
         raise _refused(path, file.name, "damaged; copy it again") from error
@@ -134,25 +166,80 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
     return {key: value for key, value in entries.items() if not key.startswith("_")}
 
 
-def _weight_files(path: str) -> list[Path]:
-    """Return the weight files: one, or the shards of an index; UserError if one is missing."""
-    whole, index = Path(path) / WEIGHTS, Path(path) / f"{WEIGHTS}.index.json"
-    names = [whole.name]
-    if not whole.exists() and index.exists():
-        try:
-            names = sorted({str(file) for file in read_json(index)["weight_map"].values()})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            raise _refused(path, index.name, "no index of shards") from error
-    for name in names:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise _refused(path, index.name, f"{name}: not the name of a safetensors file")
-        try:
-            open_regular(whole.with_name(name)).close()
-        except OSError as error:
-            fix = "save it with safe_serialization=True; a .bin is a pickle and is not opened"
-            raise UserError(f"trained={path}: no unet/{name}; {fix}") from error
-    return [whole.with_name(name) for name in names]
+def _weights(path: str) -> Path:
+    """Return the file of weights; UserError if it is missing."""
+    file = Path(path) / WEIGHTS
+    try:
+        open_regular(file).close()
+    except OSError as error:
+        fix = "save it with safe_serialization=True; a .bin is a pickle and is not opened"
+        raise UserError(f"trained={path}: no {WEIGHTS}; {fix}") from error
+    return file
 
 
 def _refused(path: str, name: str, problem: str) -> UserError:
     return UserError(f"trained={path}: {name}: {problem[:300]}")
+
+
+def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
+    """Read a finished run's result and configuration; UserError for a key that diffusers cannot express."""
+    result = run.summary()
+    if result is None or result.status != "finished":
+        raise UserError(f"{run.path}: no finished run; pass a run's directory")
+    config = run.config()
+    for key, values in NEEDED.items():
+        value: Any = config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value not in values:
+            problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
+            raise UserError(f"{run.path}: {key}={value} {problem}")
+    return result, config
+
+
+def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) -> None:
+    """Write the model of a run, its schedule and a model card into ``folder``, atomically."""
+    result, config = check_expressible(run)
+    import diffusers
+
+    theirs: Any = diffusers  # of which types are incomplete
+    output = config["objective"]["output"]
+    scheduler = theirs.DDPMScheduler(
+        **{key: value for key, value in config["schedule"].items() if key != "_target_"},
+        prediction_type=TYPES[output["space"]],
+        variance_type=VARIANCE_TYPES[config["bound"]["variance"]],
+        clip_sample=output.get("clip") is not None,
+        clip_sample_range=output.get("clip") or 1.0,
+        timestep_spacing="trailing",
+    )
+    begun = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        theirs.DDPMPipeline(model.denoiser.network.model, scheduler).save_pretrained(begun)
+        (begun / "README.md").write_text(model_card(result, config, license), encoding="utf-8")
+        os.replace(begun, folder)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def model_card(result: Result, config: dict[str, Any], license: str) -> str:
+    """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
+    name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
+    front: dict[str, Any] = {"license": license, "library_name": "diffusers"}
+    front |= {"pipeline_tag": "unconditional-image-generation", "tags": ["diffusers", "ddpm", "triptych"]}
+    bound = "Not measured"
+    if bits := result.test.get("bpd"):
+        terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
+        low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
+        steps = config["bound"].get("steps") or "continuous time"
+        bound = (
+            f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
+            f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
+        )
+        metrics = [{"type": "bpd", "name": "bound, bits/dim", "value": bits.mean}]
+        dataset = {"name": data, "type": result.choices.get("data", "custom")}
+        measured = {"task": {"type": front["pipeline_tag"]}, "dataset": dataset, "metrics": metrics}
+        front["model-index"] = [{"name": name, "results": [measured]}]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
+    settings = "\n".join(f"- `{key}={value}`" for key, value in result.overrides.items()) or "The defaults."
+    card = CARD.format(name=name, data=data, bound=bound, settings=settings)
+    return printable("\n".join(["---", *lines, "---", "", card]))

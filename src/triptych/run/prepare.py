@@ -28,11 +28,7 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
-    """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``.
-
-    Raises:
-        UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
-    """
+    """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``."""
     plain = to_plain(cfg, throw_on_missing=True)
     for group in groups():
         if group not in plain:
@@ -70,9 +66,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """Create or reopen the directory of the run that ``cfg`` describes.
 
     Raises:
-        UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration,
-            or a failed run (``retry=true`` tries that again, ``force=true`` starts over, the old kept aside).
-        Diverged: it did so before; the same two keys help.
+        UserError: a refused value; a directory that records another configuration, or a failed run.
+        Diverged: it did so before.
     """
     check_directory(path)
     composed = dict(choices)
@@ -95,7 +90,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
-                return _begin(run, plain, overrides, choices)
+                (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
+                run.write("provenance.json", provenance(run, overrides, choices, plain))
+                _record(run, plain)
+                return run
     changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
     finished = run.status == "finished"
     other = {key: pair for key, pair in changes.items() if key != COMPILE or finished}
@@ -111,21 +109,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     return run
 
 
-def _begin(
-    run: RunDirectory, plain: dict[str, Any], overrides: list[str], choices: dict[str, Any]
-) -> RunDirectory:
-    (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
-    run.write("provenance.json", provenance(run, overrides, choices, plain))
-    _record(run, plain)
-    return run
-
-
 def _record(run: RunDirectory, config: dict[str, Any]) -> None:
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """Reset a run that failed before its first step; one that failed later only with ``retry=true``."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -142,7 +130,6 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 def _without_new_defaults(
     changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """Remove keys that an older record lacks, if they have their default values."""
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes
@@ -161,14 +148,11 @@ def _without_new_defaults(
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
-    """Return whether the new data.root holds the data that the run was trained on."""
     known = run.provenance().get("data")
-    if known is None and (run.checkpoints() or run.status == "finished"):
-        return False  # from before there were fingerprints: nobody can tell
-    if known is not None:
-        from triptych.data.build import build_data  # torch, which the door goes without, elsewhere
-        from triptych.data.fingerprint import fingerprint
+    if known is None:  # before its first step, or from before there were fingerprints
+        return not run.checkpoints() and run.status != "finished"
+    from triptych.data.build import build_data  # torch, which the door goes without, elsewhere
+    from triptych.data.fingerprint import fingerprint
 
-        now = fingerprint(build_data(plain))
-        return (known["fingerprint"], known["split"]) == (now.data, now.split)
-    return True
+    now = fingerprint(build_data(plain))
+    return (known["fingerprint"], known["split"]) == (now.data, now.split)

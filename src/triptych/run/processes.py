@@ -119,7 +119,6 @@ def stop_below(pids: Iterable[int]) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """Return {pid: parent pid} of all live processes; {} if the system has no ``ps``."""
     command = ["ps", "-A", "-o", "pid=,ppid=,state="]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -69,8 +69,15 @@ class Progress(pl.Callback):
                 self.run, f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}"
             )
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._close()
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    on_test_end = on_train_end
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)
 
     def on_test_start(self, trainer: Any, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -85,24 +92,9 @@ class Progress(pl.Callback):
         if time.monotonic() - self._written > self.every:
             self.write("test", trainer.global_step, trainer.max_steps)
 
-    def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
 
 class SampleGrid(pl.Callback):
-    """Draw samples after validation, unguided: 16 of ``n``, at most ``pictures`` times in a run.
-
-    Always from the same noise, into the run's directory and its loggers. Validation sees the averaged
-    weights, and so do the samples.
-    """
+    """Draw up to 16 unguided samples after validation, from one noise, ``pictures`` times in a run."""
 
     def __init__(self, drawing: Drawing, folder: Path, n: int = 16, pictures: int = 3):
         self.drawing, self.folder = replace(drawing, denoiser=None, sources=()), folder

@@ -16,7 +16,7 @@ from typing import Any
 
 from triptych.config.build import targets
 from triptych.errors import mask_password
-from triptych.files import read_json
+from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 
 DIFF_LIMIT = 2**20
@@ -33,16 +33,18 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the provenance of a new run; ``executions`` are added as they begin.
-
-    ``config``: of whose classes' own packages ("own") it is recorded where they come from.
-    """
-    own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
+    """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
+    sweep = load_object(run.path.parent / "sweep.json")
+    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") and not sweep else ""
+    own = {
+        name: git_state(root=place if place.is_dir() else place.parent, below=(".",))
+        for name, place in own_packages(config or {}).items()
+    }
     return {
-        "id": _of_agent(run) or secrets.token_hex(4),
+        "id": agent if ID.fullmatch(agent) else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
-        "command": _command_of_sweep(run) or command(),
+        "command": sweep.get("command") or command(),
         "started": timestamp(),
         "git": git_state(),
         **({"own": own} if own else {}),
@@ -61,10 +63,7 @@ def command() -> list[str]:
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
-    """Record an execution that begins at ``step``; return a warning if its code has changed.
-
-    ``data``: fingerprint, split and numbers of what it works on.
-    """
+    """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
     record, files = run.provenance(), source_files(config)
     here = {
         "started": timestamp(),
@@ -104,8 +103,7 @@ def git_state(
     """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes.
 
     {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
-    repository. What git ignores and links are left out; of hidden files and those named after keys or
-    passwords only the names are recorded.
+    repository. Links, hidden files and those named after keys or passwords are left out.
     """
     root = root or Path(__file__).parent
 
@@ -132,34 +130,6 @@ def git_state(
     return {}
 
 
-def _package_state(place: Path) -> dict[str, Any]:
-    """Return ``git_state`` of a package's folder or file; its source text if it is in no repository."""
-    root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
-        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
-        return git_state(root=root, below=(below,))
-    left, texts = DIFF_LIMIT, {}
-    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-        if file.suffix in (".py", ".yaml"):
-            texts[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
-            left -= len(text)
-    return {"untracked": texts}
-
-
-def _command_of_sweep(run: RunDirectory) -> list[str]:
-    """Return the command of the run's sweep; [] if it belongs to none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return list(read_json(run.path.parent / "sweep.json")["command"])
-    return []
-
-
-def _of_agent(run: RunDirectory) -> str:
-    """Return the run id set by a W&B agent; "" without one."""
-    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
-
-
 def timestamp() -> str:
     """Return the local time now, with its offset from UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -182,10 +152,7 @@ def source_files(config: dict[str, Any]) -> dict[str, str]:
 
 
 def own_packages(config: dict[str, Any]) -> dict[str, Path]:
-    """Return {package: folder or file} of the user's packages that ``config`` uses.
-
-    That is: not ours, and not installed among others, where its version says what it is.
-    """
+    """Return {package: folder or file} of the packages that ``config`` uses and that are not installed."""
     packages = {}
     for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
         for place in _places(name)[:1]:
@@ -195,7 +162,6 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    """Return the folders of a package, or the file of a module; [] if it is not installed."""
     spec = find_spec(package)
     places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
     return [Path(place) for place in places]
@@ -232,10 +198,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_changes(last: dict[str, Any], here: dict[str, Any], names: dict[str, dict[str, str]]) -> str:
-    """Describe changes between two executions, as "code (FILES) and packages (NAME OLD -> NEW)"; "" if none.
-
-    ``names``: the files of each digest of sources.
-    """
+    """Describe changes between executions: "code (FILES) and packages (NAME OLD -> NEW)", or ""."""
     parts = []
     if last.get("sources") and last["sources"] != here["sources"]:
         before, after = (names.get(e["sources"], {}) for e in (last, here))

@@ -1,7 +1,6 @@
 """Read a run directory: result, provenance, progress.
 
-Reading never raises on what a directory holds. A summary that cannot be understood makes the run
-"unreadable", with the reason in `error`, so that one bad file does not hide fourteen good runs.
+A summary that cannot be understood makes the run "unreadable", with the reason in `error`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from typing import Any
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
 from triptych.run.directory import RunDirectory, check_digests
-from triptych.run.entries import UNITS
 from triptych.run.items import load_items, read_items
 from triptych.run.parsing import first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
-from triptych.run.result import ENDED, Result, parse_entries
+from triptych.run.result import ENDED, Result, one_line, parse_entries
 
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
@@ -47,7 +45,6 @@ class Run(Result):
     Attributes:
         config: resolved, by dotted keys.
         sources: digest of the code that it ended with. code_changes: what changed between two executions.
-        progress: of an unfinished run.
     """
 
     dir: Path
@@ -63,28 +60,7 @@ class Run(Result):
     code_changes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Describe the run in five lines: status, settings, result, cost, directory."""
-        settings = ", ".join(f"{key}={value}" for key, value in self.overrides.items() if key != "name")
-        took = [f"{self.steps} steps"] if self.steps else []
-        took += [f"{self.parameters} parameters"] if self.parameters else []
-        took += [f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items()]
-        lines = [
-            f"{self.name or self.dir.name}: {self.status}{f' ({self.error[:200]})' if self.error else ''}",
-            f"settings: {settings[:200] or 'the defaults'}",
-            f"result: {self._estimate()}",
-            f"took: {', '.join([*took, *filter(None, [self.device])]) or 'not recorded'}",
-            f"directory: {self.dir}",
-        ]
-        return "\n".join(" ".join(one.split()) for one in lines)
-
-    def _estimate(self) -> str:
-        figures, split = (self.test, "test") if self.test else (self.val, "validation")
-        for key, label in (UNITS | {"accuracy": "accuracy"}).items():
-            if key in figures:
-                mean, stderr, n = figures[key].mean, figures[key].stderr, figures[key].n
-                error = "" if math.isnan(stderr) else f" ± {stderr:.4f}"
-                return f"{mean:.4f}{error} {label} on {n} {split} items"
-        return "none"
+        return f"{self.name or self.dir.name}: {one_line(self)} ({self.dir})"
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
         """Read steps and finite values of a column of `metrics.csv`; empty if there are none."""
@@ -120,10 +96,7 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return every run directory at or beneath `root`, in natural order.
-
-    Does not look inside runs, hidden directories, links, or what `force=true` kept aside.
-    """
+    """Return every run at or beneath `root` in natural order, but in hidden, linked or old directories."""
     directories = []
     for here, folders, files in os.walk(root):
         if "config.yaml" in files or "summary.json" in files:
@@ -164,25 +137,16 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     try:
         run = Run.from_json(read_json(path), **known)
         check_digests(directory, run.digests)
-        _check_items(run)
-        return replace(run, samples=_inside(directory, run.samples))
+        items = load_items(directory)
+        if items and run.measure and math.isfinite(run.bound) and not read_items(directory, run.bound):
+            mean = items.total.mean()
+            raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {mean:g}")
+        file = directory / run.samples if run.samples else None  # reports are published: no file outside
+        inside = file is not None and file.resolve().is_relative_to(directory.resolve())
+        return replace(run, samples=file if inside else None)
     except (OSError, ValueError) as error:
         why = f"summary.json: {first_line(error) or type(error).__name__}"
         return Run(**known | {"status": "unreadable", "error": why})
-
-
-def _check_items(run: Run) -> None:
-    """Raise ValueError if the items beside a result have another mean."""
-    items = load_items(run.dir)
-    if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
-        mean = items.total.mean()
-        raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {mean:g}")
-
-
-def _inside(directory: Path, picture: Path | None) -> Path | None:
-    """Return a picture's path if it lies inside the directory: reports are published."""
-    file = None if picture is None else directory / picture
-    return file if file and file.resolve().is_relative_to(directory.resolve()) else None
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,16 +180,12 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
         updated = to_float(record.get("updated"))
         progress = Position(str(record.get("stage") or ""), step, most, updated)
         alive = updated if math.isfinite(updated) else alive
-    running = now - alive < STALE and not _is_abandoned(directory)
-    return Run(**known, status="running" if running else "interrupted", progress=progress)
-
-
-def _is_abandoned(directory: Path) -> bool:
-    """Return whether the last process there has left, or has ended on this machine."""
     try:
         with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
             who = file.read(1000).strip()
+        pid = pid_of(who)
+        abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
     except OSError:
-        return False
-    pid = pid_of(who)
-    return not who or (pid is not None and not lives(pid))
+        abandoned = False
+    running = now - alive < STALE and not abandoned
+    return Run(**known, status="running" if running else "interrupted", progress=progress)

@@ -1,7 +1,7 @@
 """What samples are measured against: fresh true points, or real images through a classifier's features."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,9 +33,9 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     Raises:
         UserError: a name of ours, or no samples are measured.
     """
-    named = ((name, node) for name, node in (config.get("metrics") or {}).items() if node)
-    built = ((name, build(node, f"metrics.{name}")) for name, node in named)
-    own = {name: metric for name, metric in built if isinstance(metric, OfSamples)}
+    nodes = (config.get("metrics") or {}).items()
+    built = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+    own = {name: metric for name, metric in built.items() if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
@@ -47,11 +47,11 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
 class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
-    own: Mapping[str, OfSamples]
-    shape: tuple[int, ...]
-    n: int
-    seed: int
     files: Mapping[str, str | None] = {}  # digests of what FID is computed by
+    prompts: "Prompts | None" = None  # points have no captions
+
+    def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples] | None):
+        self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own or {}, tuple(data.shape)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """Return what comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
@@ -79,10 +79,7 @@ class SampleReference:
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
     def noise(self, labels: Tensor | None, items: Tensor | None) -> dict[str, float]:
-        """Measure as much pure noise, cut to [-1, 1] where data are images.
-
-        As if it were conditioned on the classes ``labels`` or the captions of ``items``.
-        """
+        """Measure as much pure noise, as if it were of the classes ``labels`` or captions of ``items``."""
         figures = self.compare(self.pure, labels, 0)
         figures |= {} if items is None else self.prompted(self.pure, items)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
@@ -95,46 +92,37 @@ class SampleReference:
         }
 
     def _own(self, samples: Samples) -> dict[str, float]:
-        return {name: _real(name, metric.figure(samples)) for name, metric in self.own.items()}
-
-
-def _real(name: str, figure: Any) -> float:
-    try:
-        return float(figure)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"metrics.{name}: figure gives {str(figure)[:60]!r}; must be a number") from error
+        figures = {name: metric.figure(samples) for name, metric in self.own.items()}
+        for name, figure in figures.items():
+            try:
+                figures[name] = float(figure)
+            except (TypeError, ValueError, RuntimeError) as error:
+                problem = f"figure gives {str(figure)[:60]!r}; must be a number"
+                raise UserError(f"metrics.{name}: {problem}") from error
+        return figures
 
 
 class PointReference(SampleReference):
-    """True points, drawn afresh for every comparison.
-
-    Raises:
-        UserError: data that no formula draws.
-    """
+    """True points, drawn afresh for every comparison; UserError for data that no formula draws."""
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples] | None = None):
         if not isinstance(data, Generated):
             raise UserError(
                 f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; set measures.n=0"
             )
-        self.data, self.n, self.seed, self.own = data, n, seed, own or {}
-        self.shape = tuple(data.shape)
+        super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
 
-    def truth(self, stream: int) -> Tensor:
-        """Draw n true points (n, d)."""
+    def _truth(self, stream: int) -> Tensor:
         generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
         return self.data.draw(self.n, generator)[0].float()
 
-    prompts = None  # points have no captions
-
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the points themselves."""
         return {"x": x}
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        return self._measure(features["x"], self.truth(repeat), labels)
+        return self._measure(features["x"], self._truth(repeat), labels)
 
     def _measure(self, x: Tensor, true: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         figures = {
@@ -151,17 +139,12 @@ class PointReference(SampleReference):
 
     def floor(self) -> dict[str, dict[str, float]]:
         """Compute each measure between true sets."""
-        pairs = [(self.truth(1000 + 2 * i), self.truth(1001 + 2 * i)) for i in range(PAIRS)]
-        return _spread([self._measure(a, b) for a, b in pairs])
+        streams = range(1000, 1000 + 2 * PAIRS, 2)
+        return _spread([self._measure(self._truth(i), self._truth(i + 1)) for i in streams])
 
 
 class Prompts:
-    """Whether samples are what their captions ask for, by a classifier and by a contrastive model.
-
-    Args:
-        data: of which items the captions are.
-        embedder: the contrastive model; None: retrieval is not measured.
-    """
+    """Whether samples are what captions of ``data`` ask for, by a classifier and a contrastive model."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
@@ -182,10 +165,10 @@ class Prompts:
         "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
         """
         wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        named, same = wanted >= 0, wanted == predicted
+        named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
         right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
-        for i, name in enumerate(self.data.attribute_names):
-            if len(self.data.attribute_names) > 1 and named[:, i].any():
+        for i, name in enumerate(names if len(names) > 1 else ()):
+            if named[:, i].any():
                 right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
         if embeddings is not None:
             nearest = self.distinct[(embeddings @ self.texts.T).argmax(1)]
@@ -195,11 +178,7 @@ class Prompts:
 
 
 class ImageReference(SampleReference):
-    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own.
-
-    The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
-    their number would reach.
-    """
+    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own."""
 
     def __init__(
         self,
@@ -212,17 +191,17 @@ class ImageReference(SampleReference):
         embedder: Embedder | None = None,
         own: Mapping[str, OfSamples] | None = None,
     ):
-        self.classifier, self.n, self.own, self.shape = classifier, n, own or {}, tuple(data.shape)
-        self.data, self.seed = data, seed
+        super().__init__(data, n, seed, own)
+        self.classifier = classifier
         self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
-        train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+        train, *others = (data.splits[name] for name in ("train", "val", "test"))
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.inception = None if inception is None else open_inception(inception)
         self.published = None if statistics is None else read_statistics(statistics)
         files = {"inception": inception, "statistics": statistics}
         self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
-        self.held = min(len(val), n), min(len(test), n)
-        labels = [split.labels[:n] for split in (val, test) if len(split) and split.labels is not None]
+        self.held = [min(len(split), n) for split in others]
+        labels = [split.labels[:n] for split in others if len(split) and split.labels is not None]
         self.held_labels = torch.cat(labels) if labels else None
         self.name = f"{len(self.order)} training images of {data.name}"
 
@@ -238,7 +217,6 @@ class ImageReference(SampleReference):
         return features
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        """Read this process's chunks of training images, of held-out ones, and of those with captions."""
         self.device, splits = device, self.data.splits
         for network in filter(None, (self.classifier, self.inception)):
             network.to(device)
@@ -256,14 +234,12 @@ class ImageReference(SampleReference):
             self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x, self.read)
 
     def settle(self) -> None:
-        """Read what samples are compared with."""
         self.features = None if self.classifier is None else self.true["features"]
         self.moments = self.published
         if self.inception is not None and self.moments is None:
             self.moments = Moments.of(self.true.parts("inception"))
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Return shares of samples that are what the captions of held-out ``items`` ask for."""
         assert self.prompts is not None
         embeddings = None if self.prompts.embedder is None else features["embedding"]
         return self.prompts.compare(embeddings, features["logits"], items)
@@ -291,7 +267,7 @@ class ImageReference(SampleReference):
         return figures | self._own(samples)
 
     def floor(self) -> dict[str, Any]:
-        """Compute each measure of held-out images, as many as there are up to n."""
+        """Compute each measure of held-out images, up to n: what a perfect sampler of as many would reach."""
         figures, held = [], sum(self.held)
         for i in range(PAIRS):
             order = torch.randperm(held, generator=torch.Generator().manual_seed(i))[: self.n]
@@ -300,7 +276,6 @@ class ImageReference(SampleReference):
         return _spread(figures) | self._true_prompts() | {"n": min(held, self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
-        """Return what the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.untrained
@@ -308,17 +283,15 @@ class ImageReference(SampleReference):
         for after, kind in (("", ~untrained), ("_held_out", untrained)):
             items = kind.nonzero().squeeze(1)
             shares = self.prompted(self.captioned.subset(items), items) if len(items) else {}
-            figures |= {
-                name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()
-            }
+            figures |= _spread([{name + after: share for name, share in shares.items()}])
         return figures
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median and range of each figure."""
-    pick: Callable[[str], list[float]] = lambda name: sorted(f[name] for f in figures)  # noqa: E731
+    """Return median and range of each figure that is finite in all."""
+    columns = {name: sorted(f[name] for f in figures) for name in figures[0]}
     return {
-        name: {"median": pick(name)[len(figures) // 2], "low": pick(name)[0], "high": pick(name)[-1]}
-        for name in figures[0]
-        if all(math.isfinite(f[name]) for f in figures)
+        name: {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}
+        for name, column in columns.items()
+        if all(map(math.isfinite, column))
     }

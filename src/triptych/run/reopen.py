@@ -1,26 +1,32 @@
-"""From a checkpoint alone back to the model and data that it was made with."""
+"""From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from triptych.config.build import check_targets
-from triptych.config.identity import data_identity, describe
+from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.keys import check_values
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
+from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.quiet import quiet
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
+from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line
 from triptych.run.model import Budget, build_model
-from triptych.run.stages import check_stages, refuse_cascade
 from triptych.run.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
+# parts that a person asks for; what else a stage is told, another draws
+PROMPTED = ("label", "text", "text_embedding")
+DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
 def reopen(
@@ -31,16 +37,14 @@ def reopen(
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
-    """Rebuild what ``ckpt`` holds: a checkpoint, or a run's directory, of which it is the reported one.
+    """Rebuild the model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
 
-    ``adjust`` may change the configuration before anything is built; messages begin with ``key``, which names
-    the checkpoint. The file may be a stranger's: docs/security.md. Data other than those the model was
-    trained on are said in one line on stderr.
+    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Data other
+    than those the model was trained on are reported in one line on stderr.
 
     Raises:
-        UserError: a checkpoint that is missing, truncated or foreign, or names what may not be built; data
-            that is not where it was, or of which an item of a split in ``judged`` is one that the model was
-            trained on.
+        UserError: a checkpoint that is missing, damaged or names what may not be built; data that are
+            missing, or of which an item of a split in ``judged`` is one that the model was trained on.
     """
     where = f"{key}={ckpt}"
     try:
@@ -79,27 +83,20 @@ def reopen(
 def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
-    """Return the experiments of the stages of a cascade, in their order; ``key`` is what names them.
-
-    Raises:
-        UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
-    """
+    """Return the experiments of a cascade's stages, which ``key`` names; UserError if they do not fit."""
     if len(paths) < 2:
         raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
     runs = [
         reopen(str(path), weights, data_root, adjust=refuse_cascade, key=f"{key}[{i}]")
         for i, path in enumerate(paths)
     ]
-    check_stages(key, paths, runs)
+    for i, stage in enumerate(runs):
+        _check_stage(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
     return runs
 
 
 def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``: their models, frozen, and the parts of ``data`` that all but the last are of.
-
-    Raises:
-        UserError: they do not fit one another or ``data``, or are not of the same items.
-    """
+    """Open ``model.stages``: their models, frozen, and the parts of ``data`` that all but the last are of."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
@@ -121,3 +118,97 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
                 )
     names = [str(stage.data.known_as) for stage in runs[:-1]]
     return {"stages": [stage.model.requires_grad_(False) for stage in runs], "known_as": names}
+
+
+def refuse_cascade(config: dict[str, Any]) -> None:
+    """Refuse a cascade as a stage before it is opened: it would open its own stages, maybe itself."""
+    if "stages" in config["model"]:
+        raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
+
+
+def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration with another way to draw: {"guidance.scale": 3.0}, or nested."""
+    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
+    for key, value in leaves(change) if change else ():
+        group, _, name = str(key).partition(".")
+        if group not in DRAWING or not name:
+            raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
+        if not set_key(config, str(key), value):
+            raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
+    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
+    return config
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Give a dotted key of a configuration another value; False where there is no such key."""
+    node: Any = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+        return False
+    node[name] = value
+    return True
+
+
+def _check_stage(
+    what: str, stage: Experiment, before: list[Experiment], last: bool, earlier: Sequence[str] = ()
+) -> None:
+    if not hasattr(stage.model, "denoiser"):
+        raise UserError(
+            f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
+        )
+    parts = parts_read(stage.model, stage.data)
+    drawn = {str(one.data.known_as): one for one in before}
+    for name in parts:
+        if name in drawn:
+            _check_shape(what, name, stage.data.conditions[name], drawn[name])
+        elif name not in (*PROMPTED, *earlier):
+            raise UserError(
+                f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
+            )
+    if not last and stage.data.known_as is None:
+        raise UserError(
+            f"{what}: no later stage is conditioned on data {stage.data.name} of "
+            f"{_size(stage.data.shape)}; pass a run of lower resolution, as with data=shapes data.size=8"
+        )
+    if before and before[-1].data.known_as not in parts:
+        missing = before[-1].data.known_as
+        raise UserError(
+            f"{what}: not conditioned on {missing!r}, which the stage before it draws; pass a run trained "
+            f"with model.conditional=[text,{missing}]"
+        )
+    if before:
+        _check_encoders(what, before[-1], stage.data)
+
+
+def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
+    wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
+    if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
+        raise UserError(
+            f"{what}: needs {name!r} of {_size(wanted)}, and the stage that draws it draws "
+            f"{_size(drawn.data.shape)}; they must be equal"
+        )
+
+
+def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
+    if before.data.encoders != data.encoders:
+        raise UserError(
+            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; they "
+            "must be equal"
+        )
+
+
+def check_condition_source(
+    what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
+) -> None:
+    """Raise UserError unless ``run`` draws ``name``, a condition of ``data``, from ``earlier`` at most."""
+    _check_stage(what, run, [], last=False, earlier=earlier)
+    if run.data.known_as != name:
+        raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
+    _check_shape(what, name, data.conditions[name], run)
+    _check_encoders(what, run, data)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,7 +1,6 @@
 """``summary.json``: a run's recorded result, described, written and read by one class.
 
-A field says which entries of the file it is parsed from. The entries themselves stay in ``record``, so that
-nothing is lost between two files, and what a model of one's own adds is an entry like any other.
+A field names the entries that it is parsed from; ``record`` holds all of them, a user's own too.
 """
 
 from __future__ import annotations
@@ -14,27 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from triptych.run.entries import (
-    UNITS,
-    Curve,
-    Estimate,
-    SampleMeasures,
-    ScheduleCurve,
-    nested,
-    parse_baselines,
-    parse_choices,
-    parse_curve,
-    parse_estimates,
-    parse_fact,
-    parse_floats,
-    parse_gradient,
-    parse_metrics,
-    parse_sample_measures,
-    parse_schedule,
-    parse_seed,
-    parse_text,
-    parse_variance,
-)  # fmt: skip
+from triptych.run import entries
+from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, ScheduleCurve, nested
 from triptych.run.parsing import first_line, parse_overrides, to_float, to_int
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
@@ -47,7 +27,6 @@ SPLITS = ("train", "val", "test")
 
 
 def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
-    """Declare a field that ``parse`` makes of the file's entries ``keys``; of its own name if none."""
     start = {"default_factory": default} if callable(default) else {"default": default}
     return field(**start, metadata={"parse": parse, "keys": tuple(keys)})
 
@@ -57,61 +36,60 @@ class Result:
     """A run's result. ``result["test"]["bpd"]["mean"]`` is an entry as the file has it.
 
     Attributes:
-        status: "finished", "failed" or "diverged"; of the last two ``stage`` ("build", "fit" or "test"),
-            ``error`` in one line and, where something was not finite, the ``step``.
+        status: of the last two of ``ENDED`` also ``stage`` ("build", "fit", "test"), ``error``, ``step``.
         parameters, steps: of the model, whoever trained it. seconds: {"fit", "test"}.
-        cost: {"memory": most bytes that were in use, on the GPU where there is one, else of the process,
-            "evaluations": calls of the denoiser for one sample}.
+        cost: {"memory": bytes, "evaluations": calls of the denoiser for one sample}.
         weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the others}.
         fingerprint, split, data_changed: of the data; whether they changed between two starts.
         train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and the user's own metrics of items.
-        noise_levels, weighting, schedule: curves. tweedie, posterior: the model's excess over the true
-            posterior mean, and the posterior's own spread. variance: of one draw of the
-            diffusion term, nats^2 an item.
+        tweedie, posterior: the model's excess over the true posterior mean, and the posterior's own spread.
+        variance: of one draw of the diffusion term, nats^2 an item.
         gradient: {"p10", "median", "p90", "max", "clipped"}; the share clipped is NaN where none could be.
         baselines: bits/dim of simpler models by name.
         metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of items.
-        samples: the picture's path. measured: of samples, see ``sampling.measure``.
-        wandb: {"mode", "files", "sync"}.
-        digests: {file: BLAKE2b of its content} of what lies beside a finished result.
+        samples: the picture's path. digests: BLAKE2b of the files beside a finished result.
         record: the entries of the file.
     """
 
     status: Status = field(metadata={"parse": str, "keys": ()})
-    name: str = _entry(parse_text, "")
+    name: str = _entry(entries.parse_text, "")
     overrides: Mapping[str, str] = _entry(parse_overrides, dict)
-    choices: Mapping[str, str] = _entry(parse_choices, dict)
-    seed: int | None = _entry(parse_seed, None, ("seed", "overrides"))
-    stage: str = _entry(parse_text, "")
+    choices: Mapping[str, str] = _entry(
+        lambda names: {str(key): str(name) for key, name in names.items()}, dict
+    )
+    seed: int | None = _entry(entries.parse_seed, None, ("seed", "overrides"))
+    stage: str = _entry(entries.parse_text, "")
     error: str = _entry(lambda error: first_line(error or ""), "")
     step: int | None = _entry(to_int)
     parameters: int | None = _entry(to_int)
     steps: int | None = _entry(to_int)
-    seconds: Mapping[str, float] = _entry(parse_floats, dict)
-    cost: Mapping[str, float] = _entry(parse_floats, dict)
-    device: str = _entry(parse_text, "")
+    seconds: Mapping[str, float] = _entry(entries.parse_floats, dict)
+    cost: Mapping[str, float] = _entry(entries.parse_floats, dict)
+    device: str = _entry(entries.parse_text, "")
     world_size: int | None = _entry(to_int)
-    weights: str = _entry(parse_text, "")
-    checkpoint: str = _entry(parse_text, "")
+    weights: str = _entry(entries.parse_text, "")
+    checkpoint: str = _entry(entries.parse_text, "")
     averaging: Mapping[str, Any] | None = _entry(dict)
-    fingerprint: str = _entry(parse_fact("fingerprint", str), "", ["data"])
-    split: str = _entry(parse_fact("split", str), "", ["data"])
-    data_changed: bool = _entry(parse_fact("changed", bool), False, ["data"])
-    train: Mapping[str, Estimate] = _entry(parse_estimates("train"), dict)
-    val: Mapping[str, Estimate] = _entry(parse_estimates("val"), dict)
-    test: Mapping[str, Estimate] = _entry(parse_estimates("test"), dict)
-    noise_levels: Curve | None = _entry(parse_curve("epsilon_mse"))
-    variance: float = _entry(parse_variance, math.nan, ["estimator"])
-    gradient: Mapping[str, float] = _entry(parse_gradient, dict)
-    baselines: Mapping[str, float] = _entry(parse_baselines, dict)
-    metrics: Mapping[str, str] = _entry(parse_metrics, dict)
-    weighting: Curve | None = _entry(parse_curve("effective"))
-    schedule: ScheduleCurve | None = _entry(parse_schedule)
-    tweedie: Curve | None = _entry(parse_curve("excess"))
-    posterior: Curve | None = _entry(parse_curve("spread"), None, ["tweedie"])
+    fingerprint: str = _entry(entries.parse_fact("fingerprint", str), "", ["data"])
+    split: str = _entry(entries.parse_fact("split", str), "", ["data"])
+    data_changed: bool = _entry(entries.parse_fact("changed", bool), False, ["data"])
+    train: Mapping[str, Estimate] = _entry(entries.parse_estimates("train"), dict)
+    val: Mapping[str, Estimate] = _entry(entries.parse_estimates("val"), dict)
+    test: Mapping[str, Estimate] = _entry(entries.parse_estimates("test"), dict)
+    noise_levels: Curve | None = _entry(entries.parse_curve("epsilon_mse"))
+    variance: float = _entry(
+        lambda one: to_float(one.get("variance")) if isinstance(one, dict) else None, math.nan, ["estimator"]
+    )
+    gradient: Mapping[str, float] = _entry(entries.parse_gradient, dict)
+    baselines: Mapping[str, float] = _entry(entries.parse_baselines, dict)
+    metrics: Mapping[str, str] = _entry(entries.parse_metrics, dict)
+    weighting: Curve | None = _entry(entries.parse_curve("effective"))
+    schedule: ScheduleCurve | None = _entry(entries.parse_schedule)
+    tweedie: Curve | None = _entry(entries.parse_curve("excess"))
+    posterior: Curve | None = _entry(entries.parse_curve("spread"), None, ["tweedie"])
     samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
     measured: SampleMeasures | None = _entry(
-        parse_sample_measures, None, ("measures", "measures_over", "measured")
+        entries.parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
     wandb: Mapping[str, str] | None = _entry(dict)
     digests: Mapping[str, str] = _entry(dict, dict)
@@ -132,21 +110,17 @@ class Result:
         return self.record.items()
 
     @classmethod
-    def of(cls, provenance: Mapping[str, Any], status: str, **entries: Any) -> Self:
+    def of(cls, provenance: Mapping[str, Any], status: str, **more: Any) -> Self:
         """Build the result of the run of ``provenance`` from the file's entries; None is left out."""
         about = {key: provenance.get(key, kind()) for key, kind in (("overrides", list), ("choices", dict))}
-        everything = {"schema": SCHEMA, "status": status} | about | entries
+        everything = {"schema": SCHEMA, "status": status} | about | more
         null = NULL if status == "finished" else ()
         record = {key: everything.get(key) for key in (*ENTRIES, *everything)}
         return cls.from_json({key: v for key, v in record.items() if v is not None or key in null})
 
     @classmethod
     def from_json(cls, record: Any, **known: Any) -> Self:
-        """Parse what a file holds; ``known`` are fields of which the file may say nothing.
-
-        Raises:
-            ValueError: it is of another schema, no summary, or not as it was written (``check_seal``).
-        """
+        """Parse a file's record; ``known`` are further fields. ValueError if it is none, or altered."""
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         if record.get("schema") != SCHEMA:
@@ -205,13 +179,7 @@ def seal(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_seal(record: dict[str, Any]) -> None:
-    """Check that a record is as it was written.
-
-    By its checksum; a bound, also where there is none, must have its terms and be their sum.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError unless a record matches its checksum, and each bound is the sum of its terms."""
     content = {key: value for key, value in record.items() if key != "checksum"}
     if "checksum" in record and record["checksum"] != _checksum(content):
         raise ValueError("checksum: damaged or edited after it was written")
@@ -219,10 +187,10 @@ def check_seal(record: dict[str, Any]) -> None:
         figures: dict[str, Any] = entry if isinstance(entry := record.get(split), dict) else {}
         for unit in UNITS:
             keys = [unit, *(f"{unit}_{part}" for part in PARTS)]
-            entries = [nested(figures).get(key, {}) for key in keys]
-            if unit in figures and not all(entry.keys() >= {"mean", "stderr", "n"} for entry in entries):
+            known = [nested(figures).get(key, {}) for key in keys]
+            if unit in figures and not all(entry.keys() >= {"mean", "stderr", "n"} for entry in known):
                 raise ValueError(f"{split}.{unit}: the mean, stderr or n of it or of a term is missing")
-            total, *terms = [to_float(entry.get("mean")) for entry in entries]
+            total, *terms = [to_float(entry.get("mean")) for entry in known]
             whole = sum(terms)
             if math.isfinite(total - whole) and not math.isclose(total, whole, rel_tol=1e-4, abs_tol=1e-4):
                 raise ValueError(f"{split}.{unit}.mean={total:g}: its terms add up to {whole:g}")

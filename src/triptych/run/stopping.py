@@ -25,14 +25,12 @@ WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what S
 class Stop(pl.Callback):
     """Defer a signal to the end of a training step, once all ranks agree.
 
-    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing.
-
-    Several ranks exchange their signals at checkpoints, and between them after ``APART`` seconds or
+    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing. Several
+    ranks exchange their signals at checkpoints, and between them after ``APART`` seconds or
     ``log_every_n_steps`` steps, whichever is sooner: an exchange at each step would wait for the slowest.
 
     Notes each step's loss, too. On a CPU, in one process, one that is not finite ends the run at that step;
-    elsewhere reading it would wait for the device each time, so it is read at logged steps, or when the
-    processes ask each other, and before anything is saved.
+    elsewhere it is read at logged or exchanged steps, and before anything is saved.
     """
 
     def __init__(self) -> None:
@@ -71,9 +69,7 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal, if any process is known to have received one; all processes ask together.
-
-        ``look``: whether to ask, and to wait for the device to know of the loss, at whatever step.
+        """Return the signal if any process has received one; all ask together, with ``look`` at any step.
 
         Raises:
             Diverged: some process has seen a loss or a weight that is not finite.

@@ -1,7 +1,6 @@
-"""Open checkpoints and run directories that may be a stranger's: the gate before anything of theirs is used.
+"""Open checkpoints and run directories that may be a stranger's, before anything of theirs is used.
 
-One's own pass the same gate. Nothing here imports torch, so what is refused is refused at once.
-docs/security.md says what is promised.
+Nothing here imports torch, so what is refused is refused at once. docs/security.md lists the promises.
 """
 
 import os
@@ -28,11 +27,7 @@ THREADS = 1024
 
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Return a plain configuration from a file: its groups are there, and name nothing but what may be built.
-
-    Raises:
-        UserError: in one line that begins with ``what`` or with the key.
-    """
+    """Return a plain configuration from a file, once its groups are there and name only what may be built."""
     check_groups(config, what, *(needed or (key for key in groups() if key in of_model())))
     for name in ("data", "model"):
         if "_target_" not in config[name]:
@@ -45,7 +40,7 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
 
 @contextmanager
 def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
-    """Open a checkpoint for torch, and what ``inspect`` says of it; messages begin with ``key``.
+    """Open a checkpoint for torch, and the record that ``inspect`` reads; messages begin with ``key``.
 
     Raises:
         UserError: missing, damaged, more than plain data, or lying in the directory of another run.
@@ -78,22 +73,14 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
-    """Check a checkpoint, or a run's directory, as far as possible without loading it; ``key`` names it.
-
-    Raises:
-        UserError: in one line, where it is refused.
-    """
+    """Check a checkpoint, or a run's directory, as far as possible without loading it; UserError."""
     path = checkpoint_at(ckpt)
     with open_checkpoint(path, key) as (_, record):
         check_config(record["triptych"]["config"], f"{key}={path}")
 
 
 def check_reference(key: str, path: str) -> None:
-    """Check that ``path`` is a checkpoint, or the directory of a run that has finished, without loading it.
-
-    Raises:
-        UserError: in one line that begins with ``key``.
-    """
+    """Check that ``path`` is a checkpoint, or the directory of a finished run, without loading it."""
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
@@ -105,11 +92,7 @@ def check_reference(key: str, path: str) -> None:
 
 
 def check_initial(config: dict[str, Any], begun: bool) -> None:
-    """Make ``init_from`` absolute, and check that it may be opened, unless the run has taken it already.
-
-    Raises:
-        UserError: nothing there; a file that ``ckpt=`` would refuse; ``trained`` beside it.
-    """
+    """Make ``init_from`` absolute, and check that it may be opened, unless the run has already ``begun``."""
     path = config.get("init_from")
     if path is None:
         return
@@ -121,13 +104,11 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 
 
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
-    """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
+    """Copy the model's configuration from the run ``config["trained"]`` into a composed one and its choices.
 
     A pipeline of diffusers has no data and no bound: these are the configuration's own, but DDPM's steps,
-    decoder and variance where they are not typed.
-
-    Raises:
-        UserError: no finished run and no pipeline there; an override of what only the other can say.
+    decoder and variance where they are not typed. UserError if nothing finished is there, or for an override
+    of what only the other run can say.
     """
     path = config["trained"]
     source = RunDirectory(path)
@@ -167,12 +148,7 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
 
 
 def check_run(run: RunDirectory) -> None:
-    """Check a directory in which a run is to go on.
-
-    Raises:
-        UserError: no run's; what ``check_directory`` refuses; a configuration that names what may not be
-            built, unless this user's own command has just composed it.
-    """
+    """Check a directory in which a run is to go on, and its configuration if it was not composed here."""
     check_directory(run.path)
     config = run.config()
     if is_composed_here(run):

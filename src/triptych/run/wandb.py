@@ -1,13 +1,10 @@
 """W&B's run of a run directory: online where you are logged in and it answers, else offline."""
 
 import contextlib
-import importlib
 import netrc
 import os
 import shlex
 import shutil
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,9 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.log_content import (
-    CAPTIONS,
     RESOLVED,
-    chart,
     comparable,
     error_line,
     flat_figures,
@@ -32,25 +27,22 @@ from triptych.run.log_content import (
 from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
-PANELS = 10.0  # to take the panels, before that
-MODES = ("online", "offline", "disabled")
-OLD_MODES = {"dryrun": "offline", "run": "online"}
+SENT = 10.0  # to take the panels, and a checkpoint, before that
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
-STEP = "trainer/global_step"  # Lightning's axis
 LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
+STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
-# These make a temporary directory when they are imported.
-MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
+_ours: set[str] = set()  # of these variables, those that a run of this process has set
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, with captions, panels, figures and checkpoints as this project has them.
+    """Lightning's logger, with panels, figures and checkpoints as this project has them.
 
     Args:
         mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
-        artifacts: whether W&B gets the checkpoint that is reported, and is shown whose model was used.
+        artifacts: whether W&B gets the checkpoint that is reported.
         about: arguments of ``wandb.init``.
     """
 
@@ -62,8 +54,6 @@ class WandbRun(WandbLogger):
         module = import_wandb(run / "wandb")
         super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(module), **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
-        if not os.environ.get("WANDB_MODE"):
-            os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
         if module.run is not None:  # of a run that was refused: Lightning would go on with it
             module.run.finish()
         before = _directories(run)
@@ -84,8 +74,6 @@ class WandbRun(WandbLogger):
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
-        if artifacts and (trained := run.config().get("trained")):
-            self._log_checkpoint(RunDirectory(trained), use=True)
 
     def location(self) -> dict[str, str]:
         """Return {"mode", "files", "sync"}: where this start's files lie, and the command that sends them."""
@@ -103,51 +91,64 @@ class WandbRun(WandbLogger):
             super().log_metrics({k: v for k, v in metrics.items() if k not in once}, step)
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture of a step, with its caption."""
+        """Log a picture of a step."""
         if path.exists():
-            self.log_image(key, [str(path)], step, caption=[f"step {step}: {CAPTIONS.get(key, key)}"])
+            self.log_image(key, [str(path)], step, caption=[f"step {step}"])
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the panels and figures of ``summary``, and end."""
         import wandb
 
         if summary:
-
-            def log_panels() -> None:
-                charts = {key: _chart(key, *table) for key, table in panel_tables(summary).items()}
-                self.log_metrics(charts, step)
-
-            # a table asks the server, and goes on asking one that is gone
-            if why := _within(PANELS, log_panels):
-                warn(f"W&B has not taken the panels ({why}): summary.json has them")
+            self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flat_figures(summary))
             if self.artifacts:
-                self._log_checkpoint(self.run)
+                self._send("the checkpoint", self._log_checkpoint)
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
             warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
-    def _log_checkpoint(self, source: RunDirectory, use: bool = False) -> None:
-        """Log the checkpoint by which ``source`` reports as an artifact; ``use``: one that this run uses.
-
-        W&B tells versions apart by content: the version that ``source`` itself has logged, or will, and this
-        one are the same, offline too, where W&B could not be asked for it by name.
-        """
+    def _log_panels(self, summary: Result, step: int) -> None:
         import wandb
 
-        path = source.reported()
+        charts = {
+            key: wandb.plot_table(
+                LINE,
+                wandb.Table(columns=list(columns), data=rows),
+                {"x": columns[0], "y": columns[1]},
+                {"title": key.removeprefix("panels/").replace("_", " ")},
+            )
+            for key, (columns, rows) in panel_tables(summary).items()
+            if len(columns) > 1
+        }
+        self.log_metrics(charts, step)
 
-        def log() -> None:
-            artifact = wandb.Artifact(f"model-{source.provenance()['id']}", type="model")
-            artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
-            # of W&B's public methods, use_artifact refuses to work offline
-            how: dict[str, Any] = {"use_after_commit": True} if use else {"aliases": ["latest", path.stem]}
-            self.experiment._log_artifact(artifact, is_user_created=True, **how)
+    def _log_checkpoint(self) -> None:
+        import wandb
 
-        if why := _within(PANELS, log):
-            warn(f"W&B has not taken the checkpoint ({why}): {path}")
+        path = self.run.reported()
+        artifact = wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
+        artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
+        self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
+
+    def _send(self, what: str, task: Callable[[], None]) -> None:
+        """Do ``task``, which asks the server, within SENT seconds; else print one line."""
+        why = [f"no answer within {SENT:.0f} s"]
+
+        def work() -> None:
+            try:
+                task()
+                why[0] = ""
+            except Exception as error:
+                why[0] = error_line(error)
+
+        sending = threading.Thread(target=work, name=f"wandb {what}", daemon=True)
+        sending.start()
+        sending.join(SENT)
+        if why[0]:
+            warn(f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
 
     @classmethod
     def abandon(cls) -> None:
@@ -158,15 +159,14 @@ class WandbRun(WandbLogger):
 
 def quiet_settings(module: Any, init: float = INIT) -> Any:
     """Build W&B's settings: no output; waits of at most ``init`` seconds at first and FINISH at the end."""
-    limits = {
-        "console": "off",
-        "silent": True,
-        "init_timeout": init,
-        "finish_timeout": FINISH,
-        "finish_timeout_raises": True,
-        "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written
-    }
-    return module.Settings(**{k: v for k, v in limits.items() if k in module.Settings.model_fields})
+    return module.Settings(
+        console="off",
+        silent=True,
+        init_timeout=init,
+        finish_timeout=FINISH,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
+    )
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
@@ -174,8 +174,9 @@ def mode_of(node: Mapping[str, Any]) -> str:
     if (mode := node.get("mode", "auto")) != "auto":
         return str(mode)
     mode = os.environ.get("WANDB_MODE", "")
-    mode = OLD_MODES.get(mode, mode)
-    return mode if mode in MODES else "online" if logged_in() else "offline"
+    if mode in ("online", "offline", "disabled"):
+        return mode
+    return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:
@@ -195,9 +196,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories are."""
     sweep, choices = sweep_of(run), provenance.get("choices", {})
-    tags = node.get("tags") or []
-    own_tags = [tags] if isinstance(tags, str) else tags
-    tags = [*own_tags, *(f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g))]
+    own_tags = node.get("tags") or []
+    tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
+    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
     own = {k: node[k] for k in ("entity", "save_code") if node.get(k) is not None}
     without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
     return own | {
@@ -213,7 +214,6 @@ def describe_run(
 
 
 def _end_service() -> None:
-    """Kill W&B's process and forget it."""
     with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
@@ -225,60 +225,20 @@ def _end_service() -> None:
 
 
 def _directories(run: RunDirectory) -> list[Path]:
-    """List W&B's directories of a run, one a start."""
     return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
 
 
-def _chart(key: str, columns: list[str], rows: list[list[Any]]) -> Any:
-    """Return a panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
-    import wandb
-
-    x, y = chart(columns)
-    table = wandb.Table(columns=list(columns), data=rows)
-    return wandb.plot_table(
-        LINE, table, {"x": x, "y": y}, {"title": key.removeprefix("panels/").replace("_", " ")}
-    )
-
-
-def _within(seconds: float, task: Callable[[], None]) -> str:
-    """Do ``task``; return why it is not done, or not after so long a time, "" if it is."""
-    why = [f"no answer within {seconds:.0f} s"]
-
-    def work() -> None:
-        try:
-            task()
-            why[0] = ""
-        except Exception as error:
-            why[0] = error_line(error)
-
-    thread = threading.Thread(target=work, name="wandb panels", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return why[0]
-
-
 def import_wandb(folder: Path) -> Any:
-    """Import W&B, with what it would put into the home directory and into /tmp in ``folder`` instead."""
+    """Import W&B, with what it would put into the home directory in ``folder`` instead."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own telemetry, which speaks where it fails
     for variable, name in FOLDERS.items():
         if variable not in os.environ or variable in _ours:
             _ours.add(variable)
             os.environ[variable] = str(folder / name)
-    temporary = folder / "tmp"
-    if "wandb" not in sys.modules:
-        shutil.rmtree(temporary, ignore_errors=True)  # what a kill has left
-    temporary.mkdir(parents=True, exist_ok=True)
-    earlier, tempfile.tempdir = tempfile.tempdir, str(temporary)
-    try:
-        for name in MAKERS:
-            importlib.import_module(name)
-        module: Any = sys.modules["wandb"]
-        # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
-        module.Settings.update_from_system_settings = lambda _: None
-        return module
-    finally:
-        tempfile.tempdir = earlier
+    import wandb
 
-
-_ours: set[str] = set()  # of these variables, those that a run of this process has set
+    module: Any = wandb
+    # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
+    module.Settings.update_from_system_settings = lambda _: None
+    return module

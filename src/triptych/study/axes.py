@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,11 +54,6 @@ def all_settings(run: Run) -> dict[str, str]:
     return {**run.overrides, **run.choices, **resolved}
 
 
-def typed_or_chosen(run: Run) -> dict[str, str]:
-    """Return the settings that were overridden or chosen."""
-    return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
-
-
 def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
     """Return a run's value on an axis; "none" if its configuration lacks the key, "default" if unknown.
 
@@ -95,7 +90,15 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     name, but its effect cannot be told from the other's: it is left out of names and said in a note.
     """
     every = {id(run): settings(run) for run in runs}
-    keys = sorted(dict.fromkeys(key for run in runs for key in every[id(run)]), key=_order(runs))
+    typed = {key for run in runs for key in run.overrides}
+    chosen = {key for run in runs for key in run.choices}
+
+    def place(key: str) -> tuple[int, int]:
+        """Rank a key for naming runs: overridden, chosen, or only resolved."""
+        deep = (2 + key.endswith("_target_"), key.count("."))
+        return (0, 0) if key in typed else (1, 0) if key in chosen else deep
+
+    keys = sorted(dict.fromkeys(key for run in runs for key in every[id(run)]), key=place)
     # a run that failed early may not have recorded its choices: what it does not tell is no difference
     known = {key: [run for run in runs if run.status == "finished" or key in every[id(run)]] for key in keys}
     axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
@@ -125,17 +128,8 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     return [replace(axis, bundled=tuple(bundled.get(axis.key, ()))) for axis in axes], notes[::-1]
 
 
-def machine_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Return overridden keys of the machine that differ: no settings, but worth a note."""
-    return _varied(runs, dict.fromkeys(k for r in runs for k in r.overrides if role(k) is Role.MACHINE))
-
-
-def sweep_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Return an axis of sweeps, if runs of equal settings lie in several."""
-    return _varied(runs, [SWEEP])
-
-
-def _varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
+def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
+    """Return an axis for each of these keys that differs between runs."""
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
 
@@ -153,19 +147,6 @@ def label(run: Run, axes: Sequence[Axis]) -> str:
     text = next(filter(None, names), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:
-    """Rank a key for naming runs: overridden, chosen, or only resolved."""
-    typed = {key for run in runs for key in run.overrides}
-    chosen = {key for run in runs for key in run.choices}
-
-    def place(key: str) -> tuple[int, int]:
-        if key in typed:
-            return 0, 0
-        return (1, 0) if key in chosen else (2 + key.endswith("_target_"), key.count("."))
-
-    return place
 
 
 def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
@@ -187,19 +168,14 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Return whether ``owner``'s value fixes ``key``'s, or values of ``key`` differ in their own seed alone.
+    """Return whether ``owner``'s value fixes ``key``'s; both by the run's ``id``.
 
-    Both by the run's ``id``.
-
-    As the paths of a cascade's stages do: ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
+    Values that differ in their own seed alone are one, as the paths of a cascade's stages:
+    ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
     """
 
-    def one(of: Callable[[Run], str]) -> bool:
+    def fixed(texts: Mapping[int, str]) -> bool:
         seen: dict[str, str] = {}
-        return all(seen.setdefault(owner[id(run)], of(run)) == of(run) for run in runs)
+        return all(seen.setdefault(owner[id(run)], texts[id(run)]) == texts[id(run)] for run in runs)
 
-    return one(lambda run: key[id(run)]) or one(lambda run: _but_for_its_seed(key[id(run)], run.seed))
-
-
-def _but_for_its_seed(text: str, seed: int | None) -> str:
-    return re.sub(rf"\bseed={seed}\b", "seed", text)
+    return fixed(key) or fixed({id(r): re.sub(rf"\bseed={r.seed}\b", "seed", key[id(r)]) for r in runs})

@@ -105,20 +105,20 @@ class Cell:
         """Those of all its runs."""
         return {*self.runs, *(run.seed for run in self.others)}
 
-    def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
-        """Return the figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+    def values(self, part: str = "") -> dict[int | None, float]:
+        """Return the test figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", ...
 
         "metric/NAME" is a metric of the user's own.
         """
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
         if part.startswith(METRIC):
             key = part.removeprefix(METRIC)
-        estimates = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        estimates = {seed: run.test.get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
-    def spread(self, split: str = "test", part: str = "") -> Spread:
+    def spread(self, part: str = "") -> Spread:
         """Return the mean over seeds with its standard error and 95% interval."""
-        return spread(list(self.values(split, part).values()))
+        return spread(list(self.values(part).values()))
 
     @property
     def metrics(self) -> dict[str, str]:

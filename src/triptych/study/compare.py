@@ -10,19 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes
+from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.same_data import Group, group_runs
-
-ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
@@ -34,8 +31,10 @@ def _compare(one: Group) -> Comparison:
     runs, measure = one.runs, one.measure
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
-    for more in (machine_axes, sweep_axes):
-        if repeated and (others := more(runs)):
+    # keys of the machine that were typed are no settings, nor is where equal settings lie
+    machine = dict.fromkeys(key for run in runs for key in run.overrides if role(key) is Role.MACHINE)
+    for keys in (machine, [SWEEP]):
+        if repeated and (others := varied(runs, keys)):
             axes = [*axes, *others]
             cells, repeated = _cells(runs, axes, measure)
     if repeated:
@@ -100,59 +99,33 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
+    yield from (*_metrics(used), *_changes(used))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
 
 def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield "Parameters: levels 110,087, the others 104,455."; a range where sizes are many."""
+    """Yield "Parameters: levels 110,087; v and x0 104,455."; a range where sizes are many."""
     named: dict[int, list[str]] = {}
     for cell in cells:
         for size in {run.parameters for run in cell.runs.values() if run.parameters}:
             named.setdefault(size, []).append(cell.label)
-    order = sorted(named, key=lambda size: len(named[size]))
-    if len(order) == 2 and len(named[order[0]]) <= 4 and sum(map(len, named.values())) == len(cells):
-        others = named[order[1]]
-        rest = others[0] if len(others) == 1 else "the others"
-        yield f"Parameters: {listed(named[order[0]])} {order[0]:,}, {rest} {order[1]:,}."
-    elif len(order) > 1:
-        yield f"The networks differ in size: {min(order):,} to {max(order):,} parameters."
+    if len(named) == 2:
+        yield f"Parameters: {'; '.join(f'{listed(labels)} {size:,}' for size, labels in named.items())}."
+    elif len(named) > 1:
+        yield f"The networks differ in size: {min(named):,} to {max(named):,} parameters."
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
     """Note user metrics of equal name and different configuration."""
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
-        inside = f"metrics.{name}."
         configs = [
-            {k: v for k, v in run.config.items() if k.startswith(inside)}
+            {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}
             for run in runs
             if name in run.metrics
         ]
-        differ = [key for key in dict.fromkeys(k for one in configs for k in one)
-                  if len({one.get(key) for one in configs}) > 1]  # fmt: skip
-        if differ:
+        if differ := sorted({key for one in configs for key, _ in one ^ configs[0]}):
             yield f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
-
-
-def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
-    """Note settings that trained to equal bounds, such as losses that differ by a factor.
-
-    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
-    """
-    for a, b in combinations(cells, 2):
-        pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
-        apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
-        if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
-            continue
-        one, other = (settings(run) for run in pairs[0])
-        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-        if not all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
-            # else one model, of which samples are drawn in two ways
-            yield (
-                f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
-                "apart may have no effect here, as a factor of the loss has none."
-            )
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:

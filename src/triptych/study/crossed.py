@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.optimize.elementwise import find_root
 from scipy.special import gammaincinv, stdtr, stdtrit
 
 NODES = 64
@@ -102,32 +103,13 @@ def critical(
     if not np.any(items):
         return stdtrit(df, 1 - alpha / 2) * np.sqrt(seeds)
 
-    def excess(x: np.ndarray) -> np.ndarray:
+    def excess(x: np.ndarray, seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
         return np.log(tail(x, seeds, df, items, n_items, tilt, nodes)) - np.log(alpha)
 
-    # regula falsi with the Illinois rule on log p, which is nearly straight: ten steps where
-    # bisection takes forty
-    low, high = np.zeros(seeds.shape), 2 * np.sqrt(seeds + items)
-    at_low, at_high = np.full(seeds.shape, -np.log(alpha)), excess(high)
-    while np.any(at_high > 0):
-        low, at_low = np.where(at_high > 0, high, low), np.where(at_high > 0, at_high, at_low)
-        high = np.where(at_high > 0, 2 * high, high)
-        at_high = excess(high)
-    x, before = high, np.zeros(seeds.shape)
-    for _ in range(60):
-        new = high - at_high * (high - low) / (at_high - at_low)
-        done = np.abs(new - x) <= 1e-9 * new
-        x, at = new, excess(new)
-        if np.all(done | (at == 0)):
-            break
-        above = at > 0
-        twice = np.sign(at) == before  # on the same side as before: the end that stays counts half
-        at_high = np.where(above & twice, at_high / 2, at_high)
-        at_low = np.where(~above & twice, at_low / 2, at_low)
-        before = np.sign(at)
-        low, at_low = np.where(above, x, low), np.where(above, at, at_low)
-        high, at_high = np.where(above, high, x), np.where(above, at_high, at)
-    return x
+    high = 2 * np.sqrt(seeds + items)
+    while np.any((above := excess(high, seeds, items)) > 0):
+        high = np.where(above > 0, 2 * high, high)
+    return find_root(excess, (np.zeros(seeds.shape), high), args=(seeds, items)).x
 
 
 @lru_cache(maxsize=64)

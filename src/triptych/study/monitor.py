@@ -13,7 +13,6 @@ from triptych.run.parsing import to_float
 from triptych.run.result import ENDED, one_line
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
-SHOWN = 4  # runs at work that a line names
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
@@ -45,12 +44,12 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
 class Monitor(threading.Thread):
     """Draw the progress of each run about once a second, and renew the report when one finishes.
 
-    Without a terminal it prints: a line whenever a run ends, and every ``tell`` seconds one of those at work.
+    Without a terminal it prints a line whenever a run ends.
     """
 
-    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0, tell: float = 60.0):
+    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)
-        self.root, self.cells, self.every, self.tell = root, cells, every, tell
+        self.root, self.cells, self.every = root, cells, every
         self._halt = threading.Event()
         self._reported = -1
 
@@ -68,13 +67,8 @@ class Monitor(threading.Thread):
 
     def _run_plain(self, console: Any) -> None:
         """Print a line whenever a run ends, without a terminal."""
-
-        def say(text: str) -> None:
-            console.print(text, soft_wrap=True, markup=False, highlight=False)
-
         printed: set[str] = set()
         seen: set[str] = set()
-        last = time.monotonic()
         before: set[str] = set()  # another configuration's, for all that is known until their jobs have run
         while True:
             halted = self._halt.wait(self.every)
@@ -87,25 +81,11 @@ class Monitor(threading.Thread):
                     printed.add(name)
                     if (run / REFUSED).exists():
                         continue
-                    say(f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}")
-                    last = time.monotonic()
+                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}"
+                    console.print(line, soft_wrap=True, markup=False, highlight=False)
             if halted:
                 return
-            if time.monotonic() - last >= self.tell and (at_work := self._at_work()):
-                say(f"[{len(printed)}/{len(self.cells)}] {at_work}")
-                last = time.monotonic()
             self._renew()
-
-    def _at_work(self) -> str:
-        """Return the running runs in one line; "" if there are none."""
-        known = ((name, RunDirectory(self.root / name)) for name in self.cells)
-        states = [
-            f"{name}: {progress_text(now)}"
-            for name, run in known
-            if run.status not in ENDED and (now := _progress(run)) and _alive(now)
-        ]
-        more = f"; and {len(states) - SHOWN} more" if len(states) > SHOWN else ""
-        return "; ".join(states[:SHOWN]) + more
 
     def stop(self) -> None:
         """Stop drawing, and wait for the thread."""

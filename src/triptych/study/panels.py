@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from triptych.config.names import slug
+from triptych.config.own_code import describe_error, is_trusted, trusted
+from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, factorial, figures, measures
 from triptych.study.cells import Comparison
 from triptych.study.style import colour, styled, to_svg
-from triptych.study.tuning import Tuning
-from triptych.study.tuning import tuning_figure as draw_tuning
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI
@@ -39,6 +41,7 @@ DIFFERENCES = (
 )
 SAME = " The grey band holds what is called the same."
 
+FAILED = "It cannot be drawn."  # before an own panel's error
 FLOOR = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
     "differences below it mean nothing."
@@ -110,13 +113,6 @@ def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) 
     return [Panel(comparison.heading, how, (svg,)) for how, svg in drawn if svg]
 
 
-def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
-    """Return the tuning curves as SVG; empty for a sweep that tuned nothing."""
-    if tuning is None:
-        return ""
-    return _one(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
-
-
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
     if name := measures.deciding(comparison):
@@ -142,6 +138,8 @@ def known_figures(comparison: Comparison, palette: dict[str, str]) -> dict[str, 
     draws += [draw for *_, panel in _panels(comparison) for draw in panel]
     with styled():
         drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
+        for *_, own in _own_panels(comparison, palette):
+            drawn |= own
     return {name: figure for name, figure in drawn.items() if figure}
 
 
@@ -162,7 +160,36 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
         Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
         for title, how, draws in _panels(comparison)
     ]
-    return [panel for panel in drawn if panel.svgs]
+    with styled():
+        for title, how, own in _own_panels(comparison, palette):
+            svgs = (to_svg(figure, f"{name}-{key}", title) for key, figure in own.items())
+            drawn.append(Panel(title, how, tuple(svgs)))
+    return [panel for panel in drawn if panel.svgs or panel.how.startswith(FAILED)]
+
+
+def _own_panels(
+    comparison: Comparison, palette: Mapping[str, str]
+) -> list[tuple[str, str, dict[str, Figure]]]:
+    """Draw ``PANELS`` of each trusted package's ``panels.py``: title, how to read it, {name: figure}.
+
+    An error stands in its panel's place. Nothing in a directory that is reported names a package: a report
+    over a stranger's runs runs nobody's code but the owner's.
+    """
+    drawn = []
+    for module in filter(file_of, (f"{package}.panels" for package in trusted())):
+        try:
+            panels = [
+                (str(title), str(how), tuple(draws)) for title, how, draws in import_module(module).PANELS
+            ]
+        except (Exception, SystemExit) as error:
+            panels = [(f"Panels of {module}", f"{FAILED} {describe_error(error, is_trusted)}", ())]
+        for title, how, draws in panels:
+            try:
+                own = {slug(f"{module}-{draw.__name__}"): draw(comparison, palette) for draw in draws}
+            except (Exception, SystemExit) as error:  # not ours to mend
+                how, own = f"{FAILED} {describe_error(error, is_trusted)}", {}
+            drawn.append((title, how, {key: one for key, one in own.items() if isinstance(one, Figure)}))
+    return drawn
 
 
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[Picture]]]:

@@ -6,10 +6,7 @@ operations over a card's peak rate times a utilisation, so without validation, t
 """
 
 import json
-import math
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +23,6 @@ CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, 
 UTILISATION = 0.35
 CORE = 50e9  # single-precision operations a second of a step on one CPU core (benchmarks/training_step.py)
 CLASSES = 1000  # of a folder that is not read
-STAND_INS: dict[str, dict[str, Any]] = {
-    "pytorch_lightning": {"LightningDataModule": type("LightningDataModule", (), {})},
-    "torch._dynamo": {"disable": lambda function, *_, **__: function},  # of torch's own kernels for meta
-}
 DIFFUSION = "triptych.models.diffusion.Diffusion"
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
@@ -42,51 +35,6 @@ class Cost(NamedTuple):
     operations: float
     activations: float
     assumed: str = ""
-
-
-class Planned(NamedTuple):
-    """Runs that differ in their seed: how many, their network's cost, batches, items of each, averages.
-
-    ``devices`` share a batch; with ``sharded`` the weights and what goes with them, too.
-    """
-
-    name: str
-    runs: int
-    network: str
-    cost: Cost
-    steps: int
-    batch: int
-    averages: int
-    devices: int
-    sharded: bool
-
-    @property
-    def memory(self) -> float:
-        """Bytes on each device of weights, gradients, AdamW's two moments and a batch's activations."""
-        states = FLOAT * self.cost.parameters * 4 / (self.devices if self.sharded else 1)
-        return states + self.cost.activations * self.batch / self.devices
-
-    @property
-    def operations(self) -> float:
-        """Of all fits."""
-        return self.runs * self.cost.operations * self.steps * self.batch
-
-    @property
-    def disk(self) -> float:
-        """Bytes of the checkpoints: weights, AdamW's two moments and the averages."""
-        return self.runs * WHOLE * FLOAT * self.cost.parameters * (3 + self.averages)
-
-
-def skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Import neither Lightning nor torch's compiler, which take longer than all else here.
-
-    For a process that ends with the plan: nothing can be trained after it. Own data modules need Lightning.
-    """
-    own = any(not config["data"]["_target_"].startswith("triptych.") for config in configs)
-    for name, parts in STAND_INS.items():
-        if name not in sys.modules and not own:
-            vars(module := ModuleType(name)).update(parts)
-            sys.modules[name] = module
 
 
 def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None) -> Cost:
@@ -144,38 +92,41 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
 def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs and resolved configuration."""
     costs: dict[str, Cost] = {}
-    planned = []
-    for name, runs, config in settings:
+    networks: dict[Any, str] = {}
+    operations = disk = 0.0
+    for _, runs, config in settings:
         cost = network_cost(config, costs)
+        parameters = cost.parameters
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
-        trainer = config["trainer"]
+        trainer, batch = config["trainer"], config["data"]["batch_size"]
         batches = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1)
-        batch, sharded = config["data"]["batch_size"], trainer["strategy"] == "fsdp"
         devices = _count(trainer["devices"]) * trainer["num_nodes"]
-        planned.append(Planned(name, runs, target, cost, batches, batch, averages, devices, sharded))
-    lines = [f"{quantity(sum(one.runs for one in planned), 'run')}, nothing is started"]
-    for one in {one[2:]: one for one in planned}.values():
-        cost, many = one.cost, one.devices > 1
-        lines += [
-            f"{one.network}: {cost.parameters / 1e6:.1f} million parameters, "
+        # weights, gradients and AdamW's two moments, of which each device of fsdp has a share
+        states = FLOAT * parameters * 4 / (devices if trainer["strategy"] == "fsdp" else 1)
+        memory = states + cost.activations * batch / devices
+        operations += runs * cost.operations * batches * batch
+        disk += runs * WHOLE * FLOAT * parameters * (3 + averages)
+        networks[target, cost, batches, batch, memory] = (
+            f"{target}: {parameters / 1e6:.1f} million parameters, "
             f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
-            f"{one.steps} batches of {one.batch} items, {one.steps * one.batch / 1e6:.3g} million items; "
-            f"weights, gradients, AdamW and activations {one.memory / 2**30:.3g} GiB in float32"
-            + f" on each of {one.devices} devices"
-            * many
-        ]
-    lines += [f"assumed: {text}" for text in dict.fromkeys(one.cost.assumed for one in planned) if text]
-    total = sum(one.operations for one in planned)
+            f"{batches} batches of {batch} items, {batches * batch / 1e6:.3g} million items; "
+            f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
+            + (f" on each of {devices} devices" if devices > 1 else "")
+        )
     hours = ", ".join(
-        f"{total / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
+        f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
     )
-    lines += [
-        f"fits: {total:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
-        f"on a CPU: {duration(total / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
-        f"disk: {math.fsum(one.disk for one in planned) / 2**30:.3g} GiB of checkpoints",
+    assumed = dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed)
+    return [
+        f"{quantity(sum(runs for _, runs, _ in settings), 'run')}, nothing is started",
+        *networks.values(),
+        *(f"assumed: {text}" for text in assumed),
+        f"fits: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
+        f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
+        f"disk: {disk / 2**30:.3g} GiB of checkpoints",
+        *(f"{quantity(runs, 'run')}: {name}" for name, runs, _ in settings),
     ]
-    return [*lines, *(f"{quantity(one.runs, 'run')}: {one.name}" for one in planned)]
 
 
 def _count(devices: Any) -> int:

@@ -1,18 +1,27 @@
-"""What has to be there before anything begins: files that a configuration names, and its launcher."""
+"""What has to be true before anything begins: files that are named, cells of a sweep, the launcher."""
 
 import shutil
-import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from triptych.config.check import check_keys
 from triptych.config.compose import to_plain
-from triptych.config.folders import CONFIGS
+from triptych.config.folders import CONFIGS, choices_of
+from triptych.config.keys import find_key
 from triptych.config.names import grid_keys
+from triptych.declare import fits
 from triptych.errors import UserError
-from triptych.run.untrusted import check_reference
+from triptych.run.prepare import resolve_composed
+from triptych.run.untrusted import check_initial, check_reference
+from triptych.study import rounds
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
 # files of other kinds
@@ -69,45 +78,66 @@ def _suggestion(path: Path) -> str:
     return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""
 
 
+def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
+    """Refuse a sweep none of whose cells can run, or one with a value that no cell can have.
+
+    Each value is looked at in the first cell that has it. Cells in which it only does not go with the others
+    fail alone. The first and the last cell of a grid differ in every axis; those between are only looked at
+    if both are refused. ``begun``: whether a cell has a result or a checkpoint.
+
+    Raises:
+        UserError: the first cell's.
+    """
+    loader, refusals, known = GlobalHydra.instance().config_loader(), [], set[str]()
+    if config.get("until"):
+        rounds.seeds_after(rounds.settings_and_seeds(jobs)[1], config.max_seeds)
+    for job in jobs:
+        fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
+        known.update(job)
+        if (doubtful := any(map(_is_doubtful, fresh))) or any(choices_of(o.key_or_group) for o in fresh):
+            cell = loader.load_sweep_config(config, job)  # which refuses a key of another choice
+        if doubtful:
+            check_keys(cell, cell.hydra)
+    for job in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
+        try:
+            check_initial(resolve_composed(loader.load_sweep_config(config, job)), begun)
+            break
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            refusals.append(error)
+    else:
+        if refusals:
+            raise refusals[0]
+    but, guidance = rounds.differing(config), config.get("guidance") or {}
+    if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
+        but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
+    check_files(config, but)
+
+
+def _is_doubtful(override: Override) -> bool:
+    """Return whether an override may be refused in every cell: added, or of undeclared type."""
+    key = override.key_or_group
+    known = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
+    return override.is_add() or not known
+
+
 def check_launcher(config: DictConfig) -> None:
-    """Raise UserError for what SLURM or Ray would refuse, or wait for, much later."""
-    _check_allocation(config)
-    _check_ray(config)
-    if on_slurm(config) and not shutil.which("srun"):  # which submitit asks for once the sweep has begun
+    """Raise UserError for what SLURM would refuse, or wait for, much later."""
+    if str(config.hydra.launcher._target_).endswith("RayLauncher"):
+        from ray.job_config import JobConfig
+
+        # else its workers would look for each module in the folder where the command was typed first
+        # Ray has no option for it
+        JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
+    if not on_slurm(config):
+        return
+    # a job's tasks, asked for once for a whole sweep, are the trainer's processes
+    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
+    if swept := {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed:
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; start a sweep for each value")
+    if not shutil.which("srun"):  # which submitit asks for once the sweep has begun
         raise UserError("hydra/launcher: no SLURM here (srun not found); start the sweep on a login node")
 
 
 def on_slurm(config: DictConfig) -> bool:
     """Return whether its jobs are SLURM's."""
     return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
-
-
-def _check_allocation(config: DictConfig) -> None:
-    """Check a SLURM job's tasks, asked for once for a whole sweep: they must be the trainer's processes."""
-    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
-    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
-    if swept and on_slurm(config):
-        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; start a sweep for each value")
-
-
-def _check_ray(config: DictConfig) -> None:
-    """Refuse a cluster's address that does not answer: Ray itself would try for minutes."""
-    launcher = config.hydra.launcher
-    if not str(launcher._target_).endswith("RayLauncher"):
-        return
-    from ray.job_config import JobConfig
-
-    # else its workers would look for each module in the folder where the command was typed first
-    # Ray has no option for it
-    JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
-    address = launcher.ray.init.get("address")
-    host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():  # auto, local, none
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
-    except OSError as error:
-        raise UserError(
-            f"hydra.launcher.ray.init.address={address}: no answer from there ({error.strerror or error}); "
-            "use the address of a cluster that is up, auto or local"
-        ) from error

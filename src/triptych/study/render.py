@@ -30,7 +30,6 @@ from triptych.study.panels import (
     draw_panels,
     headline_panels,
     sample_pictures,
-    tuning_svg,
 )
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
@@ -129,7 +128,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         formatting=formatting, where=where,
-        tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=script_source(script),
     )  # fmt: skip
 

@@ -204,17 +204,19 @@ def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Po
     settings = list(dict.fromkeys(trial.setting for trial in bounds))
     points = list(dict.fromkeys(trial.point for trial in bounds))
     mean = {
-        (setting, point): _mean([v for t, v in bounds.items() if t.setting == setting and t.point == point])
+        (setting, point): _mean([v for t, v in bounds.items() if (t.setting, t.point) == (setting, point)])
         for setting in settings
         for point in points
     }
+    together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
+    equal = min(points, key=lambda point: together[point])
     best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
-    equal = min(points, key=lambda point: _mean([mean[s, point] for s in settings]))
-    for name, value in [(",".join(s), mean[s, best[s]]) for s in settings] + [
-        ("all settings", _mean([mean[s, equal] for s in settings]))
-    ]:
-        if not math.isfinite(value):
-            raise UserError(f"tuning: {name} has no value at which every seed gave a finite validation bound")
+    lost = [",".join(s) for s, point in best.items() if not math.isfinite(mean[s, point])]
+    if lost or not math.isfinite(together[equal]):
+        raise UserError(
+            f"tuning: {[*lost, 'all settings'][0]} has no value at which every seed gave a finite "
+            "validation bound"
+        )
     return equal, best
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
@@ -37,21 +36,30 @@ class Group:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group finished runs by data and unit, and unreported ones with them; [] while none has finished."""
     groups: dict[tuple[str, ...], Group] = {}
-    known = _fingerprints(runs)
+    fingerprints: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for run in runs:
+        if run.fingerprint:
+            fingerprints[_configured(run)].add(run.fingerprint)
+
+    def identity(run: Run) -> tuple[str, ...]:
+        # half of a sweep may be older than its other half, and without fingerprints
+        same = {run.fingerprint} if run.fingerprint else fingerprints[_configured(run)]
+        return ("", *same) if len(same) == 1 else _configured(run)
+
+    unreported = []
     for run in runs:
         if run.status == "finished" and run.measure:
-            key = (*_identity(run, known), run.measure)
-            groups.setdefault(key, Group(_name(run), run.measure)).runs.append(run)
-    for run in runs:
-        if (run.status == "finished" and run.measure) or not (run.overrides or run.choices):
-            continue
-        # a run that has not reported yet belongs where its data are, if that is told and unambiguous
-        known_data = run.fingerprint or _data_settings(run)
-        homes = [k for k in groups if k[:-1] == _identity(run, known)] if known_data else []
-        if not known_data:
-            homes = [k for k, g in groups.items() if g.dataset == run.choices.get("data", g.dataset)]
+            group = groups.setdefault((*identity(run), run.measure), Group(_name(run), run.measure))
+            group.runs.append(run)
+        elif run.overrides or run.choices:
+            unreported.append(run)
+    for run in unreported:  # which belong where their data are, if that is known and unambiguous
+        if run.fingerprint or _data_settings(run):
+            homes = [group for key, group in groups.items() if key[:-1] == identity(run)]
+        else:
+            homes = [group for group in groups.values() if _name(run) in ("", group.dataset)]
         if len(homes) == 1:
-            groups[homes[0]].runs.append(run)
+            homes[0].runs.append(run)
     every = list(groups.values())
     _tell_apart(every)
     return sorted(every, key=lambda g: (g.data, g.measure))
@@ -61,33 +69,14 @@ def _name(run: Run) -> str:
     return run.choices.get("data", "")
 
 
-def _data_settings(run: Run) -> tuple[tuple[str, str], ...]:
+def _data_settings(run: Run) -> dict[str, str]:
     """Return what the configuration says of the data and of the test set."""
-    return tuple(
-        sorted(
-            (k, v)
-            for k, v in run.config.items()
-            if k.startswith("data.") and role_in(run.config, k) in GUARDS
-        )
-    )
+    named = {key: value for key, value in run.config.items() if key.startswith("data.")}
+    return {key: value for key, value in named.items() if role_in(run.config, key) in GUARDS}
 
 
-def _fingerprints(runs: Sequence[Run]) -> dict[tuple[Any, ...], set[str]]:
-    """Return the fingerprints of each data configuration."""
-    fingerprints: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for run in runs:
-        if run.fingerprint:
-            fingerprints[_name(run), _data_settings(run)].add(run.fingerprint)
-    return fingerprints
-
-
-def _identity(run: Run, known: dict[tuple[Any, ...], set[str]]) -> tuple[str, ...]:
-    if run.fingerprint:
-        return ("", run.fingerprint)
-    same = known.get((_name(run), _data_settings(run)), set())
-    if len(same) == 1:  # half of a sweep may be older than its other half
-        return ("", *same)
-    return (_name(run), repr(_data_settings(run)))
+def _configured(run: Run) -> tuple[str, str]:
+    return _name(run), repr(sorted(_data_settings(run).items()))
 
 
 def _tell_apart(groups: list[Group]) -> None:
@@ -99,7 +88,7 @@ def _tell_apart(groups: list[Group]) -> None:
     for (name, _), several in namesakes.items():
         if len(several) == 1:
             continue
-        configs = [dict(_data_settings(one.runs[0])) for one in several]
+        configs = [_data_settings(one.runs[0]) for one in several]
         every = dict.fromkeys(key for config in configs for key in config)
         keys = [key for key in every if len({config.get(key) for config in configs}) > 1]
         keys = [key for key in keys if role_in(several[0].runs[0].config, key) is not Role.PATH] or keys

@@ -20,7 +20,7 @@ from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
 from triptych.study import measures
-from triptych.study.cells import BOUND, Comparison, Rule
+from triptych.study.cells import Comparison, Rule
 from triptych.study.compare import compare
 from triptych.study.formatting import quantity
 from triptych.study.verdict import no_better, runs_by_setting
@@ -110,13 +110,12 @@ def _seen(root: Path) -> list[frozenset[int]]:
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
     name = measures.deciding(comparison)
-    relevant = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
-    last = max((key[1] for key in relevant), default=0) if name != BOUND else 0
+    last = max((at for of, at, _, _ in comparison.claims if of == name), default=0)
     # by name, and not by which is better now: a pair keeps its name from look to look
     outcomes: dict[Pair, Outcome] = {
         (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"
-        for (_, at, a, b), claim in relevant.items()
-        if at == last
+        for (of, at, a, b), claim in comparison.claims.items()
+        if (of, at) == (name, last)
     }
     return dict(sorted(outcomes.items()))
 

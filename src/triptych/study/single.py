@@ -24,11 +24,9 @@ class SingleHook(Callback):
         with no_run_after_an_error():
             check_keys(config, config.hydra)
             if config.plan:
-                from triptych.study.plan import plan, skip_imports
+                from triptych.study.plan import plan
 
-                plain = resolve_composed(config)
-                skip_imports([plain])
-                print("\n".join(plan([(str(config.name or "run"), 1, plain)])))
+                print("\n".join(plan([(str(config.name or "run"), 1, resolve_composed(config))])))
                 sys.exit(0)
             check_single(config)
 

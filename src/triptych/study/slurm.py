@@ -42,12 +42,10 @@ def ask_queue() -> dict[str, str] | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         log.debug("squeue: %s", error)
         return None
-    return None if done.returncode else read_queue(done.stdout)
-
-
-def read_queue(text: str) -> dict[str, str]:
-    """Parse lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) are ignored."""
-    return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", text, re.MULTILINE))
+    if done.returncode:
+        return None
+    # lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) are ignored
+    return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
 
 
 class Looks:

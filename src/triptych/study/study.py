@@ -25,8 +25,7 @@ from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
 from triptych.study.run_details import command_again
 from triptych.study.sequential import read_rule
-from triptych.study.tuning import Tuning, change, is_trial, read_tuning, stages
-from triptych.study.tuning import sentence as tuned
+from triptych.study.tuning import Tuning, is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"
@@ -131,11 +130,8 @@ class Study:
 
     @property
     def tuned(self) -> list[str]:
-        """What was tuned, what was chosen, and how the answer changes by it; empty for other sweeps."""
-        if self.tuning is None:
-            return []
-        orders = {c.title: [(cell.label, cell.bound.mean) for cell in c.cells] for c in self.comparisons}
-        return list(filter(None, (tuned(self.tuning), change(orders))))
+        """What was tuned and what was chosen; empty for other sweeps."""
+        return [sentence(self.tuning)] if self.tuning else []
 
     @property
     def hues(self) -> dict[str, str]:
@@ -172,7 +168,7 @@ def read_study(
     going_on = expected > len(runs) or any(run.status == "running" for run in runs)
     if damaged or (rule.looks == 1 and going_on):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
-    tuning = read_tuning(sweep, runs)
+    tuning = read_tuning(sweep)
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report

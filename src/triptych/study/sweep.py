@@ -6,7 +6,6 @@ Works from the parent process alone, by looking at the runs' directories: the sa
 import atexit
 import math
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,19 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys
-from triptych.config.compose import explain
-from triptych.config.folders import choices_of
-from triptych.config.keys import check_values, find_key
+from triptych.config.keys import check_values
 from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
-from triptych.declare import fits
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
@@ -37,13 +29,12 @@ from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
-from triptych.run.provenance import changed_since, command
+from triptych.run.provenance import command
 from triptych.run.result import ENDED
-from triptych.run.untrusted import check_initial
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
 from triptych.study.papers.sweep import check_scale, claims_of, set_scale
-from triptych.study.prerequisites import check_files, check_launcher, on_slurm
+from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -74,13 +65,6 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
-
-
-def _is_doubtful(override: Override) -> bool:
-    """Return whether an override may be refused in every cell: added, or of undeclared type."""
-    key = override.key_or_group
-    known = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
-    return override.is_add() or not known
 
 
 def _tell(text: str) -> None:
@@ -117,12 +101,20 @@ class SweepHook(Callback):
                 sys.exit(0)
             if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-            self._check_shared()
+            runs = self.runs()
+            if not self.cells or any(run.status != "finished" for run in runs):
+                jobs = rounds.jobs_of(config) if self.cells else []
+                check_cells(config, jobs, begun=any(r.checkpoints() or r.status == "finished" for r in runs))
             self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
-            self._begin()
+            try:
+                self._forget_refusals()
+                self.record(expected=len(self.cells))
+            except OSError as error:
+                raise UserError(
+                    f"{self.root}: cannot be written ({error.strerror}); choose another"
+                ) from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
         _tell(f"sweep {self.root.name}: {size}{self.root}")
-        self._tell_other_code()
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
@@ -236,52 +228,8 @@ class SweepHook(Callback):
         result = run.summary()
         return result.figure(self.config.optimized_metric) if result else None
 
-    def _check_shared(self) -> None:
-        """Refuse a sweep none of whose cells can run, or one with a value that no cell can have.
-
-        Each value is looked at in the first cell that has it. Cells in which it only does not go with the
-        others fail alone. The first and the last cell of a grid differ in every axis; those between are
-        only looked at if both are refused.
-
-        Raises:
-            UserError: the first cell's.
-        """
-        if self.cells and all(run.status == "finished" for run in self.runs()):
-            return
-        loader, refusals = GlobalHydra.instance().config_loader(), []
-        begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-        jobs = rounds.jobs_of(self.config) if self.cells else []
-        if self.config.get("until"):
-            rounds.seeds_after(rounds.settings_and_seeds(jobs)[1], self.config.max_seeds)
-        for override in dict.fromkeys(override for job in jobs for override in job):
-            group, _, name = override.lstrip("+").partition("=")
-            choices = loader.get_group_options(group.split("@")[0])
-            if choices and name not in (*choices, "null") and re.fullmatch(r"[\w.-]+", name):
-                raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
-        known: set[str] = set()
-        for job in jobs:
-            fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
-            known.update(job)
-            if (doubtful := any(map(_is_doubtful, fresh))) or any(choices_of(o.key_or_group) for o in fresh):
-                cell = loader.load_sweep_config(self.config, job)  # which refuses a key of another choice
-            if doubtful:
-                check_keys(cell, cell.hydra)
-        for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
-            try:
-                check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)
-                break
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                refusals.append(error)
-        else:
-            if refusals:
-                raise refusals[0]
-        but, guidance = rounds.differing(self.config), self.config.get("guidance") or {}
-        if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
-            but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
-        check_files(self.config, but)
-
     def _print_plan(self) -> None:
-        from triptych.study.plan import describe_settings, plan, skip_imports
+        from triptych.study.plan import describe_settings, plan
 
         loader = GlobalHydra.instance().config_loader()
         jobs = rounds.jobs_of(self.config) if self.cells else []
@@ -290,26 +238,10 @@ class SweepHook(Callback):
         runs = rounds.settings_of(jobs)
         named, shared = describe_settings(runs)
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in named}
-        skip_imports(plain.values())
         lines = plan([(named[one], runs[one], plain[one]) for one in named])
         print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
-    def _begin(self) -> None:
-        """Begin the record; StorageError if it cannot be written, after the table if all runs finished."""
-        try:
-            self._forget_refusals()
-            self.record(expected=len(self.cells))
-        except StorageError:
-            if self.cells and all(run.status == "finished" for run in self.runs()):
-                from triptych.study.terminal import print_table
-
-                print_table(self.root)
-            raise
-        except OSError as error:
-            raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another") from error
-
     def _forget_refusals(self) -> None:
-        """Remove refusals that an earlier, killed start left."""
         for run in self.runs():
             with suppress(OSError):
                 (run / REFUSED).unlink(missing_ok=True)
@@ -322,16 +254,6 @@ class SweepHook(Callback):
         if self.refused:
             with suppress(StorageError):
                 self.record(refused=self.refused)
-
-    def _tell_other_code(self) -> None:
-        """Warn if existing results are of other code than new ones will be."""
-        finished = [run for run in self.runs() if run.status == "finished"]
-        changes = [change for change in map(changed_since, finished) if change]
-        if changes:
-            _tell(
-                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than "
-                "now; force=true runs them anew, the old directories are kept aside"
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go

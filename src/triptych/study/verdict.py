@@ -126,7 +126,6 @@ def _be(n: int) -> str:
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
-    """State ": about 5 seeds per setting would settle them", and what no number of seeds settles."""
     claims = {j: comparison.claim(0, j) for j in left}
     if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""
@@ -144,7 +143,7 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
 
 
 def footnote(comparison: Comparison) -> str:
-    """Return what the intervals and p-values do and do not cover, and how far they can be trusted."""
+    """Return what the intervals and p-values do and do not cover."""
     return " ".join(_footnotes(comparison))
 
 
@@ -173,8 +172,8 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
         yield "One setting is clear of another only where p is at most 0.05."
     if rule.looks > 1:
         yield (
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each has one {_ordinal(rule.looks)} of "
-            "the 5%, so looking again adds no errors."
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend 1/{rule.looks} of the "
+            "5%, so looking again adds no errors."
         )
     if rule.interim:
         yield "The sweep has not ended: nothing is settled before."
@@ -183,18 +182,8 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{_margin(comparison)}. “Not settled”: these runs show neither."
         )
-    few = min((pair.n for pair in known), default=0)
-    if 0 < few <= 4:
-        yield (
-            f"The width of an interval from {few} seeds is a guess: four times in five, the spread that "
-            f"{few} seeds show lies between {_WIDTHS[few]} times the true one."
-        )
     if name:
         yield measures.about(comparison)
-
-
-# 80% of sample standard deviations lie within these multiples of the true one: sqrt(chi2_{n-1} / (n - 1))
-_WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
 
 
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
@@ -222,13 +211,7 @@ def _margin(comparison: Comparison) -> str:
     return f"{comparison.rule.equal_within:g} {comparison.unit}"
 
 
-def _ordinal(n: int) -> str:
-    end = {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th") if n % 100 not in (11, 12, 13) else "th"
-    return {2: "half", 3: "third", 4: "fourth", 5: "fifth"}.get(n, f"{n}{end}")
-
-
 def _names(comparison: Comparison, indices: list[int]) -> str:
-    """Return the cells by name; by number where that would fill lines."""
     rivals = len(comparison.cells) - 1
     if len(indices) > NAMED:
         return f"all {rivals} others" if len(indices) == rivals else f"{len(indices)} of the {rivals} others"

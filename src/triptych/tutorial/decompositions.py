@@ -11,7 +11,8 @@ have the same sum in expectation. The ratios of one whole path are unbiased in e
 tutorial argues that a *term* of the first is noisier, and so is an estimate from a few of them.
 """
 
-import math
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -41,29 +42,23 @@ def restricted(
         alpha, sigma = process.alpha_sigma(gammas[0])
         return Normal(alpha * x, sigma)
 
-    def up(k: int) -> Any:
-        return lambda z: forward_step(process, z, gammas[k], gammas[k + 1])
+    def up(gamma_s: Tensor, gamma_t: Tensor, z: Tensor) -> Normal:
+        return forward_step(process, z, gamma_s, gamma_t)
 
-    def down(k: int) -> Any:
-        def decode(z: Tensor) -> Normal:
-            guess = denoiser(z, gammas[k + 1], condition)
-            return process.posterior(z, guess.x0, gammas[k + 1], gammas[k])
+    def down(gamma_s: Tensor, gamma_t: Tensor, z: Tensor) -> Normal:
+        return process.posterior(z, denoiser(z, gamma_t, condition).x0, gamma_t, gamma_s)
 
-        return decode
-
+    ends = [*pairwise(gammas)]
     return Hierarchy(
-        encoders=[first, *(up(k) for k in range(steps))],
-        decoders=[down(k) for k in range(steps)],
+        encoders=[first, *(partial(up, s, t) for s, t in ends)],
+        decoders=[partial(down, s, t) for s, t in ends],
         reconstruction=lambda x, z: decoder.nats(denoiser, x, z, gammas[0], condition),
         prior=lambda z: Normal(torch.zeros_like(z), process.prior_std(gammas[-1])),
     )
 
 
 def forward_step(process: Any, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
-    """Return q(z_t | z_s) (tutorial eq. 31).
-
-    It is N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))).
-    """
+    """Return q(z_t | z_s) = N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))) (eq. 31)."""
     alpha_s, _ = process.alpha_sigma(gamma_s)
     alpha_t, sigma_t = process.alpha_sigma(gamma_t)
     return Normal(alpha_t / alpha_s * z, sigma_t * (-torch.expm1(gamma_s - gamma_t)).sqrt())
@@ -73,8 +68,7 @@ class Terms(NamedTuple):
     """The T terms between the ends, (T, B) nats each, and the rest of each form, (B,).
 
     ``consistency`` with its prior term KL(q(z_T | z_{T-1}) || p(z_T)); ``matching`` with KL(q(z_T | x) ||
-    p(z_T)); ``as_kl``: the consistency terms as the tutorial's eq. 45 prints them, whose sum is something
-    else.
+    p(z_T)); ``as_kl``: the consistency terms as eq. 45 prints them, whose sum is something else.
     """
 
     consistency: Tensor
@@ -93,44 +87,19 @@ def take_apart(
     alpha, sigma = process.alpha_sigma(gammas)
     end = Normal(torch.zeros_like(x), process.prior_std(gammas[-1]))
     consistency, matching, as_kl = [], [], []
+    below = Normal(alpha[0] * x, sigma[0])
     for k in range(steps):
-        first = Normal(alpha[0] * x, sigma[0])
-        below = forward_step(process, path[k - 1], gammas[k - 1], gammas[k]) if k else first
         guess = denoiser(path[k + 1], gammas[k + 1], condition).x0
         model = process.posterior(path[k + 1], guess, gammas[k + 1], gammas[k])
         truth = process.posterior(path[k + 1], x, gammas[k + 1], gammas[k])
         consistency.append(below.log_prob(path[k]) - model.log_prob(path[k]))
         as_kl.append(below.kl(model))
         matching.append(truth.kl(model))
-    last = forward_step(process, path[-2], gammas[-2], gammas[-1])
+        below = forward_step(process, path[k], gammas[k], gammas[k + 1])
     return Terms(
         torch.stack(consistency),
-        last.kl(end),
+        below.kl(end),
         torch.stack(matching),
         Normal(alpha[-1] * x, sigma[-1]).kl(end),
         torch.stack(as_kl),
-    )
-
-
-class Decomposition(NamedTuple):
-    """One estimator of the bound less its reconstruction: mean, standard error, and two variances in nats^2.
-
-    ``path``: of the sum over a whole path. ``step``: of T times one term chosen at random, as training
-    takes it.
-    """
-
-    mean: float
-    stderr: float
-    path: float
-    step: float
-
-
-def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
-    """Return the row of one form's terms (T, B) and prior term (B,)."""
-    terms, prior = terms.double(), prior.double()
-    total = terms.sum(0) + prior
-    scaled = len(terms) * terms + prior
-    step = scaled.square().mean() - scaled.mean().square()
-    return Decomposition(
-        total.mean().item(), total.std().item() / math.sqrt(len(total)), total.var().item(), step.item()
     )

@@ -52,21 +52,6 @@ def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return (2 * bits - 1).to(like.dtype)
 
 
-def constants(truth: Tensor, sigma: float) -> dict[str, Tensor]:
-    """Draw what each loss has that ``explicit`` has not, rows (B,), from truth = grad log p(z) (B, d).
-
-    Means over rows estimate -J for ``implicit`` and ``sliced`` and d / (2 sigma^2) - J for ``denoising``.
-    """
-    information = 0.5 * truth.square().sum(1)
-    noise = truth.shape[1] / (2 * sigma**2)
-    return {
-        "explicit": torch.zeros_like(information),
-        "implicit": -information,
-        "sliced": -information,
-        "denoising": noise - information,
-    }
-
-
 def _tracked(score: Score, z: Tensor) -> tuple[Tensor, Tensor]:
     z = z.detach().requires_grad_()
     return z, score(z)

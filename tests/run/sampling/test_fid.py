@@ -116,7 +116,7 @@ def test_statistics_that_are_not_there_or_are_none(tmp_path, prepared):
     with pytest.raises(UserError, match=words):
         read_statistics(str(file))
     np.savez(file, **good | {"mu": np.full(2048, np.nan)})
-    with pytest.raises(UserError, match="a number is not finite"):
+    with pytest.raises(UserError, match=words):
         read_statistics(str(file))
     with pytest.raises(UserError, match=r"measures.statistics=.*: needs measures.inception=FILE beside it"):
         execute(prepared("measures.n=8", f"measures.statistics={file}"))

@@ -41,7 +41,7 @@ class Features:
         return whole if self.rows is None else whole[self.rows]
 
     def parts(self, name: str) -> Iterator[Tensor]:
-        """Yield the same a chunk at a time, each chunk's items together."""
+        """Yield the same in the order of chunks, one at a time."""
         start = 0
         for path in self.chunks:
             part = _read(path)[name]
@@ -56,14 +56,9 @@ class Features:
 
 
 class Chunks:
-    """The chunks of all sets that a run measures.
+    """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    Args:
-        folder: where they are kept, the same for all processes.
-        shape: of an item.
-
-    Attributes:
-        finite: whether all items that this process has read were.
+    ``finite``: whether all items of ``shape`` that this process has read were.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int]):
@@ -82,9 +77,9 @@ class Chunks:
         ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
         ``read``: x -> what is kept, (k, ...) each.
         """
-        places = torch.arange(n).split(self.size)
-        paths = [self.folder / f"{name}_{chunk}.pt" for chunk in range(len(places))]
-        for chunk, (path, rows) in enumerate(zip(paths, places, strict=True)):
+        paths = []
+        for chunk, rows in enumerate(torch.arange(n).split(self.size)):
+            paths.append(path := self.folder / f"{name}_{chunk}.pt")
             self._turn += 1  # over all sets, as many have a single chunk
             if self._turn % self._world == self._rank and self.finite and not _holds(path, len(rows)):
                 began = time.perf_counter()
@@ -125,10 +120,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _holds(path: Path, n: int) -> bool:
-    """Return whether a chunk of n items is there, and whole."""
     try:
-        return path.exists() and all(
-            len(value) == n for name, value in _read(path).items() if name != SECONDS
-        )
-    except (UserError, TypeError, AttributeError):
+        return path.exists() and all(len(x) == n for name, x in _read(path).items() if name != SECONDS)
+    except (UserError, TypeError, AttributeError):  # damaged
         return False

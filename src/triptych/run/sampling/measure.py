@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -29,11 +28,8 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
     Chunks in the run's directory are not drawn again if weights, data, code and packages are the same.
 
-    Args:
-        step: of the model, for the error.
-
     Raises:
-        Diverged: a sample is not finite, so that it is at no distance from the truth; in all processes.
+        Diverged: a sample of the model of ``step`` is not finite; in all processes.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
@@ -45,12 +41,12 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     sets = {}
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
-        trained, untrained = _items(experiment, drawing)
+        trained, _, untrained = _conditions(experiment, drawing)
         items = torch.arange(node["n"]) if trained is None else trained
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
                 if some is not None:
-                    draw = partial(_draw, drawing, some, (experiment.config["seed"], place))
+                    draw = partial(_draw, drawing, some, experiment.config["seed"], place)
                     name = f"samples_{row}_{place}"
                     sets[row, place] = chunks.fill(name, len(some), draw, reference.read)
         if not strategy.reduce_boolean_decision(chunks.finite):
@@ -65,21 +61,13 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     code = (run.provenance().get("executions") or [{}])[-1]
     about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
-    return weights_digest([*_modules(drawing), *judges], about)
+    stages = [source.drawing.model for source in drawing.sources if isinstance(source, OtherRun)]
+    return weights_digest([drawing.model, drawing.denoiser, *stages, *judges], about)
 
 
-def _modules(drawing: Drawing) -> Iterator[Any]:
-    yield from (drawing.model, drawing.denoiser)
-    for source in drawing.sources:
-        if isinstance(source, OtherRun):
-            yield from _modules(source.drawing)
-
-
-def _draw(drawing: Drawing, items: Tensor, numbers: tuple[int, int], rows: Tensor, chunk: int) -> Tensor:
-    seed, place = numbers
-    return drawing.samples(
-        len(rows), chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place), items=items[rows]
-    )
+def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
+    mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place)
+    return drawing.samples(len(rows), mixed, items=items[rows])
 
 
 def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
@@ -93,9 +81,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     reference.settle()
-    first = experiment.measured[0][1]
-    trained, _ = _items(experiment, first)
-    classes = None if trained is not None else _classes(experiment, first)
+    trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
@@ -119,8 +105,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
 def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
-    trained, untrained = _items(experiment, drawing)
-    classes = None if trained is not None else _classes(experiment, drawing)
+    trained, classes, untrained = _conditions(experiment, drawing)
     figures, sizes = [], {}
     for repeat in range(node["repeats"]):
         drawn = sets[repeat]
@@ -140,29 +125,26 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
     }
 
 
-def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Return the classes (n,) that samples are conditioned on; None where they are not."""
-    rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
-    conditions = (drawing.condition(len(some), items=some) for some in rows)
-    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
-    return torch.cat(labels) if labels else None
+def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
+    """Choose items whose captions are prompts: n of classes trained on, half as many of others, over again.
 
-
-def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
-    """Choose items whose captions are prompts: n of classes that were trained on, half as many of others.
-
-    Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
+    Between these the classes (n,) of samples that are asked for none; None each where there are no such.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
-    if prompts is None or not drawing.conditional or drawing.class_conditional:
-        return None, None
-    places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
-    sizes = n, n // 2
-    trained, untrained = (
-        p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, sizes, strict=True)
-    )
-    return trained, untrained
+    chosen: list[Tensor | None] = [None, None]
+    if prompts is not None and drawing.conditional and not drawing.class_conditional:
+        places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
+        chosen = [
+            p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)
+        ]
+    trained, untrained = chosen
+    if trained is not None:
+        return trained, None, untrained
+    rows = torch.arange(n).split(chunk_size(experiment.data.shape))
+    conditions = (drawing.condition(len(some), items=some) for some in rows)
+    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
+    return None, torch.cat(labels) if labels else None, untrained
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:
@@ -176,8 +158,8 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} if no truth.
 
-    Test points that a conditional model is not told the labels of; excess: from the model's score to the
-    oracle's mean; spread: the posterior's own variance.
+    At unlabelled test points. Excess: from the model's score to the oracle's mean; spread: the posterior's
+    own variance.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data

@@ -1,6 +1,6 @@
 """Samples of models that were opened again, as ``triptych-sample`` and Python ask for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,25 +11,24 @@ from tqdm import tqdm
 
 from triptych.config.combinations import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
+from triptych.data.captions import Captioned
+from triptych.data.embedder import IMAGE, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.sampler import Progress
 from triptych.errors import UserError
 from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, OtherRun, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.reopen import open_stages
-from triptych.run.stages import PROMPTED, drawn_as
+from triptych.run.reopen import PROMPTED, drawn_as, open_stages
 
 SAMPLES = "samples"
 TEXT = "text"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened``, on the GPU if there is one.
-
-    Args:
-        values: sampler, guidance, threshold, label, prompt, trajectory, as ``configs/sample.yaml`` has them.
+    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say, on a GPU if any.
 
     Raises:
         UserError: the model draws nothing, or not in this way.
@@ -48,9 +47,6 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
     """Prepare to draw from the last of the runs ``values["cascade"]``, with those before it as its sources.
-
-    Args:
-        values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
 
     Raises:
         UserError: stages that do not fit one another, or cannot draw these conditions.
@@ -143,3 +139,43 @@ def _conditioning_noise(
         return condition.together(Condition(**changed))
 
     return prepare
+
+
+class EmbeddingSequence:
+    """Provide one embedding for each of ``n`` samples; of two, those at even steps along their great circle.
+
+    Ramesh et al. 2022, sec. 3.1 (variations) and 3.2 (interpolations); ``embeddings`` (1, d) or (2, d).
+    """
+
+    name = IMAGE
+
+    def __init__(self, embeddings: Tensor, n: int):
+        share = torch.linspace(0, 1, n) if len(embeddings) > 1 else torch.zeros(n)
+        first, last = embeddings[0].expand(n, -1), embeddings[-1].expand(n, -1)
+        self.left = slerp(first, last, share)
+
+    def __call__(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor:
+        these, self.left = self.left[:n], self.left[n:]
+        return these.to(generator.device)
+
+
+def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> EmbeddingSequence:
+    """Embed the one or two images of ``like=``, items of the test set.
+
+    Raises:
+        UserError: a model that is told no embeddings, another number of images, or no such item.
+    """
+    data, key = drawing.data, f"like={[*images]}"
+    network = getattr(getattr(drawing.model, "denoiser", None), "network", None)
+    if not isinstance(data, Captioned) or IMAGE not in getattr(network, "conditions", ()):
+        raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
+    if len(images) not in (1, 2):
+        raise UserError(f"{key}: must be one image, or two to interpolate between")
+    test = data.splits["test"]
+    for item in images:
+        if not 0 <= item < len(test):
+            raise UserError(f"{key}: {item} is no item of the test set; pass 0 to {len(test) - 1}")
+    assert test.condition is not None
+    return EmbeddingSequence(test.condition[torch.tensor([*images])].parts[IMAGE].value, n)

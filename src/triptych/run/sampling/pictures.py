@@ -1,4 +1,4 @@
-"""Samples as a picture: a grid of images, or points over the data."""
+"""Samples as pictures: grids of images, points over the data, rows by caption, ways from noise."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,24 @@ from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.batch import to_level
+from triptych.data.captions import Captioned
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.schedule import Schedule
 from triptych.run.directory import atomic
+from triptych.run.drawing import Drawing
+
+TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
+FRAMES = 9  # moments of a trajectory
 
 
 def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
     """Save a PNG of samples x (n, *shape): a grid of images, or points over the data."""
     with atomic(path) as file:
         if len(data.shape) == 3:
-            _grid(x, data).save(file, "PNG")
+            columns = max(1, round(len(x) ** 0.5))
+            filled = pad(shades(x, data), (0,) * 7 + (-len(x) % columns,))
+            tiled(filled.unflatten(0, (-1, columns))).save(file, "PNG")
         else:
             _points(x, data).savefig(file, dpi=120)
 
@@ -30,6 +40,88 @@ def save_real(data: DataModule, n: int, path: Path) -> None:
         test = data.splits["test"]
         some = torch.arange(n := min(n, len(test))) * len(test) // n
         save_picture(test.batch(some).x, data, path)
+
+
+def save_prompts(drawing: Drawing, path: Path) -> Path | None:
+    """Save a PNG of samples of a few held-out captions, a row each; None, and no file, without captions."""
+    data = drawing.data
+    if not isinstance(data, Captioned) or len(data.shape) != 3:
+        return None
+    if not drawing.conditional or drawing.class_conditional:
+        return None
+    rows, marks = _caption_rows(data)
+    items = torch.tensor(rows).repeat_interleave(COLUMNS)
+    x = drawing.samples(len(items), seed=0, items=items).unflatten(0, (len(rows), COLUMNS))
+    strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)
+    for ax, strip, mark in zip(figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True):
+        picture = strip.numpy()
+        ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(mark, fontsize=8, loc="left", pad=2)
+        ax.set_axis_off()
+    with atomic(path) as file:
+        figure.savefig(file, dpi=150)
+    return path
+
+
+def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
+    """Save the way from noise of n samples, up to 16 images or 1000 points, as ``trajectory.png``."""
+    model, images = drawing.model, len(drawing.data.shape) == 3
+    n = min(n, 16 if images else 1000)
+    generator = drawing.generator(seed)
+    training = model.training
+    model.eval()
+    x, gammas = trajectory(
+        drawing.denoiser or model.denoiser,
+        model.prepared(drawing.sampler),
+        model.schedule,
+        (n, *model.event),
+        generator,
+        drawing.fill(None if condition is None else condition[slice(n)], n, generator),
+    )
+    x = model.shown(x)
+    model.train(training)
+    path = folder / "trajectory.png"
+    if images:
+        save_strip(x, path)
+    else:
+        with atomic(path) as file:
+            _moments(x, gammas).savefig(file)
+    return path
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Any,
+    sampler: Sampler,
+    schedule: Schedule,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    condition: Condition | None = None,
+    frames: int = FRAMES,
+) -> tuple[Tensor, Tensor]:
+    """Return (x (F, B, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
+
+    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
+    """
+    gammas = sampler.gammas(schedule, generator.device)
+    alpha, sigma = denoiser.process.alpha_sigma(gammas)
+    z = torch.randn(shape, generator=generator, device=generator.device)
+    z = z * denoiser.process.prior_std(gammas[0])
+    moments = torch.linspace(0, len(gammas) - 1, min(frames, len(gammas))).round().long().tolist()
+    scale = torch.hypot(alpha, sigma)
+    scale[-1] = alpha[-1]
+    frames_of = [z / scale[0]]
+    for i, z_s in enumerate(sampler.path(denoiser, gammas, z, condition, generator), start=1):
+        if i in moments:
+            frames_of.append(z_s / scale[i])
+    return torch.stack(frames_of).cpu(), gammas[moments].cpu()
+
+
+def save_strip(x: Tensor, path: Path) -> None:
+    """Save a PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at left."""
+    with atomic(path) as file:
+        tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(file, "PNG")
 
 
 def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
@@ -55,15 +147,6 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def _grid(x: Tensor, data: DataModule) -> Any:
-    return tiled(in_rows(shades(x, data), max(1, round(len(x) ** 0.5))))
-
-
-def in_rows(x: Tensor, columns: int, blank: float = 0.0) -> Tensor:
-    """Arrange images (n, C, H, W) as (rows, columns, C, H, W), the last row filled up with ``blank``."""
-    return pad(x, (0,) * 7 + (-len(x) % columns,), value=blank).unflatten(0, (-1, columns))
-
-
 def tiled(pixels: Tensor) -> Any:
     """Tile images (rows, columns, C, H, W), uint8, into one picture, with grey lines between."""
     from PIL import Image
@@ -75,6 +158,17 @@ def tiled(pixels: Tensor) -> Any:
     # small images are enlarged without smoothing, so that a viewer shows the pixels that were drawn
     factor = max(1, 384 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
+    """Choose items of different captions, of classes trained on, then of others; and describe each."""
+    captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
+    untrained = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
+    rows: list[int] = []
+    for wanted, most in ((False, TRAINED), (True, UNTRAINED)):
+        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(untrained[i]) is wanted}
+        rows += sorted(first.values())[:: max(1, len(first) // most)][:most]
+    return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
 
 
 def _points(x: Tensor, data: DataModule) -> Any:
@@ -91,4 +185,24 @@ def _points(x: Tensor, data: DataModule) -> Any:
         axes.scatter(x[:, 0], x[:, 1], s=3, color="C0", label="samples", linewidths=0)
         axes.set_aspect("equal")
     axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def _moments(x: Tensor, gammas: Tensor) -> Any:
+    """Draw points x (F, B, d) at gammas (F,), a panel each; a histogram of points of one coordinate."""
+    size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
+    figure = new_figure(2 * len(x), 2)
+    for axes, points, gamma in zip(
+        figure.subplots(1, len(x), squeeze=False)[0], x, gammas.tolist(), strict=True
+    ):
+        if points.shape[1] == 1:
+            axes.hist(points[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
+        else:
+            axes.scatter(points[:, 0], points[:, 1], s=2, color="C0", linewidths=0)
+            axes.set_ylim(-size, size)
+            axes.set_aspect("equal")
+        axes.set_xlim(-size, size)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"gamma {gamma:.1f}", fontsize=8)
     return figure

@@ -1,0 +1,23 @@
+"""Panels of the report: each a title, how to read it, and functions that draw."""
+
+from matplotlib.figure import Figure
+
+
+def psnr(comparison, colours) -> Figure | None:
+    """Each seed's PSNR, a row a setting."""
+    cells = [(cell, list(cell.values(part="metric/psnr").values())) for cell in comparison.cells]
+    if not any(values for _, values in cells):
+        return None
+    figure = Figure(figsize=(7.2, 0.8 + 0.36 * len(cells)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (cell, values) in enumerate(cells):
+        axes.scatter(values, [row] * len(values), color=colours[cell.label])
+    axes.set_yticks(range(len(cells)), [cell.label for cell, _ in cells])
+    axes.invert_yaxis()
+    axes.set_xlabel("PSNR at log SNR = 0, decibels (higher is better)")
+    return figure
+
+
+PANELS = [
+    ("How well noise is taken out", "Dots are seeds: the test pictures had back from noise.", (psnr,)),
+]

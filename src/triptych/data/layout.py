@@ -1,0 +1,184 @@
+"""List an image folder: its splits, classes and what cannot be used, known without torch.
+
+Top folders that are named as splits are splits, in the words of Hugging Face's imagefolder (datasets,
+``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more top folders
+are classes, and a hash of each image's path splits them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triptych.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+FOREIGN = ("__MACOSX", "@eaDir")  # folders that archives and file servers add
+TO = {"train": "train on", "val": "validate on", "test": "test on"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Images under a root.
+
+    Attributes:
+        files: relative to the root, sorted.
+        splits: of each file, "train", "val" or "test" by its top folder; "" where a hash is to decide.
+        classes: sorted names, over all splits; empty: no labels.
+        labels: of each file, its place in ``classes``; empty without classes.
+    """
+
+    files: list[Path]
+    splits: list[str]
+    classes: list[str]
+    labels: list[int]
+
+
+def list_images(root: Path) -> list[Path]:
+    """List the images under ``root``, relative to it and sorted, without hidden and foreign folders.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"data.root: cannot read {error.filename}: {error.strerror}; fix its permissions")
+
+    images: list[Path] = []
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=unreadable):
+        here = Path(folder)
+        inner[:] = [n for n in inner if not n.startswith(".") and n not in FOREIGN and not _above(here / n)]
+        shown = (name for name in names if name.lower().endswith(ENDINGS) and not name.startswith("."))
+        images += [(here / name).relative_to(root) for name in shown]
+    return sorted(images, key=Path.as_posix)
+
+
+def _above(folder: Path) -> bool:
+    # a link to a folder that it lies in: its images would appear again and again
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def read_layout(root: Path) -> Layout:
+    """Return the images under ``root`` with their splits and classes, by the names of folders.
+
+    Raises:
+        DataError: no images; images both in folders and beside them; a folder named as a split beside others
+            that are none; two folders for one split; none to train on.
+    """
+    key = f"data.root={str(root)!r}"
+    if not root.is_dir():
+        problem = "not a folder" if root.exists() else "no such folder"
+        raise DataError(f"{key}: {problem}; needs one with images")
+    files = list_images(root)
+    if not files:
+        raise DataError(f"{key}: no images there; they end in {', '.join(ENDINGS)}")
+    tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    named = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
+    if named:
+        _check_splits(files, tops, named, key)
+    splits = [named[file.parts[0]] if named else "" for file in files]
+    depth = 1 if named else 0
+    names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
+    loose = [file for file in files if len(file.parts) == depth + 1]
+    if names and loose:
+        raise DataError(f"{key}: {loose[0]} lies beside class folders; needs all images in folders, or none")
+    classes = sorted(names) if len(names) > 1 else []
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = [numbers[file.parts[depth]] for file in files] if classes else []
+    return Layout(files, splits, classes, labels)
+
+
+def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key: str) -> None:
+    beside = [f"{top}/" for top in tops if top not in named]
+    beside += [str(file) for file in files if len(file.parts) == 1]
+    first = next(iter(named))
+    if beside:
+        raise DataError(
+            f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
+            " train/CLASS/, or rename the folder"
+        )
+    for one, other in pairwise(sorted(named, key=lambda top: named[top])):
+        if named[one] == named[other]:
+            raise DataError(f"{key}: {one}/ and {other}/ are one split, {named[one]}; merge them")
+    if "train" not in named.values():
+        raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
+
+
+def place(file: Path, data_seed: int) -> float:
+    """Hash an image's path under the root to [0, 1), whatever other images there are."""
+    # NFC: some file systems hand é back as e with an accent of its own
+    name = unicodedata.normalize("NFC", file.as_posix())
+    digest = hashlib.blake2b(f"{data_seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") / 2**64
+
+
+def split_files(
+    layout: Layout, root: Path, val_fraction: float, test_fraction: float, data_seed: int
+) -> dict[str, np.ndarray]:
+    """Split ``layout.files`` by their folders, else by ``place``, in whose order each split is.
+
+    A split without a folder is held out of train/ by its fraction.
+
+    Raises:
+        DataError: a split that is to have items has none, or a class has none to train on.
+    """
+    check_fractions(val_fraction, test_fraction)
+    import numpy as np  # not for who only checks a configuration
+
+    own = np.array(layout.splits)
+    val = 0.0 if "val" in layout.splits else val_fraction
+    test = 0.0 if "test" in layout.splits else test_fraction
+    at = np.array([place(file, data_seed) for file in layout.files])
+    order = np.argsort(at, kind="stable")
+    pool = order[np.isin(own[order], ("", "train"))]
+    # testing first, so that another val_fraction leaves the test set as it is
+    tested, validated, trained = np.split(pool, np.searchsorted(at[pool], [test, test + val]))
+    splits = {"train": trained, "val": validated, "test": tested}
+    for name, share in (("train", 1.0), ("val", val), ("test", test)):
+        if (own == name).any() and name != "train":
+            splits[name] = order[own[order] == name]
+        elif share and not len(splits[name]):
+            raise DataError(
+                f"data.root={str(root)!r}: its {len(own)} images leave none to {TO[name]} with"
+                f" data.val_fraction={val_fraction}, data.test_fraction={test_fraction} and"
+                f" data.data_seed={data_seed}; needs more images, other fractions or another seed"
+            )
+    trained_on = {layout.labels[i] for i in splits["train"]} if layout.classes else set()
+    for k, name in enumerate(layout.classes):
+        if k not in trained_on:
+            raise DataError(
+                f"data.root={str(root)!r}: class {name} has no image to train on;"
+                " needs more of its images in train"
+            )
+    return splits
+
+
+def check_fractions(val: float, test: float) -> None:
+    """Raise DataError unless something is left to train on."""
+    if val + test >= 1:
+        raise DataError(
+            f"data.val_fraction={val} and data.test_fraction={test}: leave none to train on;"
+            " needs a sum below 1"
+        )
+
+
+def caption_file(image: Path) -> Path:
+    """Return the file of an image's caption; DataError if there is none."""
+    file = image.with_suffix(".txt")
+    if not file.exists():
+        raise DataError(f"data.root: {image} has no caption; write {file.name} beside it")
+    return file
