@@ -60,7 +60,6 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """Return all settings and facts of a run, by key."""
     values = all_settings(run)
     if run.seed is not None:
         values["seed"] = str(run.seed)

@@ -37,11 +37,6 @@ from triptych.study.style import PALETTE
 from triptych.study.tables import measure_rows, table_columns, table_rows
 from triptych.study.verdict import footnote
 
-SEARCH = """document.querySelector("input").addEventListener("input", event => {
-  const words = event.target.value.toLowerCase().split(/\\s+/);
-  for (const row of document.querySelectorAll("tbody tr"))
-    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-});"""
 SHOWN = 3  # reasons of a sweep's failures
 MEASURES = "Means over seeds with the standard error over them, best first by the first column."
 
@@ -133,7 +128,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return what stands before the verdict, the figures that it rests on, and what stands behind it."""
+    """Split what stands before the verdict, the figures that it rests on, from what stands behind it."""
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]
@@ -158,9 +153,10 @@ def write_index(root: Path) -> Path:
         started = min((run.started for run in runs if run.started), default="")[:16].replace("T", " ")
         report = "report.html" if (path / "report.html").is_file() else ""
         rows.append((started, os.path.relpath(path, root), report, states, errors))
+    search = page_template("index.js").render()
     page = page_template("index.html.j2").render(
         title=root.resolve().name, rows=sorted(rows, key=lambda row: row[:2], reverse=True),
-        search=SEARCH, script_source=script_source(SEARCH),
+        search=search, script_source=script_source(search),
     )  # fmt: skip
     write_atomic(root / "index.html", printable(page))
     return root / "index.html"

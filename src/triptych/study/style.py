@@ -63,11 +63,6 @@ def styled() -> Iterator[None]:
         yield
 
 
-def colour(i: int) -> str:
-    """Return the colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
-    return list(PALETTE)[i % len(PALETTE)]
-
-
 def mark(run: Run) -> str:
     """Return the name of a run's dots and lines (``gid``), by which the page's script finds the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
@@ -80,11 +75,6 @@ def axes(
     figure = Figure(figsize=(width, height))
     box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
     return figure, figure.add_axes(box)
-
-
-def inches(texts: Iterable[str]) -> float:
-    """Return the room for the widest of `texts`, inches; DejaVu is wide, so browser fonts fit as well."""
-    return max((len(text) for text in texts), default=0) * SIZE * 0.62 / 72
 
 
 def short(text: str, most: int = 30) -> str:
@@ -123,7 +113,9 @@ class LineFigure:
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: list[tuple[float, str, str]] = []
-        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + 0.4)
+        # DejaVu is wide, so browser fonts fit as well
+        right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
+        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, right + 0.4)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""

@@ -99,7 +99,6 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
 
 def _lost(cell: Cell) -> str:
-    """Return why a cell has no figure."""
     statuses = {run.status for run in cell.others}
     return statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
 
@@ -145,7 +144,6 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
 
 
 def _drawn(comparison: Comparison) -> list[TableRow]:
-    """List rows of cells that share one model, by the measure that decides between them."""
     cells = {cell.label: cell for cell in comparison.cells}
     return [
         TableRow(label, {key: entry(s) for key, s in spreads.items()}, _seeds(cells[label]), best, bool(best))

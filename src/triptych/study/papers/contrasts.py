@@ -168,7 +168,6 @@ def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
 
 
 def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
-    """Return the figure of each seed, finite ones."""
     figures = {run.seed: _figure(point, run) for run in runs}
     return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
