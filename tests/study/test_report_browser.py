@@ -5,10 +5,7 @@ import csv
 import functools
 import io
 import json
-import os
 import re
-from pathlib import Path
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -495,26 +492,3 @@ def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(ch
         f"document.querySelector('{bar} output + .exports button').hidden"
     )
     assert chrome.complaints == []
-
-
-AXE = os.environ.get("TRIPTYCH_AXE") or next(Path().glob("node_modules/axe-core/axe.min.js"), "")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not AXE, reason="no axe-core: npm install axe-core, or TRIPTYCH_AXE=axe.min.js")
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("of", ["small", "grid"])
-def test_axe_finds_nothing_serious(chrome, request, of, dark):
-    """Of the first page with all that is folded, and of a run's page."""
-    report = request.getfixturevalue(of)
-    run = report.story.runs[0].dir.name
-    for fragment in ("", "#" + urlencode({"run": run})):
-        chrome.open(report.html, fragment, dark=dark)
-        chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-        chrome.run(Path(AXE).read_text() + ";1")
-        found = chrome.run(
-            "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations"
-            ".filter(one => ['serious', 'critical'].includes(one.impact))"
-            ".map(one => [one.id, one.help, one.nodes.length, one.nodes[0].html.slice(0, 200)]))"
-        )
-        assert found == []
