@@ -50,12 +50,11 @@ def _bound(run: Run) -> str:
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
     if run.progress:
         yield "stage", f"{run.progress.stage}, step {run.progress.step} of {run.progress.max_steps or '?'}"
-    if run.steps is not None:
-        yield "steps", f"{run.steps:,}"
+    for what, count in (("steps", run.steps), ("parameters", run.parameters)):
+        if count is not None:
+            yield what, f"{count:,}"
     for stage, seconds in run.seconds.items():
         yield f"{stage} took", duration(seconds)
-    if run.parameters is not None:
-        yield "parameters", f"{run.parameters:,}"
     if run.weights:
         yield "weights", run.weights
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.study import measures
 from triptych.study.cells import METRIC, Cell, Comparison, PairTest
@@ -158,11 +157,9 @@ def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[Ta
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
-    return str(len(cell.runs)) + (
-        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    tally = Counter(
+        run.status if run.status != "finished" else "copied" if math.isfinite(run.bound) else "not finite"
+        for run in cell.others
     )
-
-
-def _left_out(run: Run) -> str:
-    return "copied" if math.isfinite(run.bound) else "not finite"
+    rest = ", ".join(f"{n} {status}" for status, n in tally.items())
+    return f"{len(cell.runs)} ({rest})" if rest else str(len(cell.runs))
