@@ -17,6 +17,8 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("report {mine}/foreign", ["foreign", "no run in it"]),
     ("report {mine}/results", ["results", "no run in it"]),
     ("report {mine}", ["no run in it"]),
+    ("report /nowhere", ["/nowhere", "no such directory"]),
+    ("report /etc/passwd", ["/etc/passwd", "not a directory"]),
     ("sample ckpt=x n=1000000000", ["n=1000000000", "from 1 to 1000000"]),
     ("train n=1000000000", ["n=1000000000", "no such key"]),
     ("train paths.log_dir=/dev/null", ["/dev/null", "cannot be written"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -186,15 +185,6 @@ class Browser:
         data = path.read_bytes()
         path.unlink()
         return data
-
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole,
-                         **({"clip": self._whole()} if whole else {}))  # fmt: skip
-        path.write_bytes(base64.b64decode(shot["data"]))
-
-    def _whole(self) -> dict[str, float]:
-        size = self.send("Page.getLayoutMetrics")["cssContentSize"]
-        return {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -134,11 +134,11 @@ def sweep(
 
 def write_history(run: Path, bound: float) -> None:
     """A wide, sparse metrics.csv that ends at the bound."""
-    rows = ["step,train/loss,train/grad_norm,val/bpd"]
+    rows = ["step,train/loss,train/grad_norm,val/bpd,time"]
     for step in range(0, 801, 10):
-        rows.append(f"{step},{3 * math.exp(-step / 200) + bound:.4f},0.5,")
+        rows.append(f"{step},{3 * math.exp(-step / 200) + bound:.4f},0.5,,{step / 20}")
         if step and step % 100 == 0:
-            rows.append(f"{step},,,{bound + 3.5 * math.exp(-step / 130):.5f}")
+            rows.append(f"{step},,,{bound + 3.5 * math.exp(-step / 130):.5f},{step / 20}")
     (run / "metrics.csv").write_text("\n".join(rows) + "\n")
 
 

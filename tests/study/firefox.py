@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -118,19 +117,14 @@ class Firefox(Browser):
         assert isinstance(done, list), done
         return done[0]
 
-    def _pointer(self, x: float, y: float, *more: str) -> None:
-        actions = [{"type": "pointerMove", "x": round(x), "y": round(y), "duration": 0}]
-        actions += [{"type": kind, "button": 0} for kind in more]  # type: ignore[dict-item]
+    def click(self, selector: str) -> None:
+        """Press and release the mouse in the middle of an element."""
+        x, y = self.place(selector)
+        actions: list[Any] = [{"type": "pointerMove", "x": round(x), "y": round(y), "duration": 0}]
+        actions += [{"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp")]
         self.send(
             "WebDriver:PerformActions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}]
         )
-
-    def move(self, x: float, y: float) -> None:
-        self._pointer(x, y)
-
-    def click(self, selector: str) -> None:
-        """Press and release the mouse in the middle of an element."""
-        self._pointer(*self.place(selector), "pointerDown", "pointerUp")
         self.rest()
 
     def type(self, selector: str, text: str) -> None:
@@ -139,10 +133,6 @@ class Firefox(Browser):
         self.run(f"document.querySelector({json.dumps(selector)}).select()")
         keys = [{"type": kind, "value": key} for key in text or "\ue017" for kind in ("keyDown", "keyUp")]
         self.send("WebDriver:PerformActions", actions=[{"type": "key", "id": "keys", "actions": keys}])
-
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        shot = self.send("WebDriver:TakeScreenshot", full=whole)
-        path.write_bytes(base64.b64decode(shot["value"]))
 
     def close(self) -> None:
         self._stream.close()

@@ -5,10 +5,7 @@ import csv
 import functools
 import io
 import json
-import os
 import re
-from pathlib import Path
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -62,11 +59,6 @@ CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, 
   .map(e => e.textContent.slice(0, 60))"""
 
 
-both_browsers = pytest.mark.parametrize(
-    "chrome", [Browser, Firefox], indirect=True, ids=["chromium", "firefox"]
-)
-
-
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     """One browser of each kind for all tests of this file."""
@@ -81,7 +73,7 @@ def started(tmp_path_factory):
 
 @pytest.fixture
 def chrome(started, request):
-    """Chromium, or for `both_browsers` Firefox too."""
+    """Chromium, or the browser that a test names."""
     kind = getattr(request, "param", Browser)
     if kind is Firefox and FIREFOX is None:
         pytest.skip("no firefox or firefox-esr on PATH")
@@ -121,17 +113,6 @@ def table(chrome, name):
     return chrome.run(ROWS.replace("${NAME}", name))
 
 
-def first_paint(chrome, path):
-    """Milliseconds from the start of loading, the least of three: other processes are at work as well."""
-    found = []
-    for _ in range(3):
-        chrome.open(path)
-        while (at := chrome.run("performance.getEntriesByType('paint')[0]?.startTime")) is None:
-            chrome.rest()
-        found.append(at)
-    return min(found)
-
-
 def bounds(report):
     """{setting: {seed: test bound}}, read from the summaries as they lie there."""
     found = {}
@@ -149,12 +130,15 @@ def numbers(text):
 
 
 @pytest.mark.parametrize(
-    "chrome, width, dark",
-    [(Browser, 390, False), (Browser, 500, True), (Browser, 1200, False), (Firefox, 390, True)],
+    "chrome, of, width, dark",
+    [
+        (Browser, "twelve", 390, False),
+        (Browser, "grid", 500, True),
+        (Browser, "small", 1200, False),
+        (Firefox, "small", 390, True),
+    ],
     indirect=["chrome"],
-    ids=["chromium-390", "chromium-500", "chromium-1200", "firefox-390"],
 )
-@pytest.mark.parametrize("of", ["small", "twelve", "grid"])
 def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
     """No words of a figure lie over each other, and nothing is cut off."""
     report = request.getfixturevalue(of)
@@ -211,7 +195,6 @@ def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
                 assert difference == rows[b]["difference"] and claimed == rows[b]["verdict"]
 
 
-@both_browsers
 def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     known = {f"objective={o},seed={s}": v for o, seeds in bounds(small).items() for s, v in seeds.items()}
     before = {row["run"]: row for row in table(page, "runs")}
@@ -244,7 +227,6 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     assert said == "no column or setting is named bond" and table(page, "runs") == []
 
 
-@both_browsers
 def test_a_run_under_the_pointer_and_its_own_page(page, small):
     known = bounds(small)
     mark = page.run(
@@ -271,7 +253,7 @@ def test_a_run_under_the_pointer_and_its_own_page(page, small):
     assert page.run(f"{run} === null && !document.querySelector('main').hidden")
 
 
-@both_browsers
+@pytest.mark.parametrize("chrome", [Browser, Firefox], indirect=True, ids=["chromium", "firefox"])
 def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.open(small.html)
     chrome.choose("select[name=a]", "0:v")
@@ -321,7 +303,6 @@ def test_a_table_is_saved_as_it_is_shown_under_the_reports_name(page, small):
     assert "objective,epsilon" in page.downloaded(name).decode()
 
 
-@both_browsers
 def test_the_first_screen_decides(chrome, small):
     """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
     for width, height in ((1200, 900), (390, 844)):
@@ -340,7 +321,6 @@ def test_the_first_screen_decides(chrome, small):
     assert chrome.run(f"{cells}.map(e => getComputedStyle(e).borderTopWidth)") == 5 * ["0px"]
 
 
-@both_browsers
 def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, small):
     lines = "document.querySelectorAll('[data-figure$=\"of all runs\"] g[data-run]').length"
     axis = "[...document.querySelectorAll('[data-figure$=\"of all runs\"] text')].map(e => e.textContent)"
@@ -487,25 +467,6 @@ def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(c
 
 
 @pytest.mark.slow
-def test_two_hundred_runs(chrome, tmp_path):
-    targets = {f"{name} / {rate}": bound + rate for name, bound in TARGETS.items() for rate in range(8)}
-    report = write_report(sweep(tmp_path / "many", targets, seeds=(1, 2, 3, 4, 5)))
-    assert len(report.story.runs) == 200 and report.html.stat().st_size < 3e6
-    assert first_paint(chrome, report.html) < 1500 and chrome.run(OVERLAPS) == []
-    assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
-    chrome.click("table[data-name=runs] th[data-key=bound] button")
-    values = [numbers(row["bound"])[0] for row in table(chrome, "runs")]
-    assert values == sorted(values) and len(values) == 200
-    chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=3 objective=v")
-    assert len(table(chrome, "runs")) == 0  # their name is another
-    chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=3")
-    assert len(table(chrome, "runs")) == 40
-    chrome.click("table[data-name=runs] a")
-    assert chrome.run("document.querySelectorAll('article.run svg').length") >= 3
-    assert chrome.complaints == []
-
-
-@pytest.mark.slow
 def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(chrome, tmp_path):
     for seed in range(410):
         write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
@@ -531,29 +492,3 @@ def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(ch
         f"document.querySelector('{bar} output + .exports button').hidden"
     )
     assert chrome.complaints == []
-
-
-AXE = os.environ.get("TRIPTYCH_AXE") or next(Path().glob("node_modules/axe-core/axe.min.js"), "")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not AXE, reason="no axe-core: npm install axe-core, or TRIPTYCH_AXE=axe.min.js")
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("of", ["small", "twelve", "grid", "single"])
-def test_axe_finds_nothing_serious(chrome, request, tmp_path, of, dark):
-    """Of the first page with all that is folded, and of a run's page."""
-    if of == "single":
-        report = write_report(sweep(tmp_path, {"x0": 2.0}, seeds=(1,)))
-    else:
-        report = request.getfixturevalue(of)
-    run = report.story.runs[0].dir.name
-    for fragment in ("", "#" + urlencode({"run": run})):
-        chrome.open(report.html, fragment, dark=dark)
-        chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-        chrome.run(Path(AXE).read_text() + ";1")
-        found = chrome.run(
-            "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations"
-            ".filter(one => ['serious', 'critical'].includes(one.impact))"
-            ".map(one => [one.id, one.help, one.nodes.length, one.nodes[0].html.slice(0, 200)]))"
-        )
-        assert found == []

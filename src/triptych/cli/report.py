@@ -91,8 +91,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _report(options: argparse.Namespace) -> None:
     # drawing is imported only now, so that --help and mistakes answer at once
-    from triptych.study.index import is_log, write_index
-    from triptych.study.render import write_report
+    from triptych.study.render import is_log, write_index, write_report
     from triptych.study.terminal import print_table
 
     if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):

@@ -25,7 +25,7 @@ MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = mean_curves(comparison)
+    curves = _means(comparison, "noise_levels")
     return _by_noise_level(curves, colours, "squared error of ε, per dimension") if curves else None
 
 
@@ -75,10 +75,7 @@ def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _validation(comparison: Comparison, over_seconds: bool) -> dict[str, list[Line]]:
-    """Return steps, or seconds of training, and validation bounds of each seed of each cell.
-
-    Seconds are the row's own, or in proportion to steps where they were not recorded.
-    """
+    """Return steps, or seconds of training, and validation bounds of each seed of each cell."""
     bound = f"val/{comparison.measure}"
     lines: dict[str, list[Line]] = {}
     for cell in comparison.cells:
@@ -86,11 +83,7 @@ def _validation(comparison: Comparison, over_seconds: bool) -> dict[str, list[Li
             columns = run.histories((bound, "time"))
             steps, values = columns.get(bound, ([], []))
             seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
-            at = np.array(steps)
-            if over_seconds and all(step in seconds for step in steps):
-                at = np.array([seconds[step] for step in steps])
-            elif over_seconds:
-                at = at * run.seconds.get("fit", math.nan) / (run.steps or math.nan)
+            at = np.array([seconds.get(step, math.nan) for step in steps] if over_seconds else steps)
             if len(steps) > 1 and np.isfinite(at).all():
                 lines.setdefault(cell.label, []).append((at, np.array(values), run))
     return lines
@@ -136,11 +129,6 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     spread = next(run.posterior for run in comparison.runs if run.posterior)
     dashed = np.array(spread.gamma), np.array(spread.value)
     return _by_noise_level(means, colours, "squared error, per dimension", dashed)
-
-
-def mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
-    """Average the error by noise level of each cell: gamma, mean over seeds and its standard error."""
-    return _means(comparison, "noise_levels")
 
 
 def _means(comparison: Comparison, of: str) -> dict[str, MeanCurve]:

@@ -17,7 +17,7 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.axes import all_settings
-from triptych.study.cells import Cell, Comparison
+from triptych.study.cells import Comparison
 from triptych.study.run_details import CURVES, cut, of_run
 from triptych.study.study import Study
 from triptych.study.tables import against
@@ -38,29 +38,30 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
     runs, flat = story.runs, [_flat(run) for run in story.runs]
-    homes = _homes(story.comparisons)
-    differ = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
+    keys = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
+    own = [{key: values[key] for key in keys if key in values} for values in flat]
     place = {run.dir: i for i, run in enumerate(runs)}
+    homes: dict[int, tuple[int, str]] = {}  # of a sweep that tuned first, the last stage's
+    sections = []
+    for k, comparison in enumerate(story.comparisons):
+        cells = []
+        for cell in (*comparison.cells, *comparison.pending):
+            at = [place[run.dir] for run in (*cell.runs.values(), *cell.others)]
+            homes |= dict.fromkeys(at, (k, cell.label))
+            values = {key: dict.fromkeys(own[i][key] for i in at if key in own[i]) for key in keys}
+            shown = {key: cut(", ".join(several)) for key, several in values.items() if several}
+            cells.append({"label": cell.label, "runs": at, "own": shown})
+        sections.append({"cells": cells, "against": _against(comparison)})
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
-    for run, values in zip(runs, flat, strict=True):
-        section, label = homes.get(run.dir, (None, ""))
-        own = {key: cut(values[key]) for key in differ if key in values}
-        row = {"name": where[run.dir], "section": section, "cell": label, "own": own}
-        rows.append(row | of_run(run, points))
-    return {
-        "running": bool(story.counts["running"]),
-        "runs": rows,
-        "keys": differ,
-        "sections": [_section(c, place, flat, differ) for c in story.comparisons],
-    }
-
-
-# settings ---------------------------------------------------------------------------------------------
+    for i, run in enumerate(runs):
+        section, label = homes.get(i, (None, ""))
+        row = {"name": where[run.dir], "section": section, "cell": label}
+        rows.append(row | {"own": {key: cut(text) for key, text in own[i].items()}} | of_run(run, points))
+    return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """Return all settings and facts of a run, by key."""
     values = all_settings(run)
     if run.seed is not None:
         values["seed"] = str(run.seed)
@@ -82,42 +83,10 @@ def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, s
     )
 
 
-def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
-    """Return the comparison and the cell of each run; of a sweep that tuned first, the last stage's."""
-    return {
-        run.dir: (k, cell.label)
-        for k, comparison in enumerate(comparisons)
-        for cell in (*comparison.cells, *comparison.pending)
-        for run in (*cell.runs.values(), *cell.others)
-    }
-
-
-# comparisons ------------------------------------------------------------------------------------------
-
-
-def _section(
-    comparison: Comparison, place: Mapping[Path, int], flat: Sequence[Mapping[str, str]], keys: Sequence[str]
-) -> dict[str, Any]:
-    """Return the cells of a comparison and the differences of all pairs.
-
-    `against`: by reference and cell, the difference, its corrected p and the verdict.
-    """
-    known = {"cells": [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]}
+def _against(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
+    """Return by reference and cell the difference, its corrected p and the verdict."""
     if measures.deciding(comparison) or len(comparison.cells) < 2:
-        return known | {"against": []}
+        return []
     places = range(len(comparison.cells))
     pairs = [[against(comparison, reference, i) for i in places] for reference in places]
-    texts = [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
-    return known | {"against": texts}
-
-
-def _cell(
-    cell: Cell, place: Mapping[Path, int], flat: Sequence[Mapping[str, str]], keys: Sequence[str]
-) -> dict[str, Any]:
-    runs = [*cell.runs.values(), *cell.others]
-    own = {}
-    for key in keys:
-        values = dict.fromkeys(v for run in runs if (v := flat[place[run.dir]].get(key)) is not None)
-        if values:
-            own[key] = cut(", ".join(values))
-    return {"label": cell.label, "runs": [place[run.dir] for run in runs], "own": own}
+    return [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]

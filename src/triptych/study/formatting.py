@@ -11,12 +11,6 @@ if TYPE_CHECKING:  # scipy, which texts go without
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
 
-PART_MEANING = {
-    "prior": "what is still visible of the data in the noisiest latent; near zero if it is pure noise",
-    "reconstruction": "the cost of the last step, from the cleanest latent back to exact values",
-    "diffusion": "the cost of every denoising step in between, and where models differ most",
-}
-
 MEASURED = {
     "bits/dim": (
         "The test bound is an upper limit on the number of bits this model needs, per value of an image "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,7 @@ from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, factorial, figures, measures
 from triptych.study.cells import Comparison
-from triptych.study.style import colour, styled, to_svg
+from triptych.study.style import PALETTE, styled, to_svg
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI
@@ -102,9 +103,12 @@ PICTURES: tuple[tuple[str, str, str, Callable[[Run], Path | None]], ...] = (
 
 
 def colours(hues: Mapping[str, str]) -> dict[str, str]:
-    """Assign a colour to each label, equal in every figure and table; labels of one hue share it."""
-    places = {hue: i for i, hue in enumerate(dict.fromkeys(hues.values()))}
-    return {label: colour(places[hue]) for label, hue in hues.items()}
+    """Assign a colour to each label, equal in every figure and table; labels of one hue share it.
+
+    Colours repeat after twelve, where line and marker styles change.
+    """
+    inks = dict(zip(dict.fromkeys(hues.values()), itertools.cycle(PALETTE), strict=False))
+    return {label: inks[hue] for label, hue in hues.items()}
 
 
 def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:

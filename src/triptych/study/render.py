@@ -1,4 +1,4 @@
-"""Write the report: `report.html` (one file, no network) and `results.csv`.
+"""Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
 
 Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
 sweep goes on never shows half a report.
@@ -10,14 +10,17 @@ import base64
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from triptych.files import printable
+from triptych.files import load_object, printable
 from triptych.run.directory import write_atomic
+from triptych.run.parsing import to_int
+from triptych.run.read import Run, read_runs
 from triptych.study import formatting, measures
 from triptych.study.cells import Comparison
 from triptych.study.details import as_json
@@ -33,6 +36,7 @@ from triptych.study.style import PALETTE
 from triptych.study.tables import measure_rows, table_columns, table_rows
 from triptych.study.verdict import footnote
 
+SHOWN = 3  # reasons of a sweep's failures
 MEASURES = "Means over seeds with the standard error over them, best first by the first column."
 
 
@@ -119,7 +123,35 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return what stands before the verdict, the figures that it rests on, and what stands behind it."""
+    """Split what stands before the verdict, the figures that it rests on, from what stands behind it."""
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]
+
+
+def is_log(directory: Path) -> bool:
+    """Return whether a directory holds folders of sweeps or runs, as `logs` does."""
+    known = (directory / name for name in ("sweeps", "runs"))
+    return not (directory / "sweep.json").exists() and any(map(Path.is_dir, known))
+
+
+def write_index(root: Path) -> Path:
+    """Write `index.html` into a log directory, newest first; return its path."""
+    runs_of: dict[Path, list[Run]] = {path.parent: [] for path in root.glob("*/*/sweep.json")}
+    for run in read_runs(root):
+        runs_of.setdefault(run.dir.parent if run.dir.parent in runs_of else run.dir, []).append(run)
+    rows = []
+    for path, runs in runs_of.items():
+        left = (to_int(load_object(path / "sweep.json").get("expected")) or 0) - len(runs)
+        states = Counter(run.status for run in runs) + Counter({"not started": left})  # none below one
+        errors = Counter(run.error for run in runs if run.error).most_common(SHOWN)
+        started = min((run.started for run in runs if run.started), default="")[:16].replace("T", " ")
+        report = "report.html" if (path / "report.html").is_file() else ""
+        rows.append((started, os.path.relpath(path, root), report, states, errors))
+    search = page_template("index.js").render()
+    page = page_template("index.html.j2").render(
+        title=root.resolve().name, rows=sorted(rows, key=lambda row: row[:2], reverse=True),
+        search=search, script_source=script_source(search),
+    )  # fmt: skip
+    write_atomic(root / "index.html", printable(page))
+    return root / "index.html"

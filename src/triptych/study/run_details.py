@@ -26,7 +26,7 @@ def of_run(run: Run, points: int) -> dict[str, Any]:
         "mark": mark(run),
         "status": run.status,
         "error": cut(run.error),
-        "bound": bound(run),
+        "bound": _bound(run),
         "facts": list(_facts(run)),
         "curves": _curves(run, points),
         "again": command_again(run),
@@ -39,7 +39,7 @@ def cut(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def bound(run: Run) -> str:
+def _bound(run: Run) -> str:
     """Format the bound, mean and standard error over items: "1.902 ± 0.018 bits/dim"; "" without one."""
     if not run.measure:
         return ""
@@ -50,12 +50,11 @@ def bound(run: Run) -> str:
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
     if run.progress:
         yield "stage", f"{run.progress.stage}, step {run.progress.step} of {run.progress.max_steps or '?'}"
-    if run.steps is not None:
-        yield "steps", f"{run.steps:,}"
+    for what, count in (("steps", run.steps), ("parameters", run.parameters)):
+        if count is not None:
+            yield what, f"{count:,}"
     for stage, seconds in run.seconds.items():
         yield f"{stage} took", duration(seconds)
-    if run.parameters is not None:
-        yield "parameters", f"{run.parameters:,}"
     if run.weights:
         yield "weights", run.weights
 
@@ -63,20 +62,18 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
 def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     """Return columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
     histories = run.histories()
-    first = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
-    drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
-    drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
+    drawn = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
+    drawn += ["train/loss", *(name for name in histories if name.startswith(("val/", "train/")))]
+    drawn = [name for name in dict.fromkeys(drawn) if len({*histories.get(name, ((), ()))[1]}) > 1]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    named = [name for name in drawn if len({*histories[name][1]}) > 1 and name not in aside][:CURVES]
     clock = dict(zip(*histories.get("time", ([], [])), strict=True))
     curves = []
-    for name in named:
+    for name in [name for name in drawn if name not in aside][:CURVES]:
         thinned = _thinned(*histories[name], points)
         known = clock.keys() >= {*thinned["x"]}
-        seconds = [short_float(clock[step]) for step in thinned["x"]] if known else []
-        curves.append(
-            {"name": name, "of": "training step", "unit": _unit(name), "seconds": seconds} | thinned
-        )
+        seconds = [_short(clock[step]) for step in thinned["x"]] if known else []
+        unit = next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
+        curves.append({"name": name, "of": "training step", "unit": unit, "seconds": seconds} | thinned)
     if levels := run.noise_levels:
         what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR", "unit": "per dimension"}
         thinned = _thinned(levels.gamma, levels.value, points)
@@ -84,21 +81,15 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     return curves
 
 
-def _unit(name: str) -> str:
-    """Return the unit of a column, "bits/dim" of val/bpd and its parts; "" where its name tells none."""
-    return next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
-
-
 def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
     """Thin a curve to every k-th point and the last one; `every` is k."""
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     short = [i for i in places if math.isfinite(y[i])]
-    return {"every": every, "x": [short_float(x[i]) for i in short], "y": [short_float(y[i]) for i in short]}
+    return {"every": every, "x": [_short(x[i]) for i in short], "y": [_short(y[i]) for i in short]}
 
 
-def short_float(x: float) -> float:
-    """Round to five digits; whole numbers stay as they are."""
+def _short(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 

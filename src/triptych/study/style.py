@@ -63,11 +63,6 @@ def styled() -> Iterator[None]:
         yield
 
 
-def colour(i: int) -> str:
-    """Return the colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
-    return list(PALETTE)[i % len(PALETTE)]
-
-
 def mark(run: Run) -> str:
     """Return the name of a run's dots and lines (``gid``), by which the page's script finds the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
@@ -82,28 +77,9 @@ def axes(
     return figure, figure.add_axes(box)
 
 
-def inches(texts: Iterable[str]) -> float:
-    """Return the room for the widest of `texts`, inches; DejaVu is wide, so browser fonts fit as well."""
-    return max((len(text) for text in texts), default=0) * SIZE * 0.62 / 72
-
-
 def short(text: str, most: int = 30) -> str:
     """Shorten `text` in its middle where it would not fit beside a figure."""
     return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
-
-
-def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
-    """Shorten each label to `most` characters; what all share goes first, so that they stay different."""
-    words = [label.split(" ") for label in labels]
-    head = tail = 0
-    if len(labels) > 1 and max(map(len, labels)) > most:
-        least = min(map(len, words))
-        while head < least - 1 and len({w[head] for w in words}) == 1:
-            head += 1
-        while tail < least - 1 - head and len({w[-1 - tail] for w in words}) == 1:
-            tail += 1
-    middles = ("…" * (head > 0) + " ".join(w[head : len(w) - tail]) + "…" * (tail > 0) for w in words)
-    return {label: short(text, most) for label, text in zip(labels, middles, strict=True)}
 
 
 def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
@@ -135,9 +111,11 @@ class LineFigure:
     """Axes for a line a label, each named at its end."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
-        self.names, self.colours = shortened(list(labels), 16), colours
+        self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: list[tuple[float, str, str]] = []
-        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + 0.4)
+        # DejaVu is wide, so browser fonts fit as well
+        right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
+        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, right + 0.4)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""

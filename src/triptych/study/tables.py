@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.study import measures
 from triptych.study.cells import METRIC, Cell, Comparison, PairTest
@@ -99,7 +98,6 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
 
 def _lost(cell: Cell) -> str:
-    """Return why a cell has no figure."""
     statuses = {run.status for run in cell.others}
     return statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
 
@@ -145,7 +143,6 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
 
 
 def _drawn(comparison: Comparison) -> list[TableRow]:
-    """List rows of cells that share one model, by the measure that decides between them."""
     cells = {cell.label: cell for cell in comparison.cells}
     return [
         TableRow(label, {key: entry(s) for key, s in spreads.items()}, _seeds(cells[label]), best, bool(best))
@@ -160,11 +157,9 @@ def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[Ta
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
-    return str(len(cell.runs)) + (
-        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    tally = Counter(
+        run.status if run.status != "finished" else "copied" if math.isfinite(run.bound) else "not finite"
+        for run in cell.others
     )
-
-
-def _left_out(run: Run) -> str:
-    return "copied" if math.isfinite(run.bound) else "not finite"
+    rest = ", ".join(f"{n} {status}" for status, n in tally.items())
+    return f"{len(cell.runs)} ({rest})" if rest else str(len(cell.runs))

@@ -1,7 +1,6 @@
-"""Log a study to W&B: one run of job type "report" with tables over all runs.
+"""Log a study to W&B: one run of job type "report" with a table of all runs.
 
-A table of all runs, and the error by noise level of each setting. W&B groups the runs themselves by the keys
-that a sweep varies, which stand at the top of their configurations.
+W&B groups the runs themselves by the keys that a sweep varies: they stand at the top of a configuration.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ from triptych.run.directory import RunDirectory
 from triptych.run.log_content import error_line
 from triptych.run.read import Run
 from triptych.run.wandb import FINISH, import_wandb, logged_in, quiet_settings
-from triptych.study.curves import mean_curves
 from triptych.study.results import results
 from triptych.study.study import Study
 
 LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 LIMIT = 128  # characters of a run's name
-NOISE = ("gamma", "epsilon_mse")
-CHART = {"x": NOISE[0], "y": NOISE[1], "stroke": "setting"}  # fields of the chart over noise levels
 
 
 def project_of(story: Study) -> tuple[str | None, str]:
@@ -68,7 +64,7 @@ def log_study(story: Study) -> str:
         with tempfile.TemporaryDirectory() as place:  # below the sweep, W&B's files would be read as a run
             try:
                 with wandb.init(**about, **how, dir=place) as run:
-                    run.log(_tables(wandb, story))
+                    run.log({"runs": _table(wandb, story)})
                     return str(run.url)
             finally:
                 wandb.teardown()
@@ -76,26 +72,14 @@ def log_study(story: Study) -> str:
         raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
 
 
-def _tables(wandb: Any, story: Study) -> dict[str, Any]:
-    """Log all runs as a table, and the error by noise level of each comparison as a chart."""
+def _table(wandb: Any, story: Study) -> Any:
     rows = [
         {"id": run_id(run)} | row | {"directory": run.dir.name}
         for run, row in zip(story.runs, results(story.runs), strict=True)
     ]
     columns = [*dict.fromkeys(key for row in rows for key in row)]
     cells = [[row.get(column) for column in columns] for row in rows]
-    logged = {"runs": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)}
-    known = [(comparison.heading, mean_curves(comparison)) for comparison in story.comparisons]
-    for i, (heading, curves) in enumerate((one for one in known if one[1]), 1):
-        points = [
-            [label, *map(float, point)]
-            for label, (gamma, mean, _) in curves.items()
-            for point in zip(gamma, mean, strict=True)
-        ]
-        table = wandb.Table(columns=["setting", *NOISE], data=points)
-        key = f"noise_levels_{i}" if i > 1 else "noise_levels"
-        logged[key] = wandb.plot_table("wandb/line/v0", table, CHART, {"title": heading})
-    return logged
+    return wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
 
 
 def run_id(run: Run) -> str:

@@ -17,8 +17,7 @@ from triptych.data.cifar10 import Cifar10
 from triptych.data.folder import ImageFolder
 from triptych.diffusion.condition import Condition, Labels
 from triptych.run.build import build_experiment
-from triptych.run.execute import execute
-from triptych.run.prepare import prepare, resolve_config
+from triptych.run.prepare import resolve_config
 from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import grid
 
@@ -185,14 +184,3 @@ def test_its_model_takes_an_optimiser_step(name, synthetic):
         optimizer.step()
         losses.append(loss.item())
     assert all(map(math.isfinite, losses)) and losses[1] != losses[0]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_run_of_it_ends(root, synthetic):
-    """The whole path, from the directory to the summary, on a CPU."""
-    _, jobs = asked("ddpm_simple")
-    cfg, choices = job_of("ddpm_simple", *jobs[0], *SMALL)
-    run = prepare(cfg, root / "logs" / "runs" / "ddpm", [*jobs[0], *SMALL], choices)
-    summary = execute(run)
-    assert summary["status"] == "finished" and summary["steps"] == 1 and summary["test"]["bpd"]["n"] == 2

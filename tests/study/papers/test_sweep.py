@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from contextlib import nullcontext
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
-from triptych.study.papers.sweep import check_scale, claims_of, machine, set_scale
+from triptych.study.papers.sweep import check_fairness, check_scale, claims_of, machine, set_scale
 from triptych.study.single import check_single
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
@@ -102,7 +103,6 @@ def test_a_single_run_is_none_of_a_papers():
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["paper.claims.falls.order=[10,20]"], "claims.falls.order=20: not in the sweep"),
         (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
         (["until=decided"], "until=decided: not with a paper's claims"),
         (["+hydra.sweeper.tune.seed='7,8'"], "hydra.sweeper.tune: not with a paper's claims"),
@@ -114,28 +114,32 @@ def test_what_its_sweep_cannot_decide_is_refused(overrides, said):
     assert said in str(refused.value)
 
 
+FINDING = {"kind": "exact", "table": 1, "otherwise": "a coarser end", "order": [1, 2], "by": 0.02}
+TIE = {"kind": "exact", "table": 1, "otherwise": "a coarser end", "same": [1, 2], "within": 0.01}
+
+
 @pytest.mark.parametrize(
-    "overrides, message",
+    "change, message",
     [
+        ({"kind": None}, "tie.kind: a value is needed; one of identity, exact, trained"),
+        ({"table": None}, "tie: no source; add table, figure or section"),
+        ({"otherwise": None}, "tie.kind=exact: otherwise is needed"),
+        ({"otherwise": None}, "a claim without it is an identity"),
+        ({"kind": "identity"}, "tie.kind=identity: otherwise= contradicts it"),
+        ({"within": 0.05}, "tie.within=0.05: wider than the effect by=0.02"),
         (
-            ["~paper.claims.saturates.kind"],
-            "saturates.kind: a value is needed; one of identity, exact, trained",
+            {"within": None, "within_factor": 2},
+            "within_factor=2: wider than half of the smaller; use at most",
         ),
-        (["~paper.claims.saturates.table"], "saturates: no source; add table, figure or section"),
-        (["~paper.claims.saturates.otherwise"], "saturates.kind=exact: otherwise is needed"),
-        (["+paper.claims.falls.otherwise=luck"], "falls.kind=identity: otherwise= contradicts it"),
-        (["paper.claims.falls.kind=exact"], "a claim without it is an identity"),
-        (["+paper.claims.falls.by=.02"], "saturates.within=0.05: wider than the effect by=0.02"),
-        (
-            ["~paper.claims.saturates.within", "+paper.claims.saturates.within_factor=2"],
-            "within_factor=2: wider than half of the smaller; use at most 1.5",
-        ),
+        ({}, ""),
+        ({"within": 0.05, "metric": "gap"}, ""),
     ],
 )
-def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(overrides, message):
-    with pytest.raises(UserError) as refused:
-        claims_of(asked("vdm_steps", *overrides), {}, False)
-    assert message in str(refused.value)
+def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(change, message):
+    tie = {key: value for key, value in (TIE | change).items() if value is not None}
+    with pytest.raises(UserError) if message else nullcontext() as refused:
+        check_fairness({"finding": FINDING, "tie": tie})
+    assert not message or message in str(refused.value)
 
 
 def test_a_scale_that_is_not_there_is_refused():

@@ -246,7 +246,6 @@ def _means(text: str, wanted: Any) -> bool:
 
 
 def _rule(kind: str, node: Mapping[str, Any]) -> str:
-    """Describe how a claim is decided."""
     if kind == "order":
         least = f" by at least {node['by']:g}" if node.get("by") else ""
         times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from scipy.special import bdtr, bdtrc
 
 from triptych.run.read import Run
@@ -19,7 +18,6 @@ from triptych.study.statistics import Paired, paired, spread
 
 Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
-Items = dict[int | None, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,8 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
             return cannot(f"{contrast.name}: a figure is not above 0")
         values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
     means = tuple(spread(list(figures.values())).mean for figures in values)
-    items = None if contrast.ratio else _items(points, of)
+    by_item = not contrast.ratio and all(point.metric == "bound" for point in points)
+    items = bound_by_item(*(of[point] for point in points)) if by_item else None
     if contrast.second is None:
         pair = paired(dict.fromkeys(values[0], 0.0), values[0], items)
     else:
@@ -169,7 +168,6 @@ def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
 
 
 def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
-    """Return the figure of each seed, finite ones."""
     figures = {run.seed: _figure(point, run) for run in runs}
     return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
@@ -191,13 +189,6 @@ def _figure(point: MetricPoint, run: Run) -> float:
         plain = name not in OF_THE_BOUND or name in ("gap", "entropy")
         key = name if plain else unit if name == "bound" else f"{unit}_{name}"
     return known[key].mean if key in known else math.nan
-
-
-def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
-    """Return, by item, a setting's bound, or the first's minus the second's; None unless all are bounds."""
-    if any(point.metric != "bound" for point in points):
-        return None
-    return bound_by_item(*(of[point] for point in points))
 
 
 def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:

@@ -11,11 +11,8 @@ from matplotlib.lines import Line2D
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 COLOURS = {
-    "reproduced": "#009e73",
-    "contradicted": "#d55e00",
-    "cannot tell": MUTED,
-    "not testable here": "#aab2be",
-}
+    "reproduced": "#009e73", "contradicted": "#d55e00", "cannot tell": MUTED, "not testable here": "#aab2be",
+}  # fmt: skip
 LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 
@@ -41,12 +38,8 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
             marker = _marker(claim["ratio"][0], "s" if claim["is_tie"] else "o")
             ax.plot(mean, y, marker, color=ink, markersize=4.5)
             if ratio := claim["published_ratio"]:
-                hollow: dict[str, Any] = {
-                    "markerfacecolor": "none",
-                    "markersize": 4.5,
-                    "markeredgewidth": 0.9,
-                }
-                ax.plot(min(max(ratio, LOW), HIGH), y, _marker(ratio, "D"), color=INK, **hollow)
+                ax.plot(min(max(ratio, LOW), HIGH), y, _marker(ratio, "D"), color=INK,
+                        markerfacecolor="none", markersize=4.5, markeredgewidth=0.9)  # fmt: skip
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
         plain_ticks(ax.xaxis)

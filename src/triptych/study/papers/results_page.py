@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -39,14 +39,9 @@ HEAD = "| claim | verdict | published | measured | kind | metric | data, steps |
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
-    """Return the sweeps of papers at or beneath ``roots``, by name."""
-    folders = {
-        file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))
-    }
-    return sorted(
-        (place for place, file in folders.items() if isinstance(load_object(file).get("paper"), dict)),
-        key=lambda place: place.name,
-    )
+    """Return the sweeps of papers at or beneath ``roots``."""
+    files = (file for root in roots for file in sorted(root.rglob("sweep.json")))
+    return [file.parent for file in files if isinstance(load_object(file).get("paper"), dict)]
 
 
 def files() -> dict[str, dict[str, Any]]:
@@ -132,23 +127,24 @@ def _claim(j: Judgement) -> dict[str, Any]:
 def published_figures(claim: Claim, *points: MetricPoint | None) -> str:
     """Return the published figures of these settings; of all where they are not named alike."""
     known = dict(claim.published)
-    names = [name for point in points if point for name in [_published_name(claim, point)] if name]
+    names = list(filter(None, _published_names(claim, points)))
     return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known))
 
 
 def published_ratio(claim: Claim, *points: MetricPoint | None) -> float | None:
     """Return the first published figure over the second; None where one is missing or is no number."""
     known = dict(claim.published)
-    names = [_published_name(claim, point) for point in points if point]
-    numbers = [re.search(r"\d+(\.\d+)?", known[name]) if name else None for name in names]
+    numbers = [re.search(r"\d+(\.\d+)?", known.get(name, "")) for name in _published_names(claim, points)]
     figures = [float(number[0]) for number in numbers if number]
     return figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
 
 
-def _published_name(claim: Claim, point: MetricPoint) -> str:
-    names = [name for name, _ in claim.published]
-    matches = [value for value in (*dict(point.setting).values(), point.metric) if value in names]
-    return matches[0] if len(matches) == 1 else ""
+def _published_names(claim: Claim, points: Iterable[MetricPoint | None]) -> Iterator[str]:
+    """Yield under which name each setting was published; "" where none or several fit."""
+    for point in filter(None, points):
+        names = [name for name, _ in claim.published]
+        matches = [one for one in (*dict(point.setting).values(), point.metric) if one in names]
+        yield matches[0] if len(matches) == 1 else ""
 
 
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
@@ -263,7 +259,6 @@ def paper_page(entry: Entry) -> str:
 
 
 def _origin(story: Study) -> str:
-    """Describe commit, machine, date and cost of the runs."""
     assert story.published is not None
     runs = story.runs
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})

@@ -1,0 +1,6 @@
+// The search of the index.
+document.querySelector("input").addEventListener("input", event => {
+  const words = event.target.value.toLowerCase().split(/\s+/);
+  for (const row of document.querySelectorAll("tbody tr"))
+    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+});
