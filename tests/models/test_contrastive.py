@@ -56,12 +56,6 @@ def test_perfect_alignment_has_a_closed_value(scale):
     assert log_scale.grad.item() == pytest.approx(-scale * rest / (1 + rest))
 
 
-def test_embeddings_that_say_nothing_cost_the_batch_s_entropy():
-    same = torch.ones(7, 1, dtype=torch.float64)
-    nats = symmetric_cross_entropy(same, same, 30.0, torch.arange(7))
-    torch.testing.assert_close(nats, torch.full((7,), math.log(7), dtype=torch.float64))
-
-
 def test_a_part_of_the_pairs_is_sought_among_all():
     u, v = unit(6, 3, 0), unit(6, 3, 1)
     whole = symmetric_cross_entropy(u, v, 5.0, torch.arange(6))
@@ -198,8 +192,7 @@ def work(rank, world, file, results):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world):
+def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world=3):
     """Each pair is told from all of the global batch's; the third process here has nothing to account."""
     context = torch.multiprocessing.get_context("fork")
     results = context.Queue()
