@@ -11,7 +11,6 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
 from triptych.run.drawing import Drawing
-from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, facts
 
@@ -46,11 +45,6 @@ def test_an_unconditional_model_is_told_nothing(model):
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
         guided(made, data, config | {"guidance": CFG}, Guides(config))
-
-
-def test_label_dropout_outside_its_range(prepared):
-    with pytest.raises(UserError, match=r"model.label_dropout=1.5: must be a number in \[0, 1\]"):
-        execute(prepared("model.label_dropout=1.5"))
 
 
 def test_data_without_conditions():

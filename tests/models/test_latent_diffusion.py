@@ -24,8 +24,6 @@ from triptych.errors import UserError
 from triptych.models.latent import VAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.networks.conv_ladder import ConvLadder
-from triptych.networks.ladder import MLPLadder
-from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.run.account import account_split
 from triptych.run.execute import execute
@@ -188,9 +186,9 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     # over many steps' noise the loss is the reported bound
     with torch.no_grad():
-        losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(400)])
-        bounds = torch.stack([model.elbo(items, r, 100).total.mean() for r in range(100)])
-    stderr = math.hypot(losses.std() / math.sqrt(400), bounds.std() / math.sqrt(100))
+        losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(100)])
+        bounds = torch.stack([model.elbo(items, r, 50).total.mean() for r in range(50)])
+    stderr = math.hypot(losses.std() / math.sqrt(100), bounds.std() / math.sqrt(50))
     assert abs(losses.mean() - bounds.mean()) < 3 * stderr
 
 
@@ -234,19 +232,9 @@ def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
     assert found == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [
-        (lambda: images(loss=Simple("v")), "objective/loss=elbo"),
-        (
-            lambda: make(MLPLadder((2,), 2, [2, 2]), Denoiser(MLP((2,)), Output("v"), VP), shape=(2,)),
-            "levels=2: must be 1",
-        ),
-    ],
-)
-def test_bad_values_are_named(build, word):
-    with pytest.raises(ValueError, match=word):
-        build()
+def test_a_loss_that_is_no_bound_is_refused():
+    with pytest.raises(ValueError, match="objective/loss=elbo"):
+        images(loss=Simple("v"))
 
 
 SMALL = ["model=latent_diffusion", "model.network.width=8"]
@@ -285,7 +273,6 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
-        ([*SMALL, "metrics=gradient_noise"], ["metrics.gradient_noise: LatentDiffusion", "model=diffusion"]),
         (
             [*SMALL, "bound.variance=learned", "bound.steps=4", "objective.steps=4"],
             ["bound.variance=learned", "optimal"],

@@ -116,8 +116,6 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
         (lambda: ConvLadder((1, 8, 8), 17, 1, halvings=2), "halvings=2"),
         (lambda: ConvLadder((1, 28, 28), 17, 3, halvings=3), "halvings=3"),
         (lambda: ConvLadder((2,), 2, 1), "for images"),
-        (lambda: VAE(MLPLadder((2,), 2, [2, 2])), "one level"),
-        (lambda: HierarchicalVAE(MLPLadder((2,), 2, [2])), "two levels"),
     ],
 )
 def test_bad_values_are_named(build, word):

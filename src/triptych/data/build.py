@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,68 +46,56 @@ def check_contract(data: DataModule) -> None:
     for name in ("name", "shape"):
         if not hasattr(data, name):
             raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
-    if breach := next(_breaches(data), ""):
+    if breach := _breach(data):
         raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
 
 
-def _breaches(data: DataModule) -> Iterator[str]:
+def _breach(data: DataModule) -> str:
     splits: Any = data.splits
     if not isinstance(splits, dict) or (missing := [name for name in SPLITS if name not in splits]):
         problem = f"no split {missing[0]}" if isinstance(splits, dict) else f"load gives {_class_of(splits)}"
-        yield f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
-        return
+        return f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
     for name, split in splits.items():
         if not isinstance(split, Split):
-            yield f"{name}: {_class_of(split)}; must be a Split"
-            return
+            return f"{name}: {_class_of(split)}; must be a Split"
         if split.levels != data.levels:
-            yield f"{name}: levels={split.levels} in its Split; must be {data.levels}, as the class says"
-        values = Part(split.values)  # type: ignore[arg-type]
-        parts: list[tuple[Any, ...]] = [
-            ("values", values, tuple(data.shape), data.levels, WHOLE, data.largest)
-        ]
-        for part_name, kind in data.conditions.items():
-            part = None if split.condition is None else split.condition.part(part_name)
+            return f"{name}: levels={split.levels} in its Split; must be {data.levels}, as the class says"
+        values: Any = Part(split.values)  # type: ignore[arg-type]
+        if breach := _part_breach(values, (len(split), *data.shape), data.levels, WHOLE, data.largest):
+            return f"{name}: values{breach}"
+        for place, kind in data.conditions.items():
+            part = None if split.condition is None else split.condition.part(place)
             if part is None:
-                yield f"{name}: no {part_name}; each item needs one, as {kind} says"
-                return
+                return f"{name}: no {place}; each item needs one, as {kind} says"
             classes = kind.classes if isinstance(kind, Labels) else None
-            parts.append((part_name, part, kind.shape, classes, WHOLE[:1], math.inf))
-        for part_name, part, shape, *limits in parts:
-            for breach in _part_breaches(part, (len(split), *shape), *limits):
-                yield f"{name}: {part_name}{breach}"
-    if not len(splits["train"]):
-        yield "train: no items; must have one or more"
+            if breach := _part_breach(part, (len(split), *kind.shape), classes, WHOLE[:1], math.inf):
+                return f"{name}: {place}{breach}"
+    return "" if len(splits["train"]) else "train: no items; must have one or more"
 
 
-def _part_breaches(
-    part: Part,
-    shape: tuple[int, ...],
-    levels: int | None,
-    whole: tuple[torch.dtype, ...],
-    largest: float,
-) -> Iterator[str]:
+def _part_breach(
+    part: Part, shape: tuple[int, ...], levels: int | None, whole: tuple[torch.dtype, ...], largest: float
+) -> str:
     # of whole numbers below ``levels``, or of finite ones
     value: Any = part.value
     if not isinstance(value, Tensor | Mapped):
-        yield f": {_class_of(value)}; must be a torch.Tensor"
-        return
+        return f": {_class_of(value)}; must be a torch.Tensor"
     if tuple(value.shape) != shape:
-        yield f" of shape {tuple(value.shape)}; must be {shape}"
-        return
+        return f" of shape {tuple(value.shape)}; must be {shape}"
     dtype = value[:1].dtype
     if levels is None and not dtype.is_floating_point:
-        yield f": {dtype}; must be float32, or set levels=K in the class for whole numbers"
-    elif levels is not None and dtype not in whole:
-        yield f": {dtype}; must be whole numbers from 0 to {levels - 1} as {' or '.join(map(str, whole))}"
-    elif levels is None or levels < 256 or dtype != torch.uint8:  # else nothing can be outside
-        for start in range(0, len(value), CHUNK):
-            some = value[start : start + CHUNK]
-            if part.present is not None:
-                some = some[part.present[start : start + CHUNK]]
-            if breach := _number_breach(some, start, levels, largest) if len(some) else "":
-                yield breach
-                return
+        return f": {dtype}; must be float32, or set levels=K in the class for whole numbers"
+    if levels is not None and dtype not in whole:
+        return f": {dtype}; must be whole numbers from 0 to {levels - 1} as {' or '.join(map(str, whole))}"
+    if levels is not None and levels > 255 and dtype == torch.uint8:
+        return ""  # nothing can be outside, and need not be read
+    for start in range(0, len(value), CHUNK):
+        some = value[start : start + CHUNK]
+        if levels is not None and part.present is not None:
+            some = some[part.present[start : start + CHUNK]]
+        if breach := _number_breach(some, start, levels, largest) if len(some) else "":
+            return breach
+    return ""
 
 
 def _number_breach(some: Tensor, start: int, levels: int | None, largest: float) -> str:

@@ -146,19 +146,9 @@ class LatentModel(BoundModel):
 class VAE(LatentModel):
     """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level."""
 
-    def __init__(self, network: Ladder, **more: Any):
-        if (depth := len(network.encoders)) != 1:
-            raise ValueError(f"model=vae: must have one level, not {depth}; use model=hierarchical_vae")
-        super().__init__(network, **more)
-
 
 class HierarchicalVAE(LatentModel):
     """Two levels or more, each encoded from the one below, decoded from the one above."""
-
-    def __init__(self, network: Ladder, **more: Any):
-        if len(network.encoders) < 2:
-            raise ValueError("model=hierarchical_vae: must have two levels or more; use model=vae")
-        super().__init__(network, **more)
 
 
 def as_normal(raw: Tensor) -> Normal:
