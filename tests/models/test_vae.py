@@ -107,6 +107,18 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert torch.isin(samples, model.observation.centres).all()
 
 
+def test_the_loss_is_the_bound_of_the_whole_batch_whatever_the_processes():
+    torch.manual_seed(0)
+    model = make(ConvLadder((1, 8, 8), 17, 2, channels=3, width=8), 17, shape=(1, 8, 8)).eval()
+    whole = batch(digits_like())
+    with torch.no_grad():
+        path = model.hierarchy.path(whole.x, training_noise(0, 5))
+        loss = model.loss(whole, 5, 0, 1)
+        assert torch.allclose(loss, model.hierarchy.bound(whole.x, path).total)
+        halves = [model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+    assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("build", "word"),
     [
