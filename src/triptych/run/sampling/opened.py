@@ -88,7 +88,7 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
     The embeddings of ``like`` stand in it.
 
     Raises:
-        UserError: as ``interpolate_images``; no prompt, one that the encoder refuses, or models that take no text.
+        UserError: as ``interpolate_images``; no prompt, a refused one, or models that take no text.
     """
     condition = _prompted(drawing, values, n)
     if values["like"] is None:
