@@ -107,7 +107,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
     def pictures_like(*asked):
-        return interpolate_images(drawing, asked, 5)(5, None, torch.Generator())
+        return interpolate_images(drawing, asked, 5)
 
     own = opened.data.splits["test"].condition.parts["embedding"].value
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
