@@ -38,7 +38,7 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [4])
 def test_the_loss_curve_is_that_of_one_process(root, single, devices):
     run(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
@@ -155,9 +155,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 3])
 @pytest.mark.parametrize("kind", OF_THE_BATCH)
-def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, alone, kind, devices):
+def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, alone, kind, devices=3):
     """A rank's own mean gave the interior a gradient that was off by 14%."""
     run(_line(kind, "name=many", "trainer=ddp_sim", f"trainer.devices={devices}"), root)
     one, many = curve(alone(kind)), curve(root / "logs" / "runs" / "many")

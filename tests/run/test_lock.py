@@ -70,17 +70,6 @@ def test_without_flock_a_killed_owner_holds_nothing(tmp_path, without_flock):
         pass
 
 
-def test_of_many_that_find_a_dead_owner_one_gets_the_directory(tmp_path):
-    dead = other(tmp_path)
-    assert dead.stdout and dead.stdout.readline() == "held\n"
-    dead.kill()
-    dead.wait()
-    crowd = [other(tmp_path, seconds=4.0) for _ in range(4)]
-    held = [process.communicate(timeout=60)[0] for process in crowd]
-    assert sorted(held) == ["", "", "", "held\n"]
-    assert not list(tmp_path.glob(f"{INSTEAD}*"))
-
-
 def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp_path):
     """The lock that it waits for goes with it, and would hold nothing."""
     run, written = RunDirectory(tmp_path / "run"), []
