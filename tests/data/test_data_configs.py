@@ -56,7 +56,7 @@ def test_config(file, tmp_path, monkeypatch):
             (tmp_path / f"{i:02d}.txt").write_text("a picture")
         cfg.root = str(tmp_path)
     data = hydra.utils.instantiate(cfg)
-    assert isinstance(data, DataModule) and data.name == file.stem and data.seed == 3
+    assert isinstance(data, DataModule) and data.name == cfg.get("kind", file.stem) and data.seed == 3
     assert (file.stem == "idx" or data.shape) and data.levels in (None, 16, 17, 256)
     if file.stem == "cifar10":
         refused(data.setup, "data.root", str(tmp_path))

@@ -18,11 +18,16 @@ def figures(run) -> dict:
     return json.loads((run / "summary.json").read_text())["test"]
 
 
+OF_POINTS = (
+    "model=vae_mlp model._target_=triptych.models.latent.HierarchicalVAE model.network.latents=[2,2]".split()
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "levels", "unit"),
     [
         (["model=vae", *IMAGES], 1, "bpd"),
-        (["model=hierarchical_vae_mlp", "model.network.width=8", *POINTS], 2, "nats_per_dim"),
+        ([*OF_POINTS, "model.network.width=8", *POINTS], 2, "nats_per_dim"),
     ],
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
