@@ -105,21 +105,6 @@ def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
     return loader.load_configuration(door, overrides, RunMode.RUN)
 
 
-def unresolved_value(cfg: DictConfig, key: str) -> Any:
-    """Return the value at a dotted key as plain data, interpolations left as they are written."""
-    node = cfg
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node[parent]
-    if OmegaConf.is_missing(node, name):
-        return "???"
-    if OmegaConf.is_interpolation(node, name):
-        # a dict
-        return str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[call-overload, index]
-    value = node[name]
-    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-
-
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """Resolve the configuration to plain data, without Hydra's node and missing values."""
     return {
