@@ -117,4 +117,4 @@ def test_held_out_combinations_are_not_trained_on_and_are_tested(data):
 def test_bad_keys():
     refused(lambda: Shapes(encoder=Words(), size=12), "data.size=12", "8 or 16")
     refused(lambda: Shapes(encoder=Words(), held_out=7), "data.held_out=7", "6")
-    refused(lambda: Shapes(encoder="words"), "data.encoder='words'", "data/encoder=words")
+    refused(lambda: Shapes(encoder="words"), "data.encoder='words'", "pretrained")

