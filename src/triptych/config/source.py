@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych import declare
+from triptych.config.own_code import is_trusted
 
 REQUIRED = object()  # in place of a default
 KINDS: dict[str, Any] = {
@@ -114,7 +115,9 @@ class Names(dict[str, Any]):
 
 
 def _kind(module: SourceFile, node: ast.expr) -> Any:
-    """Evaluate an annotation, in which no name leads out of the declarations; ``Any`` if it is none."""
+    """Evaluate an annotation to a declaration; ``Any`` if it is none, or nobody has trusted its module."""
+    if not (module.name.partition(".")[0] in ("triptych", "torch") or is_trusted(module.name)):
+        return Any
     try:
         kind = eval(compile(ast.Expression(node), module.name, "eval"), {"__builtins__": {}}, Names(module))
     except (AttributeError, TypeError):  # of other packages' types
