@@ -44,6 +44,16 @@ def other(folder, number: int = errno.EOPNOTSUPP, seconds: float = 60.0, patienc
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
+def test_a_directory_is_held_by_one(tmp_path):
+    run = RunDirectory(tmp_path)
+    refused = pytest.raises(Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)")
+    with run.lock():
+        assert run.holder() == owner()
+        with refused, run.lock():
+            pass
+    assert run.holder() is None
+
+
 def test_without_flock_a_directory_is_still_held_by_one(tmp_path, without_flock):
     run = RunDirectory(tmp_path)
     with run.lock():
