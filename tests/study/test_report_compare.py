@@ -282,3 +282,17 @@ def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
     assert found.claim(0, 1).pair.n_items == 0
+
+
+def test_settings_that_train_to_one_bound_are_noted_and_those_that_draw_from_one_model_are_not(tmp_path):
+    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
+    near = {seed: bound * (1 + 3e-5) for seed, bound in bounds.items()}
+    (note,) = [n for n in runs_of(tmp_path / "loss", {"x0": bounds, "v": near}).notes if "same bound" in n]
+    assert "x0 and v have the same bound in each of 3 seeds" in note
+    far = near | {2: 2.03 * (1 + 3e-4)}  # one seed apart is enough
+    assert not any("same bound" in note for note in runs_of(tmp_path / "far", {"x0": bounds, "v": far}).notes)
+    for sampler in ("ddim", "heun"):
+        for seed, bound in bounds.items():
+            told = [f"sampler={sampler}", f"seed={seed}"]
+            make_run(tmp_path / "draw", "x0", seed, bound, overrides=told, choices={"sampler": sampler})
+    assert not any("same bound" in note for note in one(tmp_path / "draw").notes)

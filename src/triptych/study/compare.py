@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
+from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, settings, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.same_data import Group, copies, counted_once, group_runs
+
+ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
@@ -96,7 +99,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*_metrics(used), *_changes(used))
+    yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
@@ -122,6 +125,26 @@ def _metrics(runs: list[Run]) -> Iterator[str]:
         ]
         if differ := sorted({key for one in configs for key, _ in one ^ configs[0]}):
             yield f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
+
+
+def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
+    """Note settings that trained to equal bounds, such as losses that differ by a factor.
+
+    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
+    """
+    for a, b in combinations(cells, 2):
+        pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
+        apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
+        if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
+            continue
+        one, other = (settings(run) for run in pairs[0])
+        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        if not all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
+            # else one model, of which samples are drawn in two ways
+            yield (
+                f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
+                "apart may have no effect here, as a factor of the loss has none."
+            )
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:
