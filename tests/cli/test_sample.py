@@ -1,11 +1,41 @@
 """Draw samples: where they are written."""
 
+import errno
+
+import pytest
 import torch
 
 from triptych.cli.sample import save_tensor
+from triptych.errors import StorageError
 
 
 def test_samples_that_are_there_are_not_overwritten(tmp_path):
     for name in ("drawn", "drawn-2", "drawn-3"):
         (tmp_path / name).mkdir()  # a folder without samples is taken
         assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / name
+
+
+def test_nor_are_those_of_a_command_that_ends_in_this_moment(tmp_path, monkeypatch):
+    def save(value, file, write=torch.save):
+        if not (theirs := tmp_path / "drawn" / "samples.pt").exists():
+            theirs.write_bytes(b"theirs")
+        write(value, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / "drawn-2"
+    assert (tmp_path / "drawn" / "samples.pt").read_bytes() == b"theirs"
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["samples.pt"]
+
+
+def test_a_tensor_that_is_not_written_whole_is_not_there(tmp_path, monkeypatch):
+    """Nor does it take the place of one that was drawn meanwhile."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / "drawn"
+    assert torch.load(tmp_path / "drawn" / "samples.pt", weights_only=True)["x"].sum() == 2
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match="samples.pt: cannot be written"):
+        save_tensor(torch.ones(2), tmp_path / "drawn")
+    assert not [*(tmp_path / "drawn-2").iterdir()]

@@ -1,7 +1,8 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
+import contextlib
 import sys
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
+from triptych.run.directory import atomic
 from triptych.run.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
@@ -67,13 +69,18 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
 def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save samples atomically as ``samples.pt`` of an unused folder; return the folder.
 
-    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...
+    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
     """
-    from triptych.run.checkpoints import save_checkpoint
+    import torch
 
-    folders = (out.with_name(f"{out.name}-{i}") for i in count(2))
-    folder = next(one for one in chain([out], folders) if not (one / "samples.pt").exists())
-    save_checkpoint({"x": x}, folder / "samples.pt")
+    for i in count(1):
+        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
+        if (folder / "samples.pt").exists():
+            continue
+        with contextlib.suppress(FileExistsError):  # another command's, in this moment
+            with atomic(folder / "samples.pt", new=True) as file:
+                torch.save({"x": x}, file)
+            break
     return folder
 
 
