@@ -151,7 +151,7 @@ def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
         metrics.on_validation_batch_end(
             None, module, None, Batch(torch.zeros(5, 2), None, torch.arange(5)), 3
         )
-        found.append(metrics.metrics["drawn"].sums[1].item())
+        found.append(metrics.metrics["drawn"].sums[0, 1].item())
     assert len(set(found)) == 3
     torch.manual_seed(mix(7, Stream.METRICS, 3))
     assert found[0] == pytest.approx(torch.randn(5).double().sum().item())

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from triptych.cli.arguments import as_hydra_wants, options_first
+from triptych.cli.arguments import options_first
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,6 @@ from triptych.cli.arguments import as_hydra_wants, options_first
 )
 def test_options_may_stand_anywhere(typed, meant):
     assert options_first(typed.split()) == meant.split()
-
-
-def test_an_option_in_the_middle_is_understood():
-    from hydra._internal.utils import get_args_parser
-
-    found = get_args_parser().parse_args(as_hydra_wants(["objective=x0,v", "-m", "seed=1"], "train"))
-    assert found.multirun and found.overrides == ["objective=x0,v", "seed=1"]
 
 
 def show(typed: str) -> float:

@@ -145,6 +145,7 @@ OWN = [
     ("train -m seed=1,2 +foo=1,2", ["foo=1", "no such key"]),
     ("train --config-dir {mine} experiment=binary", ["experiment/binary.yaml: is not UTF-8 text"]),
     ("train --config-dir {mine} experiment=loop", ["experiment/loop: its defaults lead back to itself"]),
+    ("train hydra.mode=MULTIRUN seed=1", ["hydra.mode=MULTIRUN: leave it out; -m is a sweep"]),
     ("train hydra.run.dir=", ["hydra.run.dir: must be a directory"]),
     ("train -m hydra.sweep.dir=/proc/x seed=1,2", ["/proc/x: cannot be written"]),
     ("train -m name=a,b", ["name: several values", "share a directory"]),

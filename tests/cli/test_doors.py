@@ -29,10 +29,7 @@ COMPLETION = ["-sc", "query=bash"]
     ("name", "arguments", "words"),
     [
         ("train", ["--help"], "Choices, as in"),
-        ("train", ["--cfg", "job"], "objective:"),
         ("train", COMPLETION, "objective=levels"),
-        ("evaluate", ["--help"], "Choices, as in"),
-        ("sample", COMPLETION, ""),
     ],
 )
 def test_looking_around_is_quick(name, arguments, words, monkeypatch):

@@ -86,15 +86,6 @@ class Nothing(nn.Module):
         self.last = nn.Linear(2, 2)
 
 
-class Classes(nn.Module):
-    def __init__(self, shape, num_classes):
-        super().__init__()
-        self.num_classes, self.last = num_classes, nn.Linear(2, 1)
-
-    def forward(self, z, gamma):
-        return self.last(z)
-
-
 class Steps(Ladder):
     def __init__(self, shape, outputs, fault=""):
         super().__init__()
@@ -304,14 +295,6 @@ def test_other_parts(refused, lab):
 
 
 def test_other_models(refused, lab):
-    def classifier(config):
-        config["model"] = {"_target_": "triptych.models.classifier.Classifier"}
-        own("model.network", "Classes")(config)
-
-    line = refused(classifier)
-    at = "def forward(self, z, gamma):"
-    has(line, lab, at, "model.network: Classes gives shape (4, 1); must be (4, 8)")
-
     def vae(config, fault=""):
         config["model"] = {"_target_": "triptych.models.latent.VAE"}
         config |= {"objective": {}, "denoiser": {}, "schedule": {}, "process": {}}
@@ -391,20 +374,20 @@ def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("nan", ["train: item 7 is not finite"]),
+        ("nan", ["train: values: item 7 is not finite"]),
         ("scale", ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
-        ("bytes", ["torch.uint8 with levels=None", "float32"]),
-        ("level", ["levels from 1 to 17; must be whole numbers from 0 to 16"]),
+        ("bytes", ["values: torch.uint8; must be float32"]),
+        ("level", ["values from 1 to 17; must be whole numbers from 0 to 16"]),
         (
             "level floats",
-            ["torch.float32 with levels=17; must be numbers of levels from 0 to 16 as uint8 or int64"],
+            ["values: torch.float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
         ),
-        ("numpy", ["values are a numpy.ndarray; must be a torch.Tensor"]),
-        ("shape", ["values of shape (40, 1); must be (items, 2)"]),
-        ("label one off", ["label from 1 to 3; must be whole numbers from 0 to 2", "num_classes"]),
-        ("label float", ["label is torch.float32; must be int64"]),
-        ("label few", ["label of shape (39,) with 40 items; must be (40,)"]),
-        ("label numpy", ["label is a numpy.ndarray; must be a torch.Tensor"]),
+        ("numpy", ["values: a numpy.ndarray; must be a torch.Tensor"]),
+        ("shape", ["values of shape (40, 1); must be (40, 2)"]),
+        ("label one off", ["label from 1 to 3; must be whole numbers from 0 to 2"]),
+        ("label float", ["label: torch.float32; must be whole numbers from 0 to 2 as torch.int64"]),
+        ("label few", ["label of shape (39,); must be (40,)"]),
+        ("label numpy", ["label: a numpy.ndarray; must be a torch.Tensor"]),
         ("label none", ["no label; each item needs one"]),
         ("split missing", ["no split val; load must return {name: Split} of train, val, test"]),
         ("split tensor", ["val: a torch.Tensor; must be a Split"]),
@@ -428,8 +411,8 @@ def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
 
 
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
-    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Classes\?"):
-        import_class("own_faults.Classs", "model.network")
+    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Points\?"):
+        import_class("own_faults.Pointss", "model.network")
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):

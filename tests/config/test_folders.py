@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
 from triptych.config import folders, trust
-from triptych.config.compose import CONFIGS, explain
+from triptych.config.compose import CONFIGS, compose_command, explain
 from triptych.config.describe import chain, comment
 from triptych.config.keys import find_key
 from triptych.config.names import register_resolvers
@@ -85,3 +85,18 @@ def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
     assert chain(file) == [file, CONFIGS / "callbacks" / "default.yaml"]
     assert "as a share of the run" in comment("callbacks.ema.sigma_rel", file, "callbacks")
     assert folders.folders() == (CONFIGS, root / "lab_a" / "configs")
+
+
+def test_a_composition_changes_no_file_for_those_after_it():
+    """A process reads each file once, and Hydra makes what it has read a part of the composition."""
+    for choice, over in (("ablation=guidance", "guidance.scale"), ("ablation=samplers", "evaluations")):
+        assert compose_command("train", [choice]).measures.over == over
+        assert compose_command("train", ["seed=2"]).measures.over is None
+
+
+def test_a_key_that_no_class_takes_is_refused_in_a_groups_file_too(tmp_path):
+    (tmp_path / "process").mkdir()
+    file = tmp_path / "process" / "mine.yaml"
+    file.write_text("_target_: triptych.diffusion.process.Preconditioned\nsigma_dat: 0.5\n")
+    with pytest.raises(UserError, match=r"^process.sigma_dat=0.5: no such key; did you mean"):
+        compose_command("train", ["process=mine", f"hydra.searchpath=[file://{tmp_path}]"])

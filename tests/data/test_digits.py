@@ -14,8 +14,6 @@ from sklearn.datasets import load_digits
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.digits import Digits
 
-from .helpers import refused
-
 
 def rows(split):
     return {tuple(row) for row in split.values.flatten(1).tolist()}
@@ -48,11 +46,6 @@ def test_no_validation_set(digits):
     assert data.splits["test"].values.equal(digits.splits["test"].values)
     assert data.splits["train"].values[:1350].equal(digits.splits["train"].values)
     assert list(data.val_dataloader()) == []
-
-
-@pytest.mark.parametrize("value", [-1, 1500, 2.5, None])
-def test_bad_val_size(value):
-    refused(lambda: Digits(val_size=value), f"data.val_size={value!r}", "0", "1499")
 
 
 def test_reading_them_imports_no_scikit_learn(monkeypatch):

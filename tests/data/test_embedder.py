@@ -41,16 +41,22 @@ def shapes(**more):
     return data
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A directory as a run of model=contrastive leaves it, and its network."""
+@pytest.fixture(scope="module")
+def trained():
+    """A contrastive model and its data."""
     data = shapes()
     torch.manual_seed(0)
     network = ContrastiveNetwork(data.shape, data.conditions, **SIZES).eval()
-    model = Contrastive(network, shape=data.shape, discrete=True, **OPTIONS)
+    return Contrastive(network, shape=data.shape, discrete=True, **OPTIONS), data
+
+
+@pytest.fixture
+def run(tmp_path, trained):
+    """A directory as a run of model=contrastive leaves it, and its network."""
+    model, data = trained
     for name, left in model.leaves().items():
         torch.save(left, tmp_path / name)
-    return tmp_path, network, data
+    return tmp_path, model.network, data
 
 
 def test_conditions_hold_the_embeddings_of_images_and_captions(run):

@@ -1,7 +1,5 @@
 """MNIST, Fashion-MNIST and CIFAR-10, from files that the tests make."""
 
-import gzip
-
 import numpy as np
 import pytest
 import torch
@@ -35,8 +33,6 @@ def test_reader(tmp_path, ending):
 LAYOUTS = [
     (Mnist, ".", ""),
     (Mnist, "MNIST/raw", ".gz"),
-    (Mnist, "MNIST", ""),
-    (FashionMnist, "FashionMNIST/raw", ""),
     (FashionMnist, "fashion-mnist", ".gz"),
 ]
 
@@ -105,18 +101,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("ending", ["", ".gz"])
-def test_damaged_file(tmp_path, damage, ending):
-    write_mnist(tmp_path, ending=ending)
-    file = tmp_path / f"train-images-idx3-ubyte{ending}"
-    data = damage(idx_bytes(np.zeros((30, 28, 28), np.uint8)))
-    file.write_bytes(gzip.compress(data) if ending else data)
+def test_damaged_file(tmp_path, damage):
+    write_mnist(tmp_path, ending="")
+    file = tmp_path / "train-images-idx3-ubyte"
+    file.write_bytes(damage(idx_bytes(np.zeros((30, 28, 28), np.uint8))))
     refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda d: d[:-9], lambda d: b"no gzip", lambda d: d[:40] + b"abc" + d[43:]]
-)
+@pytest.mark.parametrize("damage", [lambda d: b"no gzip", lambda d: d[:40] + b"abc" + d[43:]])
 def test_damaged_gzip(tmp_path, damage):
     write_mnist(tmp_path)
     file = tmp_path / "t10k-images-idx3-ubyte.gz"

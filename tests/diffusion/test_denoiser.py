@@ -71,7 +71,7 @@ def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
         likelihood = torch.distributions.Normal(alpha * points, sigma).log_prob(z[:, None]).sum(2)
         exact = (mass.log() + likelihood).softmax(1) @ points
         guess = levels_denoiser(prior.log())(z, gamma)
-        assert guess.space == "x0"
+        assert guess.own.name == "x0"
         torch.testing.assert_close(guess.x0, exact, rtol=0, atol=1e-7)  # centres are float32
         # in float32 z and alpha c, each rounded by U, tilt a logit by no more than U spread / sigma^2
         single = levels_denoiser(prior.log().float())(z.float(), gamma.float().expand(50))

@@ -173,7 +173,7 @@ def test_edm_of_unit_data_is_minus_v():
     z, value = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     guess = Prediction(edm(1.0), value, z, alpha, sigma)
     torch.testing.assert_close(guess.v, -value)
-    assert Prediction(edm(1.0), value, z, alpha, sigma).space == "edm"
+    assert Prediction(edm(1.0), value, z, alpha, sigma).own.name == "edm"
 
 
 def test_a_space_of_ones_own_is_a_row():

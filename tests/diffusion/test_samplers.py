@@ -18,7 +18,6 @@ from triptych.diffusion.sampler import (
     DPMSolver,
     Euler,
     Heun,
-    History,
     Langevin,
     PredictorCorrector,
     Step,
@@ -249,18 +248,18 @@ def test_euler_is_ddim_without_noise():
     assert torch.equal(*ours)
 
 
-def test_a_multi_step_method_keeps_its_memory_in_the_history_alone():
+def test_a_multi_step_method_keeps_its_memory_in_the_step_alone():
     truth, sampler = oracle(lopsided()), DPMSolver(4)
     z, gammas = normal(4, 2), sampler.gammas(Linear(-4.0, 4.0), dtype=torch.float64)
     before = dict(sampler.__dict__)
-    history, by_hand = History(), [z]
+    at, by_hand = Step(truth, gammas[0], gammas[1]), [z]
     for i in range(4):
-        at = Step(truth, gammas[i], gammas[i + 1], history=history, last=i == 3)
+        at.gamma_t, at.gamma_s, at.last = gammas[i], gammas[i + 1], i == 3
         by_hand.append(sampler.step(by_hand[-1], at))
     for one, other in zip(sampler.path(truth, gammas, z), by_hand[1:], strict=True):
         assert torch.equal(one, other)
     assert sampler.__dict__ == before
-    # without a history every step is the first: DDIM's
+    # of a step of its own, the first: DDIM's
     alone = [one.step(z, Step(truth, gammas[1], gammas[2])) for one in (sampler, DDIM(4))]
     assert torch.equal(*alone)
 

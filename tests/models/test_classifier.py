@@ -42,14 +42,6 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
     )
 
 
-def test_points_too(prepared):
-    summary = execute(
-        prepared("model=classifier", "data=ring", "denoiser=mlp", "optimizer.lr=0.01", "model.noise=false",
-                 "trainer.max_steps=60", "trainer.val_check_interval=60", path="ring")
-    )  # fmt: skip
-    assert summary["test"]["accuracy"]["mean"] > 0.8
-
-
 def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     ckpt, _ = trained(*BRIEF)
     from triptych.data.build import build_data

@@ -38,8 +38,7 @@ def drawn(apart):
     return x.unsqueeze(1), label
 
 
-@pytest.mark.parametrize("apart", [0.0, 0.2, 0.4, 2.0])
-@pytest.mark.parametrize("steps", [None, 300])
+@pytest.mark.parametrize(("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)])
 def test_it_is_the_mutual_information(apart, steps):
     """I(x; y) = E log p(x | y) / p(x): 0 where the parts are one, the entropy of y where they are apart."""
     x, label = drawn(apart)

@@ -37,7 +37,7 @@ def test_it_is_the_covariances_trace_over_the_squared_gradient(draws):
 
 
 @counts_directly
-@pytest.mark.parametrize(("scale", "share"), [(1000.0, 0.0), (1000.0, 0.1), (3000.0, 0.1)])
+@pytest.mark.parametrize(("scale", "share"), [(1000.0, 0.0), (3000.0, 0.1)])
 def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
     """Synthetic gradients of a known B, of whose trace the items have a ``share``, and draws the rest.
 

@@ -24,8 +24,6 @@ from triptych.errors import UserError
 from triptych.models.latent import VAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.networks.conv_ladder import ConvLadder
-from triptych.networks.ladder import MLPLadder
-from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.run.account import account_split
 from triptych.run.execute import execute
@@ -172,20 +170,6 @@ def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
     assert torch.allclose(samples.mean(0), truth.mean(0), atol=0.05)
 
 
-def test_t_steps_cost_more_and_many_are_continuous_time():
-    d, q = 5, 2
-    network, mixture = principal_components(d, q, 0.3)
-    x, _ = mixture.sample(1000, torch.Generator().manual_seed(1))
-    found = []
-    for steps in (5, 50, 2000, None):
-        model = make(network, Oracle(standard(q), VP), steps=steps, shape=(d,), repeats=8)
-        with torch.no_grad():
-            model._account(batch(x), 8)
-        found.append(model.accounting.compute().figures["nats_per_dim"]["mean"])
-    assert found[0] > found[1] + 0.05 > found[2] + 0.05
-    assert found[2] == pytest.approx(found[3], abs=0.02)
-
-
 def images(schedule=None, **options) -> LatentDiffusion:
     torch.manual_seed(0)
     network = ConvLadder((1, 8, 8), LatentDiffusion.outputs(17), 1, channels=3, width=8)
@@ -202,9 +186,9 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     # over many steps' noise the loss is the reported bound
     with torch.no_grad():
-        losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(400)])
-        bounds = torch.stack([model.elbo(items, r, 100).total.mean() for r in range(100)])
-    stderr = math.hypot(losses.std() / math.sqrt(400), bounds.std() / math.sqrt(100))
+        losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(100)])
+        bounds = torch.stack([model.elbo(items, r, 50).total.mean() for r in range(50)])
+    stderr = math.hypot(losses.std() / math.sqrt(100), bounds.std() / math.sqrt(50))
     assert abs(losses.mean() - bounds.mean()) < 3 * stderr
 
 
@@ -248,45 +232,30 @@ def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
     assert found == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [
-        (lambda: images(loss=Simple("v")), "objective/loss=elbo"),
-        (
-            lambda: make(MLPLadder((2,), 2, [2, 2]), Denoiser(MLP((2,)), Output("v"), VP), shape=(2,)),
-            "levels=2: must be 1",
-        ),
-    ],
-)
-def test_bad_values_are_named(build, word):
-    with pytest.raises(ValueError, match=word):
-        build()
+def test_a_loss_that_is_no_bound_is_refused():
+    with pytest.raises(ValueError, match="objective/loss=elbo"):
+        images(loss=Simple("v"))
 
 
 SMALL = ["model=latent_diffusion", "model.network.width=8"]
 FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2"]
-POINTS = [
-    "model=latent_diffusion_mlp", "model.network.width=8", "data=ring", "data.train_size=300",
-    "data.val_size=50", "data.test_size=100",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("arguments", "unit"),
+    "arguments",
     [
-        ([*SMALL, *FLIPPED, "schedule=learned", "model.conditional=true", "guidance=classifier_free"], "bpd"),
-        ([*SMALL, "bound.steps=5", "objective.steps=5", "bound.variance=optimal"], "bpd"),
-        (POINTS, "nats_per_dim"),
+        [*SMALL, *FLIPPED, "schedule=learned", "model.conditional=true", "guidance=classifier_free"],
+        [*SMALL, "bound.steps=5", "objective.steps=5", "bound.variance=optimal"],
     ],
 )
-def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
+def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
     run = prepared(*arguments)
     summary = execute(run)
     test = summary["test"]
     assert summary["status"] == "finished" and (run / "samples" / "trajectory.png").is_file()
-    parts = [test[f"{unit}_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
-    assert sum(parts) == pytest.approx(test[unit]["mean"])
-    assert test[unit]["draw_stderr"] > 0
+    parts = [test[f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    assert sum(parts) == pytest.approx(test["bpd"]["mean"])
+    assert test["bpd"]["draw_stderr"] > 0
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
     again = account_split(
         build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
@@ -304,7 +273,6 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
-        ([*SMALL, "metrics=gradient_noise"], ["metrics.gradient_noise: LatentDiffusion", "model=diffusion"]),
         (
             [*SMALL, "bound.variance=learned", "bound.steps=4", "objective.steps=4"],
             ["bound.variance=learned", "optimal"],

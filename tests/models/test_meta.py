@@ -58,7 +58,7 @@ def mixture():
 
 def latent(kind, depth, levels=None):
     network = MLPLadder((2,), levels or 2, latents=(2,) * depth, width=4, depth=1)
-    options = {"free_bits": 0.5, "beta_warmup": 3, "importance_samples": 2}
+    options = {"importance_samples": 2}
     return kind(network, levels=levels, discrete=bool(levels), **options, **MORE)
 
 

@@ -6,11 +6,8 @@ import torch
 from tests.diffusion.oracles import given
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.fingerprint import fingerprint
-from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
-from triptych.diffusion.schedule import Linear
 from triptych.run.account import account_split
 from triptych.run.drawing import Drawing
 from triptych.run.fit import build_trainer
@@ -71,26 +68,3 @@ def test_samples_are_asked_the_embeddings_of_held_out_items(made):
     Drawing(model, data, DDIM(1)).samples(103, seed=0)
     v = data.splits["val"].condition.parts["embedding"].value
     assert seen[0].parts["embedding"].value.equal(torch.cat([v, v[:3]]))
-
-
-def test_the_condition_is_part_of_the_datas_fingerprint(made):
-    _, data, _ = made
-    first = fingerprint(data)
-    data.splits["train"].condition.parts["embedding"].value[0] += 1
-    assert fingerprint(data).data != first.data
-
-
-def test_the_exact_denoiser_told_the_vector_is_better_by_what_it_says():
-    """The diffusion term falls by I(x; v), the mean of log p(x | v) - log p(x), where v is x's own."""
-    truth, generator = given(), torch.Generator().manual_seed(0)
-    v, x = (a.double() for a in truth.sample(4000, generator))
-    t, eps = (torch.arange(4000).double() + 0.5) / 4000, torch.randn(4000, 2, generator=generator).double()
-    bound = Bound(Linear(-10.0, 8.0), None)
-    without, own, wrong = (
-        bound.diffusion(truth, x, t, eps, c).nats.mean().item()
-        for c in (None, Condition(v=v), Condition(v=v.flip(0)))
-    )
-    of_v, of_x = truth.marginals()
-    information = truth.joint().log_prob(torch.cat([v, x], 1)) - of_v.log_prob(v) - of_x.log_prob(x)
-    assert without - own == pytest.approx(information.mean().item(), abs=0.2)
-    assert wrong > without

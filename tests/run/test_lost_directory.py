@@ -3,14 +3,12 @@
 import errno
 import os
 import resource
-import shutil
 
 import pytest
 
 from triptych.errors import StorageError
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
-from triptych.run.progress import Progress
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
@@ -28,25 +26,6 @@ def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
     assert [p.name for p in run.path.iterdir()] == [".lock"] if again else not run.path.exists()
     with run.lock():  # the next process
         run.write("summary.json", {})
-
-
-def test_a_run_ends_when_its_directory_becomes_anothers(prepared, monkeypatch, root):
-    run = prepared("objective=v")
-    there: dict[str, bytes] = {}
-
-    def replaced(progress, trainer, *_):
-        if trainer.global_step == 2:
-            shutil.move(run.path, root / "aside")
-            shutil.copytree(root / "aside", run.path)  # by whoever types the name again
-            there.update({file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()})
-
-    monkeypatch.setattr(Progress, "on_train_batch_end", replaced)
-    with pytest.raises(StorageError, match="moved or deleted"):
-        execute(run)
-    assert {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()} == there
-    assert not (run / "checkpoints").exists()
-    monkeypatch.undo()
-    assert execute(RunDirectory(root / "aside"))["choices"]["objective"] == "v"
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.ESTALE])

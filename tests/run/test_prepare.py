@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from triptych.config.check import CONFIGS
 from triptych.config.identity import NOT_IN_NAMES, leaves
-from triptych.config.keys import Key, fields, role, with_roles
+from triptych.config.keys import Key, fields, with_roles
 from triptych.config.names import register_resolvers
 from triptych.config.schema import Train
 from triptych.errors import UserError
@@ -56,15 +56,6 @@ def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     with pytest.raises(UserError, match=r"\(trainer.gradient_clip_val: 1.0 -> None\)"):
         prepared()
-
-
-def test_a_key_has_its_own_role_or_its_groups_and_what_nothing_declares_is_identity():
-    assert [role(k) for k in ("data", "data.std", "data.root", "data.batch_size")] == [
-        "data", "data", "path", "identity",
-    ]  # fmt: skip
-    assert role("callbacks.ema.decay") == role("key.of.tomorrow") == role("objective/loss") == "identity"
-    assert role("paths.data_dir") == "path" and role("paths.log_dir") == "output"
-    assert role("sampler.steps") == "drawing" and role("datasets") == "identity"
 
 
 def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):

@@ -23,11 +23,6 @@ def test_what_is_written_is_read(tmp_path):
     assert run.choices == {"data": "digits"} and run.to_json() == record
 
 
-def test_an_entry_that_is_not_described_is_carried_from_writer_to_reader(tmp_path):
-    record = Result.of({}, "finished", mine={"gamma": [0.0], "share": [1.0]}).to_json()
-    assert Result.from_json(record)["mine"] == {"gamma": [0.0], "share": [1.0]}
-
-
 def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch, capfd):
     curve = {"gamma": [0.0, 1.0], "share": [0.5, 0.25]}
     mine = lambda model: {"shares": curve, "test": {}, "odd": object()}  # noqa: E731

@@ -100,25 +100,6 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
         assert ("2 seeds" in done.stdout) == (line is finished), done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_an_unfinished_sweep_says_so_also_where_its_report_cannot_be_written(root):
-    """The exit code is the runs'; the report is one more line."""
-    line = command("-m", "name=s", "seed=1,2")
-    subprocess.run(line, check=True, env=environment(root), capture_output=True)
-    [sweep] = (root / "logs" / "sweeps").iterdir()
-    (sweep / "seed=2" / "summary.json").write_text('{"schema": 1, "status": "failed", "error": "it rained"}')
-    (sweep / "report.html").unlink()
-    (sweep / "report.html").mkdir()
-    done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "the report cannot be written" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-    assert "1 of 2 runs finished, 1 failed" in done.stdout
-    again = subprocess.run([*line, "retry=true"], env=environment(root), capture_output=True, text=True)
-    # with all runs finished, the report alone fails nothing
-    assert again.returncode == 0 and "the report cannot be written" in again.stderr, again.stderr
-
-
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
     images = folder_of_images(root, 40)

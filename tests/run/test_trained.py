@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from triptych.errors import UserError
-from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 
 RING = (
@@ -44,25 +43,6 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((root / "e.json").read_text()) == ours["test"]
-
-
-def test_a_sweep_over_samplers_trains_nothing_and_is_decided_by_the_samples(source, door, root):
-    small = [
-        "sampler.steps=4",
-        "measures.n=50",
-        "measures.repeats=1",
-        "samples.n=0",
-        "logger=csv",
-        "threads=1",
-    ]
-    grid = ["sampler=ddim,heun", "seed=1"]
-    done = door("triptych.cli.train", "-m", "name=s", f"trained={source.path}", *grid, *small)
-    assert done.returncode == 0, done.stderr
-    assert "By sliced Wasserstein distance" in done.stdout
-    runs = [RunDirectory(p.parent) for p in (root / "logs" / "sweeps").rglob("config.yaml")]
-    assert len(runs) == 2
-    bounds = {json.dumps(run.summary()["test"]) for run in runs}
-    assert len(bounds) == 1 and all(run.summary()["seconds"]["fit"] < 1 for run in runs)
 
 
 def test_refusals(source, prepared, root):

@@ -344,7 +344,7 @@ def test_a_large_picture(tmp_path):
 
     png(folder_of(tmp_path) / "2.png", 13300, 13300)
     with refused("2.png", "13300 x 13300", "TRIPTYCH_MAX_PIXELS"):
-        ImageFolder(tmp_path, size=8).setup()
+        ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
 
 
 @pytest.mark.parametrize("kind", ["image", "caption", "idx"])
@@ -369,9 +369,9 @@ def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
     folder_of(tmp_path, size=(40, 40))
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
     with refused("40 x 40 = 1600 pixels, more than 1599"):
-        ImageFolder(tmp_path, size=8).setup()
+        ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1600")
-    ImageFolder(tmp_path, size=8).setup()
+    ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
     assert not recwarn.list
 
 
@@ -386,7 +386,7 @@ def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, mon
     eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
     (folder_of(tmp_path) / "2.png").write_text(eps)
     with refused("2.png", "cannot read the image"):
-        ImageFolder(tmp_path, size=8).setup()
+        ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
     assert not ran
 
 

@@ -12,8 +12,7 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
-from triptych.study.plan import describe_settings, network_cost, plan
-from triptych.study.rounds import settings_of
+from triptych.study.plan import network_cost, plan
 
 
 @functools.cache
@@ -69,7 +68,6 @@ def test_hours_are_operations_by_the_rate_that_is_stated():
 @pytest.mark.parametrize(
     "typed, devices, shards",
     [
-        ([], 1, 1),
         (["trainer=ddp", "trainer.devices=4"], 4, 1),
         (["trainer=fsdp", "trainer.devices=[0,1]", "trainer.num_nodes=4"], 8, 8),
     ],
@@ -97,17 +95,6 @@ def test_a_learned_variance_is_a_second_output():
     lines = plan([("fixed", 1, fixed), ("learned", 1, learned)])
     more = network_cost(learned).parameters - network_cost(fixed).parameters
     assert more > 0 and sum("parameters" in line for line in lines) == 2
-
-
-def test_settings_are_told_apart_by_what_they_do_not_share():
-    jobs = [
-        ["objective=x0", "lr=1", "seed=1"],
-        ["objective=v", "lr=1", "seed=1"],
-        ["objective=v", "lr=1", "seed=2"],
-    ]
-    named, shared = describe_settings(settings_of(jobs))
-    assert named == {("objective=x0", "lr=1"): "objective=x0", ("objective=v", "lr=1"): "objective=v"}
-    assert shared == "lr=1"
 
 
 def test_of_a_run_nothing_is_started(root, door):

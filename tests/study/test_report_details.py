@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from triptych.study import cost, details, run_details
+from triptych.study import details, run_details
 from triptych.study.factorial import crossing
 from triptych.study.render import write_report
 from triptych.study.study import read_study
@@ -145,31 +145,6 @@ def test_every_dot_of_the_headline_is_a_run(objectives):
     page = write_report(story.roots[0]).html.read_text()
     headline = page[page.index('class="plots headline"') : page.index("</svg>")]
     assert sorted(mark for mark in marks if f'data-run="{mark}"' in headline) == sorted(marks)
-
-
-def test_what_a_setting_costs(tmp_path):
-    for seed, seconds in ((1, 40.0), (2, 44.0)):
-        run = make_run(tmp_path, "x0", seed, 2.0 + seed / 1000, seconds={"fit": seconds, "test": 3.0},
-                       cost={"memory": 3 * 2**30, "evaluations": 250})  # fmt: skip
-        (run / "metrics.csv").write_text(
-            "step,train/images_per_second\n1,10\n2,1000\n3,1200\n4,1100\n5,900\n"
-        )
-        make_run(tmp_path, "v", seed, 2.1 + seed / 1000, seconds={"fit": 8.0}, parameters=0)
-    (comparison,) = read_study([tmp_path]).comparisons
-    first, second = cost.cost_rows(comparison)
-    assert first.entries["step"].value == pytest.approx(42 / 800) and first.entries[
-        "step"
-    ].error == pytest.approx(2 / 800)
-    assert first.entries["speed"].text == "1,000" and first.entries["memory"].text == "3.0 GiB"
-    assert first.entries["evaluations"].text == "250" and first.entries["fit"].text == "42 s"
-    assert (
-        second.entries["step"].text == "0.010"
-        and "speed" not in second.entries
-        and "e" not in second.entries["step"].numbers
-    )
-    assert [key for key, _ in cost.cost_columns(comparison)] == [
-        *("step", "speed", "fit", "test", "memory", "parameters", "evaluations"),
-    ]
 
 
 def test_a_run_made_again_is_not_the_finished_one(tmp_path):

@@ -16,7 +16,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     root, out = sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)), tmp_path / "paper" / "figures"
     assert cli.main([str(root), "--figures", str(out)]) == 0
     names = {path.stem for path in out.iterdir()}
-    assert {"headline", "forest", "noise_levels", "training", "training_time", "results", "cost"} <= names
+    assert {"headline", "forest", "noise_levels", "training", "training_time", "results"} <= names
     for path in out.glob("forest.*"):
         begins = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}[path.suffix]
         assert path.read_bytes().startswith(begins)

@@ -5,11 +5,9 @@ import math
 
 import pytest
 
-from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.export import write_figures
-from triptych.study.figures import measure_figure
 from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
@@ -96,15 +94,6 @@ def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison
     assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
 
 
-def test_figures_and_the_page(comparison, tmp_path):
-    palette = colours({cell.label: cell.label for cell in comparison.cells})
-    assert measure_figure(SAMPLE_METRICS["precision"])(comparison, palette) is not None
-    assert measure_figure(SAMPLE_METRICS["recall"])(comparison, palette) is None
-    page = write_report(tmp_path).html.read_text()
-    assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
-    assert "Measures of samples" in page and "at 5 x0 is clear of v" in page
-
-
 def draw_run(root, sampler, seed, **extra):
     """A run of a model that all its fellows of this seed share."""
     told = [f"sampler={sampler}", f"seed={seed}"]
@@ -141,6 +130,7 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     text = report.html.read_text()
     assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
     assert "p (Holm)" not in text and "Error by noise level" not in text
+    assert "samples/precision@evaluations=5" in report.csv.read_text()
 
 
 def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
@@ -149,16 +139,6 @@ def test_the_bound_decides_where_models_differ_or_nothing_was_measured(compariso
         draw_run(tmp_path / "bare", sampler, 1)
     (bare,) = compare(read_runs(tmp_path / "bare"))
     assert bare.of_drawing and deciding(bare) == ""
-
-
-def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
-    for seed in (1, 2):
-        make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
-    (found,) = compare(read_runs(tmp_path))
-    assert (
-        measure_table(found.cells, "mode_1").key == ""
-        and measure_figure(SAMPLE_METRICS["mode_1"])(found, colours({"x0": "x0"})) is not None
-    )
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])

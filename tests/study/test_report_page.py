@@ -80,7 +80,6 @@ def test_the_page_answers_first(full):
         "Clear of v, epsilon, x0 and score.",
         "<svg",
         "bits/dim more than levels",
-        "Run the best setting again",
         "<table",
         "What is measured",
         "Samples",

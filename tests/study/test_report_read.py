@@ -64,13 +64,10 @@ def gone() -> int:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", '"x"', "{}", '{"schema": 2, "status": "finished"}', '{"schema": 1}',
+        "", "[]", '{"schema": 2, "status": "finished"}', '{"schema": 1}',
         '{"schema": 1, "status": "finished", "test": {"bpd": {"mean": "low"}}}',
-        '{"schema": 1, "status": "finished", "test": {"bpd": 2.0}}',
-        '{"schema": 1, "status": "finished", "test": [1]}',
-        '{"schema": 1, "status": "finished", "overrides": 3}',
-        '{"schema": 1, "status": "finished", "seconds": 4}',
-        '{"schema": 1, "status": ["finished"]}', "[" * 100_000, "\udcff",
+        '{"schema": 1, "status": "finished", "overrides": 3}', '{"schema": 1, "status": ["finished"]}',
+        "[" * 100_000, "\udcff",
     ],
 )  # fmt: skip
 def test_a_broken_summary_is_unreadable_not_a_crash(tmp_path, text):
@@ -96,10 +93,6 @@ def test_a_broken_curve_costs_a_panel_only(tmp_path):
     for i, curve in enumerate(curves):
         path = make_run(tmp_path / str(i), "x0", 1, 2.0, noise_levels=curve)
         assert read_run(path).status == "finished" and read_run(path).noise_levels is None
-
-
-def test_nan_is_kept_as_nan(tmp_path):
-    assert math.isnan(read_run(make_run(tmp_path, "x0", 1, math.nan)).bound)
 
 
 def test_find_runs_goes_as_deep_as_needed_and_not_deeper(tmp_path):

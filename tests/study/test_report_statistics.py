@@ -100,9 +100,3 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
 )
 def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
     assert plus_minus(Spread(mean, stderr, mean, mean, 3)) == said
-
-
-def test_a_seed_that_is_missing_in_the_middle_is_left_out():
-    a, b = {1: 3.00, 2: 3.50, 3: 4.00}, {1: 3.10, 3: 4.11}
-    pair = paired(a, b)
-    assert pair.n == 2 and pair.mean == pytest.approx(0.105) and pair.high - pair.low < 0.2

@@ -5,7 +5,7 @@ import time
 from tests.study.fake_runs import make_run, running
 from triptych.cli import report as cli
 from triptych.run.read import read_runs
-from triptych.study.watch import watch_runs
+from triptych.study.monitor import watch_runs
 
 
 def test_a_report_is_written_again_when_runs_have_changed_until_ctrl_c(tmp_path, monkeypatch, capsys):

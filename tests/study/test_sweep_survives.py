@@ -99,8 +99,7 @@ def test_two_people_start_the_same_sweep(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["", "local"])
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("launcher, asked", [("", signal.SIGINT), ("local", signal.SIGTERM)])
 def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
     """Ctrl-C is for the terminal's whole group of processes, kill for one."""
     line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
@@ -140,20 +139,3 @@ def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
     environ = os.environ | {"TRIPTYCH_SWEEP": str(gone.pid)}
     worker = subprocess.run([sys.executable, "-c", code], env=environ, timeout=60)
     assert worker.returncode == 1
-
-
-@pytest.mark.slow
-def test_a_failed_run_is_shown_and_tried_again_on_request(root):
-    line = sweep("seed=1,2", launcher="")
-    assert start(line, root).wait() == 0
-    [(path, _)] = [(p, p) for p in root.rglob("seed=2/summary.json")]
-    failure = {"schema": 1, "status": "failed", "stage": "fit", "error": "RuntimeError: lightning struck"}
-    path.write_text(json.dumps(failure))
-    before = summaries(root)
-    again = subprocess.run(line, capture_output=True, text=True, env=environment(root))
-    assert again.returncode == 1 and summaries(root) == before
-    assert "seed=2: failed before: RuntimeError: lightning struck" in again.stderr
-    assert "train.log; retry=true tries again" in again.stderr
-    asked = subprocess.run([*line, "retry=true"], capture_output=True, text=True, env=environment(root))
-    assert asked.returncode == 0 and summaries(root)["seed=1"] == before["seed=1"]
-    assert summaries(root)["seed=2"][1]["status"] == "finished"

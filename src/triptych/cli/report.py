@@ -99,7 +99,7 @@ def _report(options: argparse.Namespace) -> None:
         return
     settings: dict[str, Any] = {"equal_within": options.equal_within}
     if options.watch:
-        from triptych.study.watch import watch_runs
+        from triptych.study.monitor import watch_runs
 
         print(f"{options.dirs[0] / 'report.html'}: renewed as its runs grow; Ctrl-C ends it", flush=True)
         return watch_runs(options.dirs, lambda: write_report(*options.dirs, **settings))

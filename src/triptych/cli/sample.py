@@ -1,7 +1,6 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import sys
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +40,6 @@ def sample(cfg: DictConfig) -> Path:
         drawing = opened.cascade_of(values)
     else:
         drawing = opened.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
-    if cfg.like is not None:
-        first = opened.interpolate_images(drawing, values["like"], cfg.n)
-        others = [source for source in drawing.sources if source.name != first.name]
-        drawing = replace(drawing, sources=(first, *others))
     drawn = opened.draw_all(drawing, values)
     folder = save_tensor(drawn[opened.SAMPLES], Path(cfg.out))
     save_picture(drawn[opened.SAMPLES][:400], drawing.data, folder / "samples.png")

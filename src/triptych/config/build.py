@@ -102,10 +102,6 @@ def check_names(config: Any, path: str = "") -> None:
                 )
             if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
                 raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
-        if SCHEDULER.fullmatch(target) or where.split(".")[0] in ADDED:
-            needed = (key for key, one in of_class(target)[0].items() if one.default is REQUIRED)
-            if missing := next((key for key in needed if key not in node and key != "optimizer"), ""):
-                raise UserError(f"{where}: {target} needs {where}.{missing}; type it too")
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
@@ -124,6 +120,16 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
             unfit = key not in names or (group == "optimizer" and key != "lr")
             if unfit and key not in OPTIONS and at not in typed and at not in SHARED:
                 del node[key]
+
+
+def check_needed(config: dict[str, Any], typed: Collection[str]) -> None:
+    """Raise UserError if a class that was typed in place of a file's needs a key that nothing gives."""
+    for where, node in targets(config, ""):
+        target = str(node["_target_"])
+        if f"{where}._target_" in typed and (SCHEDULER.fullmatch(target) or where.split(".")[0] in ADDED):
+            needed = (key for key, one in of_class(target)[0].items() if one.default is REQUIRED)
+            if missing := next((key for key in needed if key not in node and key != "optimizer"), ""):
+                raise UserError(f"{where}: {target} needs {where}.{missing}; type it too")
 
 
 def check_targets(config: Any, path: str = "") -> None:

@@ -25,18 +25,6 @@ from triptych.errors import UserError
 LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 
 
-def keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key of a config, groups before their keys; lists are leaves."""
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
-        return
-    key: Any
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-            yield from keys(node[key], f"{path}.")
-
-
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse undeclared keys and values outside of their declaration.
 
@@ -76,15 +64,16 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
-    known = [name for name in group if name in OPTIONS or takes(key, name, target)]
-    for name, value in group.items():
+    known = [name for name in group if name not in OPTIONS and takes(key, name, target)]
+    for name in (name for name in group if name not in OPTIONS):
+        value = group[name]
         where = f"{path}.{name}" if path else name
         member = below(key, name, target) or Key()
         class_missing = value is not None and not (isinstance(value, dict) and "_target_" in value)
         if name not in known:
-            others = known if {*known} - {*OPTIONS} else of_class(target)[0]
-            siblings = [where.removesuffix(name) + one for one in others]
-            line = answer(where, _shown(value))
+            siblings = [where.removesuffix(name) + one for one in known or of_class(target)[0]]
+            typed = str(value).lower() if isinstance(value, bool) or value is None else str(value)
+            line = answer(where, typed)
             yield where, line or f"{where}={value!r}: no such key; {nearest(where, siblings)}"
         elif member.base and class_missing and name not in (fields(key.kind) or {}):
             yield (
@@ -105,21 +94,6 @@ def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
     return loader.load_configuration(door, overrides, RunMode.RUN)
 
 
-def unresolved_value(cfg: DictConfig, key: str) -> Any:
-    """Return the value at a dotted key as plain data, interpolations left as they are written."""
-    node = cfg
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node[parent]
-    if OmegaConf.is_missing(node, name):
-        return "???"
-    if OmegaConf.is_interpolation(node, name):
-        # a dict
-        return str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[call-overload, index]
-    value = node[name]
-    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-
-
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """Resolve the configuration to plain data, without Hydra's node and missing values."""
     return {
@@ -135,7 +109,3 @@ def _lists(overrides: Sequence[str]) -> dict[str, str]:
     """Return {group: "[NAME,NAME]"} of overrides with several choices, as Hydra records the first."""
     parts = (override.split("=", 1) for override in overrides if "=[" in override)
     return {group: value for group, value in parts if folders.choices_of(group)}
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -18,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config import folders
-from triptych.config.check import check_keys, keys
+from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
-from triptych.config.keys import check_values, find_key, of_class, takes_names
+from triptych.config.keys import Key, check_values, find_key, of_class, takes_names, walk
 from triptych.config.names import register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
+from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED, full_name
 from triptych.config.trust import check_name
 from triptych.declare import takes_lists
@@ -189,7 +190,8 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
-        chosen = _choice(group, arguments)
+        typed_choices = dict(one.split("=", 1) for one in arguments if "=" in one)
+        chosen = (_default_choices() | typed_choices).get(group)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with {group}={chosen}; choose {listed}"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
@@ -200,12 +202,6 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
 
 
-def _choice(group: str, arguments: Sequence[str]) -> Any:
-    """Return the choice of a group: the overridden one, else the default."""
-    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    return typed[group] if group in typed else _default_choices().get(group)
-
-
 def _default_choices() -> dict[str, Any]:
     """Return the groups of this command with their default choices."""
     every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
@@ -213,7 +209,6 @@ def _default_choices() -> dict[str, Any]:
 
 
 def _unreadable(argument: str) -> bool:
-    """Return whether a text is no override in Hydra's grammar."""
     try:
         if argument[:1] != "-":
             OverridesParser.create().parse_override(argument)
@@ -223,7 +218,6 @@ def _unreadable(argument: str) -> bool:
 
 
 def _options(group: str) -> list[str]:
-    """Return the choices of a group."""
     names = folders.choices_of(group)
     if group == "hydra/launcher":
         names += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
@@ -247,7 +241,8 @@ def _all_names(arguments: Sequence[str]) -> list[str]:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            names = list(keys(hydra.compose(door, overrides=choices)))
+            plain = unresolved(hydra.compose(door, overrides=choices))
+            names = [where for where, *_ in walk(plain, Key(COMMANDS[door]))]
             return groups + names if door == "train" else names
     except HydraException:
         return groups

@@ -11,13 +11,13 @@ TYPO = 0.85  # and from which a letter or two are all that differs
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return "did you mean ...?" if a name is near, else the list of names.
 
-    Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then a
-    name of the same group that shares a word (``data.n_test``: ``data.test_size``), then what looks alike.
+    Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then what
+    looks alike.
     """
     names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
     inside = [one for one in names if one.rpartition(".")[2] == name]  # in groups, typed without them
     close = _close(name, names, TYPO) or " or ".join(inside[:3])
-    close = close or _sharing(name, names) or _close(name, [one for one in names if _alike(one, name)], NEAR)
+    close = close or _close(name, [one for one in names if _alike(one, name)], NEAR)
     if close:
         return f"did you mean {close}?"
     group = name.rpartition(".")[0]
@@ -33,15 +33,4 @@ def _close(name: str, names: Sequence[str], cutoff: float) -> str:
 def _alike(one: str, name: str) -> bool:
     """Return whether the last parts are similar too: an equal group alone makes any two keys near."""
     leaf, other = one.rpartition(".")[2], name.rpartition(".")[2]
-    return difflib.SequenceMatcher(None, leaf, other).ratio() >= LEAF
-
-
-def _sharing(name: str, names: Sequence[str]) -> str:
-    group, _, leaf = name.rpartition(".")
-    words = _words(leaf)
-    beside = [one for one in names if group and one.rpartition(".")[0] == group]
-    return _close(name, [one for one in beside if words & _words(one.rpartition(".")[2])], 0.0)
-
-
-def _words(leaf: str) -> set[str]:
-    return {word for word in leaf.split("_") if len(word) > 1}
+    return leaf[:1] != "_" and difflib.SequenceMatcher(None, leaf, other).ratio() >= LEAF

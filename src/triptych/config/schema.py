@@ -91,7 +91,6 @@ class WandbKeys(TypedDict):
     tags: str | Sequence[str] | None
     notes: str | None
     artifacts: bool
-    save_code: bool | None
 
 
 class MLflowKeys(TypedDict):

@@ -13,7 +13,6 @@ The decision falls in two steps. ``check_name`` reads the package's own files an
 then imports that one module, and looks whether the object is the class that it was taken for.
 """
 
-import ast
 import difflib
 import importlib
 import re
@@ -119,51 +118,35 @@ def _is_home(cls: type, target: str, module: str) -> bool:
 def _home(target: str) -> str:
     """Return our module that defines the class ``target``; "" if there is none.
 
-    A package names its classes shortly where its ``__all__`` has them (``triptych.diffusion.sampler.DDIM``).
+    A package names the classes of its modules shortly (``triptych.diffusion.sampler.DDIM``).
     """
     module, _, name = target.rpartition(".")
     if not any(lies_in(module, f"triptych.{room}") for room in ROOMS):
         return ""
-    defined, short = _classes(module)
-    return module if name in defined else _home(short[name]) if name in short else ""
-
-
-@cache
-def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
-    """Return (classes defined in a module's file, {name in ``__all__``: its origin})."""
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    if not file.is_file():
-        return frozenset(), {}
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    defined = frozenset(node.name for node in body if isinstance(node, ast.ClassDef))
-    if file.name != "__init__.py":
-        return defined, {}
-    public: set[str] = set()
-    for node in body:
-        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
-            public = set(ast.literal_eval(node.value))
-    short = {
-        name.name: f"{module}.{node.module}.{name.name}"
-        for node in body
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
-        for name in node.names
-        if name.name in public and name.asname is None
-    }
-    return defined, short
+    home, _, defined = full_name(target).rpartition(".")
+    return home if defined == name and lies_in(home, module) else ""
 
 
 def _near(target: str) -> str:
     """Return ", did you mean NAME?" for a class of ours or Lightning's; "" if none is near."""
     module, _, short = target.rpartition(".")
-    if module.endswith(LIGHTNINGS[:-1].partition(".")[2]):
-        return f": {CALLBACKS[short]}" if short in CALLBACKS else _lightnings(short)
-    if not module.startswith("triptych.") or module.count(".") > 3 or not short[:1].isupper():
+    if module.endswith(("lightning.callbacks", "lightning.pytorch.callbacks")):
+        if short in CALLBACKS:
+            return f": {CALLBACKS[short]}"
+        target = LIGHTNINGS + short
+    elif not module.startswith("triptych.") or module.count(".") > 3 or not short[:1].isupper():
         return ""
-    known = _every_class()
-    places = [f"{place}.{one}" for one in difflib.get_close_matches(short, known) for place in known[one]]
-    close = difflib.get_close_matches(target, places, n=1, cutoff=0.85)
+    close = difflib.get_close_matches(target, _known(), n=1, cutoff=0.85)
     return f", did you mean {close[0]}?" if close else ""
+
+
+@cache
+def _known() -> list[str]:
+    """Return the names of our classes and of Lightning's that a configuration may have."""
+    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+    modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
+    ours = (f"{module}.{name}" for module in modules for name in class_names(module))
+    return [*HOMES, *filter(_home, ours)]
 
 
 def _near_in(module: str, target: str) -> str:
@@ -171,24 +154,6 @@ def _near_in(module: str, target: str) -> str:
     known = {name.lower(): name for name in class_names(module)}
     close = difflib.get_close_matches(target.rpartition(".")[2].lower(), known, n=1)
     return f", did you mean {known[close[0]]}?" if close else ""
-
-
-def _lightnings(short: str) -> str:
-    names = [one.removeprefix(LIGHTNINGS) for one in HOMES if one.startswith(LIGHTNINGS)]
-    close = difflib.get_close_matches(short, names, n=1)
-    return f", did you mean {LIGHTNINGS}{close[0]}?" if close else ""
-
-
-@cache
-def _every_class() -> dict[str, list[str]]:
-    """Return {class name: our modules that define it}."""
-    classes: dict[str, list[str]] = {}
-    for room in ROOMS:
-        for file in sorted((PACKAGE / room).rglob("*.py")):
-            module = ".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts))
-            for name in _classes(module)[0]:
-                classes.setdefault(name, []).append(module)
-    return classes
 
 
 def _key(target: Any, where: str) -> str:

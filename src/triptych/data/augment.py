@@ -65,12 +65,9 @@ class Flip(Augmentation):
 
 @declared("augmentation.crop")
 class Crop(Augmentation):
-    """Moved by up to ``padding`` pixels in each direction; what comes in is the border's mirror image.
+    """Moved by up to ``padding`` pixels in each direction, with probability ``p``; the border is mirrored.
 
-    Args:
-        padding: pixels.
-        p: probability that an item is moved.
-        told: by how much, in paddings down and to the right.
+    ``told``: by how much, in paddings down and to the right.
     """
 
     numbers = 2
@@ -160,9 +157,7 @@ def augment(
     """Augment ``x`` (B, C, H, W), this process's share of the batch of ``step``, by all ``steps`` in turn.
 
     With it what was done, of the steps that are ``told``: absent where nothing was, None if none is ``told``.
-
-    Raises:
-        UserError: ``x`` is no batch of images.
+    UserError: ``x`` is no batch of images.
     """
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
@@ -186,8 +181,7 @@ def augment(
 def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
     """Return the part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,).
 
-    Raises:
-        UserError: noise on that part is no augmentation that the network was trained with.
+    UserError: noise on that part is no augmentation that the network was trained with.
     """
     parts = list(dict.fromkeys(change.part for change in steps))
     changes = sorted((step for step in steps if step.told), key=lambda step: parts.index(step.part))

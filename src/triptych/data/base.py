@@ -15,7 +15,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
-from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
+from triptych.data.source import check_batch, check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
@@ -133,11 +133,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return "val" if len(self.splits["val"]) else "train"
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """Return the condition of prompts, one item each, as that of these data's captions.
-
-        Raises:
-            DataError: the data have no captions, or a prompt cannot be encoded.
-        """
+        """Return the condition of prompts, one item each; DataError without captions, or for a bad prompt."""
         raise DataError(
             f"prompt={prompts[0]!r}: data {self.name} have no captions; needs a model of captioned data"
         )
@@ -173,12 +169,6 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
         """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
-        if split_name not in self.splits:
-            raise DataError(
-                f"data split {split_name!r}: needs one of {', '.join(self.splits) or 'setup() first'}"
-            )
-        if limit is not None and limit < 1:
-            raise DataError(f"data split {split_name!r}: limit={limit}, needs a whole number of at least 1")
         return EvalLoader(
             self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory, split_name
         )
@@ -241,8 +231,6 @@ class Generated(DataModule):
         raise NotImplementedError
 
     def load(self) -> dict[str, Split]:
-        for name, n in self.sizes.items():
-            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.

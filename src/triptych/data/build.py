@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from triptych.config.own_code import defined_at
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped
-from triptych.diffusion.condition import Labels
+from triptych.diffusion.condition import Labels, Part
 
 SPLITS = ("train", "val", "test")
+WHOLE = (torch.int64, torch.uint8)  # of levels; labels are the first
 CHUNK = 4096  # items checked together
 
 
@@ -45,98 +46,73 @@ def check_contract(data: DataModule) -> None:
     for name in ("name", "shape"):
         if not hasattr(data, name):
             raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
-    if breach := next(_breaches(data), ""):
+    if breach := _breach(data):
         raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
 
 
-def _breaches(data: DataModule) -> Iterator[str]:
+def _breach(data: DataModule) -> str:
     splits: Any = data.splits
     if not isinstance(splits, dict) or (missing := [name for name in SPLITS if name not in splits]):
         problem = f"no split {missing[0]}" if isinstance(splits, dict) else f"load gives {_class_of(splits)}"
-        yield f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
-        return
+        return f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
     for name, split in splits.items():
         if not isinstance(split, Split):
-            yield f"{name}: {_class_of(split)}; must be a Split"
-            return
-        for breach in (*_values_breaches(data, split), *_condition_breaches(data, split)):
-            yield f"{name}: {breach}"
-    if not len(splits["train"]):
-        yield "train: no items; must have one or more"
+            return f"{name}: {_class_of(split)}; must be a Split"
+        if split.levels != data.levels:
+            return f"{name}: levels={split.levels} in its Split; must be {data.levels}, as the class says"
+        values: Any = Part(split.values)  # type: ignore[arg-type]
+        if breach := _part_breach(values, (len(split), *data.shape), data.levels, WHOLE, data.largest):
+            return f"{name}: values{breach}"
+        for place, kind in data.conditions.items():
+            part = None if split.condition is None else split.condition.part(place)
+            if part is None:
+                return f"{name}: no {place}; each item needs one, as {kind} says"
+            classes = kind.classes if isinstance(kind, Labels) else None
+            if breach := _part_breach(part, (len(split), *kind.shape), classes, WHOLE[:1], math.inf):
+                return f"{name}: {place}{breach}"
+    return "" if len(splits["train"]) else "train: no items; must have one or more"
 
 
-def _values_breaches(data: DataModule, split: Split) -> Iterator[str]:
-    values, levels = split.values, data.levels
-    if not isinstance(values, Tensor | Mapped):
-        yield f"values are {_class_of(values)}; must be a torch.Tensor"
-        return
-    if tuple(values.shape[1:]) != tuple(data.shape):
-        shape = ", ".join(map(str, data.shape))
-        yield f"values of shape {tuple(values.shape)}; must be (items, {shape}), as shape says"
-        return
-    few = values[:1]
-    if levels is None:
-        if split.levels is not None or not few.is_floating_point():
-            yield (
-                f"{few.dtype} with levels={split.levels}, where the class says levels=None; "
-                "must be numbers of a density as float32, or set levels=K in the class too"
-            )
-            return
-        yield from _number_breaches(values, data.largest)
-        return
-    if split.levels != levels or few.dtype not in (torch.uint8, torch.int64):
-        yield (
-            f"{few.dtype} with levels={split.levels}; must be numbers of levels from 0 to {levels - 1} as "
-            f"uint8 or int64, in Split(..., levels={levels})"
+def _part_breach(
+    part: Part, shape: tuple[int, ...], levels: int | None, whole: tuple[torch.dtype, ...], largest: float
+) -> str:
+    # of whole numbers below ``levels``, or of finite ones
+    value: Any = part.value
+    if not isinstance(value, Tensor | Mapped):
+        return f": {_class_of(value)}; must be a torch.Tensor"
+    if tuple(value.shape) != shape:
+        return f" of shape {tuple(value.shape)}; must be {shape}"
+    dtype = value[:1].dtype
+    if levels is None and not dtype.is_floating_point:
+        return f": {dtype}; must be float32, or set levels=K in the class for whole numbers"
+    if levels is not None and dtype not in whole:
+        return f": {dtype}; must be whole numbers from 0 to {levels - 1} as {' or '.join(map(str, whole))}"
+    if levels is not None and levels > 255 and dtype == torch.uint8:
+        return ""  # nothing can be outside, and need not be read
+    for start in range(0, len(value), CHUNK):
+        some = value[start : start + CHUNK]
+        if levels is not None and part.present is not None:
+            some = some[part.present[start : start + CHUNK]]
+        if breach := _number_breach(some, start, levels, largest) if len(some) else "":
+            return breach
+    return ""
+
+
+def _number_breach(some: Tensor, start: int, levels: int | None, largest: float) -> str:
+    if levels is not None:
+        low, high = (int(end) for end in some.aminmax())
+        if low < 0 or high >= levels:
+            return f" from {low} to {high}; must be whole numbers from 0 to {levels - 1}"
+        return ""
+    finite = some.isfinite().reshape(len(some), -1).all(1)
+    if not finite.all():
+        return f": item {start + int(finite.long().argmin())} is not finite; each must be"
+    if (size := float(some.abs().max())) > largest:
+        return (
+            f" up to {size:.4g}; must be at most {largest:g} in absolute value, as noise schedules are made"
+            " for about 1; a class whose data are larger says `largest`"
         )
-    elif not (levels > 255 and few.dtype == torch.uint8):  # else nothing can be outside, and need not be read
-        for start in range(0, len(values), CHUNK):
-            low, high = (int(end) for end in values[start : start + CHUNK].aminmax())
-            if low < 0 or high >= levels:
-                yield f"levels from {low} to {high}; must be whole numbers from 0 to {levels - 1}"
-                return
-
-
-def _number_breaches(values: Tensor | Mapped, largest: float, what: str = "values") -> Iterator[str]:
-    for start in range(0, len(values), CHUNK):
-        part = values[start : start + CHUNK]
-        finite = part.isfinite().reshape(len(part), -1).all(1)
-        if not finite.all():
-            yield f"item {start + int(finite.long().argmin())} is not finite; {what} must be"
-            return
-        if (size := float(part.abs().max())) > largest:
-            yield (
-                f"{what} up to {size:.4g}; must be at most {largest:g} in absolute value, as noise schedules "
-                "are made for about 1; a class whose data are larger says `largest`"
-            )
-            return
-
-
-def _condition_breaches(data: DataModule, split: Split) -> Iterator[str]:
-    for name, kind in data.conditions.items():
-        part = None if split.condition is None else split.condition.part(name)
-        if part is None:
-            yield f"no {name}; each item needs one, as {kind} says"
-            return
-        value, shape = part.value, (len(split), *kind.shape)
-        if not isinstance(value, Tensor | Mapped):
-            yield f"{name} is {_class_of(value)}; must be a torch.Tensor"
-        elif tuple(value.shape) != shape:
-            yield f"{name} of shape {tuple(value.shape)} with {len(split)} items; must be {shape}"
-        elif not isinstance(kind, Labels):
-            if not value[:1].is_floating_point():
-                yield f"{name} is {value[:1].dtype}; must be float32"
-            elif len(split):
-                yield from _number_breaches(value, torch.inf, f"numbers of {name}")
-        elif value.dtype != torch.int64:
-            yield f"{name} is {value.dtype}; must be int64"
-        else:
-            known = value[part.presence()]
-            if len(known) and not 0 <= int(known.min()) <= int(known.max()) < kind.classes:
-                yield (
-                    f"{name} from {int(known.min())} to {int(known.max())}; must be whole numbers from 0 to "
-                    f"{kind.classes - 1}, as num_classes says"
-                )
+    return ""
 
 
 def _class_of(value: Any) -> str:

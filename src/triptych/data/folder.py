@@ -16,7 +16,7 @@ from tqdm import tqdm
 from triptych.data.base import DataError, DataModule, rank_world, select
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
-from triptych.data.layout import Layout, check_fractions, read_layout, split_files
+from triptych.data.layout import Layout, read_layout, split_files
 from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.errors import UserError
@@ -106,7 +106,6 @@ class ImageFolder(DataModule):
     ) -> None:
         super().__init__(**loading)
         self.root = folder_path(root)
-        check_fractions(val_fraction, test_fraction)
         check_pixels(size)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed

@@ -19,12 +19,8 @@ from triptych.diffusion.condition import Condition, Kind
 class ImageEmbeddings(DataModule):
     """x (d,): the embedding, sqrt(d) times a unit vector, of each image of ``base``.
 
-    Items, splits, order and conditions are those of the base with the same ``embeddings``; "embedding" is no
-    condition here.
-
-    Args:
-        base: captioned data.
-        embeddings: a run of model=contrastive.
+    Items, splits, order and conditions are those of the captioned ``base`` with the same ``embeddings``, a
+    run of model=contrastive; "embedding" is no condition here.
     """
 
     name = "image_embeddings"
@@ -44,7 +40,7 @@ class ImageEmbeddings(DataModule):
         return {name: kind for name, kind in self.base.conditions.items() if name != IMAGE}
 
     def formula(self) -> dict[str, Any]:
-        """Return the base data's fingerprint: embeddings follow from it and the encoder, to rounding."""
+        # embeddings follow from the base data and the encoder, to rounding
         return {"base": fingerprint(self.base).data}
 
     @property

@@ -11,7 +11,6 @@ import hashlib
 import os
 import unicodedata
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +76,7 @@ def read_layout(root: Path) -> Layout:
 
     Raises:
         DataError: no images; images both in folders and beside them; a folder named as a split beside others
-            that are none; two folders for one split; none to train on.
+            that are none; none to train on.
     """
     key = f"data.root={str(root)!r}"
     if not root.is_dir():
@@ -111,9 +110,6 @@ def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key
             f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
             " train/CLASS/, or rename the folder"
         )
-    for one, other in pairwise(sorted(named, key=lambda top: named[top])):
-        if named[one] == named[other]:
-            raise DataError(f"{key}: {one}/ and {other}/ are one split, {named[one]}; merge them")
     if "train" not in named.values():
         raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
 
@@ -136,7 +132,11 @@ def split_files(
     Raises:
         DataError: a split that is to have items has none, or a class has none to train on.
     """
-    check_fractions(val_fraction, test_fraction)
+    if val_fraction + test_fraction >= 1:
+        raise DataError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to train"
+            " on; needs a sum below 1"
+        )
     import numpy as np  # not for who only checks a configuration
 
     own = np.array(layout.splits)
@@ -165,15 +165,6 @@ def split_files(
                 " needs more of its images in train"
             )
     return splits
-
-
-def check_fractions(val: float, test: float) -> None:
-    """Raise DataError unless something is left to train on."""
-    if val + test >= 1:
-        raise DataError(
-            f"data.val_fraction={val} and data.test_fraction={test}: leave none to train on;"
-            " needs a sum below 1"
-        )
 
 
 def caption_file(image: Path) -> Path:

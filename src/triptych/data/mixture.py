@@ -26,12 +26,12 @@ def wrong(key: str, value: Any, needs: str) -> DataError:
 def tensor(key: str, value: Any, needs: str) -> Tensor:
     """Convert nested lists of equal lengths to finite float64; else DataError with the key."""
     try:
-        found = torch.tensor(value, dtype=torch.float64)
+        array = torch.tensor(value, dtype=torch.float64)
     except (ValueError, TypeError, RuntimeError) as error:
         raise wrong(key, value, needs) from error
-    if not found.isfinite().all():
+    if not array.isfinite().all():
         raise wrong(key, value, needs)
-    return found
+    return array
 
 
 def covariance(key: str, value: Any, d: int) -> Tensor:
@@ -57,11 +57,7 @@ class Mixture(Generated):
     name = "mixture"
 
     def __init__(
-        self,
-        weights: Sequence[float],
-        means: Sequence[Any],
-        covariances: Sequence[Any],
-        **sizes: Any,
+        self, weights: Sequence[float], means: Sequence[Any], covariances: Sequence[Any], **sizes: Any
     ) -> None:
         super().__init__(**sizes)
         needs = "a list of positive numbers that sum to 1"
@@ -97,6 +93,7 @@ class Ring(Mixture):
     name = "ring"
 
     def __init__(self, modes: Count = 8, radius: Positive = 1.5, std: Positive = 0.15, **sizes: Any) -> None:
+        self.described = [modes, radius, std]
         angles = [2 * math.pi * k / modes for k in range(modes)]
         means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
         super().__init__([1 / modes] * modes, means, [std**2] * modes, **sizes)
@@ -114,18 +111,9 @@ class EmbeddedRing(Ring):
 
     name = "embedded_ring"
 
-    def __init__(
-        self,
-        dim: Annotated[int, Ge(2)] = 16,
-        off_plane: Positive = 0.01,
-        modes: Count = 8,
-        radius: Positive = 1.5,
-        std: Positive = 0.15,
-        **sizes: Any,
-    ) -> None:
-        super().__init__(modes, radius, std, **sizes)
+    def __init__(self, dim: Annotated[int, Ge(2)] = 16, off_plane: Positive = 0.01, **ring: Any) -> None:
+        super().__init__(**ring)
         self.off_plane, self.shape = off_plane, (dim,)
-        self._described = [dim, off_plane, modes, radius, std]
         columns = torch.randn(dim, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.plane = torch.linalg.qr(columns).Q
 
@@ -136,4 +124,5 @@ class EmbeddedRing(Ring):
         return EmbeddedMixture(GaussianMixture(*self._parameters), self.plane, self.off_plane)
 
     def formula(self) -> dict[str, Any]:
-        return {"embedded_ring": [f"{number:.12g}" for number in self._described]}
+        numbers = (*self.shape, self.off_plane, *self.described)
+        return {"embedded_ring": [f"{number:.12g}" for number in numbers]}

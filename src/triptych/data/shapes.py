@@ -192,8 +192,9 @@ class Shapes(Captioned, Generated):
                 texts.append(caption(what, choices[0], choices[1], bool(choices[2])))
             known |= here
             captions[name] = texts
-            whole[name] = Split(torch.from_numpy(x), None, LEVELS)
-            low, label = halved(whole[name].values), torch.tensor(labels, dtype=torch.int64)
+            pictures, label = torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64)
+            whole[name] = Split(pictures, None, LEVELS)
+            low = halved(pictures)
             if self.known_as is not None:
                 splits[name] = Split(low, Condition(label=label), LEVELS)
             else:

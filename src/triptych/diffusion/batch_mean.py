@@ -6,10 +6,7 @@ from torch import distributed as dist
 
 
 def batch_mean(value: Tensor) -> Tensor:
-    """Return the mean of ``value`` (B / W,) over the W processes' items, (), the same on each; no gradient.
-
-    Where a loss depends on its batch's mean, this is what makes it that of one process.
-    """
+    """Return the mean of ``value`` (B / W,) over all processes' items, (), the same on each; no gradient."""
     value = value.detach()
     if not (dist.is_available() and dist.is_initialized()):
         return value.mean()

@@ -28,9 +28,6 @@ class Betas(Linear):
         beta_schedule: "scaled_linear" is linear in the roots, "squaredcos_cap_v2" Nichol & Dhariwal's cosine.
         beta_start, beta_end: of the linear ones.
         trained_betas: T betas in place of a named schedule.
-
-    Raises:
-        ValueError: ``trained_betas`` are not T; a beta of no effect in float32, or no signal at the end.
     """
 
     denoised = True

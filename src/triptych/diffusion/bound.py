@@ -36,7 +36,7 @@ class BoundTerms(NamedTuple):
 
 
 class DiffusionTerm(NamedTuple):
-    """One-sample estimate (B,) nats, the gammas where it was taken and its squared epsilon errors, summed."""
+    """One-sample estimate (B,) nats, the gammas it was taken at and its squared epsilon errors, summed."""
 
     nats: Tensor
     gamma: Tensor
@@ -50,11 +50,8 @@ class Bound:
     Args:
         schedule: gamma(t); only its endpoints matter in continuous time.
         decoder: p(x | z_0).
-        steps: T, or None for continuous time.
-        variance: of a reverse step, an object or its short name ("beta", "optimal", ...); T steps only.
-
-    Raises:
-        ValueError: a ``variance`` in continuous time, where it has no say.
+        steps: T, or None for continuous time, where ``variance`` has no say.
+        variance: of a reverse step, an object or its short name ("beta", "optimal", ...).
     """
 
     def __init__(
@@ -75,28 +72,26 @@ class Bound:
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> BoundTerms:
         """Draw the bound once, unbiased, at x (B, *event), condition of B items or None."""
-        # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
-        # 3. diffusion: all that lies between
-        diffusion = self.diffusion(denoiser, x, draw.t, draw.eps, condition)
-        return BoundTerms(prior, reconstruction, diffusion.nats)
+        return BoundTerms(
+            prior, reconstruction, self.diffusion(denoiser, x, draw.t, draw.eps, condition).nats
+        )
 
     def ends(
         self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
+        """Return prior and reconstruction term, (B,) nats: what is lost of x at t = 1, and at t = 0."""
         low, high = self.schedule.ends(x.device)
         return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
 
     def diffusion(
         self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
     ) -> DiffusionTerm:
-        r"""Draw the diffusion term once.
+        """Draw the diffusion term once.
 
         Continuous (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13, tutorial eq. 99): the
-        KL of one step chosen uniformly, times T; between two Gaussians of the posterior's variance it is
-        1/2 (SNR_s - SNR_t) |x - x_hat|^2 = 1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2, and for others see
-        ``reverse_variance``.
+        KL of one step chosen uniformly, times T; under beta tilde 1/2 (SNR_s - SNR_t) |x - x_hat|^2 =
+        1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2, and for others see ``reverse_variance``.
         """
         process = denoiser.process
         if self.steps is None:

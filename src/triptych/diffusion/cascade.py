@@ -20,14 +20,11 @@ from .schedule import Schedule
 
 @dataclass
 class Stage:
-    """A denoiser and how it is sampled.
+    """A denoiser, guided or not, its ``schedule`` and ``sampler``, and the event ``shape`` of a sample.
 
     Args:
         name: of what it draws: the part of the later stages' conditions that holds it.
-        denoiser: (z, gamma, condition) -> Prediction; guided ones too.
-        schedule, sampler: of its noise levels, and its steps.
-        shape: event shape of a sample.
-        change: of its samples before later stages see them, as a rounding to the data's levels; None: none.
+        change: of its samples before later stages see them, as a rounding to the data's levels.
         prepare: of its condition before it draws, as noise on an image; (condition, generator) -> condition.
     """
 
@@ -41,11 +38,7 @@ class Stage:
 
 
 class CascadeSampler:
-    """Samples of the last of several stages, each on condition of those before it.
-
-    Raises:
-        ValueError: no stage, or two of one name.
-    """
+    """Samples of the last of several stages, each on condition of those before it."""
 
     def __init__(self, stages: Sequence[Stage]):
         names = [stage.name for stage in stages]

@@ -64,10 +64,10 @@ Kind = Labels | Vectors | Images | Tokens  # what a data set says of one part of
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a condition, of B items.
+    """One part of a condition, ``value`` (B, ...), of B items.
 
-    value: (B, ...); present: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens,
-    True where there is one, None: everywhere.
+    present: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens, True where there is
+    one, None: everywhere.
     """
 
     value: Tensor
@@ -75,26 +75,19 @@ class Part:
     mask: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Part:
-        """Return the part with each of its tensors changed."""
         return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
 
     def presence(self) -> Tensor:
-        """Return ``present`` as a tensor, (B,) bool."""
         if self.present is not None:
             return self.present
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
     def tokens(self) -> Tensor:
-        """Return ``mask`` as a tensor, (B, length) bool."""
         return self.value.new_ones(self.value.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
 
 class Condition:
-    """Named parts of B items each, as ``Condition(label=y, text=Part(tokens, mask=mask))``.
-
-    Raises:
-        ValueError: no part, or parts of different numbers of items.
-    """
+    """Named parts of as many items each, as ``Condition(label=y, text=Part(tokens, mask=mask))``."""
 
     def __init__(self, **parts: Tensor | Part):
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
@@ -118,34 +111,25 @@ class Condition:
         return len(next(iter(self.parts.values())).value)
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
-        """Return the items at ``index``."""
         return self.map(lambda t: t[index])
 
     def part(self, name: str) -> Part | None:
-        """Return a part, if there is one of that name."""
         return self.parts.get(name)
 
     @property
     def label(self) -> Tensor:
-        """The part "label", (B,) int64.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The part "label", (B,) int64; ValueError without one."""
         if "label" not in self.parts:
             raise ValueError(f"condition: {', '.join(self.parts)}; needs a label")
         return self.parts["label"].value
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """Return the condition with each of its tensors changed."""
         return Condition(**{name: part.map(change) for name, part in self.parts.items()})
 
     def to(self, *where: Any, **more: Any) -> Condition:
-        """Return a copy on another device."""
         return self.map(lambda t: t.to(*where, **more))
 
     def pin_memory(self) -> Condition:
-        """Return a copy in page-locked memory, for faster copies to a GPU."""
         return self.map(lambda t: t.pin_memory())
 
     def split(self, size: int) -> list[Condition]:
@@ -157,11 +141,9 @@ class Condition:
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
-        """Return the condition without the parts of those names; None if no part is left."""
         return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
 
     def only(self, *names: str) -> Condition | None:
-        """Return the parts of those names alone."""
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
@@ -174,11 +156,7 @@ class Condition:
 
 
 def cat(conditions: Sequence[Condition]) -> Condition:
-    """Return the items of all, in order.
-
-    Raises:
-        ValueError: they have different parts.
-    """
+    """Return the items of all, in order; ValueError for conditions of different parts."""
     names = {tuple(sorted(c.parts)) for c in conditions}
     if len(names) != 1:
         raise ValueError(f"conditions with parts {sorted(names)}: must have the same parts")
@@ -186,9 +164,7 @@ def cat(conditions: Sequence[Condition]) -> Condition:
     for name in conditions[0].parts:
         parts = [c.parts[name] for c in conditions]
         present = None if all(p.present is None for p in parts) else torch.cat([p.presence() for p in parts])
-        masks = None
-        if any(p.mask is not None for p in parts):
-            masks = torch.cat([p.tokens() for p in parts])
+        masks = None if all(p.mask is None for p in parts) else torch.cat([p.tokens() for p in parts])
         joined[name] = Part(torch.cat([p.value for p in parts]), present, masks)
     return Condition(**joined)
 
@@ -204,9 +180,8 @@ def dropout(
     """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
     Ho & Salimans 2022, alg. 1. A number drops all parts of an item together with that probability, a mapping
-    from names to numbers each part on its own. Which ones follows from (seed, step) and the place in the
-    *global* batch, of which a process takes its slice: a resumed run or another number of processes drops the
-    same.
+    each part on its own. Which ones follows from (seed, step) and the place in the *global* batch, of which a
+    process takes its slice.
     """
     size = len(condition) * world
     here = slice(rank * len(condition), (rank + 1) * len(condition))

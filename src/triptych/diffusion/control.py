@@ -40,11 +40,8 @@ class Control:
     """Times of a report and the control of its draws, for one bound and one denoiser.
 
     Args:
-        bound: for its schedule and T.
-        denoiser: of which b is measured.
         reference: fitted on training items.
-        x: training items (n, *event), of which the first ``ITEMS`` are drawn on.
-        seed: of those draws.
+        x: training items (n, *event), of which the first ``ITEMS`` are drawn on; seed: of those draws.
         condition: of n items, or None.
     """
 
@@ -98,10 +95,7 @@ class Control:
         return factor.double() * (errors.value - errors.mean)
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return standard deviation over eps of the term of the reference that is charged less, (n,) double.
-
-        Every split of a report asks for the same, so that the reference keeps it.
-        """
+        """Return std over eps of the better reference's term, (n,) double; kept: all splits need the same."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         key = tuple(part.cpu().numpy().tobytes() for part in (x, gammas, factors))
         if (stored := self.reference.spreads.get(key)) is not None:
@@ -119,7 +113,7 @@ class Control:
 def _roughness(weight: Tensor) -> Tensor:
     """Return a penalty on the differences of each b between neighbouring nodes, from all columns' weights.
 
-    A rare but large error may not occur among the draws that b is fitted to: there b is its neighbour's.
+    A rare but large error may be missing from the draws that b is fitted to: there b is its neighbour's.
     """
     difference = torch.eye(NODES, dtype=torch.float64).diff(dim=0)
     scale = weight.reshape(NODES, -1).mean(0)
@@ -147,13 +141,12 @@ def controlled_variance(
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:
-    r"""Estimate the variance (B,) of each item's mean over draws (R, B), without trend, at evenly spaced u.
+    """Estimate the variance (B,) of each item's mean over draws (R, B), without trend, at evenly spaced u.
 
-    Evenly spaced draws are not independent: their spread holds the change of f over t, which their mean does
-    not feel. Neighbours differ in noise alone where the trend is gone, so with draws sorted by u
-    sum_r (y_{r+1} - y_r)^2 / (2 R) estimates the noise's variance (von Neumann 1941), of which the mean of R
-    has 1 / R. The last and the first are neighbours too, so that no time counts for less than another. NaN
-    for one draw.
+    The spread of evenly spaced draws holds the change of f over t, which their mean does not feel. Neighbours
+    differ in noise alone where the trend is gone, so with draws sorted by u sum_r (y_{r+1} - y_r)^2 / (2 R)
+    estimates the noise's variance (von Neumann 1941), of which the mean of R has 1 / R; the last and first
+    are neighbours too. NaN for one draw.
     """
     repeats = len(value)
     ordered = value.gather(0, u.argsort(0))

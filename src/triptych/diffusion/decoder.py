@@ -40,7 +40,6 @@ class Decoder(Named, ABC):
     def draw(
         self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """Return -log p(x | z), nats (B,), at z = alpha x + sigma eps."""
         return self.nats(denoiser, x, denoiser.process.diffuse(x, gamma, eps), gamma, condition)
 
 
@@ -60,11 +59,9 @@ class Categorical(Decoder):
     ) -> Tensor:
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
-        parts = zip(*(whole.split(self._rows(z)) for whole in (x, z / alpha, precision)), strict=True)
+        rows = max(1, LOGITS // (z[0].numel() * len(self.centres)))
+        parts = zip(*(whole.split(rows) for whole in (x, z / alpha, precision)), strict=True)
         return torch.cat([self._nats(*part) for part in parts])
-
-    def _rows(self, z: Tensor) -> int:
-        return max(1, LOGITS // (z[0].numel() * len(self.centres)))
 
     def _nats(self, x: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
         centres = self.centres.to(centre)
@@ -78,7 +75,7 @@ class DiscretisedGaussian(Decoder):
 
     log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)], half spacing h, open at both ends of the grid,
     mean = denoiser(z_0).x0, s = sigma_0 / alpha_0. Under ``schedule=betas`` s^2 is beta tilde_2 = beta_2 (1 -
-    abar_1) / (1 - abar_2), as in the code of Ho et al., "to get a better decoder log likelihood".
+    abar_1) / (1 - abar_2), as in the code of Ho et al.
     """
 
     of_levels = True
@@ -129,7 +126,6 @@ class GaussianDensity(Decoder):
         self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         exact = self._density(eps.square(), torch.exp(expand(gamma, x)).expand_as(x))
-        # above, the two differ by rounding, and figures stay those of before
         return torch.where(gamma < LOW, exact, super().draw(denoiser, x, eps, gamma, condition))
 
     @staticmethod

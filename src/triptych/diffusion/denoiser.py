@@ -1,8 +1,7 @@
-r"""A denoiser: a network, a process, and what the network's output means.
+"""A denoiser: a network, a process, and what the network's output means.
 
-``Denoiser`` is the only thing that samplers, bounds, likelihoods and guidance see. It is called with
-``(z, gamma, condition)`` and answers with a ``Prediction``; the exact oracle and every guidance are
-denoisers too.
+It is called with ``(z, gamma, condition)`` and answers with a ``Prediction``; the exact oracle and every
+guidance are denoisers too, and samplers, bounds and likelihoods see nothing else.
 """
 
 import torch
@@ -46,12 +45,9 @@ class Output(nn.Module):
 
 
 class EDMOutput(Output):
-    """The network's output read as F of EDM's preconditioning, see ``prediction.edm``.
+    """The network's output read as F of EDM's preconditioning of ``sigma_data``, see ``prediction.edm``.
 
     Their c_in is the scale of z under ``process=edm``; their lambda = 1 / c_out^2 is the ``simple`` loss.
-
-    Args:
-        sigma_data: standard deviation of the data.
     """
 
     def __init__(self, sigma_data: float = 0.5):
@@ -59,7 +55,7 @@ class EDMOutput(Output):
 
 
 class MuTildeOutput(Output):
-    r"""The network's output read as the mean of q(z_s | z_t, x), at T steps of a schedule (Ho et al. 2020).
+    """The network's output read as the mean of q(z_s | z_t, x), at T steps of a schedule (Ho et al. 2020).
 
     mu tilde = alpha_s x0 + sigma_s sqrt(q) epsilon with q = e^{gamma_s - gamma_t}, which as in their eq. 7 is
     (alpha_s / alpha_t) q z + alpha_s (1 - q) x0. s is t - 1 / T; for t below 1 / T, where no step ends, the
@@ -67,11 +63,7 @@ class MuTildeOutput(Output):
 
     Args:
         schedule, process: of which the steps are.
-        objective_steps: T, from ``objective.steps``.
-
-    Raises:
-        ValueError: training in continuous time, where each step's mean is z itself, or above 10000 steps,
-            where it is to float32's last digits.
+        objective_steps: T, from ``objective.steps``; in continuous time each step's mean is z itself.
     """
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
@@ -93,18 +85,11 @@ class MuTildeOutput(Output):
 
 
 class LevelOutput(nn.Module):
-    r"""x0 as a categorical posterior mean over the data's levels.
+    """x0 as a categorical posterior mean over the data's ``levels`` K, centres c_k = 2 k / (K - 1) - 1.
 
     The network gives one logit per level and dimension; ``p(k | z) ~ exp(logit_k - (z - alpha c_k)^2 /
-    (2 sigma^2))`` combines them with what z itself says of its own dimension, and x0 is the mean of the
-    centres c_k under it. The Gaussian factor is the exact likelihood of z, so the network has only to
-    learn what the *other* dimensions say: a prior for each pixel given its noisy surroundings.
-
-    Args:
-        levels: number K of grey levels; centres c_k = 2 k / (K - 1) - 1.
-
-    Raises:
-        ValueError: fewer than two levels (continuous data has none).
+    (2 sigma^2))``, and x0 is the mean of the centres under it. The Gaussian factor is the exact likelihood of
+    z, so the network has only to learn a prior for each pixel given its noisy surroundings.
     """
 
     space = SPACES["x0"]
@@ -121,12 +106,8 @@ class LevelOutput(nn.Module):
         self.register_buffer("centres", level_centres(levels), persistent=False)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """Convert the network's raw logits (B, K, *event) to a Prediction at z (B, *event)."""
         centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
-        if alpha.ndim:
-            alpha_k, sigma_k = alpha.unsqueeze(1), sigma.unsqueeze(1)
-        else:
-            alpha_k, sigma_k = alpha, sigma
+        alpha_k, sigma_k = (a.unsqueeze(1) if a.ndim else a for a in (alpha, sigma))
         # not expanded: near z's own level the difference is small and exact, far from it nothing matters
         evidence = -0.5 * ((z.unsqueeze(1) - alpha_k * centres) / sigma_k).square()
         probabilities = torch.softmax(raw + evidence, dim=1)
@@ -173,7 +154,8 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
-        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        alpha, sigma = self.process.scales(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
-        # under autocast only the network runs in low precision: its output returns to z's
-        return self.output(raw.to(z.dtype), z, alpha, sigma)
+        if raw.dtype != z.dtype:  # under autocast only the network runs in low precision
+            raw = raw.to(z.dtype)
+        return self.output(raw, z, alpha, sigma)

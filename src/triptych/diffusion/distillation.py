@@ -22,16 +22,13 @@ def distilled(
     steps: int,
     condition: Condition | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Return (x, epsilon), (B, *event) each, that the student must guess at z: two DDIM steps made one.
+    """Return (x, epsilon), (B, *event) each, that the student must guess at z: two DDIM steps made one.
 
     With t' = t - 1 / 2T and t'' = t - 1 / T, and the teacher's steps from z over z' to z'',
 
         x = (z'' - r z) / (alpha'' - r alpha),   r = sigma'' / sigma,   epsilon = (z - alpha x) / sigma.
 
-    Args:
-        teacher: asked at z and z'.
-        z, t: where the student is asked, t (B,) a multiple of 1 / T.
-        steps: T of the student; the teacher takes 2 T.
+    t (B,): multiples of 1 / T; steps: T of the student.
     """
     process = teacher.process
     levels = [schedule.gamma((t.double() - k / (2 * steps)).clamp(min=0)) for k in range(3)]

@@ -88,10 +88,7 @@ def training_draw(
     world: int = 1,
     stratified: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Draw (t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU.
-
-    The noise is the same whether times are ``stratified`` or drawn each on its own.
-    """
+    """Draw (t, eps) of a process's slice of a step's global batch, (B / W,), (B / W, *shape), on the CPU."""
     generator = seeded(seed, Stream.TRAINING, step)
     t = stratified_times(batch, generator)
     if not stratified:
@@ -104,8 +101,7 @@ def training_draw(
 def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:
     """Return t = (golden * index + u(seed) + repeat / repeats) mod 1, (B,) double, on the CPU.
 
-    Each item's draws are spread evenly over [0, 1), and so are the items among themselves, whatever batches
-    they come in; each is uniform over seeds.
+    Each item's draws are spread evenly over [0, 1), and so are the items; each is uniform over seeds.
     """
     return (index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats) % 1
 

@@ -17,8 +17,7 @@ class Flow:
     """Moves points and their log density between two gammas.
 
     Args:
-        denoiser: in evaluation mode; its own dtype is respected.
-        condition: of B items, or None.
+        denoiser: in evaluation mode; its own dtype is respected; condition: of B items, or None.
         probes: (P, B, d) fixed through the solve, or None for the exact trace.
         tolerance: absolute and relative.
     """

@@ -33,7 +33,7 @@ def _refuse_unconditional(denoiser: AnyDenoiser, what: str) -> None:
 
 @declared("guidance")
 class ClassifierFree(Wrapper):
-    r"""Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
+    """Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
 
     Args:
         denoiser: conditional; without a condition it answers for all classes.
@@ -42,11 +42,7 @@ class ClassifierFree(Wrapper):
             conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
         rescale: share in which the guess, in the space of the network's output, is scaled back to the
             conditional guess's standard deviation, sample by sample (Lin et al. 2024, sec. 3.4: of v).
-        parts: names of the parts of the condition that only one guess reads; the others, as a cascade's
-            low image, are read by both; None: all.
-
-    Raises:
-        ValueError: an unconditional denoiser, an empty interval.
+        parts: names of the parts of the condition that only one guess reads; None: all.
     """
 
     def __init__(
@@ -64,7 +60,6 @@ class ClassifierFree(Wrapper):
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict, guided, at z (B, *event), gamma (B,) or (); without a condition, unconditionally."""
         if condition is None or self.scale == 1:
             return self.denoiser(z, gamma, condition)
         if self.interval is None:
@@ -90,12 +85,11 @@ class ClassifierFree(Wrapper):
 
 
 class Classifier(Wrapper):
-    r"""Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
+    """Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
 
     Args:
-        denoiser: called without a condition.
         classifier: noise-aware, ``(z (B, *event), gamma (B,)) -> logits (B, K)``.
-        scale: s; 1 is Bayes' rule, 0 the denoiser itself bit for bit.
+        scale: s; 1 is Bayes' rule, 0 the denoiser, called without a condition, bit for bit.
     """
 
     def __init__(self, denoiser: AnyDenoiser, classifier: Opened, scale: float = 1.0):
@@ -103,7 +97,6 @@ class Classifier(Wrapper):
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict, guided, at z (B, *event), gamma (B,) or (); without a condition, of labels, unguided."""
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
@@ -132,11 +125,8 @@ class Auto(Wrapper):
 
     Args:
         denoiser: the good one; at s = 1 it answers alone, bit for bit.
-        weak: smaller, or trained for a shorter time, on the same task.
+        weak: smaller, or trained for a shorter time, on the same task and under the same process.
         scale: s, usually above 1.
-
-    Raises:
-        ValueError: the two live under different processes.
     """
 
     def __init__(self, denoiser: AnyDenoiser, weak: Opened, scale: float = 1.0):

@@ -34,7 +34,7 @@ class Hierarchy:
         encoders: q(z_l | z_{l-1}) for l = 1 ... L, each a function of z_{l-1}.
         decoders: p(z_{l-1} | z_l) for l = 2 ... L, each a function of z_l.
         reconstruction: (x, z_1) -> -log p(x | z_1), nats (B,).
-        prior: z_L -> p(z_L); it is given z_L for its shape and device.
+        prior: z_L -> p(z_L), for its shape and device.
     """
 
     def __init__(

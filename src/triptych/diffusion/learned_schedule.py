@@ -47,20 +47,16 @@ class LearnedEndpoints(Linear):
 
     @property
     def low(self) -> Tensor:
-        """gamma_0, ()."""
         return self.gamma_min + self.speed * self.low_shift
 
     @property
     def width(self) -> Tensor:
-        """gamma_1 - gamma_0, positive, ()."""
         return softplus(self._raw_width + self.speed * (self.top_shift - self.low_shift))
 
     def gamma(self, t: Tensor) -> Tensor:
-        """Return gamma at t, any shape, on the parameters' device."""
         return self.low + self.width * self.interior(self._here(t))[0]
 
     def dgamma(self, t: Tensor) -> Tensor:
-        """Return d gamma / d t, by formula, any shape, on the parameters' device."""
         return self.width * self.interior(self._here(t))[1]
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,15 +79,9 @@ class LearnedEndpoints(Linear):
 
 
 class Monotone(LearnedEndpoints):
-    r"""VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
+    """VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
 
-    h(t) = t + sum_k w_k sigmoid(r_k t - b_k) with w, r > 0; its start is close to linear.
-
-    Args:
-        gamma_min, gamma_max: the endpoints, or where they start.
-        pinned: whether they stay.
-        hidden: number of sigmoids.
-        speed: of the endpoints, where they are learned.
+    h(t) = t + sum_k w_k sigmoid(r_k t - b_k) with w, r > 0 and ``hidden`` sigmoids; close to linear at first.
     """
 
     def __init__(
@@ -110,7 +100,6 @@ class Monotone(LearnedEndpoints):
         self._scale: _Scale | None = None
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s(t) and its slope, any shape."""
         ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
         rise = ends[1] - ends[0]
         h, slope = self._network(t)
@@ -119,36 +108,32 @@ class Monotone(LearnedEndpoints):
             s, ds = (_Scaled.apply(value, self._scale) for value in (s, ds))  # type: ignore[no-untyped-call]
         return s, ds
 
-    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h(t) and h'(t)."""
+    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:  # h(t) and h'(t)
         weight, rate = self.log_weight.exp(), self.log_rate.exp()
         bump = torch.sigmoid(rate * t.unsqueeze(-1) - self.shift)
         return t + (weight * bump).sum(-1), 1 + (weight * rate * bump * (1 - bump)).sum(-1)
 
     @contextmanager
     def variance_descent(self) -> Iterator[Callable[[Tensor], None]]:
-        r"""Switch, within it, the interior's gradient from E[L] to E[L^2] / E[L] (VDM app. I.2).
+        """Switch, within it, the interior's gradient from E[L] to E[L^2] / E[L] (VDM app. I.2).
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
-        2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own
-        gradient, in the same backward pass. Call what it yields with the losses (B,) before that pass.
+        2 L_i / mean L, the mean over all processes; network and endpoints keep their own gradient, in the
+        same backward pass. Call what it yields with the losses (B,) before that pass.
         """
         scale = self._scale = _Scale()
+
+        def tell(nats: Tensor) -> None:  # in the order of the times of the losses
+            scale.value = 2 * nats.detach() / batch_mean(nats)
+
         try:
-            yield scale.tell
+            yield tell
         finally:
             self._scale = None
 
 
 class _Scale:
-    """What the gradient of each sample is multiplied by, told after the forward pass."""
-
     value: Tensor | None = None
-
-    def tell(self, nats: Tensor) -> None:
-        """Take per-sample losses (B,), in the order of the times they were taken at."""
-        nats = nats.detach()
-        self.value = 2 * nats / batch_mean(nats)
 
 
 class _Scaled(torch.autograd.Function):

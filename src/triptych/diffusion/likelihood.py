@@ -36,8 +36,8 @@ class Nats(NamedTuple):
     """total = density + dequantisation + reconstruction, nats (B,) each; positive is worse.
 
     ``density``: -log p of the point that was put to the ODE. ``dequantisation``: what turns it into -log
-    P(x) of the level; 0 for data with a density. ``reconstruction``: -log p(x | z_0), lossless only.
-    ``stderr``: of the trace, from the spread between probes; 0 when it is exact.
+    P(x) of the level; 0 for a density. ``reconstruction``: -log p(x | z_0), lossless only. ``stderr``: of the
+    trace, from the spread between probes; 0 when it is exact.
     """
 
     total: Tensor
@@ -49,21 +49,17 @@ class Nats(NamedTuple):
 
 @declared("likelihood")
 class Likelihood:
-    r"""-log p(x) of a denoiser's probability-flow ODE.
+    """-log p(x) of a denoiser's probability-flow ODE.
 
     Args:
         schedule: for its endpoints; the path between them is the solver's affair.
         tolerance: absolute and relative, of u and of nats per dimension, in every step and for *every item*.
         probes: of Hutchinson's trace estimate (at least 2, drawn once a solve), or None for the exact trace.
-        dequantisation: "none" (data with a density, put to the ODE as they are), "uniform" (noise over the
-            level's cell) or "lossless" (noise of q(z_0 | x), and the decoder's reconstruction); see
-            ``entropy``.
+        dequantisation: "none" (data with a density), "uniform" (over the level's cell) or "lossless" (of
+            q(z_0 | x), and the decoder's reconstruction).
         decoder: p(x | z_0), for "lossless".
         levels: number K of the data's levels, for "uniform".
         seed: probes and noise follow from it and the item's index.
-
-    Raises:
-        ValueError: a dequantisation without what it needs.
     """
 
     def __init__(
@@ -93,9 +89,7 @@ class Likelihood:
     ) -> Nats:
         """Return nats at x (B, *event); index (B,): data set places, default 0, 1, ...; condition of B items.
 
-        Raises:
-            ValueError: the denoiser is guided, clipped or otherwise changed: its flow has no density of
-                its own.
+        ValueError for a denoiser that is guided, clipped or otherwise changed: its flow has no density.
         """
         if not getattr(denoiser, "has_likelihood", False):
             raise ValueError(
@@ -122,7 +116,6 @@ class Likelihood:
         return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
-        """Return standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
         rows = [
             draw(x.shape[1:], generator=seeded(self.seed, Stream.DEQUANTISATION, i), dtype=torch.float64)
@@ -131,7 +124,6 @@ class Likelihood:
         return torch.stack(rows).to(x.device)
 
     def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
-        """Draw Rademacher probes (P, B, d); None for the exact trace."""
         if self.probes is None:
             return None
         shape = (self.probes, x[0].numel())

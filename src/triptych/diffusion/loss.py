@@ -28,10 +28,9 @@ from .times import Density, LogNormal, Uniform
 
 
 class Level(NamedTuple):
-    """Where a loss is weighed.
+    """Where a loss is weighed: gamma, its slope and its time t, any shape; own: the network's output's space.
 
-    process; gamma, its slope and time t, any shape; own: the space of the network's output; lower: gamma_s of
-    the step at T steps, where dgamma is T expm1(gamma - lower), None in continuous time.
+    lower: gamma_s of the step at T steps, where dgamma is T expm1(gamma - lower), None in continuous time.
     """
 
     process: Process
@@ -48,11 +47,7 @@ class Level(NamedTuple):
 
 @declared("objective.loss")
 class Loss(ABC):
-    """``weight(at) -> w`` at a ``Level``, of its gamma's shape.
-
-    Attributes:
-        of_steps: whether it is a loss of T steps alone.
-    """
+    """``weight(at) -> w`` at a ``Level``, of its gamma's shape or (); ``of_steps``: of T steps alone."""
 
     of_steps = False
 
@@ -72,8 +67,7 @@ class Vlb(Elbo):
     """T KL(q(z_s | z_t, x) || p(z_s | z_t)) under the bound's own reverse variance: iDDPM's L_vlb.
 
     Where the variance is learned, the gradient reaches mean and variance together (Nichol & Dhariwal 2021,
-    sec. 3.3; Ho et al. 2020, table 2, "learned diagonal"). w is 1 of that bound; under beta tilde it is
-    ``Elbo`` at T steps. The reconstruction of x from z_0 is not trained, as in every loss here.
+    sec. 3.3; Ho et al. 2020, table 2, "learned diagonal"). Under beta tilde it is ``Elbo`` at T steps.
     """
 
     of_steps = True
@@ -112,12 +106,12 @@ class Simple(Squared):
 
 
 class PathVelocity(Loss):
-    r"""Plain squared error of the path's own velocity dz/dt, t the schedule's (Lipman et al. 2023; SiT).
+    """Plain squared error of the path's own velocity dz/dt, t the schedule's (Lipman et al. 2023; SiT).
 
     dz/dt = alpha' x + sigma' eps and gamma = 2 ln(sigma / alpha), so that its error is |sigma' - sigma
-    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. Whatever the
-    output, it is SiT's weighted score loss and its velocity loss at once (Ma et al. 2024). On the straight
-    path it is ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
+    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. It is SiT's
+    weighted score loss and its velocity loss at once (Ma et al. 2024); on the straight path it is
+    ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -125,10 +119,10 @@ class PathVelocity(Loss):
 
 
 class MuTilde(Loss):
-    r"""Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
+    """Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
 
     mu tilde = alpha_s x0 (1 - q) + ... z, q = e^{gamma_s - gamma_t}, so its error is alpha_s (1 - q) times
-    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}. In continuous time each step's mean is z itself.
+    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}.
     """
 
     of_steps = True
@@ -142,8 +136,7 @@ class MuTilde(Loss):
 class NCSN(Loss):
     """NCSN (Song & Ermon 2019, eqs. 5-6): 1/2 lambda(sigma) |score error|^2, flat in time.
 
-    Their lambda(sigma) = sigma^2 makes every level's loss of order one: it is 1/2 |eps - eps_hat|^2, so
-    w = 1 / gamma'(t).
+    Their lambda(sigma) = sigma^2 makes it 1/2 |eps - eps_hat|^2, so w = 1 / gamma'(t).
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -166,8 +159,7 @@ class MinSNR(Loss):
 class TruncatedSNR(Loss):
     """Salimans & Ho 2022, sec. 4: x0 error times max(SNR, 1), so w = 2 max(1, e^gamma) / gamma'(t).
 
-    The larger of the squared errors in epsilon and in x0. On the epsilon error the weight is max(1, 1 / SNR):
-    an epsilon network's own loss has no bound where the signal vanishes.
+    The larger of the squared errors in epsilon and in x0.
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -185,17 +177,16 @@ class Sigmoid(Loss):
 
 
 class EDM(Loss):
-    r"""EDM (Karras et al. 2022, table 1): E_sigma[lambda(sigma) |x0 error|^2], ln sigma ~ N(mean, std^2).
+    """EDM (Karras et al. 2022, table 1): E_sigma[lambda(sigma) |x0 error|^2], ln sigma ~ N(mean, std^2).
 
     With their sigma = e^{gamma / 2} and lambda = (sigma^2 + sd^2) / (sigma sd)^2 this is the squared error of
     F, so w = 2 q(gamma) (e^gamma + sd^2) / sd^2 with q = N(gamma; 2 mean, (2 std)^2). ``times=log_normal`` of
     the same mean and std makes each draw's loss theirs.
 
     Args:
-        mean, std: their P_mean and P_std.
-        sigma_data: sd, standard deviation of the data.
+        mean, std: their P_mean and P_std; sigma_data: sd, standard deviation of the data.
         monotonic: below the log SNR at which w is largest, it stays there (Kingma & Gao 2023,
-            "EDM-monotonic"): then it never falls with the noise, and the loss is a bound of noisy data.
+            "EDM-monotonic"): the loss is then a bound of noisy data.
     """
 
     def __init__(
@@ -213,8 +204,7 @@ class EDM(Loss):
 def _peak(mean: float, std: float, variance: float) -> float:
     """Return the gamma of the largest N(gamma; mean, std^2) (e^gamma + variance).
 
-    A root of gamma = mean + std^2 sigmoid(gamma - log variance), met from either side; of two maxima the
-    larger.
+    A root of gamma = mean + std^2 sigmoid(gamma - log variance), met from either side; the larger maximum.
     """
     log_variance = math.log(variance)
 

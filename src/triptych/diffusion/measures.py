@@ -46,11 +46,7 @@ def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
-    """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2.
-
-    Raises:
-        ValueError: sets of different sizes.
-    """
+    """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2."""
     if a.shape != b.shape:
         raise ValueError(f"sliced_wasserstein: sets of {tuple(a.shape)} and {tuple(b.shape)} differ in size")
     along = directions(a.shape[1], n).T
@@ -68,16 +64,14 @@ def _sum_of_distances(a: Tensor, b: Tensor) -> float:
     return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
 
 
-def _rows(b: Tensor) -> int:
-    """Count the rows whose distances to all of b are held at a time: memory is flat in its number."""
+def _rows(b: Tensor) -> int:  # whose distances to all of b are held at a time
     return min(1024, max(1, DISTANCES // len(b)))
 
 
 def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
     """Return each component's share of points x (n, d), (K,): the mean of its responsibilities p(k | x).
 
-    Over true points its expectation is the weight exactly, E p(k | x) = w_k. A count of nearest means is off
-    where the weights or covariances of neighbours differ.
+    Over true points its expectation is the weight exactly, E p(k | x) = w_k, unlike a count of nearest means.
     """
     return mixture.log_joint(x.to(mixture.means)).softmax(1).mean(0)
 
@@ -107,12 +101,9 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
-    r"""Compute the Frechet distance between Gaussians: moments, or features (n, f).
+    """Compute the Frechet distance between Gaussians: moments, or features (n, f) of two rows or more.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}).
-
-    Raises:
-        ValueError: fewer than two rows.
     """
     a, b = (Moments.of([one]) if isinstance(one, Tensor) else one for one in (a, b))
     if min(a.n, b.n) < 2:
@@ -134,10 +125,7 @@ class Coverage(NamedTuple):
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
     """Compute precision and recall of features (n, f) (Kynkaanniemi et al. 2019).
 
-    Each is the share of one set within the k-th neighbour's radius of a row of the other.
-
-    Raises:
-        ValueError: ``k`` is not below the size of each set.
+    Each is the share of one set within the k-th neighbour's radius of a row of the other; k below each size.
     """
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(

@@ -34,9 +34,6 @@ class GaussianMixture(nn.Module):
         weights: (K,), positive, summing to one.
         means: (K, d).
         covariances: (K, d, d), symmetric positive definite.
-
-    Raises:
-        ValueError: shapes disagree, weights do not sum to one, or a covariance is not positive definite.
     """
 
     weights: Tensor
@@ -76,7 +73,6 @@ class GaussianMixture(nn.Module):
 
     @property
     def dim(self) -> int:
-        """d."""
         return self.means.shape[1]
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -122,15 +118,13 @@ class GaussianMixture(nn.Module):
 
 
 class EmbeddedMixture(GaussianMixture):
-    r"""A mixture in a plane of R^d and noise across it: x = P u + std (I - P P^T) n, n ~ N(0, I).
+    """A mixture in a plane of R^d and noise across it: x = P u + std (I - P P^T) n, n ~ N(0, I).
 
     Under noise both stay apart, p(z) = p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), at the cost
     of the mixture's own few dimensions.
 
     Args:
-        inner: of u, in R^q.
-        plane: P (d, q), of orthonormal columns.
-        std: deviation in each of the d - q directions across.
+        inner: of u, in R^q; plane: P (d, q), of orthonormal columns; std: in each direction across.
     """
 
     plane: Tensor
@@ -184,7 +178,6 @@ class Oracle(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict the exact score at z (B, d), gamma (B,) or (); with a label, that of its component."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
@@ -203,6 +196,5 @@ class ExactClassifier(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Return logits (B, K) at z (B, d), gamma (B,) or (): the logarithms of responsibilities."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)

@@ -27,14 +27,13 @@ IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum 
 
 @declared("objective")
 class Objective:
-    r"""Which output, which loss, which times; a learned reverse variance adds its own term.
+    """Which output, which loss, which times; a learned reverse variance adds its own term.
 
     That is iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16), ``vlb_weight`` * T KL(q(z_s | z_t, x) ||
-    N(stop-gradient(mean), V)): the stop keeps the bound's noisy gradient off the mean, and V learns from
-    nothing else. Their L_simple + 0.001 L_vlb is the mean over dimensions of |eps - eps_hat|^2 and of T KL in
-    bits: in sums and nats, the plain squared error with 0.001 / ln 2 = 0.00144. With weights relative to the
-    bound (elbo, sigmoid) both parts are nats of the same bound and 1 is natural. The ``vlb`` loss is the KL
-    alone, without the stop: it needs no such weight.
+    N(stop-gradient(mean), V)): V learns from nothing else. Their L_simple + 0.001 L_vlb is the mean over
+    dimensions of |eps - eps_hat|^2 and of T KL in bits: in sums and nats, the plain squared error with
+    0.001 / ln 2 = 0.00144. With weights relative to the bound (elbo, sigmoid) both parts are nats of the same
+    bound and 1 is natural. The ``vlb`` loss is the KL alone, without the stop: it needs no such weight.
 
     Args:
         output: what the network gives, or the name of its space, whose squared error is the ``simple`` loss.
@@ -47,10 +46,6 @@ class Objective:
         variance: of the bound's reverse steps.
         teacher: the checkpoint of a model of whose 2 T steps one of T is to make two (``distillation``); it
             is handed over by ``teach``. None: the data teach.
-
-    Raises:
-        ValueError: no ``steps`` with a loss of steps, a learned variance or a teacher; a teacher with a
-            learned variance, which with another loss has no ``vlb_weight`` of its own.
     """
 
     def __init__(

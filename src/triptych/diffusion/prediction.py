@@ -23,8 +23,7 @@ Number = Tensor | float
 class Row(NamedTuple):
     """``unit * value = c x0 + d epsilon`` at one (alpha, sigma).
 
-    A factor taken out of a row leaves c and d exact, so ``c' d - d' c`` of two rows keeps its digits where it
-    is small; a 0 or 1 that is a Python number costs nothing.
+    A factor taken out leaves c and d exact, and with them ``c' d - d' c``; a Python 0 or 1 costs nothing.
     """
 
     c: Number
@@ -32,7 +31,7 @@ class Row(NamedTuple):
     unit: Number = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Space:
     """A space of guesses: its name, and its row at (alpha, sigma), tensors that broadcast against z."""
 
@@ -41,17 +40,13 @@ class Space:
 
 
 def edm(sigma_data: float = 0.5) -> Space:
-    r"""Return the space of EDM's F (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F``.
+    """Return the space of EDM's F (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F``.
 
     c_skip = sd^2 / (s^2 + sd^2) and c_out = s sd / sqrt(s^2 + sd^2), so with z / alpha = x0 + s epsilon
 
-        F = (s^2 x0 - sd^2 s epsilon) / (s sd sqrt(s^2 + sd^2))
-          = (sigma x0 - sd^2 alpha epsilon) / (sd h),     h = sqrt(sigma^2 + sd^2 alpha^2),  D = -h / sd.
+        F = (sigma x0 - sd^2 alpha epsilon) / (sd h),     h = sqrt(sigma^2 + sd^2 alpha^2),  D = -h / sd,
 
-    With sd = 1 under a variance-preserving process F is -v.
-
-    Args:
-        sigma_data: sd, standard deviation of the data.
+    sd being ``sigma_data``. With sd = 1 under a variance-preserving process F is -v.
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data={sigma_data}: must be above 0")
@@ -76,11 +71,7 @@ SPACES = {
 
 
 def space_of(space: str | Space) -> Space:
-    """Return a space by its name.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Return a space by its name; ValueError for an unknown one."""
     if isinstance(space, Space):
         return space
     if space not in SPACES:
@@ -100,8 +91,7 @@ class Prediction:
     """One guess in every space: made in one of them, converted to another when asked for it.
 
     Args:
-        space: which space ``value`` is in: a name among ``SPACES``, or a ``Space``.
-        value: the guess, (B, *event).
+        space: which space ``value`` (B, *event) is in: a name among ``SPACES``, or a ``Space``.
         z, alpha, sigma: where it was made; alpha and sigma broadcast against z.
 
     ``fraction`` is set where a network says how large its reverse step is, see ``reverse_variance``.
@@ -113,11 +103,6 @@ class Prediction:
         self.own = space_of(space)
         self.value, self.z, self.alpha, self.sigma = value, z, alpha, sigma
         self._views = {self.own: value}
-
-    @property
-    def space(self) -> str:
-        """The name of the space that ``value`` is in."""
-        return self.own.name
 
     @property
     def x0(self) -> Tensor:
@@ -147,27 +132,23 @@ class Prediction:
         return self._views[space]
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return alpha x0 + sigma epsilon: the guess at another noise level, the step of every sampler.
-
-        Formed as one combination of z and the guess in its own space, without going through x0 and epsilon.
-        """
+        """Return alpha x0 + sigma epsilon, the guess at another level: one combination of z and ``value``."""
         c, d, unit = self._row
-        if _is(c, 0):  # z alone brings x0 along, so it is what makes alpha
+        if _is(c, 0):  # x0 comes of z alone
             of_z = alpha / self.alpha
-            of_value = (sigma - self.sigma * of_z) / d
+            of_value = _over(sigma - self.sigma * of_z, d)
         elif _is(d, 0):
             of_z = sigma / self.sigma
-            of_value = (alpha - self.alpha * of_z) / c
+            of_value = _over(alpha - self.alpha * of_z, c)
         else:
             of_z = (alpha * d - sigma * c) / self._D
             of_value = (sigma * self.alpha - alpha * self.sigma) / self._D
-        return (of_z * self.z).addcmul_(self.value, unit * of_value)
+        return (of_z * self.z).addcmul_(self.value, _times(unit, of_value))
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
-        """Return epsilon_hat - eps for the truth (x, eps), taken in the guess's own space.
+        """Return epsilon_hat - eps for the truth (x, eps), formed in the guess's own space and then scaled.
 
-        Differences are formed where the guess lives, then scaled: ``(z - alpha x_hat) / sigma - eps``
-        would lose digits at both ends of the schedule.
+        ``(z - alpha x_hat) / sigma - eps`` would lose digits at both ends of the schedule.
         """
         c, d, unit = self._row
         own = _times(unit, self.value) - _sum(c, x, d, eps)
@@ -190,8 +171,7 @@ class Prediction:
         return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
 
 
-def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return D = alpha d - sigma c."""
+def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:  # D
     return _sum(row.d, alpha, -row.c, sigma)
 
 
@@ -204,8 +184,11 @@ def _times(number: Number, x: Number) -> Any:
     return x if _is(number, 1) else number * x
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
-    """Compute a x + b y."""
+def _over(x: Tensor, number: Number) -> Tensor:
+    return x if _is(number, 1) else x / number
+
+
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:  # a x + b y
     if _is(a, 0) or _is(x, 0):
         return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
     return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)

@@ -6,6 +6,8 @@ r"""Forward processes: what gamma means for alpha and sigma, and the Gaussian fa
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import Tensor
 from triptych.declare import Positive, declared
 
 from .normal import Normal
+
+BITS = 1 / math.log(2)  # bits in a nat
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
@@ -25,12 +29,30 @@ class Process(ABC):
 
     def __str__(self) -> str:
         """Return its name and numbers: two of one string are the same process."""
-        numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items())
+        numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items() if key != "_grid")
         return type(self).__name__ + (f"({numbers})" if numbers else "")
 
     @abstractmethod
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return signal and noise scale at gamma, same shape as gamma."""
+
+    _grid: Mapping[int, tuple[Tensor, Tensor]] = {}  # of what is now sampled
+
+    def scales(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``alpha_sigma``, looked up at a level that ``grid`` has yielded."""
+        return self._grid.get(id(gamma)) or self.alpha_sigma(gamma)
+
+    @contextmanager
+    def grid(self, gammas: Tensor) -> Iterator[Sequence[Tensor]]:
+        """Yield the levels of a sampler's gammas (n,), whose ``scales`` are formed once, for all of them."""
+        levels = gammas.unbind()
+        parts = [self.alpha_sigma(part) for part in gammas.split(7)]  # too few for SIMD, which changes digits
+        alphas, sigmas = (torch.cat(side).unbind() for side in zip(*parts, strict=True))
+        self._grid = dict(zip(map(id, levels), zip(alphas, sigmas, strict=True), strict=True))
+        try:
+            yield levels
+        finally:
+            self._grid = {}
 
     @abstractmethod
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
@@ -42,10 +64,10 @@ class Process(ABC):
         return alpha * x + sigma * eps
 
     def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Normal:
-        r"""Return q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards).
+        """Return q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards), exact for close levels.
 
         With c = 1 - exp(gamma_s - gamma_t): mean = (alpha_s / alpha_t)(1 - c) z + alpha_s c x,
-        variance sigma_s^2 c ("beta tilde"). ``expm1`` keeps c exact when the two levels are close.
+        variance sigma_s^2 c ("beta tilde").
         """
         gamma_t, gamma_s = expand(gamma_t, z), expand(gamma_s, z)
         alpha_t, _ = self.alpha_sigma(gamma_t)
@@ -114,21 +136,17 @@ class SubVariancePreserving(Process):
 
 @declared("process")
 class Preconditioned(Process):
-    r"""z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
+    """z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
 
-    c_in = 1 / sqrt(s^2 + sd^2), so alpha = 1 / sqrt(e^gamma + sd^2) and z has unit variance at every level
-    where the data have sd; prior N(0, sigma_1^2 I), their N(0, s_max^2 I) in these coordinates. With sd = 1
-    alpha and sigma are those of ``VariancePreserving``.
-
-    Args:
-        sigma_data: sd, standard deviation of the data.
+    c_in = 1 / sqrt(s^2 + sd^2), sd the data's standard deviation ``sigma_data``; so z has unit variance at
+    every level. Prior N(0, sigma_1^2 I), their N(0, s_max^2 I) in these coordinates. With sd = 1 alpha and
+    sigma are those of ``VariancePreserving``.
     """
 
     def __init__(self, sigma_data: Positive = 0.5):
         self.sigma_data = float(sigma_data)
 
-    def _shift(self, gamma: Tensor) -> Tensor:
-        """Return gamma of the data scaled to unit variance."""
+    def _shift(self, gamma: Tensor) -> Tensor:  # gamma of the data scaled to unit variance
         return gamma - 2 * math.log(self.sigma_data)
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +174,3 @@ class Rectified(Process):
 
     def prior_std(self, gamma: Tensor) -> Tensor:
         return torch.ones_like(gamma)
-
-
-BITS = 1 / math.log(2)  # bits in a nat

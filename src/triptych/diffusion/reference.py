@@ -72,7 +72,6 @@ class BaselineErrors:
             self.table = torch.stack([self._tabulate(gamma) for gamma in self.gammas])
 
     def to(self, device: torch.device) -> "BaselineErrors":
-        """Move the tensors to ``device``."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
@@ -115,8 +114,7 @@ class BaselineErrors:
         p = torch.softmax(self.log_p - 0.5 * (away + eps.unsqueeze(-1)).square(), -1)
         return (p * away).sum(-1).square()
 
-    def _tabulate(self, gamma: Tensor) -> Tensor:
-        """Return the mean over eps of ``_error`` for each dimension and level of x, (d, K)."""
+    def _tabulate(self, gamma: Tensor) -> Tensor:  # means of ``_error`` by dimension and level of x, (d, K)
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)
         weight = torch.exp(-0.5 * NODES.double().square())

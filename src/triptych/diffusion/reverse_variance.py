@@ -54,8 +54,7 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
 class ReverseVariance(Named, ABC):
     """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
 
-    Attributes:
-        learned: whether it is an output of the network, which a term of the loss trains.
+    ``learned``: whether it is an output of the network, which a term of the loss trains.
     """
 
     learned = False
@@ -120,10 +119,10 @@ class Optimal(ReverseVariance):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> None:
-        """Measure m on items x (B, *event) that are not those the bound is reported on: training items.
+        """Measure m on training items x (B, *event), one draw an item and node.
 
         At the levels gamma (n,), which increase, or at 32 evenly spaced between their ends where they are
-        more; one draw an item and node.
+        more.
         """
         if len(gamma) > NODES:
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
@@ -143,12 +142,9 @@ class Optimal(ReverseVariance):
 
 
 class Learned(ReverseVariance):
-    r"""log V = f log beta + (1 - f) log beta tilde, f = (v + 1) / 2 (Nichol & Dhariwal 2021, eq. 15).
+    """log V = f log beta + (1 - f) log beta tilde, f = (v + 1) / 2 (Nichol & Dhariwal 2021, eq. 15).
 
     v is an output of the network, one a dimension, unbounded; see ``WithFraction``.
-
-    Raises:
-        ValueError: the denoiser's guess holds no fraction.
     """
 
     learned = True
@@ -163,11 +159,7 @@ class Learned(ReverseVariance):
 
 
 class WithFraction(nn.Module):
-    """An output and, from one number more per dimension, the fraction f between beta tilde (0) and beta (1).
-
-    Args:
-        output: what the other numbers mean (``Output`` or ``LevelOutput``).
-    """
+    """An output and, from one number more per dimension, the fraction f from beta tilde (0) to beta (1)."""
 
     def __init__(self, output: nn.Module):
         super().__init__()
@@ -176,7 +168,6 @@ class WithFraction(nn.Module):
         self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """Convert raw (B, per_dim, *event) to a Prediction at z with its ``fraction``, (B, *event) each."""
         own, last = raw[:, :-1], raw[:, -1]
         guess: Prediction = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
         guess.fraction = 0.5 * (last + 1)
@@ -188,8 +179,7 @@ def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
     return ReverseVariance.named(choice, key)() if isinstance(choice, str) else choice
 
 
-def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Interpolate linearly through (nodes, values), constant beyond them; any shape of ``at``."""
+def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:  # constant beyond the nodes
     if len(nodes) == 1:
         return values.expand(at.shape)
     right = torch.searchsorted(nodes, at.contiguous()).clamp(1, len(nodes) - 1)

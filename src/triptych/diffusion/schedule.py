@@ -22,13 +22,10 @@ Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e
 class Schedule(nn.Module, ABC):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
-    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
+    Subclasses give the shape: ``_curve(u)`` g, ``_slope(u)`` g' and ``_inverse(gamma)``, of any shape.
 
     Attributes:
         denoised: whether samples end with the denoiser's guess at z_0, in place of z_0 / alpha_0.
-
-    Raises:
-        ValueError: the endpoints are not increasing, or out of range.
     """
 
     denoised = False
@@ -66,15 +63,15 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def _curve(self, u: Tensor) -> Tensor:
-        """Return g(u), any shape."""
+        """Return g(u)."""
 
     @abstractmethod
     def _slope(self, u: Tensor) -> Tensor:
-        """Return g'(u), any shape."""
+        """Return g'(u)."""
 
     @abstractmethod
     def _inverse(self, gamma: Tensor) -> Tensor:
-        """Return the u of g(u) = gamma, any shape."""
+        """Return the u of g(u) = gamma."""
 
 
 class Linear(Schedule):
@@ -93,8 +90,8 @@ class Linear(Schedule):
 class Symmetric(Schedule):
     """A curve g(u) = h(u) - h(1 - u), which keeps its digits at both ends: 1 - u is formed of 1 - t.
 
-    At gamma = 50 1 - u is 1e-11 to 1e-21, where a float32 u near 1 ends at 6e-8. Subclasses give
-    ``_curve(u)``: h, ``_slope(u)``: h', and ``_inverse(gamma)``: of g, with 1 - u at -gamma.
+    At gamma = 50 1 - u is 1e-11 to 1e-21, where a float32 u near 1 ends at 6e-8. ``_curve`` is h, ``_slope``
+    h', and ``_inverse`` that of g, with 1 - u at -gamma.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float):
@@ -105,7 +102,6 @@ class Symmetric(Schedule):
             self._length = most - rest
 
     def _sides(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u and 1 - u."""
         return self._start + self._length * t, self._rest + self._length * (1 - t)
 
     def gamma(self, t: Tensor) -> Tensor:

@@ -29,11 +29,8 @@ Some = Annotated[float, Gt(0), Le(1)]  # a share that is not nothing
 class Times(nn.Module, ABC):
     """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
 
-    A density of None is 1 everywhere.
-
-    Attributes:
-        stratified: whether u is spread evenly over a batch.
-        learns: whether it follows the losses that it is told of.
+    A density of None is 1 everywhere. ``stratified``: whether u is spread evenly over a batch; ``learns``:
+    whether it follows the losses that it is told of.
     """
 
     stratified, learns = True, False
@@ -74,13 +71,10 @@ class Uniform(Stratified):
 
 
 class LogNormal(Density):
-    r"""ln(sigma / alpha) ~ N(mean, std^2), so gamma ~ N(2 mean, (2 std)^2) (Karras et al. 2022, table 1).
+    """ln(sigma / alpha) ~ N(mean, std^2), so gamma ~ N(2 mean, (2 std)^2) (Karras et al. 2022, table 1).
 
-    Their sigma is sigma / alpha here. Draws are of the part between the schedule's ends. On the straight path
-    sigma / alpha = t / (1 - t), so this is logit t ~ N(mean, std^2) of that path whatever the schedule.
-
-    Args:
-        mean, std: of ln sigma.
+    Draws are of the part between the schedule's ends. On the straight path sigma / alpha = t / (1 - t), so
+    this is logit t ~ N(mean, std^2) of that path whatever the schedule.
     """
 
     def __init__(self, mean: float = -1.2, std: Positive = 1.2):
@@ -114,14 +108,11 @@ class LogNormal(Density):
 
 
 class LogitNormal(Density):
-    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
+    """logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
 
     A schedule's t runs from 0 to 1 between its own ends, so this is the straight path's t only where those
     are wide; ``LogNormal`` is of the path itself. JiT's t (Li & He 2025) grows with the data, so its mean of
     -.8 is .8 there. The density vanishes at both ends, and beyond a share of 2^-24 there are no draws.
-
-    Args:
-        mean, std: of logit t.
     """
 
     def __init__(self, mean: float = 0.0, std: Positive = 1.0):
@@ -142,7 +133,7 @@ class LogitNormal(Density):
 
 
 class Importance(Times):
-    r"""iDDPM (Nichol & Dhariwal 2021, eq. 18): p(step) ~ sqrt(E[L_step^2]), from each step's last losses.
+    """iDDPM (Nichol & Dhariwal 2021, eq. 18): p(step) ~ sqrt(E[L_step^2]), from each step's last losses.
 
     Uniform until every step has a full history; a thousandth of all draws stays uniform, as in their code.
     Theirs are independent draws, ours evenly spread ones.
@@ -151,9 +142,6 @@ class Importance(Times):
         history: losses that are kept of each step.
         uniform: share of the draws that stays uniform.
         objective_steps: T, from ``objective.steps``.
-
-    Raises:
-        ValueError: training in continuous time, or at more than a million steps.
     """
 
     learns = True
@@ -197,11 +185,10 @@ class Importance(Times):
 
 
 class Adaptive(Times):
-    r"""p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], which makes all levels' mean loss equal (Kingma & Gao 2023).
+    """p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], which makes all levels' mean loss equal (Kingma & Gao 2023).
 
-    From a running mean of the loss in each of equal bins of gamma, as their adaptive noise schedule; the
-    density is constant within a bin and uniform in gamma until each has been seen. The default numbers are
-    our own.
+    From a running mean of the loss in each of equal bins of gamma, as their adaptive noise schedule; uniform
+    in gamma until each has been seen. The default numbers are our own.
 
     Args:
         bins: of gamma between the schedule's ends.
@@ -260,7 +247,6 @@ class Piecewise:
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
 
     def place(self, u: Tensor) -> Tensor:
-        """Return the bin (B,) of each."""
         bins = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return bins.clamp(0, len(self.rates) - 1)
 

@@ -35,10 +35,7 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 def tweedie_errors(
     denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
 ) -> list[TweedieError]:
-    """Measure a row for each gamma of ``gammas`` (G,) at points x (B, *event); both of one process.
-
-    The model's mean is formed from its score, whatever its network predicts.
-    """
+    """Measure a row for each gamma of ``gammas`` (G,) at points x (B, *event); both of one process."""
     rows = []
     for gamma in gammas:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)

@@ -1,6 +1,7 @@
 """The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from torchmetrics import Metric
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.process import BITS
 
-BINNED = ("n", "w", "we", "ww", "wwe", "wwee")  # sums over draws of a noise level: weight w, error e
+BINNED = 6  # sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
@@ -35,39 +36,67 @@ class Account:
     per_item: tuple[Tensor, Tensor] | None = None
 
 
-class Accounting(Metric):
-    """Means and standard errors of a bound and its terms per dimension, and epsilon error by noise level.
+class Figures(Metric):
+    """Means and standard errors of figures by their ``names``, over the items that were counted.
+
+    The first is the bound, or stands in its place. Sums are kept in double and reduced by addition, so batch
+    size and processes change nothing but rounding.
+    """
+
+    full_state_update = False
+    edges: Tensor | None = None  # of noise levels
+    sums: Tensor  # count, sum and sum of squares of each figure
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names, self.unit = names, names[0]
+        self.add_state("sums", torch.zeros(len(names), 3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def expect(self, items: int) -> None:
+        """Start over; whoever keeps items apart has ``items`` of them."""
+        self.reset()
+
+    def update(self, rows: Tensor) -> None:
+        """Count items' values (F, B) of the first F figures."""
+        self._count(rows)
+
+    def _count(self, rows: Tensor) -> None:
+        number = torch.full_like(rows[:, :1], rows.shape[1]).squeeze(1)
+        self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
+
+    def compute(self) -> Any:
+        """Return the ``Account``."""
+        return Account(self.figures(), self.unit)
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Return {"mean", "stderr", "n"} of each figure that was counted."""
+        sums = zip(self.names, self.sums.tolist(), strict=True)
+        return {name: figure_of(*row) for name, row in sums if row[0]}
+
+
+class Accounting(Figures):
+    """A bound and its terms per dimension, and the epsilon error by noise level.
 
     Args:
         dims: dimensions of one item.
         discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
         edges: of the noise-level bins, increasing gammas, or None.
         extras: names of further figures; each counts the items it is given.
-
-    Sums are kept in double and reduced by addition, so batch size and processes change nothing but rounding.
     """
 
-    full_state_update = False
-    items: Tensor
-    sums: Tensor
-    squares: Tensor
-    gaps: Tensor
     draws: Tensor
     noise: Tensor
+    bins: Tensor
     rows: Tensor
 
     def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
-        super().__init__()
-        self.dims = dims
-        self.unit = "bpd" if discrete else "nats_per_dim"
+        unit = "bpd" if discrete else "nats_per_dim"
+        super().__init__([*(unit + term for term in TERMS), "gap", *(f"{unit}_{name}" for name in extras)])
+        self.dims, self.edges = dims, edges
         self.scale = (BITS if discrete else 1.0) / dims
-        self.edges, self.extras = edges, extras
-        bins = 0 if edges is None else len(edges) - 1
-        sizes = {"items": 1, "sums": 4, "squares": 4, "gaps": 3, "draws": 3, "noise": 2}
-        sizes |= {f"bin_{name}": bins for name in BINNED} | {f"extra_{name}": 3 for name in extras}
-        for name, size in sizes.items():
+        bins = 0 if edges is None else BINNED * (len(edges) - 1)
+        for name, size in {"draws": (3,), "noise": (2,), "bins": (bins,), "rows": (0, 6)}.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros(0, 6, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
         """Start over, and keep each of ``items`` items apart: those of indices below that number.
@@ -75,9 +104,9 @@ class Accounting(Metric):
         Each process fills its own items' rows of one table, so that their sum over processes is exact.
         """
         self.reset()
-        self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.items.device)
+        self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
 
-    def update(
+    def update(  # type: ignore[override]
         self,
         elbo: BoundTerms,
         exact: Tensor | None = None,
@@ -94,9 +123,7 @@ class Accounting(Metric):
         item's total due to its draws, nats^2 (B,), where it is known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
-        self.items += rows.shape[1]
-        self.sums += rows.sum(1)
-        self.squares += rows.square().sum(1)
+        self._count(rows)
         noise = torch.full_like(rows[0], math.nan)
         if variance is not None:
             noise = variance.to(noise) * self.scale**2
@@ -104,15 +131,17 @@ class Accounting(Metric):
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
+        if gap is None and exact is not None:
+            gap = rows[0] - exact.double() * self.scale
+        elif gap is not None:
+            gap = gap.double() * self.scale
         if gap is not None:
-            self.gaps += sums_of(gap.double() * self.scale)
-        elif exact is not None:
-            self.gaps += sums_of(rows[0] - exact.double() * self.scale)
+            self.sums[len(TERMS)] += sums_of(gap)
         for name, value in (extra or {}).items():
             known = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
             sums = torch.stack([known.sum().double(), counted.sum(), counted.square().sum()])
-            getattr(self, f"extra_{name}").add_(sums)
+            self.sums[self.names.index(f"{self.unit}_{name}")] += sums
 
     def update_levels(
         self,
@@ -138,49 +167,28 @@ class Accounting(Metric):
         error = squared_error.double() / self.dims
         one, square = torch.ones_like(error), weight.square()
         values = (one, weight, weight * error, square, square * error, square * error.square())
-        for name, value in zip(BINNED, values, strict=True):
-            getattr(self, f"bin_{name}").index_add_(0, which, value)
+        for i, value in enumerate(values):
+            self.bins.index_add_(0, which + i * bins, value)
 
     def compute(self) -> Account:
         """Compute all figures at once, while the sums of all processes are at hand."""
-        return Account(self._figures(), self.unit, self._levels(), self._estimator(), self._per_item())
-
-    def _figures(self) -> dict[str, dict[str, Any]]:
-        n = int(self.items.item())
-        if not n:
-            return {}
-        figures = {
-            self.unit + term: figure_of(n, s, q)
-            for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
-        }
+        figures = self.figures()
         counted, noise = self.noise.tolist()
-        if counted == n and math.isfinite(noise):
-            figures[self.unit]["draw_stderr"] = math.sqrt(noise) / n
-        for key, sums in (
-            ("gap", self.gaps),
-            *((f"{self.unit}_{n}", getattr(self, f"extra_{n}")) for n in self.extras),
-        ):
-            if sums[0] > 0:
-                figures[key] = figure_of(*sums.tolist())
-        return figures
-
-    def _per_item(self) -> tuple[Tensor, Tensor] | None:
-        """Return indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance."""
-        if not len(self.rows):
-            return None
-        index = self.rows[:, 0].nonzero().squeeze(1).cpu()
-        return index, self.rows.cpu()[index, 1:]
-
-    def _estimator(self) -> dict[str, float]:
-        """Return mean (nats an item), variance (nats^2) of one draw of the diffusion term, as in training."""
+        if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
+            figures[self.unit]["draw_stderr"] = math.sqrt(noise) / counted
         n, total, squares = self.draws.tolist()
-        return {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
+        estimator = {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
+        per_item = None
+        if len(self.rows):
+            index = self.rows[:, 0].nonzero().squeeze(1).cpu()
+            per_item = index, self.rows.cpu()[index, 1:]
+        return Account(figures, self.unit, self._levels(), estimator, per_item)
 
     def _levels(self) -> dict[str, list[Any]]:
         if self.edges is None:
             return {}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
-        bins = zip(centres, *(getattr(self, f"bin_{name}").tolist() for name in BINNED), strict=True)
+        bins = zip(centres, *self.bins.view(BINNED, -1).tolist(), strict=True)
         rows = [(g, *_weighted(n, *sums)) for g, n, *sums in bins if n]
         columns = zip(*rows, strict=True) if rows else ((), (), ())
         return dict(zip(("gamma", "epsilon_mse", "stderr"), map(list, columns), strict=True))
@@ -192,7 +200,7 @@ def sums_of(value: Tensor) -> Tensor:
 
 
 def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
-    """Return mean sum w e / sum w and its standard error, by the spread of w (e - mean); plain for w = 1."""
+    # mean sum w e / sum w and its standard error, by the spread of w (e - mean); plain for w = 1
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -59,16 +60,13 @@ class BoundModel(pl.LightningModule):
         edges: Tensor | None = None,
         extras: Iterable[str] = (),
     ):
-        for key, value in (("repeats", repeats), ("val_repeats", val_repeats)):
-            if type(value) is not int or value < 1:
-                raise UserError(f"bound.{key}={value!r}: must be a whole number of at least 1")
         super().__init__()
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
         self.repeats, self.val_repeats = repeats, val_repeats
         self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
         self.dims = int(torch.Size(shape).numel())
-        self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
+        self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
         self._clock = (0, time.perf_counter())
 
@@ -138,7 +136,7 @@ class BoundModel(pl.LightningModule):
         return []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss in nats per dimension."""
+        # the mean loss in nats per dimension
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
         # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
@@ -149,14 +147,10 @@ class BoundModel(pl.LightningModule):
             device.manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
-        if self._logs_now:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
+        if (self.global_step + 1) % every == 0:
             self._log_step(mean, nats.detach(), len(batch.x) * world)
         return mean
-
-    @property
-    def _logs_now(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
-        return (self.global_step + 1) % every == 0
 
     def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
         step, then = self._clock
@@ -187,16 +181,13 @@ class BoundModel(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter."""
+        # torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter
         for state in checkpoint.get("lr_schedulers", ()):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
 
     def _unfused(self) -> bool:
-        """Return whether a fused optimiser has to give way, as in mixed precision.
-
-        In mixed precision one takes its gradients' scale off by itself, within its step: a norm before that
-        would be of scaled gradients, and Lightning refuses to clip it.
-        """
+        # in mixed precision a fused one takes its gradients' scale off within its step: a norm before that
+        # would be of scaled gradients, and Lightning refuses to clip it
         fused = getattr(self.optimizer, "keywords", {}).get("fused")
         return bool(fused) and str(self.trainer.precision).endswith("-mixed")
 
@@ -211,7 +202,7 @@ class BoundModel(pl.LightningModule):
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
-        """Disable mixed precision within, as it is for training alone: bounds of any two runs compare."""
+        # mixed precision is for training alone: bounds of any two runs compare
         kind = self.device.type
         mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.autocast(kind, enabled=False) if mixed else nullcontext()
@@ -219,7 +210,7 @@ class BoundModel(pl.LightningModule):
     def _account(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
     ) -> None:
-        """Average each item's bound over its draws, then count it once; in a report with the draws' error."""
+        # each item's bound is averaged over its draws, then counted once; in a report with the draws' error
         drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*drawn, strict=True)))
         exact, gaps = None, None
@@ -263,7 +254,7 @@ class BoundModel(pl.LightningModule):
 
     @property
     def tested_as(self) -> str:
-        """What goes before the names of its figures in the loggers."""
+        """The prefix of its figures' names in the loggers."""
         return "test/" if self.tested.name == "test" else f"final/{self.tested.name}_"
 
     def on_test_epoch_end(self) -> None:
@@ -280,22 +271,18 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        """Average epsilon's error per dimension in a few bands of noise, named after their ranges of gamma.
-
-        Learned endpoints may leave the outer bands, which then have what lies beyond.
-        """
+        # epsilon's error per dimension in a few bands of noise, named after their ranges of gamma; learned
+        # endpoints may leave the outer bands, which then have what lies beyond
         if self._levels is None:
             return {}
-        low, high = self._levels[0].item(), self._levels[-1].item()
-        width = (high - low) / LEVEL_BANDS
-        bands: dict[int, list[float]] = {}
-        for gamma, error in zip(levels["gamma"], levels["epsilon_mse"], strict=True):
-            band = min(max(int((gamma - low) // width), 0), LEVEL_BANDS - 1)
-            bands.setdefault(band, []).append(error)
-        ends = [f"{low + band * width:.1f}" for band in range(LEVEL_BANDS + 1)]
+        low, high = self._levels[[0, -1]].tolist()
+        ends = np.linspace(low, high, LEVEL_BANDS + 1)
+        bands, errors = np.searchsorted(ends[1:-1], levels["gamma"]), np.array(levels["epsilon_mse"])
         return {
-            f"val_levels/epsilon_mse_gamma_{ends[b]}_to_{ends[b + 1]}": sum(e) / len(e)
-            for b, e in bands.items()
+            f"val_levels/epsilon_mse_gamma_{ends[b]:.1f}_to_{ends[b + 1]:.1f}": float(
+                errors[bands == b].mean()
+            )
+            for b in np.unique(bands)
         }
 
     def condition_of(self, batch: Batch) -> Condition | None:

@@ -34,7 +34,6 @@ class Cascade(BoundModel):
         stages: diffusion models in their order, the last of the data's own items.
         known_as: of each but the last, the part of the batch's condition that its items are.
         levels: of the data.
-        more: see ``BoundModel``.
     """
 
     ignores = ("schedule", "process", "denoiser", "objective", "likelihood", "bound")
@@ -76,7 +75,7 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """Return the variance of the stages' sum; they draw at the same times if of one seed, else NaN."""
+        # they draw at the same times if of one seed, else NaN
         seeds = {stage.seed for stage in self._each()}
         if len(seeds) > 1:
             return torch.full_like(totals[0], torch.nan)
@@ -94,7 +93,7 @@ class Cascade(BoundModel):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        """Draw n samples: each stage with the sampler, on condition of what those before it drew."""
+        # each stage with the sampler, on condition of what those before it drew
         levels, names = self.levels, [*self.known_as, "x"]
         change = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
         stages = [

@@ -1,49 +1,19 @@
 r"""A classifier under training: p(y | z) at every noise level, for guidance, or p(y | x), for measures."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.accounting import Account, figure_of
+from triptych.models.accounting import Figures
 from triptych.models.base import BoundModel
-from triptych.models.contract import PartOutput
 from triptych.networks.classifier import ClassifierNetwork
-
-
-class ClassifierAccounting(Metric):
-    """Mean cross-entropy (nats) and accuracy of each item over exactly the data set."""
-
-    full_state_update = False
-    unit = "cross_entropy"
-    edges = None
-    sums: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(3, 2, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def expect(self, items: int) -> None:
-        """Start over; items are not kept apart."""
-        self.reset()
-
-    def update(self, nats: Tensor, right: Tensor) -> None:
-        """Count items (B,), each averaged over its draws."""
-        rows = torch.stack([nats, right]).double()
-        self.sums += torch.stack([torch.ones_like(rows).sum(1), rows.sum(1), rows.square().sum(1)])
-
-    def compute(self) -> Account:
-        """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
-        columns = zip(("cross_entropy", "accuracy"), self.sums.T.tolist(), strict=True)
-        return Account({name: figure_of(*column) for name, column in columns if column[0]}, self.unit)
 
 
 class Classifier(BoundModel):
@@ -55,7 +25,6 @@ class Classifier(BoundModel):
         network: ``(z, gamma) -> logits``, with ``features``.
         schedule, process: whose noise it learns under.
         noise: False: clean data only, at the schedule's gamma(0).
-        more: see ``BoundModel``.
     """
 
     draws = False
@@ -76,8 +45,7 @@ class Classifier(BoundModel):
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
         self.schedule.requires_grad_(False)
         self.dims = 1  # a label is one number: its loss is not shared among pixels
-        # in place of a bound's
-        self.accounting: ClassifierAccounting = ClassifierAccounting()  # type: ignore[assignment]
+        self.accounting = Figures(("cross_entropy", "accuracy"))
 
     def networks(self) -> list[nn.Module]:
         return [self.network]
@@ -95,26 +63,18 @@ class Classifier(BoundModel):
             parts.append((features.cpu(), self.network.last(features).cpu()))
         return torch.cat([f for f, _ in parts]), torch.cat([logits for _, logits in parts])
 
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
-        n = len(batch.x)
-        logits = self.network(batch.x, self._clean(n))
-        yield PartOutput("model.network", self.network.forward, logits, ((n, self.network.num_classes),))
-
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
         return self._cross_entropy(batch, t, eps)[0]
 
-    def _account(
-        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
-    ) -> None:
+    def _account(self, batch: Batch, repeats: int, *_: Any, **__: Any) -> None:
         drawn = []
         for repeat in range(repeats if self.noise else 1):
             draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
             drawn.append(torch.stack(self._cross_entropy(batch, draw.t, draw.eps)))
-        self.accounting.update(*torch.stack(drawn).double().mean(0))
+        self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return nats and whether the likeliest class is the label, (B,) each."""
         if batch.condition is None:
             raise UserError("model=classifier: these data have no labels; use model=diffusion")
         z, gamma = batch.x, self._clean(len(batch.x))

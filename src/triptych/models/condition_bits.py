@@ -70,6 +70,5 @@ class ConditionBits(PerItem):
 def _nats(
     model: Diffusion, x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor, condition: Condition | None
 ) -> Tensor:
-    """Draw the bound once at these times and noise, nats (B,)."""
     prior, reconstruction = model.bound.ends(model.denoiser, x, eps_0, condition)
     return prior + reconstruction + model.bound.diffusion(model.denoiser, x, t, eps, condition).nats

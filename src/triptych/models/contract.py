@@ -59,7 +59,7 @@ def _breach(one: PartOutput) -> str:
 
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode within, so that no running average moves; then restore each module's mode."""
+    # evaluation mode, so that no running average moves; then each module's own again
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

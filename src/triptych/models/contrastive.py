@@ -8,7 +8,6 @@ the scale s = 1 / temperature,
 the symmetric cross-entropy of finding each image's text among the batch's, and each text's image.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from triptych.diffusion.condition import Part
 from triptych.errors import UserError
 from triptych.models.accounting import Account, figure_of, sums_of
 from triptych.models.base import BoundModel
-from triptych.models.contract import PartOutput
 from triptych.networks.contrastive import ContrastiveNetwork
 
 ROWS = 1024  # images sought for at a time
@@ -60,7 +58,7 @@ class RetrievalAccounting(Metric):
 
     full_state_update = False
     unit = "cross_entropy"
-    edges = None
+    edges = None  # of noise levels: it has none
     rows: list[Tensor]  # u, v, text, class of each item, flat: states are joined in one dimension
 
     def __init__(self, embedding: int) -> None:
@@ -71,8 +69,8 @@ class RetrievalAccounting(Metric):
 
     def reset(self) -> None:
         super().reset()
-        nothing = torch.zeros(0, dtype=torch.float64, device=self.device)
-        self.rows.append(nothing)  # a process may have no items at all
+        # a process may have no items at all
+        self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def expect(self, items: int) -> None:
         """Start over; items are not kept apart."""
@@ -105,11 +103,8 @@ class Contrastive(BoundModel):
     """Trains two towers by the symmetric cross-entropy over the *global* batch's pairs.
 
     Reported is image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the end of a
-    run its network lies in ``encoder.pt`` beside the checkpoints, for data with ``embeddings=RUN``.
-
-    Args:
-        network: ``(x, text) -> u, v``.
-        more: see ``BoundModel``.
+    run its ``network``, ``(x, text) -> u, v``, lies in ``encoder.pt`` beside the checkpoints, for data with
+    ``embeddings=RUN``.
     """
 
     draws = False
@@ -119,23 +114,16 @@ class Contrastive(BoundModel):
         super().__init__(**more)
         self.network = network
         self.dims = 1  # what is sought is one text: its loss is not shared among pixels
-        # in place of a bound's
-        self.accounting: RetrievalAccounting = RetrievalAccounting(network.embedding)  # type: ignore[assignment]
+        self.accounting = RetrievalAccounting(network.embedding)
 
     def networks(self) -> list[nn.Module]:
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Exempt gains, biases and the scale from weight decay (sec. 2.5)."""
+        # gains, biases and the scale do not decay (sec. 2.5)
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
-        for value in self.network(batch.x, text_of(batch)):
-            yield PartOutput(
-                "model.network", self.network.forward, value, ((len(batch.x), self.network.embedding),)
-            )
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
@@ -148,12 +136,10 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        """Set the scale in every process, as one may have no item of a split."""
+        # in every process, as one may have no item of a split
         self.accounting.scale = self.network.scale.item()
 
-    def _account(
-        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
-    ) -> None:
+    def _account(self, batch: Batch, *_: Any, **__: Any) -> None:
         text = text_of(batch)
         u, v = self.network(batch.x, text)
         number = numbers_of(text).to(u.device)
@@ -172,11 +158,7 @@ class Contrastive(BoundModel):
 
 
 def text_of(batch: Batch) -> Part:
-    """Return the part "text" of a batch.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the part "text" of a batch; UserError if there is none."""
     part = None if batch.condition is None else batch.condition.part("text")
     if part is None:
         raise UserError("model=contrastive: these data have no text; use data=shapes")
@@ -192,7 +174,7 @@ def numbers_of(text: Part) -> Tensor:
 
 
 def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
-    """Gather rows (B / W, d) of all W processes in order, (B, d), with the gradient of all their losses."""
+    # rows (B / W, d) of all W processes in order, (B, d), with the gradient of all their losses
     if world == 1 or not (dist.is_available() and dist.is_initialized()):
         return mine
     n = len(mine)

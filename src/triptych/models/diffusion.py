@@ -35,6 +35,7 @@ from triptych.models.contract import PartOutput
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
 LEVEL_BINS = 20
 PANEL_POINTS = 60
+CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 
 
 class Diffusion(BoundModel):
@@ -47,15 +48,13 @@ class Diffusion(BoundModel):
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
         label_dropout: probability that an item trains without its condition, or one a part by its name;
             so the network learns to answer for all, which classifier-free guidance needs.
-        calibration: gives training items (n, *event) on which an optimal reverse variance is measured, the
-            bound's or a sampler's.
-        training: gives the first n training items (n, *event), on which a report's draws are controlled, see
-            ``diffusion.control``; None: they are not.
+        training: gives the first n training items (n, *event), on which an optimal reverse variance is
+            measured, and a report's draws are controlled, see ``diffusion.control``; None: they are not.
 
     Raises:
         ValueError: a learned schedule under a loss other than the bound, which would teach it easy noise, or
-            of which the shape is learned, with times of a density of their own; an optimal reverse variance
-            without ``calibration``; ``label_dropout`` outside [0, 1].
+            of which the shape is learned, with times of a density of their own; ``label_dropout`` of a part
+            that there is not.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Diffusion(BoundModel):
         label_dropout: Share | dict[str, Share] = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
-        calibration: Callable[[], Batch] | None = None,
         training: Callable[[int], Batch] | None = None,
         **more: Any,
     ):
@@ -81,8 +79,6 @@ class Diffusion(BoundModel):
                 "schedule=learned: learns where times fall; set objective/times=uniform or stratified"
             )
         objective.times.check(schedule)
-        if isinstance(bound.variance, Optimal) and calibration is None:
-            raise ValueError("bound.variance=optimal needs training items to be measured on")
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
             right = "none" if levels is None else "uniform or lossless"
             kind = "a density" if levels is None else f"{levels} levels"
@@ -90,7 +86,7 @@ class Diffusion(BoundModel):
             raise UserError(f"{key}: must be {right} for data with {kind}")
         if isinstance(label_dropout, Mapping):
             known = {*getattr(denoiser.network, "conditions", {})} - {AUGMENTATION}
-            for name in set(label_dropout) - set(known):
+            for name in set(label_dropout) - known:
                 names = ", ".join(sorted(known)) or "a number"
                 raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
         self.event = self.shape  # of what is diffused
@@ -99,14 +95,14 @@ class Diffusion(BoundModel):
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
-        self.calibration, self.training_items = calibration, training
+        self.training_items = training
         self.control: Control | None = None
         self._reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
     # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """Return the objective; with it the bound's ends, where the schedule's endpoints are learned."""
+        # with the bound's ends, where the schedule's endpoints are learned
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
@@ -117,10 +113,8 @@ class Diffusion(BoundModel):
         return nats
 
     def _objective(self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int) -> Tensor:
-        """Return the objective at x (B, *event), nats (B,)."""
         size = len(x) * world
-        even = self.times.stratified
-        u, eps = training_draw(self.event, size, self.seed, step, rank, world, even)
+        u, eps = training_draw(self.event, size, self.seed, step, rank, world, self.times.stratified)
         eps = eps.to(self.device)
         with torch.no_grad():
             t, density = self.times(u.to(self.device), self.schedule)
@@ -133,9 +127,7 @@ class Diffusion(BoundModel):
         if self.times.learns:
             whole = whole_batch(torch.stack([t, nats.to(t)], 1))
             self.times.tell(whole[:, 0], whole[:, 1], self.schedule)
-        if density is not None:
-            nats = nats / density
-        return nats
+        return nats if density is None else nats / density
 
     def networks(self) -> list[nn.Module]:
         network = getattr(self.denoiser, "network", None)
@@ -152,7 +144,7 @@ class Diffusion(BoundModel):
         return condition if done is None else Condition(**{AUGMENTATION: done}).together(condition)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the schedule's own parameters know no weight decay."""
+        # no weight decay of the schedule's
         own = {id(p) for p in self.schedule.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
@@ -175,10 +167,9 @@ class Diffusion(BoundModel):
         at = self.objective.level(self.denoiser.process, self.schedule, t)
         weight = self.objective.loss.weight
         yield PartOutput("objective.loss", weight, weight(at), ((n,), ()))
-        times, density = self.times(t, self.schedule)
-        yield PartOutput("objective.times", self.times.forward, times, ((n,),))
-        if density is not None:
-            yield PartOutput("objective.times", self.times.forward, density, ((n,),))
+        for drawn in self.times(t, self.schedule):
+            if drawn is not None:  # the density of even times
+                yield PartOutput("objective.times", self.times.forward, drawn, ((n,),))
         if not isinstance(self.denoiser, Denoiser):  # the oracle
             return
         network, output = self.denoiser.network, self.denoiser.output
@@ -197,12 +188,13 @@ class Diffusion(BoundModel):
         self.control = None
         self.accounting.edges = _edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
-            assert self.calibration is not None
-            x, condition = self._training_items(self.calibration())
+            x, condition = self._items(CALIBRATION)
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
-    def _training_items(self, items: Batch) -> tuple[Tensor, Condition | None]:
-        """Return what the noise is added to and the condition that the network reads, on the device."""
+    def _items(self, n: int) -> tuple[Tensor, Condition | None]:
+        # what the noise is added to and the condition that the network reads, on the device
+        assert self.training_items is not None
+        items = self.training_items(n)
         condition = self.condition_of(items)
         return self.diffused(items), None if condition is None else condition.to(self.device)
 
@@ -219,7 +211,7 @@ class Diffusion(BoundModel):
         if self._reference is None or self._reference[0] != ends:
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
             self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
-        x, condition = self._training_items(self.training_items(ITEMS))
+        x, condition = self._items(ITEMS)
         self.control = Control(self.bound, self.denoiser, self._reference[1], x, self.seed, condition)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -259,8 +251,7 @@ class Diffusion(BoundModel):
     def extra(self, batch: Batch) -> dict[str, Tensor]:
         if self.likelihood is None or self.tested.name != "test":
             return {}
-        nothing = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
-        figures = {name: nothing.clone() for name in ODE[:4]}
+        figures = torch.full((4, len(batch.x)), torch.nan, dtype=torch.float64, device=batch.x.device)
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
             condition = self.condition_of(batch)
@@ -273,16 +264,17 @@ class Diffusion(BoundModel):
                     raise
                 raise UserError(str(error)) from error
             parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
-            for name, part in zip(ODE, parts, strict=False):
-                figures[name][chosen] = part
-        return figures
+            for figure, part in zip(figures, parts, strict=True):
+                figure[chosen] = part
+        return dict(zip(ODE, figures, strict=False))
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """Return a draw, and 1 / density of its times (B,)."""
-        draw, index = evaluation_draw(self.event, batch.index.cpu(), self.seed, repeat, repeats), batch.index
+        index = batch.index.cpu()
+        draw = evaluation_draw(self.event, index, self.seed, repeat, repeats)
         weight = torch.ones(len(index), dtype=torch.float64)
         if self.control is not None:
-            t, weight = self.control.times(evaluation_times(index.cpu(), self.seed, repeat, repeats))
+            t, weight = self.control.times(evaluation_times(index, self.seed, repeat, repeats))
             draw = draw._replace(t=t.float())
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
@@ -324,8 +316,7 @@ class Diffusion(BoundModel):
         """
         sampler = sampler.drawing_from(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
-            assert self.calibration is not None
-            x, condition = self._training_items(self.calibration())
+            x, condition = self._items(CALIBRATION)
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
         return sampler
 
@@ -352,6 +343,6 @@ class Diffusion(BoundModel):
 
 @torch.no_grad()
 def _edges(schedule: Schedule) -> Tensor:
-    """Return the edges of the noise-level bins, from endpoint to endpoint."""
+    # of the noise-level bins, from endpoint to endpoint
     low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
     return torch.linspace(low, high, LEVEL_BINS + 1)

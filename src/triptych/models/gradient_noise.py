@@ -32,12 +32,8 @@ class GradientNoise(Metric):
 
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
-    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its median, but a
-    mean above it by about v, the squared relative error of |G|^2. Where noise spreads evenly over D weights
-
-        v = (2 J / (J - 1) s^2 + 4 s) / D,   s = E[between] / (J |G|^2).
-
-    In items. An item's time is drawn as in training, but on its own. What a group holds depends on the test's
+    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its median, in
+    items. An item's time is drawn as in training, but on its own. What a group holds depends on the test's
     batches and processes. ``compute`` gives NaN where noise alone explains the gradients.
 
     Args:
@@ -86,7 +82,7 @@ class GradientNoise(Metric):
         self.sums += torch.stack([torch.ones_like(squares), mean.square().sum(), squares / self.draws])
 
     def compute(self) -> float:
-        """Return B, the gradient noise scale, in items."""
+        """Return B."""
         groups, of_means, of_draws = self.sums.tolist()
         if groups < 2:
             return math.nan
@@ -97,7 +93,7 @@ class GradientNoise(Metric):
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
     def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
-        """Compute the gradient of the mean loss, nats per dimension, of the group from ``start`` on; flat."""
+        # of the mean loss, nats per dimension, of the group from ``start`` on; flat
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
             x = batch.x[part].clone()  # of inference mode, which knows no gradients

@@ -1,6 +1,5 @@
 """A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -8,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data.batch import Batch
-from triptych.declare import NonNegative, Unit, Whole
-from triptych.diffusion.batch_mean import batch_mean
+from triptych.declare import Unit, Whole
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.denoiser import level_centres
 from triptych.diffusion.draws import Noise, evaluation_noise, plain_noise, training_noise
-from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
+from triptych.diffusion.hierarchy import Conditional, Hierarchy, importance_weighted
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput
@@ -65,19 +63,15 @@ def density(raw: Tensor) -> Normal:
 
 
 class LatentModel(BoundModel):
-    r"""Trains a ladder of encoders and decoders on its bound, or on the bound bent to help optimisation.
+    r"""Trains a ladder of encoders and decoders on its bound, reconstruction + sum_l KL_l.
 
-    loss = reconstruction + beta(step) sum_l max(KL_l, free), the maximum taken on the whole batch's mean
-    (Kingma et al. 2016, IAF, app. C.8). What is reported is always the bound itself: beta = 1, free = 0, and
-    beside it the KL of each level ("kl_1" next to the data) and an importance-weighted bound ("iw").
+    Reported beside it are the KL of each level ("kl_1" next to the data) and an importance-weighted bound
+    ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
         levels: number K of grey levels, None for data with a density.
-        beta_warmup: steps over which beta rises from 0 to 1; 0 for none.
-        free_bits: KL in bits, per level and item, below which a level is left alone; 0 for none.
         importance_samples: K of the importance-weighted bound at test; 0 for none.
-        more: see ``BoundModel``.
     """
 
     samplers = False  # ancestral, down the ladder
@@ -87,8 +81,6 @@ class LatentModel(BoundModel):
         network: Ladder,
         *,
         levels: int | None = None,
-        beta_warmup: Annotated[Whole, Unit("steps")] = 0,
-        free_bits: Annotated[NonNegative, Unit("bits")] = 0.0,
         importance_samples: Annotated[Whole, Unit("samples")] = 0,
         **more: Any,
     ):
@@ -97,11 +89,10 @@ class LatentModel(BoundModel):
         super().__init__(extras=extras, **more)
         self.network = network
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
-        self.beta_warmup, self.free_nats = beta_warmup, free_bits * math.log(2)
         self.importance_samples = importance_samples
         self.hierarchy = Hierarchy(
-            [_Gaussian(encoder) for encoder in network.encoders],
-            [_Gaussian(decoder) for decoder in network.decoders],
+            [_gaussian(encoder) for encoder in network.encoders],
+            [_gaussian(decoder) for decoder in network.decoders],
             lambda x, z: self.observation.nats(x, network.head(z)),
             lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
         )
@@ -114,13 +105,7 @@ class LatentModel(BoundModel):
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         path = self.hierarchy.path(batch.x, training_noise(self.seed, step, rank, world))
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
-        levels = self.hierarchy.ratios(batch.x, path)
-        if self.free_nats:
-            free = torch.full_like(levels[0], self.free_nats)
-            # no if: it would wait for the device at every step
-            levels = [torch.where(batch_mean(kl) > self.free_nats, kl, free) for kl in levels]
-        beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
-        return reconstruction + beta * torch.stack(levels).sum(0)
+        return reconstruction + torch.stack(self.hierarchy.ratios(batch.x, path)).sum(0)
 
     def gives(self, batch: Batch) -> Iterator[PartOutput]:
         path = self.hierarchy.path(batch.x, plain_noise())
@@ -147,7 +132,7 @@ class LatentModel(BoundModel):
         return figures
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any) -> Tensor:
-        """Draw n samples (n, *shape) by ancestral sampling down the ladder; ``sampler`` is unused."""
+        # ancestral, down the ladder
         noise: Noise = plain_noise(generator)
         with torch.no_grad():
             top = noise((n, *self.network.top)).to(self.device)
@@ -161,19 +146,9 @@ class LatentModel(BoundModel):
 class VAE(LatentModel):
     """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level."""
 
-    def __init__(self, network: Ladder, **more: Any):
-        if (depth := len(network.encoders)) != 1:
-            raise ValueError(f"model=vae: must have one level, not {depth}; use model=hierarchical_vae")
-        super().__init__(network, **more)
-
 
 class HierarchicalVAE(LatentModel):
     """Two levels or more, each encoded from the one below, decoded from the one above."""
-
-    def __init__(self, network: Ladder, **more: Any):
-        if len(network.encoders) < 2:
-            raise ValueError("model=hierarchical_vae: must have two levels or more; use model=vae")
-        super().__init__(network, **more)
 
 
 def as_normal(raw: Tensor) -> Normal:
@@ -182,11 +157,5 @@ def as_normal(raw: Tensor) -> Normal:
     return Normal(mean, torch.exp(log_std))
 
 
-class _Gaussian:
-    """A network's output read as a Gaussian."""
-
-    def __init__(self, network: nn.Module):
-        self.network = network
-
-    def __call__(self, z: Tensor) -> Normal:
-        return as_normal(self.network(z))
+def _gaussian(network: nn.Module) -> Conditional:
+    return lambda z: as_normal(network(z))

@@ -44,7 +44,6 @@ class LatentDiffusion(Diffusion):
         network: one encoder and a head, which gives ``outputs`` per dimension of x.
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
-        more: see ``Diffusion``.
 
     Raises:
         ValueError: a ladder of several levels; a loss other than the bound's own, from which the encoder
@@ -96,7 +95,6 @@ class LatentDiffusion(Diffusion):
     # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """Draw the bound once, nats (B,)."""
         q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
         condition = self._training_condition(batch, step, rank, world)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
@@ -112,12 +110,11 @@ class LatentDiffusion(Diffusion):
         yield from super().gives(batch._replace(x=y))
 
     def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
-        """Return q(y | x), and y drawn from it."""
         q = self.encode(x)
         return q, q.at(noise(q.mean.shape).to(q.mean))
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return prior, reconstruction and the clean end of the diffusion term, nats (B,)."""
+        # prior, reconstruction and the clean end of the diffusion term, nats (B,)
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
@@ -139,27 +136,23 @@ class LatentDiffusion(Diffusion):
         return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
 
     def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> BoundTerms:
-        """Draw the bound once: of latents by ``noise``, of times and their noise by ``draw``."""
+        # of latents by ``noise``, of times and their noise by ``draw``
         q, y = self._latents(batch.x, noise)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         diffusion = self._diffusion(y, draw, weight, self.condition_of(batch))
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Return None: the truth is of x, the denoiser of y."""
-        return None
-
-    # for readers ------------------------------------------------------------------------------------
+        return None  # the truth is of x, the denoiser of y
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
-        """Draw y by the sampler, then x ~ p(x | y), (n, *shape)."""
         y = super().sample(n, sampler, generator, *wanted, **more)
         with torch.no_grad():
             return self.observation.sample(self.network.head(y), generator)
 
     @torch.no_grad()
     def shown(self, x: Tensor) -> Tensor:
-        """Return the mean of p(x | y) at latents (..., *event), noisy ones too: (..., *shape)."""
+        # the mean of p(x | y), at noisy latents too
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])

@@ -6,23 +6,21 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.declare import declared
 from triptych.errors import UserError
-from triptych.models.accounting import figure_of, sums_of
+from triptych.models.accounting import Figures, sums_of
 from triptych.models.base import BoundModel
 
 
 @declared("metrics")
-class PerItem(Metric):
+class PerItem(Figures):
     """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
 
-    The sums are kept in double and added over processes, so batch size and processes change nothing but
-    rounding. ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report.
+    ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report.
 
     What it draws at random follows from the seed, the process and the batch's place.
 
@@ -30,18 +28,14 @@ class PerItem(Metric):
     a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may refuse a model before training.
     """
 
-    full_state_update = False
-    sums: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        super().__init__(("value",))
 
     @abstractmethod
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
         """Return a number for each item, (B,); items of NaN are not counted."""
 
-    def update(self, model: BoundModel, batch: Batch) -> None:
+    def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
         """Count the items of a batch.
 
         Raises:
@@ -53,12 +47,11 @@ class PerItem(Metric):
                 f"{type(self).__name__}.values gave shape {tuple(values.shape)}; must be ({items},), one "
                 "number an item"
             )
-        self.sums += sums_of(values[~values.isnan()].double())
+        self.sums[0] += sums_of(values[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
         """Return {"mean", "stderr", "n"}; a mean of None where no item had a number."""
-        sums = self.sums.tolist()
-        return figure_of(*sums) if sums[0] else {"mean": None, "stderr": None, "n": 0}
+        return self.figures().get("value", {"mean": None, "stderr": None, "n": 0})
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,7 @@ class OfSamples(Metric):
 
     It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value of
     ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its scale. Its
-    key under ``metrics`` is its name. A report ranks and draws it, ``results.csv`` and W&B have it, and a
-    published claim may be of it.
+    key under ``metrics`` is its name.
     """
 
     full_state_update = False
@@ -99,7 +91,7 @@ class OfSamples(Metric):
         """Do nothing: sets are averaged by ``sampling.measure``."""
 
     def compute(self) -> None:
-        """Do nothing: sets are averaged by ``sampling.measure``."""
+        """Do nothing."""
 
 
 def check_diffuses_data(model: BoundModel) -> None:

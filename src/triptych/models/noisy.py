@@ -25,11 +25,7 @@ CELLS = 4096  # of the levels a, each at its middle
 
 
 class WeightedLoss(PerItem):
-    """The left side: the run's loss in continuous time, nats per dimension, its times spread evenly.
-
-    Args:
-        draws: an item.
-    """
+    """The left side: the run's loss in continuous time, nats per dimension; times are spread evenly."""
 
     higher_is_better = False
 
@@ -51,11 +47,7 @@ class WeightedLoss(PerItem):
 
 
 class NoisyBounds(WeightedLoss):
-    """The right side: bounds of data with noise added, its level drawn by w'; a negative w' counts against.
-
-    Args:
-        draws: an item.
-    """
+    """The right side: bounds of data with noise, its level drawn by w'; a negative w' counts against."""
 
     # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
@@ -114,7 +106,6 @@ def _level(model: Diffusion, t: Tensor) -> Level:
 
 
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
-    """Draw |eps - eps_hat|^2 at gamma (B,), (B,)."""
     eps = torch.randn_like(batch.x)
     guess = model.denoiser(
         model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.condition_of(batch)

@@ -112,15 +112,13 @@ def _measured(
         return ((None, drawing),)
     if not values or not key:
         raise UserError("measures.values=[]: must be a list, as in [1,2,4], beside measures.over")
-    together = [key] if isinstance(key, str) else key
-
-    def drawn_at(value: Any) -> Drawing:
+    measured = []
+    for value in values:
         at = config
-        for one in together:
+        for one in [key] if isinstance(key, str) else key:
             at = _changed(at, one, value, drawing.sampler)
-        return draws(at)
-
-    return tuple((value, drawn_at(value)) for value in values)
+        measured.append((value, draws(at)))
+    return tuple(measured)
 
 
 def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:

@@ -70,10 +70,17 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None:
         raise UserError("guidance, threshold: this model has no denoiser; pass none")
-    if model.of_latents:
-        _check_of_latents(guidance, threshold)
+    if model.of_latents and threshold:
+        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
     if guidance:
-        if guidance["_target_"].endswith(".ClassifierFree") and not model.conditional:
+        free = guidance["_target_"].endswith(".ClassifierFree")
+        if model.of_latents and not free:
+            name = guidance["_target_"].rpartition(".")[2]
+            raise UserError(
+                f"guidance: {name} needs a model of the data, not of latents; pass guidance=none "
+                "or classifier_free"
+            )
+        if free and not model.conditional:
             scale = guidance["scale"]
             raise UserError(
                 f"guidance.scale={scale}: this model was trained without labels; pass guidance=none, or "
@@ -92,28 +99,13 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
     if threshold:
         denoiser = build(threshold, "threshold", denoiser=denoiser)
-        _check_within(getattr(denoiser, "bound", 1.0), data)
+        bound, size = getattr(denoiser, "bound", 1.0), training_items(data, 1000).x.abs()
+        if (size > bound).float().mean() > 0.01:
+            raise UserError(
+                f"threshold: data reach {size.max():.2g}, and guesses would be cut off at {bound:g}; pass "
+                "threshold=none, or threshold=static with a higher threshold.bound"
+            )
     return denoiser
-
-
-def _check_within(bound: float, data: DataModule) -> None:
-    size = training_items(data, 1000).x.abs()
-    if (size > bound).float().mean() > 0.01:
-        raise UserError(
-            f"threshold: data reach {size.max():.2g}, and guesses would be cut off at {bound:g}; pass "
-            "threshold=none, or threshold=static with a higher threshold.bound"
-        )
-
-
-def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
-    if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
-        name = guidance["_target_"].rpartition(".")[2]
-        raise UserError(
-            f"guidance: {name} needs a model of the data, not of latents; pass guidance=none "
-            "or classifier_free"
-        )
-    if threshold:
-        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
 
 
 def _classifier(path: str, denoiser: Any, data: DataModule, guides: Guides) -> Any:

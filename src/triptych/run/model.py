@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.data.batch import Batch
     from triptych.models.base import BoundModel
 
-CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
@@ -104,7 +103,6 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "num_classes": data.num_classes,
         "conditions": known | _augmentation_kind(data),
         "mixture": data.mixture,
-        "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
 

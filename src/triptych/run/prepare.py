@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
-from triptych.config.build import check_names, keep_arguments
+from triptych.config.build import check_names, check_needed, keep_arguments
 from triptych.config.combinations import check_together, check_used
-from triptych.config.compose import to_plain, without_hydra
+from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences, leaves
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
@@ -35,6 +35,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
             raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
     typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     keep_arguments(plain, typed)
+    check_needed(plain, typed)
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
     check_values(plain)
@@ -137,14 +138,11 @@ def _without_new_defaults(
     inside = [f"{group}.".replace("/", ".") for group in choices]
     old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
     base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
-    known = set(check.keys(base))
     # as they are written, since ${seed} is a default whatever the seed
-    usual = {
-        key
-        for key in new
-        if key in known and check.unresolved_value(cfg, key) == check.unresolved_value(base, key)
-    }
-    return {key: pair for key, pair in changes.items() if key not in usual}
+    usual, written = (dict(leaves(unresolved(one))) for one in (base, cfg))
+    other = {at for at, value in written.items() if at not in usual or usual[at] != value}
+    same = {key for key in new if not any(f"{at}.".startswith(f"{key}.") for at in other)}
+    return {key: pair for key, pair in changes.items() if key not in same}
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:

@@ -108,8 +108,13 @@ def pid_of(who: str | None) -> int | None:
 
 def stop_below(pids: Iterable[int]) -> None:
     """Send SIGTERM to those of ``pids`` that descend from this process, and wait for them."""
-    parents = _parents()
-    mine = {pid for pid in pids if os.getpid() in _above(pid, parents)}
+    parents, mine = _parents(), set()
+    for pid in pids:
+        above = parents.get(pid, 0)
+        while above not in (0, os.getpid()):
+            above = parents.get(above, 0)
+        if above:
+            mine.add(pid)
     for pid in mine:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -126,13 +131,6 @@ def _parents() -> dict[int, int]:
         return {}
     rows = map(str.split, listed.stdout.splitlines())
     return {int(pid): int(parent) for pid, parent, state, *_ in rows if state[0] != "Z"}
-
-
-def _above(pid: int, parents: dict[int, int]) -> list[int]:
-    ancestors: list[int] = []
-    while (pid := parents.get(pid, 0)) and pid not in ancestors:
-        ancestors.append(pid)
-    return ancestors
 
 
 def owner() -> str:

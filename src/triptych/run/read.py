@@ -90,10 +90,6 @@ class Run(Result):
                     values.append(value)
         return histories
 
-    def columns(self) -> set[str]:
-        """Return the column names of `metrics.csv`; empty if there is none."""
-        return {*next(read_rows(self.dir / "metrics.csv"), [])}
-
 
 def find_runs(root: Path) -> list[Path]:
     """Return every run at or beneath `root` in natural order, but in hidden, linked or old directories."""

@@ -199,9 +199,9 @@ def describe_run(
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
     tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
-    own = {k: node[k] for k in ("entity", "save_code") if node.get(k) is not None}
     without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
-    return own | {
+    return {
+        "entity": node.get("entity"),
         "project": node.get("project") or "triptych",
         "name": node.get("name") or run.path.name,
         "group": node.get("group") or sweep,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from triptych.config.describe import comments
-from triptych.config.folders import folders
 from triptych.config.identity import AXES, role_in
 from triptych.config.keys import role
 from triptych.declare import Role
@@ -70,17 +67,6 @@ def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
     if key in known:
         return known[key]
     return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
-
-
-def describe_values(axes: Sequence[Axis]) -> list[tuple[str, str]]:
-    """Describe each value that names a file of a group by that file's first comment: what the setting is."""
-    known = []
-    for axis in axes:
-        for name in filter(re.compile(r"[\w-]+").fullmatch, axis.values):
-            files = (folder / axis.key / f"{name}.yaml" for folder in folders())
-            if re.fullmatch(r"[\w/]+", axis.key) and (file := next(filter(Path.is_file, files), None)):
-                known += [(name, text)] if (text := comments(file)[""]) else []
-    return known
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:

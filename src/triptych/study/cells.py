@@ -73,9 +73,8 @@ class PairTest:
         if self.pair.n == 0:
             return "no common seed"
         ends = self.interval
-        return format_number(self.pair.mean, sign=True) + (
-            "" if math.isnan(ends[0]) else f" {interval(*ends)}"
-        )
+        known = "" if math.isnan(ends[0]) else f" {interval(*ends)}"
+        return format_number(self.pair.mean, sign=True) + known
 
     def reversed(self) -> PairTest:
         """Return the test of the opposite difference."""

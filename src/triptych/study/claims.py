@@ -25,24 +25,20 @@ from triptych.study.statistics import Paired, holm, paired
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     """Return the comparisons of one report, each with its claims under the one correction."""
-    deciding = [measures.deciding(c) for c in comparisons]
-    uncorrected = [dict(_pairs(c.cells, name)) for c, name in zip(comparisons, deciding, strict=True)]
-    looks_of = [_looks(c.cells, name, rule) or [pairs]
-             for c, name, pairs in zip(comparisons, deciding, uncorrected, strict=True)]  # fmt: skip
-    keys = [(k, key) for k, pairs in enumerate(uncorrected) for key in pairs]
-    primary_of = [key[0] == deciding[k] for k, key in keys]
-    p = [_p(uncorrected[k][key], [look[key] for look in looks_of[k] if key in look], rule) for k, key in keys]
-    weights = _weights(primary_of, p)
-    adjusted = holm(p, weights)
-    same = [math.nan] * len(keys)
-    if rule.equal_within is not None:
-        # the margin is in the unit of the question; the other measures have units of their own
-        alike = [_same([look[key] for look in looks_of[k] if key in look], rule) if primary else math.nan
-                 for (k, key), primary in zip(keys, primary_of, strict=True)]  # fmt: skip
-        same = holm(alike)
+    family = []  # number of the comparison, key, pair, the pair at each look, whether it decides
+    for k, comparison in enumerate(comparisons):
+        name = measures.deciding(comparison)
+        pairs = dict(_pairs(comparison.cells, name))
+        looks = _looks(comparison.cells, name, rule) or [pairs]
+        for key, pair in pairs.items():
+            family.append((k, key, pair, [look[key] for look in looks if key in look], key[0] == name))
+    p = [_p(pair, looks, rule) for _, _, pair, looks, _ in family]
+    weights = _weights([primary for *_, primary in family], p)
+    # the margin is in the unit of the question; the other measures have units of their own
+    same = holm([_same(looks, rule) if primary else math.nan for *_, looks, primary in family])
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
-    for (k, key), q, alike_q, weight in zip(keys, adjusted, same, weights, strict=True):
-        claims[k][key] = PairTest(uncorrected[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
+    for (k, key, pair, *_), q, alike, weight in zip(family, holm(p, weights), same, weights, strict=True):
+        claims[k][key] = PairTest(pair, q, alike, ALPHA * weight / rule.looks, rule.interim)
     tests = sum(not math.isnan(value) for value in p)
     return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
 
@@ -54,7 +50,8 @@ def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:
 
 
 def _same(looks: list[Paired], rule: Rule) -> float:
-    assert rule.equal_within is not None
+    if rule.equal_within is None:
+        return math.nan
     seen = [p for look in looks if not math.isnan(p := look.same_within(rule.equal_within))]
     return min(1.0, rule.looks * min(seen)) if seen else math.nan
 
@@ -83,13 +80,12 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
     for name, metric in measures.known(cells).items():
-        known = measures.measure_table(cells, name) if metric.better else None
-        if known is None:
+        table = measures.measure_table(cells, name) if metric.better else None
+        if table is None:
             continue
-        labels = [cell.label for cell in cells if cell.label in known.cells]
-        for one, two in combinations(labels, 2):
-            for at in range(len(known.values)):
-                first, second = ({seed: v[at] for seed, v in known.cells[x].items()} for x in (one, two))
+        for one, two in combinations(table.cells, 2):
+            for at in range(len(table.values)):
+                first, second = ({seed: v[at] for seed, v in table.cells[x].items()} for x in (one, two))
                 yield (name, at, one, two), paired(first, second)
 
 

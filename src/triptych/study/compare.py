@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
+from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, settings, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
-from triptych.study.integrity import copies, counted_once
-from triptych.study.same_data import Group, group_runs
+from triptych.study.same_data import Group, copies, counted_once, group_runs
+
+ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
@@ -48,18 +50,17 @@ def _compare(one: Group) -> Comparison:
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
-    cells: dict[str, Cell] = {}
+    labels = {id(run): label(run, axes) for run in runs}
+    cells = {name: Cell(name, measure, {}) for name in labels.values()}
     repeated = 0
     for run in sorted(runs, key=lambda run: run.started):
-        name = label(run, axes)
-        cell = cells.setdefault(name, Cell(name, measure, {}))
+        cell = cells[name := labels[id(run)]]
         if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
             cells[name] = replace(cell, others=(*cell.others, run))
-    first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
-    return sorted(map(_in_order, cells.values()), key=lambda cell: first[cell.label]), repeated
+    return list(map(_in_order, cells.values())), repeated
 
 
 def _in_order(cell: Cell) -> Cell:
@@ -74,7 +75,6 @@ def _in_order(cell: Cell) -> Cell:
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
-    """Return notes on what makes the comparison less controlled than it looks."""
     used = [run for cell in cells for run in cell.runs.values()]
     if broken := [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
         names = listed([run.dir.name for run in broken])
@@ -99,7 +99,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*_metrics(used), *_changes(used))
+    yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
@@ -117,7 +117,6 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
-    """Note user metrics of equal name and different configuration."""
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         configs = [
             {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}
@@ -126,6 +125,26 @@ def _metrics(runs: list[Run]) -> Iterator[str]:
         ]
         if differ := sorted({key for one in configs for key, _ in one ^ configs[0]}):
             yield f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
+
+
+def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
+    """Note settings that trained to equal bounds, such as losses that differ by a factor.
+
+    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
+    """
+    for a, b in combinations(cells, 2):
+        pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
+        apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
+        if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
+            continue
+        one, other = (settings(run) for run in pairs[0])
+        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        if not all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
+            # else one model, of which samples are drawn in two ways
+            yield (
+                f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
+                "apart may have no effect here, as a factor of the loss has none."
+            )
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from triptych.files import printable
 from triptych.run.directory import write_atomic
-from triptych.study import cost
 from triptych.study.cells import Comparison
 from triptych.study.panels import colours, known_figures
 from triptych.study.results import plain_cell
@@ -54,7 +53,6 @@ def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[Ta
     return [
         ("results", [first, *results], table_rows(comparison)),
         *([("measures", [first, *measured], rows)] if measured else []),
-        ("cost", [first, *cost.cost_columns(comparison)], cost.cost_rows(comparison)),
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from triptych.run.parsing import to_float
 from triptych.study.axes import Axis, value
 from triptych.study.cells import Cell, Comparison
 from triptych.study.style import LINES, LineFigure, mark, plain_log, short
@@ -28,16 +29,6 @@ class Crossing:
     along: Axis
     cells: Mapping[tuple[str, str], Cell]
     numbers: tuple[float, ...] | None
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether the numbers are apart by factors."""
-        # not None here
-        return bool(self.numbers) and self.numbers[0] > 0 and self.numbers[-1] / self.numbers[0] >= WIDE  # type: ignore[index]
-
-    def line(self, name: str) -> dict[str, Cell]:
-        """Return the cells of one value of `lines`, by those of `along`."""
-        return {at: self.cells[name, at] for at in self.along.values if (name, at) in self.cells}
 
 
 def crossing(comparison: Comparison) -> Crossing | None:
@@ -65,10 +56,7 @@ def crossing(comparison: Comparison) -> Crossing | None:
 
 
 def _numbers(axis: Axis) -> tuple[float, ...] | None:
-    try:
-        numbers = sorted(float(text) for text in axis.values)
-    except ValueError:
-        return None
+    numbers = sorted(map(to_float, axis.values))
     return tuple(numbers) if all(map(math.isfinite, numbers)) else None
 
 
@@ -84,7 +72,10 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     if crossed is None:
         return None
     at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
-    cells_of = {name: cells for name in crossed.lines.values if (cells := crossed.line(name))}
+    cells_of = {
+        name: {value: cell for value in at if (cell := crossed.cells.get((name, value)))}
+        for name in crossed.lines.values
+    }
     inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
     lines = LineFigure(crossed.lines.values, inks)
     for i, (name, cells) in enumerate(cells_of.items()):
@@ -99,6 +90,8 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
                               gid=mark(cell.runs[seed]))  # fmt: skip
         lines.ring(name, min(zip(means, x, strict=True)))
     lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
-    ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
-    lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
+    numbers = crossed.numbers
+    ticks = [plain_log(float(key)) if numbers else short(key, 14) for key in at]
+    apart_by_factors = numbers is not None and numbers[0] > 0 and numbers[-1] / numbers[0] >= WIDE
+    lines.ticks(list(map(float, at.values())), ticks, apart_by_factors)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.entries import SampleMeasures
 from triptych.study.cells import Cell, Comparison
 from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
@@ -21,7 +20,7 @@ class MeasureTable:
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
     """
 
-    name: str
+    metric: Metric
     key: str
     values: tuple[float, ...]
     cells: dict[str, dict[int | None, tuple[float, ...]]]
@@ -36,6 +35,20 @@ class MeasureTable:
             for label, seeds in self.cells.items()
         }
 
+    @property
+    def sign(self) -> int:
+        """1 where lower is better, else -1."""
+        return 1 if self.metric.better == LOWER else -1
+
+    def order(self, at: int) -> list[str]:
+        """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
+
+        def place(label: str) -> tuple[bool, float, str]:
+            mean = self.sign * self.spreads[label][at].mean
+            return math.isnan(mean), mean, label
+
+        return sorted(self.spreads, key=place)
+
 
 def known(cells: Sequence[Cell]) -> dict[str, Metric]:
     """Return all metrics of samples by name: built-in ones, then those of the user."""
@@ -46,49 +59,47 @@ def known(cells: Sequence[Cell]) -> dict[str, Metric]:
 
 def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
     """Return a measure of all cells that share its key and values; None if there are none."""
-    seeds_of = {cell.label: _seeds(cell, name) for cell in cells}
-    first = next((m for seeds in seeds_of.values() for m in seeds.values()), None)
+    first, cells_of = None, dict[str, dict[int | None, tuple[float, ...]]]()
+    for cell in cells:
+        for seed, run in cell.runs.items():
+            m = run.measured
+            if m and not all(map(math.isnan, m.at(name))):
+                first = first or m
+                if (m.key, m.values) == (first.key, first.values):
+                    cells_of.setdefault(cell.label, {})[seed] = m.at(name)
     if first is None:
         return None
-    same = {
-        label: {
-            seed: m.at(name) for seed, m in seeds.items() if (m.key, m.values) == (first.key, first.values)
-        }
-        for label, seeds in seeds_of.items()
-    }
-    cells_of = {label: seeds for label, seeds in same.items() if seeds}
-    return MeasureTable(
-        name, first.key, first.values, cells_of, first.floor.get(name), first.noise.get(name, math.nan)
-    )
+    noise = first.noise.get(name, math.nan)
+    return MeasureTable(known(cells)[name], first.key, first.values, cells_of, first.floor.get(name), noise)
+
+
+def deciding_table(comparison: Comparison) -> MeasureTable | None:
+    """Return the measure that decides if cells share one model; None if the bound decides."""
+    if not comparison.of_drawing:
+        return None
+    ranked = (name for name, metric in known(comparison.cells).items() if metric.better)
+    tables = (measure_table(comparison.cells, name) for name in ranked)
+    return next((table for table in tables if table and len(table.cells) > 1), None)
 
 
 def deciding(comparison: Comparison) -> str:
-    """Return the measure that decides if cells share one model; "" if the bound decides."""
-    if not comparison.of_drawing:
-        return ""
-    ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
-    tables = ((name, measure_table(comparison.cells, name)) for name in ranked)
-    return next((name for name, measure in tables if measure and len(measure.cells) > 1), "")
-
-
-def _deciding(comparison: Comparison) -> tuple[Metric, MeasureTable] | None:
-    name = deciding(comparison)
-    measure = measure_table(comparison.cells, name) if name else None
-    return None if measure is None else (known(comparison.cells)[name], measure)
+    """Return the name of the measure that decides; "" if the bound decides."""
+    table = deciding_table(comparison)
+    return table.metric.name if table else ""
 
 
 def title(comparison: Comparison) -> str:
     """Describe the figures of `columns`: "sliced Wasserstein distance by evaluations"; "" without any."""
-    of = _deciding(comparison)
-    return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
+    table = deciding_table(comparison)
+    return "" if table is None else table.metric.label + (f" by {table.key}" if table.key else "")
 
 
 def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """List key and heading of the deciding measure at each value; none where the bound decides."""
-    if (of := _deciding(comparison)) is None:
+    if (table := deciding_table(comparison)) is None:
         return []
-    heads = [f"{value:g}" for value in of[1].values] if of[1].key else [of[0].label]
-    return [(f"{of[0].name}@{i}", head) for i, head in enumerate(heads)]
+    heads = [f"{value:g}" for value in table.values] if table.key else [table.metric.label]
+    return [(f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)]
 
 
 def beside(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, dict[str, Spread]]]]:
@@ -96,53 +107,34 @@ def beside(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[st
 
     A column is a name and a heading, the user's own first; rows are best first by the first one.
     """
-    metrics = known(comparison.cells).items() if not deciding(comparison) else ()
-    each = {metric: measure for name, metric in metrics if (measure := measure_table(comparison.cells, name))}
-    there = sorted(each.items(), key=lambda one: (one[0].name in SAMPLE_METRICS, not one[0].better))
-    if not there:
-        return [], []
-    order = _ordered(there[0][1], -1, _sign(there[0][0]))
-    order += [cell.label for cell in comparison.cells if cell.label not in order]
+    names = known(comparison.cells) if not deciding(comparison) else ()
+    tables = [table for name in names if (table := measure_table(comparison.cells, name))]
+    tables.sort(key=lambda table: (table.metric.name in SAMPLE_METRICS, not table.metric.better))
     heads = []
-    for metric, measure in there:
-        at = f" at {measure.key} {measure.values[-1]:g}" if measure.key else ""
-        heads.append((metric.name, f"{metric.label}{at}{f' ({metric.better})' if metric.better else ''}"))
-    figures = {
-        label: {metric.name: of.spreads[label][-1] for metric, of in there if label in of.cells}
-        for label in order
-    }
-    return heads, [(label, spreads) for label, spreads in figures.items() if spreads]
+    for table in tables:
+        at = f" at {table.key} {table.values[-1]:g}" if table.key else ""
+        better = f" ({table.metric.better})" if table.metric.better else ""
+        heads.append((table.metric.name, f"{table.metric.label}{at}{better}"))
+    order = dict.fromkeys([*(tables[0].order(-1) if tables else ()), *(c.label for c in comparison.cells)])
+    rows = [
+        (label, {t.metric.name: t.spreads[label][-1] for t in tables if label in t.cells}) for label in order
+    ]
+    return heads, [(label, spreads) for label, spreads in rows if spreads]
 
 
 def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
     """Rank cells by the deciding measure's last value, best first: label, figures by column, where best."""
-    if (of := _deciding(comparison)) is None:
+    if (table := deciding_table(comparison)) is None:
         return []
-    metric, measure = of
-    sign, spreads = _sign(metric), measure.spreads
-    best = [_ordered(measure, i, sign)[0] for i in range(len(measure.values))]
-    order = _ordered(measure, -1, sign)
-    figures = {label: {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])} for label in order}
-    return [(label, figures[label], _where(measure, best, label)) for label in order]  # fmt: skip
-
-
-def _where(measure: MeasureTable, best: list[str], label: str) -> str:
-    at = [f"{value:g}" for value, name in zip(measure.values, best, strict=True) if name == label]
-    return ("best mean" + (f" at {listed(at)}" if measure.key else "")) if at else ""
-
-
-def _ordered(measure: MeasureTable, i: int, sign: int) -> list[str]:
-    """Return the cells by their means at a value, best first; those without one, as a seed has none, last."""
-
-    def place(label: str) -> tuple[bool, float, str]:
-        mean = sign * measure.spreads[label][i].mean
-        return math.isnan(mean), mean, label
-
-    return sorted(measure.spreads, key=place)
-
-
-def _sign(metric: Metric) -> int:
-    return 1 if metric.better == LOWER else -1
+    best = [table.order(i)[0] for i in range(len(table.values))]
+    ranked = []
+    for label in table.order(-1):
+        figures = {f"{table.metric.name}@{i}": figure for i, figure in enumerate(table.spreads[label])}
+        at = [f"{value:g}" for value, name in zip(table.values, best, strict=True) if name == label]
+        ranked.append(
+            (label, figures, "best mean" + (f" at {listed(at)}" if table.key else "") if at else "")
+        )
+    return ranked
 
 
 def ranking(comparison: Comparison, name: str) -> str:
@@ -150,48 +142,34 @@ def ranking(comparison: Comparison, name: str) -> str:
 
     Only where the corrected test allows a claim.
     """
-    metric, measure = known(comparison.cells)[name], measure_table(comparison.cells, name)
-    if measure is None or not metric.better:
+    table = measure_table(comparison.cells, name)
+    if table is None or not table.metric.better:
         return ""
-    lost = _lost(metric, measure)
-    parts = [f"no better than noise ({format_number(measure.noise)}): {listed(lost)}"] if lost else []
-    if len(measure.cells) > 1:
-        each = [_best(comparison, measure, i, _sign(metric)) for i in range(len(measure.values))]
-        at = {
-            text: [f"{v:g}" for v, t in zip(measure.values, each, strict=True) if t == text] for text in each
-        }
-        parts += (
-            [f"at {listed(v)} {text}" for text, v in at.items()] if measure.key and len(at) > 1 else list(at)
-        )
-    return f"By {metric.title} ({metric.better}): {'; '.join(parts)}." if parts else ""
+    lost = _lost(table)
+    parts = [f"no better than noise ({format_number(table.noise)}): {listed(lost)}"] if lost else []
+    if len(table.cells) > 1:
+        at: dict[str, list[str]] = {}
+        for i, value in enumerate(table.values):
+            at.setdefault(_best(comparison, table, i), []).append(f"{value:g}")
+        each = [f"at {listed(v)} {text}" for text, v in at.items()]
+        parts += each if table.key and len(at) > 1 else list(at)
+    return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}." if parts else ""
 
 
-def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
-    """Return the settings whose mean is no better than that of pure noise, and where."""
+def _lost(table: MeasureTable) -> list[str]:
     labels = []
-    for label, spreads in measure.spreads.items():
-        at = [f"{v:g}" for v, s in zip(measure.values, spreads, strict=True)
-              if _sign(metric) * (s.mean - measure.noise) >= -1e-9 * abs(measure.noise)]  # fmt: skip
+    for label, spreads in table.spreads.items():
+        at = [f"{v:g}" for v, s in zip(table.values, spreads, strict=True)
+              if table.sign * (s.mean - table.noise) >= -1e-9 * abs(table.noise)]  # fmt: skip
         if at:
             labels.append(label + (f" (at {listed(at)})" if len(at) < len(spreads) else ""))
     return labels
 
 
-def about(comparison: Comparison) -> str:
-    """Describe the number of samples and their reference."""
-    measured = next((run.measured for run in comparison.runs if run.measured), None)
-    if measured is None:
-        return ""
-    titles = known(comparison.cells)
-    fewer = [f"{titles[k].title}: {n}" for k, n in measured.fewer.items() if k in titles]
-    aside = f" ({'; '.join(fewer)})" if fewer else ""
-    return f"{measured.n} samples a set{aside}, against {measured.reference}."
-
-
-def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:
-    first, *rest = _ordered(measure, i, sign)
-    claims = {label: comparison.sampled(measure.name, i, first, label) for label in rest}
-    clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
+def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:
+    first, *rest = table.order(i)
+    claims = {label: comparison.sampled(table.metric.name, i, first, label) for label in rest}
+    clear = [label for label in rest if claims[label].holds and table.sign * claims[label].pair.mean > 0]
     if not clear:
         return "nothing is settled"
     text = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
@@ -203,6 +181,12 @@ def _some(labels: list[str]) -> str:
     return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
 
 
-def _seeds(cell: Cell, name: str) -> dict[int | None, SampleMeasures]:
-    measured_of = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
-    return {seed: m for seed, m in measured_of.items() if not all(map(math.isnan, m.at(name)))}
+def about(comparison: Comparison) -> str:
+    """Describe the number of samples and their reference."""
+    measured = next((run.measured for run in comparison.runs if run.measured), None)
+    if measured is None:
+        return ""
+    titles = known(comparison.cells)
+    fewer = [f"{titles[k].title}: {n}" for k, n in measured.fewer.items() if k in titles]
+    aside = f" ({'; '.join(fewer)})" if fewer else ""
+    return f"{measured.n} samples a set{aside}, against {measured.reference}."

@@ -1,17 +1,22 @@
-"""Show a sweep's live table, and renew its report whenever a run finishes."""
+"""Show a sweep's live table, and renew its report as runs go on."""
 
 import math
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.parsing import to_float
+from triptych.run.read import STALE, find_runs
 from triptych.run.result import ENDED, one_line
+from triptych.study.tuning import setting_label
 
+FILES = ("config.yaml", "metrics.csv", "summary.json")  # of a run: what a report is made of
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
@@ -26,13 +31,9 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
     report, problem = None, ""
     try:
         report = write_report(root)
-    except OSError as error:
-        problem = (
-            f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
-        )
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        problem = f"{root}: the report cannot be written ({what})"
+        problem = f"{root}: the report cannot be written ({what}); the runs' results are kept"
     if show:
         try:
             print_table(root, report=report)
@@ -66,23 +67,19 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self, console: Any) -> None:
-        """Print a line whenever a run ends, without a terminal."""
+        begun: set[str] = set()  # what has ended before is another configuration's, until its job has run
         printed: set[str] = set()
-        seen: set[str] = set()
-        before: set[str] = set()  # another configuration's, for all that is known until their jobs have run
         while True:
             halted = self._halt.wait(self.every)
-            for name in self.cells:
+            for name in (name for name in self.cells if name not in printed):
                 run = RunDirectory(self.root / name)
-                ended = run.status in ENDED
-                before |= {name} if ended and name not in seen else set()
-                seen.add(name)
-                if name not in printed and ended and (halted or name not in before):
+                if run.status not in ENDED:
+                    begun.add(name)
+                elif halted or name in begun:
                     printed.add(name)
-                    if (run / REFUSED).exists():
-                        continue
-                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}"
-                    console.print(line, soft_wrap=True, markup=False, highlight=False)
+                    if not (run / REFUSED).exists():
+                        line = f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}"
+                        console.print(line, soft_wrap=True, markup=False, highlight=False)
             if halted:
                 return
             self._renew()
@@ -98,10 +95,10 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        head, names = short_names(self.cells)
+        names = [setting_label(cell) or cell for cell in self.cells]
         longest = max(map(len, names), default=3)
         table = Table(
-            box=None, padding=(0, 1), title=Text(f"{self.root.name}: {head}"), title_justify="left",
+            box=None, padding=(0, 1), title=Text(self.root.name), title_justify="left",
             caption="± is over test items; the report's is over seeds", caption_justify="left",
             show_header=False,
         )  # fmt: skip
@@ -130,17 +127,8 @@ class Monitor(threading.Thread):
             write_report_or_say_why(self.root)  # an error is printed at the end
 
 
-def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
-    """Return short labels of cells and their heading: values alone if all have the same keys."""
-    parts = [[part.partition("=") for part in cell.split(",")] for cell in cells]
-    keys = {tuple(key for key, _, _ in one) for one in parts}
-    if len(keys) != 1 or not all(equals for one in parts for _, equals, _ in one):
-        return "run", list(cells)
-    return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
-
-
 def progress_text(progress: dict[str, Any]) -> str:
-    """Format progress: "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left"."""
+    """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
     from triptych.study.formatting import duration, format_number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
@@ -149,10 +137,7 @@ def progress_text(progress: dict[str, Any]) -> str:
         parts.append(f"val {format_number(bound)}")
     if (rate := progress.get("steps_per_second")) and _alive(progress):
         left = (progress["max_steps"] - progress["step"]) / rate
-        parts += [
-            f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step",
-            f"{duration(left)} left",
-        ]
+        parts += [f"{rate:.3g} steps/s", f"{duration(left)} left"]
     return ", ".join(parts)
 
 
@@ -161,9 +146,46 @@ def _alive(progress: dict[str, Any]) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict[str, Any] | None:
-    """Read the run's progress; None if missing or malformed."""
     record = load_object(run / "progress.json")
     known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
         return None
     return known | {"stage": record["stage"]}
+
+
+def watch_runs(dirs: Sequence[Path], write: Callable[[], object], every: float = 2.0) -> None:
+    """Call ``write`` now and whenever a run's files have changed, until Ctrl-C.
+
+    ``every``: seconds between two looks; more where drawing takes over a tenth of the time.
+    """
+    seen, pause = None, every
+    with suppress(KeyboardInterrupt):
+        while True:
+            now = _states(dirs)  # before drawing: what changes meanwhile is drawn the next time
+            if now != seen:
+                began = time.monotonic()
+                try:
+                    write()
+                except Exception as error:  # the page that is there stays
+                    if seen is None:
+                        raise
+                    why = " ".join(str(error).split()) or type(error).__name__
+                    print(f"the report could not be renewed: {why}", file=sys.stderr, flush=True)
+                seen, pause = now, max(every, 9 * (time.monotonic() - began))
+            time.sleep(pause)
+
+
+def _states(dirs: Sequence[Path]) -> list[Any]:
+    """Return time and size of each file of the report, and which runs are alive."""
+    runs = [run for root in dirs for run in find_runs(root)]
+    files = [*(root / "sweep.json" for root in dirs), *(run / name for run in runs for name in FILES)]
+    alive = [
+        (state := _state(run / "progress.json")) and time.time() - state[0] / 1e9 < STALE for run in runs
+    ]
+    return [*((file, _state(file)) for file in files), *alive]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        return path.stat().st_mtime_ns, path.stat().st_size
+    return None

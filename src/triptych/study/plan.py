@@ -6,7 +6,7 @@ operations over a card's peak rate times a utilisation, so without validation, t
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,6 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
 from triptych.study.formatting import duration, quantity
-from triptych.study.rounds import Setting
 
 CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
@@ -134,10 +133,3 @@ def _count(devices: Any) -> int:
     if isinstance(devices, str):
         devices = int(devices) if devices.isdigit() else 1
     return len(devices) if isinstance(devices, list) else max(devices, 1)
-
-
-def describe_settings(settings: Collection[Setting]) -> tuple[dict[Setting, str], str]:
-    """Return {overrides of a setting but its seed: those not all settings share}, and the shared ones."""
-    shared = [o for o in next(iter(settings)) if all(o in one for one in settings) and len(settings) > 1]
-    named = {one: " ".join(o for o in one if o not in shared) or "all" for one in settings}
-    return named, " ".join(o for o in shared if not o.startswith("plan="))

@@ -59,23 +59,22 @@ def seeds_to_settle(claim: PairTest) -> int | None:
 
 
 def seeds_next(comparison: Comparison) -> int:
-    """Return how many seeds in all would settle what they can of best against others; 0: none is needed."""
-    claims = [claim for claim in against_best(comparison) if not claim.holds and not claim.equal]
+    """Return how many seeds in all would settle what they can of best against others; 0: none is needed.
+
+    By the bound, or by the measure that decides, at its last value.
+    """
     if comparison.rule.looks > 1 or comparison.rule.interim:
         return 0
+    if name := measures.deciding(comparison):
+        best, *others = (label for label, *_ in measures.standings(comparison))
+        last = max(key[1] for key in comparison.claims if key[0] == name)
+        claims = [comparison.sampled(name, last, best, other) for other in others]
+    else:
+        claims = [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
+    claims = [claim for claim in claims if not claim.holds and not claim.equal]
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     return max(filter(None, map(seeds_to_settle, claims)), default=0)
-
-
-def against_best(comparison: Comparison) -> list[PairTest]:
-    """Test the best against each other setting: by the bound, or by what decides, at its last value."""
-    name = measures.deciding(comparison)
-    if not name:
-        return [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
-    best, *others = (label for label, *_ in measures.standings(comparison))
-    last = max(key[1] for key in comparison.claims if key[0] == name)
-    return [comparison.sampled(name, last, best, other) for other in others]
 
 
 def extra_seconds(comparison: Comparison, seeds: int) -> float:

@@ -72,7 +72,6 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(path: Path) -> str:
-    """Return ", triptych-train experiment=NAME makes it" if an experiment makes that run, else ""."""
     names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
     names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
     return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""

@@ -21,8 +21,7 @@ from triptych.files import load_object, printable
 from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
-from triptych.study import cost, formatting, measures
-from triptych.study.axes import describe_values
+from triptych.study import formatting, measures
 from triptych.study.cells import Comparison
 from triptych.study.details import as_json
 from triptych.study.panels import (
@@ -101,7 +100,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
             "verdict": verdict,
             "headline": headline_panels(comparison, palette, f"s{i}"),
-            "named": describe_values(comparison.axes),
             "drawn": measures.title(comparison),
             "first": _columns(comparison)[0],
             "rest": _columns(comparison)[1],
@@ -109,10 +107,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "footnote": footnote(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
-            "tables": (
-                ("measures", MEASURES, *measure_rows(comparison)),
-                ("cost", cost.HOW, cost.cost_columns(comparison), cost.cost_rows(comparison)),
-            ),
+            "tables": (("measures", MEASURES, *measure_rows(comparison)),),
             "measured": formatting.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))

@@ -23,8 +23,8 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
 
     Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
     test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
-    `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
-    take for a formula has an apostrophe in front.
+    `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters and origin. A text
+    that a spreadsheet would take for a formula has an apostrophe in front.
     """
     table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in results(runs)]
     for row, run in zip(table, runs, strict=True):
@@ -72,6 +72,7 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
             row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
+    row |= {f"cost/{key}": value for key, value in run.cost.items()}
     row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
     row |= {

@@ -79,7 +79,6 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
 
 
 def _key(override: str) -> str:
-    """Return the key that an override sets, adds or removes."""
     return override.lstrip("+~").split("=", 1)[0]
 
 

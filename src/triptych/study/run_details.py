@@ -93,16 +93,13 @@ def _short(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 
-def command_again(run: Run, seeds: Sequence[int] = ()) -> str:
-    """Return the command that makes this run, or its setting with ``seeds``, again; "" if unknown."""
+def command_again(run: Run) -> str:
+    """Return the command that makes this run again; "" if unknown."""
     typed = load_object(run.dir / "provenance.json").get("overrides")
     if not isinstance(typed, list):
         return ""
     words = [word for word in map(str, typed) if word.partition("=")[0] not in OF_SWEEP]
-    if len(seeds) > 1:
-        words = [word for word in words if not word.startswith("seed=")]
-        words.append(f"seed={','.join(map(str, seeds))}")
-    several = len(seeds) > 1 or any(word.startswith(("ablation=", "paper=")) for word in words)
+    several = any(word.startswith(("ablation=", "paper=")) for word in words)
     # under the sweep's own name finished runs are returned, and nothing runs
     return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words])
 

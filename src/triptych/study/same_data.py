@@ -1,4 +1,6 @@
-"""Which runs were judged on the same data: other data are no setting, and are never compared.
+"""Which runs were judged on the same data, and which repeat another's result.
+
+Other data are no setting, and are never compared; a result that repeats another seed's counts once.
 
 By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other pictures at the
 same place are not. Runs from before there were fingerprints: by what their configuration says of the data.
@@ -7,11 +9,12 @@ same place are not. Runs from before there were fingerprints: by what their conf
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
+from triptych.run.items import load_items
 from triptych.run.read import Run
 from triptych.study.formatting import listed
 
@@ -70,7 +73,6 @@ def _name(run: Run) -> str:
 
 
 def _data_settings(run: Run) -> dict[str, str]:
-    """Return what the configuration says of the data and of the test set."""
     named = {key: value for key, value in run.config.items() if key.startswith("data.")}
     return {key: value for key, value in named.items() if role_in(run.config, key) in GUARDS}
 
@@ -101,3 +103,34 @@ def _tell_apart(groups: list[Group]) -> None:
         for one in several:
             others = listed([other.data for other in several if other is not one])
             one.notes.append(f"Other data are no setting: runs on {others} are a comparison of their own.")
+
+
+def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
+    """Return {seed: the seed whose result it repeats}: all figures, or all items' bounds, to the last digit.
+
+    Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
+    """
+    first: dict[Hashable, int | None] = {}
+    repeats = {}
+    for seed, run in runs.items():
+        if again := [first[key] for key in _results(run) if first.setdefault(key, seed) != seed]:
+            repeats[seed] = again[0]
+    return repeats
+
+
+def _results(run: Run) -> list[Hashable]:
+    samples = [sorted(row.items()) for row in run.measured.rows] if run.measured else []
+    figures = (run.test, run.val, run.train, run.noise_levels, samples)
+    items = load_items(run.dir)
+    # as text, in which NaN equals NaN
+    return [repr(figures), *([] if items is None else [(items.total.tobytes(), repr(samples))])]
+
+
+def counted_once(label: str, repeats: Mapping[int | None, int | None]) -> str:
+    """Return the note of a setting's copies."""
+    groups = {of: [of, *(seed for seed, one in repeats.items() if one == of)] for of in repeats.values()}
+    named = [listed([*map(str, seeds)]) for seeds in groups.values()]
+    return (
+        f"{label}: seeds {', '.join(named)} have the same figures to the last digit and count once. "
+        "Is one a copy of the other, or is the seed not in use?"
+    )

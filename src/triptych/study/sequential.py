@@ -1,10 +1,7 @@
-"""Look, decide, add seeds, look again: a test that stays valid, and what it found.
+"""Look, decide, add seeds, look again: a test that stays valid (`claims`), and what it found.
 
-The procedure is alpha spending (Lan & DeMets 1983) with the union bound over looks and Holm's test over
-pairs (`claims`): of L planned looks each may spend 5% / L, whatever the dependence between looks and
-however many seeds each adds. `looks.json` in the sweep's directory holds which seeds each look had, so that
-the same command, given again after an interruption, looks at what it looked at, and the report decides as
-the sweep did.
+`looks.json` in the sweep's directory holds which seeds each look had, so that the same command, given again
+after an interruption, looks at what it looked at, and the report decides as the sweep did.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from triptych.study import measures
 from triptych.study.cells import Comparison, Rule
 from triptych.study.compare import compare
 from triptych.study.formatting import quantity
-from triptych.study.verdict import no_better, runs_by_setting
 
 FILE = "looks.json"
 MOST_LOOKS = 10**6
@@ -51,15 +47,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
 
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.
-
-    Raises:
-        ValueError: look is not within 1 to looks, or the margin is not positive.
     """
-    if not 1 <= look <= looks:
-        raise ValueError(f"look={look}: must be from 1 to looks={looks}")
-    if equal_within is not None and not equal_within > 0:
-        raise ValueError(f"equal_within={equal_within}: must be a number above 0")
-    root = Path(root)
     seen = _seen(root)[:look]
     if len(seen) < look:
         runs = read_runs(root)
@@ -77,9 +65,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for prefix in [f"{comparison.data}: " if several else ""]
         for (a, b), outcome in _outcomes(comparison).items()
     }
-    sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
-    useless = filter(None, (no_better(runs_by_setting(c), c.unit).rstrip(".") for c in comparisons))
-    return Decision(". ".join([*useless, sentence]), pairs)
+    return Decision(_sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs)
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:

@@ -38,11 +38,10 @@ def ask_queue() -> dict[str, str] | None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.debug("squeue: %s", error)
-        return None
-    if done.returncode:
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment, timeout=120
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
     # lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) are ignored
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
@@ -117,7 +116,6 @@ class QueueWatcher(SlurmInfoWatcher):
         return [paths for paths in tasks if paths.result_pickle.name not in there]
 
     def _write_outcome(self, job: str, state: str) -> None:
-        """Write what submitit waits for, as the job itself would have."""
         missing = self._missing(job)
         if not missing:
             return

@@ -90,11 +90,9 @@ class Paired:
 def spread(values: Sequence[float]) -> Spread:
     """Compute mean, standard error and interval of values, one per seed. NaN throughout for none."""
     n = len(values)
-    if n == 0:
-        return Spread(math.nan, math.nan, math.nan, math.nan, 0)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Spread(mean, math.nan, math.nan, math.nan, 1)
+    mean = math.fsum(values) / n if n else math.nan
+    if n < 2:
+        return Spread(mean, math.nan, math.nan, math.nan, n)
     stderr = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
     half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * stderr
     return Spread(mean, stderr, mean - half, mean + half, n)

@@ -20,12 +20,10 @@ from triptych.study.claims import correct
 from triptych.study.compare import compare
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
-from triptych.study.measures import standings
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
-from triptych.study.run_details import command_again
 from triptych.study.sequential import read_rule
-from triptych.study.tuning import Tuning, is_trial, read_tuning, sentence, stages
+from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"
@@ -45,7 +43,7 @@ class Study:
     expected: int
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
-    tuning: Tuning | None = None
+    tuned: str = ""  # what was tuned and what was chosen
     shared: str = ""  # what was typed once for all runs of the sweep
     published: Judged | None = None  # of a sweep of a paper's claims
     damaged: bool = False  # sweep.json is there and cannot be read
@@ -89,15 +87,6 @@ class Study:
         return " ".join(self.sentences)
 
     @property
-    def again(self) -> str:
-        """The command that runs the best setting again, all its seeds; "" where it is unknown."""
-        if self.published or not self.comparisons or not (cells := self.comparisons[0].cells):
-            return ""  # a paper's claims choose no best setting
-        ranked = [label for label, *_ in standings(self.comparisons[0])] or [cells[0].label]
-        best = next(cell for cell in cells if cell.label == ranked[0])
-        return command_again(next(iter(best.runs.values())), [seed for seed in best.runs if seed is not None])
-
-    @property
     def going_on(self) -> bool:
         """Whether runs are at work, or to come."""
         return self.expected > len(self.runs) or self.counts["running"] > 0
@@ -127,11 +116,6 @@ class Study:
         takes = f", {duration(seconds)} in all" if math.isfinite(seconds) else ""
         more = f"{quantity(seeds - len(used), 'more seed')} per setting"
         return f"{more}{takes}, finished runs stay: {shlex.join(command)}"
-
-    @property
-    def tuned(self) -> list[str]:
-        """What was tuned and what was chosen; empty for other sweeps."""
-        return [sentence(self.tuning)] if self.tuning else []
 
     @property
     def hues(self) -> dict[str, str]:
@@ -183,7 +167,7 @@ def read_study(
         expected=max(expected, len(runs)),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
-        tuning=tuning,
+        tuned=sentence(tuning) if tuning else "",
         shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
         published=judged(sweep, runs) if alone else None,
         damaged=damaged,

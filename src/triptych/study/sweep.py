@@ -67,10 +67,6 @@ def current() -> "SweepHook":
     return _hooks[-1]
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 @contextmanager
 def no_run_after_an_error() -> Iterator[None]:
     """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
@@ -114,7 +110,7 @@ class SweepHook(Callback):
                     f"{self.root}: cannot be written ({error.strerror}); choose another"
                 ) from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
-        _tell(f"sweep {self.root.name}: {size}{self.root}")
+        print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
@@ -160,7 +156,6 @@ class SweepHook(Callback):
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
     def _facts(self) -> dict[str, Any]:
-        """Return what ``sweep.json`` says of the sweep, a paper's claims among it."""
         shared = sorted(shared_overrides(self.config).values())
         facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
@@ -169,7 +164,8 @@ class SweepHook(Callback):
         ended = any(run.status in ("finished", "diverged") for run in self.runs())
         facts |= claims_of(self.config, self.before, ended)
         if facts.get("claims_changed"):
-            _tell("the claims or their seeds are not those that this sweep began with; its report says so")
+            changed = "the claims or their seeds are not those that this sweep began with"
+            print(f"{changed}; its report says so", file=sys.stderr, flush=True)
         return facts
 
     def stop_jobs(self) -> None:
@@ -223,23 +219,22 @@ class SweepHook(Callback):
         """Print that a SLURM job ended before its run, as by ``scancel``; return the run's metric, if any."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
-            why = f"its SLURM job {job} ended without a result ({state})"
-            _tell(f"{run.path.name}: {why}; the same command goes on with it")
+            why = f"its SLURM job {job} ended without a result ({state}); the same command goes on with it"
+            print(f"{run.path.name}: {why}", file=sys.stderr, flush=True)
         result = run.summary()
         return result.figure(self.config.optimized_metric) if result else None
 
     def _print_plan(self) -> None:
-        from triptych.study.plan import describe_settings, plan
+        from triptych.study.plan import plan
 
         loader = GlobalHydra.instance().config_loader()
         jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
         runs = rounds.settings_of(jobs)
-        named, shared = describe_settings(runs)
-        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in named}
-        lines = plan([(named[one], runs[one], plain[one]) for one in named])
-        print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
+        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
+        named = rounds.names(list(runs))
+        print("\n".join(plan([(named[one] or "all", n, plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:
         for run in self.runs():

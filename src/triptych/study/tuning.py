@@ -100,10 +100,8 @@ def _parts(setting: str) -> dict[str, str]:
 
 
 def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
-    for setting in known:
-        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in _parts(setting).items()):
-            return setting
-    return None
+    typed = {**run.choices, **run.overrides}.items()
+    return next((setting for setting in known if _parts(setting).items() <= typed), None)
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:

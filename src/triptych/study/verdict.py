@@ -38,16 +38,11 @@ def verdict(comparison: Comparison) -> Verdict:
         name, answer = "", ["No run has reported a finite test bound yet."]
     others = (other for other in measures.known(comparison.cells) if other != name)
     lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
-    worse = no_better(runs_by_setting(comparison), comparison.unit)
+    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells}, comparison.unit)
     best = comparison.cells[0].label if comparison.cells else ""
     before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
     sentences = (before, *answer, after, divergences(comparison), failures(comparison))
     return Verdict(tuple(filter(None, sentences)), lines)
-
-
-def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
-    """Return the usable runs of each setting."""
-    return {cell.label: [*cell.runs.values()] for cell in comparison.cells}
 
 
 def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
@@ -68,7 +63,7 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     for name in order:
         if fresh := [label for label in failed[name] if label not in seen]:
             who = listed(fresh) if len(fresh) <= NAMED else f"{len(fresh)} of {len(mean)} settings"
-            sentences.append(f"{who} {_be(len(fresh))} no better than {what[name]}.")
+            sentences.append(f"{who} {'is' if len(fresh) == 1 else 'are'} no better than {what[name]}.")
             seen |= {*fresh}
     return " ".join(sentences)
 
@@ -109,20 +104,16 @@ def _sentences(comparison: Comparison) -> list[str]:
         sentences.append(f"Clear of {_names(comparison, clear)}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
-        sentences.append(
-            f"Over the seeds that both have, {_names(comparison, ahead)} {_be(len(ahead))} clear of it."
-        )
+        verb = "is" if len(ahead) == 1 else "are"
+        sentences.append(f"Over the seeds that both have, {_names(comparison, ahead)} {verb} clear of it.")
     if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
-        sentences.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
+        margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
+        sentences.append(f"The same as {_names(comparison, same)} within {margin}.")
     if left := [j for j in claims if j not in clear + ahead + same]:
         sentences.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
         if comparison.rule.interim:
             sentences.append("Nothing is settled before the sweep ends.")
     return sentences
-
-
-def _be(n: int) -> str:
-    return "is" if n == 1 else "are"
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
@@ -180,7 +171,7 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
     if rule.equal_within is not None and known:
         yield (
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
-            f"{_margin(comparison)}. “Not settled”: these runs show neither."
+            f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
     if name:
         yield measures.about(comparison)
@@ -189,26 +180,20 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
     with_items = [pair for pair in known if pair.n_items]
     seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-    n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     if known and len(with_items) == len(known):
         return (
             "Differences are paired by seed and by item. Their intervals cover what changes with the "
             f"seed ({seed}) and which {with_items[0].n_items} items are in the test set."
         )
+    n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     text = (
         "Differences are paired by seed. Their Student-t intervals cover what changes with the seed "
         f"({seed}), not which {n or 'the'} items are in the test set"
     )
-    if not with_items:
-        return text + " (these runs recorded no bounds by item)." if known else text + "."
-    return (
-        text
-        + f"; in {len(with_items)} of {quantity(len(known), 'pair')} they are paired by item and cover it."
-    )
-
-
-def _margin(comparison: Comparison) -> str:
-    return f"{comparison.rule.equal_within:g} {comparison.unit}"
+    if with_items:
+        pairs = quantity(len(known), "pair")
+        return f"{text}; in {len(with_items)} of {pairs} they are paired by item and cover it."
+    return text + (" (these runs recorded no bounds by item)." if known else ".")
 
 
 def _names(comparison: Comparison, indices: list[int]) -> str:

@@ -12,11 +12,11 @@ from triptych.run.reopen import reopen
 from triptych.run.sampling.opened import cascade_of, condition_of, draw_all, drawing_of
 
 SHAPES = (
-    "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet_text "
+    "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet "
     "denoiser.network.widths=[8,8] denoiser.network.blocks=1 samples.n=0 sampler=ddim objective=levels"
 ).split()
-BASE = [*SHAPES, "data.size=8", "denoiser.network.text_at=[4]", "model.conditional=[text]"]
-FINE = [*SHAPES, "denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
+BASE = [*SHAPES, "data.size=8", "+denoiser.network.text_at=[4]", "model.conditional=[text]"]
+FINE = [*SHAPES, "+denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
 FINE += ["samples.n=2"]  # the end of a run, with its pictures
 FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
 

@@ -60,9 +60,6 @@ def test_doors_refuse_in_one_line(finished, inside):
     for arguments, words in (
         (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
         (["label=3"], "label=3: this model was trained without labels"),
-        (["sampler=ddimm"], "did you mean ddim?"),
-        (["sampler.steps=0"], "sampler.steps=0: must be a whole number from 1 to 100000"),
-        (["trajectory=film"], "trajectory=film: must be null or strip"),
     ):
         result = inside("triptych.cli.sample", ckpt, *arguments)
         assert result.returncode == 1 and words in result.stderr, result.stderr

@@ -127,28 +127,6 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
     assert executions(root / "logs") == 4
 
 
-def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, root):
-    """A limit of two minutes, in which the run cannot be through; SLURM itself sends the signal."""
-    long = ["name=s", "seed=1", "trainer.max_steps=20000", "trainer.val_check_interval=1000"]
-    preset = [
-        "hydra/launcher=slurm",
-        "hydra.launcher.partition=debug",
-        "hydra.launcher.timeout_min=2",
-        "hydra.launcher.signal_delay_s=60",
-        "hydra.launcher.cpus_per_task=1",
-    ]
-    sweep = begin(command("-m", *preset, *long), cluster, root)
-    said, _ = sweep.communicate(timeout=1700)
-    assert sweep.returncode == 0, said
-    [log] = root.rglob("train.log")
-    times = log.read_text().count("interrupted")
-    assert 0 < times == executions(root / "logs") - 1, log.read_text()
-    twin = root / "twin"
-    subprocess.run(command("name=twin", *long[1:]), check=True, capture_output=True, env=environment(twin))
-    [ours], [undisturbed] = summaries(root / "logs").values(), summaries(twin).values()
-    assert ours["test"] == undisturbed["test"]
-
-
 def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
     """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
     line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")

@@ -5,11 +5,11 @@ any process and schedule.
 """
 
 from .ancestral import Ancestral
-from .base import History, Progress, Sampler, Step, chunk_size
+from .base import Progress, Sampler, Step, chunk_size
 from .langevin import AnnealedLangevin, Langevin, PredictorCorrector
 from .ode import DDIM, EDM, Chosen, DPMSolver, Euler, Heun
 
 __all__ = [
-    "DDIM", "EDM", "Ancestral", "AnnealedLangevin", "Chosen", "DPMSolver", "Euler", "Heun", "History",
+    "DDIM", "EDM", "Ancestral", "AnnealedLangevin", "Chosen", "DPMSolver", "Euler", "Heun",
     "Langevin", "PredictorCorrector", "Progress", "Sampler", "Step", "chunk_size",
 ]  # fmt: skip

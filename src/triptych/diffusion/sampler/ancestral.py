@@ -14,12 +14,12 @@ from .base import Sampler, Step
 
 
 class Ancestral(Sampler):
-    r"""p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V): the generative model whose bound we report.
+    """p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V): the generative model whose bound we report.
 
     ``Process.posterior`` written in x_hat and eps_hat, with q = e^{gamma_s - gamma_t} (tutorial eqs. 84, 94):
     mean alpha_s x_hat + sigma_s sqrt(q) eps_hat, and V = beta tilde = sigma_s^2 (1 - q) or another of
-    ``reverse_variance``. The last step ends at z_0, a latent like the others, and is drawn with its V too;
-    data are z_0 / alpha_0, the decoder's mean, without noise of p(x | z_0).
+    ``reverse_variance``. The last step, to z_0, is drawn with its V too; data are z_0 / alpha_0, the
+    decoder's mean.
 
     Args:
         variance: an object or its short name ("beta", "optimal", ...); None: the one of the bound.
@@ -60,7 +60,7 @@ class Ancestral(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.process.scales(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
         std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
         assert self.reverse is not None

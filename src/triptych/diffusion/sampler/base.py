@@ -7,7 +7,7 @@ of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -33,25 +33,16 @@ def chunk_size(shape: Sequence[int]) -> int:
     return max(1, NUMBERS // max(1, math.prod(shape)))
 
 
-@dataclass
-class History:
-    """What a multi-step method keeps of its descent: its last guess, and where that was made."""
-
-    gamma: Tensor | None = None
-    x0: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Step:
-    """One step of a descent: between which levels it leads, and what it may ask.
+    """One step of a descent, from ``gamma_t`` to the lower ``gamma_s``, both (), and what it may ask.
 
     Attributes:
         denoiser: guided or not.
-        gamma_t, gamma_s: from where and to where, gamma_s < gamma_t, both ().
         condition: of the B items, None without.
         generator: of the sampler's own noise.
-        history: of this descent; a multi-step method reads and writes it.
         last: whether no step follows.
+        before: what a multi-step method has left for the next step of the same descent.
     """
 
     denoiser: AnyDenoiser
@@ -59,12 +50,11 @@ class Step:
     gamma_s: Tensor
     condition: Condition | None = None
     generator: torch.Generator | None = None
-    history: History = field(default_factory=History)
     last: bool = False
+    before: tuple[Tensor, Tensor] | None = None
 
     @property
     def process(self) -> Process:
-        """The denoiser's, whose ``alpha_sigma`` gives the scales at a level."""
         return self.denoiser.process
 
     def guess(self, z: Tensor, gamma: Tensor) -> Prediction:
@@ -124,17 +114,13 @@ class Sampler(ABC):
         return gammas
 
     def drawing_from(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler for a model of that reverse variance, where it was not given one of its own.
-
-        Only an ancestral step draws from one: every other sampler is the same for all.
-        """
+        """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
         return self
 
     @abstractmethod
     def step(self, z: Tensor, at: Step) -> Tensor:
         """Step from z_t at ``at.gamma_t`` to z_s at ``at.gamma_s``, (B, *event)."""
 
-    @torch.no_grad()
     def path(
         self,
         denoiser: AnyDenoiser,
@@ -144,10 +130,12 @@ class Sampler(ABC):
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Yield every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
-        history, ends = History(), len(gammas) - 2
-        for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
-            z = self.step(z, Step(denoiser, gamma_t, gamma_s, condition, generator, history, i == ends))
-            yield z
+        at = Step(denoiser, gammas[0], gammas[0], condition, generator)
+        with denoiser.process.grid(gammas) as levels:
+            for at.gamma_t, at.gamma_s in pairwise(levels):
+                at.last = at.gamma_s is levels[-1]
+                z = self.step(z, at)
+                yield z
 
     @torch.no_grad()
     def __call__(

@@ -22,9 +22,8 @@ def langevin(
 ) -> Tensor:
     """Repeat x <- x + size / 2 score(x) + sqrt(size) noise ``steps`` times, from x (B, *event).
 
-    Its stationary law tends to the density of ``score`` as ``size`` -> 0; for a Gaussian of variance s^2 it
-    is a Gaussian of s^2 / (1 - size / (4 s^2)). But it crosses a gap of low density only in exponential
-    time: whatever share of the points started in a mode's basin stays there.
+    For a Gaussian of variance s^2 its stationary law is one of s^2 / (1 - size / (4 s^2)). It crosses a gap
+    of low density only in exponential time.
     """
     size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
     root = size.sqrt()
@@ -37,11 +36,11 @@ def langevin(
 class Langevin(Sampler):
     """Plain Langevin dynamics: every level is the last one, gamma(0), and the weights of modes are lost.
 
-    There is no Metropolis step, so from size = 4 s^2, of the narrowest variance s^2 of the data, the updates
+    There is no Metropolis step: from size = 4 s^2, of the narrowest variance s^2 of the data, updates
     diverge.
 
     Args:
-        steps, inner: ``steps`` times ``inner`` updates.
+        inner: updates in each of ``steps``.
         size: of one update, in data units squared.
     """
 
@@ -53,13 +52,12 @@ class Langevin(Sampler):
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return gamma(1), where the starting noise is drawn, then gamma(0) ``steps`` times."""
         grid = super().gammas(schedule, device, dtype)
         grid[1:] = grid[-1].clone()
         return grid
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, _ = at.process.alpha_sigma(at.gamma_s)
+        alpha, _ = at.process.scales(at.gamma_s)
         return _updated(z, at, self.size * alpha.square(), self.inner)
 
 
@@ -78,20 +76,17 @@ class AnnealedLangevin(Sampler):
         self.calls = inner
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        _, sigma = at.process.scales(at.gamma_s)
         return _updated(z, at, self.rate * sigma.square(), self.inner)
 
 
 class PredictorCorrector(Ancestral):
-    r"""Song et al. 2021 (SDE, algorithm 1): an ancestral step, then ``inner`` Langevin updates where it led.
+    """Song et al. 2021 (SDE, algorithm 1): an ancestral step, then ``inner`` Langevin updates where it led.
 
     Their corrector (algorithm 4) is z + e score + sqrt(2 e) noise, e = 2 (snr |noise| / |score|)^2, which is
     2 snr^2 sigma^2 where the score has its typical length sqrt(d) / sigma. We take that everywhere, so that
-    no sample's step depends on the batch it came in. ``langevin``'s size, whose half multiplies the score, is
-    2 e. The factor 1 - beta_i of algorithm 5 (VP), at least .98 on their grid of 1000, is left out.
-
-    Args:
-        variance: of the ancestral step, see there.
+    no sample's step depends on its batch; ``langevin``'s size is 2 e. The factor 1 - beta_i of algorithm 5
+    (VP), at least .98 on their grid of 1000, is left out.
     """
 
     def __init__(
@@ -103,12 +98,12 @@ class PredictorCorrector(Ancestral):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         z = super().step(z, at)
-        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        _, sigma = at.process.scales(at.gamma_s)
         size = 4 * self.snr**2 * sigma.square()
         return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
 
 
 def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
     """Carry z at gamma_t to gamma_s in data units and update it there ``steps`` times."""
-    z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
+    z = z * (at.process.scales(at.gamma_s)[0] / at.process.scales(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

@@ -23,15 +23,15 @@ class Euler(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+        return at.guess(z, at.gamma_t).at(*at.process.scales(at.gamma_s))
 
 
 class DDIM(Sampler):
-    r"""Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
+    """Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
 
     n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)), eta times beta tilde's root as in their eq. 16, whatever
     the reverse variance of the bound: eta = 0 is the probability-flow ODE's first-order step, eta = 1 the
-    ancestral sampler of beta tilde. What lies between, or learns its variance, is no model of DDIM's.
+    ancestral sampler of beta tilde.
     """
 
     def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options: Any):
@@ -40,7 +40,7 @@ class DDIM(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.process.scales(at.gamma_s)
         if not self.eta:
             return guess.at(alpha, sigma)
         fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
@@ -51,13 +51,12 @@ class DDIM(Sampler):
 class Chosen(DDIM):
     """Of ``draws`` samples by DDIM the one with the highest dot product with a vector of the condition.
 
-    So DALL-E 2's prior draws (Ramesh et al. 2022, sec. 2.2): two image embeddings, of which the one nearer to
-    the embedding of the text is kept.
+    So DALL-E 2's prior draws (Ramesh et al. 2022, sec. 2.2): of two image embeddings the one nearer to the
+    text's.
 
     Args:
         draws: samples to choose from; 1, or a condition without the part: DDIM's own sample, bit for bit.
         by: name of the part of the condition, a vector of the samples' size.
-        steps, more: see ``DDIM``.
     """
 
     def __init__(self, steps: int, draws: Count = 2, by: str = "text_embedding", **more: Any):
@@ -74,7 +73,6 @@ class Chosen(DDIM):
         condition: Condition | None = None,
         **more: Any,
     ) -> Tensor:
-        """Sample as DDIM, the best of ``draws``; ValueError for a part of another size than the samples."""
         part = None if condition is None else condition.part(self.by)
         draw = super().__call__
         if part is None or self.draws == 1:
@@ -91,24 +89,23 @@ class Chosen(DDIM):
 
 
 class DPMSolver(Sampler):
-    r"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call a step.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call a step.
 
     In half log SNR, lambda = -gamma / 2, with steps h and before it h':
     z_s = (sigma_s / sigma_t) z + alpha_s (1 - e^{-h}) D with D = x_t + (h / 2 h') (x_t - x_before), x_t being
-    the guessed x0. The first step has no predecessor and is DDIM's, D = x_t; so is the last, where going on
-    in a line from few steps would overshoot the data. The method stays of second order.
+    the guessed x0. D = x_t, DDIM's, in the first step, and in the last, which might overshoot the data.
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.process.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
-        before = at.history
-        if before.x0 is not None and before.gamma is not None and not at.last:
-            ratio = (at.gamma_t - at.gamma_s) / (before.gamma - at.gamma_t)
+        if at.before is not None and not at.last:
+            gamma_r, x0 = at.before
+            ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
-            z_s.addcmul_(guess.x0 - before.x0, pull)
-        before.gamma, before.x0 = at.gamma_t, guess.x0
+            z_s.addcmul_(guess.x0 - x0, pull)
+        at.before = at.gamma_t, guess.x0
         return z_s
 
 
@@ -121,7 +118,7 @@ class Heun(Sampler):
     calls = 2
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        alpha, sigma = at.process.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
         again = at.guess(euler, at.gamma_s)
@@ -130,12 +127,11 @@ class Heun(Sampler):
 
 
 class EDM(Heun):
-    r"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2): a little fresh noise, then Heun's step.
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): a little fresh noise, then Heun's step.
 
     With their sigma as s = sigma / alpha = e^{gamma / 2}: where low <= s <= high, s is first raised to
     s' = s (1 + min(churn / steps, sqrt 2 - 1)), y' = y + noise sqrt(s'^2 - s^2) N(0, I), and Heun's step
-    leads from there. Without churn it is ``Heun``. Theirs ends with an Euler step to sigma = 0, ours at the
-    schedule's end, as every sampler here.
+    leads from there. Theirs ends with an Euler step to sigma = 0, ours at the schedule's end.
 
     Args:
         churn, noise: their S_churn and S_noise.

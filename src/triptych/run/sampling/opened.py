@@ -15,7 +15,6 @@ from triptych.data.captions import Captioned
 from triptych.data.embedder import IMAGE, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
-from triptych.diffusion.sampler import Progress
 from triptych.errors import UserError
 from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, OtherRun, parts_read
@@ -75,6 +74,8 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
             raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
         if values["prompt"] is not None:
             raise UserError(f"label={label}: must be null beside a prompt")
+    if values["like"] is not None:
+        drawing = replace(drawing, sources=tuple(one for one in drawing.sources if one.name != IMAGE))
     condition_of(drawing, values, 1)  # before anything is drawn
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return drawing
@@ -83,9 +84,19 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
     """Return the condition of n samples: prompts of ``values`` in turn, else its label, else the default.
 
+    The embeddings of ``like`` stand in it.
+
     Raises:
-        UserError: no prompt, one that the data's encoder refuses, or models that take no text.
+        UserError: as ``interpolate_images``; no prompt, a refused one, or models that take no text.
     """
+    condition = _prompted(drawing, values, n)
+    if values["like"] is None:
+        return condition
+    images = Condition(**{IMAGE: interpolate_images(drawing, values["like"], n)})
+    return images if condition is None else condition.together(images)
+
+
+def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
     if (prompt := values.get("prompt")) is None:
         return drawing.condition(n, values["label"])
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -141,28 +152,10 @@ def _conditioning_noise(
     return prepare
 
 
-class EmbeddingSequence:
-    """Provide one embedding for each of ``n`` samples; of two, those at even steps along their great circle.
+def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
+    """Return embeddings (n, d) of the item ``images`` of the test set, or from one of two to the other.
 
-    Ramesh et al. 2022, sec. 3.1 (variations) and 3.2 (interpolations); ``embeddings`` (1, d) or (2, d).
-    """
-
-    name = IMAGE
-
-    def __init__(self, embeddings: Tensor, n: int):
-        share = torch.linspace(0, 1, n) if len(embeddings) > 1 else torch.zeros(n)
-        first, last = embeddings[0].expand(n, -1), embeddings[-1].expand(n, -1)
-        self.left = slerp(first, last, share)
-
-    def __call__(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
-    ) -> Tensor:
-        these, self.left = self.left[:n], self.left[n:]
-        return these.to(generator.device)
-
-
-def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> EmbeddingSequence:
-    """Embed the one or two images of ``like=``, items of the test set.
+    At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
 
     Raises:
         UserError: a model that is told no embeddings, another number of images, or no such item.
@@ -178,4 +171,6 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Embed
         if not 0 <= item < len(test):
             raise UserError(f"{key}: {item} is no item of the test set; pass 0 to {len(test) - 1}")
     assert test.condition is not None
-    return EmbeddingSequence(test.condition[torch.tensor([*images])].parts[IMAGE].value, n)
+    ends = test.condition[torch.tensor([images[0], images[-1]])].parts[IMAGE].value
+    share = torch.linspace(0, 1, n) if len(images) > 1 else torch.zeros(n)
+    return slerp(ends[0].expand(n, -1), ends[1].expand(n, -1), share)

@@ -12,8 +12,8 @@ from scipy.special import bdtr, bdtrc
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
-from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
+from triptych.study.same_data import copies, counted_once
 from triptych.study.statistics import Paired, paired, spread
 
 Runs = Mapping[MetricPoint, list[Run]]
