@@ -1,5 +1,6 @@
 """What the page's script is given: figures as they were computed, and a run's own files alone."""
 
+import base64
 import json
 import math
 import re
@@ -113,6 +114,7 @@ def test_only_a_runs_own_pictures_are_shown(tmp_path):
     page = write_report(tmp_path / "a").html.read_text()
     shown = re.findall('<img src="data:image/png;base64,[^"]+" alt="Samples, ([^"]+)"', page)
     assert shown == ["m2, seed 1", "real images of the test set"] and page.count("<img") == 2
+    assert base64.b64encode((tmp_path / "elsewhere.png").read_bytes()).decode() not in page
 
 
 def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting(tmp_path):
