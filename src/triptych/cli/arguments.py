@@ -69,8 +69,9 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
-    if options.help or options.cfg:
+    if options.help or options.cfg or "plan=true" in options.overrides:
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
+    if options.help or options.cfg:
         print(shown(options, command), end="")
         sys.exit(0)
     return options_first(quoted)
