@@ -152,11 +152,3 @@ def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():
     ):
         line, env = [sys.executable, "-c", ours], known | {"RANK": "1", "LOCAL_RANK": "1"} | more
         assert subprocess.run(line, env=env, capture_output=True, text=True).stdout.strip() == str(ranks)
-
-
-def test_a_folder_that_was_deleted_is_said(root):
-    here = root / "here"
-    here.mkdir()
-    line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *command("train", "name=x", "logger=csv", *TINY)]
-    done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=100)
-    assert done.stderr == "error: current folder: it was deleted; type the command in another one\n"
