@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from triptych.config.build import PARTS, build
+from triptych.config.file import copy_plain
 from triptych.data.build import build_data
 from triptych.errors import UserError
 from triptych.run import guided as guides
@@ -115,3 +116,8 @@ def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
     rows = execute(run)["measures_over"]["rows"]
     assert [row["value"] for row in rows] == [0.0, 1.0, 2.0]
     assert len(opened) == len(set(opened)) == 2
+
+
+def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():
+    recorded = {"model": {"beta_warmup": 0, "free_bits": 0.5}, "data": {"cache": True, "val_size": 9}}
+    assert copy_plain(recorded, "config.yaml") == {"model": {"free_bits": 0.5}, "data": {"val_size": 9}}

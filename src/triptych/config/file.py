@@ -20,6 +20,7 @@ FLOAT = re.compile(
     r"|\.[0-9]+(?:_[0-9]+)*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -82,12 +83,18 @@ def copy_plain(value: Any, what: str) -> Any:
     """Copy ``value`` as None, bool, int, float, str, list and dict alone; ``what`` is for messages.
 
     Text is text: a run records its configuration resolved, so that a ``${...}`` in it can only be somebody's
-    wish to have it resolved here, and is refused.
+    wish to have it resolved here, and is refused. A key of older runs that is gone is left
+    out at the value that changed nothing (`REMOVED`).
 
     Raises:
         UserError: any other type, a reference, more or deeper values than the limits allow.
     """
-    return _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
+    copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
+    for (group, key), neutral in REMOVED.items():
+        node = copied.get(group) if isinstance(copied, dict) else None
+        if isinstance(node, dict) and key in node and node[key] == neutral:
+            del node[key]
+    return copied
 
 
 def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> Any:
