@@ -1,5 +1,6 @@
 """Losses: each against the loss that the paper writes down, whatever the network's output is."""
 
+import itertools
 import math
 
 import pytest
@@ -32,6 +33,10 @@ OUTPUTS = [*SPACES, "mu_tilde"]
 SAID = {"vp": VariancePreserving(), "ve": VarianceExploding(), "rectified": Rectified()}
 every_output = pytest.mark.parametrize("output", OUTPUTS)
 every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
+# of outputs under other processes see test_prediction.py
+every_pair = pytest.mark.parametrize(
+    ("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))]
+)
 
 
 def output_of(name, schedule, process):
@@ -78,8 +83,7 @@ PAPERS = {  # loss, and the published one at times drawn uniformly
 
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("steps", [None, STEPS])
-@every_output
-@every_process
+@every_pair
 def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
     t = (torch.arange(24).double() + 0.5) / 24
     guess = Guess(output, Cosine(-6.0, 5.0), process, t, steps)
@@ -100,8 +104,7 @@ def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output)
         torch.testing.assert_close(guess.ours(Sigmoid(bias)), weight * term, rtol=1e-6, atol=1e-9)
 
 
-@every_output
-@every_process
+@every_pair
 def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
     """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for whatever process: means of q(z_s | z_t, x)."""
     t = (torch.arange(24).double() + 0.5) / 24
@@ -168,28 +171,7 @@ def test_a_mean_is_that_of_a_step():
     refused(lambda: Objective("epsilon", MuTilde()), "objective.loss=MuTilde", "objective.steps=T")
 
 
-@every_output
-def test_salimans_and_hos_weights_of_the_x0_error(output):
-    """SNR is epsilon's error, 1 is x0's, SNR + 1 is v's (2022, sec. 4), in a variance-preserving process."""
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess(output, Cosine(-6.0, 5.0), VariancePreserving(), t)
-    error = guess.square(lambda x, eps: x)
-    for space, weight in (("epsilon", guess.snr), ("x0", 1.0), ("v", guess.snr + 1)):
-        torch.testing.assert_close(guess.ours(Squared(space)), weight * error, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("cap", [5.0, 1.0])
-def test_min_snr_is_its_three_published_forms(cap):
-    """min(SNR, c) on x0, min(SNR, c) / SNR on epsilon, min(SNR, c) / (SNR + 1) on v (Hang et al. 2023)."""
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess("x0", Linear(-9.0, 7.0), VariancePreserving(), t)
-    capped = guess.snr.clamp(max=cap)
-    for space, weight in (("x0", capped), ("epsilon", capped / guess.snr), ("v", capped / (guess.snr + 1))):
-        torch.testing.assert_close(guess.ours(MinSNR(cap)), weight * guess.ours(Squared(space)))
-
-
-@every_output
-@every_process
+@every_pair
 @pytest.mark.parametrize("data", [0.5, 1.3])
 def test_edm_is_their_loss_draw_by_draw(output, process, data):
     """Karras et al. 2022, eq. 2 with table 1: lambda(sigma) |D - x|^2 at ln sigma ~ N(P_mean, P_std^2)."""

@@ -9,7 +9,7 @@ from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Si
 
 from .oracles import SCHEDULES, refused
 
-ENDPOINTS = [(-13.3, 10.0), (-10.0, 8.0), (-8.0, 6.0), (-1.0, 3.0), (2.0, 5.0), (-9.0, -3.0)]
+ENDPOINTS = [(-13.3, 10.0), (2.0, 5.0), (-9.0, -3.0)]  # about u = 1/2, above and below it
 KINDS = [
     *SCHEDULES.values(),
     Straight,
@@ -141,13 +141,12 @@ def test_sigmoid_is_the_ratio_of_sigmoids(end, tau):
     torch.testing.assert_close(ours, alpha2(u), rtol=1e-6, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", SCHEDULES.values())
 @pytest.mark.parametrize(
     "low, high",
     [(5.0, -5.0), (1.0, 1.0), (math.nan, 5.0), (-5.0, math.nan), (-math.inf, 5.0), (-5.0, math.inf)],
 )
-def test_refuses_endpoints(kind, low, high):
-    refused(lambda: kind(low, high), "schedule.gamma_min=", "schedule.gamma_max=")
+def test_refuses_endpoints(low, high):
+    refused(lambda: Linear(low, high), "schedule.gamma_min=", "schedule.gamma_max=")
 
 
 def test_refuses_other_numbers():

@@ -18,14 +18,8 @@ class Adapter(Network):
     so a trained network can be used under another schedule. The model has to take fractions of a step.
 
     The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
-    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none".
-
-    Args:
-        model: such a model.
-        shape, contract: see ``Network``.
-
-    Raises:
-        ValueError: a condition other than a label; on the first call, an answer of another shape.
+    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none". On the first
+    call an answer of another shape is a ValueError.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):

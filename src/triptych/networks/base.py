@@ -16,13 +16,9 @@ from triptych.networks.conditioning import ConditionImages, Conditioning
 
 @declared("denoiser.network")
 class Network(nn.Module, ABC):
-    """A network under the contract of ``triptych.networks``. A subclass has arguments for its own sizes.
+    """A network under the contract of ``triptych.networks``, whose arguments these are.
 
-    Args:
-        shape: event shape of the data.
-        outputs: numbers per dimension that the objective reads.
-        conditions: parts of the condition, by name; none: unconditional.
-        spacing: between the data's levels; None without levels.
+    A subclass has arguments for its own sizes.
     """
 
     shape: tuple[int, ...]
@@ -43,16 +39,11 @@ class Network(nn.Module, ABC):
         """Return raw (B, *shape), or (B, outputs, *shape), of z (B, *shape) and gamma (B,)."""
 
     def per_dim(self, raw: Tensor) -> Tensor:
-        """Reshape raw (B, outputs * C, ...), or flat (B, outputs * d), to the shape of the contract."""
         return per_dim(raw, self.outputs, self.shape)
 
 
 class ImageNetwork(Network):
-    """A network whose first layer reads ``features``: waves of z and the condition's images, as channels.
-
-    Raises:
-        ValueError: the data are no images, or have no levels for ``fourier`` to fit.
-    """
+    """A network whose first layer reads ``features``: waves of z and the condition's images, as channels."""
 
     shape: tuple[int, int, int]
 
@@ -83,9 +74,6 @@ class LevelWaves(nn.Module):
 
     z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period * spacing).
     VDM's n = 7, 8 are periods 2 and 1 of 256 levels; for 17 levels the same grid asks for n = 3, 4.
-
-    Raises:
-        ValueError: periods for data without levels.
     """
 
     def __init__(self, periods: list[float], spacing: float | None):
@@ -96,7 +84,6 @@ class LevelWaves(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Output channels per input channel."""
         return 1 + 2 * len(self.frequencies)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -18,9 +18,7 @@ class ClassifierNetwork(nn.Module):
     Args:
         shape, num_classes: from the data; images (C, H, W), anything else is flattened.
         width: channels or units; ``blocks`` a stage; ``stages`` of images.
-        features: dimensions of what the last layer reads.
-        conditioning: width of the embedding of gamma.
-        dropout: share of channels or units dropped in training.
+        features: dimensions of what the last layer reads; conditioning: width of the embedding of gamma.
     """
 
     def __init__(
@@ -66,5 +64,4 @@ class ClassifierNetwork(nn.Module):
         return silu(self.embed(h))
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Return logits (B, num_classes)."""
         return self.last(self.features(z, gamma))

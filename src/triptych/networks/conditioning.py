@@ -28,19 +28,15 @@ class LabelEmbedding(nn.Embedding):
 
     # nn.Module's takes anything
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
-        """Embed labels, (items, width); the null class where there is none."""
         return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
 
 
 class _Embedder(nn.Module):
-    """What the other embedders share: a learned vector where the part is absent."""
-
     def __init__(self, width: int):
         super().__init__()
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, part: Part | None, items: int) -> Tensor:
-        """Embed the part, (items, width); a learned null embedding where it is absent."""
         null = self.null.expand(items, -1)
         if part is None:
             return null
@@ -91,16 +87,8 @@ EMBEDDERS: dict[type, type[nn.Module]] = {
 class Conditioning(nn.Module):
     """gamma (B,) and an optional condition -> (B, width).
 
-    gamma itself is seen through sines of periods 30 to 1, so the embedding knows nothing of a schedule's
-    endpoints and a trained network can be used under any other schedule.
-
-    Args:
-        width: of the result.
-        conditions: the parts it embeds, by name; parts of other names are left alone.
-        waves: number of sines.
-
-    Raises:
-        ValueError: a name that this module has already.
+    gamma itself is seen through ``waves`` sines of periods 30 to 1, so the embedding knows nothing of a
+    schedule's endpoints and a trained network can be used under any other schedule.
     """
 
     frequency: Tensor
@@ -129,9 +117,6 @@ class ConditionImages(nn.Module):
     """The images of a condition as channels beside z, at its size, each with a channel of its presence.
 
     As super-resolution conditions on its input (Saharia et al. 2021; Ho et al. 2022, cascades).
-
-    Args:
-        conditions: of which the images are taken.
     """
 
     def __init__(self, conditions: Mapping[str, Kind]):
@@ -140,7 +125,6 @@ class ConditionImages(nn.Module):
         self.channels = sum(kind.shape[0] + 1 for kind in self.images.values())
 
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
-        """Return condition images to be joined to z (B, C, H, W), (B, c, H, W) each; [] without any."""
         channels = []
         for name, kind in self.images.items():
             part = None if condition is None else condition.part(name)

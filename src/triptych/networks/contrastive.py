@@ -70,12 +70,7 @@ class ContrastiveNetwork(nn.Module):
         shape, conditions: from the data: images (C, H, W), and the part "text", Tokens.
         embedding: dimensions of the shared space.
         width, blocks, stages: channels of the image tower, residual blocks a stage, stages.
-        text_width, depth, heads: of the text tower's transformer.
-        dropout: share of the transformer's units dropped in training.
-
-    Raises:
-        ValueError: the data are no images or have no part "text" of tokens; ``text_width`` is no multiple of
-            ``heads``.
+        text_width, depth, heads, dropout: of the text tower's transformer.
     """
 
     def __init__(
@@ -111,17 +106,13 @@ class ContrastiveNetwork(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """1 / temperature, ()."""
         return self.log_scale.exp()
 
     def images(self, x: Tensor) -> Tensor:
-        """Return unit vectors (B, embedding) of images x (B, C, H, W)."""
         return normalize(self.image_tower(x), dim=1)
 
     def texts(self, part: Part) -> Tensor:
-        """Return unit vectors (B, embedding) of texts, tokens (B, L, d) with their mask."""
         return normalize(self.text_tower(part), dim=1)
 
     def forward(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of images and of texts, of B pairs."""
         return self.images(x), self.texts(part)

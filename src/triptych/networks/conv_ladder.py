@@ -75,13 +75,8 @@ class ConvLadder(Ladder):
     """Levels of ``channels`` channels; the first ``halvings`` of them each halve height and width.
 
     Args:
-        shape, outputs: from the data and the model.
-        levels: number L of latents.
-        channels, halvings: of the latents.
+        shape, outputs: from the data and the model; levels: number L of latents.
         width, blocks: of each of the 2 L modules.
-
-    Raises:
-        ValueError: the data are no images, no levels, or more halvings than levels or than the size allows.
     """
 
     def __init__(

@@ -63,11 +63,7 @@ class DiT(ImageNetwork):
         patch: side of the squares that are one token.
         width, depth, heads: of the transformer; width a multiple of 4 and of the heads.
         bottleneck: numbers that a patch is first reduced to (Li & He 2025, JiT); None: none.
-        dropout: of the perceptrons.
-        fourier: see ``ImageNetwork.read``.
-
-    Raises:
-        ValueError: as ``ImageNetwork``, or the images' size or ``width`` does not divide.
+        dropout: of the perceptrons; fourier: see ``ImageNetwork.read``.
     """
 
     position: Tensor
@@ -126,15 +122,12 @@ class DiT(ImageNetwork):
     # what a transformer of other layers has of its own -----------------------------------------------
 
     def block(self, width: int, heads: int, dropout: float) -> nn.Module:
-        """Build one of ``blocks``."""
         return DiTBlock(width, heads, dropout)
 
     def final_norm(self, width: int) -> nn.Module:
-        """Return what stands before the last layer's modulation."""
         return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
-        """Apply all blocks to tokens (B, N, width)."""
         for block in self.blocks:
             h = block(h, c)
         return h

@@ -85,9 +85,6 @@ class JiT(DiT):
         context: tokens of the class, each its embedding and a learned vector, that are put before the
             patches; without labels in the condition the vectors alone; 0: none.
         context_from: block before which they are put there.
-
-    Raises:
-        ValueError: as ``DiT``; a head whose width is no multiple of 4; no block from ``context_from`` on.
     """
 
     cos: Tensor
@@ -134,7 +131,6 @@ class JiT(DiT):
         return h if self.context is None else h[:, len(self.context) :]
 
     def _tokens(self, h: Tensor, condition: Condition | None) -> Tensor:
-        """Return the context tokens, with the label's embedding added, (B, context, width)."""
         assert self.context is not None
         tokens = self.context.expand(len(h), -1, -1)
         if "label" not in self.conditions:

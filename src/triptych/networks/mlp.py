@@ -30,11 +30,7 @@ class PointBlock(nn.Module):
 
 
 class MLP(Network):
-    """See ``triptych.networks`` for the contract; any event shape, flattened.
-
-    Args:
-        width, blocks, dropout: sizes.
-    """
+    """See ``triptych.networks`` for the contract; any event shape, flattened."""
 
     def __init__(
         self,

@@ -21,11 +21,8 @@ from triptych.networks.conditioning import EMBEDDERS, Conditioning
 class Prior(Network):
     """See ``triptych.networks`` for the contract; any event shape, flattened.
 
-    Tokens of the condition are a place each, any other part is one place.
-
-    Args:
-        width, depth, heads: of the transformer; width a multiple of the heads.
-        dropout: share of its units dropped in training.
+    Tokens of the condition are a place each, any other part is one place; ``width``, of the transformer, is a
+    multiple of ``heads``.
     """
 
     def __init__(

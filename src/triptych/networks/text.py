@@ -17,10 +17,6 @@ class Text(nn.Module):
 
     One learned token goes before them. It is all that there is where the text is absent, so that a network
     without its text answers for all texts (Ho & Salimans 2022).
-
-    Args:
-        conditions: of which the tokens are taken; parts of other kinds are left alone.
-        width: of the result.
     """
 
     def __init__(self, conditions: Mapping[str, Kind], width: int):

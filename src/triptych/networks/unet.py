@@ -21,8 +21,7 @@ class UNetBlock(nn.Module):
     """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
 
     Args:
-        before, after: channels.
-        conditioning: its width.
+        before, after: channels; conditioning: its width.
         how: what all blocks of a network share.
         attends: whether positions attend to each other after it.
         resize: of both branches; the sum then has a layer of its own on the short one.
@@ -95,13 +94,8 @@ class UNet(ImageNetwork):
         resample: between resolutions "conv", one layer (DDPM), or "block", one residual block (DDPM++).
         skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
         groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
-        add_z: whether the output is added to z, a first guess of the noise (VDM).
+        add_z: whether the output, one number a dimension, is added to z, a first guess of the noise (VDM).
         fourier: see ``ImageNetwork.read``.
-
-    Raises:
-        ValueError: as ``ImageNetwork``; their size does not divide, or no resolution is one of
-            ``attention_at`` or ``text_at``; ``text_at`` without a text; ``add_z`` with more than one number
-            a dimension.
     """
 
     def __init__(

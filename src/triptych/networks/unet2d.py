@@ -16,11 +16,7 @@ Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
 
 
 class UNet2D(Adapter):
-    """Keys and defaults are those of ``UNet2DModel``; what ``shape`` and ``outputs`` say is left out.
-
-    Raises:
-        ValueError: another schedule than ``Betas``, conditions, or a size that does not divide.
-    """
+    """Keys and defaults are those of ``UNet2DModel``; what ``shape`` and ``outputs`` say is left out."""
 
     def __init__(
         self,
