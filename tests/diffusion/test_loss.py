@@ -34,9 +34,7 @@ SAID = {"vp": VariancePreserving(), "ve": VarianceExploding(), "rectified": Rect
 every_output = pytest.mark.parametrize("output", OUTPUTS)
 every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
 # of outputs under other processes see test_prediction.py
-every_pair = pytest.mark.parametrize(
-    ("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))]
-)
+every_pair = pytest.mark.parametrize(("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))])
 
 
 def output_of(name, schedule, process):

@@ -1,6 +1,8 @@
 """``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
 
 import functools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,6 +104,25 @@ def test_of_a_run_nothing_is_started(root, door):
     done = door("triptych.cli.train", "name=mine", "plan=true")
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "nothing is started" in done.stdout and "hours on one A100" in done.stdout
+    assert {*root.rglob("*")} == before
+
+
+LOADED = """
+import atexit, sys
+from triptych.cli.train import main
+heavy = ("lightning_fabric", "torchmetrics", "torch._dynamo.convert_frame", "matplotlib")
+atexit.register(lambda: print("loaded:", *(name for name in heavy if name in sys.modules)))
+sys.argv = ["triptych-train", "-m", "paper=iddpm_hybrid", "scale=paper", "plan=true"]
+main()
+"""
+
+
+def test_of_a_papers_scale_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root):
+    before = {*root.rglob("*")}
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is started" in done.stdout and "hours on one A100" in done.stdout
+    assert done.stdout.endswith("loaded:\n")
     assert {*root.rglob("*")} == before
 
 
