@@ -114,7 +114,7 @@ def test_history_is_sparse_and_may_end_in_half_a_row(tmp_path):
         file.write("900,,,1.")
     assert run.history("val/bpd")[0][-1] in (800, 900)
     with (run.dir / "metrics.csv").open("a") as file:
-        file.write("5\n1000,")
+        file.write("5,45.0\n1000,")
     assert run.history("val/bpd")[0][-1] == 900
 
 

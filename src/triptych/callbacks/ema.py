@@ -91,7 +91,7 @@ class EMA(pl.Callback):
             for length, beta in self._beta.items():
                 torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
         times = (round(k * trainer.max_steps / self.snapshots) for k in range(1, self.snapshots + 1))
-        if trainer.is_global_zero and self.updates in times:
+        if self.updates in times and trainer.is_global_zero:
             self._store(trainer)
 
     def _store(self, trainer: pl.Trainer) -> None:

@@ -20,6 +20,7 @@ KINDS: dict[str, Any] = {
     **{"Sequence": Sequence, "Any": Any, "None": None},
     **{name: getattr(declare, name) for name in declare.__all__},
 }
+OURS = ("triptych", "hydra_plugins", "torch")  # packages of which nobody is asked
 DEPTH = 10  # of imports that are followed to a name
 
 
@@ -116,7 +117,7 @@ class Names(dict[str, Any]):
 
 def _kind(module: SourceFile, node: ast.expr) -> Any:
     """Evaluate an annotation to a declaration; ``Any`` if it is none, or nobody has trusted its module."""
-    if not (module.name.partition(".")[0] in ("triptych", "torch") or is_trusted(module.name)):
+    if not (module.name.partition(".")[0] in OURS or is_trusted(module.name)):
         return Any
     try:
         kind = eval(compile(ast.Expression(node), module.name, "eval"), {"__builtins__": {}}, Names(module))

@@ -34,14 +34,15 @@ def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
-    sweep = load_object(run.path.parent / "sweep.json")
-    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") and not sweep else ""
+    file = run.path.parent / "sweep.json"
+    sweep = load_object(file)
+    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     own = {
         name: git_state(root=place if place.is_dir() else place.parent, below=(".",))
         for name, place in own_packages(config or {}).items()
     }
     return {
-        "id": agent if ID.fullmatch(agent) else secrets.token_hex(4),
+        "id": agent if ID.fullmatch(agent) and not file.exists() else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": sweep.get("command") or command(),
