@@ -101,9 +101,7 @@ def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str,
                 return None
             for name, entry in entries.items():
                 with archive.open(entry) as member:
-                    data = io.BytesIO(
-                        member.read(entry.file_size + 1)
-                    )  # it may unpack to more than it claims
+                    data = io.BytesIO(member.read(entry.file_size + 1))  # more than it claims is not read
                 arrays[name] = array = np.load(data, allow_pickle=False, max_header_size=HEADER)
                 if array.dtype.kind not in KINDS or array.ndim != (2 if name == square else 1):
                     return None
