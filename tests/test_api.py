@@ -185,3 +185,13 @@ def test_a_directory_is_its_reported_checkpoint(prepared):
     run.write("summary.json", {"schema": 1, "status": "finished", "checkpoint": "../../other/last.ckpt"})
     with pytest.raises(UserError, match="checkpoint '../../other/last.ckpt'"):
         triptych.load(run.path)
+
+
+def test_a_file_that_was_edited_is_read_again(root):
+    """As between two cells of a notebook."""
+    file = root / "configs" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    for steps in (111, 222):
+        file.write_text(f"# @package _global_\ntrainer:\n  max_steps: {steps}\n")
+        config = triptych.compose([f"hydra.searchpath=[file://{root}/configs]", "experiment=mine"])
+        assert config.trainer.max_steps == steps

@@ -281,3 +281,9 @@ def test_shapes_that_run_out_are_refused(monkeypatch):
     monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")
+
+
+def test_more_items_than_memory_are_refused():
+    refused(Few(train_size=10**13).setup, "data.train_size=10000000000000", "memory")
+    ring = {"_target_": "triptych.data.mixture.Ring", "root": None}
+    refused(lambda: check(**ring, train_size=10**13), "data.train_size=10000000000000", "memory")

@@ -80,23 +80,27 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
 
 
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
-    """By its repository's commit and what that lacks."""
-    kept, loose = root / "kept" / "lab_kept", root / "lab_loose.py"
+    """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
+    kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
     for file in (kept / "net.py", loose):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("class Net: ...\n")
+    (root / "kept" / ".gitignore").write_text("lab_hidden\n")
     git = commit(root / "kept")
+    shutil.copytree(kept, hidden)
     (kept / "more.py").write_text("new = 1\n")
     (kept / "net.py").write_text("class Net: pass\n")
     for folder in (root, root / "kept"):
         monkeypatch.syspath_prepend(str(folder))
-    names = ("lab_kept.net.Net", "lab_loose.Net", "triptych.networks.mlp.MLP")
+    names = ("lab_kept.net.Net", "lab_loose.Net", "lab_hidden.net.Net", "triptych.networks.mlp.MLP")
     config = {"parts": [{"_target_": name} for name in (*names, "torch.optim.AdamW")]}
     own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-    assert own.keys() == {"lab_kept", "lab_loose"} and own["lab_loose"] == {}
+    assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden"}
     assert own["lab_kept"]["commit"] == head.strip() and "+class Net: pass" in own["lab_kept"]["diff"]
     assert own["lab_kept"]["untracked"] == {"lab_kept/more.py": "new = 1\n"}
+    assert own["lab_loose"] == {"untracked": {"lab_loose.py": "class Net: ...\n"}}
+    assert own["lab_hidden"] == {"untracked": {"lab_hidden/net.py": "class Net: ...\n"}}
 
 
 @pytest.mark.slow

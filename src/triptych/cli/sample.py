@@ -89,7 +89,8 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 def compose_and_sample(cfg: DictConfig) -> None:
     """Hydra's task: draw, save, print where."""
     folder = sample(cfg).absolute()
-    print(f"{cfg.n} samples: {folder / 'samples.png'}, {folder / 'samples.pt'}")
+    files = ["samples.png", "samples.pt", *["trajectory.png"] * (cfg.trajectory is not None)]
+    print(f"{cfg.n} samples: {', '.join(str(folder / name) for name in files)}")
 
 
 def main() -> None:

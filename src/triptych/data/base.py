@@ -15,7 +15,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
-from triptych.data.source import check_batch, check_val_size, folder_path
+from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
@@ -231,6 +231,8 @@ class Generated(DataModule):
         raise NotImplementedError
 
     def load(self) -> dict[str, Split]:
+        for name, n in self.sizes.items():
+            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ def check_pixels(size: int) -> None:
         raise DataError(f"data.size={size}: {pixels} pixels an image, more than {most}; needs a smaller one")
 
 
+def check_memory(key: str, items: int, numbers: int) -> None:
+    """Raise DataError if ``items`` of so many float32 numbers exceed this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (size := 4 * items * numbers) > memory:
+        raise DataError(
+            f"{key}={items}: takes {size / 2**30:,.0f} GiB, more than the {memory / 2**30:,.0f} GiB"
+            " of this machine's memory; needs fewer items"
+        )
+
+
 def check_data_files(data: Mapping[str, Any]) -> None:
     """Check the part ``data`` of a configuration against the files that it names, without reading images.
 
@@ -135,6 +146,8 @@ def check_data_files(data: Mapping[str, Any]) -> None:
         elif target == CIFAR[0] and not data.get("download") and not (root / CIFAR[1]).is_dir():
             raise missing_cifar(root)
     elif target.startswith("triptych.data."):
+        for name in ("train_size", "val_size", "test_size"):
+            check_memory(f"data.{name}", number(name, 1), max(2, number("dim", 2)))
         items = number("train_size", None)
     if items is not None:
         check_batch(number("batch_size", 1), items)

@@ -143,8 +143,8 @@ def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(groups, width), width)
 
 
-def image_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
+def image_shape(shape: tuple[int, ...], name: str, fix: str = "denoiser=mlp") -> tuple[int, int, int]:
     """Return (C, H, W); ValueError for another shape: this network is for images."""
     if len(shape) != 3:
-        raise ValueError(f"denoiser={name}: is for images (C, H, W), not {tuple(shape)}; use denoiser=mlp")
+        raise ValueError(f"{name} is for images (C, H, W), not {tuple(shape)}; use {fix}")
     return shape  # type: ignore[return-value]  # three numbers

@@ -95,7 +95,7 @@ class ContrastiveNetwork(nn.Module):
             raise ValueError(
                 f"model.network.text_width={text_width}: must be a multiple of model.network.heads={heads}"
             )
-        self.shape, self.text, self.embedding = image_shape(shape, "contrastive"), text, embedding
+        self.shape, self.text, self.embedding = image_shape(shape, "contrastive", "images"), text, embedding
         self.sizes: dict[str, Any] = {
             "embedding": embedding, "width": width, "blocks": blocks, "stages": stages,
             "text_width": text_width, "depth": depth, "heads": heads, "dropout": dropout,

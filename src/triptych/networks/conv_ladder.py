@@ -90,7 +90,7 @@ class ConvLadder(Ladder):
         blocks: Whole = 1,
     ):
         super().__init__()
-        depth, height, columns = image_shape(shape, "conv_ladder")
+        depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
         if halvings > levels or height % 2**halvings or columns % 2**halvings:
             raise ValueError(
                 f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width "

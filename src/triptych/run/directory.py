@@ -66,12 +66,22 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if new:
-                path.touch(exist_ok=False)
-            os.replace(temporary, path)
+            if not (new and _linked(temporary, path)):
+                os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Link ``file`` to a new name if it is free; False if the file system has no hard links."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -37,10 +37,7 @@ def provenance(
     file = run.path.parent / "sweep.json"
     sweep = load_object(file)
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    own = {
-        name: git_state(root=place if place.is_dir() else place.parent, below=(".",))
-        for name, place in own_packages(config or {}).items()
-    }
+    own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
         "id": agent if ID.fullmatch(agent) and not file.exists() else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
@@ -129,6 +126,21 @@ def git_state(
         state = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
         return commit | state | ({"left_out": left_out} if left_out else {})
     return {}
+
+
+def _package_state(place: Path) -> dict[str, Any]:
+    """Return ``git_state`` of a package's folder or file; its source text if it is in no repository."""
+    root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
+        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
+        return git_state(root=root, below=(below,))
+    left, texts = DIFF_LIMIT, {}
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if file.suffix in (".py", ".yaml"):
+            texts[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
+            left -= len(text)
+    return {"untracked": texts}
 
 
 def timestamp() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -61,8 +62,15 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     code = (run.provenance().get("executions") or [{}])[-1]
     about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
-    stages = [source.drawing.model for source in drawing.sources if isinstance(source, OtherRun)]
-    return weights_digest([drawing.model, drawing.denoiser, *stages, *judges], about)
+    return weights_digest([*_modules(drawing), *judges], about)
+
+
+def _modules(drawing: Drawing) -> Iterator[Any]:
+    """Yield the networks that draw: guides and earlier stages, too."""
+    yield from (drawing.model, drawing.denoiser)
+    for source in drawing.sources:
+        if isinstance(source, OtherRun):
+            yield from _modules(source.drawing)
 
 
 def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
