@@ -74,6 +74,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_people_start_the_same_sweep(root):
     """One of each cell's two jobs does it; the other says who is at work, and fails nothing."""
     grid = ["seed=1,2", "trainer.max_steps=3000", "trainer.val_check_interval=1500"]
@@ -87,7 +88,7 @@ def test_two_people_start_the_same_sweep(root):
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=200)[0] for process in pair]
+    said = [process.communicate(timeout=400)[0] for process in pair]
     codes = sorted(process.returncode for process in pair)
     found = summaries(root)
     assert len(found) == 2 and all(s["status"] == "finished" for _, s in found.values()), said

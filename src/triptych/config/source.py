@@ -20,7 +20,7 @@ KINDS: dict[str, Any] = {
     **{"Sequence": Sequence, "Any": Any, "None": None},
     **{name: getattr(declare, name) for name in declare.__all__},
 }
-OURS = ("triptych", "hydra_plugins", "torch")  # packages of which nobody is asked
+OURS = ("triptych", "hydra_plugins", "torch")  # packages that need no trust
 DEPTH = 10  # of imports that are followed to a name
 
 

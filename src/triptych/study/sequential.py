@@ -1,4 +1,4 @@
-"""Look, decide, add seeds, look again: a test that stays valid (`claims`), and what it found.
+"""Look, decide, add seeds, look again: a test that stays valid (`claims`), and its result.
 
 `looks.json` in the sweep's directory holds which seeds each look had, so that the same command, given again
 after an interruption, looks at what it looked at, and the report decides as the sweep did.

@@ -99,6 +99,13 @@ def test_a_conjunction_is_only_as_good_as_its_weakest_part():
     assert at_most(hits, n, 0.05), hits / n
 
 
+def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
+    """a is below each of five, all of them at the edge: one of five tests rejects by chance in over 5%."""
+    n, claim = 400, {"order": ["a", ["b", "c", "d", "e", "f"]]}
+    hits = sum(drawn(seed, *(0.0,) * 6, ratio=1e6).word(**claim) == "contradicted" for seed in range(n))
+    assert at_most(hits, n, 0.05), hits / n
+
+
 def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
     sweep = drawn(1, 0.0, 0.2, 0.4)
     found = sweep.judged(
