@@ -106,6 +106,26 @@ def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
     assert at_most(hits, n, 0.05), hits / n
 
 
+@pytest.mark.parametrize("ratio", [0.3, 1e6], ids=["items", "seeds"])
+def test_an_interval_says_what_the_word_says(ratio):
+    """Within the range if reproduced, out of it if contradicted, neither if nobody can tell."""
+    words = set()
+    for seed in range(30):
+        sweep = drawn(seed, 0.0, 0.1, 0.25, 0.26, ratio=ratio)
+        claims = {"low": {"order": ["a", "b", "c"]}, "tie": {"same": ["a", "b", "d"], "within": 0.3}}
+        more = {"far": {"order": ["a", "c"], "by": 0.2}, "back": {"order": ["d", "a"]}}
+        figure = {"one": {"value": {"b": 0.12}, "within": 0.1}}
+        for j in sweep.judged(**claims, **more, **figure).judgements:
+            intervals = [(m.ends[1:], m.contrast) for m in j.measured]
+            within = [c.low < low and high < c.high for (low, high), c in intervals]
+            without = [high < c.low or c.high < low for (low, high), c in intervals]
+            wide = any(m.wide for m in j.measured)
+            assert (all(within) and not wide) == (j.word == "reproduced"), j.line
+            assert any(without) == (j.word == "contradicted"), j.line
+            words.add(j.word)
+    assert words == {"reproduced", "contradicted", "cannot tell"}
+
+
 def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
     sweep = drawn(1, 0.0, 0.2, 0.4)
     found = sweep.judged(

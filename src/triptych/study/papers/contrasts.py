@@ -11,10 +11,11 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
+from triptych.study.crossed import critical
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.same_data import copies, counted_once
-from triptych.study.statistics import Paired, paired, spread
+from triptych.study.statistics import LEVEL, Paired, paired, spread
 
 Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
@@ -25,7 +26,7 @@ class ContrastResult:
     """A contrast as it was measured. ``p_not_within`` its range, and ``p_within`` it, are p-values.
 
     ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1. ``means``: of each setting.
-    ``wide``: why a tie's margin cannot reproduce it.
+    ``wide``: why a tie's margin cannot reproduce it. ``tail``: the chance beyond each end of the interval.
     """
 
     contrast: Contrast
@@ -35,24 +36,33 @@ class ContrastResult:
     trouble: str = ""
     means: tuple[float, ...] = ()
     wide: str = ""
+    tail: float = (1 - LEVEL) / 2
 
     def limited(self, least: float, what: str) -> ContrastResult:
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
-        margin = f"the margin {self.accepted} is wider than {what}"
-        return replace(self, p_not_within=1.0, wide=f"{self.contrast.name} = {self.text}: {margin}")
+        return replace(self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {what}")
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """Mean of the differences and the ends of its interval, at one-sided level ``tail``; NaN unknown."""
+        mean, error = self.pair.mean, self.pair.error
+        if error is None:
+            return mean, math.nan, math.nan
+        half = float(critical(2 * self.tail, error.of_seeds, error.df, error.of_items, error.n_items))
+        return mean, mean - half, mean + half
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
         """First over second: (mean, low, high); None for one figure, or figures not above 0."""
         if self.trouble or len(self.means) < 2:
             return None
-        pair = self.pair
+        mean, low, high = self.ends
         if self.contrast.ratio:
-            return math.exp(pair.mean), math.exp(pair.low), math.exp(pair.high)
+            return math.exp(mean), math.exp(low), math.exp(high)
         base = self.means[1]
-        ends = tuple((base + end) / base for end in (pair.mean, pair.low, pair.high)) if base > 0 else ()
+        ends = tuple((base + end) / base for end in (mean, low, high)) if base > 0 else ()
         return (ends[0], ends[1], ends[2]) if ends and min(ends) > 0 else None
 
     @property
@@ -62,8 +72,7 @@ class ContrastResult:
             return "–"
         if self.contrast.diverges:
             return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
-        ends = self.pair.mean, self.pair.low, self.pair.high
-        mean, low, high = map(math.exp, ends) if self.contrast.ratio else ends
+        mean, low, high = map(math.exp, self.ends) if self.contrast.ratio else self.ends
         text = format_number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
         return text if math.isnan(low) else f"{text} {interval(low, high)}"
 

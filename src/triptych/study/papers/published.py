@@ -95,10 +95,10 @@ class Judgement:
     def _decided(self) -> str:
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
-        for why in ("trouble", "wide"):
-            reasons = dict.fromkeys(filter(None, (getattr(m, why) for m in self.measured)))
+        wide = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
+        for reasons in ([m.trouble for m in self.measured if m.trouble], wide):
             if reasons and self.word == "cannot tell":
-                return f"{'; '.join([*reasons][:3])}."
+                return f"{'; '.join([*dict.fromkeys(reasons)][:3])}."
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
@@ -178,8 +178,28 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     corrected = []
     for j in judgements:
         p, q = (1.0, 1.0) if j.claim.untestable else next(p_values)
-        corrected.append(replace(j, reproduced=p, contradicted=q))
+        judgement = replace(j, reproduced=p, contradicted=q)
+        corrected.append(replace(judgement, measured=_intervals(judgement, len(tested))))
     return tuple(corrected)
+
+
+def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
+    """Return the contrasts with intervals as corrected as the verdict.
+
+    One lies within its range where the claim is reproduced, out of it where that contradicts the claim, and
+    neither where none can tell; of a claim that is not tested each is 95%.
+    """
+    if j.claim.untestable:
+        return j.measured
+    inside, outside = max(m.p_not_within for m in j.measured), min(m.p_within for m in j.measured)
+    tail = ALPHA / (tests * len(j.measured))
+    if j.reproduced <= ALPHA and inside:
+        tail = ALPHA * inside / j.reproduced
+    elif j.contradicted <= ALPHA and outside:
+        tail = ALPHA * outside / j.contradicted
+    return tuple(
+        replace(m, tail=tail / (1 if j.reproduced <= ALPHA else m.contrast.ends)) for m in j.measured
+    )
 
 
 def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:

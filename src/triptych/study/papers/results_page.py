@@ -34,6 +34,12 @@ STAMP = "%Y-%m-%dT%H:%M:%S%z"
 RULE = "|---" * 8 + "|"
 KINDS_EXPLAINED = "Kind: *exact* has an exact denoiser and nothing trained; *trained* has trained networks."
 TIME_EXPLAINED = "Time: wall time of all the paper's runs, one after another, on one core each."
+INTERVALS_EXPLAINED = (
+    "Intervals are corrected like the verdicts: one lies within the claimed range where the claim is "
+    "reproduced, outside where it is contradicted."
+)
+UNCORRECTED = "°"
+UNCORRECTED_EXPLAINED = f" Those marked {UNCORRECTED} are 95% each, as are those not testable here."
 PARTS_EXPLAINED = " Of times with * only training and test were recorded, not the start or sampling."
 HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
@@ -116,6 +122,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
         "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
         "measured": f"{deciding.contrast.name} = {deciding.text}",
+        "corrected": True,
         "ratio": deciding.ratio, "metric": claim.metric,
         "why": j.why, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
@@ -167,8 +174,9 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
         + (f" {holding} of {len(identities)} identities hold." if identities else ""),
         "",
         "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
-        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. Intervals "
-        "are 95% each, not corrected. [papers.md](papers.md) explains the words.",
+        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. "
+        f"{INTERVALS_EXPLAINED}{UNCORRECTED_EXPLAINED if any(_is_uncorrected(c) for _, c in rows) else ''} "
+        "[papers.md](papers.md) explains the words.",
         "",
     ]
     if pictured:
@@ -199,13 +207,18 @@ def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
         f"{_link(entry, c, folder)}{source}. {safe(c['says'])}",
         f"**{c['word']}**{why}{changed}",
         safe(c["published"]) or "–",
-        safe(c["measured"]) or "–",
+        (safe(c["measured"]) or "–") + (UNCORRECTED if _is_uncorrected(c) else ""),
         c["kind"] or "–",
         safe(c["metric"].replace("_", " ")) or "–",
         safe(f"{entry['data']}, {entry['steps']}" if entry["steps"] else entry["data"]),
         duration(entry["seconds"]) + ("" if entry.get("whole") else "\\*"),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _is_uncorrected(c: Mapping[str, Any]) -> bool:
+    """Return whether a tested claim's interval is an earlier version's, 95% each."""
+    return c["word"] != "not testable here" and "[" in c["measured"] and not c.get("corrected")
 
 
 def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
