@@ -76,7 +76,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     if how == "requeue":
         cluster.run("scontrol", "requeue", job)
     else:
-        cluster.run("scancel", "--signal=USR2", job)
+        cluster.run("scancel", "--ctld", "--signal=USR2", job)  # else it retries for ever
     said, _ = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, said
     one, other = summaries(undisturbed), summaries(root / "logs")
@@ -109,8 +109,8 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
         )
         first, _, third = sorted(jobs(cluster))
         assert jobs(cluster)[first] == "RUNNING" and jobs(cluster)[third] == "PENDING"
-        cluster.run("scancel", third)
-        cluster.run("scancel", first)
+        cluster.run("scancel", "--ctld", third)
+        cluster.run("scancel", "--ctld", first)
         said, _ = sweep.communicate(timeout=240)
     finally:
         sweep.kill()
