@@ -1,4 +1,4 @@
-"""The nouns of a report: the runs of a setting (Cell), the test of two (PairTest), and all (Comparison)."""
+"""The nouns of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.run.entries import UNITS
 from triptych.run.items import read_items
 from triptych.run.read import Run
@@ -130,6 +131,43 @@ class Cell:
         return self.spread()
 
 
+@dataclass(frozen=True)
+class MeasureTable:
+    """One measure of samples: for each cell its seeds' values, (seeds, values of the key).
+
+    ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
+    """
+
+    metric: Metric
+    key: str
+    values: tuple[float, ...]
+    cells: dict[str, dict[int | None, tuple[float, ...]]]
+    floor: tuple[float, float, float] | None
+    noise: float = math.nan
+
+    @cached_property
+    def spreads(self) -> dict[str, list[Spread]]:
+        """Each cell's figures over seeds, one for each value of the key."""
+        return {
+            label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+            for label, seeds in self.cells.items()
+        }
+
+    @property
+    def sign(self) -> int:
+        """1 where lower is better, else -1."""
+        return 1 if self.metric.better == LOWER else -1
+
+    def order(self, at: int) -> list[str]:
+        """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
+
+        def place(label: str) -> tuple[bool, float, str]:
+            mean = self.sign * self.spreads[label][at].mean
+            return math.isnan(mean), mean, label
+
+        return sorted(self.spreads, key=place)
+
+
 def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
     """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
 
@@ -191,6 +229,40 @@ class Comparison:
     def of_drawing(self) -> bool:
         """Whether the cells share one model and differ only in how samples are drawn from it."""
         return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
+    @cached_property
+    def measures(self) -> dict[str, MeasureTable]:
+        """Measures of samples by name: built-in ones, then the user's."""
+        measured = [run.measured for run in self.runs if run.measured]
+        own = {name: metric for one in measured for name, metric in one.metrics.items()}
+        every = SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
+        return {name: table for name, metric in every.items() if (table := self._measure(metric))}
+
+    def _measure(self, metric: Metric) -> MeasureTable | None:
+        """Return the figures of runs that share the first one's key and values."""
+        first, name, cells = None, metric.name, dict[str, dict[int | None, tuple[float, ...]]]()
+        for cell in self.cells:
+            for seed, run in cell.runs.items():
+                m = run.measured
+                if m and not all(map(math.isnan, m.at(name))):
+                    first = first or m
+                    if (m.key, m.values) == (first.key, first.values):
+                        cells.setdefault(cell.label, {})[seed] = m.at(name)
+        if first is None:
+            return None
+        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
+        return MeasureTable(metric, first.key, first.values, cells, floor, noise)
+
+    @cached_property
+    def deciding(self) -> MeasureTable | None:
+        """The measure that decides where cells share one model; None: the bound decides."""
+        ranked = (table for table in self.measures.values() if table.metric.better and len(table.cells) > 1)
+        return next(ranked, None) if self.of_drawing else None
+
+    @property
+    def decided_by(self) -> str:
+        """The name of the measure that decides, or `BOUND`."""
+        return self.deciding.metric.name if self.deciding else BOUND
 
     @property
     def one_training(self) -> bool:

@@ -15,7 +15,6 @@ from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.study import measures
 from triptych.study.axes import all_settings
 from triptych.study.cells import Comparison
 from triptych.study.run_details import CURVES, cut, of_run
@@ -85,7 +84,7 @@ def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, s
 
 def _against(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
     """Return by reference and cell the difference, its corrected p and the verdict."""
-    if measures.deciding(comparison) or len(comparison.cells) < 2:
+    if comparison.deciding or len(comparison.cells) < 2:
         return []
     places = range(len(comparison.cells))
     pairs = [[against(comparison, reference, i) for i in places] for reference in places]

@@ -17,7 +17,6 @@ from functools import lru_cache
 
 from scipy.special import ndtr
 
-from triptych.study import measures
 from triptych.study.cells import Comparison, PairTest
 from triptych.study.crossed import Error, chi2_nodes, critical
 
@@ -65,10 +64,10 @@ def seeds_next(comparison: Comparison) -> int:
     """
     if comparison.rule.looks > 1 or comparison.rule.interim:
         return 0
-    if name := measures.deciding(comparison):
-        best, *others = (label for label, *_ in measures.standings(comparison))
-        last = max(key[1] for key in comparison.claims if key[0] == name)
-        claims = [comparison.sampled(name, last, best, other) for other in others]
+    if table := comparison.deciding:
+        best, *others = table.order(-1)
+        last = len(table.values) - 1
+        claims = [comparison.sampled(table.metric.name, last, best, other) for other in others]
     else:
         claims = [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
     claims = [claim for claim in claims if not claim.holds and not claim.equal]

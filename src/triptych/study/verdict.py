@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
-from triptych.study import measures
 from triptych.study.cells import Comparison
 from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
+from triptych.study.measures import about, ranking
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
 
@@ -31,13 +31,13 @@ class Verdict:
 
 def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
+    deciding = comparison.deciding
     if comparison.cells:
-        name = measures.deciding(comparison)
-        answer = [measures.ranking(comparison, name)] if name else _sentences(comparison)
+        answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison)
     else:
-        name, answer = "", ["No run has reported a finite test bound yet."]
-    others = (other for other in measures.known(comparison.cells) if other != name)
-    lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
+        answer = ["No run has reported a finite test bound yet."]
+    others = (table for table in comparison.measures.values() if table is not deciding)
+    lines = tuple(filter(None, (ranking(comparison, other) for other in others)))
     worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells}, comparison.unit)
     best = comparison.cells[0].label if comparison.cells else ""
     before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
@@ -139,7 +139,7 @@ def footnote(comparison: Comparison) -> str:
 
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
-    rule, name = comparison.rule, measures.deciding(comparison)
+    rule, name = comparison.rule, comparison.decided_by
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
     known = [pair for pair in pairs if not math.isnan(pair.low)]
     yield "± is the standard error over seeds."
@@ -174,7 +174,7 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
     if name:
-        yield measures.about(comparison)
+        yield about(comparison)
 
 
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
