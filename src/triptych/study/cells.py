@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.entries import UNITS
+from triptych.run.entries import UNITS, Estimate
 from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
 from triptych.study.crossed import critical
 from triptych.study.formatting import format_number, interval
-from triptych.study.statistics import LEVEL, Paired, Spread, spread
+from triptych.study.statistics import LEVEL, Paired, spread
 
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
 ALPHA = 1 - LEVEL
@@ -116,8 +116,8 @@ class Cell:
         estimates = {seed: run.test.get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
-    def spread(self, part: str = "") -> Spread:
-        """Return the mean over seeds with its standard error and 95% interval."""
+    def spread(self, part: str = "") -> Estimate:
+        """Return the mean over seeds with its standard error."""
         return spread(list(self.values(part).values()))
 
     @property
@@ -126,7 +126,7 @@ class Cell:
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     @cached_property
-    def bound(self) -> Spread:
+    def bound(self) -> Estimate:
         """The test bound over seeds."""
         return self.spread()
 
@@ -146,7 +146,7 @@ class MeasureTable:
     noise: float = math.nan
 
     @cached_property
-    def spreads(self) -> dict[str, list[Spread]]:
+    def spreads(self) -> dict[str, list[Estimate]]:
         """Each cell's figures over seeds, one for each value of the key."""
         return {
             label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]

@@ -30,7 +30,7 @@ def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
 
 
 def _compare(one: Group) -> Comparison:
-    runs, measure = one.runs, one.measure
+    runs, measure = one.runs, str(one.runs[0].measure)
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
     # keys of the machine that were typed are no settings, nor is where equal settings lie

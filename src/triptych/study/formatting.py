@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # scipy, which texts go without
-    from triptych.study.statistics import Spread
+from triptych.run.entries import Estimate
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
@@ -44,15 +42,15 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
 
 
-def plus_minus(spread: Spread) -> str:
-    """Format mean and standard error over seeds: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals.
+def plus_minus(figure: Estimate) -> str:
+    """Format mean and standard error: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals.
 
-    The mean alone where there is one seed.
+    The mean alone where the error is not known.
     """
-    if math.isnan(spread.stderr):
-        return format_number(spread.mean)
-    digits = _decimals(spread.stderr) if spread.stderr > 1e-6 else 3
-    return f"{format_number(spread.mean, decimals=digits)} ± {format_number(spread.stderr)}"
+    if math.isnan(figure.stderr):
+        return format_number(figure.mean)
+    digits = _decimals(figure.stderr) if figure.stderr > 1e-6 else 3
+    return f"{format_number(figure.mean, decimals=digits)} ± {format_number(figure.stderr)}"
 
 
 def _decimals(size: float) -> int:

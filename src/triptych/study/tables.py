@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from triptych.config.metric import SAMPLE_METRICS
+from triptych.run.entries import Estimate
 from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
-from triptych.study.statistics import Spread
 
 BESIDE = {
     "iw": "importance-weighted",
@@ -55,7 +55,7 @@ class TableRow:
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
 
-def entry(figure: Spread, text: str | None = None) -> Entry:
+def entry(figure: Estimate, text: str | None = None) -> Entry:
     """Return the mean over seeds with its standard error."""
     return Entry(plus_minus(figure) if text is None else text, figure.mean, figure.stderr)
 

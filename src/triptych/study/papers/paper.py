@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin
 
+from triptych.config.keys import fields
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
@@ -109,20 +110,17 @@ def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -
 
 def _check_keys(path: str, node: Any, table: type) -> None:
     """Raise UserError for an unknown key of ``table``, a missing one, or a value of another kind."""
+    kinds = fields(table) or {}
     if not isinstance(node, Mapping):
-        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(get_type_hints(table))})")
-    kinds = get_type_hints(table, include_extras=True)
+        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(kinds)})")
     for key in node:
         if key not in kinds:
             raise UserError(f"{path}.{key}={node[key]!r}: no such key, {nearest(str(key), list(kinds))}")
     for key, kind in kinds.items():
-        optional = key in table.__optional_keys__  # type: ignore[attr-defined]  # typing's, of a TypedDict
         if key not in node:
-            if not optional:
+            if key in table.__required_keys__:  # type: ignore[attr-defined]  # typing's, of a TypedDict
                 raise UserError(f"{path}.{key}: a value is needed")
-            continue
-        inner = get_args(kind)[0] if optional else kind
-        if get_origin(inner) is dict and not isinstance(node[key], Mapping):
+        elif get_origin(kind) is dict and not isinstance(node[key], Mapping):
             raise UserError(f"{path}.{key}={node[key]!r}: must be a group of keys")
-        if problem := refusal(f"{path}.{key}", inner, node[key]):
+        elif problem := refusal(f"{path}.{key}", kind, node[key]):
             raise UserError(problem)
