@@ -1,4 +1,4 @@
-"""Format numbers, intervals and durations, and the sentences that explain what is measured."""
+"""Format numbers, intervals and durations."""
 
 from __future__ import annotations
 
@@ -8,26 +8,6 @@ from triptych.run.entries import Estimate
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-
-MEASURED = {
-    "bits/dim": (
-        "The test bound is an upper limit on the number of bits this model needs, per value of an image "
-        "(a pixel, or one channel of it), to store a test image exactly: the negative evidence lower bound "
-        "(ELBO). Lower is better. Every run is measured by this same bound, on the same test images, "
-        "whatever loss it was trained with."
-    ),
-    "nats/dim": (
-        "The test bound is an upper limit on the negative log-density of a test point in nats per dimension: "
-        "the negative evidence lower bound (ELBO). Lower is better, and it can be negative for data with a "
-        "density. Every run is measured by this same bound, on the same test points, whatever loss it was "
-        "trained with."
-    ),
-}
-
-DRAWN = (
-    "These runs differ only in how samples are drawn: they share one model, and so one bound. What is "
-    "compared is how far sets of samples are from true data."
-)
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 from functools import lru_cache
 
 from scipy.special import ndtr
 
 from triptych.study.cells import Comparison, PairTest
-from triptych.study.crossed import Error, chi2_nodes, critical
+from triptych.study.crossed import Error, chi2_nodes
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
@@ -30,7 +31,7 @@ def power(difference: float, error: Error, alpha: float) -> float:
     """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
     # the critical distance at each possible estimate of the variance over seeds
-    limits = critical(alpha, error.of_seeds * quantiles, error.df, error.of_items, error.n_items, nodes=NODES)
+    limits = replace(error, of_seeds=error.of_seeds * quantiles).critical(alpha, nodes=NODES)
     spread = math.sqrt(error.of_seeds + error.of_items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
     return float((weights * beyond).sum() / weights.sum())

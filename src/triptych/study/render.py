@@ -33,7 +33,6 @@ from triptych.study.tables import measure_rows, table_columns, table_rows, table
 from triptych.study.verdict import footnote
 
 SHOWN = 3  # reasons of a sweep's failures
-MEASURES = "Means over seeds with the standard error over them, best first by the first column."
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "footnote": footnote(comparison),
             "panels": draw_panels(comparison, palette),
             "pictures": sample_pictures(comparison),
-            "tables": (("measures", MEASURES, *measure_rows(comparison)),),
-            "measured": formatting.MEASURED[comparison.unit],
+            "measures": measure_rows(comparison),
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]

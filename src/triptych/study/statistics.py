@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from triptych.run.entries import Estimate
-from triptych.study.crossed import Error, crossed
+from triptych.study.crossed import TILT, Error, crossed
 
 LEVEL = 0.95
 Seed = TypeVar("Seed", bound=Hashable)
@@ -42,11 +42,11 @@ class Paired:
     @cached_property
     def p(self) -> float:
         """Two-sided p of no difference, uncorrected."""
-        return self.error.p(self.mean) if self.error else math.nan
+        return float(self.error.p(self.mean)) if self.error else math.nan
 
     @cached_property
     def _half(self) -> float:
-        return self.error.half(1 - LEVEL) if self.error else math.nan
+        return float(self.error.critical(1 - LEVEL, TILT)) if self.error else math.nan
 
     @property
     def low(self) -> float:
@@ -70,7 +70,7 @@ class Paired:
         """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
         if self.error is None:
             return math.nan
-        half = self.error.p(distance) / 2
+        half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
 
 
