@@ -10,11 +10,11 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.export import write_figures
-from triptych.study.measures import about, ranking
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
+from triptych.study.verdict import about, ranking
 
 from .fake_runs import make_run
 

@@ -18,8 +18,8 @@ from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, factorial, figures
 from triptych.study.cells import Comparison
-from triptych.study.measures import about
 from triptych.study.style import PALETTE, styled
+from triptych.study.verdict import about
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI

@@ -16,7 +16,7 @@ from triptych.run.read import Run, read_runs
 from triptych.study.axes import value_name
 from triptych.study.cells import Cell, Comparison
 from triptych.study.claims import correct
-from triptych.study.compare import compare
+from triptych.study.compare import comparisons_of
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.papers.published import Judged, judged
@@ -152,7 +152,7 @@ def read_study(
     if damaged or (rule.looks == 1 and going_on):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep)
-    parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
+    parts = [(stage, comparisons_of(part)) for stage, part in stages(runs, tuning)]
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     shared = sweep.get("shared")

@@ -53,7 +53,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     if story.next_step:
         say(story.next_step)
     if claimed := story.published:
-        say(f"Published: {claimed.paper.cite}, {claimed.paper.where}", wrap=True)
+        say(f"Published: {claimed.node['cite']}, {claimed.node['where']}", wrap=True)
         for judgement in claimed.judgements:
             say(judgement.line, WORDS.get(judgement.word, ""))
         if claimed.changed:

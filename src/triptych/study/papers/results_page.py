@@ -79,17 +79,17 @@ def paper_entry(story: Study) -> dict[str, Any]:
     """Return a finished sweep's result as plain data."""
     results, runs = story.published, story.runs
     assert results is not None
-    paper = results.paper
+    node = results.node
     return {
-        "title": paper.name + (f"_{results.scale}" if results.scale != "small" else ""),
-        "name": paper.name, "cite": paper.cite, "arxiv": paper.arxiv,
-        "where": paper.where, "scale": results.scale,
-        "differs": paper.differs, "discarded_seeds": paper.discarded_seeds,
+        "title": results.name + (f"_{results.scale}" if results.scale != "small" else ""),
+        "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv") or "",
+        "where": node["where"], "scale": results.scale,
+        "differs": node.get("differs") or [], "discarded_seeds": node.get("discarded_seeds") or [],
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
         "seconds": round(sum(map(wall_seconds, runs)), 1), "whole": all("ended" in run for run in runs),
         "origin": _origin(story), "changed": results.changed,
-        "decides": decisive_keys(results.node.get("claims") or {}, results.scale),
+        "decides": decisive_keys(node["claims"], results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
     }  # fmt: skip
 
