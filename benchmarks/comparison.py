@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.crossed import TILT, Error, mean_squares, tail
+from triptych.study.crossed import TILT, Error, mean_squares
 from triptych.study.power import power
 from triptych.study.statistics import holm
 
@@ -61,8 +61,8 @@ def coverage(random):
                 covered = errs = textbook = 0
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, left = estimates(table(random, (BATCH,), s, ratio, rest, kind))
-                    covered += (tail(mean, a, s - 1, b, ITEMS, TILT) >= 0.05).sum()
-                    errs += (tail(mean, a, s - 1, b, ITEMS) <= 0.005).sum()
+                    covered += (Error(a, s - 1, b, ITEMS).p(mean, TILT) >= 0.05).sum()
+                    errs += (Error(a, s - 1, b, ITEMS).p(mean) <= 0.005).sum()
                     textbook += (satterthwaite(mean, a, b, left, s, ITEMS) <= 0.005).sum()
                 row.append(f"{covered / DRAWS:.1%}")
                 small.append(f"{errs / DRAWS:.2%}")
@@ -77,7 +77,7 @@ def pairs_p(bounds, s):
     found = []
     for i, j in combinations(range(bounds.shape[1]), 2):
         mean, a, b, _ = estimates(bounds[:, j, :s] - bounds[:, i, :s])
-        found.append((tail(mean, a, s - 1, b, ITEMS), mean))
+        found.append((Error(a, s - 1, b, ITEMS).p(mean), mean))
     return np.stack([p for p, _ in found], 1), np.stack([m for _, m in found], 1)
 
 
@@ -143,7 +143,7 @@ def announced_power(random):
                 assert abs(power(difference, truth, alpha) - 0.8) < 1e-6
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))
-                    hits += (tail(mean, a, s - 1, b, ITEMS) <= alpha).sum()
+                    hits += (Error(a, s - 1, b, ITEMS).p(mean) <= alpha).sum()
                 row.append(f"{hits / DRAWS:.1%}")
             print(f"| {s} | {ratio:g} | " + " | ".join(row), flush=True)
 

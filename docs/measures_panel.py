@@ -12,7 +12,6 @@ from PIL import Image
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import measure_figure
-from triptych.study.measures import known
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_png
 
@@ -21,13 +20,13 @@ def main(sweep: str, picture: str, *names: str) -> None:
     """Draw the measures ``names`` of the sweep's only comparison."""
     (comparison,) = compare(read_runs(Path(sweep)))
     palette = colours({label: label for label in sorted(cell.label for cell in comparison.cells)})
-    metrics = known(comparison.cells)
+    measures = comparison.measures
     tiles = []
     for name in names:
-        if name not in metrics:
-            raise SystemExit(f"{name}: no run measured it; choose one of {', '.join(metrics)}")
+        if name not in measures:
+            raise SystemExit(f"{name}: no run measured it; choose one of {', '.join(measures)}")
         with styled():
-            figure = measure_figure(metrics[name])(comparison, palette)
+            figure = measure_figure(measures[name])(comparison, palette)
         tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))
     columns = min(2, len(tiles))
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)

@@ -9,7 +9,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, TAKES
-from triptych.study.papers.paper import read_paper
+from triptych.study.papers.paper import read_claims
 from triptych.study.papers.sweep import claims_of
 
 PAGE = (CONFIGS.parent / "docs" / "papers.md").read_text()
@@ -24,9 +24,9 @@ def test_the_example_composes_and_can_be_decided(tmp_path):
     cfg = compose_command("train", ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"])
     facts = claims_of(cfg, {}, False)
     assert cfg.name == "ddim_steps"
-    paper = read_paper(facts["paper"], facts["paper_axes"])
-    assert [c.name for c in paper.claims[0].contrasts] == ["20 − 100", "10 − 20"]
-    assert [c.name for c in paper.claims[1].contrasts] == ["1 − 0"]
+    claims = read_claims(facts["paper"], facts["paper_axes"])
+    assert [c.name for c in claims[0].contrasts] == ["20 − 100", "10 − 20"]
+    assert [c.name for c in claims[1].contrasts] == ["1 − 0"]
 
 
 @pytest.mark.parametrize("text", BLOCKS)

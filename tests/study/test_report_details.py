@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from triptych.study import details, run_details
+from triptych.study import details
 from triptych.study.factorial import crossing
 from triptych.study.render import write_report
 from triptych.study.study import read_study
@@ -66,7 +66,7 @@ def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
             known = dict(zip(steps, values, strict=True))
             assert curve["y"] == pytest.approx([known[x] for x in curve["x"]], rel=1e-4)
             assert len(curve["x"]) >= len(steps) // curve["every"]
-    thin = run_details._thinned(range(1000), range(1000), 24)
+    thin = details._thinned(range(1000), range(1000), 24)
     assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
 
 
@@ -155,5 +155,5 @@ def test_a_run_made_again_is_not_the_finished_one(tmp_path):
         (["ablation=x", "name=first", "seed=1"], "triptych-train -m name=again ablation=x seed=1"),
     ):
         edit(directory / "provenance.json", overrides=typed)
-        (run,) = read_study([tmp_path]).runs
-        assert run_details.command_again(run) == command
+        (run,) = told(tmp_path)[1]["runs"]
+        assert run["again"] == command

@@ -2,17 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.export import write_figures
-from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
+from triptych.study.verdict import about, ranking
 
 from .fake_runs import make_run
 
@@ -40,20 +42,20 @@ def comparison(tmp_path):
 
 
 def test_each_measure_by_cell_seed_and_value(comparison):
-    known = measure_table(comparison.cells, "sliced_wasserstein")
+    known = comparison.measures["sliced_wasserstein"]
     assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
     assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
-    assert measure_table(comparison.cells, "recall") is None
+    assert "recall" not in comparison.measures
     assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
 
 
 def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
-    lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}), "s")[-1].how
+    lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}))[-1].how
     assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
     for seed in (1, 2):
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures={"precision": {"mean": 0.9}}, measured={"n": 8})
     (of_dots,) = compare(read_runs(tmp_path / "dots"))
-    dots = draw_panels(of_dots, colours({"x0": "x0"}), "s")[-1].how
+    dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
     assert "Each dot is one seed; the upright bar is their mean. The dashed" in dots
 
 
@@ -87,11 +89,13 @@ def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
 
 
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
-    said = ranking(comparison, "sliced_wasserstein")
+    tables = comparison.measures
+    said = ranking(comparison, tables["sliced_wasserstein"])
     assert "lower is better" in said and "at 5 x0 is clear of v" in said
     assert said.endswith("at 10 nothing is settled.")
-    assert "higher is better): at 5 x0 is clear of v" in ranking(comparison, "precision")
-    assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
+    assert "higher is better): at 5 x0 is clear of v" in ranking(comparison, tables["precision"])
+    neither = replace(tables["precision"], metric=SAMPLE_METRICS["mode_1"])
+    assert ranking(comparison, neither) == ""
 
 
 def draw_run(root, sampler, seed, **extra):
@@ -115,8 +119,8 @@ def drawn(tmp_path):
 
 def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     (found,) = compare(read_runs(drawn))
-    assert deciding(found) == "sliced_wasserstein"
-    assert [(label, said) for label, _, said in standings(found)] == [
+    assert found.decided_by == "sliced_wasserstein"
+    assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
     story = read_study([drawn])
     assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
@@ -134,11 +138,11 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
 
 
 def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
-    assert deciding(comparison) == "" and standings(comparison) == []
+    assert comparison.deciding is None
     for sampler in ("ddim", "heun"):
         draw_run(tmp_path / "bare", sampler, 1)
     (bare,) = compare(read_runs(tmp_path / "bare"))
-    assert bare.of_drawing and deciding(bare) == ""
+    assert bare.of_drawing and bare.deciding is None
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
@@ -160,7 +164,7 @@ def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
             told = [f"setting={setting}", f"seed={seed}", f"condition_from.embedding={part}"]
             make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
     (found,) = compare(read_runs(tmp_path))
-    assert found.subject == "setting" and found.of_drawing and deciding(found) == "sliced_wasserstein"
+    assert found.subject == "setting" and found.of_drawing and found.decided_by == "sliced_wasserstein"
     assert read_study([tmp_path]).answer.endswith("prior is clear of text.")
     assert not found.notes
 
@@ -181,7 +185,7 @@ def test_a_sampler_that_changes_together_with_the_network_is_not_of_drawing(tmp_
             figures = measured((0.3 + seed / 100, 0.1))
             make_run(tmp_path, "v", seed, bound + seed / 100, overrides=told, choices=choices, **figures)
     (found,) = compare(read_runs(tmp_path))
-    assert not found.of_drawing and deciding(found) == ""
+    assert not found.of_drawing and found.deciding is None
     assert "lowest test bound" in read_study([tmp_path]).question
 
 
@@ -191,6 +195,6 @@ def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
         draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
         draw_run(tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan)))
     (found,) = compare(read_runs(tmp_path))
-    assert [(label, said) for label, _, said in standings(found)] == [
+    assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip
-    assert ranking(found, "sliced_wasserstein").count("heun is clear") == 0
+    assert ranking(found, found.measures["sliced_wasserstein"]).count("heun is clear") == 0

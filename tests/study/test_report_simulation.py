@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import Rule
-from triptych.study.crossed import TILT, Error, critical, mean_squares, tail
+from triptych.study.crossed import TILT, Error, crossed, mean_squares
 from triptych.study.power import power, seeds_needed
 from triptych.study.statistics import paired
 
@@ -19,13 +19,6 @@ from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
 
 def at_least(hits: int, n: int, share: float) -> bool:
     return hits >= stats.binom.ppf(RARE, n, share)
-
-
-def errors(d):
-    """Mean and the two variances of (n, seeds, items)."""
-    n, s, i = d.shape
-    seeds, items, rest = mean_squares(d)
-    return d.mean((1, 2)), seeds / (s * i), np.maximum(items - rest, 0) / (s * i)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -38,10 +31,11 @@ def test_intervals_cover_seeds_and_items(seeds, ratio, rest):
     d = np.sqrt(by_seed) * random.normal(size=(n, seeds, 1)) + np.sqrt(by_item) * random.normal(
         size=(n, 1, items)
     )
-    mean, a, b = errors(d + spread * random.normal(size=(n, seeds, items)))
-    covered = int((tail(mean, a, seeds - 1, b, items, TILT) >= 0.05).sum())  # within critical(.05)
+    d = d + spread * random.normal(size=(n, seeds, items))
+    mean, error = d.mean((1, 2)), crossed(d)
+    covered = int((error.p(mean, TILT) >= 0.05).sum())  # within critical(.05)
     assert at_least(covered, n, 0.93) and at_most(covered, n, 0.97), covered / n
-    p = tail(mean, a, seeds - 1, b, items)
+    p = error.p(mean)
     for level in (0.05, 0.005):
         assert at_most(int((p <= level).sum()), n, level), level
 
@@ -55,19 +49,20 @@ def test_satterthwaite_would_err_where_claims_are_made():
     df = (ms_s + ms_i) ** 2 / (ms_s**2 / (s - 1) + ms_i**2 / (i - 1))
     textbook = 2 * stats.t.sf(np.abs(mean) / np.sqrt((ms_s + ms_i) / s / i), df)
     assert at_least(int((textbook <= 0.005).sum()), n, 0.015)
-    assert at_most(int((tail(mean, ms_s / s / i, s - 1, ms_i / s / i, i) <= 0.005).sum()), n, 0.005)
+    ours = Error(ms_s / s / i, s - 1, ms_i / s / i, i)
+    assert at_most(int((ours.p(mean) <= 0.005).sum()), n, 0.005)
 
 
 @pytest.mark.parametrize("df", [1, 2, 4, 11])
 def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(df):
     x = np.array([0.5, 2.0, 8.0, 30.0])
+    error = Error(np.array([1e-3, 1.0, 1e3]), df, 1.0, 297)
     for alpha in (0.05, 1e-4):
-        limits = critical(alpha, np.array([1e-3, 1.0, 1e3]), df, 1.0, 297, TILT)
-        assert tail(limits, np.array([1e-3, 1.0, 1e3]), df, 1.0, 297, TILT) == pytest.approx(alpha, rel=1e-6)
+        assert error.p(error.critical(alpha, TILT), TILT) == pytest.approx(alpha, rel=1e-6)
     # a vanishing share of the items takes the way over the quadrature
-    assert tail(x, 1.0, df, 1e-12, 10**9) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
-    assert tail(x[:2], 1e-14, df, 1.0, 297) == pytest.approx(2 * stats.t.sf(x[:2], 296), rel=1e-6)
-    assert critical(0.05, 1.0, df) == pytest.approx(stats.t.ppf(0.975, df))
+    assert Error(1.0, df, 1e-12, 10**9).p(x) == pytest.approx(2 * stats.t.sf(x, df), rel=1e-3)
+    assert Error(1e-14, df, 1.0, 297).p(x[:2]) == pytest.approx(2 * stats.t.sf(x[:2], 296), rel=1e-6)
+    assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
 
 
 def test_the_variance_is_that_of_crossed_random_effects():
@@ -140,8 +135,8 @@ def test_power_is_what_it_says(ratio, seeds, alpha):
     d = np.sqrt(by_seed) * random.normal(size=(n, seeds, 1)) + np.sqrt(by_item) * random.normal(
         size=(n, 1, items)
     )
-    mean, a, b = errors(difference + d)
-    hits = int((tail(mean, a, seeds - 1, b, items) <= alpha).sum())
+    d = difference + d
+    hits = int((crossed(d).p(d.mean((1, 2))) <= alpha).sum())
     assert at_least(hits, n, 0.78) and at_most(hits, n, 0.82), hits / n
 
 

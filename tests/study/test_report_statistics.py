@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from triptych.run.entries import Estimate
 from triptych.study.formatting import plus_minus
-from triptych.study.statistics import Spread, holm, paired, spread
+from triptych.study.statistics import holm, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
 pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
@@ -29,13 +30,10 @@ def test_paired_is_the_paired_t_test(values):
 
 
 @given(st.lists(figures, min_size=2, max_size=9))
-def test_spread_is_the_standard_error_and_the_t_interval(values):
+def test_a_spread_is_mean_and_standard_error(values):
     ours = spread(values)
     assert (ours.mean, ours.n) == (pytest.approx(np.mean(values), abs=1e-9), len(values))
     assert ours.stderr == pytest.approx(stats.sem(values), abs=1e-9)
-    if np.std(values) > 1e-6:
-        truth = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-        assert (ours.low, ours.high) == pytest.approx(truth, rel=1e-7, abs=1e-9)
 
 
 @given(pairs, st.floats(-5, 5))
@@ -99,4 +97,4 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
     ],
 )
 def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
-    assert plus_minus(Spread(mean, stderr, mean, mean, 3)) == said
+    assert plus_minus(Estimate(mean, stderr, 3)) == said

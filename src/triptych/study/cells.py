@@ -1,4 +1,4 @@
-"""The nouns of a report: the runs of a setting (Cell), the test of two (PairTest), and all (Comparison)."""
+"""The nouns of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
-from triptych.run.entries import UNITS
+from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
+from triptych.run.entries import UNITS, Estimate
 from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
-from triptych.study.crossed import critical
 from triptych.study.formatting import format_number, interval
-from triptych.study.statistics import LEVEL, Paired, Spread, spread
+from triptych.study.statistics import LEVEL, Paired, spread
 
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
 ALPHA = 1 - LEVEL
@@ -64,7 +64,7 @@ class PairTest:
         if error is None or math.isnan(self.p):
             return math.nan, math.nan
         level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
-        half = float(critical(level, error.of_seeds, error.df, error.of_items, error.n_items))
+        half = float(error.critical(level))
         return pair.mean - half, pair.mean + half
 
     @property
@@ -115,8 +115,8 @@ class Cell:
         estimates = {seed: run.test.get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
-    def spread(self, part: str = "") -> Spread:
-        """Return the mean over seeds with its standard error and 95% interval."""
+    def spread(self, part: str = "") -> Estimate:
+        """Return the mean over seeds with its standard error."""
         return spread(list(self.values(part).values()))
 
     @property
@@ -125,9 +125,46 @@ class Cell:
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     @cached_property
-    def bound(self) -> Spread:
+    def bound(self) -> Estimate:
         """The test bound over seeds."""
         return self.spread()
+
+
+@dataclass(frozen=True)
+class MeasureTable:
+    """One measure of samples: for each cell its seeds' values, (seeds, values of the key).
+
+    ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
+    """
+
+    metric: Metric
+    key: str
+    values: tuple[float, ...]
+    cells: dict[str, dict[int | None, tuple[float, ...]]]
+    floor: tuple[float, float, float] | None
+    noise: float = math.nan
+
+    @cached_property
+    def spreads(self) -> dict[str, list[Estimate]]:
+        """Each cell's figures over seeds, one for each value of the key."""
+        return {
+            label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+            for label, seeds in self.cells.items()
+        }
+
+    @property
+    def sign(self) -> int:
+        """1 where lower is better, else -1."""
+        return 1 if self.metric.better == LOWER else -1
+
+    def order(self, at: int) -> list[str]:
+        """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
+
+        def place(label: str) -> tuple[bool, float, str]:
+            mean = self.sign * self.spreads[label][at].mean
+            return math.isnan(mean), mean, label
+
+        return sorted(self.spreads, key=place)
 
 
 def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
@@ -191,6 +228,40 @@ class Comparison:
     def of_drawing(self) -> bool:
         """Whether the cells share one model and differ only in how samples are drawn from it."""
         return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
+    @cached_property
+    def measures(self) -> dict[str, MeasureTable]:
+        """Measures of samples by name: built-in ones, then the user's."""
+        measured = [run.measured for run in self.runs if run.measured]
+        own = {name: metric for one in measured for name, metric in one.metrics.items()}
+        every = SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
+        return {name: table for name, metric in every.items() if (table := self._measure(metric))}
+
+    def _measure(self, metric: Metric) -> MeasureTable | None:
+        """Return the figures of runs that share the first one's key and values."""
+        first, name, cells = None, metric.name, dict[str, dict[int | None, tuple[float, ...]]]()
+        for cell in self.cells:
+            for seed, run in cell.runs.items():
+                m = run.measured
+                if m and not all(map(math.isnan, m.at(name))):
+                    first = first or m
+                    if (m.key, m.values) == (first.key, first.values):
+                        cells.setdefault(cell.label, {})[seed] = m.at(name)
+        if first is None:
+            return None
+        floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
+        return MeasureTable(metric, first.key, first.values, cells, floor, noise)
+
+    @cached_property
+    def deciding(self) -> MeasureTable | None:
+        """The measure that decides where cells share one model; None: the bound decides."""
+        ranked = (table for table in self.measures.values() if table.metric.better and len(table.cells) > 1)
+        return next(ranked, None) if self.of_drawing else None
+
+    @property
+    def decided_by(self) -> str:
+        """The name of the measure that decides, or `BOUND`."""
+        return self.deciding.metric.name if self.deciding else BOUND
 
     @property
     def one_training(self) -> bool:

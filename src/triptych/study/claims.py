@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from triptych.study import measures
 from triptych.study.cells import ALPHA, BOUND, Cell, Comparison, Key, PairTest, Rule, bound_by_item
 from triptych.study.statistics import Paired, holm, paired
 
@@ -27,11 +26,11 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     """Return the comparisons of one report, each with its claims under the one correction."""
     family = []  # number of the comparison, key, pair, the pair at each look, whether it decides
     for k, comparison in enumerate(comparisons):
-        name = measures.deciding(comparison)
-        pairs = dict(_pairs(comparison.cells, name))
-        looks = _looks(comparison.cells, name, rule) or [pairs]
+        pairs = dict(_pairs(comparison))
+        looks = [dict(_pairs(_as_seen(comparison, seeds))) for seeds in rule.seen] or [pairs]
         for key, pair in pairs.items():
-            family.append((k, key, pair, [look[key] for look in looks if key in look], key[0] == name))
+            primary = key[0] == comparison.decided_by
+            family.append((k, key, pair, [look[key] for look in looks if key in look], primary))
     p = [_p(pair, looks, rule) for _, _, pair, looks, _ in family]
     weights = _weights([primary for *_, primary in family], p)
     # the margin is in the unit of the question; the other measures have units of their own
@@ -65,25 +64,19 @@ def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
     return [0.5 / first if primary else 0.5 / rest for primary in primary_of]
 
 
-def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, Paired]]:
-    """Return the pairs as each look so far saw them: over the seeds that it had."""
-    known = (
-        [replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in cells]
-        for seeds in rule.seen
-    )
-    return [dict(_pairs(then, deciding)) for then in known]
+def _as_seen(comparison: Comparison, seeds: frozenset[int]) -> Comparison:
+    """Return the comparison over the seeds that a look had."""
+    cells = (replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in comparison.cells)
+    return replace(comparison, cells=tuple(cells))
 
 
-def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]:
+def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
     """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model."""
-    if not deciding:
-        for a, b in combinations(cells, 2):
+    if not comparison.deciding:
+        for a, b in combinations(comparison.cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
-    for name, metric in measures.known(cells).items():
-        table = measures.measure_table(cells, name) if metric.better else None
-        if table is None:
-            continue
-        for one, two in combinations(table.cells, 2):
+    for name, table in comparison.measures.items():
+        for one, two in combinations(table.cells, 2) if table.metric.better else ():
             for at in range(len(table.values)):
                 first, second = ({seed: v[at] for seed, v in table.cells[x].items()} for x in (one, two))
                 yield (name, at, one, two), paired(first, second)

@@ -26,11 +26,16 @@ ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in o
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    return correct([_compare(one) for one in group_runs(runs)], rule or Rule())
+    return correct(comparisons_of(runs), rule or Rule())
+
+
+def comparisons_of(runs: Sequence[Run]) -> list[Comparison]:
+    """Return the comparisons of each group of data and unit, without the tests of their pairs."""
+    return [_compare(one) for one in group_runs(runs)]
 
 
 def _compare(one: Group) -> Comparison:
-    runs, measure = one.runs, one.measure
+    runs, measure = one.runs, str(one.runs[0].measure)
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
     # keys of the machine that were typed are no settings, nor is where equal settings lie

@@ -32,27 +32,50 @@ TILT = 1 / 3
 
 @dataclass(frozen=True)
 class Error:
-    """Variance of a mean: of seeds, from `df` degrees of freedom, plus of items, from `n_items` - 1."""
+    """Variance of a mean: of seeds, from `df` degrees of freedom, plus of items, from `n_items` - 1.
 
-    of_seeds: float
+    Both may be arrays: what follows from them is elementwise.
+    """
+
+    of_seeds: Any
     df: int
-    of_items: float = 0.0
+    of_items: Any = 0.0
     n_items: int = 0
 
-    def p(self, distance: float) -> float:
+    def p(self, distance: Any, tilt: float = 0.0, nodes: int = NODES) -> Any:
         """Return the two-sided p of a mean at this distance from the hypothesis."""
-        return float(tail(distance, self.of_seeds, self.df, self.of_items, self.n_items))
+        distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
+        if not np.any(items):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
+        quantiles, weights = chi2_nodes(self.df, nodes)
+        b = items[..., None]
+        # seeds that changed nothing divide nothing by zero
+        a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
+        weights = weights * (1 + b / a) ** tilt
+        each = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
+        return (weights * each).sum(-1) / weights.sum(-1)
 
-    def half(self, alpha: float) -> float:
-        """Return half the width of the interval at level 1 - `alpha`."""
-        return float(critical(alpha, self.of_seeds, self.df, self.of_items, self.n_items, TILT))
+    def critical(self, alpha: float, tilt: float = 0.0, nodes: int = NODES) -> Any:
+        """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
+        seeds, items = np.broadcast_arrays(np.asarray(self.of_seeds, float), np.asarray(self.of_items, float))
+        if not np.any(items):
+            return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
+
+        def excess(x: np.ndarray, seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
+            return np.log(Error(seeds, self.df, items, self.n_items).p(x, tilt, nodes)) - np.log(alpha)
+
+        high = 2 * np.sqrt(seeds + items)
+        while np.any((above := excess(high, seeds, items)) > 0):
+            high = np.where(above > 0, 2 * high, high)
+        return find_root(excess, (np.zeros(seeds.shape), high), args=(seeds, items)).x
 
 
 def crossed(differences: np.ndarray) -> Error:
-    """Return the error of the mean of differences (seeds, items); at least two of each."""
-    s, i = differences.shape
+    """Return the error of the mean of differences (..., seeds, items); at least two of each."""
+    s, i = differences.shape[-2:]
     seeds, items, rest = mean_squares(differences)
-    return Error(float(seeds) / (s * i), s - 1, max(0.0, float(items - rest)) / (s * i), i)
+    return Error(seeds / (s * i), s - 1, np.maximum(items - rest, 0) / (s * i), i)
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,52 +87,6 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     total = ((differences - mean) ** 2).sum((-2, -1))
     sum_a, sum_b = i * (a**2).sum((-2, -1)), s * (b**2).sum((-2, -1))
     return sum_a / (s - 1), sum_b / (i - 1), np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
-
-
-def tail(
-    distance: Any,
-    seeds: Any,
-    df: int,
-    items: Any = 0.0,
-    n_items: int = 0,
-    tilt: float = 0.0,
-    nodes: int = NODES,
-) -> Any:
-    """Compute two-sided p(distance), elementwise over arrays of distances and of both variances."""
-    distance, seeds, items = np.broadcast_arrays(*map(np.asarray, (np.abs(distance), seeds, items)))
-    if not np.any(items):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return 2 * stdtr(df, -distance / np.sqrt(seeds))
-    quantiles, weights = chi2_nodes(df, nodes)
-    b = items[..., None]
-    # seeds that changed nothing divide nothing by zero
-    a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
-    weights = weights * (1 + b / a) ** tilt
-    each = 2 * stdtr(n_items - 1, -distance[..., None] / np.sqrt(a + b))
-    return (weights * each).sum(-1) / weights.sum(-1)
-
-
-def critical(
-    alpha: float,
-    seeds: Any,
-    df: int,
-    items: Any = 0.0,
-    n_items: int = 0,
-    tilt: float = 0.0,
-    nodes: int = NODES,
-) -> np.ndarray:
-    """Return the distance whose two-sided p is `alpha`, elementwise."""
-    seeds, items = np.broadcast_arrays(np.asarray(seeds, float), np.asarray(items, float))
-    if not np.any(items):
-        return stdtrit(df, 1 - alpha / 2) * np.sqrt(seeds)
-
-    def excess(x: np.ndarray, seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return np.log(tail(x, seeds, df, items, n_items, tilt, nodes)) - np.log(alpha)
-
-    high = 2 * np.sqrt(seeds + items)
-    while np.any((above := excess(high, seeds, items)) > 0):
-        high = np.where(above > 0, 2 * high, high)
-    return find_root(excess, (np.zeros(seeds.shape), high), args=(seeds, items)).x
 
 
 @lru_cache(maxsize=64)

@@ -14,10 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from triptych.config.metric import Metric
-from triptych.study.cells import Comparison
+from triptych.study.cells import Comparison, MeasureTable
 from triptych.study.formatting import BASELINES, format_number, plus_minus
-from triptych.study.measures import MeasureTable, measure_table
 from triptych.study.style import (
     GRID,
     INK,
@@ -94,22 +92,19 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     return figure
 
 
-def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
+def measure_figure(known: MeasureTable) -> Callable[[Comparison, Colours], Figure]:
     """Return the figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
-    def figure(comparison: Comparison, colours: Colours) -> Figure | None:
-        known = measure_table(comparison.cells, metric.name)
-        if known is None:
-            return None
-        return _measure_lines(metric, known, colours) if known.key else _measure_dots(metric, known, colours)
+    def figure(comparison: Comparison, colours: Colours) -> Figure:
+        return _measure_lines(known, colours) if known.key else _measure_dots(known, colours)
 
-    figure.__name__ = metric.name
-    what, better = metric.label, metric.better
+    figure.__name__ = known.metric.name
+    what, better = known.metric.label, known.metric.better
     figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
     return figure
 
 
-def _measure_lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
+def _measure_lines(known: MeasureTable, colours: Colours) -> Figure:
     lines = LineFigure(known.cells, colours)
     x = np.array(known.values)
     for label, seeds in known.cells.items():
@@ -122,7 +117,8 @@ def _measure_lines(metric: Metric, known: MeasureTable, colours: Colours) -> Fig
     if known.key == "evaluations":
         _measure_axis(lines.ax, known)
         lines.ticks(x, [f"{v:g}" for v in x], log=True)
-    return lines.finish("calls of the denoiser" if known.key == "evaluations" else known.key, metric.label)
+    along = "calls of the denoiser" if known.key == "evaluations" else known.key
+    return lines.finish(along, known.metric.label)
 
 
 def _measure_axis(ax: Axes, known: MeasureTable) -> None:
@@ -137,12 +133,13 @@ def _measure_axis(ax: Axes, known: MeasureTable) -> None:
     plain_ticks(ax.yaxis)
 
 
-def _measure_dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
+def _measure_dots(known: MeasureTable, colours: Colours) -> Figure:
     figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in known.spreads.items()})
     _floor(ax.axvspan, ax.axvline, known)
     for y, (label, seeds) in enumerate(known.cells.items()):
         _dots(ax, y, [(v[0], None) for v in seeds.values()], known.spreads[label][0].mean, colours[label])
-    ax.set_xlabel(f"{metric.label}{f' ({metric.better})' if metric.better else ''}")
+    better = known.metric.better
+    ax.set_xlabel(f"{known.metric.label}{f' ({better})' if better else ''}")
     return figure
 
 

@@ -1,35 +1,13 @@
-"""Format numbers, intervals and durations, and the sentences that explain what is measured."""
+"""Format numbers, intervals and durations."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # scipy, which texts go without
-    from triptych.study.statistics import Spread
+from triptych.run.entries import Estimate
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-
-MEASURED = {
-    "bits/dim": (
-        "The test bound is an upper limit on the number of bits this model needs, per value of an image "
-        "(a pixel, or one channel of it), to store a test image exactly: the negative evidence lower bound "
-        "(ELBO). Lower is better. Every run is measured by this same bound, on the same test images, "
-        "whatever loss it was trained with."
-    ),
-    "nats/dim": (
-        "The test bound is an upper limit on the negative log-density of a test point in nats per dimension: "
-        "the negative evidence lower bound (ELBO). Lower is better, and it can be negative for data with a "
-        "density. Every run is measured by this same bound, on the same test points, whatever loss it was "
-        "trained with."
-    ),
-}
-
-DRAWN = (
-    "These runs differ only in how samples are drawn: they share one model, and so one bound. What is "
-    "compared is how far sets of samples are from true data."
-)
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
@@ -44,15 +22,15 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
 
 
-def plus_minus(spread: Spread) -> str:
-    """Format mean and standard error over seeds: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals.
+def plus_minus(figure: Estimate) -> str:
+    """Format mean and standard error: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals.
 
-    The mean alone where there is one seed.
+    The mean alone where the error is not known.
     """
-    if math.isnan(spread.stderr):
-        return format_number(spread.mean)
-    digits = _decimals(spread.stderr) if spread.stderr > 1e-6 else 3
-    return f"{format_number(spread.mean, decimals=digits)} ± {format_number(spread.stderr)}"
+    if math.isnan(figure.stderr):
+        return format_number(figure.mean)
+    digits = _decimals(figure.stderr) if figure.stderr > 1e-6 else 3
+    return f"{format_number(figure.mean, decimals=digits)} ± {format_number(figure.stderr)}"
 
 
 def _decimals(size: float) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,10 @@ from triptych.config.own_code import describe_error, is_trusted, trusted
 from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study import curves, factorial, figures, measures
+from triptych.study import curves, factorial, figures
 from triptych.study.cells import Comparison
-from triptych.study.style import PALETTE, styled, to_svg
+from triptych.study.style import PALETTE, styled
+from triptych.study.verdict import about
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI
@@ -28,11 +28,11 @@ LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page 
 
 
 class Panel(NamedTuple):
-    """SVG texts shown side by side under one title."""
+    """Figures by name, shown side by side under one title."""
 
     title: str
     how: str
-    svgs: tuple[str, ...]
+    figures: Mapping[str, Figure]
 
 
 HEADLINE = "Each dot is one seed; the upright bar is their mean. Further left is better."
@@ -111,22 +111,17 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
     return {label: inks[hue] for label, hue in hues.items()}
 
 
-def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Return what decides: the means, and where the bound decides the differences to the best."""
-    drawn = ((how, _svg(comparison, palette, draw, name)) for how, draw in _headline(comparison))
-    return [Panel(comparison.heading, how, (svg,)) for how, svg in drawn if svg]
-
-
-def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
-    """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
-    if name := measures.deciding(comparison):
-        return [(_measured(comparison), figures.measure_figure(measures.known(comparison.cells)[name]))]
-    means: tuple[str, Draw] = (HEADLINE, figures.headline)
-    if crossed := factorial.crossing(comparison):
-        how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
-        means = how, factorial.crossing_figure
+def headline_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
+    """Draw what decides: bound and differences to the best, or a measure where cells share a model."""
     how = DIFFERENCES if comparison.rule.equal_within is None else DIFFERENCES + SAME
-    return [means, (how, figures.forest)]
+    known: list[tuple[str, Draw]] = [(HEADLINE, figures.headline), (how, figures.forest)]
+    if table := comparison.deciding:
+        known = [(_measured(comparison), figures.measure_figure(table))]
+    elif crossed := factorial.crossing(comparison):
+        how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
+        known[0] = how, factorial.crossing_figure
+    panels = (Panel(comparison.heading, how, _drawn(comparison, palette, draw)) for how, draw in known)
+    return [panel for panel in panels if panel.figures]
 
 
 def _measured(comparison: Comparison) -> str:
@@ -136,45 +131,37 @@ def _measured(comparison: Comparison) -> str:
     return f"Each dot is one seed; the upright bar is their mean. {FLOOR}"
 
 
-def known_figures(comparison: Comparison, palette: dict[str, str]) -> dict[str, Figure]:
+def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
     """Draw every figure of which the runs recorded what it shows; {name: figure}."""
-    draws = [draw for _, draw in _headline(comparison)]
-    draws += [draw for *_, panel in _panels(comparison) for draw in panel]
-    with styled():
-        drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
-        for *_, own in _own_panels(comparison, palette):
-            drawn |= own
-    return {name: figure for name, figure in drawn.items() if figure}
+    panels = [*headline_panels(comparison, palette), *draw_panels(comparison, palette)]
+    return {name: figure for panel in panels for name, figure in panel.figures.items()}
 
 
-def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
-    """List `PANELS`, and last the measures of samples that do not decide.
+def draw_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
+    """Draw every panel for which the runs recorded what it shows; last measures that do not decide, and own.
 
     Of one and the same model there is nothing to compare but its samples.
     """
-    known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
-    how = " ".join(filter(None, (measures.about(comparison), _measured(comparison))))
-    others = [figures.measure_figure(metric) for name, metric in known.items() if name != deciding]
-    return [*(() if deciding else PANELS), ("Measures of samples", how, others)]
+    deciding = comparison.deciding
+    how = " ".join(filter(None, (about(comparison), _measured(comparison))))
+    others = [figures.measure_figure(one) for one in comparison.measures.values() if one is not deciding]
+    known = [*(() if deciding else PANELS), ("Measures of samples", how, others)]
+    panels = [Panel(title, how, _drawn(comparison, palette, *draws)) for title, how, draws in known]
+    panels += _own_panels(comparison, palette)
+    return [panel for panel in panels if panel.figures or panel.how.startswith(FAILED)]
 
 
-def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Draw every panel for which the runs recorded what it shows."""
-    drawn = [
-        Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
-        for title, how, draws in _panels(comparison)
-    ]
+def _drawn(comparison: Comparison, palette: Mapping[str, str], *draws: Draw) -> dict[str, Figure]:
     with styled():
-        for title, how, own in _own_panels(comparison, palette):
-            svgs = (to_svg(figure, f"{name}-{key}", title) for key, figure in own.items())
-            drawn.append(Panel(title, how, tuple(svgs)))
-    return [panel for panel in drawn if panel.svgs or panel.how.startswith(FAILED)]
+        known = {draw: figure for draw in draws if (figure := draw(comparison, palette))}
+    for draw, figure in known.items():
+        what = f"{first_line(draw.__doc__ or '')} Cells: {', '.join(c.label for c in comparison.cells)}."
+        figure.set_label(f"{what} {figure.get_label()}")
+    return {draw.__name__: figure for draw, figure in known.items()}
 
 
-def _own_panels(
-    comparison: Comparison, palette: Mapping[str, str]
-) -> list[tuple[str, str, dict[str, Figure]]]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``: title, how to read it, {name: figure}.
+def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
+    """Draw ``PANELS`` of each trusted package's ``panels.py``: title, how to read it, functions.
 
     An error stands in its panel's place. Nothing in a directory that is reported names a package: a report
     over a stranger's runs runs nobody's code but the owner's.
@@ -189,10 +176,14 @@ def _own_panels(
             panels = [(f"Panels of {module}", f"{FAILED} {describe_error(error, is_trusted)}", ())]
         for title, how, draws in panels:
             try:
-                own = {slug(f"{module}-{draw.__name__}"): draw(comparison, palette) for draw in draws}
+                with styled():
+                    own = {slug(f"{module}-{draw.__name__}"): draw(comparison, palette) for draw in draws}
             except (Exception, SystemExit) as error:  # not ours to mend
                 how, own = f"{FAILED} {describe_error(error, is_trusted)}", {}
-            drawn.append((title, how, {key: one for key, one in own.items() if isinstance(one, Figure)}))
+            own = {key: figure for key, figure in own.items() if isinstance(figure, Figure)}
+            for figure in own.values():
+                figure.set_label(f"{title} {figure.get_label()}")
+            drawn.append(Panel(title, how, own))
     return drawn
 
 
@@ -228,14 +219,3 @@ def _data_uri(path: Path | None, run: Run) -> str:
     except OSError:
         return ""
     return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data.startswith(PNG) else ""
-
-
-def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
-    about = f"{first_line(draw.__doc__ or '')} Cells: {', '.join(c.label for c in comparison.cells)}."
-    return _one(partial(draw, comparison, palette), f"{name}-{draw.__name__}", about)
-
-
-def _one(draw: Callable[[], Figure | None], name: str, about: str) -> str:
-    with styled():
-        figure = draw()
-    return to_svg(figure, name, about) if figure else ""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 from functools import lru_cache
 
 from scipy.special import ndtr
 
-from triptych.study import measures
 from triptych.study.cells import Comparison, PairTest
-from triptych.study.crossed import Error, chi2_nodes, critical
+from triptych.study.crossed import Error, chi2_nodes
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
@@ -31,7 +31,7 @@ def power(difference: float, error: Error, alpha: float) -> float:
     """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
     # the critical distance at each possible estimate of the variance over seeds
-    limits = critical(alpha, error.of_seeds * quantiles, error.df, error.of_items, error.n_items, nodes=NODES)
+    limits = replace(error, of_seeds=error.of_seeds * quantiles).critical(alpha, nodes=NODES)
     spread = math.sqrt(error.of_seeds + error.of_items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
     return float((weights * beyond).sum() / weights.sum())
@@ -65,10 +65,10 @@ def seeds_next(comparison: Comparison) -> int:
     """
     if comparison.rule.looks > 1 or comparison.rule.interim:
         return 0
-    if name := measures.deciding(comparison):
-        best, *others = (label for label, *_ in measures.standings(comparison))
-        last = max(key[1] for key in comparison.claims if key[0] == name)
-        claims = [comparison.sampled(name, last, best, other) for other in others]
+    if table := comparison.deciding:
+        best, *others = table.order(-1)
+        last = len(table.values) - 1
+        claims = [comparison.sampled(table.metric.name, last, best, other) for other in others]
     else:
         claims = [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
     claims = [claim for claim in claims if not claim.holds and not claim.equal]

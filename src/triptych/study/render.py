@@ -10,6 +10,7 @@ import base64
 import errno
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,23 +22,17 @@ from triptych.files import load_object, printable
 from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
-from triptych.study import formatting, measures
+from triptych.study import formatting
 from triptych.study.cells import Comparison
 from triptych.study.details import as_json
-from triptych.study.panels import (
-    colours,
-    draw_panels,
-    headline_panels,
-    sample_pictures,
-)
+from triptych.study.panels import colours, draw_panels, headline_panels, sample_pictures
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE
-from triptych.study.tables import measure_rows, table_columns, table_rows
+from triptych.study.style import PALETTE, to_svg
+from triptych.study.tables import measure_rows, table_columns, table_rows, table_title
 from triptych.study.verdict import footnote
 
 SHOWN = 3  # reasons of a sweep's failures
-MEASURES = "Means over seeds with the standard error over them, best first by the first column."
 
 
 @dataclass(frozen=True)
@@ -77,12 +72,19 @@ def write_report(
 def page_template(name: str) -> Template:
     """Return a template of the pages, with the figures' colours of both themes."""
     room = Environment(
-        loader=PackageLoader("triptych.study", "page"),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        loader=PackageLoader("triptych.study", "page"), autoescape=not name.endswith(".md.j2"),
+        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
+    room.filters["markdown"] = markdown
     themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
     css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
     return room.get_template(name, globals={"css": css})
+
+
+def markdown(text: str) -> str:
+    """Escape text for markdown and HTML, on one line."""
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")
 
 
 def script_source(script: str) -> str:
@@ -99,16 +101,15 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "comparison": comparison,
             "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
             "verdict": verdict,
-            "headline": headline_panels(comparison, palette, f"s{i}"),
-            "drawn": measures.title(comparison),
+            "headline": headline_panels(comparison, palette),
+            "drawn": table_title(comparison),
             "first": _columns(comparison)[0],
             "rest": _columns(comparison)[1],
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
-            "panels": draw_panels(comparison, palette, f"s{i}"),
+            "panels": draw_panels(comparison, palette),
             "pictures": sample_pictures(comparison),
-            "tables": (("measures", MEASURES, *measure_rows(comparison)),),
-            "measured": formatting.MEASURED[comparison.unit],
+            "measures": measure_rows(comparison),
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
@@ -117,7 +118,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
     return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        formatting=formatting, where=where,
+        formatting=formatting, where=where, to_svg=to_svg,
         details=as_json(story, where), script=script, script_source=script_source(script),
     )  # fmt: skip
 

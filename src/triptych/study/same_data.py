@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
@@ -21,24 +21,20 @@ from triptych.study.formatting import listed
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 
-@dataclass
-class Group:
-    """Runs on the same data and in the same unit.
+class Group(NamedTuple):
+    """Runs on the same data and in the same unit, the first of them finished.
 
-    `data` tells it from all other groups' data, `dataset` is the name that it was chosen by; `notes` go
-    with a comparison of these runs.
+    `data` tells them from all other groups' data; `notes` go with a comparison of these runs.
     """
 
-    dataset: str
-    measure: str
-    runs: list[Run] = field(default_factory=list)
-    data: str = ""
-    notes: list[str] = field(default_factory=list)
+    runs: list[Run]
+    data: str
+    notes: list[str]
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group finished runs by data and unit, and unreported ones with them; [] while none has finished."""
-    groups: dict[tuple[str, ...], Group] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     fingerprints: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for run in runs:
         if run.fingerprint:
@@ -52,20 +48,21 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     unreported = []
     for run in runs:
         if run.status == "finished" and run.measure:
-            group = groups.setdefault((*identity(run), run.measure), Group(_name(run), run.measure))
-            group.runs.append(run)
+            groups.setdefault((*identity(run), run.measure), []).append(run)
         elif run.overrides or run.choices:
             unreported.append(run)
     for run in unreported:  # which belong where their data are, if that is known and unambiguous
         if run.fingerprint or _data_settings(run):
             homes = [group for key, group in groups.items() if key[:-1] == identity(run)]
         else:
-            homes = [group for group in groups.values() if _name(run) in ("", group.dataset)]
+            homes = [group for group in groups.values() if _name(run) in ("", _name(group[0]))]
         if len(homes) == 1:
-            homes[0].runs.append(run)
-    every = list(groups.values())
-    _tell_apart(every)
-    return sorted(every, key=lambda g: (g.data, g.measure))
+            homes[0].append(run)
+    namesakes: dict[tuple[str, ...], list[list[Run]]] = defaultdict(list)
+    for group in groups.values():
+        namesakes[_name(group[0]), str(group[0].measure)].append(group)
+    named = (one for several in namesakes.values() for one in _tell_apart(several))
+    return sorted(named, key=lambda group: (group.data, str(group.runs[0].measure)))
 
 
 def _name(run: Run) -> str:
@@ -81,28 +78,29 @@ def _configured(run: Run) -> tuple[str, str]:
     return _name(run), repr(sorted(_data_settings(run).items()))
 
 
-def _tell_apart(groups: list[Group]) -> None:
+def _tell_apart(several: list[list[Run]]) -> list[Group]:
     """Name groups whose data were chosen by the same name by what differs in their configurations."""
-    namesakes: dict[tuple[str, str], list[Group]] = defaultdict(list)
-    for one in groups:
-        one.data = one.dataset
-        namesakes[one.dataset, one.measure].append(one)
-    for (name, _), several in namesakes.items():
-        if len(several) == 1:
-            continue
-        configs = [_data_settings(one.runs[0]) for one in several]
-        every = dict.fromkeys(key for config in configs for key in config)
-        keys = [key for key in every if len({config.get(key) for config in configs}) > 1]
-        keys = [key for key in keys if role_in(several[0].runs[0].config, key) is not Role.PATH] or keys
-        for one, config in zip(several, configs, strict=True):
-            differences = ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in keys)
-            one.data = f"{name} ({differences})"[:100]
-        if len({one.data for one in several}) < len(several):  # the same words, other contents
-            for one in several:
-                one.data = f"{name} (fingerprint {one.runs[0].fingerprint[:8] or 'unknown'})"
-        for one in several:
-            others = listed([other.data for other in several if other is not one])
-            one.notes.append(f"Other data are no setting: runs on {others} are a comparison of their own.")
+    firsts = [runs[0] for runs in several]
+    name = _name(firsts[0])
+    if len(several) == 1:
+        return [Group(several[0], name, [])]
+    configs = [_data_settings(first) for first in firsts]
+    every = dict.fromkeys(key for config in configs for key in config)
+    keys = [key for key in every if len({config.get(key) for config in configs}) > 1]
+    keys = [key for key in keys if role_in(firsts[0].config, key) is not Role.PATH] or keys
+    differ = (
+        ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in keys)
+        for config in configs
+    )
+    names = [f"{name} ({differences})"[:100] for differences in differ]
+    if len({*names}) < len(several):  # the same words, other contents
+        names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
+    groups = []
+    for i, runs in enumerate(several):
+        others = listed(names[:i] + names[i + 1 :])
+        note = f"Other data are no setting: runs on {others} are a comparison of their own."
+        groups.append(Group(runs, names[i], [note]))
+    return groups
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:

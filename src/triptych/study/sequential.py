@@ -16,7 +16,6 @@ from triptych.files import load_object, read_json
 from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
-from triptych.study import measures
 from triptych.study.cells import Comparison, Rule
 from triptych.study.compare import compare
 from triptych.study.formatting import quantity
@@ -95,8 +94,8 @@ def _seen(root: Path) -> list[frozenset[int]]:
 
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
-    name = measures.deciding(comparison)
-    last = max((at for of, at, _, _ in comparison.claims if of == name), default=0)
+    name = comparison.decided_by
+    last = len(comparison.deciding.values) - 1 if comparison.deciding else 0
     # by name, and not by which is better now: a pair keeps its name from look to look
     outcomes: dict[Pair, Outcome] = {
         (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"

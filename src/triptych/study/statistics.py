@@ -14,24 +14,11 @@ from typing import TypeVar
 
 import numpy as np
 
-# Student's t without the second that importing scipy.stats takes
-from scipy.special import stdtrit
-
-from triptych.study.crossed import Error, crossed
+from triptych.run.entries import Estimate
+from triptych.study.crossed import TILT, Error, crossed
 
 LEVEL = 0.95
 Seed = TypeVar("Seed", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over seeds, standard error sd / sqrt(n) and 95% Student-t interval (NaN where n < 2)."""
-
-    mean: float
-    stderr: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -55,11 +42,11 @@ class Paired:
     @cached_property
     def p(self) -> float:
         """Two-sided p of no difference, uncorrected."""
-        return self.error.p(self.mean) if self.error else math.nan
+        return float(self.error.p(self.mean)) if self.error else math.nan
 
     @cached_property
     def _half(self) -> float:
-        return self.error.half(1 - LEVEL) if self.error else math.nan
+        return float(self.error.critical(1 - LEVEL, TILT)) if self.error else math.nan
 
     @property
     def low(self) -> float:
@@ -83,19 +70,17 @@ class Paired:
         """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
         if self.error is None:
             return math.nan
-        half = self.error.p(distance) / 2
+        half = float(self.error.p(distance)) / 2
         return half if distance > 0 else 1 - half
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Compute mean, standard error and interval of values, one per seed. NaN throughout for none."""
+def spread(values: Sequence[float]) -> Estimate:
+    """Compute mean and standard error sd / sqrt(n) of values, one per seed: NaN of less than two."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
-        return Spread(mean, math.nan, math.nan, math.nan, n)
-    stderr = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * stderr
-    return Spread(mean, stderr, mean - half, mean + half, n)
+        return Estimate(mean, math.nan, n)
+    return Estimate(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n), n)
 
 
 def paired(

@@ -13,11 +13,10 @@ from typing import Any
 from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
-from triptych.study import measures
 from triptych.study.axes import value_name
 from triptych.study.cells import Cell, Comparison
 from triptych.study.claims import correct
-from triptych.study.compare import compare
+from triptych.study.compare import comparisons_of
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.papers.published import Judged, judged
@@ -153,7 +152,7 @@ def read_study(
     if damaged or (rule.looks == 1 and going_on):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep)
-    parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
+    parts = [(stage, comparisons_of(part)) for stage, part in stages(runs, tuning)]
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     shared = sweep.get("shared")
@@ -196,9 +195,8 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     varied = [c for c in comparisons if c.axes]
     if not varied:
         return "How good is this model, by its test bound?"
-    drawn = measures.deciding(varied[0])
     data = f" on {varied[0].data}" if len({c.data for c in comparisons}) == 1 and varied[0].data else ""
-    if drawn:
+    if varied[0].deciding:
         return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
 

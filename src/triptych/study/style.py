@@ -187,8 +187,11 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def to_svg(figure: Figure, name: str, description: str) -> str:
-    """Return figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere."""
+def to_svg(figure: Figure, name: str) -> str:
+    """Return figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere.
+
+    Its label describes it.
+    """
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -203,7 +206,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    about = escape(f"{description} {figure.get_label()}".strip(), {'"': "&quot;"})
+    about = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
     # a function: of a string the backslashes of a name would be read as groups
     return re.sub(

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from triptych.config.metric import SAMPLE_METRICS
+from triptych.run.entries import Estimate
 from triptych.run.result import PARTS
-from triptych.study import measures
-from triptych.study.cells import METRIC, Cell, Comparison, PairTest
-from triptych.study.formatting import format_number, p_value, plus_minus
-from triptych.study.statistics import Spread
+from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
+from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
 BESIDE = {
     "iw": "importance-weighted",
@@ -55,15 +55,16 @@ class TableRow:
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
 
-def entry(figure: Spread, text: str | None = None) -> Entry:
+def entry(figure: Estimate, text: str | None = None) -> Entry:
     """Return the mean over seeds with its standard error."""
     return Entry(plus_minus(figure) if text is None else text, figure.mean, figure.stderr)
 
 
 def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return key and heading of the results table's columns."""
-    if drawn := measures.measure_columns(comparison):
-        return drawn  # their bound is one and the same
+    """Return key and heading of the columns: of the bound, or of the deciding measure's values."""
+    if table := comparison.deciding:  # their bound is one and the same
+        heads = [f"{value:g}" for value in table.values] if table.key else [table.metric.label]
+        return [(f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)]
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
@@ -90,8 +91,8 @@ def metrics(comparison: Comparison) -> list[tuple[str, str]]:
 
 def table_rows(comparison: Comparison) -> list[TableRow]:
     """Return the results table, best first; cells without a usable run come last and say why."""
-    if measures.deciding(comparison):
-        done = _drawn(comparison)
+    if comparison.deciding:
+        done = _drawn(comparison, comparison.deciding)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
     return done + [TableRow(cell.label, {}, _seeds(cell), _lost(cell)) for cell in comparison.pending]
@@ -142,18 +143,43 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     return within or "not settled"
 
 
-def _drawn(comparison: Comparison) -> list[TableRow]:
+def table_title(comparison: Comparison) -> str:
+    """Name what decides: "sliced Wasserstein distance by evaluations"; "" where the bound does."""
+    table = comparison.deciding
+    return "" if table is None else table.metric.label + (f" by {table.key}" if table.key else "")
+
+
+def _drawn(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
+    """Return the rows of the deciding measure, best first by its last value, and where each is best."""
     cells = {cell.label: cell for cell in comparison.cells}
-    return [
-        TableRow(label, {key: entry(s) for key, s in spreads.items()}, _seeds(cells[label]), best, bool(best))
-        for label, spreads, best in measures.standings(comparison)
-    ]
+    best = [table.order(i)[0] for i in range(len(table.values))]
+    rows = []
+    for label in table.order(-1):
+        entries = {f"{table.metric.name}@{i}": entry(one) for i, one in enumerate(table.spreads[label])}
+        at = [f"{value:g}" for value, name in zip(table.values, best, strict=True) if name == label]
+        verdict = "best mean" + (f" at {listed(at)}" if table.key else "") if at else ""
+        rows.append(TableRow(label, entries, _seeds(cells[label]), verdict, bool(at)))
+    return rows
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[TableRow]]:
-    """Return columns and rows of the measures of samples beside a bound that decides."""
-    heads, rows = measures.beside(comparison)
-    return heads, [TableRow(label, {key: entry(one) for key, one in of.items()}) for label, of in rows]
+    """Return columns and rows of the measures of samples beside a bound that decides, at the last value.
+
+    The user's own come first; rows are best first by the first column.
+    """
+    tables = [] if comparison.deciding else list(comparison.measures.values())
+    tables.sort(key=lambda table: (table.metric.name in SAMPLE_METRICS, not table.metric.better))
+    heads = []
+    for table in tables:
+        at = f" at {table.key} {table.values[-1]:g}" if table.key else ""
+        better = f" ({table.metric.better})" if table.metric.better else ""
+        heads.append((table.metric.name, f"{table.metric.label}{at}{better}"))
+    order = dict.fromkeys([*(tables[0].order(-1) if tables else ()), *(c.label for c in comparison.cells)])
+    rows = [
+        TableRow(label, {t.metric.name: entry(t.spreads[label][-1]) for t in tables if label in t.cells})
+        for label in order
+    ]
+    return heads, [row for row in rows if row.entries]
 
 
 def _seeds(cell: Cell) -> str:

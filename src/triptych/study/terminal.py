@@ -13,12 +13,11 @@ from rich.text import Text
 from triptych.config.metric import LOWER
 from triptych.files import printable
 from triptych.run.result import PARTS
-from triptych.study import measures
 from triptych.study.cells import METRIC
 from triptych.study.render import Report
 from triptych.study.study import Study, read_study
 from triptych.study.style import short
-from triptych.study.tables import BESIDE, table_columns, table_rows
+from triptych.study.tables import BESIDE, table_columns, table_rows, table_title
 
 HEADS = {
     "bound": "test bound",
@@ -54,7 +53,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     if story.next_step:
         say(story.next_step)
     if claimed := story.published:
-        say(f"Published: {claimed.paper.cite}, {claimed.paper.where}", wrap=True)
+        say(f"Published: {claimed.node['cite']}, {claimed.node['where']}", wrap=True)
         for judgement in claimed.judgements:
             say(judgement.line, WORDS.get(judgement.word, ""))
         if claimed.changed:
@@ -77,9 +76,8 @@ def _fitting(story: Study, i: int, console: Console) -> Table:
 def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     comparison = story.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
-    name = measures.deciding(comparison)
-    better = measures.known(comparison.cells)[name].better if name else LOWER
-    what = measures.title(comparison) or comparison.unit
+    better = comparison.deciding.metric.better if comparison.deciding else LOWER
+    what = table_title(comparison) or comparison.unit
     rows = table_rows(comparison)
     table = Table(
         title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
-from triptych.study import measures
-from triptych.study.cells import Comparison
+from triptych.study.cells import Comparison, MeasureTable
 from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
@@ -31,13 +30,13 @@ class Verdict:
 
 def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
+    deciding = comparison.deciding
     if comparison.cells:
-        name = measures.deciding(comparison)
-        answer = [measures.ranking(comparison, name)] if name else _sentences(comparison)
+        answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison)
     else:
-        name, answer = "", ["No run has reported a finite test bound yet."]
-    others = (other for other in measures.known(comparison.cells) if other != name)
-    lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
+        answer = ["No run has reported a finite test bound yet."]
+    others = (table for table in comparison.measures.values() if table is not deciding)
+    lines = tuple(filter(None, (ranking(comparison, other) for other in others)))
     worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells}, comparison.unit)
     best = comparison.cells[0].label if comparison.cells else ""
     before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
@@ -133,13 +132,56 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     return f": {', '.join(parts)}"
 
 
+def ranking(comparison: Comparison, table: MeasureTable) -> str:
+    """Describe which setting is best by a measure at each value, and which are no better than noise.
+
+    Only where the corrected test allows a claim.
+    """
+    if not table.metric.better:
+        return ""
+    lost = _lost(table)
+    parts = [f"no better than noise ({format_number(table.noise)}): {listed(lost)}"] if lost else []
+    if len(table.cells) > 1:
+        at: dict[str, list[str]] = {}
+        for i, value in enumerate(table.values):
+            at.setdefault(_best(comparison, table, i), []).append(f"{value:g}")
+        each = [f"at {listed(v)} {text}" for text, v in at.items()]
+        parts += each if table.key and len(at) > 1 else list(at)
+    return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}." if parts else ""
+
+
+def _lost(table: MeasureTable) -> list[str]:
+    labels = []
+    for label, spreads in table.spreads.items():
+        at = [f"{v:g}" for v, s in zip(table.values, spreads, strict=True)
+              if table.sign * (s.mean - table.noise) >= -1e-9 * abs(table.noise)]  # fmt: skip
+        if at:
+            labels.append(label + (f" (at {listed(at)})" if len(at) < len(spreads) else ""))
+    return labels
+
+
+def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:
+    first, *rest = table.order(i)
+    claims = {label: comparison.sampled(table.metric.name, i, first, label) for label in rest}
+    clear = [label for label in rest if claims[label].holds and table.sign * claims[label].pair.mean > 0]
+    if not clear:
+        return "nothing is settled"
+    text = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
+    left = [label for label in rest if label not in clear]
+    return f"{text}, not settled against {_some(left)}" if left else text
+
+
+def _some(labels: list[str]) -> str:
+    return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
+
+
 def footnote(comparison: Comparison) -> str:
     """Return what the intervals and p-values do and do not cover."""
     return " ".join(_footnotes(comparison))
 
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
-    rule, name = comparison.rule, measures.deciding(comparison)
+    rule, name = comparison.rule, comparison.decided_by
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
     known = [pair for pair in pairs if not math.isnan(pair.low)]
     yield "± is the standard error over seeds."
@@ -174,7 +216,7 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
     if name:
-        yield measures.about(comparison)
+        yield about(comparison)
 
 
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
@@ -201,3 +243,14 @@ def _names(comparison: Comparison, indices: list[int]) -> str:
     if len(indices) > NAMED:
         return f"all {rivals} others" if len(indices) == rivals else f"{len(indices)} of the {rivals} others"
     return listed([comparison.cells[j].label for j in indices])
+
+
+def about(comparison: Comparison) -> str:
+    """Describe the number of samples and their reference."""
+    measured = next((run.measured for run in comparison.runs if run.measured), None)
+    if measured is None:
+        return ""
+    tables = comparison.measures
+    fewer = [f"{tables[k].metric.title}: {n}" for k, n in measured.fewer.items() if k in tables]
+    aside = f" ({'; '.join(fewer)})" if fewer else ""
+    return f"{measured.n} samples a set{aside}, against {measured.reference}."

@@ -25,4 +25,4 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     with styled():
         figure = posterior_mean_error(comparison, colours({c.label: c.label for c in comparison.cells}))
     # SVG has its text as text: a tick in TeX would be shown with its dollars
-    assert "0.001<" in to_svg(figure, "t", "") and "$" not in to_svg(figure, "t", "")
+    assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")

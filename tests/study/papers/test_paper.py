@@ -10,7 +10,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
 from triptych.study.papers.claim import _means
-from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
+from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
@@ -22,7 +22,7 @@ def node(**claim: Any) -> dict[str, Any]:
 
 
 def contrasts(**claim: Any):
-    return read_paper(node(**claim), AXES).claims[0].contrasts
+    return read_claims(node(**claim), AXES)[0].contrasts
 
 
 def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axes():
@@ -56,8 +56,8 @@ def test_metrics_are_an_axis_too():
 
 
 def test_the_axis_may_be_left_out_where_there_is_one():
-    paper = read_paper(node(order=["x0", "v"]), {"seed": ["1"], "objective": ["x0", "v"]})
-    assert paper.claims[0].contrasts[0].name == "v − x0"
+    (claim,) = read_claims(node(order=["x0", "v"]), {"seed": ["1"], "objective": ["x0", "v"]})
+    assert claim.contrasts[0].name == "v − x0"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_axis_may_be_left_out_where_there_is_one():
 )  # fmt: skip
 def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
     with pytest.raises(UserError) as refused:
-        read_paper(node(**claim), AXES)
+        read_claims(node(**claim), AXES)
     assert said in str(refused.value) and str(refused.value).startswith("paper.claims.one")
     assert "\n" not in str(refused.value)
 
@@ -100,7 +100,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
 def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
     asked = {k: v for k, v in (node(order=["x0", "v"]) | change).items() if v is not None}
     with pytest.raises(UserError, match=said.replace("{", r"\{")):
-        read_paper(asked, AXES)
+        read_claims(asked, AXES)
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
     ],
 )
 def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
-    paper = read_paper(node(compare="objective", order=["x0", "v"], metric=metric), AXES)
+    claims = read_claims(node(compare="objective", order=["x0", "v"], metric=metric), AXES)
     if not said:
-        return check_claimed_metrics(paper, CONFIG | config, AXES)
+        return check_claimed_metrics(claims, CONFIG | config, AXES)
     with pytest.raises(UserError) as refused:
-        check_claimed_metrics(paper, CONFIG | config, AXES)
+        check_claimed_metrics(claims, CONFIG | config, AXES)
     assert said in str(refused.value)
 
 
 def test_a_claim_of_another_scale_is_not_made_here():
     both = node(compare="objective", order=["x0", "v"])
     both["claims"]["two"] = {"says": "2", "scale": "paper", "compare": "objective", "order": ["v", "x0"]}
-    assert [c.name for c in read_paper(both, AXES).claims] == ["one"]
-    assert [c.name for c in read_paper(both, AXES, scale="paper").claims] == ["one", "two"]
+    assert [c.name for c in read_claims(both, AXES)] == ["one"]
+    assert [c.name for c in read_claims(both, AXES, scale="paper")] == ["one", "two"]
 
 
 def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():

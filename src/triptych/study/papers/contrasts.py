@@ -11,7 +11,6 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
-from triptych.study.crossed import critical
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.same_data import copies, counted_once
@@ -50,7 +49,7 @@ class ContrastResult:
         mean, error = self.pair.mean, self.pair.error
         if error is None:
             return mean, math.nan, math.nan
-        half = float(critical(2 * self.tail, error.of_seeds, error.df, error.of_items, error.n_items))
+        half = float(error.critical(2 * self.tail))
         return mean, mean - half, mean + half
 
     @property

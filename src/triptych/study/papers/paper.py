@@ -6,9 +6,9 @@ Read without numpy or torch, before a run starts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin
 
+from triptych.config.keys import fields
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
@@ -21,22 +21,6 @@ WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Paper:
-    """One published table or figure and its claims.
-
-    ``differs``: what of the published experiment is not as it was. ``discarded_seeds``: tried before.
-    """
-
-    name: str
-    cite: str
-    where: str
-    arxiv: str
-    claims: tuple[Claim, ...]
-    differs: tuple[str, ...] = ()
-    discarded_seeds: tuple[int, ...] = ()
 
 
 def axes_of(
@@ -69,8 +53,8 @@ def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
     return {str(name): claim for name, claim in claims.items() if claim.get("scale") in (None, scale)}
 
 
-def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str = "small") -> Paper:
-    """Return the node ``paper`` of a sweep with these axes.
+def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
+    """Return the claims of the node ``paper`` of a sweep with these axes, once all of the node is checked.
 
     Raises:
         UserError: a key or value that is not accepted, a setting that is not in the sweep.
@@ -78,19 +62,17 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     _check_keys("paper", node, PaperNode)
     if not node["claims"]:
         raise UserError("paper.claims={}: must be one or more claims")
-    for claim_name, claim in node["claims"].items():
-        _check_keys(f"paper.claims.{claim_name}", claim, PaperClaim)
+    for name, claim in node["claims"].items():
+        _check_keys(f"paper.claims.{name}", claim, PaperClaim)
     settings = {key: values for key, values in axes.items() if key != "seed"}
-    claims = [read_claim(k, c, settings, scale) for k, c in claims_at(node["claims"], scale).items()]
-    more = (tuple(node.get(key) or ()) for key in ("differs", "discarded_seeds"))
-    return Paper(name, node["cite"], node["where"], str(node.get("arxiv") or ""), tuple(claims), *more)
+    return [read_claim(name, one, settings, scale) for name, one in claims_at(node["claims"], scale).items()]
 
 
-def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
+def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = tuple(config.get("metrics") or {})
-    for claim in paper.claims:
+    for claim in claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
             at = f"paper.claims.{claim.name}.metric={metric}"
             if metric in SAMPLE_METRICS:
@@ -109,20 +91,17 @@ def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -
 
 def _check_keys(path: str, node: Any, table: type) -> None:
     """Raise UserError for an unknown key of ``table``, a missing one, or a value of another kind."""
+    kinds = fields(table) or {}
     if not isinstance(node, Mapping):
-        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(get_type_hints(table))})")
-    kinds = get_type_hints(table, include_extras=True)
+        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(kinds)})")
     for key in node:
         if key not in kinds:
             raise UserError(f"{path}.{key}={node[key]!r}: no such key, {nearest(str(key), list(kinds))}")
     for key, kind in kinds.items():
-        optional = key in table.__optional_keys__  # type: ignore[attr-defined]  # typing's, of a TypedDict
         if key not in node:
-            if not optional:
+            if key in table.__required_keys__:  # type: ignore[attr-defined]  # typing's, of a TypedDict
                 raise UserError(f"{path}.{key}: a value is needed")
-            continue
-        inner = get_args(kind)[0] if optional else kind
-        if get_origin(inner) is dict and not isinstance(node[key], Mapping):
+        elif get_origin(kind) is dict and not isinstance(node[key], Mapping):
             raise UserError(f"{path}.{key}={node[key]!r}: must be a group of keys")
-        if problem := refusal(f"{path}.{key}", inner, node[key]):
+        elif problem := refusal(f"{path}.{key}", kind, node[key]):
             raise UserError(problem)

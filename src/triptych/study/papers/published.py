@@ -35,7 +35,7 @@ from triptych.study.papers.contrasts import (
     runs_of,
     setting_figures,
 )
-from triptych.study.papers.paper import Paper, read_paper
+from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
 
@@ -122,11 +122,11 @@ class Judged:
     ``changed``: they are not those that the sweep began with.
     """
 
-    paper: Paper
+    node: Mapping[str, Any]
+    name: str
     scale: str
     machine: str
     judgements: tuple[Judgement, ...]
-    node: Mapping[str, Any]
     changed: bool = False
 
     @property
@@ -152,17 +152,17 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     try:
         known = {str(key): [str(value) for value in values] for key, values in axes.items()}
         name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]
-        paper = read_paper(node, known, name, scale)
+        claims = read_claims(node, known, scale)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
-    judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
+    judgements = [_judge(claim, known, runs, seeds) for claim in claims]
     corrected = _corrected(judgements)
     shown = [m for j in corrected if j.word == "reproduced" for m in j.measured]
     effects = [m for m in shown if m.contrast.second and math.isinf(m.contrast.high)]
     corrected = _corrected([_within_effects(j, effects) for j in corrected])
     changed = bool(sweep.get("claims_changed"))
-    return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
+    return Judged(node, name, scale, first_line(sweep.get("machine") or ""), corrected, changed)
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:

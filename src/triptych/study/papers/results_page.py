@@ -26,22 +26,12 @@ from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
 from triptych.study.papers.published import FINDINGS, Judgement
+from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
 AGAIN = "to run again"  # the claim has changed since
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
-RULE = "|---" * 8 + "|"
-KINDS_EXPLAINED = "Kind: *exact* has an exact denoiser and nothing trained; *trained* has trained networks."
-TIME_EXPLAINED = "Time: wall time of all the paper's runs, one after another, on one core each."
-INTERVALS_EXPLAINED = (
-    "Intervals are corrected like the verdicts: one lies within the claimed range where the claim is "
-    "reproduced, outside where it is contradicted."
-)
-UNCORRECTED = "°"
-UNCORRECTED_EXPLAINED = f" Those marked {UNCORRECTED} are 95% each, as are those not testable here."
-PARTS_EXPLAINED = " Of times with * only training and test were recorded, not the start or sampling."
-HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -73,7 +63,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     known = files()
     entries = [entry | {"claims": current_claims(entry, known)} for entry in read_entries(folder)]
     for entry in entries:
-        write_atomic(folder / f"{entry['title']}.md", paper_page(entry))
+        write_atomic(folder / f"{entry['title']}.md", page_template("paper.md.j2").render(entry=entry) + "\n")
     if figure := claims_figure(entries):
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known, folder.name, bool(figure)))
@@ -89,17 +79,17 @@ def paper_entry(story: Study) -> dict[str, Any]:
     """Return a finished sweep's result as plain data."""
     results, runs = story.published, story.runs
     assert results is not None
-    paper = results.paper
+    node = results.node
     return {
-        "title": paper.name + (f"_{results.scale}" if results.scale != "small" else ""),
-        "name": paper.name, "cite": paper.cite, "arxiv": paper.arxiv,
-        "where": paper.where, "scale": results.scale,
-        "differs": paper.differs, "discarded_seeds": paper.discarded_seeds,
+        "title": results.name + (f"_{results.scale}" if results.scale != "small" else ""),
+        "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv") or "",
+        "where": node["where"], "scale": results.scale,
+        "differs": node.get("differs") or [], "discarded_seeds": node.get("discarded_seeds") or [],
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
         "seconds": round(sum(map(wall_seconds, runs)), 1), "whole": all("ended" in run for run in runs),
         "origin": _origin(story), "changed": results.changed,
-        "decides": decisive_keys(results.node.get("claims") or {}, results.scale),
+        "decides": decisive_keys(node["claims"], results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
     }  # fmt: skip
 
@@ -160,60 +150,19 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
     identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
     count = Counter(c["word"] for _, c in findings)
-    tested_words = [f"{count[word]} {word}" for word in FINDINGS[:3]]
-    untested = [f"{count[word]} {word}" for word in (FINDINGS[3], AGAIN) if count[word]]
-    against = [_link(entry, c, folder) for entry, c in findings if c["word"] == "contradicted"]
-    holding = sum(c["word"] == "holds" for _, c in identities)
-    tested = sum(count[word] for word in FINDINGS[:3])
-    lines = [
-        "# Published claims, measured",
-        "",
-        f"**Of {tested} findings tested at small scale, {listed(tested_words)}.**"
-        + (f" Contradicted here: {listed(against)}." if against else "")
-        + (f" Besides, {listed(untested)}: {len(findings)} findings in all." if untested else "")
-        + (f" {holding} of {len(identities)} identities hold." if identities else ""),
-        "",
-        "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
-        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. "
-        f"{INTERVALS_EXPLAINED}{UNCORRECTED_EXPLAINED if any(_is_uncorrected(c) for _, c in rows) else ''} "
-        "[papers.md](papers.md) explains the words.",
-        "",
-    ]
-    if pictured:
-        lines += [f"![Published and measured ratio of each finding]({folder}/claims.png)", ""]
-    times = TIME_EXPLAINED + ("" if all(entry.get("whole") for entry in entries) else PARTS_EXPLAINED)
-    lines += ["## Findings", "", f"{KINDS_EXPLAINED} {times}", "", HEAD, RULE]
-    lines += [_row(entry, c, folder) for entry, c in findings]
-    if identities:
-        lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", ""]
-        lines += [HEAD, RULE, *(_row(entry, c, folder) for entry, c in identities)]
+    *tested, untestable = FINDINGS
     measured = {entry["name"] for entry in entries}
-    if missing := [(name, node) for name, node in known.items() if name not in measured]:
-        lines += ["", "## Not run", "", "| paper | minutes on two cores |", "|---|---:|"]
-        lines += [f"| `{name}` | {node.get('minutes', 0):g} |" for name, node in missing]
-    lines += ["", "`make papers` runs what is missing and renews this page."]
-    return "\n".join(lines) + "\n"
-
-
-def _link(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
-    return f"[{safe(entry['title'])}: {safe(c['name'])}]({folder}/{entry['title']}.md)"
-
-
-def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
-    changed = ", claims changed during the runs" if entry["changed"] else ""
-    why = f": {safe(c['untestable'])}" if c["word"] == "not testable here" else ""
-    source = f" ({safe(c['source'])})" if c["source"] else ""
-    cells = [
-        f"{_link(entry, c, folder)}{source}. {safe(c['says'])}",
-        f"**{c['word']}**{why}{changed}",
-        safe(c["published"]) or "–",
-        (safe(c["measured"]) or "–") + (UNCORRECTED if _is_uncorrected(c) else ""),
-        c["kind"] or "–",
-        safe(c["metric"].replace("_", " ")) or "–",
-        safe(f"{entry['data']}, {entry['steps']}" if entry["steps"] else entry["data"]),
-        duration(entry["seconds"]) + ("" if entry.get("whole") else "\\*"),
-    ]
-    return "| " + " | ".join(cells) + " |"
+    return page_template("results.md.j2").render(
+        findings=findings, identities=identities, folder=folder, pictured=pictured, duration=duration,
+        tested=sum(count[word] for word in tested), untestable=untestable,
+        tested_words=listed([f"{count[word]} {word}" for word in tested]),
+        untested_words=listed([f"{count[word]} {word}" for word in (untestable, AGAIN) if count[word]]),
+        against=[(entry, c) for entry, c in findings if c["word"] == "contradicted"],
+        holding=sum(c["word"] == "holds" for _, c in identities),
+        whole=all(entry.get("whole") for entry in entries),
+        is_uncorrected=_is_uncorrected, any_uncorrected=any(_is_uncorrected(c) for _, c in rows),
+        missing=[(name, node.get("minutes", 0)) for name, node in known.items() if name not in measured],
+    ) + "\n"  # fmt: skip
 
 
 def _is_uncorrected(c: Mapping[str, Any]) -> bool:
@@ -236,41 +185,6 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     ]
 
 
-def paper_page(entry: Entry) -> str:
-    """Return a paper's claims with what decided each, the quotes, and what differs."""
-    arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
-    scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
-    lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]
-    lines += ["| claim | verdict | published | measured | decided by |", "|---" * 5 + "|"]
-    for c in entry["claims"]:
-        metric = c["metric"].replace("_", " ")
-        cells = [
-            safe(f"{c['name']}: {c['says']}"),
-            f"**{c['word']}**. {safe(' '.join(filter(None, (c['why'], c['note']))))}",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_published"]) or "–",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_measured"]),
-            safe(f"{metric}; {c['rule']}" if metric else c["rule"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [""]
-    if entry["changed"]:
-        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
-    if entry["differs"]:
-        lines += ["What differs from the paper:", "", *(f"- {safe(line)}" for line in entry["differs"]), ""]
-    if entry["discarded_seeds"]:
-        lines += [
-            f"Seeds {', '.join(map(str, entry['discarded_seeds']))} were tried before and are left out.",
-            "",
-        ]
-    for c in entry["claims"]:
-        if c["quote"]:
-            lines += [f"- {safe(c['name'])}, {safe(c['source'])}: “{safe(c['quote'])}”"]
-        if c["otherwise"]:
-            lines += [f"- {safe(c['name'])} would reverse with {safe(c['otherwise'])}."]
-    command = f"`triptych-train -m paper={entry['name']}{scale}`"
-    return "\n".join([*lines, "", f"<sub>{command}: {safe(entry['origin'])}</sub>", ""])
-
-
 def _origin(story: Study) -> str:
     assert story.published is not None
     runs = story.runs
@@ -286,9 +200,3 @@ def _origin(story: Study) -> str:
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
     return "; ".join(facts) + changed + "."
-
-
-def safe(text: str) -> str:
-    """Escape text for markdown and HTML, on one line."""
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")

@@ -19,7 +19,7 @@ from triptych.study.papers.paper import (
     check_claimed_metrics,
     claims_at,
     decisive_keys,
-    read_paper,
+    read_claims,
 )
 from triptych.study.rounds import jobs_of
 
@@ -101,7 +101,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
-    check_claimed_metrics(read_paper(node, axes, name, scale), plain, axes)
+    check_claimed_metrics(read_claims(node, axes, scale), plain, axes)
     check_fairness(claims_at(node["claims"], scale))
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
