@@ -34,15 +34,6 @@ from triptych.run.untrusted import OWN, check_checkpoint, check_run
 register_resolvers()
 
 
-def execute_recorded(directory: RunDirectory) -> Result:
-    """Execute the run of ``directory`` from its start or last checkpoint; return its result."""
-    # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from triptych.run.execute import execute
-
-    return execute(directory)
-
-
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def compose_and_train(cfg: DictConfig) -> float | None:
     """Hydra's task: prepare the directory, execute it in a process; return the sweeper's metric."""
@@ -165,8 +156,12 @@ def main() -> None:
                 if processes.rank() == 0:
                     _check_checkpoint(run)
             else:
+                # DDP's remark, once a process, that it looks for unused parameters; read by torch's import
+                os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
                 try:
-                    execute_recorded(run)
+                    from triptych.run.execute import execute
+
+                    execute(run)
                 except Exception as error:
                     if processes.rank() == 0:
                         raise
