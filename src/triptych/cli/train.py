@@ -10,7 +10,6 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -69,15 +68,10 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     reason = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.record(_failed(run.provenance(), reason))  # it ended before it could say why
+        run.record(Result.of(run.provenance(), "failed", stage="build", error=reason))  # it could not say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {reason}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
-
-
-def _failed(provenance: dict[str, Any], error: str) -> Result:
-    """Return the result of a run that failed before it began."""
-    return Result.of(provenance, "failed", stage="build", error=error)
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
@@ -102,7 +96,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
             if run.status == "new":
-                run.record(_failed({"overrides": overrides}, str(error)))
+                run.record(Result.of({"overrides": overrides}, "failed", stage="build", error=str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
                 write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.config.build import build
+from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.data.base import DataModule, Generated
 from triptych.data.captions import Captioned
@@ -33,9 +33,7 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     Raises:
         UserError: a name of ours, or no samples are measured.
     """
-    nodes = (config.get("metrics") or {}).items()
-    built = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
-    own = {name: metric for name, metric in built.items() if isinstance(metric, OfSamples)}
+    own = {name: one for name, one in named_metrics(config).items() if isinstance(one, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
