@@ -42,7 +42,6 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
     chunks = Chunks(Path(tempfile.mkdtemp()), data.shape)
     reference.fill(chunks, torch.device("cpu"))
-    reference.settle()
     names = count()
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
     unseen = reference.prompts.untrained[items]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,9 +25,6 @@ from triptych.run.read import Run, read_run, read_runs
 from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
-
-if TYPE_CHECKING:  # torch is imported where a model is trained or opened, so that a refusal comes at once
-    from triptych.run.experiment import Experiment
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
@@ -90,22 +87,9 @@ class Trained:
     path: Path
     weights: str | None
     data_root: str | None
-    experiment: Experiment
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The run's configuration, resolved, plain."""
-        return self.experiment.config
-
-    @property
-    def data(self) -> Any:
-        """Its data, with ``splits["train" | "val" | "test"]``."""
-        return self.experiment.data
-
-    @property
-    def model(self) -> Any:
-        """The whole model; for a diffusion model the four below are its parts."""
-        return self.experiment.model
+    config: dict[str, Any]  # the run's, resolved, plain
+    data: Any  # with ``splits["train" | "val" | "test"]``
+    model: Any  # the whole one; for a diffusion model the three below are its parts
 
     @property
     def denoiser(self) -> Any:
@@ -167,9 +151,11 @@ class Trained:
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         if values["trajectory"] is not None:
             raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
+        from triptych.run.experiment import Experiment
         from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 
-        return draw_all(drawing_of(self.experiment, values), values)[SAMPLES]
+        opened = Experiment(self.config, self.data, self.model)
+        return draw_all(drawing_of(opened, values), values)[SAMPLES]
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
@@ -204,7 +190,8 @@ def load(
     check_checkpoint(str(path))
     from triptych.run.reopen import reopen
 
-    return Trained(path, weights, data_root, reopen(str(path), weights, data_root))
+    opened = reopen(str(path), weights, data_root)
+    return Trained(path, weights, data_root, opened.config, opened.data, opened.model)
 
 
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -31,6 +31,12 @@ class Metrics(pl.Callback):
         self.metrics = dict(metrics)
         self.figures: dict[str, dict[str, Any]] = {}
 
+    @property
+    def better(self) -> dict[str, str]:
+        """{metric: "higher", "lower" or ""}, the better direction."""
+        better = {name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()}
+        return {name: BETTER[higher] for name, higher in better.items()}
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name, metric in self.metrics.items():
             try:
@@ -69,28 +75,22 @@ class Metrics(pl.Callback):
         module.log_dict({prefix + name: mean for name, mean in known.items()})
 
 
+def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the user's metrics that ``config`` names, of items and of samples."""
+    nodes = (config.get("metrics") or {}).items()
+    return {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+
+
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
     """Return the callback of the item metrics that ``config`` names; [] if there are none."""
-    named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
-    built = {name: build(node, f"metrics.{name}") for name, node in named.items()}
-    of_items = {name: metric for name, metric in built.items() if not isinstance(metric, OfSamples)}
+    of_items = {n: metric for n, metric in named_metrics(config).items() if not isinstance(metric, OfSamples)}
     return [Metrics(of_items)] if of_items else []
 
 
-def figures_of(trainer: pl.Trainer) -> dict[str, dict[str, Any]]:
-    """Return the figures of the trainer's last evaluation, by metric."""
-    return {name: figure for metrics in _of(trainer) for name, figure in metrics.figures.items()}
-
-
-def better_of(trainer: pl.Trainer) -> dict[str, str]:
-    """Return {metric: "higher", "lower" or ""}, the better direction."""
-    named = (item for metrics in _of(trainer) for item in metrics.metrics.items())
-    return {name: BETTER[getattr(metric, "higher_is_better", None)] for name, metric in named}
-
-
-def _of(trainer: pl.Trainer) -> list[Metrics]:
-    # set where mypy does not look
-    return [callback for callback in trainer.callbacks if isinstance(callback, Metrics)]  # type: ignore[attr-defined]
+def metrics_of(trainer: pl.Trainer) -> Metrics:
+    """Return the callback of the trainer's item metrics; one of none if it has no such."""
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
+    return next((one for one in callbacks if isinstance(one, Metrics)), Metrics({}))
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:

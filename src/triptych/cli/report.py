@@ -5,8 +5,6 @@
 With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -33,7 +33,6 @@ def sample(cfg: DictConfig) -> Path:
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
         check_checkpoint(path, key)
-    from triptych.run.drawing import OtherRun
     from triptych.run.reopen import reopen
     from triptych.run.sampling import opened
     from triptych.run.sampling.pictures import save_picture, save_trajectory
@@ -45,9 +44,9 @@ def sample(cfg: DictConfig) -> Path:
     drawn = opened.draw_all(drawing, values)
     folder = save_tensor(drawn[opened.SAMPLES], Path(cfg.out))
     save_picture(drawn[opened.SAMPLES][:400], drawing.data, folder / "samples.png")
-    for i, source in enumerate(drawing.sources):  # what earlier stages drew
-        if isinstance(source, OtherRun):
-            save_picture(drawn[source.name][:400], source.drawing.data, folder / f"stage_{i}.png")
+    for i, name in enumerate(drawing.sources):
+        if name in drawing.stages:
+            save_picture(drawn[name][:400], drawing.stages[name].data, folder / f"stage_{i}.png")
     if values["trajectory"] is not None:
         save_trajectory(drawing, opened.condition_of(drawing, values, cfg.n), cfg.n, cfg.seed, folder)
     return folder

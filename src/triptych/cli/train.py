@@ -10,7 +10,6 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,15 +31,6 @@ from triptych.run.result import Result, one_line
 from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()
-
-
-def execute_recorded(directory: RunDirectory) -> Result:
-    """Execute the run of ``directory`` from its start or last checkpoint; return its result."""
-    # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from triptych.run.execute import execute
-
-    return execute(directory)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -78,15 +68,10 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     reason = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.record(_failed(run.provenance(), reason))  # it ended before it could say why
+        run.record(Result.of(run.provenance(), "failed", stage="build", error=reason))  # it could not say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {reason}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
-
-
-def _failed(provenance: dict[str, Any], error: str) -> Result:
-    """Return the result of a run that failed before it began."""
-    return Result.of(provenance, "failed", stage="build", error=error)
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
@@ -111,7 +96,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
             if run.status == "new":
-                run.record(_failed({"overrides": overrides}, str(error)))
+                run.record(Result.of({"overrides": overrides}, "failed", stage="build", error=str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
                 write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
@@ -165,8 +150,12 @@ def main() -> None:
                 if processes.rank() == 0:
                     _check_checkpoint(run)
             else:
+                # DDP's remark, once a process, that it looks for unused parameters; read by torch's import
+                os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
                 try:
-                    execute_recorded(run)
+                    from triptych.run.execute import execute
+
+                    execute(run)
                 except Exception as error:
                     if processes.rank() == 0:
                         raise

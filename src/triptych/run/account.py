@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.callbacks.metrics import build_metrics, figures_of
+from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split, to_level
 from triptych.diffusion.mixture import GaussianMixture, MonteCarlo
@@ -100,7 +100,7 @@ def account_split(
     """Evaluate the bound over one split with the current weights; ``of`` names them in the loggers."""
     trainer.test(model, dataloaders=_Later(data, split, limit, of), verbose=False)
     account: Account = model.accounting.compute()
-    account.figures |= figures_of(trainer)
+    account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
         entropy = _entropy(data.mixture)
         dims = model.dims

@@ -13,7 +13,7 @@ from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
-from triptych.run.drawing import Drawing, OtherPart, OtherRun, Source
+from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model
@@ -59,10 +59,10 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, g
     for name in changes.keys() - wanted.keys():
         known = ", ".join(wanted) or "{}"
         raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
-    sources = tuple(
-        _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
+    sources = {
+        name: _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
         for i, (name, what) in enumerate(wanted.items())
-    )
+    }
     return Drawing(model, data, sampler, guided(model, data, config, guides), sources)
 
 
@@ -74,7 +74,7 @@ def _source(
     guides: Guides,
     earlier: Sequence[str],
     change: dict[str, Any],
-) -> Source:
+) -> str | Drawing:
     key = f"condition_from.{name}={what}"
     parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in parts:
@@ -86,11 +86,11 @@ def _source(
             raise UserError(f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; they must be of one kind")
         if change:
             raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
-        return OtherPart(name, what)
+        return what
     run = guides.open(f"condition_from.{name}", what, stage=True)
     check_condition_source(key, name, run, data, earlier)
     config = drawn_as(f"stages.{name}", run.config, change)
-    return OtherRun(build_drawing(config, run.model, run.data, Guides(config)))
+    return build_drawing(config, run.model, run.data, Guides(config))
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:

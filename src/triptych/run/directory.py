@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.files import check_directory, file_digest, load_object, no_link, printable
-from triptych.run.lock import check_held, holder, leave, lock
+from triptych.run.lock import Lockable, check_held
 from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
@@ -120,11 +119,8 @@ def checkpoint_at(path: str | Path) -> Path:
     return run.reported()
 
 
-class RunDirectory:
+class RunDirectory(Lockable):
     """One run's directory. Reading is tolerant, writing is atomic."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path).absolute()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -181,18 +177,6 @@ class RunDirectory:
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically."""
         write_atomic(self / name, to_json(value))
-
-    def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:
-        """Lock the directory for one process group, waiting ``patience`` seconds; Busy or StorageError."""
-        return lock(self.path, patience)
-
-    def holder(self) -> str | None:
-        """Return the process that holds the lock now; None if there is none."""
-        return holder(self.path)
-
-    def leave(self) -> None:
-        """Record that no process works here, unless one holds the lock."""
-        leave(self.path)
 
     def discard(self) -> None:
         """Remove the files of a run that never began; nothing if it has a checkpoint or metrics.

@@ -3,9 +3,9 @@
 Another run may draw a part of a condition, which makes this the last stage of a cascade (DALL-E 2, Imagen).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +16,20 @@ from triptych.diffusion.sampler import Progress, Sampler
 from triptych.diffusion.wrappers import is_conditional
 
 
-class Source(Protocol):
-    """Provide one part of the conditions of n samples, (n, ...)."""
-
-    name: str
-
-    def __call__(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
-    ) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Drawing:
-    """A model with its sampler, its denoiser and the sources of its conditions."""
+    """A model with its sampler, its denoiser and the sources of its conditions.
+
+    ``sources``: of parts of the conditions, in place of the held-out items' own. Another run that draws the
+    part under the same conditions, an earlier stage; or the part that stands for it, as a text's embedding
+    for an image's.
+    """
 
     model: Any
     data: DataModule
     sampler: Sampler
     denoiser: nn.Module | None = None  # around the model's own, as guidance is
-    sources: tuple[Source, ...] = ()  # of parts of the conditions, in place of the held-out items' own
+    sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
     prepare: Callable[[Condition, torch.Generator], Condition] | None = None  # as noise on an image
 
     @property
@@ -64,16 +59,18 @@ class Drawing:
         assert split.condition is not None
         return split.condition[items % len(split)].together(named)
 
+    @property
+    def stages(self) -> dict[str, "Drawing"]:
+        """The earlier stages among the sources."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
+
     def calibrated(self) -> "Drawing":
         """Return a copy whose sampler has measured the model once, to be reused for many chunks."""
-        sources: list[Source] = []
-        for source in self.sources:
-            if isinstance(source, OtherRun):
-                source.drawing.model.to(self.model.device)
-                source = OtherRun(source.drawing.calibrated())
-            sources.append(source)
+        for stage in self.stages.values():
+            stage.model.to(self.model.device)
+        stages = {name: stage.calibrated() for name, stage in self.stages.items()}
         prepare = getattr(self.model, "prepared", lambda sampler: sampler)
-        return replace(self, sampler=prepare(self.sampler), sources=tuple(sources))
+        return replace(self, sampler=prepare(self.sampler), sources={**self.sources, **stages})
 
     def generator(self, seed: int) -> torch.Generator:
         """Return a generator of noise on the model's device."""
@@ -84,8 +81,15 @@ class Drawing:
     ) -> Condition | None:
         """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
         condition = None if condition is None else condition.to(self.model.device)
-        for source in self.sources:
-            part = Condition(**{source.name: source(n, condition, generator, progress)})
+        for name, source in self.sources.items():
+            if isinstance(source, Drawing):
+                source.model.to(generator.device)
+                own = None if condition is None else condition.without(name)
+                value = source.data.as_condition(source.draw(n, own, generator, progress))
+            else:
+                assert condition is not None
+                value = condition.parts[source].value
+            part = Condition(**{name: value})
             condition = part if condition is None else condition.together(part)
         return condition
 
@@ -107,33 +111,6 @@ class Drawing:
         """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
-
-
-class OtherPart:
-    """Use the part ``of`` in place of ``name``, such as a text's embedding for an image's."""
-
-    def __init__(self, name: str, of: str):
-        self.name, self.of = name, of
-
-    def __call__(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
-    ) -> Tensor:
-        assert condition is not None
-        return condition.parts[self.of].value
-
-
-class OtherRun:
-    """Sample another run's model under the same conditions, for a later stage of a cascade."""
-
-    def __init__(self, drawing: Drawing):
-        self.name, self.drawing = str(drawing.data.known_as), drawing
-
-    def __call__(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
-    ) -> Tensor:
-        self.drawing.model.to(generator.device)
-        own = None if condition is None else condition.without(self.name)
-        return self.drawing.data.as_condition(self.drawing.draw(n, own, generator, progress))
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:

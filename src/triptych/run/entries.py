@@ -3,8 +3,6 @@
 A parser returns None for what is absent or malformed; ValueError: the result cannot be relied on.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

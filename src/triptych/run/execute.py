@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from triptych.callbacks.metrics import better_of
+from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
@@ -225,7 +225,7 @@ def _report(
         **{split: one.figures for split, one in accounts.items()},
         "noise_levels": last.noise_levels,
         **({"estimator": last.estimator} if last.estimator else {}),
-        "metrics": better_of(trainer) or None,
+        "metrics": metrics_of(trainer).better or None,
         "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),

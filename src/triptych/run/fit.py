@@ -16,7 +16,7 @@ from pytorch_lightning.strategies.launchers import subprocess_script
 
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
-from triptych.callbacks.metrics import Metrics, build_metrics
+from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
 from triptych.config.names import cores
@@ -146,8 +146,7 @@ def build_fit(
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
     check_compiler(config, model, trainer.strategy.root_device)
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
-    for metrics in filter(lambda one: isinstance(one, Metrics), callbacks):
-        metrics.setup(trainer, model, "fit")
+    metrics_of(trainer).setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
         made: Any = model.configure_optimizers()
         if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late

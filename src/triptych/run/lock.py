@@ -21,39 +21,63 @@ INSTEAD = ".lock.owner"
 _held: list[tuple[Path, IO[str]]] = []  # by this process
 
 
-@contextmanager
-def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Lock ``folder``, waiting up to ``patience`` seconds.
+class Lockable:
+    """A directory in which one process at a time works."""
 
-    Raises:
-        Busy: another process holds it; its owner is named.
-        StorageError: the directory cannot be written.
-    """
-    until = time.monotonic() + patience
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = open(folder / ".lock", "a+", opener=no_link)
-        except OSError as error:
-            raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
-        with file, contextlib.ExitStack() as stack:
-            while not _take(file, stack, folder):
-                if time.monotonic() > until:
-                    file.seek(0)
-                    who = file.read().strip() or "unknown"
-                    raise Busy(f"{folder}: another process is at work here ({who})")
-                time.sleep(0.05)
-            if not _lies_in(folder, file):
-                continue  # who held it has removed the directory, or put it aside
-            file.truncate(0)
-            file.write(owner())
-            file.flush()
-            _held.append((folder, file))
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+
+    @contextmanager
+    def lock(self, patience: float = 0.0) -> Iterator[None]:
+        """Lock the directory for one process group, waiting up to ``patience`` seconds.
+
+        Raises:
+            Busy: another process holds it; its owner is named.
+            StorageError: the directory cannot be written.
+        """
+        folder, until = self.path, time.monotonic() + patience
+        while True:
             try:
-                yield
-            finally:
-                _held.remove((folder, file))
-            return
+                folder.mkdir(parents=True, exist_ok=True)
+                file = open(folder / ".lock", "a+", opener=no_link)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise StorageError(f"{folder}: cannot be written ({why})") from error
+            with file, contextlib.ExitStack() as stack:
+                while not _take(file, stack, folder):
+                    if time.monotonic() > until:
+                        file.seek(0)
+                        who = file.read().strip() or "unknown"
+                        raise Busy(f"{folder}: another process is at work here ({who})")
+                    time.sleep(0.05)
+                if not _lies_in(folder, file):
+                    continue  # who held it has removed the directory, or put it aside
+                file.truncate(0)
+                file.write(owner())
+                file.flush()
+                _held.append((folder, file))
+                try:
+                    yield
+                finally:
+                    _held.remove((folder, file))
+                return
+
+    def holder(self) -> str | None:
+        """Return the process that holds the lock now; None if there is none."""
+        try:
+            file = open_regular(self.path / ".lock")
+        except OSError:
+            return None
+        with file, contextlib.ExitStack() as stack:
+            if _take(file, stack, self.path, shared=True):
+                return None
+            return file.read().decode(errors="replace").strip() or "unknown"
+
+    def leave(self) -> None:
+        """Record that no process works here, unless one holds the lock."""
+        if self.holder() is None:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path / ".lock", 0)
 
 
 def check_held(path: Path) -> None:
@@ -68,25 +92,6 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:
         return False
-
-
-def holder(folder: Path) -> str | None:
-    """Return the process that holds the lock of ``folder``; None if there is none."""
-    try:
-        file = open_regular(folder / ".lock")
-    except OSError:
-        return None
-    with file, contextlib.ExitStack() as stack:
-        if _take(file, stack, folder, shared=True):
-            return None
-        return file.read().decode(errors="replace").strip() or "unknown"
-
-
-def leave(folder: Path) -> None:
-    """Record that no process works in ``folder``, unless one holds its lock."""
-    if holder(folder) is None:
-        with contextlib.suppress(OSError):
-            os.truncate(folder / ".lock", 0)
 
 
 def _take(file: Any, stack: contextlib.ExitStack, folder: Path, shared: bool = False) -> bool:

@@ -93,12 +93,10 @@ def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]
     """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
     for key, value in summary.items():
-        if isinstance(value, dict) and value and all(_is_column(v) for v in value.values()):
+        columns = [*value.values()] if isinstance(value, dict) else []
+        lists = bool(columns) and all(isinstance(column, list) and column for column in columns)
+        if lists and not any(isinstance(one, list | dict) for column in columns for one in column):
             with contextlib.suppress(ValueError):  # columns of several lengths
-                rows = [list(row) for row in zip(*value.values(), strict=True)]
+                rows = [list(row) for row in zip(*columns, strict=True)]
                 tables[f"panels/{key}"] = ([*value], rows)
     return tables
-
-
-def _is_column(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and not any(isinstance(v, list | dict) for v in value)

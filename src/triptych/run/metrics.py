@@ -30,6 +30,8 @@ class MetricsCsv(Logger):
     from the row it goes on from.
     """
 
+    name, version = "csv", ""
+
     def __init__(self, path: Path, every: float = 2.0):
         super().__init__()
         self.path, self.every = path, every
@@ -39,14 +41,6 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
         self._began: float | None = None
         self._before = 0.0
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def keep_until(self, step: int) -> None:
         """Hold the rows up to ``step`` for the next write; print a warning if some are damaged."""
@@ -114,7 +108,8 @@ class MetricsCsv(Logger):
             return
         columns = self._columns
         new = {name for row in self._rows.values() for name in row} - {*columns}
-        whole = new or not columns or min(self._rows, default=0) <= self._closed or self._is_cut()
+        cut = not self.path.exists() or self.path.stat().st_size < self._end  # by somebody else
+        whole = new or not columns or min(self._rows, default=0) <= self._closed or cut
         if whole:
             if columns:
                 self._read(self._closed)
@@ -129,10 +124,6 @@ class MetricsCsv(Logger):
         self._columns, self._rows, self._end = columns, dict(rows[-OPEN:]), self._end + len(closed)
         self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
         self._written = time.monotonic()
-
-    def _is_cut(self) -> bool:
-        """Return whether the file is missing, or shorter than it was left."""
-        return not self.path.exists() or self.path.stat().st_size < self._end
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -1,7 +1,5 @@
 """Parse values of untrusted files; malformed ones become NaN or None."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -97,7 +97,7 @@ class SampleGrid(pl.Callback):
     """Draw up to 16 unguided samples after validation, from one noise, ``pictures`` times in a run."""
 
     def __init__(self, drawing: Drawing, folder: Path, n: int = 16, pictures: int = 3):
-        self.drawing, self.folder = replace(drawing, denoiser=None, sources=()), folder
+        self.drawing, self.folder = replace(drawing, denoiser=None, sources={}), folder
         self.n, self.pictures = min(16, n), pictures
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

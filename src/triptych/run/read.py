@@ -3,8 +3,6 @@
 A summary that cannot be understood makes the run "unreadable", with the reason in `error`.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -30,12 +28,11 @@ AT_START = ("overrides", "choices", "seed", "fingerprint", "split", "data_change
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at unix time `updated`."""
+    """Progress of an unfinished run: `step` of `max_steps` in `stage`."""
 
     stage: str
     step: int
     max_steps: int
-    updated: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
     if record:
         step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
         updated = to_float(record.get("updated"))
-        progress = Position(str(record.get("stage") or ""), step, most, updated)
+        progress = Position(str(record.get("stage") or ""), step, most)
         alive = updated if math.isfinite(updated) else alive
     try:
         with open(directory / ".lock", encoding="utf-8", errors="replace") as file:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from triptych.config.build import build
+from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.data.base import DataModule, Generated
 from triptych.data.captions import Captioned
@@ -24,7 +25,6 @@ from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are recorded one by one
-BETTER = {True: "higher", False: "lower", None: ""}
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
@@ -33,9 +33,7 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     Raises:
         UserError: a name of ours, or no samples are measured.
     """
-    nodes = (config.get("metrics") or {}).items()
-    built = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
-    own = {name: metric for name, metric in built.items() if isinstance(metric, OfSamples)}
+    own = {name: one for name, one in named_metrics(config).items() if isinstance(one, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
@@ -61,16 +59,15 @@ class SampleReference:
         """Read this process's chunks of what samples are compared with, on ``device``; of pure noise here."""
         self.pure = chunks.fill("noise", self.n, self._noise, self.read)
 
-    def settle(self) -> None:
-        """Prepare to compare, in the first process, once all have read theirs."""
-
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Return every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
         raise NotImplementedError
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Return shares of samples that match the captions of held-out ``items``; {} if data have none."""
-        return {}
+        """Return shares of samples that match the captions of held-out ``items``."""
+        assert self.prompts is not None
+        embeddings = None if self.prompts.embedder is None else features["embedding"]
+        return self.prompts.compare(embeddings, features["logits"], items)
 
     def _noise(self, rows: Tensor, chunk: int) -> Tensor:
         seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
@@ -83,13 +80,6 @@ class SampleReference:
         figures = self.compare(self.pure, labels, 0)
         figures |= {} if items is None else self.prompted(self.pure, items)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
-
-    def about_own(self) -> dict[str, dict[str, str]]:
-        """Return {name: title, unit, better} of the user's own metrics, for ``summary.json``."""
-        return {
-            name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
-            for name, m in self.own.items()
-        }
 
     def _own(self, samples: Samples) -> dict[str, float]:
         figures = {name: metric.figure(samples) for name, metric in self.own.items()}
@@ -233,16 +223,16 @@ class ImageReference(SampleReference):
             split = splits[self.prompts.split]
             self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x, self.read)
 
-    def settle(self) -> None:
-        self.features = None if self.classifier is None else self.true["features"]
-        self.moments = self.published
-        if self.inception is not None and self.moments is None:
-            self.moments = Moments.of(self.true.parts("inception"))
+    @cached_property
+    def features(self) -> Tensor | None:
+        """The classifier's features of the true images, once all processes have read theirs."""
+        return None if self.classifier is None else self.true["features"]
 
-    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        assert self.prompts is not None
-        embeddings = None if self.prompts.embedder is None else features["embedding"]
-        return self.prompts.compare(embeddings, features["logits"], items)
+    @cached_property
+    def moments(self) -> Moments | None:
+        """The published moments of FID's features, or those of the true images."""
+        read = self.published is None and self.inception is not None
+        return Moments.of(self.true.parts("inception")) if read else self.published
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Compute Fréchet distance, precision, recall and, where samples have classes, class accuracy."""

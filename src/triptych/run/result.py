@@ -3,8 +3,6 @@
 A field names the entries that it is parsed from; ``record`` holds all of them, a user's own too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

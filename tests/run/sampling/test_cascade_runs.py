@@ -63,7 +63,7 @@ def refused(call, *words):
 def test_prompts_are_drawn_low_first_and_told_to_both(runs):
     cascade, values = opened(runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3")
     told = []
-    for drawing in (cascade.sources[0].drawing, cascade):
+    for drawing in (cascade.stages["low"], cascade):
         network = drawing.model.denoiser.network
         network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     drawn = draw_all(cascade, values)
@@ -84,7 +84,7 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
 def test_noise_is_on_the_low_picture_and_told(runs):
     change = "stages=[{},{sampler.steps:1}]"
     cascade, values = opened(runs, "prompt=a blue circle", "n=200", "noise=0.5", change)
-    assert [one.sampler.steps for one in (cascade.sources[0].drawing, cascade)] == [3, 1]
+    assert [one.sampler.steps for one in (cascade.stages["low"], cascade)] == [3, 1]
     told = []
     cascade.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     drawn = draw_all(cascade, values)

@@ -10,17 +10,18 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
+from triptych.callbacks.metrics import BETTER
 from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.sampler import chunk_size
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.run.directory import RunDirectory
-from triptych.run.drawing import Drawing, OtherRun
+from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
 from triptych.run.sampling.chunks import Features, chunk_seed, open_chunks, weights_digest
 
-Sets = dict[tuple[int, int], Features]  # by value of ``measures.over`` and repeat
+Sets = list[dict[int, Features]]  # of each value of ``measures.over``, by repeat
 LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
 
 
@@ -39,17 +40,18 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     experiment.model.to(strategy.root_device)  # from where Lightning has taken it
     reference.fill(chunks, strategy.root_device)
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
-    sets = {}
+    sets: Sets = []
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
         trained, _, untrained = _conditions(experiment, drawing)
         items = torch.arange(node["n"]) if trained is None else trained
+        sets.append({})
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
                 if some is not None:
                     draw = partial(_draw, drawing, some, experiment.config["seed"], place)
                     name = f"samples_{row}_{place}"
-                    sets[row, place] = chunks.fill(name, len(some), draw, reference.read)
+                    sets[row][place] = chunks.fill(name, len(some), draw, reference.read)
         if not strategy.reduce_boolean_decision(chunks.finite):
             raise Diverged("a sample" if over is None else f"a sample with {over}={value}", step)
     experiment.model.cpu()
@@ -68,9 +70,8 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
 def _modules(drawing: Drawing) -> Iterator[Any]:
     """Yield the networks that draw: guides and earlier stages, too."""
     yield from (drawing.model, drawing.denoiser)
-    for source in drawing.sources:
-        if isinstance(source, OtherRun):
-            yield from _modules(source.drawing)
+    for stage in drawing.stages.values():
+        yield from _modules(stage)
 
 
 def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
@@ -88,7 +89,6 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
     """
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
-    reference.settle()
     trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
     about = {
         "n": node["n"],
@@ -96,13 +96,15 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
         "reference": reference.name,
         "floor": reference.floor(),
         "noise": reference.noise(classes, trained),
-        "metrics": reference.about_own(),
+        "metrics": {
+            name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
+            for name, m in reference.own.items()
+        },
         **({"files": reference.files} if reference.files else {}),
     }
     rows = [
-        {"value": value}
-        | _row(experiment, drawing, {place: one for (at, place), one in sets.items() if at == row})
-        for row, (value, drawing) in enumerate(experiment.measured)
+        {"value": value} | _row(experiment, drawing, of_row)
+        for (value, drawing), of_row in zip(experiment.measured, sets, strict=True)
     ]
     if (over := node["over"]) is None:
         return {"measures": rows[0]["measures"], "measured": about}

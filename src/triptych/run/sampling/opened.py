@@ -17,7 +17,7 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.run.build import build_drawing
-from triptych.run.drawing import Drawing, OtherRun, parts_read
+from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
 from triptych.run.reopen import PROMPTED, drawn_as, open_stages
@@ -61,7 +61,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
         prepare = _conditioning_noise(drawing, values["noise"]) if values["noise"] else None
         drawings.append(replace(drawing, prepare=prepare))
     *before, last = drawings
-    return _ready(replace(last, sources=tuple(map(OtherRun, before))), values)
+    return _ready(replace(last, sources={str(one.data.known_as): one for one in before}), values)
 
 
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
@@ -75,7 +75,8 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
         if values["prompt"] is not None:
             raise UserError(f"label={label}: must be null beside a prompt")
     if values["like"] is not None:
-        drawing = replace(drawing, sources=tuple(one for one in drawing.sources if one.name != IMAGE))
+        others = {name: source for name, source in drawing.sources.items() if name != IMAGE}
+        drawing = replace(drawing, sources=others)
     condition_of(drawing, values, 1)  # before anything is drawn
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return drawing
@@ -103,8 +104,7 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
     if not prompts:
         raise UserError("prompt=[]: must be a text, or a list of one text or more")
     conditions = drawing.data.encode_prompts(prompts)
-    runs = [drawing, *(source.drawing for source in drawing.sources if isinstance(source, OtherRun))]
-    if not any(TEXT in parts_read(one.model, one.data) for one in runs):
+    if not any(TEXT in parts_read(one.model, one.data) for one in (drawing, *drawing.stages.values())):
         raise UserError(
             f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
             "model.conditional=[text]"
@@ -129,7 +129,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
         x = drawing.draw(size, condition, generator, bar)
         if values["cascade"] is not None:
             x = drawing.data.as_condition(x)  # on the data's levels, as what the stages before it drew
-        drawn.append({one.name: parts[one.name].value for one in drawing.sources} | {SAMPLES: x})
+        drawn.append({name: parts[name].value for name in drawing.sources} | {SAMPLES: x})
     return {name: torch.cat([one[name] for one in drawn]).cpu() for name in drawn[0]}
 
 

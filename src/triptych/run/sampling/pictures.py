@@ -139,12 +139,9 @@ def shades(x: Tensor, data: DataModule) -> Tensor:
 
 def new_figure(width: float, height: float) -> Any:
     """Return a figure of matplotlib's, in inches, that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def tiled(pixels: Tensor) -> Any:
