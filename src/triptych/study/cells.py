@@ -13,7 +13,6 @@ from triptych.run.entries import UNITS
 from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
-from triptych.study.crossed import critical
 from triptych.study.formatting import format_number, interval
 from triptych.study.statistics import LEVEL, Paired, Spread, spread
 
@@ -64,7 +63,7 @@ class PairTest:
         if error is None or math.isnan(self.p):
             return math.nan, math.nan
         level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
-        half = float(critical(level, error.of_seeds, error.df, error.of_items, error.n_items))
+        half = error.distance(level)
         return pair.mean - half, pair.mean + half
 
     @property

@@ -45,7 +45,12 @@ class Error:
 
     def half(self, alpha: float) -> float:
         """Return half the width of the interval at level 1 - `alpha`."""
-        return float(critical(alpha, self.of_seeds, self.df, self.of_items, self.n_items, TILT))
+        return self.distance(alpha, TILT)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # a report shows each several times
+    def distance(self, p: float, tilt: float = 0.0) -> float:
+        """Return the distance of a mean whose two-sided p is this one."""
+        return float(critical(p, self.of_seeds, self.df, self.of_items, self.n_items, tilt))
 
 
 def crossed(differences: np.ndarray) -> Error:
