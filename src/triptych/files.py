@@ -134,6 +134,8 @@ def file_digest(path: str | Path) -> str | None:
 def printable(value: Any) -> Any:
     r"""Escape control characters in a text, or in all texts of JSON: ESC as "\\x1b"; ends of lines stay."""
     if isinstance(value, str):
+        if value.isprintable():  # the rest has no control characters, and is most of it
+            return value
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
     if isinstance(value, list):
         return [printable(entry) for entry in value]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,11 @@ class Items:
     index: np.ndarray
     total: np.ndarray
 
+    @cached_property
+    def mean(self) -> float:
+        """The bound of all of them."""
+        return float(self.total.mean())
+
 
 def write_items(path: Path, account: Account) -> bool:
     """Write the bound of each item; return False if there is none.
@@ -55,22 +61,22 @@ def write_items(path: Path, account: Account) -> bool:
 def read_items(directory: Path, bound: float) -> Items | None:
     """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
     items = load_items(directory)
-    if items is None or not math.isclose(items.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
+    if items is None or not math.isclose(items.mean, bound, rel_tol=1e-5, abs_tol=1e-5):
         return None
     return items
 
 
 def load_items(directory: Path) -> Items | None:
     """Read the items of a run without comparing them with its bound; None if absent or damaged."""
-    path = Path(directory) / NAME
+    path = f"{directory}/{NAME}"
     try:
-        return _load(path, path.stat().st_mtime_ns)
+        return _load(path, os.stat(path).st_mtime_ns)
     except OSError:
         return None
 
 
 @lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
-def _load(path: Path, _written: int) -> Items | None:
+def _load(path: str, _written: int) -> Items | None:
     import numpy as np  # which a mistake typed at a command does without
 
     arrays = read_arrays(path, ("index", "total"))
@@ -85,7 +91,7 @@ def _load(path: Path, _written: int) -> Items | None:
     return Items(index[order], total[order])
 
 
-def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
+def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
     """Read the arrays ``names`` (n,) of equal length; None if missing, damaged or of another kind.
 
     The one called ``square`` is (n, n). Nothing is unpickled, and all of them together are below

@@ -111,8 +111,8 @@ def is_run(directory: Path) -> bool:
 
 def read_runs(root: Path, now: float | None = None) -> list[Run]:
     """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
-    root = Path(root)
-    return [read_run(path, sweep=root.resolve().name, now=now) for path in find_runs(root)]
+    sweep = Path(root).resolve().name
+    return [read_run(path, sweep, now) for path in find_runs(Path(root))]
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
@@ -132,8 +132,9 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_digests(directory, run.digests)
         items = load_items(directory)
         if items and run.measure and math.isfinite(run.bound) and not read_items(directory, run.bound):
-            mean = items.total.mean()
-            raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {mean:g}")
+            raise ValueError(
+                f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
+            )
         file = directory / run.samples if run.samples else None  # reports are published: no file outside
         inside = file is not None and file.resolve().is_relative_to(directory.resolve())
         return replace(run, samples=file if inside else None)

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -135,7 +136,7 @@ class Result:
         """Return the entries of the file, without its checksum."""
         return {key: value for key, value in self.record.items() if key != "checksum"}
 
-    @property
+    @cached_property
     def measure(self) -> str | None:
         """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""
         return next((key for key in UNITS if key in self.test), None)

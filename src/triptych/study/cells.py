@@ -57,7 +57,7 @@ class PairTest:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
         """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
         pair, error = self.pair, self.pair.error

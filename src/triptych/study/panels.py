@@ -211,9 +211,9 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
 def _data_uri(path: Path | None, run: Run) -> str:
     """Return a PNG of the run's own as a data URI; "": it is none, lies elsewhere or is too large."""
     try:
-        if path is None or not path.resolve().is_relative_to(run.dir.resolve()):
+        if path is None or not path.is_file() or path.stat().st_size > LARGEST_IMAGE:
             return ""
-        if not path.is_file() or path.stat().st_size > LARGEST_IMAGE:
+        if not path.resolve().is_relative_to(run.dir.resolve()):
             return ""
         data = path.read_bytes()
     except OSError:

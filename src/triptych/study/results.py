@@ -26,9 +26,10 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
     `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters and origin. A text
     that a spreadsheet would take for a formula has an apostrophe in front.
     """
+    base = base.resolve()
     table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in results(runs)]
     for row, run in zip(table, runs, strict=True):
-        row["directory"] = plain_cell(os.path.relpath(run.dir.resolve(), base.resolve()))
+        row["directory"] = plain_cell(os.path.relpath(run.dir.resolve(), base))
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
