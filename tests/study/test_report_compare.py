@@ -230,6 +230,7 @@ def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
     comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
     (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
     assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.claim(0, 1).pair.n == 3
+    assert table_rows(comparison)[0].seeds == "3 (3 copied)"
     (note,) = [note for note in comparison.notes if "to the last digit" in note]
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
 

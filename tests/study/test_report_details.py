@@ -9,6 +9,7 @@ import pytest
 
 from triptych.study import details
 from triptych.study.factorial import crossing
+from triptych.study.panels import sample_pictures
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import against
@@ -115,6 +116,11 @@ def test_only_a_runs_own_pictures_are_shown(tmp_path):
     shown = re.findall('<img src="data:image/png;base64,[^"]+" alt="Samples, ([^"]+)"', page)
     assert shown == ["m2, seed 1", "real images of the test set"] and page.count("<img") == 2
     assert base64.b64encode((tmp_path / "elsewhere.png").read_bytes()).decode() not in page
+    (comparison,) = read_study([tmp_path / "a"]).comparisons
+    own = run / "samples" / "final.png"
+    own.unlink()
+    own.symlink_to(tmp_path / "elsewhere.png")  # after the run was read, which refuses such a directory
+    assert sample_pictures(comparison) == []
 
 
 def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting(tmp_path):

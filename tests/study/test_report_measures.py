@@ -10,6 +10,7 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.export import write_figures
+from triptych.study.figures import measure_figure
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
@@ -52,11 +53,19 @@ def test_each_measure_by_cell_seed_and_value(comparison):
 def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
     lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}))[-1].how
     assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
+    about = {"n": 8, "floor": {"precision": {"median": 0.97, "low": 0.96, "high": 0.99}}}
     for seed in (1, 2):
-        make_run(tmp_path / "dots", "x0", seed, 1.9, measures={"precision": {"mean": 0.9}}, measured={"n": 8})
+        measures = {"precision": {"mean": seed / 4}}
+        make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
     (of_dots,) = compare(read_runs(tmp_path / "dots"))
     dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
     assert "Each dot is one seed; the upright bar is their mean. The dashed" in dots
+    ax = measure_figure(of_dots.measures["precision"])(of_dots, colours({"x0": "x0"})).axes[0]
+    across = {marker: [[*line.get_xdata()] for line in ax.lines if line.get_marker() == marker]
+              for marker in ("o", "None")}  # fmt: skip
+    assert across == {"o": [[0.25], [0.5]], "None": [[0.97, 0.97], [0.375, 0.375]]}
+    (floor,) = ax.patches
+    assert floor.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx([0.96, 0.99])
 
 
 def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):

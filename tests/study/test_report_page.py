@@ -200,6 +200,8 @@ def test_mixed_units_stand_apart(tmp_path):
     html = report.html.read_text()
     check(html)
     assert "digits, bits/dim" in html and "ring, nats/dim" in html and "section of its own" in html
+    for place in (r'data-name="t(\d)"', r'data-of="cells:(\d)"', r'data-seeds="(\d):', r'data-ink="(\d):'):
+        assert re.findall(place, html) == ["0", "1"], place
     assert "gap to truth" in html and "entropy (best possible) 0.400" in html
     assert "On digits (bits/dim)" in report.story.answer and "On ring (nats/dim)" in report.story.answer
     terminal.print_table(tmp_path)
