@@ -66,33 +66,25 @@ def _by_noise_level(
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, "training step")
+    return _training(comparison, colours, over_seconds=False)
 
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, "seconds of training", over_seconds=True)
+    return _training(comparison, colours, over_seconds=True)
 
 
-def _validation(comparison: Comparison, over_seconds: bool) -> dict[str, list[Line]]:
-    """Return steps, or seconds of training, and validation bounds of each seed of each cell."""
+def _training(comparison: Comparison, colours: Colours, over_seconds: bool) -> Figure | None:
     bound = f"val/{comparison.measure}"
     lines: dict[str, list[Line]] = {}
     for cell in comparison.cells:
         for run in cell.runs.values():
             columns = run.histories((bound, "time"))
-            steps, values = columns.get(bound, ([], []))
+            steps, history = columns.get(bound, ([], []))
             seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
             at = np.array([seconds.get(step, math.nan) for step in steps] if over_seconds else steps)
             if len(steps) > 1 and np.isfinite(at).all():
-                lines.setdefault(cell.label, []).append((at, np.array(values), run))
-    return lines
-
-
-def _training(
-    comparison: Comparison, colours: Colours, what: str, over_seconds: bool = False
-) -> Figure | None:
-    lines = _validation(comparison, over_seconds)
+                lines.setdefault(cell.label, []).append((at, np.array(history), run))
     if not lines:
         return None
     drawn = LineFigure(lines, colours)
@@ -116,7 +108,8 @@ def _training(
     pad = 0.05 * (top - low) or 1e-3
     drawn.ax.set_ylim(low - pad, top + pad)
     drawn.ax.margins(x=0.02)
-    return drawn.finish(what, f"validation bound, {comparison.unit}")
+    along = "seconds of training" if over_seconds else "training step"
+    return drawn.finish(along, f"validation bound, {comparison.unit}")
 
 
 def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
