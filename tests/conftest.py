@@ -32,7 +32,16 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 
 # files of long tests: `make test` begins with these, so that no worker ends on one of them
-LONG = ("run/test_resume", "cli/test_doors", "models/test_assembly", "run/test_wandb", "study/test_launchers")
+LONG = """
+cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
+run/sampling/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
+security/test_fuzz study/test_launchers study/test_report_browser test_papers
+""".split()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        forked.serve()
 
 
 def pytest_collection_finish() -> None:
@@ -87,6 +96,8 @@ def prepared(root) -> Callable:
             for o in overrides
         )
         small = [o for o in TINY if tiny and not (other and o.startswith("denoiser."))]
+        if tiny and not any(o.startswith(("callbacks", "weights=chosen", "trained=")) for o in overrides):
+            small += ["callbacks.ema.others=[]"]  # each is one more pass over the validation items
         folder = root / "logs" / "runs" / (path or "tiny")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = references.composed((*small, *(["logger=csv"] if csv else []), *overrides))
@@ -131,9 +142,9 @@ def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     before = {*sys.modules}
     yield trust_module
     trust.trusted.cache_clear()
-    for name in os.environ.get("TRIPTYCH_TRUST", "").split(","):
-        if name not in before:
-            sys.modules.pop(name, None)
+    own = os.environ.get("TRIPTYCH_TRUST", "").split(",")
+    for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in before]:
+        del sys.modules[name]
 
 
 @pytest.fixture

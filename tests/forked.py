@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from importlib import import_module
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,15 +23,33 @@ from tests import references
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.warm"])
 ROOT = str(Path(__file__).parents[1])
+SHARED = "TRIPTYCH_TEST_FORKS"  # in the environment: where the server of this session is
+
+
+def serve() -> None:
+    """Start the server, which the workers of a session share: its imports take ten seconds."""
+    # it looks for modules where it is started, and there are other packages named tests
+    with mock.patch.dict(os.environ, {"PYTHONPATH": ROOT, "PYTHONSAFEPATH": "1"}):
+        forkserver.ensure_running()
+    os.environ[SHARED] = forkserver._forkserver._forkserver_address
+
+
+def _connect() -> None:
+    """Use the server of this session, and start one if there is none."""
+    server: Any = forkserver._forkserver
+    if SHARED not in os.environ:
+        serve()
+    elif server._forkserver_address is None:
+        server._forkserver_address = os.environ[SHARED]
+        server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
+        server.ensure_running = resource_tracker.ensure_running  # it is no child of ours
 
 
 def run(
     line: list[str], env: dict[str, str], cwd: Any = None, check: bool = False, timeout: float = 280
 ) -> subprocess.CompletedProcess:
     """As ``subprocess.run`` with both streams captured; ``line``: [python, "-m", module, ...]."""
-    # the server looks for modules where it is started, and there are other packages named tests
-    with mock.patch.dict(os.environ, {"PYTHONPATH": ROOT, "PYTHONSAFEPATH": "1"}):
-        forkserver.ensure_running()
+    _connect()
     streams = [tempfile.mkstemp(suffix=end)[1] for end in (".out", ".err")]
     process = SERVER.Process(target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams))
     process.start()

@@ -150,6 +150,7 @@ def share(setattr_: Any = setattr) -> None:
     setattr_(control, "REPEATS", 4)
     setattr_(account, "_entropy", entropy)
     setattr_(control, "LOOKS", 2)
+    setattr_(os, "fsync", lambda file: None)  # no test cuts the power: a run waits for the disk 30 times
     share_files(setattr_)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:

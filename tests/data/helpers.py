@@ -1,24 +1,16 @@
 """What several tests of the data need."""
 
+import functools
 import gzip
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
+from tests import refusal
 from triptych.data.base import DataError
 
-
-def refused(call, *words):
-    """The DataError of `call()`: one line that has each of `words`."""
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-    return message
+refused = functools.partial(refusal.refused, error=DataError)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

@@ -1,13 +1,14 @@
 """What several tests of the mathematics need: mixtures whose truth is known, exact averages, refusals."""
 
+import functools
 import math
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from tests import refusal
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.prediction import Prediction
@@ -18,14 +19,7 @@ SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sig
 U = 2.0**-24  # float32's unit roundoff: one operation errs by at most U, relatively
 
 
-def refused(call, *words):
-    """`call()` raises a ValueError of one line that has each of `words`."""
-    with pytest.raises(ValueError) as caught:
-        call()
-    message = str(caught.value)
-    assert message and "\n" not in message
-    for word in words:
-        assert word in message, message
+refused = functools.partial(refusal.refused, error=ValueError)
 
 
 def generator(seed=0):

@@ -67,7 +67,7 @@ def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepare
 
 
 def test_a_run_has_chosen_before_chosen_weights_are_asked_for(finished):
-    run = finished()
+    run = finished("callbacks.ema.others=[0.1]")
     with pytest.raises(UserError, match="has not chosen"):
         reopen(last(run), "chosen")
     with pytest.raises(UserError, match=r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.1"):

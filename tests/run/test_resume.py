@@ -12,7 +12,13 @@ from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.execute import execute
 
-BASE = ("denoiser.network.dropout=0.3", "trainer.val_check_interval=2", "samples.n=0")
+BASE = (
+    "denoiser.network.dropout=0.3",
+    "trainer.val_check_interval=2",
+    "samples.n=0",
+    "callbacks.ema.others=[0.1]",
+    "bound.repeats=1",
+)
 VARIANTS = {
     "plain": BASE,
     "accumulating": (*BASE, "trainer.accumulate_grad_batches=3"),

@@ -35,21 +35,16 @@ PANELS = [
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(tmp_path, trusting):
     """Writes ``panels.py`` of the package panel_lab, which is trusted."""
 
     def write(text: str):
         (tmp_path / "panel_lab").mkdir()
         (tmp_path / "panel_lab" / "__init__.py").write_text("")
         (tmp_path / "panel_lab" / "panels.py").write_text(text)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setenv("TRIPTYCH_TRUST", "panel_lab")
-        trust.trusted.cache_clear()
+        trusting("panel_lab")
 
-    yield write
-    trust.trusted.cache_clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "panel_lab"]:
-        del sys.modules[name]
+    return write
 
 
 def runs(root):

@@ -168,16 +168,6 @@ def test_a_broken_sweep_record_is_ignored(tmp_path, text):
     assert read_study([tmp_path]).expected == 1
 
 
-def test_nothing_finished_yet(tmp_path):
-    running(tmp_path, "x0", 1)
-    edit(tmp_path / "sweep.json", expected=3)
-    report = write_report(tmp_path)
-    check(report.html.read_text())
-    assert "0 of 3 runs finished, 1 running" in report.html.read_text()
-    (tmp_path / "empty").mkdir()
-    assert "No run has reported" in read_study([tmp_path / "empty"]).answer
-
-
 def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
     sweep(tmp_path, {"x0": 2.0})
     broken = make_run(tmp_path, "v", 1, 2.0)

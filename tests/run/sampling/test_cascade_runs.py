@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from tests.refusal import refused
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.augment import ConditioningNoise
 from triptych.diffusion.condition import AUGMENTATION
-from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.sampling.opened import cascade_of, condition_of, draw_all, drawing_of
@@ -15,8 +15,9 @@ SHAPES = (
     "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet "
     "denoiser.network.widths=[8,8] denoiser.network.blocks=1 samples.n=0 sampler=ddim objective=levels"
 ).split()
-BASE = [*SHAPES, "data.size=8", "+denoiser.network.text_at=[4]", "model.conditional=[text]"]
-FINE = [*SHAPES, "+denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
+BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+BASE = [*SHAPES, *BRIEF, "data.size=8", "+denoiser.network.text_at=[4]", "model.conditional=[text]"]
+FINE = [*SHAPES, *BRIEF, "+denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
 FINE += ["samples.n=2"]  # the end of a run, with its pictures
 FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
 
@@ -49,15 +50,6 @@ def opened(runs, *overrides, stages=("base", "fine")):
     paths = ",".join(f"'{runs[name]}'" for name in stages)
     values = OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True)
     return cascade_of(values), values
-
-
-def refused(call, *words):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 def test_prompts_are_drawn_low_first_and_told_to_both(runs):
