@@ -11,8 +11,10 @@ enforces them in Python. This module imports nothing of the project, so every ro
 import functools
 import inspect
 import math
+import operator
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
@@ -79,7 +81,7 @@ ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
 LISTS = (list, tuple, Sequence)
-ENDS = (Ge, Gt, Le, Lt)
+ENDS = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -95,6 +97,13 @@ def alternatives(kind: Any) -> list[Any]:
     return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
 
 
+def members(kind: Any) -> list[Any]:
+    """Return the types of a union and of those in it, or the type itself, without metadata."""
+    inner, _ = unwrap(kind)
+    below = alternatives(inner)
+    return [inner] if below[0] is inner else [type_ for one in below for type_ in members(one)]
+
+
 def marks(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
     inner, more = unwrap(kind)
@@ -105,8 +114,7 @@ def marks(kind: Any) -> list[Any]:
 def says(kind: Any) -> bool:
     """Return whether a type is a declaration: plain types are injected, not configured."""
     inner, more = unwrap(kind)
-    inside = alternatives(inner) if get_origin(inner) in (Union, types.UnionType) else get_args(inner)
-    return bool(more) or get_origin(inner) is Literal or any(map(says, inside))
+    return bool(more) or get_origin(inner) is Literal or any(map(says, get_args(inner)))
 
 
 def fits(kind: Any, value: Any) -> bool:
@@ -114,23 +122,19 @@ def fits(kind: Any, value: Any) -> bool:
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         fit = any(fits(one, value) for one in several)
-    elif inner is None or inner is type(None):
+    elif inner in (None, type(None)):
         fit = value is None
-    elif inner is bool:
-        fit = isinstance(value, bool)
+    elif inner in (bool, str):
+        fit = isinstance(value, inner)
     elif inner is int:
         fit = isinstance(value, Integral) and not isinstance(value, bool)
     elif inner is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
         fit = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
-    elif inner is str:
-        fit = isinstance(value, str)
     elif get_origin(inner) is Literal:
         fit = any(type(one) is type(value) and one == value for one in get_args(inner))
     elif _origin(inner) in LISTS:
-        fit = (
-            isinstance(value, Sequence) and not isinstance(value, str) and _items_fit(get_args(inner), value)
-        )
+        fit = _items_fit(get_args(inner), value)
     elif _origin(inner) in (dict, PathLike):
         fit = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
     else:
@@ -142,7 +146,9 @@ def _origin(kind: Any) -> Any:
     return get_origin(kind) or kind
 
 
-def _items_fit(kinds: tuple[Any, ...], value: Sequence[Any]) -> bool:
+def _items_fit(kinds: tuple[Any, ...], value: Any) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False
     if len(kinds) > 1 and kinds[1] is not Ellipsis:
         return len(kinds) == len(value) and all(map(fits, kinds, value))
     return not kinds or all(fits(kinds[0], item) for item in value)
@@ -150,18 +156,11 @@ def _items_fit(kinds: tuple[Any, ...], value: Sequence[Any]) -> bool:
 
 def _within(limit: Any, value: Any) -> bool:
     match limit:
-        case Ge(end):
-            return bool(value >= end)
-        case Gt(end):
-            return bool(value > end)
-        case Le(end):
-            return bool(value <= end)
-        case Lt(end):
-            return bool(value < end)
-        case Len(least, most):
-            return least <= len(value) and (most is None or len(value) <= most)
-        case MinLen(least):
-            return len(value) >= int(least)
+        case Ge(end) | Gt(end) | Le(end) | Lt(end):
+            return bool(ENDS[type(limit)](value, end))
+        case Len() | MinLen():
+            most = getattr(limit, "max_length", None)
+            return limit.min_length <= len(value) and (most is None or len(value) <= most)
         case Choice(options):
             return value in options
         case IsPath():
@@ -184,12 +183,12 @@ def literal_values(kind: Any) -> list[str]:
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return [option for one in several for option in literal_values(one)]
-    if inner is None or inner is type(None):
+    if inner in (None, type(None)):
         return ["null"]
     if inner is bool:
         return ["true", "false"]
-    named = get_args(inner) if get_origin(inner) is Literal else ()
-    named = next((tuple(limit.options) for limit in limits if isinstance(limit, Choice)), named)
+    literal = get_args(inner) if get_origin(inner) is Literal else ()
+    named = next((limit.options for limit in limits if isinstance(limit, Choice)), literal)
     return ["null" if option is None else str(option) for option in named]
 
 
@@ -213,8 +212,6 @@ def _words(kind: Any) -> list[str]:
     if inner in (int, float):
         noun = "a whole number" if inner is int else "a number"
         return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
-    if inner is str:
-        return ["text"]
     if _origin(inner) in LISTS:
         kinds = get_args(inner)
         fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
@@ -222,13 +219,11 @@ def _words(kind: Any) -> list[str]:
         each = describe_kind(kinds[0]) if kinds else ""
         more = f" with {least} or more entries" if least else ""
         return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
-    if _origin(inner) is dict:
-        return ["a group of keys"]
-    return [""]
+    return [{str: "text", dict: "a group of keys"}.get(_origin(inner), "")]
 
 
 def _range(limits: Sequence[Any], whole: bool) -> str:
-    ends = {type(one): getattr(one, type(one).__name__.lower()) for one in limits if isinstance(one, ENDS)}
+    ends = {type(one): getattr(one, type(one).__name__.lower()) for one in limits if type(one) in ENDS}
     low, high = ends.get(Ge), ends.get(Le)
     if low is not None and high is not None:
         return f"from {low:.15g} to {high:.15g}" if whole else f"in [{low:g}, {high:g}]"
@@ -240,23 +235,11 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
     """Return the error line for ``value``; "" if it fits. ``show`` formats the value."""
     if fits(kind, value):
         return ""
-    text = isinstance(value, str) and not takes_text(kind)
+    texts = (one for one in members(kind) if one in (str, Any) or str in map(type, get_args(one)))
+    text = isinstance(value, str) and not any(texts)
     whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
     hint = f"; type {int(value)}" if whole else ""
     return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}{hint}"
-
-
-def takes_lists(kind: Any) -> bool:
-    """Return whether the type accepts lists."""
-    return any(one is Any or _origin(unwrap(one)[0]) in LISTS for one in alternatives(unwrap(kind)[0]))
-
-
-def takes_text(kind: Any) -> bool:
-    """Return whether the type accepts text."""
-    inner, _ = unwrap(kind)
-    if (several := alternatives(inner))[0] is not inner:
-        return any(map(takes_text, several))
-    return inner in (str, Any) or any(isinstance(one, str) for one in get_args(inner))
 
 
 C = TypeVar("C", bound=type)
@@ -310,11 +293,8 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     """Return {argument: type} of a function's declared arguments."""
     kinds = {}
     for name, kind in function.__annotations__.items():
-        if isinstance(kind, str):
-            try:
-                kind = eval(kind, function.__globals__)  # our own source's text
-            except NameError:  # imported for type checkers alone
-                continue
-        if says(kind):
-            kinds[name] = kind
+        with suppress(NameError):  # of a type that is imported for type checkers alone
+            kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
+            if says(kind):
+                kinds[name] = kind
     return kinds

@@ -10,7 +10,7 @@ from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
 from triptych.config.own_code import check_methods, raised_at
 from triptych.config.source import REQUIRED
-from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
+from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
 from triptych.errors import UserError
 
@@ -41,8 +41,6 @@ ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are h
 @cache
 def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
     """Return (parameters of ``target`` by name, whether it takes further keywords); or UserError."""
-    if target in ARGUMENTS:
-        return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
     every: dict[str, inspect.Parameter] = {}
     more = False
     for function in _constructors(import_class(target)):

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -29,7 +29,7 @@ from triptych.config.repository import share_files
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED, full_name
 from triptych.config.trust import check_name
-from triptych.declare import takes_lists
+from triptych.declare import LISTS, members
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -147,7 +147,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
-        fix = f"; for a list type {key}=[{values}]" if takes_lists(find_key(key.lstrip("+")).kind) else ""
+        kinds = members(find_key(key.lstrip("+")).kind)
+        lists = any(one is Any or (get_origin(one) or one) in LISTS for one in kinds)
+        fix = f"; for a list type {key}=[{values}]" if lists else ""
         return f"{match[1]}: several values need -m (a sweep){fix}"
     if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:

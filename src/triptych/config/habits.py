@@ -4,7 +4,7 @@ Every answer is one row of a table: ``MEANT`` where another key or choice does t
 run's promise, or another way to say it, stands against a key of Lightning's.
 """
 
-from triptych.config.schema import Trainer
+from triptych.config.libraries import Trainer
 
 MEANT = {  # typed: the key, or the choices and a key, to type instead; with = in it, a choice
     **{key: f"trainer.{key}" for key in (*Trainer.__annotations__, "fast_dev_run")},

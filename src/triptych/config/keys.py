@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
-from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, RunPart, Train
+from triptych.config.libraries import CLASSES, Optimizer
+from triptych.config.schema import COMMANDS, Base, RunPart, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap

@@ -1,4 +1,4 @@
-"""Declare the top-level keys of each command, and the keys passed to other libraries.
+"""Declare the top-level keys of each command.
 
 A group with a ``_target_`` is described by the class that it names; what stands here of it is the class that
 this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
@@ -9,23 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from triptych.declare import (
-    ClassName,
-    Count,
-    FilePath,
-    Ge,
-    Gt,
-    Le,
-    Lt,
-    MinLen,
-    NonNegative,
-    Positive,
-    Role,
-    Seed,
-    Steps,
-    Unit,
-    Whole,
-)
+from triptych.config.libraries import Trainer
+from triptych.declare import ClassName, Count, FilePath, Ge, Le, Lt, Positive, Role, Seed, Steps, Unit, Whole
 
 
 @dataclass(frozen=True)
@@ -44,39 +29,6 @@ class RunPart(Enum):
 
 Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
-Rate = Annotated[float, Ge(0), Lt(1)]
-
-
-class Trainer(TypedDict):
-    """Arguments of Lightning's Trainer that may be set; ``habits.INSTEAD`` has the reasons for the others."""
-
-    max_steps: Annotated[Count | None, Unit("steps")]
-    max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
-    min_steps: Annotated[Count | None, Unit("steps")]
-    val_check_interval: Annotated[Count, Unit("steps")]
-    log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
-    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
-    devices: Annotated[Count | Literal[-1] | str | Annotated[Sequence[int], MinLen(1)], Role.MACHINE]
-    num_nodes: Annotated[Count, Role.MACHINE]
-    strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE]
-    precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
-    gradient_clip_val: Positive | None
-    gradient_clip_algorithm: Literal["norm", "value"] | None
-    accumulate_grad_batches: Annotated[Count, Unit("batches")]
-    overfit_batches: Annotated[Whole, Unit("batches")]
-    benchmark: Annotated[bool | None, Role.MACHINE]
-    profiler: Annotated[Literal[None, "simple", "advanced", "pytorch"], Role.REPORTING]
-    enable_progress_bar: Annotated[bool, Role.REPORTING]
-    deterministic: bool | Literal["warn"] | None
-    detect_anomaly: bool
-    inference_mode: bool
-    sync_batchnorm: bool
-    limit_train_batches: Annotated[Positive | None, Unit("of an epoch: batches, or a share as 0.1")]
-    limit_val_batches: Annotated[Positive | None, Unit("batches, or a share as 0.1")]
-    limit_test_batches: Literal[None, 1.0]  # type: ignore[valid-type]  # and no 1, which is one batch
-    max_time: Annotated[str | None, Unit("DD:HH:MM:SS")]
-    num_sanity_val_steps: Annotated[Literal[-1] | Whole, Unit("batches"), Role.REPORTING]
-    enable_model_summary: Annotated[bool | None, Role.REPORTING]
 
 
 class WandbKeys(TypedDict):
@@ -100,43 +52,8 @@ class MLflowKeys(TypedDict):
     experiment: str
 
 
-class WandbLogger(TypedDict):
-    """Arguments of Lightning's WandbLogger that may be set."""
-
-    mode: str | None
-    project: str | None
-    entity: str | None
-    group: str | None
-    tags: Sequence[str] | None
-    notes: str | None
-    job_type: str | None
-    log_model: bool | str | None
-
-
-class Optimizer(TypedDict):
-    """Arguments common to the optimisers of ``torch.optim``."""
-
-    lr: Annotated[float, Gt(0), Le(10)]
-    betas: tuple[Rate, Rate]
-    momentum: Rate
-    eps: NonNegative
-    weight_decay: NonNegative
-
-
-CLASSES = {  # of other packages, with all that may be said to them
-    "pytorch_lightning.Trainer": Trainer,
-    "pytorch_lightning.loggers.WandbLogger": WandbLogger,
-}
-
-
-class DenoiserKeys(TypedDict):
-    """``denoiser``."""
-
-    network: Annotated[Group, Base("torch.nn.Module")]
-
-
-class ModelKeys(TypedDict):
-    """``model``."""
+class NetworkKeys(TypedDict):
+    """``denoiser`` and ``model``."""
 
     network: Annotated[Group, Base("torch.nn.Module")]
 
@@ -208,46 +125,6 @@ class Logger(TypedDict):
     mlflow: Annotated[MLflowKeys | None, Base(LOGGER)]
 
 
-class PaperClaim(TypedDict):
-    """One claim of a published table; how it is read, and what its keys mean: ``study/papers/claim.py``."""
-
-    says: str
-    kind: NotRequired[Literal["identity", "exact", "trained"]]
-    table: NotRequired[int | str]
-    figure: NotRequired[int | str]
-    section: NotRequired[int | float | str]
-    quote: NotRequired[str]
-    published: NotRequired[dict[str, float | str]]
-    otherwise: NotRequired[str]
-    untestable: NotRequired[str]
-    note: NotRequired[str]
-    scale: NotRequired[Literal["small", "paper"]]
-    metric: NotRequired[str]
-    compare: NotRequired[str]
-    at: NotRequired[dict[str, Any]]
-    order: NotRequired[Sequence[Any]]
-    same: NotRequired[Sequence[Any]]
-    value: NotRequired[dict[Any, float]]
-    diverges: NotRequired[Sequence[Any]]
-    beyond: NotRequired[Annotated[float, Gt(1)]]
-    by: NotRequired[NonNegative]
-    by_factor: NotRequired[Annotated[float, Ge(1)]]
-    within: NotRequired[Positive]
-    within_factor: NotRequired[Annotated[float, Gt(1)]]
-
-
-class PaperNode(TypedDict):
-    """A published table or figure, and its claims."""
-
-    cite: str
-    where: str
-    arxiv: NotRequired[str]
-    minutes: Annotated[Positive, Unit("minutes on two cores")]
-    differs: NotRequired[Sequence[str]]
-    discarded_seeds: NotRequired[Sequence[int]]
-    claims: dict[str, Group]
-
-
 class DrawingKeys(TypedDict):
     """Keys of sampling; runs of earlier versions lack guidance and threshold."""
 
@@ -266,9 +143,9 @@ class Train(DrawingKeys):
     augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), RunPart.MODEL]
     process: Annotated[Group, Base("triptych.diffusion.process.Process"), RunPart.MODEL]
-    denoiser: Annotated[DenoiserKeys, Base("triptych.diffusion.denoiser.Denoiser"), RunPart.MODEL]
+    denoiser: Annotated[NetworkKeys, Base("triptych.diffusion.denoiser.Denoiser"), RunPart.MODEL]
     objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective"), RunPart.MODEL]
-    model: Annotated[ModelKeys, Base("triptych.models.base.BoundModel"), RunPart.MODEL]
+    model: Annotated[NetworkKeys, Base("triptych.models.base.BoundModel"), RunPart.MODEL]
     bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound"), RunPart.MODEL]
     likelihood: NotRequired[
         Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood"), RunPart.MODEL]

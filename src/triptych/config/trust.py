@@ -24,13 +24,11 @@ from typing import Any
 from triptych.config.habits import CALLBACKS
 from triptych.config.own_code import is_trusted, lies_in, raised_at
 from triptych.config.own_code import trusted as trusted
-from triptych.config.schema import CLASSES
 from triptych.config.source import class_names, full_name
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
-ARGUMENTS = {name: frozenset(table.__annotations__) for name, table in CLASSES.items()}
 LIGHTNINGS = "pytorch_lightning.callbacks."
 HOMES = {  # of classes of Lightning's that write nowhere and change no weights
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",

@@ -3,16 +3,13 @@
 Read without numpy or torch, before a run starts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_origin
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
 from triptych.config.keys import fields
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
-from triptych.config.schema import PaperClaim, PaperNode
-from triptych.declare import refusal
+from triptych.declare import Ge, Gt, NonNegative, Positive, Unit, refusal
 from triptych.errors import UserError
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
@@ -21,6 +18,46 @@ WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
 )  # fmt: skip
+
+
+class PaperClaim(TypedDict):
+    """One claim of a published table; how it is read, and what its keys mean: ``claim.py``."""
+
+    says: str
+    kind: NotRequired[Literal["identity", "exact", "trained"]]
+    table: NotRequired[int | str]
+    figure: NotRequired[int | str]
+    section: NotRequired[int | float | str]
+    quote: NotRequired[str]
+    published: NotRequired[dict[str, float | str]]
+    otherwise: NotRequired[str]
+    untestable: NotRequired[str]
+    note: NotRequired[str]
+    scale: NotRequired[Literal["small", "paper"]]
+    metric: NotRequired[str]
+    compare: NotRequired[str]
+    at: NotRequired[dict[str, Any]]
+    order: NotRequired[Sequence[Any]]
+    same: NotRequired[Sequence[Any]]
+    value: NotRequired[dict[Any, float]]
+    diverges: NotRequired[Sequence[Any]]
+    beyond: NotRequired[Annotated[float, Gt(1)]]
+    by: NotRequired[NonNegative]
+    by_factor: NotRequired[Annotated[float, Ge(1)]]
+    within: NotRequired[Positive]
+    within_factor: NotRequired[Annotated[float, Gt(1)]]
+
+
+class PaperNode(TypedDict):
+    """A published table or figure, and its claims."""
+
+    cite: str
+    where: str
+    arxiv: NotRequired[str]
+    minutes: Annotated[Positive, Unit("minutes on two cores")]
+    differs: NotRequired[Sequence[str]]
+    discarded_seeds: NotRequired[Sequence[int]]
+    claims: dict[str, dict[str, Any]]
 
 
 def axes_of(
