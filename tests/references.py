@@ -142,11 +142,11 @@ def share(setattr_: Any = setattr) -> None:
     """Have the runs of this process take these."""
     from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
-    from triptych.models import diffusion
+    from triptych.models import denoiser_model
     from triptych.run import account, provenance
 
-    setattr_(diffusion, "BaselineErrors", functools.partial(fitted, BaselineErrors))
-    setattr_(diffusion, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
+    setattr_(denoiser_model, "BaselineErrors", functools.partial(fitted, BaselineErrors))
+    setattr_(denoiser_model, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
     setattr_(account, "_entropy", entropy)
     setattr_(control, "LOOKS", 2)

@@ -1,0 +1,203 @@
+"""What a diffusion model reports and draws, however it was trained: by its denoiser, schedule and bound."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.data.batch import Batch
+from triptych.diffusion.bound import Bound, BoundTerms
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.control import ITEMS, Control, controlled_variance
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.denoiser import Denoiser
+from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times
+from triptych.diffusion.gap import excess_gap
+from triptych.diffusion.likelihood import Likelihood
+from triptych.diffusion.reference import BaselineErrors, enough
+from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
+from triptych.diffusion.sampler import Ancestral, Sampler
+from triptych.diffusion.schedule import Schedule
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+
+# the ODE's figure and its account, and the bound of the items it was solved for
+ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
+LEVEL_BINS = 20
+CALIBRATION = 256  # training items on which an optimal reverse variance is measured
+
+
+class DenoiserModel(BoundModel):
+    """Reports ``bound`` and draws samples; a subclass sets the attributes and trains them.
+
+    Attributes:
+        event: shape of what is diffused.
+        levels, likelihood, likelihood_items, training_items: as ``Diffusion`` takes them.
+        control: of a report's draws, after ``before_report``.
+    """
+
+    event: tuple[int, ...]
+    denoiser: Denoiser
+    schedule: Schedule
+    bound: Bound
+    levels: int | None
+    likelihood: Likelihood | None
+    likelihood_items: int
+    training_items: Callable[[int], Batch] | None
+    control: Control | None = None
+    _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
+
+    # the accounting ---------------------------------------------------------------------------------
+
+    def before_accounting(self) -> None:
+        """Move noise-level bins to learned endpoints; calibrate an optimal variance on the denoiser."""
+        self.control = None
+        self.accounting.edges = level_edges(self.schedule)
+        if isinstance(self.bound.variance, Optimal):
+            x, condition = self._items(CALIBRATION)
+            self.bound.calibrate(self.denoiser, x, self.seed, condition)
+
+    def _items(self, n: int) -> tuple[Tensor, Condition | None]:
+        # what the noise is added to and the condition that the network reads, on the device
+        assert self.training_items is not None
+        items = self.training_items(n)
+        condition = self.condition_of(items)
+        return self.diffused(items), None if condition is None else condition.to(self.device)
+
+    def diffused(self, items: Batch) -> Tensor:
+        """Return what the noise is added to, of training items: (n, *event), on the device."""
+        return items.x.to(self.device)
+
+    @torch.no_grad()
+    def before_report(self) -> None:
+        """Fit control variates; every process measures the same items in the same batches: same figures."""
+        if self.training_items is None:
+            return
+        ends = tuple(self.schedule.ends(self.device).tolist())
+        if self._reference is None or self._reference[0] != ends:
+            x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
+            self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
+        x, condition = self._items(ITEMS)
+        self.control = Control(self.bound, self.denoiser, self._reference[1], x, self.seed, condition)
+
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
+        draw, weight = self._draw(batch, repeat, repeats)
+        condition = self.condition_of(batch)
+        ends = self.bound.ends(self.denoiser, batch.x, draw.eps_0, condition)
+        return BoundTerms(*ends, self._diffusion(batch.x, draw, weight, condition))
+
+    def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
+        """Draw the diffusion term once at x (B, *event), nats (B,), controlled, and counted by its noise."""
+        term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
+        # the accounting divides by the data's dimensions
+        squared = term.squared_error * (self.dims / math.prod(self.event))
+        if self.control is None:
+            self.accounting.update_levels(term.gamma, squared, term.nats)
+            return term.nats
+        estimate = self.control(term.nats, x, draw.t, draw.eps, weight)
+        self.accounting.update_levels(term.gamma, squared, term.nats, weight, estimate)
+        return estimate
+
+    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
+        """Return the variance of each item's mean by neighbours in time: draws are spread evenly over it."""
+        return controlled_variance(totals, [self.control], batch.index, self.seed)
+
+    def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
+        """Draw the excess over the exact denoiser; None unless of a density, continuous, unconditional."""
+        if (
+            self.bound.steps is not None
+            or self.conditional
+            or not isinstance(self.bound.decoder, GaussianDensity)
+        ):
+            return None
+        truth = self.truth[0].to(batch.x.device)
+        draw, weight = self._draw(batch, repeat, repeats)
+        return excess_gap(self.denoiser, self.schedule, truth, batch.x, draw, weight)
+
+    def extra(self, batch: Batch) -> dict[str, Tensor]:
+        if self.likelihood is None or self.tested.name != "test":
+            return {}
+        figures = torch.full((4, len(batch.x)), torch.nan, dtype=torch.float64, device=batch.x.device)
+        chosen = batch.index.to(batch.x.device) < self.likelihood_items
+        if chosen.any():
+            condition = self.condition_of(batch)
+            condition = None if condition is None else condition[chosen]
+            index = batch.index[chosen.cpu()]
+            try:
+                nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
+            except RuntimeError as error:  # the solver gives up at this tolerance
+                if not str(error).startswith("likelihood."):
+                    raise
+                raise UserError(str(error)) from error
+            parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
+            for figure, part in zip(figures, parts, strict=True):
+                figure[chosen] = part
+        return dict(zip(ODE, figures, strict=False))
+
+    def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
+        """Return a draw, and 1 / density of its times (B,)."""
+        index = batch.index.cpu()
+        draw = evaluation_draw(self.event, index, self.seed, repeat, repeats)
+        weight = torch.ones(len(index), dtype=torch.float64)
+        if self.control is not None:
+            t, weight = self.control.times(evaluation_times(index, self.seed, repeat, repeats))
+            draw = draw._replace(t=t.float())
+        return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
+
+    # drawing ----------------------------------------------------------------------------------------
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""
+        return x
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        network = getattr(self.denoiser, "network", None)  # the oracle has none
+        part, known = getattr(sampler, "by", None), getattr(network, "conditions", {})
+        if part is not None and part not in known and sampler.draws > 1:  # type: ignore[attr-defined]
+            raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
+        learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
+        if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
+            raise UserError(
+                "sampler.variance=learned: this model learned none (bound.variance=learned does); set null, "
+                "beta_tilde, beta or optimal"
+            )
+
+    def prepared(self, sampler: Sampler) -> Sampler:
+        """Return the sampler, drawing from the model that the bound is of: with the bound's reverse variance.
+
+        An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
+        """
+        sampler = sampler.drawing_from(self.bound.variance)
+        if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
+            x, condition = self._items(CALIBRATION)
+            return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
+        return sampler
+
+    def sample(
+        self,
+        n: int,
+        sampler: Any,
+        generator: torch.Generator,
+        condition: Condition | None = None,
+        progress: Any = iter,
+        denoiser: Any = None,
+    ) -> Tensor:
+        """Draw n samples (n, *event); ``denoiser`` replaces the model's own (guidance around it)."""
+        return self.prepared(sampler)(
+            denoiser or self.denoiser,
+            self.schedule,
+            (n, *self.event),
+            generator=generator,
+            condition=condition,
+            device=self.device,
+            progress=progress,
+        )
+
+
+@torch.no_grad()
+def level_edges(schedule: Schedule) -> Tensor:
+    """Return the edges of the noise-level bins, from endpoint to endpoint."""
+    low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
+    return torch.linspace(low, high, LEVEL_BINS + 1)
