@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 PER_OCTAVE = 16  # bins; a quantile is right to 2^(1/32), 2.2%
 QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
@@ -25,13 +25,17 @@ class Gradients(pl.Callback):
         self.clipped = torch.zeros((), dtype=torch.long)
         self.largest = torch.zeros(())
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._weights = list(module.parameters())  # a walk through the modules takes as long as the norm
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         if not gradients:
             return
-        norm = nn.utils.get_total_norm(gradients)
+        # torch's get_total_norm, which on a CPU calls Python once for each of them
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         self._count(norm)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (trainer.global_step + 1) % every == 0:
