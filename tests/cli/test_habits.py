@@ -127,6 +127,8 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
             "no such key with guidance=none; choose guidance=auto or guidance=classifier or ",
         ),
         ("data=ring data.root=/x", "no such key with data=ring; choose data=captioned_folder or "),
+        ("model=vae denoiser.network.width=8", "no such key with denoiser=none, which model=vae sets"),
+        ("data/encoder=words", "data=digits has no encoder; choose data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),

@@ -192,10 +192,16 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
-        typed_choices = dict(one.split("=", 1) for one in arguments if "=" in one)
-        chosen = (_default_choices() | typed_choices).get(group)
+        chosen, by = _chosen(group, arguments)
+        if by:
+            return f"{override}: no such key with {group}={chosen}, which {by} sets; leave it out"
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with {group}={chosen}; choose {listed}"
+    above, _, nested = key.rpartition("/")
+    if above and _options(key):
+        owners = (f.stem for f in _files(above) if any(nested in one for one in _defaults_of(f)))
+        listed = " or ".join(f"{above}={one}" for one in sorted(owners))
+        return f"{override}: {above}={_chosen(above, arguments)[0]} has no {nested}; choose {listed}"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
     if open_to_names or ("_target_" in names and takes_names(parent.rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
@@ -204,10 +210,30 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
 
 
+def _chosen(group: str, arguments: Sequence[str]) -> tuple[Any, str]:
+    """Return a group's choice, and the argument that sets it in passing, as ``model=vae``; "" for none."""
+    typed = dict(one.split("=", 1) for one in arguments if "=" in one)
+    if group not in typed:
+        for one, choice in typed.items():
+            files = (file for file in _files(one) if file.stem == choice)
+            for entry in (entry for file in files for entry in _defaults_of(file)):
+                for key, value in entry.items():
+                    if key.partition("@")[0] == f"override /{group}":
+                        return value, f"{one}={choice}"
+    return (_default_choices() | typed).get(group), ""
+
+
+def _files(group: str) -> list[Path]:
+    return [file for folder in folders.folders() for file in (folder / group).glob("*.yaml")]
+
+
+def _defaults_of(file: Path) -> list[dict[str, Any]]:
+    return [one for one in read_yaml(file).get("defaults", []) if isinstance(one, dict)]
+
+
 def _default_choices() -> dict[str, Any]:
     """Return the groups of this command with their default choices."""
-    every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
-    return {key: value for one in every if isinstance(one, dict) for key, value in one.items()}
+    return {key: value for one in _defaults_of(CONFIGS / f"{_door()}.yaml") for key, value in one.items()}
 
 
 def _unreadable(argument: str) -> bool:
