@@ -4,7 +4,7 @@ import os
 
 from triptych.run.execute import execute
 from triptych.run.read import read_run
-from triptych.study.run_details import _provenance
+from triptych.study.details import _provenance
 
 from .test_source import tree
 

@@ -129,7 +129,7 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
 )
 def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
     claim = Claim("it", "It.", "bound", "", tuple(zip("ab", map(str, settings), strict=False)), ())
-    points = [MetricPoint("bound", (("objective", name),)) for name in "ab"]
+    points = [MetricPoint("bound", (("objective", name), ("objective/loss", "b"))) for name in "ab"]
     assert results_page.published_ratio(claim, *points) == (ratio and pytest.approx(ratio))
 
 

@@ -138,9 +138,11 @@ def published_ratio(claim: Claim, *points: MetricPoint | None) -> float | None:
 
 def _published_names(claim: Claim, points: Iterable[MetricPoint | None]) -> Iterator[str]:
     """Yield under which name each setting was published; "" where none or several fit."""
-    for point in filter(None, points):
-        names = [name for name, _ in claim.published]
-        matches = [one for one in (*dict(point.setting).values(), point.metric) if one in names]
+    known, names = list(filter(None, points)), [name for name, _ in claim.published]
+    for point in known:  # by what tells it from the other
+        shared = [one for one in point.setting if all(one in other.setting for other in known)]
+        own = [value for key, value in point.setting if (key, value) not in shared or len(known) == 1]
+        matches = [one for one in (*own, point.metric) if one in names]
         yield matches[0] if len(matches) == 1 else ""
 
 
