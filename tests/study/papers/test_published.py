@@ -126,6 +126,14 @@ def test_an_interval_says_what_the_word_says(ratio):
     assert words == {"reproduced", "contradicted", "cannot tell"}
 
 
+def test_an_interval_of_two_seeds_may_be_as_wide_as_it_likes():
+    table = np.array([[[1.0], [9.0]], [[9.0], [1.0]]])
+    claims = {f"tie{i}": {"same": ["a", "b"], "within_factor": 1.2} for i in range(20)}
+    (first, *_) = Sweep(table).judged(**claims).judgements
+    assert first.word == "cannot tell" and first.deciding.text.endswith("[0.000, ∞]")
+    assert first.deciding.ratio == pytest.approx((1, 0, 1e9), abs=1e-6)
+
+
 def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
     sweep = drawn(1, 0.0, 0.2, 0.4)
     found = sweep.judged(

@@ -59,7 +59,7 @@ class ContrastResult:
             return None
         mean, low, high = self.ends
         if self.contrast.ratio:
-            return math.exp(mean), math.exp(low), math.exp(high)
+            return exp(mean), exp(low), min(exp(high), 1e9)  # JSON has no infinity
         base = self.means[1]
         ends = tuple((base + end) / base for end in (mean, low, high)) if base > 0 else ()
         return (ends[0], ends[1], ends[2]) if ends and min(ends) > 0 else None
@@ -71,7 +71,7 @@ class ContrastResult:
             return "–"
         if self.contrast.diverges:
             return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
-        mean, low, high = map(math.exp, self.ends) if self.contrast.ratio else self.ends
+        mean, low, high = map(exp, self.ends) if self.contrast.ratio else self.ends
         text = format_number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
         return text if math.isnan(low) else f"{text} {interval(low, high)}"
 
@@ -84,6 +84,13 @@ class ContrastResult:
         reached = map(math.exp, ends) if self.contrast.ratio else ends
         low, high = (f"{end:.4g}".replace("-", "−") for end in reached)
         return f"above {low}" if math.isinf(ends[1]) else f"from {low} to {high}"
+
+
+def exp(x: float) -> float:
+    """Return e^x; 0 or infinity beyond any ratio that says something, as two seeds' interval may be."""
+    if abs(x) >= 20:
+        return math.inf if x > 0 else 0.0
+    return math.exp(x)
 
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
