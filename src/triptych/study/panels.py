@@ -181,8 +181,8 @@ def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Pane
             except (Exception, SystemExit) as error:  # not ours to mend
                 how, own = f"{FAILED} {describe_error(error, is_trusted)}", {}
             own = {key: figure for key, figure in own.items() if isinstance(figure, Figure)}
-            for figure in own.values():
-                figure.set_label(f"{title} {figure.get_label()}")
+            for figure in {*own.values()}:
+                figure.set_label(f"{title} {figure.get_label().removeprefix(title).lstrip()}")
             drawn.append(Panel(title, how, own))
     return drawn
 
