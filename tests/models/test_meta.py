@@ -146,7 +146,6 @@ def test_what_is_done_after_a_step():
     trainer = SimpleNamespace(**vars(model._trainer), accumulate_grad_batches=1, max_steps=10)
     average.on_fit_start(trainer, model)
     average.on_train_start(trainer, model)
-    gradients.on_train_start(trainer, model)
     loss = model.training_step(batch(), 0)
     loss.backward()
     gradients.on_before_optimizer_step(trainer, model, None)

@@ -25,13 +25,10 @@ class Gradients(pl.Callback):
         self.clipped = torch.zeros((), dtype=torch.long)
         self.largest = torch.zeros(())
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._weights = list(module.parameters())  # a walk through the modules takes as long as the norm
-
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        gradients = [p.grad for p in self._weights if p.grad is not None]
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
             return
         # torch's get_total_norm, which on a CPU calls Python once for each of them

@@ -18,7 +18,7 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
         return "∞" if x > 0 else "−∞"
     size = abs(x)
     digits = max(decimals, _decimals(size))
-    text = f"{size:.1e}" if 0 < size < 1e-6 else f"{size:.{digits}f}"
+    text = f"{size:.1e}" if 0 < size < 1e-6 or size >= 1e7 else f"{size:.{digits}f}"
     return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
 
 
