@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
     parser.add_argument(
-        "dirs", nargs="+", type=Path, metavar="DIR", help="a sweep's directory, or a single run's"
+        "dirs",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="a sweep's directory, or a single run's; of several the first has the report",
     )
     parser.add_argument(
         "--equal-within",
