@@ -36,6 +36,17 @@ def runs_of(root, table, **extra):
     return one(root)
 
 
+def test_different_data_and_units_are_never_compared(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
+        make_run(tmp_path / "n", "v", seed, 0.5 + seed / 50, measure="nats_per_dim")
+        make_run(tmp_path / "c", "x0", seed, 3.0 + seed / 50, data="cifar10")
+    comparisons = compare(read_runs(tmp_path))
+    units = [("cifar10", "bits/dim"), ("digits", "bits/dim"), ("digits", "nats/dim")]
+    assert [(c.data, c.unit) for c in comparisons] == units
+    assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
+
+
 def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
     # p = 0.04 by itself; not after three comparisons
     table = {

@@ -177,6 +177,14 @@ def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
     assert 'class="text unreadable"' in html and "summary.json: Expecting" in html and "x0: 2.0" in html
 
 
+def test_nothing_finished_yet(tmp_path):
+    running(tmp_path, "x0", 1)
+    edit(tmp_path / "sweep.json", expected=3)
+    html = write_report(tmp_path).html.read_text()
+    check(html)
+    assert "0 of 3 runs finished, 1 running" in html
+
+
 def test_mixed_units_stand_apart(tmp_path):
     truth = {
         "entropy": {"mean": 0.4, "stderr": 0.001, "n": 500},
