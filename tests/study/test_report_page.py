@@ -229,10 +229,16 @@ def test_terminal_shows_the_same_numbers(tmp_path):
 
 def test_cli_writes_and_prints(tmp_path, capsys):
     first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
+    edit(first / "sweep.json", title="mine", command=["triptych-train", "-m", "name=a", "seed=1,2,3"])
+    own = write_report(first)
+    before = {path: path.read_bytes() for path in (own.html, own.csv)}
+    capsys.readouterr()
     assert cli.main([str(first), str(second)]) == 0
     out = capsys.readouterr().out
-    assert "Clear of v." in " ".join(out.split()) and "a + b" in out
-    assert (first / "report.html").exists() and not (second / "report.html").exists()
+    assert "Clear of v." in " ".join(out.split()) and "a + b" in out and "mine" not in out
+    assert read_study([first, second]).command == "", "the first one's makes not the runs of both"
+    assert (first / "joint_report.html").exists() and (first / "joint_results.csv").exists()
+    assert {path: path.read_bytes() for path in before} == before and not (second / "report.html").exists()
 
 
 def test_light_and_fast(tmp_path):

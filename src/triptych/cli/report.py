@@ -42,7 +42,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="a sweep's directory, or a single run's; of several the first has the report",
+        help="a sweep's directory, or a single run's; of several the first gets joint_report.html",
     )
     parser.add_argument(
         "--equal-within",
@@ -103,7 +103,8 @@ def _report(options: argparse.Namespace) -> None:
     if options.watch:
         from triptych.study.monitor import watch_runs
 
-        print(f"{options.dirs[0] / 'report.html'}: renewed as its runs grow; Ctrl-C ends it", flush=True)
+        page = "joint_report.html" if len(options.dirs) > 1 else "report.html"
+        print(f"{options.dirs[0] / page}: renewed as its runs grow; Ctrl-C ends it", flush=True)
         return watch_runs(options.dirs, lambda: write_report(*options.dirs, **settings))
     if options.wandb:
         from triptych.study.wandb_tables import log_study, project_of

@@ -63,7 +63,7 @@ class Optimizer(TypedDict):
     weight_decay: NonNegative
 
 
-CLASSES = {  # of other packages, with all that may be said to them
+CLASSES = {  # of other packages, with all arguments that they may be passed
     "pytorch_lightning.Trainer": Trainer,
     "pytorch_lightning.loggers.WandbLogger": WandbLogger,
 }

@@ -49,7 +49,9 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
         UserError: the model has no such network, or it takes conditions other than labels.
     """
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
-        raise UserError("plan=true: for model=diffusion with a denoiser; other models are not counted")
+        raise UserError(
+            "plan=true: only for model=diffusion with a denoiser, whose network it counts; leave it out"
+        )
     if config["trained"] is not None:
         raise UserError(
             f"plan=true: trained={config['trained']} is not fitted again; nothing is to be counted"

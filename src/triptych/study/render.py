@@ -50,7 +50,7 @@ def write_report(
     equal_within: float | None = None,
     check: Callable[[Study], object] | None = None,
 ) -> Report:
-    """Compare all runs beneath `root` (and `others`) and write the report into `root`.
+    """Compare all runs beneath `root` and write the report into it; with `others` as `joint_report.html`.
 
     `equal_within`: below which difference two settings are called the same; by default what
     `root/sweep.json` says, else nothing is. `check` may refuse what was read, before a file is written. May
@@ -63,7 +63,8 @@ def write_report(
     if check:
         check(story)
     palette = colours(story.hues)
-    report = Report(root / "report.html", root / "results.csv", story)
+    joint = "joint_" if others else ""  # beside the root's own, which stays
+    report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs, root)))
     write_atomic(report.html, printable(render_page(story, palette)))
     return report

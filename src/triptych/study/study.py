@@ -156,12 +156,12 @@ def read_study(
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     shared = sweep.get("shared")
-    name = sweep.get("title") or " + ".join(root.resolve().name for root in roots)
+    name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
         title=printable(str(name)),
         question=_question(comparisons),
-        command=_command(sweep, runs),
+        command=_command(sweep, runs) if alone else "",
         runs=runs,
         expected=max(expected, len(runs)),
         comparisons=comparisons,

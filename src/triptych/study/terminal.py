@@ -45,7 +45,11 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         for note in comparison.notes:
             say(f"Note: {note}", "dim", wrap=True)
     if len(story.comparisons) > 1:
-        say("Different data or units: the tables are not comparable with each other.", "dim", wrap=True)
+        say(
+            "Different data or units: not comparable with each other; p is corrected over all of them.",
+            "dim",
+            wrap=True,
+        )
     for run in story.runs:
         if run.error:
             say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
