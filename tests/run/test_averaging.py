@@ -9,6 +9,7 @@ from triptych.cli.evaluate import evaluate_composed
 from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.denoiser_model import DenoiserModel
 from triptych.run.checkpoints import averages, read_checkpoint
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
@@ -28,15 +29,18 @@ def again(path: str, split: str, weights: str | None = None) -> dict:
 
 def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):
     tested, elbo = [], BoundModel.test_step
+    fitted, before = [], DenoiserModel.before_report
 
     def watched(self, batch, batch_idx):
         tested.append(self.tested.name)
         return elbo(self, batch, batch_idx)
 
     monkeypatch.setattr(BoundModel, "test_step", watched)
+    monkeypatch.setattr(DenoiserModel, "before_report", lambda self: fitted.append(1) or before(self))
     run = prepared(*LENGTHS, "samples.n=0")
     summary = execute(run)
     assert tested.count("test") == 1
+    assert len(fitted) == 4, "its control once for each weights, whatever the splits"
     assert summary["averaging"]["reported"] == "sigma_rel_0.1"
     others = summary["averaging"]["val"]
     assert list(others) == ["raw", "sigma_rel_0.05", "sigma_rel_0.25"]

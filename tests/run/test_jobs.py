@@ -10,6 +10,7 @@ import pytest
 
 from tests.run.commands import wait_for
 from triptych.run import jobs
+from triptych.run.untrusted import OWN
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_each_has_its_arguments_log_environment_and_code(program, tmp_path, monk
     (server,) = jobs._servers
     for code in (0, 3):
         assert (tmp_path / f"{code}.log").read_text() == f"{server.process.pid} {code} of {code} None\n"
+
+
+def test_what_the_loggers_of_the_first_need_is_imported_once(program, tmp_path, monkeypatch):
+    program("print(len(seen), seen[0])")
+    file = tmp_path / "program.py"
+    stub = "import types\nseen = []\nsys.modules['triptych.run.loggers'] = types.SimpleNamespace(\n"
+    stub += "    import_libraries=lambda run: seen.append(run.path.name))\n"
+    file.write_text(file.read_text().replace("jobs.serve()", stub + "jobs.serve()"))
+    for name in ("first", "second"):
+        monkeypatch.setenv(OWN, str(tmp_path / name))
+        assert jobs.run_job(name, tmp_path / name) == 0
+        assert (tmp_path / name).read_text() == "1 first\n"
 
 
 def test_a_killed_one_is_known_by_its_signal_and_the_next_runs(program, tmp_path):

@@ -18,7 +18,7 @@ from triptych.errors import mask_password
 from triptych.run import wandb as ours_of_wandb
 from triptych.run.execute import execute
 from triptych.run.log_content import comparable, flat_figures
-from triptych.run.loggers import build_loggers, log_locations
+from triptych.run.loggers import build_loggers, import_libraries, log_locations
 from triptych.run.wandb import describe_run
 
 TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same
@@ -248,22 +248,30 @@ def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys):
 
 
 def test_disabled_is_without_wandb(prepared, monkeypatch):
+    run, imported = prepared(csv=False), []
+    monkeypatch.setattr(ours_of_wandb, "import_wandb", imported.append)
+    import_libraries(run)
+    assert imported == [run / "wandb"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    run = prepared(csv=False)
+    import_libraries(run)
     loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    assert len(imported) == 1
     assert len(loggers) == 1 and not log_locations(loggers) and not (run / "wandb").exists()
 
 
 @pytest.mark.slow
 def test_nothing_is_left_outside_of_the_run(root):
-    """Not in the home directory, not in the temporary one."""
+    """Not in the home directory, not in the temporary one; nor imported without a use."""
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
     environ = environment(root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl"))
+    environ["PYTHONPROFILEIMPORTTIME"] = "1"
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         environ.pop(name, None)
-    subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
+    done = subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True, text=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "wandb" in imported and not {"pandas", "wandb.sdk.launch"} & imported, "two seconds, never used"
     assert not [p for p in home.rglob("*") if "wandb" in str(p.relative_to(home))]
     assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
 

@@ -69,6 +69,7 @@ class BoundModel(pl.LightningModule):
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
         self._clock = (0, time.perf_counter())
+        self._measured: list[tuple[int, int]] | None = None  # weights of the last report
 
     draws = True  # whether it is a model that samples can be drawn from
     samplers = True  # whether it draws with one
@@ -137,7 +138,7 @@ class BoundModel(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # the mean loss in nats per dimension
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        step, self._measured = self.trainer.fit_loop.epoch_loop.total_batch_idx, None
         rank, world = self.global_rank, self.trainer.world_size
         # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
@@ -161,10 +162,8 @@ class BoundModel(pl.LightningModule):
             "train/loss_variance": nats.div(self.dims).var(),
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
-        if self.global_step > step:
-            figures["train/images_per_second"] = torch.tensor(
-                batch * (self.global_step - step) / (now - then)
-            )
+        if (steps := self.global_step - step) > 0:
+            figures["train/images_per_second"] = torch.tensor(batch * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
@@ -230,12 +229,16 @@ class BoundModel(pl.LightningModule):
         return totals.var(0) / len(totals) if len(totals) > 1 else torch.full_like(totals[0], torch.nan)
 
     def on_validation_epoch_start(self) -> None:
+        self._measured = None
         self.before_accounting()
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        self.before_accounting()
-        self.before_report()
+        weights = [(p.data_ptr(), p._version) for p in self.parameters()]
+        if weights != self._measured:  # another split under the same weights needs the same
+            self.before_accounting()
+            self.before_report()
+            self._measured = weights
         self.accounting.expect(self.tested.items)
 
     @property

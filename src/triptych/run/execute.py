@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
@@ -29,6 +28,7 @@ from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing, log_locations
+from triptych.run.model import set_up_torch
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
@@ -138,8 +138,7 @@ class Session:
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         quiet()
-        torch.set_flush_denormal(True)  # gradients near 1e-40 slow a CPU down
-        torch.set_num_threads(config["threads"])
+        set_up_torch(config["threads"])
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))

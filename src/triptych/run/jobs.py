@@ -18,7 +18,9 @@ from importlib import import_module
 from pathlib import Path
 
 from triptych.files import no_link
+from triptych.run.directory import RunDirectory
 from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SWEEP, lives
+from triptych.run.untrusted import OWN
 
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
@@ -112,6 +114,8 @@ def serve() -> None:
             os._exit(1)
         for name in IMPORTS:
             import_module(name)
+        if first := os.environ.get(OWN):
+            import_module("triptych.run.loggers").import_libraries(RunDirectory(first))
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     while line := sys.stdin.readline():
         pid = os.fork() if sys.platform == "linux" else 0

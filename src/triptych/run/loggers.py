@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,14 @@ def build_loggers(
             about = wandb.describe_run(node, config, provenance, run)
             loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
     return loggers
+
+
+def import_libraries(run: RunDirectory) -> None:
+    """Import what the loggers of ``run`` need and what takes long, before this process is forked for runs."""
+    node = (run.config()["logger"] or {}).get("wandb")
+    if node and wandb.mode_of(node) != "disabled":
+        with suppress(Exception, SystemExit):  # the run says why
+            wandb.import_wandb(run / "wandb")
 
 
 def log_locations(loggers: list[Logger]) -> dict[str, Any]:

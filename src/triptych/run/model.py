@@ -5,6 +5,7 @@ What is reported is computed without compilation. Names of weights stay, so eith
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -28,7 +29,19 @@ if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.models.base import BoundModel
 
 CALLS = 10_000  # tensors that a model is made of, at most
+MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
+
+
+def set_up_torch(threads: int) -> None:
+    """Set the number of threads; make a CPU faster, with the same results."""
+    torch.set_num_threads(threads)  # sums in another order would differ in the last digit
+    torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in MALLOC.items() if set_option else ():
+        set_option(
+            option, value
+        )  # memory that a tensor leaves is the next one's: new pages take a sixth of a step
 
 
 def build_model(

@@ -20,7 +20,7 @@ from triptych.run.directory import checkpoint_at
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line
-from triptych.run.model import Budget, build_model
+from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
@@ -61,8 +61,7 @@ def reopen(
             adjust(config)
         check_targets(config)
         quiet()
-        torch.set_flush_denormal(True)
-        torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
+        set_up_torch(config["threads"])
         data = build_data(config, download=False)
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
