@@ -138,7 +138,7 @@ class BoundModel(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # the mean loss in nats per dimension
-        step, self._measured = self.trainer.fit_loop.epoch_loop.total_batch_idx, None
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
         # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
@@ -168,6 +168,7 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
+        self._measured = None  # the weights will change
         how = {"fused": False} if self._unfused() else {}
         with refused_keys("optimizer", self.optimizer):
             optimizer = self.optimizer(self.parameter_groups(), **how)

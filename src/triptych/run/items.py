@@ -83,12 +83,11 @@ def _load(path: str, _written: int) -> Items | None:
     if arrays is None:
         return None
     index, total = arrays["index"], arrays["total"].astype(np.float64)
-    if len(index) < 2 or len(np.unique(index)) != len(index):
-        return None
-    if not np.isfinite(total).all():
-        return None
     order = np.argsort(index)
-    return Items(index[order], total[order])
+    index, total = index[order], total[order]
+    if len(index) < 2 or not (index[1:] > index[:-1]).all() or not np.isfinite(total).all():
+        return None
+    return Items(index, total)
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:

@@ -167,7 +167,7 @@ def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[s
     parsed = {
         name: parse(*(record.get(key) for key in keys))
         for name, (parse, keys) in PARSERS.items()
-        if any(record.get(key) is not None for key in keys) and (not only or name in only)
+        if (not only or name in only) and any(record.get(key) is not None for key in keys)
     }
     return {name: value for name, value in parsed.items() if value is not None}
 
