@@ -261,17 +261,14 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
 
 @pytest.mark.slow
 def test_nothing_is_left_outside_of_the_run(root):
-    """Not in the home directory, not in the temporary one; nor imported without a use."""
+    """Not in the home directory, not in the temporary one."""
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
     environ = environment(root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl"))
-    environ["PYTHONPROFILEIMPORTTIME"] = "1"
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         environ.pop(name, None)
-    done = subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True, text=True)
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "wandb" in imported and not {"pandas", "wandb.sdk.launch"} & imported, "two seconds, never used"
+    subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
     assert not [p for p in home.rglob("*") if "wandb" in str(p.relative_to(home))]
     assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
 

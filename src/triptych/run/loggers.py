@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def import_libraries(run: RunDirectory) -> None:
     if node and wandb.mode_of(node) != "disabled":
         with suppress(Exception, SystemExit):  # the run says why
             wandb.import_wandb(run / "wandb")
+            for name in ("wandb.sdk.launch", "pandas"):  # which it imports when a run begins
+                import_module(name)
 
 
 def log_locations(loggers: list[Logger]) -> dict[str, Any]:

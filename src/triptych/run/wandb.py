@@ -241,7 +241,4 @@ def import_wandb(folder: Path) -> Any:
     module: Any = wandb
     # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
     module.Settings.update_from_system_settings = lambda _: None
-    # two seconds of imports: for inputs that W&B's job queue alone sets, and to recognise pandas' figures
-    module.Run._detect_and_apply_job_inputs = lambda _: None
-    module.util.pd_available = False
     return module
