@@ -153,6 +153,7 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         "figure": "contradicted",
     }  # fmt: skip
     assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
+    assert ", of 2 contrasts the least sure; p" in found.judgements[0].why
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
 
