@@ -61,6 +61,17 @@ def exact_term(x, steps=None):
     return c.square() @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
 
 
+def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
+    """von Neumann 1941, around the circle: half the mean square of successive differences, over R."""
+    for n in (2, 5):
+        u, value = torch.rand(2, n, 3, generator=torch.Generator().manual_seed(n)).double()
+        for i, found in enumerate(lattice_variance(value, u)):
+            y = [v for _, v in sorted(zip(u[:, i].tolist(), value[:, i].tolist(), strict=True))]
+            squares = sum((y[r] - y[r - 1]) ** 2 for r in range(n))
+            assert found.item() == pytest.approx(squares / (2 * n * n))
+        assert lattice_variance(value[:1], u[:1]).isnan().all()
+
+
 @pytest.mark.parametrize("steps", [None, 10])
 def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     """The exact denoiser of a Gaussian seen through a wrong reference, against its closed form."""

@@ -88,7 +88,8 @@ def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
     comparison = one(tmp_path)
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
     assert [run.status for run in cells["x0"].others] == ["failed"] and cells["x0"].bound.n == 2
-    assert [cell.label for cell in comparison.pending] == ["score"] and cells["v"].bound.n == 2
+    assert [cell.label for cell in comparison.pending] == ["score"] and set(cells["v"].runs) == {1, 2}
+    assert [run.seed for run in cells["v"].others] == [3] and cells["v"].bound.n == 2
     assert any("not finite" in note for note in comparison.notes)
 
 
