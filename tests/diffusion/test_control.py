@@ -7,7 +7,7 @@ import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, network, oracle
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.control import Control, lattice_variance
+from triptych.diffusion.control import Control, controlled_variance, lattice_variance
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.draws import evaluation_draw, evaluation_times
 from triptych.diffusion.mixture import GaussianMixture
@@ -22,18 +22,15 @@ LOW, HIGH, D, SEEDS = -6.0, 5.0, 6, 60
 def controlled(control, denoiser, x, seed, repeats):
     """(R, B) estimates of the diffusion term, plain and controlled, and the variance claimed for these."""
     bound = control.bound
-    index, plain, found, trend, places = torch.arange(len(x)), [], [], [], []
+    index, plain, found = torch.arange(len(x)), [], []
     for repeat in range(repeats):
         draw = evaluation_draw(tuple(x.shape[1:]), index, seed, repeat, repeats)
         plain.append(bound.diffusion(denoiser, x, draw.t, draw.eps).nats.double())
-        u = evaluation_times(index, seed, repeat, repeats)
-        t, weight = control.times(u)
+        t, weight = control.times(evaluation_times(index, seed, repeat, repeats))
         nats = bound.diffusion(denoiser, x, t.float(), draw.eps).nats
         found.append(control(nats, x, t, draw.eps, weight))
-        trend.append(control.trend(t, weight))
-        places.append(u)
     values = torch.stack(found)
-    return torch.stack(plain), values, lattice_variance(values - torch.stack(trend), torch.stack(places))
+    return torch.stack(plain), values, controlled_variance(values, [control], index, seed)
 
 
 def gaussian():
