@@ -1,6 +1,5 @@
 """What does not change between the tiny runs of a session, worked out once: most of their time."""
 
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -23,8 +22,8 @@ FITTED: dict[str, Any] = {}
 RUNS: dict[tuple[str, ...], Path] = {}  # by their overrides
 ENTROPIES: dict[bytes, Any] = {}
 DEFAULTS: dict[tuple[Any, ...], Any] = {}  # Hydra's lists, by the groups chosen
-MERGED: dict[int, Any] = {}  # the configuration of such a list, by its identity
-FILES: dict[tuple[str, str], Any] = {}
+MERGED: dict[int, bytes] = {}  # the configuration of such a list, by its identity
+FILES: dict[tuple[str, str], bytes] = {}  # pickled: ten times as quick as a deep copy
 CLONE: dict[tuple[Any, ...], Any] = {}  # what a run records of its code
 Plugins.instance()  # imports the class below anew
 FileConfigSource = SourcesRegistry.instance().resolve("file")
@@ -95,8 +94,8 @@ def loaded(self: Any, config_path: str) -> Any:
     if not of_clone(self.path):
         return load_file(self, config_path)
     if (self.path, config_path) not in FILES:
-        FILES[self.path, config_path] = load_file(self, config_path)
-    return copy.deepcopy(FILES[self.path, config_path])
+        FILES[self.path, config_path] = pickle.dumps(load_file(self, config_path))
+    return pickle.loads(FILES[self.path, config_path])
 
 
 def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -> Any:
@@ -117,8 +116,8 @@ def merged(self: Any, defaults: Any, repo: Any) -> Any:
     if not any(known.defaults is defaults for known in DEFAULTS.values()):
         return merge_defaults(self, defaults, repo)
     if id(defaults) not in MERGED:
-        MERGED[id(defaults)] = merge_defaults(self, defaults, repo)
-    return copy.deepcopy(MERGED[id(defaults)])
+        MERGED[id(defaults)] = pickle.dumps(merge_defaults(self, defaults, repo))
+    return pickle.loads(MERGED[id(defaults)])
 
 
 @functools.cache
