@@ -1,6 +1,5 @@
 """What does not change between the tiny runs of a session, worked out once: most of their time."""
 
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -23,9 +22,9 @@ FITTED: dict[str, Any] = {}
 RUNS: dict[tuple[str, ...], Path] = {}  # by their overrides
 ENTROPIES: dict[bytes, Any] = {}
 DEFAULTS: dict[tuple[Any, ...], Any] = {}  # Hydra's lists, by the groups chosen
-MERGED: dict[int, Any] = {}  # the configuration of such a list, by its identity
-FILES: dict[tuple[str, str], Any] = {}
-VERSIONS: list[Any] = []
+MERGED: dict[int, bytes] = {}  # the configuration of such a list, by its identity
+FILES: dict[tuple[str, str], bytes] = {}  # pickled: ten times as quick as a deep copy
+CLONE: dict[tuple[Any, ...], Any] = {}  # what a run records of its code
 Plugins.instance()  # imports the class below anew
 FileConfigSource = SourcesRegistry.instance().resolve("file")
 load_file, make_defaults = FileConfigSource.load_config, defaults_list.create_defaults_list
@@ -95,8 +94,8 @@ def loaded(self: Any, config_path: str) -> Any:
     if not of_clone(self.path):
         return load_file(self, config_path)
     if (self.path, config_path) not in FILES:
-        FILES[self.path, config_path] = load_file(self, config_path)
-    return copy.deepcopy(FILES[self.path, config_path])
+        FILES[self.path, config_path] = pickle.dumps(load_file(self, config_path))
+    return pickle.loads(FILES[self.path, config_path])
 
 
 def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -> Any:
@@ -117,8 +116,8 @@ def merged(self: Any, defaults: Any, repo: Any) -> Any:
     if not any(known.defaults is defaults for known in DEFAULTS.values()):
         return merge_defaults(self, defaults, repo)
     if id(defaults) not in MERGED:
-        MERGED[id(defaults)] = merge_defaults(self, defaults, repo)
-    return copy.deepcopy(MERGED[id(defaults)])
+        MERGED[id(defaults)] = pickle.dumps(merge_defaults(self, defaults, repo))
+    return pickle.loads(MERGED[id(defaults)])
 
 
 @functools.cache
@@ -131,6 +130,15 @@ def packages() -> list[SimpleNamespace]:
     ]
 
 
+def of_clone_once(call: Any, own: Any, *arguments: Any, **options: Any) -> Any:
+    """What a run records of this clone, looked up once: it does not change while it is tested."""
+    if not own(*arguments, **options):
+        return call(*arguments, **options)
+    if (key := (call, *options.items())) not in CLONE:
+        CLONE[key] = call(*arguments, **options)
+    return CLONE[key]
+
+
 def share_files(setattr_: Any = setattr) -> None:
     """Have Hydra take these in this process."""
     setattr_(FileConfigSource, "load_config", loaded)
@@ -140,6 +148,9 @@ def share_files(setattr_: Any = setattr) -> None:
 
 def share(setattr_: Any = setattr) -> None:
     """Have the runs of this process take these."""
+    import torch
+    from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
+
     from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import denoiser_model
@@ -152,7 +163,13 @@ def share(setattr_: Any = setattr) -> None:
     setattr_(control, "LOOKS", 2)
     setattr_(os, "fsync", lambda file: None)  # no test cuts the power: a run waits for the disk 30 times
     share_files(setattr_)
+    if not torch.cuda.is_available():  # Lightning copies a figure that is logged to the device it is on
+        setattr_(_ResultMetric, "to", lambda self, *_: self)
     setattr_(provenance, "distributions", packages)
-    if not VERSIONS:
-        VERSIONS.append(functools.cache(provenance.versions))
-    setattr_(provenance, "versions", VERSIONS[0])
+    here, versioned = provenance.__file__, {"triptych", *provenance.BY_VERSION}
+    for name, own in (
+        ("versions", lambda: True),
+        ("git_state", lambda **options: "root" not in options and provenance.__file__ == here),
+        ("source_files", lambda config: provenance._named(config) <= versioned),
+    ):
+        setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

@@ -4,9 +4,14 @@ from importlib import import_module
 
 from tests import references
 from triptych.config.compose import compose_command
+from triptych.run import provenance
 
 for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.loggers", "study.study"):
     import_module(f"triptych.{name}")
 references.share()
+for options in ({}, {"diff": False}):
+    provenance.git_state(**options)
+provenance.source_files({})
+provenance.versions()
 for groups in ([], ["logger=csv"]):
     compose_command("train", groups)

@@ -48,6 +48,8 @@ def test_parts_come_and_go():
     assert both().without("label", "text") is None and Condition.of(label=None) is None
     together = both().without("label").together(Condition(label=LABEL.flip(0)))
     assert together.label.equal(LABEL.flip(0)) and both().together(None).label.equal(LABEL)
+    assert both().together(Condition(label=LABEL.flip(0))).label.equal(LABEL.flip(0)), "the other's part wins"
+    assert set(both().only("text", "image").parts) == {"text"} and both().only("image") is None
     moved = both().to("cpu", non_blocking=True)
     assert moved.label.equal(LABEL) and moved.part("image") is None
 

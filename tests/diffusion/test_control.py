@@ -7,7 +7,7 @@ import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, network, oracle
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.control import Control, lattice_variance
+from triptych.diffusion.control import Control, controlled_variance, lattice_variance
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.draws import evaluation_draw, evaluation_times
 from triptych.diffusion.mixture import GaussianMixture
@@ -22,18 +22,15 @@ LOW, HIGH, D, SEEDS = -6.0, 5.0, 6, 60
 def controlled(control, denoiser, x, seed, repeats):
     """(R, B) estimates of the diffusion term, plain and controlled, and the variance claimed for these."""
     bound = control.bound
-    index, plain, found, trend, places = torch.arange(len(x)), [], [], [], []
+    index, plain, found = torch.arange(len(x)), [], []
     for repeat in range(repeats):
         draw = evaluation_draw(tuple(x.shape[1:]), index, seed, repeat, repeats)
         plain.append(bound.diffusion(denoiser, x, draw.t, draw.eps).nats.double())
-        u = evaluation_times(index, seed, repeat, repeats)
-        t, weight = control.times(u)
+        t, weight = control.times(evaluation_times(index, seed, repeat, repeats))
         nats = bound.diffusion(denoiser, x, t.float(), draw.eps).nats
         found.append(control(nats, x, t, draw.eps, weight))
-        trend.append(control.trend(t, weight))
-        places.append(u)
     values = torch.stack(found)
-    return torch.stack(plain), values, lattice_variance(values - torch.stack(trend), torch.stack(places))
+    return torch.stack(plain), values, controlled_variance(values, [control], index, seed)
 
 
 def gaussian():
@@ -59,6 +56,17 @@ def exact_term(x, steps=None):
     a2, s2 = torch.sigmoid(-gamma)[:, None], torch.sigmoid(gamma)[:, None]
     v = a2 * values + s2
     return c.square() @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
+
+
+def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
+    """von Neumann 1941, around the circle: half the mean square of successive differences, over R."""
+    for n in (2, 5):
+        u, value = torch.rand(2, n, 3, generator=torch.Generator().manual_seed(n)).double()
+        for i, found in enumerate(lattice_variance(value, u)):
+            y = [v for _, v in sorted(zip(u[:, i].tolist(), value[:, i].tolist(), strict=True))]
+            squares = sum((y[r] - y[r - 1]) ** 2 for r in range(n))
+            assert found.item() == pytest.approx(squares / (2 * n * n))
+        assert lattice_variance(value[:1], u[:1]).isnan().all()
 
 
 @pytest.mark.parametrize("steps", [None, 10])

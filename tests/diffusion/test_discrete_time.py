@@ -256,6 +256,13 @@ def test_many_steps_cost_in_float32_what_continuous_time_costs(schedule, varianc
         assert nats.double().mean().item() == pytest.approx(limit, rel=2e-3 if steps < 10**7 else 2e-4)
 
 
+def test_an_optimal_variance_is_measured_at_the_levels_or_at_32_from_end_to_end():
+    for n, nodes in ((5, 5), (100, 32)):
+        levels, variance = torch.linspace(-5.0, 4.0, n).double(), Optimal()
+        variance.measure(Oracle(ring_mixture(), VariancePreserving()), levels, torch.zeros(2, 2).double())
+        torch.testing.assert_close(variance.gamma, torch.linspace(-5.0, 4.0, nodes).double())
+
+
 @of_curves
 @pytest.mark.parametrize("loss", [Elbo(), Simple(), MinSNR(), Sigmoid(), Vlb(), MuTildeLoss()])
 def test_training_at_many_steps_is_training_in_continuous_time(schedule, loss):

@@ -31,7 +31,7 @@ class Biased(nn.Module):
         return Prediction("epsilon", wrong, z, guess.alpha, guess.sigma)
 
 
-def both(schedule, process, size: float, n: int = 20_000):
+def both(schedule, process, size: float, n: int = 20_000, weight: float = 1.0):
     mixture = ring_mixture()
     denoiser = Biased(Oracle(mixture, process), size)
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +41,7 @@ def both(schedule, process, size: float, n: int = 20_000):
     plain = Bound(schedule, GaussianDensity())(denoiser, x, draw).total.double() + mixture.log_prob(
         x.double()
     )
-    return plain, excess_gap(denoiser, schedule, mixture, x, draw)
+    return plain, excess_gap(denoiser, schedule, mixture, x, draw, weight)
 
 
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()])
@@ -52,6 +52,13 @@ def test_the_same_gap_with_less_noise(low, high, process):
         stderr = math.hypot(plain.std().item(), excess.std().item()) / math.sqrt(len(plain))
         assert (plain.mean() - excess.mean()).abs() < 3 * stderr
         assert excess.var() < 0.5 * plain.var()
+
+
+def test_draws_of_another_density_weigh_what_is_left_to_learn_and_not_the_ends():
+    _, plain = both(Linear(-3, 1), VariancePreserving(), 0.5, n=50)
+    ends, double = (both(Linear(-3, 1), VariancePreserving(), 0.5, 50, weight)[1] for weight in (0.0, 2.0))
+    torch.testing.assert_close(double - plain, plain - ends)
+    assert (plain > ends).all()
 
 
 def test_the_oracle_has_none_when_the_ends_are_wide():

@@ -1,5 +1,7 @@
 """Guidance: what it must equal at its fixed points, and Bayes' rule where the truth is known."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -103,6 +105,9 @@ def test_the_exact_classifier_is_bayes_rule(process):
     double = Classifier(truth, guided.classifier, scale=2.0)(z, GAMMA, LABELS).score
     plain, conditional = truth(z, GAMMA).score, truth(z, GAMMA, LABELS).score
     torch.testing.assert_close(double, plain + 2 * (conditional - plain))
+    some = LABELS.drop({"label": torch.tensor([True, False, False])})  # an item without a label: no push
+    pushed = guided(z, GAMMA, some).score
+    torch.testing.assert_close(pushed, torch.cat([plain[:1], conditional[1:]]))
 
 
 @pytest.mark.parametrize("make", [Ancestral, DPMSolver])
@@ -145,6 +150,8 @@ def test_guidance_refuses_in_one_line():
     assert not blind.conditional
     refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "model.conditional=true")
     refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "model.conditional=true")
+    other = SimpleNamespace(process=blind.process)  # a denoiser of one's own need not say
+    refused(lambda: ClassifierFree(other, 2.0), "model.conditional=true")
     model = network(Labelled(), "v")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0]), "guidance.interval=[1.0]")

@@ -159,7 +159,8 @@ def test_a_term_of_the_consistency_form_is_noisier():
 def test_noise_follows_from_the_item_and_from_the_global_batch():
     whole, part = (evaluation_noise(torch.tensor(i), 3, 1) for i in ([4, 9, 2], [9]))
     for shape in ((2,), (5, 1)):
-        assert torch.equal(whole((3, *shape))[1:2], part((1, *shape)))
+        drawn = whole((3, *shape))
+        assert drawn.shape == (3, *shape) and torch.equal(drawn[1:2], part((1, *shape)))
     whole, second = training_noise(3, 7), training_noise(3, 7, rank=1, world=2)
     for shape in ((2,), (5, 1)):
         assert torch.equal(whole((8, *shape))[4:], second((4, *shape)))

@@ -102,6 +102,13 @@ def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output)
         torch.testing.assert_close(guess.ours(Sigmoid(bias)), weight * term, rtol=1e-6, atol=1e-9)
 
 
+def test_a_plain_error_over_other_levels_is_in_the_output_s_own_space():
+    guess = Guess("v", Cosine(-6.0, 5.0), VariancePreserving(), torch.linspace(0.1, 0.9, 9).double())
+    over = LogNormal(-1.0, 1.5)
+    torch.testing.assert_close(guess.ours(Simple(over)), guess.ours(Squared("v", over)))
+    assert not torch.allclose(guess.ours(Simple(over)), guess.ours(Simple()))
+
+
 @every_pair
 def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
     """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for whatever process: means of q(z_s | z_t, x)."""

@@ -9,8 +9,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from triptych.diffusion.bound import BoundTerms
-from triptych.models.accounting import Accounting
+from triptych.models.accounting import Account, Accounting
 from triptych.run.execute import execute
+from triptych.run.items import write_items
 
 NAMES = ["index", "total", "prior", "reconstruction", "diffusion", "draw_variance"]
 N = 13  # odd, and no multiple of 2 or 3
@@ -48,6 +49,10 @@ def test_one_draw_has_no_draw_error(prepared):
     assert "draw_stderr" not in summary["test"]["bpd"]
     assert np.isnan(read(run / "items.npz")["draw_variance"]).all()
     json.dumps(json.loads((run / "summary.json").read_text()), allow_nan=False)
+
+
+def test_a_model_without_a_bound_of_each_item_writes_none(tmp_path):
+    assert not write_items(tmp_path / "items.npz", Account({}, "bpd")) and not [*tmp_path.iterdir()]
 
 
 def terms():

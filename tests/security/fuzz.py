@@ -4,6 +4,7 @@
 accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).
 """
 
+import difflib
 import importlib
 import inspect
 import json
@@ -110,6 +111,8 @@ def main() -> None:
 
     (outside / "load.pkl").write_bytes(pickle.dumps(Opener()))
     prefixes = [("triptych", 2), ("torch.optim", 2)]
+    if how == "fast":  # which name was meant opens nothing, and is half of the time
+        difflib.get_close_matches = lambda *_, **__: []  # type: ignore[assignment]
     if how == "all":
         prefixes += [("pytorch_lightning", 2), ("hydra", 2), ("omegaconf", 2), ("torch.utils", 1)]
     watch = Watch(str(inside))

@@ -14,7 +14,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import diverged, failed, make_run, metrics, running, sweep, write_items
+from .fake_runs import diverged, edit, failed, make_run, metrics, running, sweep, write_items
 
 
 def one(root):
@@ -88,7 +88,8 @@ def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
     comparison = one(tmp_path)
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
     assert [run.status for run in cells["x0"].others] == ["failed"] and cells["x0"].bound.n == 2
-    assert [cell.label for cell in comparison.pending] == ["score"] and cells["v"].bound.n == 2
+    assert [cell.label for cell in comparison.pending] == ["score"] and set(cells["v"].runs) == {1, 2}
+    assert [run.seed for run in cells["v"].others] == [3] and cells["v"].bound.n == 2
     assert any("not finite" in note for note in comparison.notes)
 
 
@@ -143,6 +144,14 @@ def test_less_control_than_it_looks_is_noted(tmp_path):
     notes = " ".join(one(tmp_path).notes)
     assert "training steps: 400 and 800" in notes and "weights: ema and raw" in notes
     assert "Parameters: x0 123,456; v 9,876." in notes
+    run = make_run(tmp_path, "score", 1, 2.2, parameters=77, test=metrics(2.2, n=300))
+    edit(run / "provenance.json", git={"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True})
+    notes = " ".join(one(tmp_path).notes)
+    assert "The networks differ in size: 77 to 123,456 parameters." in notes
+    assert "different numbers of test items (297 and 300)" in notes and "uncommitted changes" in notes
+    for objective in ("x0", "v"):
+        make_run(tmp_path / "alike", objective, 1, 2.0)
+    assert one(tmp_path / "alike").notes == ()
 
 
 def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):

@@ -28,7 +28,6 @@ class Flow:
         self.denoiser, self.condition, self.probes, self.tolerance = denoiser, condition, probes, tolerance
         first = next(iter(denoiser.parameters()), None)
         self.dtype = torch.float64 if first is None else first.dtype
-        self.evaluations = 0
 
     def log_prob(self, u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Return log p(u) (B,) float64 at gamma ``low`` for u (B, *event), with standard error by probes."""
@@ -70,7 +69,6 @@ class Flow:
 
     def _rate(self, gamma: Tensor, u: Tensor) -> Tensor:
         """Return [du / dgamma, its divergence per dimension for each probe], (B, d + P)."""
-        self.evaluations += 1
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             drift = self.drift(u, gamma)

@@ -1,6 +1,7 @@
 """Verdicts on published claims where the truth is known: how often each word is said in error."""
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
 from triptych.study import cells
+from triptych.study.papers.claim import MetricPoint
+from triptych.study.papers.contrasts import _figure
 from triptych.study.papers.published import judged
 
 NAMES = "abcdefgh"
@@ -73,12 +76,13 @@ def drawn(seed: int, *mu: float, seeds: int = 3, items: int = 60, ratio: float =
 )
 def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
     """The true difference lies exactly at the end of what is claimed: it is so, and it is nearly not so."""
-    n, said = 400, {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
+    n = 400 if ratio == 1e6 else 150  # with seeds alone the test is exact, else on the safe side
+    said = {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
     for seed in range(n):
         said[drawn(seed, *edge, ratio=ratio).word(**claim)] += 1
     assert at_most(said["reproduced"], n, 0.05), said
     assert at_most(said["contradicted"], n, 0.05), said
-    assert ratio < 1e6 or said["reproduced"] > 0, "with seeds alone the test is exact: 5%, not next to none"
+    assert ratio < 1e6 or said["reproduced"] > 0, "5%, not next to none"
 
 
 def test_over_all_claims_of_a_file():
@@ -149,6 +153,7 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         "figure": "contradicted",
     }  # fmt: skip
     assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
+    assert ", of 2 contrasts the least sure; p" in found.judgements[0].why
     assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
 
 
@@ -213,6 +218,18 @@ def incomplete() -> Sweep:
     return sweep
 
 
+def without_a_figure() -> Sweep:
+    sweep = drawn(1, 0.0, 0.2)
+    sweep.runs[-1] = replace(sweep.runs[-1], test={})
+    return sweep
+
+
+def copied() -> Sweep:
+    sweep = drawn(1, 0.0, 0.2)
+    sweep.runs[1] = replace(sweep.runs[1], test=sweep.runs[0].test)
+    return sweep
+
+
 def on_two_data_sets() -> Sweep:
     sweep = drawn(1, 0.0, 0.2)
     sweep.runs = [replace(run, fingerprint=run.overrides["objective"]) for run in sweep.runs]
@@ -226,10 +243,15 @@ def on_two_data_sets() -> Sweep:
         (incomplete(), "2 of 3 runs of b ended"),
         (Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)), "b diverged with 3 of 3"),
         (on_two_data_sets(), "not on the same data"),
+        (without_a_figure(), "b has no finite bound"),
+        (copied(), "a: seeds 1 and 2 have the same figures to the last digit."),
+        (drawn(1, -9.0, 0.2), "b / a: a figure is not above 0"),
+        (Sweep(np.array([[[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]])), "every seed gave the same figure"),
     ],
 )
 def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):
-    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
+    factor = {"by_factor": 2} if "above 0" in why else {}
+    (judgement,) = sweep.judged(one={"order": ["a", "b"]} | factor).judgements
     assert judgement.word == "cannot tell" and why in judgement.why
 
 
@@ -274,6 +296,23 @@ def test_values_of_a_measured_key_are_settings():
     found = judged({"paper": node, "paper_axes": axes}, runs)
     assert found.judgements[0].word == "reproduced"
     assert [name for name, _ in found.judgements[0].figures] == ["0", "1.5"]
+
+
+def test_a_claim_is_of_any_figure_that_a_run_has():
+    """Terms of the bound under its unit, the gap and a user's own metric by their names alone."""
+
+    def known(**figures: float) -> dict[str, Estimate]:
+        return {name: Estimate(mean, 0.1, 9) for name, mean in figures.items()}
+
+    run = Run(
+        dir=Path("/nowhere"), status="finished", variance=7.0,
+        test=known(bpd=1.0, bpd_prior=2.0, gap=3.0, psnr=4.0), train=known(bpd=5.0), val=known(bpd=6.0),
+    )  # fmt: skip
+    expected = {
+        "bound": 1, "prior": 2, "gap": 3, "psnr": 4, "train_bound": 5, "val_bound": 6, "estimator_variance": 7
+    }  # fmt: skip
+    assert {name: _figure(MetricPoint(name, ()), run) for name in expected} == expected
+    assert math.isnan(_figure(MetricPoint("ode", ()), run))
 
 
 @pytest.mark.parametrize(

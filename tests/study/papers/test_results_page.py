@@ -1,6 +1,7 @@
 """What a report and the page of results show of a paper's claims."""
 
 import io
+import json
 import re
 import subprocess
 
@@ -105,6 +106,23 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
         edit(file, started="2025-01-01T00:00:00+0000", executions=[{"host": "box"}])
         edit(file.with_name("summary.json"), ended="2025-01-01T02:01:30+0100")
     assert row().endswith("| 6 h 09 min |")
+
+
+def test_an_interval_of_an_earlier_version_is_marked(paper):
+    """95% each, where now they are as corrected as the verdict; of what is not tested all are 95%."""
+    page, file = paper / "results.md", paper / "results" / "it.json"
+    results_page.write_results(page, [paper])
+    assert "°" not in page.read_text()
+    record = json.loads(file.read_text())
+    wrong, right, open_ = record["claims"]
+    for claim in (right, open_):
+        del claim["corrected"]
+    open_["word"] = "not testable here"
+    file.write_text(json.dumps(record | {"claims": [wrong, right, open_, right | {"measured": "v − x0"}]}))
+    results_page.write_results(page, [])
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| [it")]
+    assert ["°" in row for row in rows] == [False, True, False, False]
+    assert "not testable here and those marked ° intervals are 95% each" in page.read_text()
 
 
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
