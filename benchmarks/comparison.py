@@ -136,7 +136,7 @@ def announced_power(random):
                 difference = brentq(
                     lambda d, truth=truth, alpha=alpha: power(d, truth, alpha) - 0.8,
                     0,
-                    100 * (truth.seeds + truth.items) ** 0.5,
+                    100 * (truth.of_seeds + truth.of_items) ** 0.5,
                     xtol=1e-9,
                 )
                 hits = 0

@@ -49,7 +49,7 @@ def figure(mean, stderr=0.02, n=297, **more):
 def test_a_small_error_keeps_its_digits():
     parts = {f"nats_per_dim_{t}": figure(0.1) for t in ("prior", "reconstruction", "diffusion")}
     test = {"nats_per_dim": figure(0.3), **parts, "gap": figure(1.32e-5, 2.1e-6)}
-    assert "0.0000132 ± 0.0000021 above the truth" in figures_line(test)
+    assert "0.0000132 ± 0.0000021 above the data's entropy" in figures_line(test)
     assert "0.0771 ± 0.0012 above" in figures_line(test | {"gap": figure(0.07712, 0.00123)})
 
 

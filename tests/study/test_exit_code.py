@@ -11,6 +11,7 @@ from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.study import sweep
+from triptych.study.render import write_report
 from triptych.study.sweep import SweepHook, sweep_exit_code
 
 
@@ -76,6 +77,19 @@ def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
     hook.on_multirun_end(hook.config)
     said = capsys.readouterr().out
     assert "1 of 2 runs finished, 1 interrupted" in said and "running" not in said
+
+
+def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
+    """The last one was written before that run began; at the end of a sweep Hydra calls the other."""
+    hook.record(expected=2)
+    add(hook, "finished")
+    report = write_report(hook.root).html
+    assert "1 of 2 runs finished, 1 not started" in report.read_text()
+    with (run := add(hook, "interrupted")).lock():
+        pass
+    run.leave()  # as its process, which has ended
+    hook.leave()
+    assert "1 of 2 runs finished, 1 interrupted (resumed by the same command)" in report.read_text()
 
 
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])

@@ -329,7 +329,11 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     before = page.run(path)
     page.click("input[name=logy]")
     assert page.run(path) != before
+    against = "document.querySelector('select[name=x]').closest('label').hidden"
+    page.choose("select[name=name]", "squared error of ε by noise level")
+    assert page.run(against) and "γ = −log SNR" in page.run(axis), "no curve against steps or seconds"
     page.choose("select[name=name]", "train/loss")
+    assert not page.run(against)
     page.run("document.querySelector('input[name=smooth]').value = '0.9'")
     page.run("document.querySelector('input[name=smooth]').dispatchEvent(new Event('input'))")
     assert page.run("location.hash").endswith("c.logy=1&c.name=train%2Floss&c.smooth=0.9")

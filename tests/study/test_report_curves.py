@@ -1,6 +1,8 @@
 """Lines over noise levels and over time: no seed is dropped, and seconds are those of the run."""
 
 import csv
+import json
+import re
 import time
 
 import numpy as np
@@ -9,11 +11,12 @@ from triptych.run.entries import Curve
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.curves import mean_over_seeds, noise_levels, training_time
+from triptych.study.curves import mean_over_seeds, noise_levels, training, training_time
+from triptych.study.figures import forest, headline
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 
-from .fake_runs import make_run, metrics
+from .fake_runs import TARGETS, make_run, metrics, sweep
 
 
 def compared(root):
@@ -95,3 +98,18 @@ def test_tweedies_curve_keeps_seeds_whose_levels_differ():
     gamma, mean, error = mean_over_seeds(curves)
     assert gamma[0] == -7 and gamma[-1] == 5
     assert np.allclose(mean, np.exp(-gamma)) and np.allclose(error, 0)
+
+
+def test_a_very_bad_setting_squeezes_no_other_and_its_value_stands_at_the_edge(tmp_path):
+    compared_to = compared(sweep(tmp_path / "good", TARGETS))
+    comparison, palette = compared(sweep(tmp_path / "one bad", TARGETS | {"bad": 13.0}))
+    assert comparison.far == {"bad"}
+    for draw, text in ((headline, "12.999 ±"), (forest, "+11.09"), (training, "13.01 ↑")):
+        drawn = [draw(comparison, palette).axes[0], draw(*compared_to).axes[0]]
+        ends = (one.get_ylim() if draw is training else one.get_xlim() for one in drawn)
+        assert np.allclose(*ends, rtol=0.02), draw
+        assert any(text in one.get_text() for one in drawn[0].texts), draw
+        assert draw is training or [line for line in drawn[0].lines if line.get_marker() == ">"]
+    html = write_report(tmp_path / "one bad").html.read_text()
+    runs = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])["runs"]
+    assert {run["cell"] for run in runs if run["far"]} == {"bad"}

@@ -59,8 +59,25 @@ def test_without_averaging_is_a_cell_of_one_name(tmp_path):
         )
     (comparison,) = compare(read_runs(tmp_path))
     assert [axis.key for axis in comparison.axes] == ["callbacks.ema"]
-    assert {cell.label for cell in comparison.cells} == {"none", "null"}
+    assert {cell.label for cell in comparison.cells} == {"none", "ema=null"}
     assert not any("changes together" in note for note in comparison.notes)
+
+
+def test_a_null_is_named_by_what_it_means(tmp_path):
+    for steps in (10, None):
+        for seed in (1, 2):
+            typed = (f"bound.steps={steps or 'null'}",)
+            run(tmp_path / str(steps), seed, 2 + seed / 50 + (steps or 0) / 100, typed=typed)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [cell.label for cell in comparison.cells] == ["continuous time", "steps=10"]
+
+
+def test_a_model_without_an_objective_is_named_by_itself(tmp_path):
+    for seed in (1, 2):
+        choices = {"data": "digits", "objective": "none", "model": "vae"}
+        run(tmp_path, seed, 2 + seed / 50, "none", choices=choices)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [cell.label for cell in comparison.cells] == ["vae"]
 
 
 def test_two_roots_of_different_data_are_two_comparisons(tmp_path):

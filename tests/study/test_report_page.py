@@ -1,6 +1,7 @@
 """The written report: numbers where they belong, nothing from outside, nothing that breaks it."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from triptych.cli import report as cli
-from triptych.study import terminal
+from triptych.study import render, terminal
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.study import read_study
@@ -148,7 +149,7 @@ def test_while_a_sweep_goes_on(tmp_path):
     report = write_report(tmp_path)
     html = report.html.read_text()
     check(html)
-    assert "6 of 15 runs finished, 1 running, 1 interrupted, 1 failed, 6 not started" in html
+    assert "6 of 15 runs finished, 1 running, 1 interrupted (resumed by the same command), 1 failed" in html
     assert report.story.answer.startswith("So far: ") and "fit 120 of 800" in html
     assert (
         "Runs that failed or diverged" in html
@@ -200,9 +201,22 @@ def test_mixed_units_stand_apart(tmp_path):
     assert "digits, bits/dim" in html and "ring, nats/dim" in html and "section of its own" in html
     for place in (r'data-name="t(\d)"', r'data-of="cells:(\d)"', r'data-seeds="(\d):', r'data-ink="(\d):'):
         assert re.findall(place, html) == ["0", "1"], place
-    assert "gap to truth" in html and "entropy (best possible) 0.400" in html
+    assert "gap to entropy" in html and "entropy (best possible) 0.400" in html
     assert "On digits (bits/dim)" in report.story.answer and "On ring (nats/dim)" in report.story.answer
     terminal.print_table(tmp_path)
+
+
+def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_path, monkeypatch):
+    """A figure takes megabytes, its SVG tens of kilobytes."""
+    for place, data in enumerate(("digits", "cifar10")):
+        for seed in (1, 2):
+            make_run(tmp_path / data, "x0", seed, 2.0 + place + seed / 50, data=data)
+    order: list[str] = []
+    for name in ("headline_panels", "to_svg"):
+        whole = getattr(render, name)
+        monkeypatch.setattr(render, name, lambda *a, of=whole, name=name: order.append(name) or of(*a))
+    write_report(tmp_path)
+    assert [name for name, _ in itertools.groupby(order)] == ["headline_panels", "to_svg"] * 2
 
 
 def test_twelve_cells_have_colours_of_their_own():

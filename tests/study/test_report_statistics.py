@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from triptych.run.entries import Estimate
-from triptych.study.formatting import plus_minus
-from triptych.study.statistics import holm, paired, spread
+from triptych.study.formatting import plus_minus, with_interval
+from triptych.study.statistics import far, holm, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
 pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
@@ -99,3 +99,33 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
 )
 def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
     assert plus_minus(Estimate(mean, stderr, 3)) == said
+
+
+@pytest.mark.parametrize(
+    "figures, said",
+    [
+        ((0.12, 0.1, 0.14), "+0.120 [0.100, 0.140]"),
+        ((0.046596, 0.046492, 0.0467), "+0.04660 [0.04649, 0.04670]"),  # three decimals would show no width
+        ((-0.5, -0.5 - 6e-8, -0.5 + 6e-8), "−0.500 [−0.500, −0.500]"),
+        ((0.12, math.nan, math.nan), "+0.120"),
+    ],
+)
+def test_an_interval_has_the_digits_of_its_width(figures, said):
+    assert with_interval(*figures, sign=True) == said
+
+
+@pytest.mark.parametrize(
+    "values, bad",
+    [
+        ({"a": [1.9, 1.92], "b": [2.1], "c": [9.0, 12.0]}, {"c"}),
+        ({"a": [1.9], "b": [2.1], "c": [2.3], "d": [9.0], "e": [1e6]}, {"d", "e"}),
+        ({"a": [1.9], "b": [2.1], "c": [2.9]}, set()),  # five times the others' span
+        ({"a": [1.9], "b": [9.0]}, set()),  # two settings: there are no others
+        ({"a": [1.9], "b": [2.1], "c": [9.0], "d": [9.1], "e": [9.2]}, set()),  # the others are most
+        ({"a": [1.9], "b": [1.9], "c": [2.0]}, set()),
+        ({}, set()),
+    ],
+)
+def test_far_are_those_that_would_squeeze_all_others(values, bad):
+    assert far(values) == bad
+    assert far({label: [-value for value in several] for label, several in values.items()}, -1) == bad

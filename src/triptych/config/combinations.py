@@ -90,11 +90,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
-        (
-            "optimized_metric",
-            known,
-            "no such figure is measured; use val.bpd.mean or test.bpd.mean",
-        ),
+        ("optimized_metric", known, "no such figure is measured; use val.bpd.mean or test.bpd.mean"),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):
         group, _, leaf = key.rpartition(".")

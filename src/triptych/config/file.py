@@ -119,9 +119,7 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
     if kind is list or kind is tuple:
         return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
     if isinstance(value, dict) and all(type(key) is str and len(key) <= TEXT for key in value):
-        return {
-            key: _copy(v, f"{path}.{key}" if path else key, what, left, depth + 1) for key, v in value.items()
-        }
+        return {k: _copy(v, f"{path}.{k}" if path else k, what, left, depth + 1) for k, v in value.items()}
     shown = "a longer value" if kind in (int, str) else kind.__name__
     raise UserError(
         f"{what}: {path or 'the configuration'} is {shown}; must be a number, text, list or group"

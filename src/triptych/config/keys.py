@@ -27,20 +27,26 @@ OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all tha
 
 
 class Key(NamedTuple):
-    """One key: its kind as a type, ``Any`` where none is declared, and what else its declarations say."""
+    """One key: its kind as a type, ``Any`` where none is declared, and what else its declarations say.
+
+    ``null``: what null means, by ``Annotated[None, "continuous time"]``; "" if that is not declared.
+    """
 
     kind: Any = Any
     role: Role = Role.IDENTITY
     unit: str = ""
     is_path: bool = False
     default: Any = REQUIRED
+    null: str = ""
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """Return a nested key of that type; without a role of its own it inherits this one's."""
         meanings = marks(kind)
         role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
         unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
-        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default)
+        nulls = (more for inner, more in map(unwrap, alternatives(unwrap(kind)[0])) if inner is type(None))
+        null = next((text for more in nulls for text in more), "")
+        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default, null)
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -124,8 +130,13 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
         matches = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False))
+        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False, null=""))
     return at
+
+
+def name_null(key: str, value: str) -> str:
+    """Return ``value`` as reports name it: "null" by what it means, where the key declares that."""
+    return (value == "null" and find_key(key).null) or value
 
 
 def takes_names(key: str) -> bool:

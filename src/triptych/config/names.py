@@ -137,13 +137,5 @@ def gpus(accelerator: str, devices: int) -> int | None:
 
 def register_resolvers() -> None:
     """Register the functions above with OmegaConf, as in ``${cores:}``."""
-    for name, function, cached in (
-        ("slug", slug, False),
-        ("run_name", run_name, True),
-        ("cores", cores, False),
-        ("threads", threads, False),
-        ("root", root, False),
-        ("not_in_names", not_in_names, False),
-        ("gpus", gpus, False),
-    ):
-        OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
+    for one in (slug, run_name, cores, threads, root, not_in_names, gpus):
+        OmegaConf.register_new_resolver(one.__name__, one, use_cache=one is run_name, replace=True)

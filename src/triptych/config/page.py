@@ -30,9 +30,7 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """Return ``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
     parts = [PAGE]
     for command, table in COMMANDS.items():
-        config = {
-            key: value for key, value in read_yaml(CONFIGS / f"{command}.yaml").items() if key != "defaults"
-        }
+        config = {k: v for k, v in read_yaml(CONFIGS / f"{command}.yaml").items() if k != "defaults"}
         parts.append(_section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table))))
     groups = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
     for group in sorted(groups - {".", "hydra", "hydra/launcher"}):

@@ -66,9 +66,7 @@ def fingerprint(data: DataModule) -> Fingerprint:
     if shared := {name: k for name, k in shared.items() if k}:
         about["shared"] = shared
     # with its condition, an item is a few numbers; sorted, as the order of a set is no part of what it is
-    rows = {
-        name: np.stack([items[name].numpy(), *_condition(data.splits[name], [*others])], 1) for name in items
-    }
+    rows = {k: np.stack([items[k].numpy(), *_condition(data.splits[k], [*others])], 1) for k in items}
     whole = np.concatenate([*rows.values()])
     whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
     return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items, about)

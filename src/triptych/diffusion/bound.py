@@ -3,7 +3,7 @@ r"""The bound: -log p(x) <= prior + reconstruction + diffusion, in nats (tutoria
 It is the one accounting of the house: whatever a run trained on, this is what it reports.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from .draws import Draw
 from .protocol import AnyDenoiser
 from .reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
+
+Continuous = Annotated[None, "continuous time"]  # what null means, for reports
 
 
 class BoundTerms(NamedTuple):
@@ -58,7 +60,7 @@ class Bound:
         self,
         schedule: Schedule,
         decoder: Decoder,
-        steps: Steps | None = None,
+        steps: Steps | Continuous = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
         self.variance = as_variance(variance, "bound.variance")

@@ -130,11 +130,7 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        output: nn.Module,
-        process: Process,
-        variance: ReverseVariance | None = None,
+        self, network: nn.Module, output: nn.Module, process: Process, variance: ReverseVariance | None = None
     ):
         super().__init__()
         self.network, self.process = network, process

@@ -122,9 +122,7 @@ def _covered(points: Tensor, by: Tensor, k: int) -> float:
     """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour."""
     by, rows = by.double(), _rows(by)
     # the nearest of all is the point itself
-    radius = torch.cat(
-        [torch.cdist(part, by).topk(k + 1, largest=False).values[:, -1] for part in by.split(rows)]
-    )
+    radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
     return torch.cat(inside).double().mean().item()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from triptych.declare import FilePath, Positive, Steps, declared
 
-from .bound import DiffusionTerm
+from .bound import Continuous, DiffusionTerm
 from .condition import Condition
 from .distillation import distilled
 from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
@@ -52,7 +52,7 @@ class Objective:
         self,
         output: nn.Module | Space | str,
         loss: Loss,
-        steps: Steps | None = None,
+        steps: Steps | Continuous = None,
         vlb_weight: Positive | None = None,
         variance: ReverseVariance | str = "beta_tilde",
         times: Times | None = None,

@@ -39,12 +39,7 @@ class Cascade(BoundModel):
     ignores = ("schedule", "process", "denoiser", "objective", "likelihood", "bound")
 
     def __init__(
-        self,
-        stages: Sequence[Opened],
-        *,
-        known_as: Sequence[str],
-        levels: int | None = None,
-        **more: Any,
+        self, stages: Sequence[Opened], *, known_as: Sequence[str], levels: int | None = None, **more: Any
     ):
         super().__init__(**(more | {"conditional": True}))
         self.stages = nn.ModuleList(stages)

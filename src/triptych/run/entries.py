@@ -162,9 +162,7 @@ def parse_metrics(record: Any) -> dict[str, str]:
 
 def parse_fact(key: str, kind: type) -> Callable[[Any], Any]:
     """Return a parser of one fact of the data, None where no fingerprint was recorded."""
-    return lambda data: (
-        kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
-    )
+    return lambda d: kind(d.get(key) or "") if isinstance(d, dict) and d.get("fingerprint") else None
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:

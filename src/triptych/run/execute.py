@@ -36,13 +36,7 @@ from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import (
-    log_picture,
-    save_picture,
-    save_prompts,
-    save_real,
-    save_trajectory,
-)
+from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 

@@ -61,9 +61,7 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
     if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
         raise ValueError("overrides is not a list of strings")
     pairs = (item.partition("=") for item in overrides)
-    return {
-        key.lstrip("+~").strip(): _unquoted(value) if equals else "removed" for key, equals, value in pairs
-    }
+    return {k.lstrip("+~").strip(): _unquoted(value) if equals else "removed" for k, equals, value in pairs}
 
 
 def _unquoted(value: str) -> str:

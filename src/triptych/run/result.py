@@ -232,7 +232,7 @@ def figures_line(figures: Mapping[str, Any], split: str = "test") -> str:
             value = f"{_with_error(figures[unit], least=0.0)} {label}"
             line = f"{split} bound {value} ({terms}; n = {figures[unit].get('n')})"
             if "gap" in figures:
-                line += f", {_with_error(figures['gap'])} above the truth"
+                line += f", {_with_error(figures['gap'])} above the data's entropy"
             if f"{unit}_ode" in figures:
                 ode = figures[f"{unit}_ode"]
                 line += f"; by the ODE {_with_error(ode)} on {ode.get('n')} of them"

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from triptych.config.identity import AXES, role_in
-from triptych.config.keys import role
+from triptych.config.keys import name_null, role
 from triptych.declare import Role
 from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
-BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", re.IGNORECASE)  # says nothing without its key
+BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)  # says nothing without its key
 MOST = 300  # settings that differ: each is held against each
 BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 
@@ -122,15 +122,16 @@ def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
 
 def value_name(key: str, text: str) -> str:
     """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
+    text = name_null(key, text)
     return f"{re.split('[./]', key)[-1]}={text}" if BARE.fullmatch(text) else text
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
-    """Label a cell: "x0" for one axis, "x0 / elbo" for two; the experiment or "all runs" if none."""
+    """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
     known = settings(run)
     shown = (value_name(axis.key, value(run, axis.key, known)) for axis in axes)
-    names = " / ".join(shown), run.choices.get("objective"), run.name
-    text = next(filter(None, names), "all runs")
+    models = (name for key in ("objective", "model") if (name := run.choices.get(key)) != "none")
+    text = next(filter(None, (" / ".join(shown), *models, run.name)), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)
 

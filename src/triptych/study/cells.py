@@ -14,8 +14,8 @@ from triptych.run.entries import UNITS, Estimate
 from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
-from triptych.study.formatting import format_number, interval
-from triptych.study.statistics import LEVEL, Paired, spread
+from triptych.study.formatting import with_interval
+from triptych.study.statistics import LEVEL, Paired, far, spread
 
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
 ALPHA = 1 - LEVEL
@@ -72,9 +72,7 @@ class PairTest:
         """ "+0.120 [0.100, 0.140]", the interval as corrected as p."""
         if self.pair.n == 0:
             return "no common seed"
-        ends = self.interval
-        known = "" if math.isnan(ends[0]) else f" {interval(*ends)}"
-        return format_number(self.pair.mean, sign=True) + known
+        return with_interval(self.pair.mean, *self.interval, sign=True)
 
     def reversed(self) -> PairTest:
         """Return the test of the opposite difference."""
@@ -157,6 +155,12 @@ class MeasureTable:
         """1 where lower is better, else -1."""
         return 1 if self.metric.better == LOWER else -1
 
+    @cached_property
+    def far(self) -> set[str]:
+        """The cells that a linear axis leaves out, so that they squeeze no others."""
+        values = {label: [v for row in seeds.values() for v in row] for label, seeds in self.cells.items()}
+        return far(values, self.sign)
+
     def order(self, at: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
 
@@ -206,6 +210,11 @@ class Comparison:
     def runs(self) -> list[Run]:
         """The compared runs."""
         return [run for cell in self.cells for run in cell.runs.values()]
+
+    @cached_property
+    def far(self) -> set[str]:
+        """The cells whose bounds a linear axis leaves out, so that they squeeze no others."""
+        return far({cell.label: cell.values().values() for cell in self.cells})
 
     @property
     def unit(self) -> str:
@@ -268,9 +277,7 @@ class Comparison:
         """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
         models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         several = any(len(cell.runs) > 1 for cell in self.cells)
-        return several and all(
-            len(known) == 1 and not known & {"null", "none", "default"} for known in models
-        )
+        return several and all(len(one) == 1 and not one & {"null", "none", "default"} for one in models)
 
     def claim(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by the bound, for any two different cells."""

@@ -65,6 +65,9 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     for i, run in enumerate(runs):
         section, label = homes.get(i, (None, ""))
         row = {"name": where[run.dir], "section": section, "cell": label}
+        row["far"] = run.status == "diverged" or (
+            section is not None and label in story.comparisons[section].far
+        )
         rows.append(row | {"own": {key: cut(text) for key, text in own[i].items()}} | _of_run(run, points))
     return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}
 
@@ -86,9 +89,7 @@ def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, s
     every = dict.fromkeys(key for one in flat for key in one)
     none = {key for key in every if any(key not in one for one in whole)}
     keys = [key for key in every if len({one[key] for one in flat if key in one}) + (key in none) > 1]
-    return sorted(
-        (key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k))
-    )
+    return sorted((k for k in keys if role(k) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k)))
 
 
 def _against(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
@@ -105,15 +106,10 @@ def _of_run(run: Run, points: int) -> dict[str, Any]:
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     record = load_object(run.dir / "provenance.json")
     return {
-        "mark": mark(run),
-        "status": run.status,
-        "error": cut(run.error),
-        "bound": bound,
-        "facts": list(_facts(run)),
-        "curves": _curves(run, points),
-        "again": command_again(record),
+        "mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound,
+        "facts": list(_facts(run)), "curves": _curves(run, points), "again": command_again(record),
         "provenance": list(_provenance(run, record)),
-    }
+    }  # fmt: skip
 
 
 def cut(text: str) -> str:

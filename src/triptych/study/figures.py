@@ -29,7 +29,7 @@ from triptych.study.style import (
     mark,
     plain_ticks,
     short,
-)  # fmt: skip
+)
 from triptych.study.tables import against
 
 ROW = 0.46  # inches
@@ -44,21 +44,19 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     marks = _references(comparison)
     notes = {cell.label: plus_minus(cell.bound) for cell in cells}
     figure, ax = _rows(notes, 0.12 + 0.17 * len(marks))
-    values = [v for cell in cells for v in cell.values().values()]
+    values = [v for cell in cells if cell.label not in comparison.far for v in cell.values().values()]
     low, high = _frame(values, [])
-    for line, (name, at) in enumerate(marks):
+    for k, (name, at) in enumerate(marks):
         near = low - 0.5 * (high - low) <= at <= high + 0.5 * (high - low)
         arrow = ("", "") if near else ("← ", "") if at < low else ("", " →")
         text = f"{arrow[0]}{name} {format_number(at)}{arrow[1]}"
-        ax.annotate(
-            text, (1, 1), (0, 4 + 12 * line), "axes fraction", "offset points", color=MUTED, ha="right"
-        )
+        ax.annotate(text, (1, 1), (0, 4 + 12 * k), "axes fraction", "offset points", color=MUTED, ha="right")
         if near:
             ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
             low, high = min(low, at), max(high, at)
     for y, cell in enumerate(cells):
         dots = [(value, mark(cell.runs[seed])) for seed, value in cell.values().items()]
-        _dots(ax, y, dots, cell.bound.mean, colours[cell.label])
+        _dots(ax, y, dots, cell.bound.mean, colours[cell.label], int(cell.label in comparison.far))
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure
@@ -70,7 +68,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     rivals = [rival for rival in rivals if rival[2].pair.n]
     if not rivals:
         return None
-    pairs, spans = [claim.pair for *_, claim in rivals], [claim.interval for *_, claim in rivals]
+    near = [claim for _, cell, claim in rivals if cell.label not in comparison.far]
     figure, ax = _rows({cell.label: against(comparison, 0, j)[1] for j, cell, _ in rivals})
     rows = [f"{cell.label} {claim.text}" for _, cell, claim in rivals]
     figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
@@ -78,14 +76,17 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     if margin is not None:
         ax.axvspan(-margin, margin, color=MUTED, alpha=0.15, linewidth=0)
     ax.axvline(0, color=INK, linewidth=1)
-    low, high = _frame([0.0] + [pair.mean for pair in pairs], spans)
-    for y, ((_, cell, claim), span) in enumerate(zip(rivals, spans, strict=True)):
-        ink = colours[cell.label]
+    low, high = _frame([0.0] + [claim.pair.mean for claim in near], [claim.interval for claim in near])
+    for y, (_, cell, claim) in enumerate(rivals):
+        ink, span = colours[cell.label], claim.interval
         if not math.isnan(span[0]):
             ax.plot(span, [y, y], color=ink, linewidth=1.8)
             ends = [end for end in span if low <= end <= high]
             ax.scatter(ends, [y] * len(ends), marker="|", s=42, color=ink, linewidth=1.8)
         fill = ink if claim.holds else PAPER
+        if cell.label in comparison.far:
+            _beyond(ax, y, format_number(claim.pair.mean, sign=True), ink, 1, markerfacecolor=fill)
+            continue
         ax.scatter([claim.pair.mean], [y], s=46, color=fill, edgecolor=ink, linewidth=1.6, zorder=3)
     ax.set_xlim(low, high)
     best = short(comparison.cells[0].label, 22)
@@ -118,6 +119,10 @@ def _measure_lines(known: MeasureTable, colours: Colours) -> Figure:
     if known.key == "evaluations":
         _measure_axis(lines.ax, known)
         lines.ticks(x, [f"{v:g}" for v in x], log=True)
+    elif known.far:
+        near = (seeds.values() for label, seeds in known.cells.items() if label not in known.far)
+        shown = [value for rows in near for row in rows for value in row]
+        lines.ax.set_ylim(*_frame([*shown, *(known.floor or ())], []))
     along = "calls of the denoiser" if known.key == "evaluations" else known.key
     return lines.finish(along, known.metric.label)
 
@@ -138,7 +143,8 @@ def _measure_dots(known: MeasureTable, colours: Colours) -> Figure:
     figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in known.spreads.items()})
     _floor(ax.axvspan, ax.axvline, known)
     for y, (label, seeds) in enumerate(known.cells.items()):
-        _dots(ax, y, [(v[0], None) for v in seeds.values()], known.spreads[label][0].mean, colours[label])
+        dots, side = [(v[0], None) for v in seeds.values()], known.sign * (label in known.far)
+        _dots(ax, y, dots, known.spreads[label][0].mean, colours[label], side)
     better = known.metric.better
     ax.set_xlabel(f"{known.metric.label}{f' ({better})' if better else ''}")
     return figure
@@ -151,8 +157,15 @@ def _floor(span: Callable[..., Any], line: Callable[..., Any], known: MeasureTab
         line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
 
 
-def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, str | None]], mean: float, ink: str) -> None:
-    """Draw each value, with the mark of its run, and an upright bar at the mean of several."""
+def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, Any]], mean: float, ink: str, side: int = 0) -> None:
+    """Draw each value, with the mark of its run, and an upright bar at the mean of several.
+
+    ``side``: 1 or -1 where they lie beyond the right or left edge, at which an arrow stands for each.
+    """
+    for _, gid in dots if side else ():
+        _beyond(ax, y, "", ink, side, gid=gid)  # the row has the value
+    if side:
+        return
     if len(dots) > 1:
         ax.plot([mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
     for value, gid in dots:  # without the work of ``plot``, which thousands of runs would wait for
@@ -160,6 +173,14 @@ def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, str | None]], mean: floa
             Line2D([value], [y], linestyle="", marker="o", markersize=5.1, color=ink, clip_on=False,
                    markeredgecolor=PAPER, markeredgewidth=0.7, zorder=3, gid=gid)
         )  # fmt: skip
+
+
+def _beyond(ax: Axes, y: int, text: str, ink: str, side: int, **how: Any) -> None:
+    """Draw an arrow with a text at the right edge (``side`` 1) or the left one (-1): the value is beyond."""
+    at, way = ((side + 1) // 2, y), ax.get_yaxis_transform()
+    ax.plot(*at, ">" if side > 0 else "<", color=ink, markersize=6, transform=way, clip_on=False, **how)
+    ax.annotate(text, at, (-8 * side, 0), way, "offset points", color=ink, va="center",
+                ha="right" if side > 0 else "left")  # fmt: skip
 
 
 def _rows(notes: Mapping[str, str], top: float = 0.12) -> tuple[Figure, Axes]:

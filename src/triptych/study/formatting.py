@@ -29,8 +29,23 @@ def plus_minus(figure: Estimate) -> str:
     """
     if math.isnan(figure.stderr):
         return format_number(figure.mean)
-    digits = _decimals(figure.stderr) if figure.stderr > 1e-6 else 3
-    return f"{format_number(figure.mean, decimals=digits)} ± {format_number(figure.stderr)}"
+    return f"{format_number(figure.mean, decimals=_digits(figure.stderr))} ± {format_number(figure.stderr)}"
+
+
+def with_interval(mean: float, low: float, high: float, sign: bool = False) -> str:
+    """Format "0.120 [0.100, 0.140]", "0.0330 [0.0326, 0.0334]", as many decimals as half the width needs.
+
+    The mean alone where the interval is not known.
+    """
+    if math.isnan(low):
+        return format_number(mean, sign)
+    digits = _digits((high - low) / 2)
+    start, end = (format_number(x, decimals=digits) for x in (low, high))
+    return f"{format_number(mean, sign, digits)} [{start}, {end}]"
+
+
+def _digits(error: float) -> int:
+    return _decimals(error) if error > 1e-6 else 3
 
 
 def _decimals(size: float) -> int:
@@ -38,11 +53,6 @@ def _decimals(size: float) -> int:
     if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
         return 3
     return 1 - math.floor(math.log10(size))
-
-
-def interval(low: float, high: float) -> str:
-    """Format an interval, "[0.100, 0.140]"; a dash where there is none."""
-    return "–" if math.isnan(low) else f"[{format_number(low)}, {format_number(high)}]"
 
 
 def p_value(p: float) -> str:

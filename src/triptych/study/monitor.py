@@ -179,9 +179,7 @@ def _states(dirs: Sequence[Path]) -> list[Any]:
     """Return time and size of each file of the report, and which runs are alive."""
     runs = [run for root in dirs for run in find_runs(root)]
     files = [*(root / "sweep.json" for root in dirs), *(run / name for run in runs for name in FILES)]
-    alive = [
-        (state := _state(run / "progress.json")) and time.time() - state[0] / 1e9 < STALE for run in runs
-    ]
+    alive = [(at := _state(run / "progress.json")) and time.time() - at[0] / 1e9 < STALE for run in runs]
     return [*((file, _state(file)) for file in files), *alive]
 
 

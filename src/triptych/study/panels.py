@@ -169,9 +169,7 @@ def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Pane
     drawn = []
     for module in filter(file_of, (f"{package}.panels" for package in trusted())):
         try:
-            panels = [
-                (str(title), str(how), tuple(draws)) for title, how, draws in import_module(module).PANELS
-            ]
+            panels = [(str(a), str(b), tuple(c)) for a, b, c in import_module(module).PANELS]
         except (Exception, SystemExit) as error:
             panels = [(f"Panels of {module}", f"{FAILED} {describe_error(error, is_trusted)}", ())]
         for title, how, draws in panels:

@@ -51,12 +51,10 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
     """
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
         raise UserError(
-            "plan=true: only for model=diffusion with a denoiser, whose network it counts; leave it out"
+            "plan=true: only for model=diffusion with a network to train, whose cost it counts; leave it out"
         )
     if config["trained"] is not None:
-        raise UserError(
-            f"plan=true: trained={config['trained']} is not fitted again; nothing is to be counted"
-        )
+        raise UserError(f"plan=true: trained={config['trained']} is not fitted again; nothing is counted")
     if not config["trainer"].get("max_steps"):
         epochs = f"trainer.max_epochs={config['trainer'].get('max_epochs')}"
         raise UserError(f"plan=true: {epochs} depends on the data, which are not read; use trainer.max_steps")

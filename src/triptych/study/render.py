@@ -96,7 +96,7 @@ def script_source(script: str) -> str:
 def render_page(story: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
     script = page_template("page.js.j2").render()
-    sections = [
+    sections = (  # each is drawn when the page comes to it, as figures take much memory
         {
             "index": i,
             "comparison": comparison,
@@ -113,7 +113,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "measures": measure_rows(comparison),
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
-    ]
+    )
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}

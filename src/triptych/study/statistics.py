@@ -7,7 +7,7 @@ items, so their difference varies far less than either figure: pairs, not pooled
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -18,6 +18,7 @@ from triptych.run.entries import Estimate
 from triptych.study.crossed import TILT, Error, crossed
 
 LEVEL = 0.95
+REACH = 6.0
 Seed = TypeVar("Seed", bound=Hashable)
 
 
@@ -103,6 +104,20 @@ def paired(
     if items is not None and all(seed in items for seed in common):
         return Paired(whole.mean, whole.n, crossed(np.stack([items[seed] for seed in common])))
     return Paired(whole.mean, whole.n, Error(whole.stderr**2, whole.n - 1))
+
+
+def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
+    """Return the labels whose values would squeeze all others on a linear axis; `sign`: 1 where high is bad.
+
+    They begin `REACH` times beyond the span of the others, which are two or more, and half or more of all.
+    """
+    known = ((label, [sign * value for value in several]) for label, several in values.items() if several)
+    ordered = sorted((min(several), max(several), label) for label, several in known)
+    for k in range(max(2, (len(ordered) + 1) // 2), len(ordered)):
+        low, span = ordered[0][0], max(high for _, high, _ in ordered[:k]) - ordered[0][0]
+        if ordered[k][0] - low > REACH * span > 0:
+            return {label for *_, label in ordered[k:]}
+    return set()
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:

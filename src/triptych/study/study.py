@@ -64,7 +64,8 @@ class Study:
             return "sweep.json cannot be read: how many runs are to come is unknown, so nothing is settled"
         if self.complete and not set(self.counts) - {"finished"}:
             return ""
-        rest = [f"{self.counts[status]} {status}" for status in STATUSES[1:] if self.counts[status]]
+        resumed = {"interrupted": " (resumed by the same command)"}
+        rest = [f"{n} {one}{resumed.get(one, '')}" for one in STATUSES[1:] if (n := self.counts[one])]
         missing = self.expected - len(self.runs)
         rest += [f"{missing} not started"] if missing > 0 else []
         return ", ".join([f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished", *rest])
@@ -127,10 +128,7 @@ class Study:
         return lines_of
 
 
-def read_study(
-    roots: Sequence[Path],
-    equal_within: float | None = None,
-) -> Study:
+def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
     """Read the runs beneath `roots` and compare them.
 
     `equal_within`: the difference below which settings are called the same, in the unit of what decides.
@@ -158,19 +156,13 @@ def read_study(
     shared = sweep.get("shared")
     name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
-        roots=roots,
-        title=printable(str(name)),
-        question=_question(comparisons),
-        command=_command(sweep, runs) if alone else "",
-        runs=runs,
-        expected=max(expected, len(runs)),
-        comparisons=comparisons,
-        verdicts=tuple(verdict(comparison) for comparison in comparisons),
+        roots=roots, title=printable(str(name)), question=_question(comparisons),
+        command=_command(sweep, runs) if alone else "", runs=runs, expected=max(expected, len(runs)),
+        comparisons=comparisons, verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuned=sentence(tuning) if tuning else "",
         shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
-        published=judged(sweep, runs) if alone else None,
-        damaged=damaged,
-    )
+        published=judged(sweep, runs) if alone else None, damaged=damaged,
+    )  # fmt: skip
 
 
 def _copies(runs: Sequence[Run]) -> int:

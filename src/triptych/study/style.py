@@ -154,6 +154,13 @@ class LineFigure:
         self.ax.set_ylabel(ylabel)
         last = [f"{name} {value:.4g}" for value, name, _ in self.ends]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
+        low, high = self.ax.get_ylim()
+        beyond = [end for end in self.ends if not low <= end[0] <= high]
+        for line, (value, _, ink) in enumerate(beyond):
+            at, arrow, step = (1, "↑", -12) if value > high else (0, "↓", 12)
+            where = (1, at), (-2, step * (line + 0.5)), "axes fraction", "offset points"
+            text = f"{value:.4g} {arrow}".replace("-", "−")
+            self.ax.annotate(text, *where, color=ink, ha="right", va="center")
         end_labels(self.ax, self.ends)
         return self.figure
 

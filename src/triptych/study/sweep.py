@@ -123,7 +123,7 @@ class SweepHook(Callback):
         else:
             end_as_by_ctrl_c(self.stop_jobs)
         self.monitor.start()
-        atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+        atexit.register(self.leave)
 
     def _set_up(self, config: DictConfig) -> None:
         """Check what concerns the sweep as a whole, and name its directory for all jobs."""
@@ -167,6 +167,12 @@ class SweepHook(Callback):
             changed = "the claims or their seeds are not those that this sweep began with"
             print(f"{changed}; its report says so", file=sys.stderr, flush=True)
         return facts
+
+    def leave(self) -> None:
+        """Leave the terminal as it was, after Ctrl-C too, and the report true of the runs that it stopped."""
+        self.monitor.stop()
+        if (self.root / "report.html").exists():
+            write_report_or_say_why(self.root)
 
     def stop_jobs(self) -> None:
         """Stop this sweep's jobs after their current step, and wait for them.
@@ -258,6 +264,7 @@ class SweepHook(Callback):
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        atexit.unregister(self.leave)
         self.monitor.stop()
         self._read_refusals()
         for run in self.runs():

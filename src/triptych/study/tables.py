@@ -13,11 +13,9 @@ from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
-BESIDE = {
-    "iw": "importance-weighted",
-    "ode": "by the ODE, its own items",
-    "ode_bound": "bound of those items",
-}  # not the bound, and never in its place
+BESIDE = {  # not the bound, and never in its place
+    "iw": "importance-weighted", "ode": "by the ODE, its own items", "ode_bound": "bound of those items",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
     known += [(part, part) for part in PARTS if _differs(comparison, part)]
-    known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
+    known += [("gap", "gap to entropy")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
     return known
@@ -84,9 +82,7 @@ def _differs(comparison: Comparison, part: str) -> bool:
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
     """Return name and heading of each user metric: "test psnr (higher is better)"."""
     better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
-    return [
-        (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
-    ]
+    return [(n, f"test {n}" + (f" ({b} is better)" if b else "")) for n, b in better_of.items()]
 
 
 def table_rows(comparison: Comparison) -> list[TableRow]:

@@ -119,16 +119,21 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     claims = {j: comparison.claim(0, j) for j in left}
     if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""
-    needed = {j: seeds_to_settle(claim) for j, claim in claims.items()}
-    some = [n for n in needed.values() if n is not None]
-    never = [j for j, n in needed.items() if n is None]
-    parts, them = [], "it" if len(left) == 1 else "them"
-    if some:
-        others = [j for j in left if j not in never]
-        what = _names(comparison, others) if never else them
-        parts.append(f"about {max(some)} seeds per setting would settle {what}")
+    needed: dict[int | None, list[int]] = {}
+    for j, claim in claims.items():
+        needed.setdefault(seeds_to_settle(claim), []).append(j)
+    never, them = needed.pop(None, []), "it" if len(left) == 1 else "them"
+    parts, settled = [], [j for j in left if j not in never]
+    if settled:
+        counts = sorted(n for n in needed if n is not None)
+        (fewest, who), *more = [(str(n), _names(comparison, needed[n])) for n in counts]
+        if not more or len(settled) > NAMED:
+            fewest += f" to {counts[-1]}" if more else ""
+            who, more = _names(comparison, settled) if never else them, []
+        others = "".join(f", {n} {names}" for n, names in more)
+        parts.append(f"about {fewest} seeds per setting would settle {who}{others}")
     if never:
-        parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
+        parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if settled else them}")
     return f": {', '.join(parts)}"
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
+from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
@@ -80,6 +81,7 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     text = page.read_text()
     assert "**Of 3 findings tested at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
     row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
+    assert re.search(r"\| v − x0 = −0\.3\d\d \\\[[^|]*\\\], claimed above 0 \|", row), row
     assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
     assert "| `other` | 90 |" in text and "to run again" not in text
     assert (page.parent / "results" / "claims.png").read_bytes().startswith(b"\x89PNG")
@@ -182,3 +184,21 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
             *(f"-m paper={name}" for name in papers.split()),
             "--results docs/results.md logs/sweeps",
         ]
+
+
+def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
+    why = "the figures are made up"
+    node = NODE | {"claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}}
+    monkeypatch.setattr(results_page, "files", lambda: {"it": node})
+    edit(paper / "sweep.json", paper=node)
+    results_page.write_results(tmp_path / "results.md", [tmp_path])
+    text = (tmp_path / "results" / "it.md").read_text()
+    assert re.search(rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text)
+
+
+def test_a_published_reason_stands_once():
+    nodes = [read_yaml(file)["paper"] for file in (CONFIGS / "paper").glob("*.yaml")]
+    claims = [claim for node in nodes for claim in node["claims"].values()]
+    for entry in results_page.read_entries(CONFIGS.parent / "docs" / "results"):
+        claims += entry["claims"]
+    assert not [claim["says"] for claim in claims if claim.get("untestable") and claim.get("note")]

@@ -28,18 +28,20 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-// lines: {x, y, ink, run}, the last on top, of very many a path a colour; log: {x, y}.
+// lines: {x, y, ink, run, far}, the last on top, of very many a path a colour; log: {x, y}.
+// Far ones squeeze no other on a straight axis: they run along its edge, with their last values beside it.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
   const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
     .filter(([x, y]) => (!log.x || x > 0) && (!log.y || y > 0))}));
   const axis = (k, start, end) => {
     const to = log["xy"[k]] ? Math.log10 : value => value;
-    let [low, high] = extent(shown.flatMap(line => line.points.map(point => to(point[k]))));
+    const held = k && !log.y ? shown.filter(line => !line.far) : [];
+    let [low, high] = extent((held.length ? held : shown).flatMap(line => line.points.map(point => to(point[k]))));
     if (k) [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
     const at = to === Math.log10 ? high - low > 1.5 ? ticks(Math.ceil(low), high, high - low).map(power => 10 ** power)
       : ticks(10 ** low, 10 ** high) : ticks(low, high);
-    return [value => start + (to(value) - low) / (high - low) * (end - start), at];
+    return [value => start + Math.max(0, Math.min(1, (to(value) - low) / (high - low))) * (end - start), at];
   };
   const [px, across] = axis(0, box.left, box.right), [py, up] = axis(1, box.bottom, box.top);
   const font = "font: 12px var(--font, sans-serif); fill: var(--muted, #68707c)";
@@ -68,5 +70,9 @@ function chart(lines, name, of, log = {}) {
     svg.append(group);
   }
   for (const [ink, d] of merged) svg.append(line(d, ink));
+  const beyond = shown.filter(line => line.far && line.y.length && py(line.y.at(-1)) === box.top);
+  for (const [i, [ink, value]] of [...new Map(beyond.map(line => [line.ink, line.y.at(-1)]))].entries())
+    svg.append(drawn("text", {x: box.right, y: box.top + 14 * (i + 1), "text-anchor": "end", style: `${font}; fill: ${ink}`},
+      `${plain(value)} ↑`));
   return svg;
 }

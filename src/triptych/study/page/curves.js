@@ -16,7 +16,7 @@ class Overlay {
       state.set("c.smooth", this.smooth.value === "0" ? "" : this.smooth.value); this.show(); }});
     this.bar = element("div", {class: "tools", role: "group", "aria-label": "Choose curves"},
       choose("name", "Curve", this.names.map((name, i) => [i ? name : "", name])),
-      choose("x", "against", [["", "steps"], ["seconds", "seconds"]]), check("logx"), check("logy"),
+      this.along = choose("x", "against", [["", "steps"], ["seconds", "seconds"]]), check("logx"), check("logy"),
       element("label", {}, "smoothing ", this.smooth),
       ...(cells.length > 1 ? [choose("a", "Compare", [["", "all settings"], ...cells]), choose("b", "with", [["", "none"], ...cells])] : []));
     this.place = element("div", {});
@@ -45,9 +45,11 @@ class Overlay {
         const timed = seconds && curve.seconds?.length;
         of = timed ? "seconds of training" : curve.of;
         if (!seconds || timed || !curve.seconds)
-          lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), run: run.mark,
+          lines.push({x: timed ? curve.seconds : curve.x, y: smoothed(curve.y, weight), ink: inkOf(run), run: run.mark, far: run.far,
             label: run.name, unit: curve.unit, cell: run.cell});
       }
+    // of an axis of its own, as of noise levels, there is nothing to choose
+    this.along.hidden = !runs.some(run => run.curves.some(curve => curve.name === name && curve.seconds?.length));
     const title = [name, lines[0]?.unit].filter(Boolean).join(", ");
     const log = {x: state.get("c.logx"), y: state.get("c.logy") || data.runs.some(run => run.curves.some(c => c.name === name && c.log))};
     const legend = new Map(lines.map(line => [line.cell, line.ink]));

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from triptych.config.keys import name_null
 from triptych.config.nearest import nearest
 from triptych.declare import refusal
 from triptych.errors import UserError
@@ -135,15 +136,13 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
     words = {key: str(node.get(key) or "") for key in ("note", "kind", "quote", "otherwise", "untestable")}
     return Claim(
-        name=name,
-        says=node["says"],
-        metric="" if maker.axis == METRIC else maker.metric,
-        rule=_rule(kind, node),
+        name=name, says=node["says"], metric="" if maker.axis == METRIC else maker.metric,
+        rule=_rule(kind, node, maker.axis),
         published=tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts=contrasts,
         source=", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
         **(words if scale == "small" else words | {"untestable": ""}),
-    )
+    )  # fmt: skip
 
 
 class _Contrasts:
@@ -216,8 +215,8 @@ class _Contrasts:
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
-            where = ", ".join(other[k] for k in self.open_axes)
-            name = sign.join(texts) + (f" ({where})" if where else "")
+            where = ", ".join(name_null(k, other[k]) for k in self.open_axes)
+            name = sign.join(name_null(self.axis, text) for text in texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
 
     def _point(self, text: str, other: Mapping[str, str]) -> MetricPoint:
@@ -250,24 +249,25 @@ def _means(text: str, wanted: Any) -> bool:
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _rule(kind: str, node: Mapping[str, Any]) -> str:
+def _rule(kind: str, node: Mapping[str, Any], axis: str) -> str:
+    def named(value: Any) -> str:
+        return name_null(axis, _typed(value))
+
     if kind == "order":
         least = f" by at least {node['by']:g}" if node.get("by") else ""
         times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""
-        return f"{' < '.join(map(_named, node['order']))}{least}{times}"
+        parts = ([*map(named, one)] if isinstance(one, list) else named(one) for one in node["order"])
+        below = (f"each of {' and '.join(one)}" if isinstance(one, list) else one for one in parts)
+        return f"{' < '.join(below)}{least}{times}"
     if kind == "diverges":
         beyond = f" or are beyond {node['beyond']:g} times every other" if "beyond" in node else ""
-        return f"{', '.join(map(_typed, node['diverges']))}: most seeds diverge{beyond}"
+        return f"{', '.join(map(named, node['diverges']))}: most seeds diverge{beyond}"
     near = (
         f"within {node['within']:g}" if "within" in node else f"within a factor of {node['within_factor']:g}"
     )
     if kind == "same":
-        return f"{', '.join(map(_typed, node['same']))}: any two {near}"
-    return f"{', '.join(f'{_typed(k)} {v:g}' for k, v in node['value'].items())}, {near}"
-
-
-def _named(entry: Any) -> str:
-    return f"each of {' and '.join(map(_typed, entry))}" if isinstance(entry, list) else _typed(entry)
+        return f"{', '.join(map(named, node['same']))}: any two {near}"
+    return f"{', '.join(f'{named(k)} {v:g}' for k, v in node['value'].items())}, {near}"
 
 
 def _typed(value: Any) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from scipy.special import bdtr, bdtrc
 
+from triptych.config.keys import name_null
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
-from triptych.study.formatting import format_number, interval, plus_minus, quantity
+from triptych.study.formatting import plus_minus, quantity, with_interval
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.same_data import copies, counted_once
 from triptych.study.statistics import LEVEL, Paired, paired, spread
@@ -72,8 +73,7 @@ class ContrastResult:
         if self.contrast.diverges:
             return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
         mean, low, high = map(exp, self.ends) if self.contrast.ratio else self.ends
-        text = format_number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
-        return text if math.isnan(low) else f"{text} {interval(low, high)}"
+        return with_interval(mean, low, high, self.contrast.second is not None and not self.contrast.ratio)
 
     @property
     def accepted(self) -> str:
@@ -109,9 +109,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     wanted = [(key, value) for key, value in point.setting if key not in over]
     matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
     done = ["diverged", "finished"]
-    ordered = sorted(
-        matches, key=lambda run: (done.index(run.status) if run.status in done else -1, run.started)
-    )
+    ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.started))
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
@@ -221,11 +219,9 @@ def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]
 def point_label(point: MetricPoint, axes: Axes, claim: Claim | None = None) -> str:
     """Return a setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
-        texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
+        several = {key for key, _ in point.setting if len(axes.get(key, ())) > 1}
     else:
-        several = {
-            key for key, _ in point.setting if len({dict(p.setting).get(key) for p in claim.points}) > 1
-        }
-        texts = [value for key, value in point.setting if key in several]
+        several = {k for k, _ in point.setting if len({dict(p.setting).get(k) for p in claim.points}) > 1}
+    texts = [name_null(key, value) for key, value in point.setting if key in several]
     metrics = {p.metric for p in claim.points} if claim else set()
     return " / ".join([*texts, *([point.metric] if len(metrics) > 1 or not texts else [])])

@@ -112,7 +112,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
         "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
         "measured": f"{deciding.contrast.name} = {deciding.text}",
-        "corrected": True,
+        "claimed": deciding.accepted, "corrected": True,
         "ratio": deciding.ratio, "metric": claim.metric,
         "why": j.why, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,

@@ -13,29 +13,33 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.compose import to_plain
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
+from triptych.study.formatting import quantity
 from triptych.study.papers.claim import METRIC
-from triptych.study.papers.paper import (
-    axes_of,
-    check_claimed_metrics,
-    claims_at,
-    decisive_keys,
-    read_claims,
-)
+from triptych.study.papers.paper import axes_of, check_claimed_metrics, claims_at, decisive_keys, read_claims
 from triptych.study.rounds import jobs_of
 
+ORACLE = "triptych.models.oracle.OracleModel"  # of the exact denoiser
 KINDS = ("identity", "exact", "trained")
 WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 
 
 def check_scale(config: DictConfig) -> None:
-    """Raise UserError for a scale that the chosen paper does not have, or without a paper."""
-    if (scale := config.get("scale", "small")) == "small":
-        return
-    if not config.get("paper"):
+    """Raise UserError for a scale that the chosen paper does not have, or a plan of no training."""
+    scale, name = config.get("scale", "small"), config.hydra.runtime.choices.get("paper")
+    large, plan = scale != "small", config.get("plan")
+    if large and not config.get("paper"):
         raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
-    if not config.hydra.sweeper.get("scales", {}).get(scale):
-        name = config.hydra.runtime.choices.get("paper")
-        raise UserError(f"scale={scale}: paper={name} has no such scale; use scale=small")
+    if not (large or (plan and name)) or config.hydra.sweeper.get("scales", {}).get(scale):
+        return
+    what = f"scale={scale}" if large else "plan=true"
+    if config.model._target_ == ORACLE:
+        minutes = quantity(config.paper.minutes, "minute")
+        raise UserError(
+            f"{what}: paper={name} has an exact denoiser, nothing is trained; leave out scale and plan: "
+            f"its runs take about {minutes} on two cores"
+        )
+    if large:
+        raise UserError(f"{what}: paper={name} has no such scale; use scale=small")
 
 
 def set_scale(config: DictConfig) -> list[str]:
