@@ -1,7 +1,6 @@
 """A run from its directory: the contract, reproducibility, resuming."""
 
 import json
-import math
 import signal
 
 import pytest
@@ -51,9 +50,6 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     known = test["nats_per_dim"]["mean"] - test["gap"]["mean"]
     assert known == pytest.approx(test["entropy"]["mean"], abs=0.03)
     assert test["gap"]["mean"] > 0
-    # of a network that knows nothing as well: the bound less the entropy is an estimate, too
-    plain = math.hypot(test["nats_per_dim"]["stderr"], test["entropy"]["stderr"])
-    assert test["gap"]["stderr"] <= plain
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared, finished):

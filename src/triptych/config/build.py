@@ -17,12 +17,23 @@ from triptych.errors import UserError
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
 # that is described there, or a plain value; in the order in which they are built, which weights' draws follow
 PARTS = {
-    "seed": "seed", "schedule": "schedule", "process": "process", "objective_steps": "objective.steps",
-    "output": "objective.output", "variance": "bound.variance", "decoder": "bound.decoder",
-    "objective": "objective", "bound": "bound", "repeats": "bound.repeats",
-    "val_repeats": "bound.val_repeats", "likelihood": "likelihood", "likelihood_items": "likelihood.items",
-    "denoiser": "denoiser", "optimizer": "optimizer", "lr_schedule": "lr_schedule",
-}  # fmt: skip
+    "seed": "seed",
+    "schedule": "schedule",
+    "process": "process",
+    "objective_steps": "objective.steps",
+    "output": "objective.output",
+    "variance": "bound.variance",
+    "decoder": "bound.decoder",
+    "objective": "objective",
+    "bound": "bound",
+    "repeats": "bound.repeats",
+    "val_repeats": "bound.val_repeats",
+    "likelihood": "likelihood",
+    "likelihood_items": "likelihood.items",
+    "denoiser": "denoiser",
+    "optimizer": "optimizer",
+    "lr_schedule": "lr_schedule",
+}
 SHARED = frozenset(PARTS.values())
 ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are handed nothing
 

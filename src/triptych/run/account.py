@@ -104,12 +104,7 @@ def account_split(
     if data.mixture is not None and "gap" in account.figures:
         entropy = _entropy(data.mixture)
         dims = model.dims
-        truth = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
-        bound, gap = account.figures[account.unit], account.figures["gap"]
-        # far from the truth an item's bound is no larger where its density is low: pairs then add noise
-        if (error := math.hypot(bound["stderr"], truth["stderr"])) < gap["stderr"]:
-            gap |= {"mean": bound["mean"] - truth["mean"], "stderr": error}
-        account.figures["entropy"] = truth
+        account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
 
 

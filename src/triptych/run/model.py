@@ -106,11 +106,16 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
             )
         known = {name: kind for name, kind in known.items() if name in conditional}
     return {
-        "data_name": data.name, "shape": data.shape, "levels": data.levels,
-        "discrete": data.levels is not None, "spacing": 2 / (data.levels - 1) if data.levels else None,
-        "num_classes": data.num_classes, "conditions": known | _augmentation_kind(data),
-        "mixture": data.mixture, "training": partial(training_items, data),
-    }  # fmt: skip
+        "data_name": data.name,
+        "shape": data.shape,
+        "levels": data.levels,
+        "discrete": data.levels is not None,
+        "spacing": 2 / (data.levels - 1) if data.levels else None,
+        "num_classes": data.num_classes,
+        "conditions": known | _augmentation_kind(data),
+        "mixture": data.mixture,
+        "training": partial(training_items, data),
+    }
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:

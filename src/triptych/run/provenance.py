@@ -64,11 +64,17 @@ def add_execution(
     """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
     record, files = run.provenance(), source_files(config)
     here = {
-        "started": timestamp(), "step": step, "host": socket.gethostname(), "device": device,
-        "world_size": world_size, "python": sys.version.split()[0],
-        "commit": git_state(diff=False).get("commit", ""), "sources": digest_of(files),
-        "versions": versions(), "data": {key: data[key] for key in ("fingerprint", "split")},
-    }  # fmt: skip
+        "started": timestamp(),
+        "step": step,
+        "host": socket.gethostname(),
+        "device": device,
+        "world_size": world_size,
+        "python": sys.version.split()[0],
+        "commit": git_state(diff=False).get("commit", ""),
+        "sources": digest_of(files),
+        "versions": versions(),
+        "data": {key: data[key] for key in ("fingerprint", "split")},
+    }
     executions = record.get("executions", [])
     names = record.get("sources", {}) | {here["sources"]: files}
     changes = ""

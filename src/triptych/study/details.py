@@ -106,10 +106,15 @@ def _of_run(run: Run, points: int) -> dict[str, Any]:
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     record = load_object(run.dir / "provenance.json")
     return {
-        "mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound,
-        "facts": list(_facts(run)), "curves": _curves(run, points), "again": command_again(record),
+        "mark": mark(run),
+        "status": run.status,
+        "error": cut(run.error),
+        "bound": bound,
+        "facts": list(_facts(run)),
+        "curves": _curves(run, points),
+        "again": command_again(record),
         "provenance": list(_provenance(run, record)),
-    }  # fmt: skip
+    }
 
 
 def cut(text: str) -> str:

@@ -55,9 +55,12 @@ def plain_cell(value: object) -> str:
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
     row: dict[str, object] = {
-        "directory": str(run.dir), "sweep": run.sweep, "status": run.status, "seed": run.seed,
+        "directory": str(run.dir),
+        "sweep": run.sweep,
+        "status": run.status,
+        "seed": run.seed,
         "data": run.choices.get("data", run.overrides.get("data", "")),
-    }  # fmt: skip
+    }
     shown = {*run.overrides, *run.choices, *axes}
     row |= {key: entry for key, entry in settings(run).items() if key in shown}
     for split in ("test", "val", "train"):
@@ -76,9 +79,13 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
     row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
     row |= {
-        "host": run.host, "commit": run.commit, "dirty": run.dirty, "started": run.started,
-        "data_fingerprint": run.fingerprint, "sources": run.sources,
+        "host": run.host,
+        "commit": run.commit,
+        "dirty": run.dirty,
+        "started": run.started,
+        "data_fingerprint": run.fingerprint,
+        "sources": run.sources,
         "changed": "; ".join([*(["data"] if run.data_changed else []), *run.code_changes]),
         "error": run.error,
-    }  # fmt: skip
+    }
     return row

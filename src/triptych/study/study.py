@@ -156,13 +156,19 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     shared = sweep.get("shared")
     name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
-        roots=roots, title=printable(str(name)), question=_question(comparisons),
-        command=_command(sweep, runs) if alone else "", runs=runs, expected=max(expected, len(runs)),
-        comparisons=comparisons, verdicts=tuple(verdict(comparison) for comparison in comparisons),
+        roots=roots,
+        title=printable(str(name)),
+        question=_question(comparisons),
+        command=_command(sweep, runs) if alone else "",
+        runs=runs,
+        expected=max(expected, len(runs)),
+        comparisons=comparisons,
+        verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuned=sentence(tuning) if tuning else "",
         shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
-        published=judged(sweep, runs) if alone else None, damaged=damaged,
-    )  # fmt: skip
+        published=judged(sweep, runs) if alone else None,
+        damaged=damaged,
+    )
 
 
 def _copies(runs: Sequence[Run]) -> int:

@@ -14,8 +14,10 @@ from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTes
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
 BESIDE = {  # not the bound, and never in its place
-    "iw": "importance-weighted", "ode": "by the ODE, its own items", "ode_bound": "bound of those items",
-}  # fmt: skip
+    "iw": "importance-weighted",
+    "ode": "by the ODE, its own items",
+    "ode_bound": "bound of those items",
+}
 
 
 @dataclass(frozen=True)

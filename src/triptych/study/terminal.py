@@ -20,9 +20,11 @@ from triptych.study.style import short
 from triptych.study.tables import BESIDE, table_columns, table_rows, table_title
 
 HEADS = {
-    "bound": "test bound", "difference": "to best [interval]", "reconstruction": "recon.",
+    "bound": "test bound",
+    "difference": "to best [interval]",
+    "reconstruction": "recon.",
     "diffusion": "diff.",
-}  # fmt: skip
+}
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 # what a narrow terminal goes without, first to last
 DISPENSABLE = ("p", *PARTS, *BESIDE, "difference")

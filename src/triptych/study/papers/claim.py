@@ -136,13 +136,15 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
     words = {key: str(node.get(key) or "") for key in ("note", "kind", "quote", "otherwise", "untestable")}
     return Claim(
-        name=name, says=node["says"], metric="" if maker.axis == METRIC else maker.metric,
+        name=name,
+        says=node["says"],
+        metric="" if maker.axis == METRIC else maker.metric,
         rule=_rule(kind, node, maker.axis),
         published=tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts=contrasts,
         source=", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
         **(words if scale == "small" else words | {"untestable": ""}),
-    )  # fmt: skip
+    )
 
 
 class _Contrasts:
