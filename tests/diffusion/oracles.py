@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections import namedtuple
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from triptych.diffusion.process import Process, VariancePreserving, expand
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sigmoid": Sigmoid}
-Floor = namedtuple("Floor", "median low high")
 U = 2.0**-24  # float32's unit roundoff: one operation errs by at most U, relatively
 
 
@@ -203,9 +201,3 @@ def trapezoid_times(schedule: Schedule, n: int) -> tuple[Tensor, Tensor]:
     gap = t.diff()
     zero = gap.new_zeros(1)
     return t, (torch.cat([gap, zero]) + torch.cat([zero, gap])) / 2
-
-
-def noise_floor(measure, draw, pairs: int) -> Floor:
-    """Median and range of a measure between independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``."""
-    figures = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
-    return Floor(figures[len(figures) // 2], figures[0], figures[-1])

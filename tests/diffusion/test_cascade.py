@@ -6,13 +6,13 @@ import torch
 from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.guidance import ClassifierFree
-from triptych.diffusion.measures import sliced_wasserstein
+from triptych.diffusion.measures import noise_floor, sliced_wasserstein
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Linear
 
-from .oracles import generator, given, noise_floor, refused
+from .oracles import generator, given, refused
 
 N = 2000
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.measures import mode_fractions, sliced_wasserstein
+from triptych.diffusion.measures import mode_fractions, noise_floor, sliced_wasserstein
 from triptych.diffusion.sampler import (
     DDIM,
     EDM,
@@ -25,7 +25,7 @@ from triptych.diffusion.sampler import (
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, generator, lopsided, network, noise_floor, normal, oracle, refused, ring
+from .oracles import Wrong, generator, lopsided, network, normal, oracle, refused, ring
 from .test_processes import PROCESSES
 
 EVERY = {

@@ -6,7 +6,7 @@ classifier trained on the clean data set, so the Fréchet distance here is not "
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,22 @@ from torch import Tensor
 from .mixture import GaussianMixture
 
 DISTANCES = 2**23  # in memory
+
+
+class Floor(NamedTuple):
+    """Median and range of a measure between pairs of true sets."""
+
+    median: float
+    low: float
+    high: float
+
+
+def noise_floor(
+    measure: Callable[[Tensor, Tensor], float], draw: Callable[[int], Tensor], pairs: int = 5
+) -> Floor:
+    """Measure pairs of independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``, i below ``pairs``."""
+    figures = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
+    return Floor(figures[len(figures) // 2], figures[0], figures[-1])
 
 
 # points -------------------------------------------------------------------------------------------------
