@@ -120,9 +120,9 @@ def build_loggers(
 
 def import_libraries(run: RunDirectory) -> None:
     """Import what the loggers of ``run`` need and what takes long, before this process is forked for runs."""
-    node = (run.config()["logger"] or {}).get("wandb")
-    if node and wandb.mode_of(node) != "disabled":
-        with suppress(Exception, SystemExit):  # the run says why
+    with suppress(Exception, SystemExit):  # the run says why
+        node = (run.config()["logger"] or {}).get("wandb")
+        if node and wandb.mode_of(node) != "disabled":
             wandb.import_wandb(run / "wandb")
             for name in ("wandb.sdk.launch", "pandas"):  # which it imports when a run begins
                 import_module(name)

@@ -241,4 +241,7 @@ def import_wandb(folder: Path) -> Any:
     module: Any = wandb
     # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
     module.Settings.update_from_system_settings = lambda _: None
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a fork that has ended removed it
     return module

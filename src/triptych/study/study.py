@@ -64,7 +64,7 @@ class Study:
             return "sweep.json cannot be read: how many runs are to come is unknown, so nothing is settled"
         if self.complete and not set(self.counts) - {"finished"}:
             return ""
-        resumed = {"interrupted": " (resumed by the same command)"}
+        resumed = {"interrupted": " (the same command resumes it)"}
         rest = [f"{n} {one}{resumed.get(one, '')}" for one in STATUSES[1:] if (n := self.counts[one])]
         missing = self.expected - len(self.runs)
         rest += [f"{missing} not started"] if missing > 0 else []

@@ -171,8 +171,9 @@ class SweepHook(Callback):
     def leave(self) -> None:
         """Leave the terminal as it was, after Ctrl-C too, and the report true of the runs that it stopped."""
         self.monitor.stop()
-        if (self.root / "report.html").exists():
-            write_report_or_say_why(self.root)
+        with suppress(KeyboardInterrupt):  # pressed again: the earlier report stays
+            if (self.root / "report.html").exists():
+                write_report_or_say_why(self.root)
 
     def stop_jobs(self) -> None:
         """Stop this sweep's jobs after their current step, and wait for them.

@@ -33,9 +33,10 @@ def check_scale(config: DictConfig) -> None:
         return
     what = f"scale={scale}" if large else "plan=true"
     if config.model._target_ == ORACLE:
+        leave = " and ".join(["scale"] * large + ["plan"] * bool(plan))
         minutes = quantity(config.paper.minutes, "minute")
         raise UserError(
-            f"{what}: paper={name} has an exact denoiser, nothing is trained; leave out scale and plan: "
+            f"{what}: paper={name} has an exact denoiser, nothing is trained; leave out {leave}: "
             f"its runs take about {minutes} on two cores"
         )
     if large:
