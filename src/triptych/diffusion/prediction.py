@@ -135,10 +135,9 @@ class Prediction:
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return alpha x0 + sigma epsilon, the guess at another level: one combination of z and ``value``."""
-        return self.combined(*_factors(self._row, self.alpha, self.sigma, alpha, sigma))
+        return self._combined(*_factors(self._row, self.alpha, self.sigma, alpha, sigma))
 
-    def combined(self, of_z: Tensor, of_value: Tensor) -> Tensor:
-        """Return of_z z + of_value ``value``."""
+    def _combined(self, of_z: Tensor, of_value: Tensor) -> Tensor:
         return (of_z * self.z).addcmul_(self.value, of_value)
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
@@ -168,34 +167,39 @@ class Prediction:
 
 
 class Moves:
-    """``Prediction.at`` from level to level of a descent of these ``scales``, to the last bit.
+    """``Prediction.at`` from each level of a descent to the next, by factors that are formed once for all.
 
-    Its factors are formed for all levels at once, but where they take other functions than + - * /, whose
-    digits differ where there are many.
+    Args:
+        scales: alpha and sigma (), each a level's.
     """
 
-    def __init__(self, scales: Sequence[tuple[Tensor, Tensor]] = ()):
-        self.scales, self._known = scales, dict[Space, dict[int, tuple[Tensor, ...]]]()
+    def __init__(self, scales: Sequence[tuple[Tensor, Tensor]]):
+        self.scales = scales
+        self._known: dict[Space, dict[int, tuple[Tensor, Tensor, Tensor]]] = {}
 
     def __call__(self, guess: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
-        if guess.own not in self._known:
-            self._known[guess.own] = self._table(guess.own)
-        before, *factors = self._known[guess.own].get(id(alpha), (None,))
-        return guess.combined(*factors) if before is guess.alpha else guess.at(alpha, sigma)
+        """Return ``guess.at(alpha, sigma)``, to the last bit."""
+        if (known := self._known.get(guess.own)) is None:
+            known = self._known[guess.own] = self._table(guess.own)
+        before, *factors = known.get(id(alpha), (None,))
+        return guess._combined(*factors) if before is guess.alpha else guess.at(alpha, sigma)
 
-    def _table(self, space: Space) -> dict[int, tuple[Tensor, ...]]:
-        if space not in ARITHMETIC or not self.scales:
+    def _table(self, space: Space) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        if (
+            space not in ARITHMETIC or not self.scales
+        ):  # other functions than + - * / have other digits where there are many
             return {}
         alpha, sigma = (torch.stack(side) for side in zip(*self.scales, strict=True))
-        factors = _factors(space.row(alpha[:-1], sigma[:-1]), alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
-        own = [alpha for alpha, _ in self.scales]
-        return {id(s): row for s, *row in zip(own[1:], own, *map(Tensor.unbind, factors), strict=False)}  # type: ignore[misc]
+        upper = alpha[:-1], sigma[:-1]
+        factors = (f.unbind() for f in _factors(space.row(*upper), *upper, alpha[1:], sigma[1:]))
+        levels = [alpha for alpha, _ in self.scales]
+        return {id(s): known for s, *known in zip(levels[1:], levels, *factors, strict=False)}
 
 
 def _factors(
     row: Row, alpha_t: Tensor, sigma_t: Tensor, alpha: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the factors of z and value, of a guess at alpha_t and sigma_t, in alpha x0 + sigma epsilon."""
+    """Return the factors of z and value in alpha x0 + sigma epsilon, of a guess at alpha_t and sigma_t."""
     c, d, unit = row
     if _is(c, 0):  # x0 comes of z alone
         of_z = alpha / alpha_t

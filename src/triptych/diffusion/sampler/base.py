@@ -53,7 +53,7 @@ class Step:
     generator: torch.Generator | None = None
     last: bool = False
     before: tuple[Tensor, Tensor] | None = None
-    moves: Moves = field(default_factory=Moves)
+    moves: Moves = field(default_factory=lambda: Moves(()))
 
     @property
     def process(self) -> Process:
