@@ -8,9 +8,8 @@ import torch
 
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.mixture import GaussianMixture
-from triptych.diffusion.prediction import Moves, Prediction
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
-from triptych.diffusion.sampler import DDIM, EDM, Ancestral, DPMSolver, Euler, Heun, Step
+from triptych.diffusion.sampler import DDIM, Ancestral, Step
 from triptych.diffusion.schedule import Linear
 
 from .oracles import SCHEDULES, Wrong, correlated, generator, network, oracle, ring
@@ -154,22 +153,3 @@ def test_condition_chooses_the_mode():
 def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
     """Two equal levels would be a step of no length, of which a second-order sampler makes 0 / 0."""
     assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
-
-
-@pytest.mark.parametrize("space", ["x0", "epsilon", "score", "v", "velocity", "edm"])
-@pytest.mark.parametrize("sampler", [DDIM(9), Euler(9, "time"), DPMSolver(9), Heun(9), EDM(9, churn=3.0)])
-def test_factors_formed_once_for_a_descent_are_those_of_each_step(space, sampler, monkeypatch):
-    class Tanh(torch.nn.Module):
-        def forward(self, z, gamma, condition):
-            return torch.tanh(z)
-
-    def draw():
-        denoiser = network(Tanh(), space, VP)
-        return sampler(denoiser, WIDE, (4, 3), generator=generator(1))
-
-    at, steps = Prediction.at, []
-    monkeypatch.setattr(Prediction, "at", lambda *parts: steps.append(1) or at(*parts))
-    samples, formed = draw(), len(steps)
-    monkeypatch.setattr(Moves, "_table", lambda *_: {})
-    assert torch.equal(samples, draw()) and len(steps) - formed == 9
-    assert formed == (9 if space == "edm" or isinstance(sampler, EDM) else 0)

@@ -9,7 +9,7 @@ error|``. That scale is all the difference there is between the objectives, apar
 easy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -68,8 +68,6 @@ SPACES = {
         edm(),
     )
 }
-
-ARITHMETIC = [SPACES[name] for name in ("x0", "epsilon", "score", "v", "velocity")]
 
 
 def space_of(space: str | Space) -> Space:
@@ -135,10 +133,17 @@ class Prediction:
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return alpha x0 + sigma epsilon, the guess at another level: one combination of z and ``value``."""
-        return self._combined(*_factors(self._row, self.alpha, self.sigma, alpha, sigma))
-
-    def _combined(self, of_z: Tensor, of_value: Tensor) -> Tensor:
-        return (of_z * self.z).addcmul_(self.value, of_value)
+        c, d, unit = self._row
+        if _is(c, 0):  # x0 comes of z alone
+            of_z = alpha / self.alpha
+            of_value = _over(sigma - self.sigma * of_z, d)
+        elif _is(d, 0):
+            of_z = sigma / self.sigma
+            of_value = _over(alpha - self.alpha * of_z, c)
+        else:
+            of_z = (alpha * d - sigma * c) / self._D
+            of_value = (sigma * self.alpha - alpha * self.sigma) / self._D
+        return (of_z * self.z).addcmul_(self.value, _times(unit, of_value))
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
         """Return epsilon_hat - eps for the truth (x, eps), formed in the guess's own space and then scaled.
@@ -164,54 +169,6 @@ class Prediction:
             return _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
         of_value = _determinant(to, self.alpha, self.sigma) * unit
         return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
-
-
-class Moves:
-    """``Prediction.at`` from each level of a descent to the next, by factors that are formed once for all.
-
-    Args:
-        scales: alpha and sigma (), each a level's.
-    """
-
-    def __init__(self, scales: Sequence[tuple[Tensor, Tensor]]):
-        self.scales = scales
-        self._known: dict[Space, dict[int, tuple[Tensor, Tensor, Tensor]]] = {}
-
-    def __call__(self, guess: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return ``guess.at(alpha, sigma)``, to the last bit."""
-        if (known := self._known.get(guess.own)) is None:
-            known = self._known[guess.own] = self._table(guess.own)
-        before, *factors = known.get(id(alpha), (None,))
-        return guess._combined(*factors) if before is guess.alpha else guess.at(alpha, sigma)
-
-    def _table(self, space: Space) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        if (
-            space not in ARITHMETIC or not self.scales
-        ):  # other functions than + - * / have other digits where there are many
-            return {}
-        alpha, sigma = (torch.stack(side) for side in zip(*self.scales, strict=True))
-        upper = alpha[:-1], sigma[:-1]
-        factors = (f.unbind() for f in _factors(space.row(*upper), *upper, alpha[1:], sigma[1:]))
-        levels = [alpha for alpha, _ in self.scales]
-        return {id(s): known for s, *known in zip(levels[1:], levels, *factors, strict=False)}
-
-
-def _factors(
-    row: Row, alpha_t: Tensor, sigma_t: Tensor, alpha: Tensor, sigma: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the factors of z and value in alpha x0 + sigma epsilon, of a guess at alpha_t and sigma_t."""
-    c, d, unit = row
-    if _is(c, 0):  # x0 comes of z alone
-        of_z = alpha / alpha_t
-        of_value = _over(sigma - sigma_t * of_z, d)
-    elif _is(d, 0):
-        of_z = sigma / sigma_t
-        of_value = _over(alpha - alpha_t * of_z, c)
-    else:
-        determinant = _determinant(row, alpha_t, sigma_t)
-        of_z = (alpha * d - sigma * c) / determinant
-        of_value = (sigma * alpha_t - alpha * sigma_t) / determinant
-    return of_z, _times(unit, of_value)
 
 
 def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:  # D

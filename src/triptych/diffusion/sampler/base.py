@@ -7,7 +7,7 @@ of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from triptych.declare import Choice, Count, Ge, Le, Unit, declared
 
 from ..condition import Condition
-from ..prediction import Moves, Prediction
+from ..prediction import Prediction
 from ..process import Process
 from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
@@ -43,7 +43,6 @@ class Step:
         generator: of the sampler's own noise.
         last: whether no step follows.
         before: what a multi-step method has left for the next step of the same descent.
-        moves: ``guess.at`` of a guess at gamma_t for gamma_s's alpha and sigma.
     """
 
     denoiser: AnyDenoiser
@@ -53,7 +52,6 @@ class Step:
     generator: torch.Generator | None = None
     last: bool = False
     before: tuple[Tensor, Tensor] | None = None
-    moves: Moves = field(default_factory=lambda: Moves(()))
 
     @property
     def process(self) -> Process:
@@ -134,7 +132,6 @@ class Sampler(ABC):
         """Yield every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
         at = Step(denoiser, gammas[0], gammas[0], condition, generator)
         with denoiser.process.grid(gammas) as levels:
-            at.moves = Moves([*map(denoiser.process.scales, levels)])
             for at.gamma_t, at.gamma_s in pairwise(levels):
                 at.last = at.gamma_s is levels[-1]
                 z = self.step(z, at)

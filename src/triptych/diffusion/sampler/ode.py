@@ -23,7 +23,7 @@ class Euler(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        return at.moves(at.guess(z, at.gamma_t), *at.process.scales(at.gamma_s))
+        return at.guess(z, at.gamma_t).at(*at.process.scales(at.gamma_s))
 
 
 class DDIM(Sampler):
@@ -42,7 +42,7 @@ class DDIM(Sampler):
         guess = at.guess(z, at.gamma_t)
         alpha, sigma = at.process.scales(at.gamma_s)
         if not self.eta:
-            return at.moves(guess, alpha, sigma)
+            return guess.at(alpha, sigma)
         fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
         mean = guess.at(alpha, sigma * torch.sqrt(1 - fresh))
         return mean.addcmul_(at.noise(z), sigma * torch.sqrt(fresh))
@@ -99,7 +99,7 @@ class DPMSolver(Sampler):
     def step(self, z: Tensor, at: Step) -> Tensor:
         alpha, sigma = at.process.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
-        z_s = at.moves(guess, alpha, sigma)
+        z_s = guess.at(alpha, sigma)
         if at.before is not None and not at.last:
             gamma_r, x0 = at.before
             ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
@@ -120,7 +120,7 @@ class Heun(Sampler):
     def step(self, z: Tensor, at: Step) -> Tensor:
         alpha, sigma = at.process.scales(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
-        euler = at.moves(guess, alpha, sigma)
+        euler = guess.at(alpha, sigma)
         again = at.guess(euler, at.gamma_s)
         half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))  # alpha_s (s_s - s_t) / 2
         return torch.addcmul(euler, again.epsilon - guess.epsilon, half)
