@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -343,6 +344,16 @@ def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
     wandb.teardown()
     assert wandb.setup().settings.base_url == wandb.Settings().base_url
     wandb.teardown()
+
+
+def test_a_fork_that_ends_leaves_the_next_a_folder_for_its_panels(tmp_path):
+    """W&B makes one where it is imported, before runs are forked, and removes it at the end of a process."""
+    ours_of_wandb.import_wandb(tmp_path)
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    shutil.rmtree(MEDIA_TMP.name)
+    ours_of_wandb.import_wandb(tmp_path)
+    assert Path(MEDIA_TMP.name).is_dir()
 
 
 def test_a_sweeps_cells_are_a_group(tmp_path):

@@ -89,7 +89,7 @@ def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
         pass
     run.leave()  # as its process, which has ended
     hook.leave()
-    assert "1 of 2 runs finished, 1 interrupted (resumed by the same command)" in report.read_text()
+    assert "1 of 2 runs finished, 1 interrupted (the same command resumes it)" in report.read_text()
 
 
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])

@@ -149,7 +149,7 @@ def test_while_a_sweep_goes_on(tmp_path):
     report = write_report(tmp_path)
     html = report.html.read_text()
     check(html)
-    assert "6 of 15 runs finished, 1 running, 1 interrupted (resumed by the same command), 1 failed" in html
+    assert "6 of 15 runs finished, 1 running, 1 interrupted (the same command resumes it), 1 failed" in html
     assert report.story.answer.startswith("So far: ") and "fit 120 of 800" in html
     assert (
         "Runs that failed or diverged" in html

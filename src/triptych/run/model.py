@@ -6,6 +6,7 @@ What is reported is computed without compilation. Names of weights stay, so eith
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -37,11 +38,9 @@ def set_up_torch(threads: int) -> None:
     """Set the number of threads; make a CPU faster, with the same results."""
     torch.set_num_threads(threads)  # sums in another order would differ in the last digit
     torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in MALLOC.items() if set_option else ():
-        set_option(
-            option, value
-        )  # memory that a tensor leaves is the next one's: new pages take a sixth of a step
+    if sys.platform == "linux" and (keep := getattr(ctypes.CDLL(None), "mallopt", None)):
+        for option, value in MALLOC.items():
+            keep(option, value)  # memory that a tensor leaves is the next one's: pages take a sixth of a step
 
 
 def build_model(

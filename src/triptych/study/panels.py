@@ -35,7 +35,9 @@ class Panel(NamedTuple):
     figures: Mapping[str, Figure]
 
 
-HEADLINE = "Each dot is one seed; the upright bar is their mean. Further left is better."
+HEADLINE = (
+    "Each dot is one seed; the upright bar is their mean. Further left is better. An arrow: beyond the axis."
+)
 DIFFERENCES = (
     "Paired differences to the best setting. A line is the interval at the level of the corrected test: "
     "without zero, and with a filled dot, where the test claims a difference."
@@ -128,7 +130,7 @@ def _measured(comparison: Comparison) -> str:
     """Return how to read figures of measures: lines over a key's values, or a row of dots a setting."""
     if any(run.measured.key for run in comparison.runs if run.measured):
         return f"Points are means over seeds, and upright lines span the seeds. {FLOOR}"
-    return f"Each dot is one seed; the upright bar is their mean. {FLOOR}"
+    return f"Each dot is one seed; the upright bar is their mean. An arrow: beyond the axis. {FLOOR}"
 
 
 def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:

@@ -130,7 +130,7 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
         if not more or len(settled) > NAMED:
             fewest += f" to {counts[-1]}" if more else ""
             who, more = _names(comparison, settled) if never else them, []
-        others = "".join(f", about {n} {names}" for n, names in more)
+        others = "".join(f", about {n} would settle {names}" for n, names in more)
         parts.append(f"about {fewest} seeds per setting would settle {who}{others}")
     if never:
         parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if settled else them}")

@@ -36,7 +36,8 @@ function chart(lines, name, of, log = {}) {
     .filter(([x, y]) => (!log.x || x > 0) && (!log.y || y > 0))}));
   const axis = (k, start, end) => {
     const to = log["xy"[k]] ? Math.log10 : value => value;
-    const held = k && !log.y ? shown.filter(line => !line.far) : [];
+    const near = shown.filter(line => !line.far);  // one setting alone is squeezed by none
+    const held = k && !log.y && new Set(near.map(line => line.ink)).size > 1 ? near : [];
     let [low, high] = extent((held.length ? held : shown).flatMap(line => line.points.map(point => to(point[k]))));
     if (k) [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
     const at = to === Math.log10 ? high - low > 1.5 ? ticks(Math.ceil(low), high, high - low).map(power => 10 ** power)
@@ -70,9 +71,9 @@ function chart(lines, name, of, log = {}) {
     svg.append(group);
   }
   for (const [ink, d] of merged) svg.append(line(d, ink));
-  const beyond = shown.filter(line => line.far && line.y.length && py(line.y.at(-1)) === box.top);
+  const beyond = shown.filter(line => line.far && line.y.length && [box.top, box.bottom].includes(py(line.y.at(-1))));
   for (const [i, [ink, value]] of [...new Map(beyond.map(line => [line.ink, line.y.at(-1)]))].entries())
     svg.append(drawn("text", {x: box.right, y: box.top + 14 * (i + 1), "text-anchor": "end", style: `${font}; fill: ${ink}`},
-      `${plain(value)} ↑`));
+      `${plain(value)} ${py(value) === box.top ? "↑" : "↓"}`));
   return svg;
 }
