@@ -59,7 +59,7 @@ def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
     (of_dots,) = compare(read_runs(tmp_path / "dots"))
     dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
-    assert "Each dot is one seed; the upright bar is their mean. The dashed" in dots
+    assert "the upright bar is their mean. An arrow: beyond the axis. The dashed" in dots
     ax = measure_figure(of_dots.measures["precision"])(of_dots, colours({"x0": "x0"})).axes[0]
     across = {marker: [[*line.get_xdata()] for line in ax.lines if line.get_marker() == marker]
               for marker in ("o", "None")}  # fmt: skip
