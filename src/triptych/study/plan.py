@@ -15,7 +15,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.config.build import build
-from triptych.config.trust import import_class
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
@@ -64,11 +63,6 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
         data.num_classes = CLASSES
         assumed = f"{CLASSES} classes, as data {data.name} are not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
-    outputs = table.beside(import_class(config["denoiser"]["_target_"])).facts.get("outputs")
-    parts = [*(config.get(key) for key in ("denoiser", "data", "augmentation", "model")), outputs]
-    key = json.dumps(parts, sort_keys=True, default=str)
-    if known is not None and key in known:
-        return known[key]
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,6 +77,10 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
             raise UserError("plan=true: for networks without conditions other than labels")
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
+        parts = [config["denoiser"], config["data"], config["model"], str(network)]  # its outputs, too
+        key = json.dumps(parts, sort_keys=True, default=str)
+        if known is not None and key in known:
+            return known[key]
         with FlopCounterMode(display=False) as counter:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 raw = network(*item)
