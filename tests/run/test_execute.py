@@ -52,6 +52,13 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     assert test["gap"]["mean"] > 0
 
 
+def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(prepared):
+    sizes = ("data.train_size=60", "data.test_size=20", "data.val_size=20", "samples.n=0")
+    summary = execute(prepared("experiment=ring", "model.conditional=true", *sizes))
+    assert summary["test"]["nats_per_dim"]["n"] == 20
+    assert not {"gap", "entropy"} & {*summary["test"], *summary["val"]}
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared, finished):
     first = finished().summary()
     again = execute(prepared("seed=1", path="again"))

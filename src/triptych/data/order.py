@@ -92,8 +92,11 @@ class EvalLoader:
 
     Ranks may differ by one item, hence by one batch: reduce sums once at the end, never inside a step.
     `limit` keeps the first so many; every shipped split is in random order, so they are a fair sample.
-    `name` is what its figures are called; `items` is their number over all ranks.
+    `name` is what its figures are called; `items` is their number over all ranks; `again` is whether
+    another split was evaluated just before, under the same weights.
     """
+
+    again = False
 
     def __init__(
         self,

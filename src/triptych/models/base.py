@@ -69,7 +69,6 @@ class BoundModel(pl.LightningModule):
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
         self._clock = (0, time.perf_counter())
-        self._measured: list[tuple[int, int]] | None = None  # weights of the last report
 
     draws = True  # whether it is a model that samples can be drawn from
     samplers = True  # whether it draws with one
@@ -168,7 +167,6 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
-        self._measured = None  # the weights will change
         how = {"fused": False} if self._unfused() else {}
         with refused_keys("optimizer", self.optimizer):
             optimizer = self.optimizer(self.parameter_groups(), **how)
@@ -214,7 +212,7 @@ class BoundModel(pl.LightningModule):
         drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*drawn, strict=True)))
         exact, gaps = None, None
-        if self.truth:
+        if self.truth and not self.conditional:  # the density is of items alone
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             drawn_gaps = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
             gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
@@ -230,16 +228,13 @@ class BoundModel(pl.LightningModule):
         return totals.var(0) / len(totals) if len(totals) > 1 else torch.full_like(totals[0], torch.nan)
 
     def on_validation_epoch_start(self) -> None:
-        self._measured = None
         self.before_accounting()
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        weights = [(p.data_ptr(), p._version) for p in self.parameters()]
-        if weights != self._measured:  # another split under the same weights needs the same
+        if not self.tested.again:  # another split under the same weights needs the same
             self.before_accounting()
             self.before_report()
-            self._measured = weights
         self.accounting.expect(self.tested.items)
 
     @property

@@ -105,12 +105,8 @@ class DenoiserModel(BoundModel):
         return controlled_variance(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Draw the excess over the exact denoiser; None unless of a density, continuous, unconditional."""
-        if (
-            self.bound.steps is not None
-            or self.conditional
-            or not isinstance(self.bound.decoder, GaussianDensity)
-        ):
+        """Draw the excess over the exact denoiser; None unless of a density, in continuous time."""
+        if self.bound.steps is not None or not isinstance(self.bound.decoder, GaussianDensity):
             return None
         truth = self.truth[0].to(batch.x.device)
         draw, weight = self._draw(batch, repeat, repeats)

@@ -82,11 +82,10 @@ def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
     model, data = experiment.model, experiment.data
     splits = ("train", "val", "test") if experiment.config.get("test", True) else ("val",)
     few = {"train": len(data.splits["test"])}
-    return {
-        split: account_split(trainer, model, data, split, few.get(split))
-        for split in splits
-        if len(data.splits[split])
-    }
+    known: dict[str, Account] = {}
+    for split in (split for split in splits if len(data.splits[split])):
+        known[split] = account_split(trainer, model, data, split, few.get(split), again=bool(known))
+    return known
 
 
 def account_split(
@@ -96,9 +95,13 @@ def account_split(
     split: str,
     limit: int | None = None,
     of: str = "",
+    again: bool = False,
 ) -> Account:
-    """Evaluate the bound over one split with the current weights; ``of`` names them in the loggers."""
-    trainer.test(model, dataloaders=_Later(data, split, limit, of), verbose=False)
+    """Evaluate the bound over one split with the current weights; ``of`` names them in the loggers.
+
+    ``again``: they are those of the split before.
+    """
+    trainer.test(model, dataloaders=_Later(data, split, limit, of, again), verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
@@ -114,10 +117,10 @@ def _entropy(mixture: GaussianMixture) -> MonteCarlo:
 
 
 class _Later:
-    def __init__(self, data: DataModule, split: str, limit: int | None, of: str):
+    def __init__(self, data: DataModule, split: str, limit: int | None, of: str, again: bool):
         self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
         self.name = f"{split}_{of}" if of else split
-        self.items = min(len(data.splits[split]), limit or len(data.splits[split]))
+        self.items, self.again = min(len(data.splits[split]), limit or len(data.splits[split])), again
 
     def __len__(self) -> int:
         return len(self._make())
