@@ -1,6 +1,7 @@
 """The one builder: parts by the names of arguments, each once; classes of one's own in every place."""
 
 import resource
+import sys
 
 import pytest
 import torch
@@ -125,6 +126,7 @@ def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():
     assert copy_plain(recorded, "config.yaml") == {"model": {"free_bits": 0.5}, "data": {"val_size": 9}}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_memory_that_a_tensor_leaves_is_the_next_ones():
     """Pages that are given back and taken again cost a sixth of a training step."""
     set_up_torch(1)

@@ -68,11 +68,8 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
     claims = [comparison.claim(0, j) for j in (1, 2)]
     few, n = (seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
-    assert (
-        few < n
-        and f"b and c: about {few} seeds per setting would settle b, about {n} would settle c."
-        in story.answer
-    )
+    settled = f"b and c: about {few} seeds per setting would settle b, about {n} would settle c."
+    assert few < n and settled in story.answer
     assert story.next_step.endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
 
 

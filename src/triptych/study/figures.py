@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from triptych.study.cells import Comparison, MeasureTable
 from triptych.study.formatting import BASELINES, format_number, plus_minus
@@ -168,11 +167,9 @@ def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, Any]], mean: float, ink:
         return
     if len(dots) > 1:
         ax.plot([mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
-    for value, gid in dots:  # without the work of ``plot``, which thousands of runs would wait for
-        ax.add_line(
-            Line2D([value], [y], linestyle="", marker="o", markersize=5.1, color=ink, clip_on=False,
-                   markeredgecolor=PAPER, markeredgewidth=0.7, zorder=3, gid=gid)
-        )  # fmt: skip
+    for value, gid in dots:
+        ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
+                markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
 
 
 def _beyond(ax: Axes, y: int, text: str, ink: str, side: int, **how: Any) -> None:

@@ -46,8 +46,6 @@ def results(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 def plain_cell(value: object) -> str:
     """Return a value as text, an apostrophe in front of what a spreadsheet would take for a formula."""
-    if isinstance(value, int | float):
-        return str(value)
     text = "" if value is None else str(value)
     quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
     return quote + text.replace("\r", " ")
