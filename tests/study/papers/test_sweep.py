@@ -144,7 +144,7 @@ def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(change, message)
 def test_a_scale_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="scale=paper: paper=ddpm_rate has no such scale; use scale=small"):
         check_scale(asked("ddpm_rate", "scale=paper"))
-    exact = "paper=vdm_steps has an exact denoiser, nothing is trained; leave out {}: .* 1 minute "
+    exact = "paper=vdm_steps has an exact denoiser, nothing is trained; leave out {}: .* 3 minutes "
     for key in ("scale=paper", "plan=true"):
         with pytest.raises(UserError, match=f"^{key}: {exact.format(key.partition('=')[0])}"):
             check_scale(asked("vdm_steps", key))
