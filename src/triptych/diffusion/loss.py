@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.declare import IsClass, Positive, declared
+from triptych.declare import IsClass, NonNegative, Positive, declared
 
 from .denoiser import Output
 from .prediction import Space, error_scale, space_of
@@ -141,6 +141,24 @@ class NCSN(Loss):
 
     def weight(self, at: Level) -> Tensor:
         return 1 / at.dgamma
+
+
+class P2(Squared):
+    """P2 (Choi et al. 2022, eq. 7): L_simple times 1 / (k + SNR)^power, their gamma; less of fine details.
+
+    On the epsilon error, so w = 2 (k + e^{-gamma})^{-power} / gamma'(t) over uniform times.
+
+    Args:
+        k, power: their k and gamma, 1 and 1 in most of their runs; power 0 is L_simple.
+        over: the density of levels that the error is averaged over; None: uniform times.
+    """
+
+    def __init__(self, k: Positive = 1.0, power: NonNegative = 1.0, over: Density | None = None):
+        super().__init__("epsilon", over)
+        self.k, self.power = k, power
+
+    def weight(self, at: Level) -> Tensor:
+        return super().weight(at) * (self.k + torch.exp(-at.gamma)) ** -self.power
 
 
 class MinSNR(Loss):
