@@ -135,7 +135,8 @@ def _print_result(run: RunDirectory) -> None:
 def main() -> None:
     """Run the console script."""
     with one_line_errors():
-        if sys.argv[1:] == [jobs.SERVE] and processes.PARENT in os.environ:
+        served = sys.argv[1:] == [jobs.SERVE] and processes.PARENT in os.environ
+        if served:
             jobs.serve()  # goes on in a fork for each run, with its arguments
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:
@@ -164,6 +165,8 @@ def main() -> None:
                 _print_result(run)
             if "triptych.run.loggers" in sys.modules:
                 sys.modules["triptych.run.loggers"].exit_if_lost()
+            if served:
+                jobs.leave()
             return
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()

@@ -1,6 +1,7 @@
 """Record the provenance of a run: code, packages, command and machines."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -46,7 +47,7 @@ def provenance(
         "started": timestamp(),
         "git": git_state(),
         **({"own": own} if own else {}),
-        "packages": {d.metadata["Name"]: d.version for d in distributions()},
+        "packages": _installed(),
         "executions": [],
     }
 
@@ -126,6 +127,11 @@ def git_state(
         state = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
         return commit | state | ({"left_out": left_out} if left_out else {})
     return {}
+
+
+@functools.cache  # a sweep prepares all its runs in few processes
+def _installed() -> dict[str, str]:
+    return {d.metadata["Name"]: d.version for d in distributions()}
 
 
 def _package_state(place: Path) -> dict[str, Any]:
