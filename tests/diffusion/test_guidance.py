@@ -15,7 +15,7 @@ from triptych.diffusion.sampler import Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, generator, lopsided, network, normal, oracle, refused, ring
+from .oracles import Wrong, generator, given, lopsided, network, normal, oracle, refused, ring
 from .test_processes import PROCESSES
 
 processes = pytest.mark.parametrize("process", PROCESSES)
@@ -167,3 +167,14 @@ def test_guidance_refuses_in_one_line():
             f"label={bad}",
             "0 to 7",
         )
+
+
+def test_guidance_by_one_part_tells_the_others_to_both():
+    truth = given("low")
+    z, gamma = torch.randn(5, 2, dtype=torch.float64), torch.tensor(0.5).double()
+    told = Condition(low=torch.randn(5, 3), label=torch.arange(5))
+    kept = ClassifierFree(truth, 3.0, parts=["label"])(z, gamma, told)
+    torch.testing.assert_close(kept.score, truth(z, gamma, told).score)  # which hangs on no label
+    pushed = ClassifierFree(truth, 3.0, parts=["low", "label"])(z, gamma, told)
+    without, own = truth(z, gamma).score, truth(z, gamma, told).score
+    torch.testing.assert_close(pushed.score, without + 3 * (own - without))
