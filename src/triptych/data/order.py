@@ -83,6 +83,7 @@ class TrainLoader:
                 yield batch
 
 
+@dataclass(eq=False)
 class EvalLoader:
     """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
 
@@ -92,22 +93,18 @@ class EvalLoader:
     another split was evaluated just before, under the same weights.
     """
 
-    again = False
+    split: Split
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    limit: int | None = None
+    pin_memory: bool = False
+    name: str = ""
+    again: bool = False
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        limit: int | None = None,
-        pin_memory: bool = False,
-        name: str = "",
-    ) -> None:
-        self.name = name
-        self.split, self.batch_size, self.pin_memory = split, batch_size, pin_memory
-        self.items = n = len(split) if limit is None else min(limit, len(split))
-        self.indices = torch.arange(rank, n, world) if rank < n else torch.arange(0)
+    def __post_init__(self) -> None:
+        every = torch.arange(len(self.split))[: self.limit]
+        self.items, self.indices = len(every), every[self.rank :: self.world]
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
