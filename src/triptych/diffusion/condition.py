@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import seeded
+from .draws import mix
 
 AUGMENTATION = "augmentation"  # the part that says what was done to a training image, and no one asks for
 
@@ -186,13 +186,13 @@ def dropout(
     size = len(condition) * world
     here = slice(rank * len(condition), (rank + 1) * len(condition))
     if isinstance(share, Mapping):
-        draws = {name: ((seed, 13, step, place), share[name]) for place, name in enumerate(sorted(share))}
+        draws = {name: (mix(seed, 13, step, place), share[name]) for place, name in enumerate(sorted(share))}
     else:
-        draws = dict.fromkeys(condition.parts, ((seed, 13, step), share))
+        draws = dict.fromkeys(condition.parts, (mix(seed, 13, step), share))
     return condition.drop(
         {
-            name: torch.rand(size, generator=seeded(*numbers))[here] < part
-            for name, (numbers, part) in draws.items()
+            name: torch.rand(size, generator=torch.Generator().manual_seed(stream))[here] < part
+            for name, (stream, part) in draws.items()
             if name in condition.parts
         }
     )
