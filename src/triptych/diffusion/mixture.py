@@ -9,7 +9,7 @@ and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class GaussianMixture(nn.Module):
         m = _tensor("means", means, needs)
         if m.ndim != 2 or len(m) != len(w) or not m.shape[1]:
             raise _wrong("means", means, needs)
-        if not isinstance(covariances, Sequence | Tensor) or len(covariances) != len(w):
+        if not isinstance(covariances, Sized) or len(covariances) != len(w):
             raise _wrong("covariances", covariances, f"a list of {len(w)}, one for each of the weights")
         entries = [_covariance(f"covariances[{i}]", one, m.shape[1]) for i, one in enumerate(covariances)]
         self.covariances = torch.stack(entries)
