@@ -67,7 +67,7 @@ def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
     """p(x) = p_ring(P^T x) N(rest; 0, s^2): density, moments, and its exact denoiser under the projection."""
     d, s = 7, 0.3
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
-    x, plane = ready(data).splits["train"].values.double(), data.plane
+    x, plane = ready(data).splits["train"].values.double(), data.mixture.plane
     assert torch.allclose(plane.T @ plane, torch.eye(2).double(), atol=1e-12)
     across = data.mixture.across
     rest = across(x)
@@ -103,7 +103,8 @@ def test_an_embedded_ring_of_one_plane_is_no_other_data():
     """Identified by its numbers: not by what a machine's digits make of them."""
     assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
     assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
-    assert torch.equal(EmbeddedRing(dim=4).plane, EmbeddedRing(dim=4, data_seed=3).plane)
+    one, other = EmbeddedRing(dim=4), EmbeddedRing(dim=4, data_seed=3)
+    assert torch.equal(one.mixture.plane, other.mixture.plane)
     refused(lambda: EmbeddedRing(dim=1), "data.dim=1", "at least 2")
     refused(lambda: EmbeddedRing(off_plane=0.0), "data.off_plane=0.0", "above 0")
 

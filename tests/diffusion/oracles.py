@@ -30,6 +30,11 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
+def noise_floor(measure, draw, pairs=5):
+    """Measure ``pairs`` of independent true sets, draw(2 i) and draw(2 i + 1); sorted."""
+    return sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
+
+
 def ring(k=8, radius=1.5, std=0.15):
     """(weights, means, covariances) of k Gaussians on a circle."""
     angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k

@@ -7,7 +7,7 @@ import torch
 
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree, extrapolate
-from triptych.diffusion.measures import noise_floor, sliced_wasserstein
+from triptych.diffusion.measures import sliced_wasserstein
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VarianceExploding
@@ -15,7 +15,7 @@ from triptych.diffusion.sampler import Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, generator, lopsided, network, normal, oracle, refused, ring
+from .oracles import Wrong, generator, given, lopsided, network, noise_floor, normal, oracle, refused, ring
 from .test_processes import PROCESSES
 
 processes = pytest.mark.parametrize("process", PROCESSES)
@@ -121,9 +121,9 @@ def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(
         floor = noise_floor(sliced_wasserstein, lambda i: alone.sample(n, generator(50 + i))[0])  # noqa: B023
         labels = Condition(label=torch.full((n,), k))
         x = make(40)(guided, Linear(-9.0, 5.0), (n, 2), generator=generator(k), condition=labels)
-        assert sliced_wasserstein(x, alone.sample(n, generator(9))[0]) < 1.5 * floor.high
+        assert sliced_wasserstein(x, alone.sample(n, generator(9))[0]) < 1.5 * floor[-1]
         unguided = make(40)(truth, Linear(-9.0, 5.0), (n, 2), generator=generator(k))
-        assert sliced_wasserstein(unguided, alone.sample(n, generator(9))[0]) > 4 * floor.high
+        assert sliced_wasserstein(unguided, alone.sample(n, generator(9))[0]) > 4 * floor[-1]
 
 
 def test_autoguidance_pushes_away_from_the_weak_model():
@@ -167,3 +167,14 @@ def test_guidance_refuses_in_one_line():
             f"label={bad}",
             "0 to 7",
         )
+
+
+def test_guidance_by_one_part_tells_the_others_to_both():
+    truth = given("low")
+    z, gamma = torch.randn(5, 2, dtype=torch.float64), torch.tensor(0.5).double()
+    told = Condition(low=torch.randn(5, 3), label=torch.arange(5))
+    kept = ClassifierFree(truth, 3.0, parts=["label"])(z, gamma, told)
+    torch.testing.assert_close(kept.score, truth(z, gamma, told).score)  # which hangs on no label
+    pushed = ClassifierFree(truth, 3.0, parts=["low", "label"])(z, gamma, told)
+    without, own = truth(z, gamma).score, truth(z, gamma, told).score
+    torch.testing.assert_close(pushed.score, without + 3 * (own - without))

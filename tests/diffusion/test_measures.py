@@ -14,7 +14,6 @@ from triptych.diffusion.measures import (
     energy_distance,
     frechet_distance,
     mode_fractions,
-    noise_floor,
     precision_recall,
     sliced_wasserstein,
 )
@@ -72,13 +71,6 @@ def test_mode_fractions_of_the_truth_are_its_weights_where_the_nearest_mean_s_ar
     assert error[500][0] / error[2000][0] == pytest.approx(2, abs=0.5)
     assert error[2000][0] / error[8000][0] == pytest.approx(2, abs=0.5)
     assert error[8000][1] > 0.9 * error[500][1] > 10 * error[8000][0]  # counts keep their bias
-
-
-def test_the_noise_floor_is_over_independent_pairs():
-    drawn = []
-    floor = noise_floor(lambda a, b: b - a, lambda i: drawn.append(i) or i * i, pairs=3)
-    assert drawn == [0, 1, 2, 3, 4, 5]
-    assert floor == (5, 1, 9)
 
 
 def test_frechet_distance_is_that_of_the_fitted_gaussians():

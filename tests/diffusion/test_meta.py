@@ -7,10 +7,9 @@ import torch
 
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.denoiser import Denoiser, EDMOutput, LevelOutput, Output
-from triptych.diffusion.flow import Flow
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
-from triptych.diffusion.likelihood import dequantise
+from triptych.diffusion.likelihood import Flow, dequantise
 from triptych.diffusion.process import (
     Preconditioned,
     Rectified,
@@ -134,4 +133,4 @@ def test_the_flow_of_a_likelihood(probes):
     assert rate.device == META and rate.shape == (N, 2 + (probes or 1))
     for how, levels in (("none", None), ("uniform", 5), ("lossless", 5)):
         noise = torch.zeros(N, 2, dtype=torch.float64, device=META)
-        assert dequantise(how, u.float(), -6.0, noise, levels).u.device == META
+        assert dequantise(how, u.float(), -6.0, noise, levels)[0].device == META

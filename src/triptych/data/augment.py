@@ -11,7 +11,7 @@ augmentation).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import mix, seeded
 from triptych.errors import UserError
 
 Uniform = Callable[..., Tensor]
@@ -127,58 +127,57 @@ class ConditioningNoise(Augmentation):
 
 
 def augmented(
-    batch: Batch, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
+    batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``, with the part of the condition that says what was done."""
-    done: list[Part] = []
+    """Return a training batch after all ``steps``, with the part of the condition that says what was done.
+
+    An item has that part if something was, and the condition if a step is ``told``.
+    """
+    done = []
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]
         if part is None:
-            x, change = augment(batch.x, those, seed, step, rank, world)
+            x, numbers = augment(batch.x, those, seed, step, rank, world)
             batch = batch._replace(x=x)
         else:
             own = None if batch.condition is None else batch.condition.part(part)
             if batch.condition is None or own is None:
                 raise UserError(f"augmentation: the condition has no part {part!r}; set augmentation=none")
-            value, change = augment(own.value, those, mix(seed, 22), step, rank, world)
+            value, numbers = augment(own.value, those, mix(seed, 22), step, rank, world)
             changed = Condition(**{part: Part(value, own.present, own.mask)})
             batch = batch._replace(condition=batch.condition.together(changed))
-        done += [] if change is None else [change]
-    if not done:
+        done.append(numbers)
+    numbers = torch.cat(done, 1)
+    if not numbers.shape[1]:
         return batch
-    numbers = torch.cat([part.value for part in done], 1)
     changes = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
     return batch._replace(condition=changes.together(batch.condition))
 
 
 def augment(
-    x: Tensor, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
-) -> tuple[Tensor, Part | None]:
+    x: Tensor, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
+) -> tuple[Tensor, Tensor]:
     """Augment ``x`` (B, C, H, W), this process's share of the batch of ``step``, by all ``steps`` in turn.
 
-    With it what was done, of the steps that are ``told``: absent where nothing was, None if none is ``told``.
-    UserError: ``x`` is no batch of images.
+    With it what was done, (B, numbers), of the steps that are ``told``. UserError: ``x`` holds no images.
     """
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
         raise UserError(f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none")
-    generator = torch.Generator().manual_seed(mix(seed, 21, step))
+    generator = seeded(seed, 21, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
     uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
-    parts = []
+    done = [x.new_zeros(len(x), 0)]
     for change in steps:
         if change.told:
-            x, done = change.apply(x, uniform)
-            parts.append(done)
+            x, numbers = change.apply(x, uniform)
+            done.append(numbers)
         else:
             x = change(x, uniform)
-    if not parts:
-        return x, None
-    done = torch.cat(parts, 1)
-    return x, Part(done, done.any(1))
+    return x, torch.cat(done, 1)
 
 
-def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
+def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
     """Return the part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,).
 
     UserError: noise on that part is no augmentation that the network was trained with.
@@ -195,6 +194,6 @@ def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
     return torch.tensor([level if noised else 0.0 for noised, one in pairs for _ in range(one.numbers)])
 
 
-def count_numbers(steps: list[Augmentation]) -> int:
+def count_numbers(steps: Sequence[Augmentation]) -> int:
     """Count the numbers of a condition that say what was done to an item."""
     return sum(change.numbers for change in steps if change.told)

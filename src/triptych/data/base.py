@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,20 +19,15 @@ from triptych.data.source import check_batch, check_memory, check_val_size, fold
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import DataError as DataError
-
-if TYPE_CHECKING:
-    from triptych.diffusion.mixture import GaussianMixture
 
 
 def select(
-    values: Tensor, labels: Tensor | None, parts: Mapping[str, np.ndarray], levels: int | None
+    values: Tensor, labels: Tensor, parts: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
     """Return {name: Split} of the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
-    return {
-        name: Split(values[rows], Condition.of(label=None if labels is None else labels[rows]), levels)
-        for name, rows in parts.items()
-    }
+    return {n: Split(values[rows], Condition(label=labels[rows]), levels) for n, rows in parts.items()}
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:

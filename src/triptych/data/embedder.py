@@ -94,11 +94,12 @@ class Embedder:
         """The parts that ``add_to`` adds."""
         return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
+    @torch.no_grad()
     def add_to(self, split: Split, whole: Split) -> Split:
         """Return the split with embeddings of its texts, and of ``whole``'s images, in its condition too."""
         assert split.condition is not None
-        parts = [self.images(whole.batch(some).x) for some in torch.arange(len(whole)).split(ROWS)]
-        images = torch.cat([torch.zeros(0, self.width), *parts])
+        rows = torch.arange(len(whole)).split(ROWS)
+        images = self._scaled([self.network.images(whole.batch(some).x) for some in rows])
         texts = self.texts(split.condition.parts["text"])
         return replace(split, condition=split.condition.together(Condition(**{IMAGE: images, TEXT: texts})))
 

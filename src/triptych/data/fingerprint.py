@@ -61,7 +61,8 @@ def fingerprint(data: DataModule) -> Fingerprint:
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
         return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n, about=about)
-    items = {name: _items(split) for name, split in data.splits.items()}
+    splits = data.splits.items()
+    items = {k: _numbers(s.values) if s.digests is None else s.digests for k, s in splits}
     shared = {name: int(torch.isin(items[name], items["train"]).sum()) for name in HELD_OUT}
     if shared := {name: k for name, k in shared.items() if k}:
         about["shared"] = shared
@@ -78,10 +79,6 @@ def leakage(facts: dict[str, Any]) -> list[str]:
         f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train (leakage)"
         for name, k in facts.get("shared", {}).items()
     ]
-
-
-def _items(split: Split) -> Tensor:
-    return _numbers(split.values) if split.digests is None else split.digests
 
 
 def _numbers(values: Tensor | Mapped) -> Tensor:

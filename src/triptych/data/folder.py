@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,12 +12,13 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, rank_world, select
+from triptych.data.base import DataError, DataModule, rank_world
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
 from triptych.data.layout import Layout, read_layout, split_files
 from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
+from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.files import open_regular
 from triptych.limits import limit
@@ -121,11 +121,11 @@ class ImageFolder(DataModule):
         labels = torch.tensor(layout.labels) if layout.labels else None
         name = cache_name(self.root, layout.files, self.shape, self.background)
         array, digests = cached_images(cache_folder(), name, len(layout.files), self.shape, images)
-        splits = select(digests, labels, parts, self.levels)
-        return {
-            name: replace(split, values=Mapped(array, parts[name]), digests=digests[parts[name]])
-            for name, split in splits.items()
-        }
+        splits = {}
+        for split, rows in parts.items():
+            condition = Condition.of(label=None if labels is None else labels[rows])
+            splits[split] = Split(Mapped(array, rows), condition, self.levels, digests[rows])
+        return splits
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
         """Check the files of the splits before any image is decoded; DataError for what they lack."""

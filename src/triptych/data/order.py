@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -42,6 +43,7 @@ class TrainOrder:
         return torch.cat(cuts)
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
 
@@ -50,21 +52,15 @@ class TrainLoader:
     `ahead` > 0: as many threads prepare as many batches before they are asked for; the batches are the same.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        order: TrainOrder,
-        first: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world: int = 1,
-        pin_memory: bool = False,
-        repeat: int = 0,
-        changes: Sequence[Augmentation] = (),
-        ahead: int = 0,
-    ) -> None:
-        self.split, self.order, self.first = split, order, first
-        self.rank, self.world, self.pin_memory, self.repeat = rank, world, pin_memory, repeat
-        self.changes, self.ahead = list(changes), ahead
+    split: Split
+    order: TrainOrder
+    first: Callable[[], int] = lambda: 0
+    rank: int = 0
+    world: int = 1
+    pin_memory: bool = False
+    repeat: int = 0
+    changes: Sequence[Augmentation] = ()
+    ahead: int = 0
 
     def batch(self, step: int) -> Batch:
         """Return this rank's part of the batch of `step`."""
@@ -87,6 +83,7 @@ class TrainLoader:
                 yield batch
 
 
+@dataclass(eq=False)
 class EvalLoader:
     """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
 
@@ -96,22 +93,18 @@ class EvalLoader:
     another split was evaluated just before, under the same weights.
     """
 
-    again = False
+    split: Split
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    limit: int | None = None
+    pin_memory: bool = False
+    name: str = ""
+    again: bool = False
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        limit: int | None = None,
-        pin_memory: bool = False,
-        name: str = "",
-    ) -> None:
-        self.name = name
-        self.split, self.batch_size, self.pin_memory = split, batch_size, pin_memory
-        self.items = n = len(split) if limit is None else min(limit, len(split))
-        self.indices = torch.arange(rank, n, world) if rank < n else torch.arange(0)
+    def __post_init__(self) -> None:
+        every = torch.arange(len(self.split))[: self.limit]
+        self.items, self.indices = len(every), every[self.rank :: self.world]
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

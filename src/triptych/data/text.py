@@ -11,6 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,26 +142,23 @@ class Pretrained(TextEncoder):
         for file in sorted(self.path.glob("*.json")):
             digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
-        self._loaded: tuple[Any, ...] | None = None
 
-    def _model(self) -> tuple[Any, ...]:
-        if self._loaded is None:
-            try:
-                from transformers import AutoModel, AutoTokenizer, logging
-            except ImportError as error:
-                raise DataError(
-                    "data.encoder: needs the package transformers: pip install 'triptych[text]'"
-                ) from error
-            logging.disable_progress_bar()
-            local = {"local_files_only": True, "trust_remote_code": False}
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
-                model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
-            except Exception as error:  # whatever a damaged folder makes its readers raise
-                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
-            self._loaded = tokenizer, model.eval().requires_grad_(False)
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        try:
+            from transformers import AutoModel, AutoTokenizer, logging
+        except ImportError as error:
+            fix = "needs the package transformers: pip install 'triptych[text]'"
+            raise DataError(f"data.encoder: {fix}") from error
+        logging.disable_progress_bar()
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
+            model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
+        except Exception as error:  # whatever a damaged folder makes its readers raise
+            line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
+        return tokenizer, model.eval().requires_grad_(False)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
         key = json.dumps([self.name, self.length, *texts])
@@ -169,14 +167,14 @@ class Pretrained(TextEncoder):
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
     def pieces(self, text: str) -> list[int]:
-        return self._model()[0](text)["input_ids"]
+        return self._loaded[0](text)["input_ids"]
 
     @torch.no_grad()
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
         wide = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
         ids = torch.tensor(wide, dtype=torch.int64).view(-1, self.length)
         mask, ids = ids >= 0, ids.clamp(min=0)
-        model = self._model()[1]
+        model = self._loaded[1]
         parts = [
             model(input_ids=ids[some], attention_mask=mask[some].long()).last_hidden_state
             for some in torch.arange(len(ids)).split(TOGETHER)

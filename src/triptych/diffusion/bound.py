@@ -14,7 +14,7 @@ from .condition import Condition
 from .decoder import Decoder
 from .draws import Draw
 from .protocol import AnyDenoiser
-from .reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
+from .reverse_variance import NODES, BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
 
 Continuous = Annotated[None, "continuous time"]  # what null means, for reports
@@ -121,6 +121,11 @@ class Bound:
     def calibrate(
         self, denoiser: AnyDenoiser, x: Tensor, seed: int = 0, condition: Condition | None = None
     ) -> None:
-        """Measure what the variance needs to know of the denoiser, on items that are not reported on."""
+        """Measure what the variance needs to know of the denoiser, on items that are not reported on.
+
+        At the upper ends of the T steps, or at ``NODES`` even gammas where those are more.
+        """
         if self.steps is not None and isinstance(self.variance, Optimal):
-            self.variance.calibrate(denoiser, self.schedule, self.steps, x, seed, condition)
+            few = self.steps <= NODES
+            t = torch.arange(1, self.steps + 1) / self.steps if few else torch.linspace(0, 1, NODES + 1)
+            self.variance.measure(denoiser, self.schedule.gamma(t.to(x)), x, seed, condition)

@@ -95,11 +95,8 @@ class Control:
         return factor.double() * (errors.value - errors.mean)
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return std over eps of the better reference's term, (n,) double; kept: all splits need the same."""
+        """Return std over eps of the better reference's term, (n,) double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
-        key = tuple(part.cpu().numpy().tobytes() for part in (x, gammas, factors))
-        if (stored := self.reference.spreads.get(key)) is not None:
-            return stored
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
@@ -107,7 +104,7 @@ class Control:
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
-        return self.reference.spreads.setdefault(key, torch.stack(spread))
+        return torch.stack(spread)
 
 
 def _roughness(weight: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Output(nn.Module):
         guess = Prediction(self.space, raw, z, alpha, sigma)
         if self.clip is None:
             return guess
-        return Prediction("x0", guess.x0.clamp(-self.clip, self.clip), z, alpha, sigma)
+        return guess.moved("x0", guess.x0.clamp(-self.clip, self.clip))
 
 
 class EDMOutput(Output):

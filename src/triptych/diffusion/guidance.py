@@ -16,19 +16,13 @@ from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Gamma
-from .wrappers import Wrapper, is_conditional, of_same_width
+from .wrappers import Wrapper, is_conditional
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
     """Compute base + scale (target - base), in the target's own space."""
     start = base.view(target.own)
-    value = start + scale * (target.value - start)
-    return of_same_width(target, Prediction(target.own, value, target.z, target.alpha, target.sigma))
-
-
-def _refuse_unconditional(denoiser: AnyDenoiser, what: str) -> None:
-    if not is_conditional(denoiser):
-        raise ValueError(f"{what}: the model knows no conditions; train one with model.conditional=true")
+    return target.moved(target.own, start + scale * (target.value - start))
 
 
 @declared("guidance")
@@ -54,7 +48,9 @@ class ClassifierFree(Wrapper):
         parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
-        _refuse_unconditional(denoiser, f"guidance.scale={scale}")
+        if not is_conditional(denoiser):
+            fix = "the model knows no conditions; train one with model.conditional=true"
+            raise ValueError(f"guidance.scale={scale}: {fix}")
         if interval is not None and not interval[0] < interval[1]:
             raise ValueError(f"guidance.interval={interval}: must be null or two gammas [low, high]")
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
@@ -80,8 +76,7 @@ class ClassifierFree(Wrapper):
         if not self.rescale:
             return guess
         std = [expand(p.value.flatten(1).std(1), z) for p in (target, guess)]
-        value = guess.value * (1 + self.rescale * (std[0] / std[1] - 1))
-        return of_same_width(target, Prediction(guess.own, value, z, guess.alpha, guess.sigma))
+        return guess.moved(guess.own, guess.value * (1 + self.rescale * (std[0] / std[1] - 1)))
 
 
 class Classifier(Wrapper):
@@ -100,8 +95,7 @@ class Classifier(Wrapper):
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
-        score = guess.score + self.scale * self.gradient(z, gamma, condition)
-        return of_same_width(guess, Prediction("score", score, z, guess.alpha, guess.sigma))
+        return guess.moved("score", guess.score + self.scale * self.gradient(z, gamma, condition))
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """Return grad_z log p(y | z), (B, *event); 0 for an item without a label."""

@@ -21,8 +21,8 @@ from torch.nn.functional import softplus
 
 from triptych.declare import Count, Positive, declared
 
-from .batch_mean import batch_mean
 from .schedule import Linear
+from .whole_batch import whole_batch
 
 
 @declared("schedule")
@@ -124,7 +124,7 @@ class Monotone(LearnedEndpoints):
         scale = self._scale = _Scale()
 
         def tell(nats: Tensor) -> None:  # in the order of the times of the losses
-            scale.value = 2 * nats.detach() / batch_mean(nats)
+            scale.value = 2 * nats.detach() / whole_batch(nats).mean()
 
         try:
             yield tell

@@ -20,14 +20,13 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torchdiffeq import odeint
 
 from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .decoder import Decoder
 from .draws import Stream, seeded
-from .flow import Flow
-from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
@@ -102,61 +101,129 @@ class Likelihood:
             x = x.detach().clone()
             low, high = self.schedule.ends(x.device).double().tolist()
             noise = self._noise(x, index)
-            point = dequantise(self.dequantisation, x, low, noise, self.levels)
+            u, scale, dequantisation = dequantise(self.dequantisation, x, low, noise, self.levels)
             flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
-            log_prob, stderr = flow.log_prob(point.u, low, high)
-            density = point.density - log_prob
-            account = torch.full_like(density, point.nats)
+            log_prob, stderr = flow.log_prob(u, low, high)
+            density = scale - log_prob
+            account = torch.full_like(density, dequantisation)
             reconstruction = torch.zeros_like(density)
             if self.decoder is not None and self.dequantisation == "lossless":
                 gamma = torch.tensor(low, dtype=x.dtype, device=x.device)
-                alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, x))
-                z = alpha * x + sigma * noise.to(x)
-                reconstruction = self.decoder.nats(denoiser, x, z, gamma, condition).double()
+                reconstruction = self.decoder.draw(denoiser, x, noise.to(x), gamma, condition).double()
         return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
-        rows = [
-            draw(x.shape[1:], generator=seeded(self.seed, Stream.DEQUANTISATION, i), dtype=torch.float64)
-            for i in index.tolist()
-        ]
+        seeds = [seeded(self.seed, Stream.DEQUANTISATION, i) for i in index.tolist()]
+        rows = [draw(x.shape[1:], generator=own, dtype=torch.float64) for own in seeds]
         return torch.stack(rows).to(x.device)
 
     def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
         if self.probes is None:
             return None
-        shape = (self.probes, x[0].numel())
-        rows = [
-            torch.randint(0, 2, shape, generator=seeded(self.seed, Stream.PROBES, i)) for i in index.tolist()
-        ]
+        seeds = [seeded(self.seed, Stream.PROBES, i) for i in index.tolist()]
+        rows = [torch.randint(0, 2, (self.probes, x[0].numel()), generator=own) for own in seeds]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)
 
 
-class Dequantised(NamedTuple):
-    """Where the ODE starts: u (B, *event) float64 at gamma_0, in the variance-preserving coordinate.
+def dequantise(
+    kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None
+) -> tuple[Tensor, float, float]:
+    """Return where the ODE starts for x (B, *event), and what to add to -log p of it in two parts.
 
-    ``density + nats`` is what to add to -log p(u): the change of scale from u to x, and the dequantisation.
-    """
-
-    u: Tensor
-    density: float
-    nats: float
-
-
-def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None) -> Dequantised:
-    """Return the point at gamma_0 for x (B, *event), and its account.
-
-    "none" and "uniform" put a data point itself at u = a_0 x, so -log p(x) = -log p(u) - d log a_0: the
-    model's density of data is its density at gamma_0. ``noise`` as ``Likelihood`` draws it.
+    u (B, *event) float64 at gamma_0, in the variance-preserving coordinate; the nats of the change of scale
+    from u to x, and those of the dequantisation. "none" and "uniform" put a data point itself at u = a_0 x,
+    so -log p(x) = -log p(u) - d log a_0: the model's density of data is its density at gamma_0. ``noise`` as
+    ``Likelihood`` draws it.
     """
     level = torch.tensor(gamma, dtype=torch.float64)
     a, s = torch.sigmoid(-level).sqrt().item(), torch.sigmoid(level).sqrt().item()
-    dims = x[0].numel()
-    data = x.double()
+    data, dims = x.double(), x[0].numel()
     if kind == "lossless":
-        return Dequantised(a * data + s * noise, 0.0, -0.5 * dims * math.log(2 * math.pi * math.e * s**2))
-    spacing = 2 / (levels - 1) if kind == "uniform" and levels else None
-    if spacing is None:
-        return Dequantised(a * data, -dims * math.log(a), 0.0)
-    return Dequantised(a * (data + spacing * (noise - 0.5)), -dims * math.log(a), -dims * math.log(spacing))
+        return a * data + s * noise, 0.0, -0.5 * dims * math.log(2 * math.pi * math.e * s**2)
+    if kind == "none" or levels is None:
+        return a * data, -dims * math.log(a), 0.0
+    spacing = 2 / (levels - 1)
+    return a * (data + spacing * (noise - 0.5)), -dims * math.log(a), -dims * math.log(spacing)
+
+
+class Flow:
+    """Moves points and their log density between two gammas, by torchdiffeq's Dormand-Prince in double.
+
+    Its own error norm is a mean over the whole batch, in which one difficult item drowns; ours is the largest
+    over items of each item's own norm, so every item keeps the tolerance whatever company it is in.
+
+    Args:
+        denoiser: in evaluation mode; its own dtype is respected; condition: of B items, or None.
+        probes: (P, B, d) fixed through the solve, or None for the exact trace.
+        tolerance: absolute and relative.
+    """
+
+    def __init__(
+        self, denoiser: AnyDenoiser, condition: Condition | None, probes: Tensor | None, tolerance: float
+    ):
+        self.denoiser, self.condition, self.probes, self.tolerance = denoiser, condition, probes, tolerance
+        first = next(iter(denoiser.parameters()), None)
+        self.dtype = torch.float64 if first is None else first.dtype
+
+    def log_prob(self, u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """Return log p(u) (B,) float64 at gamma ``low`` for u (B, *event), with standard error by probes."""
+        gamma = torch.tensor([low, high], dtype=torch.float64, device=u.device)
+        d = u[0].numel()
+        columns = 1 if self.probes is None else len(self.probes)
+        start = torch.cat([u.flatten(1), u.new_zeros(len(u), columns)], 1)
+
+        def rate(level: Tensor, state: Tensor) -> Tensor:
+            return self._rate(level, state[:, :d].view_as(u))
+
+        def norm(state: Tensor) -> Tensor:
+            points, nats = state[:, :d], state[:, d:]
+            return torch.maximum(points.square().mean(1).sqrt(), nats.abs().mean(1)).max()
+
+        try:
+            path = odeint(
+                rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm}
+            )
+        except AssertionError as error:  # torchdiffeq's "underflow in dt"
+            raise RuntimeError(
+                f"likelihood.tolerance={self.tolerance}: the solver's step vanished ({error}); "
+                "a larger tolerance suits a float32 network"
+            ) from error
+        end, traces = path[-1][:, :d], d * path[-1][:, d:]
+        alpha, sigma = self.denoiser.process.alpha_sigma(gamma[1])
+        std = self.denoiser.process.prior_std(gamma[1]) / torch.hypot(alpha, sigma)
+        prior = -0.5 * ((end / std).square() + torch.log(2 * torch.pi * std.square())).sum(1)
+        stderr = torch.zeros_like(prior) if columns == 1 else traces.std(1) / columns**0.5
+        return prior + traces.mean(1), stderr
+
+    def drift(self, u: Tensor, gamma: Tensor) -> Tensor:
+        """Return du / dgamma at u (B, *event) and gamma ()."""
+        alpha, sigma = self.denoiser.process.alpha_sigma(gamma)
+        z = torch.hypot(alpha, sigma) * u
+        guess = self.denoiser(z.to(self.dtype), gamma.to(self.dtype), self.condition)
+        s = torch.sigmoid(gamma).sqrt()
+        return 0.5 * s * (guess.epsilon.to(u.dtype) - s * u)
+
+    def _rate(self, gamma: Tensor, u: Tensor) -> Tensor:
+        """Return [du / dgamma, its divergence per dimension for each probe], (B, d + P)."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            drift = self.drift(u, gamma)
+            traces = self._traces(u, drift)
+        return torch.cat([drift.detach().flatten(1), traces.T / u[0].numel()], 1)
+
+    def _traces(self, u: Tensor, drift: Tensor) -> Tensor:
+        """Return v^T J v for each probe (P, B), or the trace of J (1, B)."""
+        # one by one: batched through vmap, networks in channels-last layout and custom kernels fail
+        if self.probes is None:
+            total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
+            for k in range(u[0].numel()):
+                row = torch.autograd.grad(drift.flatten(1)[:, k].sum(), u, retain_graph=True)[0]
+                total += row.flatten(1)[:, k]
+            return total.unsqueeze(0)
+        pulled = [
+            torch.autograd.grad(drift, u, v.view_as(u), retain_graph=True)[0] for v in self.probes.to(u)
+        ]
+        return torch.stack(
+            [(g.flatten(1) * v).sum(1) for g, v in zip(pulled, self.probes.to(u), strict=True)]
+        )

@@ -1,12 +1,12 @@
 r"""How far a set of samples is from the truth, and how far the truth is from itself.
 
-No distance between two finite sets is zero: each figure here is read beside its **noise floor**, the same
-measure between two independent true sets of the same size. Points are (n, d); features are (n, f), given by a
+No distance between two finite sets is zero: each figure here is read beside the same measure between two
+independent true sets of the same size. Points are (n, d); features are (n, f), given by a
 classifier trained on the clean data set, so the Fréchet distance here is not "FID".
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -17,31 +17,15 @@ from .mixture import GaussianMixture
 DISTANCES = 2**23  # in memory
 
 
-class Floor(NamedTuple):
-    """Median and range of a measure between pairs of true sets."""
-
-    median: float
-    low: float
-    high: float
-
-
-def noise_floor(
-    measure: Callable[[Tensor, Tensor], float], draw: Callable[[int], Tensor], pairs: int = 5
-) -> Floor:
-    """Measure pairs of independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``, i below ``pairs``."""
-    figures = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
-    return Floor(figures[len(figures) // 2], figures[0], figures[-1])
-
-
 # points -------------------------------------------------------------------------------------------------
 
 
-def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
-    """Return (n, dim) unit vectors: equal angles over the half circle if dim = 2, else random by ``seed``."""
+def directions(dim: int, n: int = 64) -> Tensor:
+    """Return (n, dim) unit vectors: equal angles over the half circle if dim = 2, else random but fixed."""
     if dim == 2:
         angle = torch.arange(n, dtype=torch.float64) * (math.pi / n)
         return torch.stack([angle.cos(), angle.sin()], 1)
-    v = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    v = torch.randn(n, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return v / v.norm(dim=1, keepdim=True)
 
 

@@ -9,7 +9,8 @@ and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from .condition import Condition
 from .prediction import Prediction
 from .process import Process, expand
+
+Numbers = Sequence[Any] | Tensor
 
 
 class MonteCarlo(NamedTuple):
@@ -33,7 +36,10 @@ class GaussianMixture(nn.Module):
     Args:
         weights: (K,), positive, summing to one.
         means: (K, d).
-        covariances: (K, d, d), symmetric positive definite.
+        covariances: K entries, each (d, d) symmetric and positive definite, d variances or one.
+
+    Raises:
+        ValueError: other numbers.
     """
 
     weights: Tensor
@@ -41,33 +47,23 @@ class GaussianMixture(nn.Module):
     scales: Tensor
     bases: Tensor
 
-    def __init__(
-        self,
-        weights: Sequence[float] | Tensor,
-        means: Sequence[Any] | Tensor,
-        covariances: Sequence[Any] | Tensor,
-    ):
+    def __init__(self, weights: Sequence[float] | Tensor, means: Numbers, covariances: Numbers):
         super().__init__()
-        weights = torch.as_tensor(weights, dtype=torch.float64)
-        means = torch.as_tensor(means, dtype=torch.float64)
-        covariances = torch.as_tensor(covariances, dtype=torch.float64)
-        k, d = means.shape if means.ndim == 2 else (0, 0)
-        if not k or weights.shape != (k,) or covariances.shape != (k, d, d):
-            raise ValueError(
-                f"a mixture takes weights (K,), means (K, d), covariances (K, d, d), not "
-                f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
-            )
-        if not ((weights > 0).all() and abs(weights.sum().item() - 1) <= 1e-6):  # refuses NaN too
-            raise ValueError(f"mixture weights {weights.tolist()}: must be positive and sum to one")
-        if not means.isfinite().all():
-            raise ValueError(f"mixture means {means.tolist()}: must be finite")
-        # eigh reads one triangle only, and raises its own error on NaN
-        sound = covariances.isfinite().all() and torch.allclose(covariances, covariances.mT)
-        variances, bases = torch.linalg.eigh(covariances if sound else torch.zeros_like(covariances))
-        if (variances <= 0).any():
-            raise ValueError("mixture covariances: must be symmetric and positive definite")
-        self.register_buffer("weights", weights)
-        self.register_buffer("means", means)
+        needs = "positive numbers that sum to one"
+        w = _tensor("weights", weights, needs)
+        if w.ndim != 1 or not len(w) or (w <= 0).any() or abs(w.sum().item() - 1) > 1e-6:
+            raise _wrong("weights", weights, needs)
+        needs = f"{len(w)} lists of equal length, one for each of the weights"
+        m = _tensor("means", means, needs)
+        if m.ndim != 2 or len(m) != len(w) or not m.shape[1]:
+            raise _wrong("means", means, needs)
+        if not isinstance(covariances, Sized) or len(covariances) != len(w):
+            raise _wrong("covariances", covariances, f"a list of {len(w)}, one for each of the weights")
+        entries = [_covariance(f"covariances[{i}]", one, m.shape[1]) for i, one in enumerate(covariances)]
+        self.covariances = torch.stack(entries)
+        variances, bases = torch.linalg.eigh(self.covariances)
+        self.register_buffer("weights", w)
+        self.register_buffer("means", m)
         self.register_buffer("scales", variances)  # (K, d) eigenvalues of C_k
         self.register_buffer("bases", bases)  # (K, d, d) eigenvectors, in columns
 
@@ -198,3 +194,30 @@ class ExactClassifier(nn.Module):
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)
+
+
+def _wrong(key: str, value: Any, needs: str) -> ValueError:
+    return ValueError(f"{key}={short(value)}: needs {needs}")
+
+
+def _tensor(key: str, value: Any, needs: str) -> Tensor:
+    """Convert nested lists of equal lengths to finite float64."""
+    try:
+        array = torch.as_tensor(value, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise _wrong(key, value, needs) from error
+    if not array.isfinite().all():
+        raise _wrong(key, value, needs)
+    return array
+
+
+def _covariance(key: str, value: Any, d: int) -> Tensor:
+    """Convert a matrix, d variances or one to (d, d) float64."""
+    needs = f"a symmetric positive definite {d} x {d} matrix, {d} variances or one"
+    matrix = _tensor(key, value, needs)
+    if matrix.shape in ((), (d,)):
+        matrix = torch.diag(matrix.expand(d))
+    symmetric = matrix.shape == (d, d) and torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
+    if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
+        raise _wrong(key, value, needs)
+    return matrix

@@ -91,7 +91,7 @@ class Objective:
         """Return the weighted loss at x, eps (B, *event), t (B,) in [0, 1], condition of B items or None."""
         process = denoiser.process
         at = self.level(process, schedule, t)
-        lower, gamma = at.lower, at.gamma.to(x)
+        gamma = at.gamma.to(x)
         z = process.diffuse(x, gamma, eps)
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
@@ -99,16 +99,19 @@ class Objective:
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
-        if isinstance(self.loss, Vlb) and self.steps is not None and lower is not None:
-            log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
-            return DiffusionTerm(self.steps * step_kl(squares, at.gamma, lower, log_ratio), gamma, squared)
+
+        def kl(squares: Tensor, weight: float = 1.0) -> Tensor:  # T of the step's, under the bound's variance
+            assert self.steps is not None and at.lower is not None
+            log_ratio = self.variance.log_ratio(process, at.gamma, at.lower, guess)
+            return weight * self.steps * step_kl(squares, at.gamma, at.lower, log_ratio)
+
+        if isinstance(self.loss, Vlb):
+            return DiffusionTerm(kl(squares), gamma, squared)
         with torch.no_grad():
             weight = self.loss.weight(at)
         nats = (0.5 * weight * at.dgamma).to(x) * squared
-        if self.variance.learned and self.steps is not None and lower is not None:
-            log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
-            kl = step_kl(squares.detach(), at.gamma, lower, log_ratio)
-            nats = nats + self.vlb_weight * self.steps * kl
+        if self.variance.learned:
+            nats = nats + kl(squares.detach(), self.vlb_weight)
         return DiffusionTerm(nats, gamma, squared)
 
     def teach(self, teacher: AnyDenoiser) -> None:

@@ -131,6 +131,16 @@ class Prediction:
             self._views[space] = self._convert(space.row(self.alpha, self.sigma))
         return self._views[space]
 
+    def moved(self, space: str | Space, value: Tensor) -> "Prediction":
+        """Return ``value`` (B, *event) in a space as the guess in its place, of the same learned variance.
+
+        So do Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022): guidance and clipping move the mean of a
+        reverse step, not its width.
+        """
+        guess = Prediction(space, value, self.z, self.alpha, self.sigma)
+        guess.fraction = self.fraction
+        return guess
+
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return alpha x0 + sigma epsilon, the guess at another level: one combination of z and ``value``."""
         c, d, unit = self._row

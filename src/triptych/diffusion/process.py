@@ -83,9 +83,9 @@ class Process(ABC):
         signal = (alpha / self.prior_std(gamma) * x).square()
         return 0.5 * (signal + ratio - ratio.log() - 1).flatten(1).sum(1)
 
-    @abstractmethod
     def prior_std(self, gamma: Tensor) -> Tensor:
         """Return standard deviation of p(z_1), the zero-mean Gaussian from which sampling starts."""
+        return torch.ones_like(gamma)
 
 
 class VariancePreserving(Process):
@@ -96,9 +96,6 @@ class VariancePreserving(Process):
 
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
         return -0.5 * torch.sigmoid(gamma)
-
-    def prior_std(self, gamma: Tensor) -> Tensor:
-        return torch.ones_like(gamma)
 
 
 class VarianceExploding(Process):
@@ -129,9 +126,6 @@ class SubVariancePreserving(Process):
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
         _, sigma = self.alpha_sigma(gamma)
         return -0.5 * sigma / (2 - sigma)
-
-    def prior_std(self, gamma: Tensor) -> Tensor:
-        return torch.ones_like(gamma)
 
 
 @declared("process")
@@ -171,6 +165,3 @@ class Rectified(Process):
 
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
         return -0.5 * torch.sigmoid(0.5 * gamma)
-
-    def prior_std(self, gamma: Tensor) -> Tensor:
-        return torch.ones_like(gamma)

@@ -64,7 +64,6 @@ class BaselineErrors:
         self.spread = self.spread.clamp(min=0)
         self.centres: Tensor | None = None
         self.log_p: Tensor | None = None
-        self.spreads: dict[tuple[bytes, ...], Tensor] = {}  # of a report's times, see control.py
         if levels is not None and d * levels**2 <= LARGEST:
             self.centres = level_centres(levels)
             self.log_p = histogram([x], levels, SMOOTHING).log().float()

@@ -90,25 +90,12 @@ class Optimal(ReverseVariance):
     error per dimension, between 0 and 1 for a fair denoiser; linear in gamma between its nodes.
 
     Args:
-        gamma: (n,) increasing nodes, or None until ``calibrate`` measures them.
+        gamma: (n,) increasing nodes, or None until ``measure`` has measured them.
         epsilon_mse: (n,) E|eps - eps_hat|^2 / d there.
     """
 
     def __init__(self, gamma: Tensor | None = None, epsilon_mse: Tensor | None = None):
         self.gamma, self.epsilon_mse = gamma, epsilon_mse
-
-    def calibrate(
-        self,
-        denoiser: AnyDenoiser,
-        schedule: Schedule,
-        steps: int,
-        x: Tensor,
-        seed: int = 0,
-        condition: Condition | None = None,
-    ) -> None:
-        """Call ``measure`` at the upper ends of T even steps of t."""
-        t = torch.arange(1, steps + 1) / steps if steps <= NODES else torch.linspace(0, 1, NODES + 1)
-        self.measure(denoiser, schedule.gamma(t.to(x)), x, seed, condition)
 
     @torch.no_grad()
     def measure(
@@ -136,7 +123,7 @@ class Optimal(ReverseVariance):
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if self.gamma is None or self.epsilon_mse is None:
-            raise RuntimeError("variance=optimal: calibrate() has not measured the denoiser's error yet")
+            raise RuntimeError("variance=optimal: the denoiser's error is not measured; calibrate the bound")
         error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
         return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
 

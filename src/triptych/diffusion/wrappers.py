@@ -18,15 +18,6 @@ def is_conditional(denoiser: AnyDenoiser) -> bool:
     return bool(getattr(denoiser, "conditional", False))
 
 
-def of_same_width(source: Prediction, guess: Prediction) -> Prediction:
-    """Set ``guess``'s learned reverse variance to that of ``source``: a push moves the mean, not the width.
-
-    So do Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022) with guidance and clipping.
-    """
-    guess.fraction = source.fraction
-    return guess
-
-
 class Wrapper(nn.Module):
     """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
 
@@ -49,8 +40,7 @@ class StaticThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        x0 = guess.x0.clamp(-self.bound, self.bound)
-        return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))
+        return guess.moved("x0", guess.x0.clamp(-self.bound, self.bound))
 
 
 @declared("threshold")
@@ -67,5 +57,4 @@ class DynamicThreshold(Wrapper):
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
         size = expand(guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0), z)
-        x0 = torch.clamp(guess.x0, -size, size) / size
-        return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))
+        return guess.moved("x0", torch.clamp(guess.x0, -size, size) / size)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch, to_level, to_unit
 from triptych.declare import Opened
 from triptych.diffusion.bound import BoundTerms
-from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.control import controlled_variance
 from triptych.diffusion.sampler import Sampler
@@ -88,13 +87,11 @@ class Cascade(BoundModel):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        # each stage with the sampler, on condition of what those before it drew
-        levels, names = self.levels, [*self.known_as, "x"]
-        change = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
-        stages = [
-            Stage(name, one.denoiser, one.schedule, one.prepared(sampler), one.shape, change)
-            for name, one in zip(names, self._each(), strict=True)
-        ]
-        first = None if condition is None else condition.without(*self.known_as)
-        draw = CascadeSampler(stages)
-        return draw(n, generator=generator, condition=first, device=self.device, progress=progress)["x"]
+        # each stage with the sampler, on condition of what those before it drew, on the data's levels
+        whole, x = None if condition is None else condition.without(*self.known_as), torch.empty(0)
+        for name, stage in zip([*self.known_as, "x"], self._each(), strict=True):
+            x = stage.sample(n, sampler, generator, whole, progress)
+            x = x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
+            drawn = Condition(**{name: x})
+            whole = drawn if whole is None else whole.together(drawn)
+        return x

@@ -75,8 +75,7 @@ class Classifier(BoundModel):
         self.accounting.update(torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        if batch.condition is None:
-            raise UserError("model=classifier: these data have no labels; use model=diffusion")
+        assert batch.condition is not None  # data without labels were refused
         z, gamma = batch.x, self._clean(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t.to(self.device))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from triptych.data.batch import Batch
 from triptych.declare import Count
-from triptych.diffusion.condition import AUGMENTATION, Condition
+from triptych.diffusion.condition import AUGMENTATION
+from triptych.diffusion.draws import Draw
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
@@ -62,13 +63,7 @@ class ConditionBits(PerItem):
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
             t = (torch.rand_like(total) + k) / self.per_item
-            noise = torch.randn_like(batch.x), torch.randn_like(batch.x)
-            total += _nats(model, batch.x, t, *noise, rest) - _nats(model, batch.x, t, *noise, condition)
+            draw = Draw(t, torch.randn_like(batch.x), torch.randn_like(batch.x))
+            without, given = (model.bound(model.denoiser, batch.x, draw, one) for one in (rest, condition))
+            total += without.total - given.total
         return total / self.per_item / math.log(2)
-
-
-def _nats(
-    model: Diffusion, x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor, condition: Condition | None
-) -> Tensor:
-    prior, reconstruction = model.bound.ends(model.denoiser, x, eps_0, condition)
-    return prior + reconstruction + model.bound.diffusion(model.denoiser, x, t, eps, condition).nats

@@ -21,7 +21,6 @@ from triptych.data.batch import Batch
 from triptych.data.cache import item_number
 from triptych.data.embedder import FILE
 from triptych.diffusion.condition import Part
-from triptych.errors import UserError
 from triptych.models.accounting import Account, figure_of, sums_of
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
@@ -128,9 +127,14 @@ class Contrastive(BoundModel):
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
-        u, v = (_gathered(a, rank, world) for a in self.network(batch.x, text_of(batch)))
+        u, v = (_gathered(a, rank, world) for a in self.network(batch.x, self._text(batch)))
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)
+
+    @staticmethod
+    def _text(batch: Batch) -> Part:
+        assert batch.condition is not None  # the network refuses data without texts
+        return batch.condition.parts["text"]
 
     def train_figures(self) -> dict[str, Tensor]:
         return {"scale": self.network.scale}
@@ -140,7 +144,7 @@ class Contrastive(BoundModel):
         self.accounting.scale = self.network.scale.item()
 
     def _account(self, batch: Batch, *_: Any, **__: Any) -> None:
-        text = text_of(batch)
+        text = self._text(batch)
         u, v = self.network(batch.x, text)
         number = numbers_of(text).to(u.device)
         label = None if batch.condition is None else batch.condition.part("label")
@@ -155,14 +159,6 @@ class Contrastive(BoundModel):
             "sizes": self.network.sizes,
         }
         return {FILE: about | {"state": self.network.state_dict()}}
-
-
-def text_of(batch: Batch) -> Part:
-    """Return the part "text" of a batch; UserError if there is none."""
-    part = None if batch.condition is None else batch.condition.part("text")
-    if part is None:
-        raise UserError("model=contrastive: these data have no text; use data=shapes")
-    return part
 
 
 def numbers_of(text: Part) -> Tensor:

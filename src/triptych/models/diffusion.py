@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from triptych.data.batch import Batch
 from triptych.declare import Share
-from triptych.diffusion.batch_mean import whole_batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import AUGMENTATION, Condition, dropout
 from triptych.diffusion.denoiser import Denoiser
@@ -20,6 +19,7 @@ from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Stratified
+from triptych.diffusion.whole_batch import whole_batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges

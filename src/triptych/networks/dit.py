@@ -18,6 +18,8 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
+Places = tuple[Tensor, Tensor]  # of tokens, as cosines and sines (N, d) of a head's angles
+
 
 class TokenAttention(nn.Module):
     """Self-attention over tokens (B, N, width)."""
@@ -27,13 +29,13 @@ class TokenAttention(nn.Module):
         self.heads = heads
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)
 
-    def forward(self, h: Tensor, places: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, h: Tensor, places: Places | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if places is not None:
             q, k = self.place(q, k, places)
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def place(self, q: Tensor, k: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         """Return queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
         raise NotImplementedError
 
@@ -44,16 +46,25 @@ class DiTBlock(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.modulation = zeros(nn.Linear(width, 6 * width))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = TokenAttention(width, heads)
-        gelu = nn.GELU(approximate="tanh")
-        layers = linear(width, 4 * width), gelu, nn.Dropout(dropout), linear(4 * width, width)
-        self.mlp = nn.Sequential(*layers)
+        self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
+        self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+    # what a block of other layers has of its own
+
+    @staticmethod
+    def norm(width: int) -> nn.Module:
+        return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+
+    @staticmethod
+    def layers(width: int, heads: int, dropout: float) -> tuple[nn.Module, nn.Module]:
+        attention, gelu = TokenAttention(width, heads), nn.GELU(approximate="tanh")
+        layers = linear(width, 4 * width), gelu, nn.Dropout(dropout), linear(4 * width, width)
+        return attention, nn.Sequential(*layers)
+
+    def forward(self, h: Tensor, c: Tensor, places: Places | None = None) -> Tensor:
         b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
-        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norm(h), 1 + s_1))
-        return h + g_2 * self.mlp(torch.addcmul(b_2, self.norm(h), 1 + s_2))
+        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norms[0](h), 1 + s_1), places)
+        return h + g_2 * self.mlp(torch.addcmul(b_2, self.norms[1](h), 1 + s_2))
 
 
 class DiT(ImageNetwork):
@@ -67,6 +78,7 @@ class DiT(ImageNetwork):
     """
 
     position: Tensor
+    block = DiTBlock  # of a transformer of other layers its own
 
     def __init__(
         self,
@@ -104,7 +116,7 @@ class DiT(ImageNetwork):
         position = sines(high // patch, wide // patch, width)
         self.register_buffer("position", position, persistent=False)
         self.blocks = nn.ModuleList(self.block(width, heads, dropout) for _ in range(depth))
-        self.norm = self.final_norm(width)
+        self.norm = self.block.norm(width)
         self.modulation = zeros(nn.Linear(width, 2 * width))
         self.last = zeros(nn.Linear(width, channels * self.outputs * patch**2))
         self.join = nn.PixelShuffle(patch)
@@ -119,14 +131,6 @@ class DiT(ImageNetwork):
         h = h.transpose(1, 2).unflatten(2, tuple(patches.shape[2:]))
         return self.per_dim(self.join(h))
 
-    # what a transformer of other layers has of its own -----------------------------------------------
-
-    def block(self, width: int, heads: int, dropout: float) -> nn.Module:
-        return DiTBlock(width, heads, dropout)
-
-    def final_norm(self, width: int) -> nn.Module:
-        return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
         for block in self.blocks:
             h = block(h, c)
@@ -135,10 +139,18 @@ class DiT(ImageNetwork):
 
 def sines(high: int, wide: int, width: int) -> Tensor:
     """Encode where a token is: sines and cosines of row and column, periods 2 pi to 2 pi 10^4, (N, width)."""
-    frequency = 10_000 ** -(torch.arange(width // 4) / (width / 4))
-    row, column = (torch.arange(n).unsqueeze(1) * frequency for n in (high, wide))
-    sides = [torch.cat([angle.sin(), angle.cos()], 1) for angle in (row, column)]
-    grid = sides[0].unsqueeze(1).expand(-1, wide, -1), sides[1].unsqueeze(0).expand(high, -1, -1)
+    angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
+    return over_grid(*(torch.cat([angle.sin(), angle.cos()], 1) for angle in angles))
+
+
+def frequencies(width: int) -> Tensor:
+    """Return 10^-4 to the powers 0, 4 / width, 8 / width, ... below 1, (width / 4,)."""
+    return 10_000 ** -(torch.arange(width // 4) / (width / 4))
+
+
+def over_grid(rows: Tensor, columns: Tensor) -> Tensor:
+    """Join a token's row (high, d) and column (wide, d), for all tokens in turn, (high wide, 2 d)."""
+    grid = rows.unsqueeze(1).expand(-1, len(columns), -1), columns.unsqueeze(0).expand(len(rows), -1, -1)
     return torch.cat(grid, 2).flatten(0, 1)
 
 

@@ -13,26 +13,23 @@ from torch.nn.functional import silu
 
 from triptych.declare import Whole
 from triptych.diffusion.condition import Condition
-from triptych.networks.base import zeros
-from triptych.networks.dit import DiT, TokenAttention, linear, sines
+from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
 
 EPS = 1e-6  # of the norms
 
 
-def rotary(high: int, wide: int, width: int) -> tuple[Tensor, Tensor]:
+def rotary(high: int, wide: int, width: int) -> Places:
     r"""Return cosines and sines (high wide, width) of the angles that rotate a head's numbers at each token.
 
     The first half of a head turns with the row p, the second with the column, pair i of a half's d numbers by
     p 10000^(-2 i / d) (Su et al. 2021): products of queries and keys depend on differences of places alone.
     """
-    frequency = 10_000 ** -(torch.arange(width // 4) / (width / 4))
-    row, column = ((torch.arange(n).unsqueeze(1) * frequency).repeat_interleave(2, 1) for n in (high, wide))
-    grid = row.unsqueeze(1).expand(-1, wide, -1), column.unsqueeze(0).expand(high, -1, -1)
-    angle = torch.cat(grid, 2).flatten(0, 1)
+    angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
+    angle = over_grid(*(one.repeat_interleave(2, 1) for one in angles))
     return angle.cos(), angle.sin()
 
 
-def turned(h: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+def turned(h: Tensor, places: Places) -> Tensor:
     """Rotate each pair of numbers of h (..., N, width) by the angle of its token, (N, width) each."""
     first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
     return h * places[0] + torch.stack([-second, first], -1).flatten(-2) * places[1]
@@ -45,7 +42,7 @@ class RotaryAttention(TokenAttention):
         super().__init__(width, heads)
         self.q_norm, self.k_norm = (nn.RMSNorm(width // heads, eps=EPS) for _ in range(2))
 
-    def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def place(self, q: Tensor, k: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         return turned(self.q_norm(q), places), turned(self.k_norm(k), places)
 
 
@@ -63,19 +60,16 @@ class SwiGLU(nn.Module):
         return self.last(self.dropout(silu(gate) * value))
 
 
-class JiTBlock(nn.Module):
+class JiTBlock(DiTBlock):
     """Attention and SwiGLU, each modulated, gated and added, as DiT's block is."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.modulation = zeros(nn.Linear(width, 6 * width))
-        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=EPS) for _ in range(2))
-        self.attention, self.mlp = RotaryAttention(width, heads), SwiGLU(width, dropout)
+    @staticmethod
+    def norm(width: int) -> nn.Module:
+        return nn.RMSNorm(width, eps=EPS)
 
-    def forward(self, h: Tensor, c: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
-        b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
-        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norms[0](h), 1 + s_1), places)
-        return h + g_2 * self.mlp(torch.addcmul(b_2, self.norms[1](h), 1 + s_2))
+    @staticmethod
+    def layers(width: int, heads: int, dropout: float) -> tuple[nn.Module, nn.Module]:
+        return RotaryAttention(width, heads), SwiGLU(width, dropout)
 
 
 class JiT(DiT):
@@ -87,6 +81,7 @@ class JiT(DiT):
         context_from: block before which they are put there.
     """
 
+    block = JiTBlock
     cos: Tensor
     sin: Tensor
 
@@ -113,12 +108,6 @@ class JiT(DiT):
         cos, sin = rotary(high // patch, wide // patch, width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-
-    def block(self, width: int, heads: int, dropout: float) -> nn.Module:
-        return JiTBlock(width, heads, dropout)
-
-    def final_norm(self, width: int) -> nn.Module:
-        return nn.RMSNorm(width, eps=EPS)
 
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
         places = self.cos, self.sin

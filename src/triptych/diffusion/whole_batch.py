@@ -5,16 +5,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def batch_mean(value: Tensor) -> Tensor:
-    """Return the mean of ``value`` (B / W,) over all processes' items, (), the same on each; no gradient."""
-    value = value.detach()
-    if not (dist.is_available() and dist.is_initialized()):
-        return value.mean()
-    sums = torch.stack([value.sum(), value.new_tensor(float(value.numel()))])
-    dist.all_reduce(sums)
-    return sums[0] / sums[1]
-
-
 def whole_batch(value: Tensor) -> Tensor:
     """Gather ``value`` (B / W, ...) of all W processes, in order, (B, ...), the same on each; no gradient."""
     value = value.detach()
