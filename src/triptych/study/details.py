@@ -66,7 +66,7 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         section, label = homes.get(i, (None, ""))
         row = {"name": where[run.dir], "section": section, "cell": label}
         row["far"] = run.status == "diverged" or (
-            section is not None and label in story.comparisons[section].far
+            section is not None and label in story.comparisons[section].bounds.far
         )
         rows.append(row | {"own": {key: cut(text) for key, text in own[i].items()}} | _of_run(run, points))
     return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}

@@ -94,13 +94,12 @@ def _seen(root: Path) -> list[frozenset[int]]:
 
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
-    name = comparison.decided_by
-    last = len(comparison.deciding.values) - 1 if comparison.deciding else 0
+    table = comparison.question
     # by name, and not by which is better now: a pair keeps its name from look to look
     outcomes: dict[Pair, Outcome] = {
         (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"
         for (of, at, a, b), claim in comparison.claims.items()
-        if (of, at) == (name, last)
+        if (of, at) == (table.metric.name, len(table.values) - 1)
     }
     return dict(sorted(outcomes.items()))
 

@@ -186,9 +186,9 @@ def footnote(comparison: Comparison) -> str:
 
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
-    rule, name = comparison.rule, comparison.decided_by
+    rule, name = comparison.rule, comparison.question.metric.name
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
-    known = [pair for pair in pairs if not math.isnan(pair.low)]
+    known = [pair for pair in pairs if pair.error]
     yield "± is the standard error over seeds."
     if not name:
         yield _covered(comparison, known)

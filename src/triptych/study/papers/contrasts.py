@@ -47,11 +47,7 @@ class ContrastResult:
     @property
     def ends(self) -> tuple[float, float, float]:
         """Mean of the differences and the ends of its interval, at one-sided level ``tail``; NaN unknown."""
-        mean, error = self.pair.mean, self.pair.error
-        if error is None:
-            return mean, math.nan, math.nan
-        half = float(error.critical(2 * self.tail))
-        return mean, mean - half, mean + half
+        return self.pair.mean, *self.pair.interval(2 * self.tail)
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
@@ -107,16 +103,13 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
     over = {run.measured.key for run in runs if run.measured is not None}
     wanted = [(key, value) for key, value in point.setting if key not in over]
-    matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
+    typed = [(run, {**run.config, **run.choices, **run.overrides}) for run in runs]
+    matches = [run for run, values in typed if all(values.get(key, "") == value for key, value in wanted)]
     done = ["diverged", "finished"]
     ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.started))
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
-
-
-def _typed(run: Run, key: str) -> str:
-    return {**run.config, **run.choices, **run.overrides}.get(key, "")
 
 
 def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
