@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from scipy.special import bdtr, bdtrc
 
@@ -188,13 +187,11 @@ def _figure(point: MetricPoint, run: Run) -> float:
         places = [i for i, v in enumerate(run.measured.values) if wanted is None or f"{v:g}" == wanted]
         return at[places[0]] if len(places) == 1 else math.nan
     if name in ("train_bound", "val_bound"):
-        known: Any = run.train if name == "train_bound" else run.val
-        key = unit
+        figures, key = (run.train if name == "train_bound" else run.val), unit
     else:
-        known = run.test
         plain = name not in OF_THE_BOUND or name in ("gap", "entropy")
-        key = name if plain else unit if name == "bound" else f"{unit}_{name}"
-    return known[key].mean if key in known else math.nan
+        figures, key = run.test, name if plain else unit if name == "bound" else f"{unit}_{name}"
+    return figures[key].mean if key in figures else math.nan
 
 
 def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
