@@ -231,7 +231,9 @@ class Comparison:
     @cached_property
     def bounds(self) -> MeasureTable:
         """The test bound, which has no key."""
-        cells = {c.label: {seed: (bound,) for seed, bound in c.values().items()} for c in self.cells}
+        cells: dict[str, dict[int | None, tuple[float, ...]]] = {
+            c.label: {seed: (bound,) for seed, bound in c.values().items()} for c in self.cells
+        }
         return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
 
     @cached_property
