@@ -103,7 +103,7 @@ def test_tweedies_curve_keeps_seeds_whose_levels_differ():
 def test_a_very_bad_setting_squeezes_no_other_and_its_value_stands_at_the_edge(tmp_path):
     compared_to = compared(sweep(tmp_path / "good", TARGETS))
     comparison, palette = compared(sweep(tmp_path / "one bad", TARGETS | {"bad": 13.0}))
-    assert comparison.far == {"bad"}
+    assert comparison.bounds.far == {"bad"}
     for draw, text in ((headline, "12.999 ±"), (forest, "+11.09"), (training, "13.01 ↑")):
         drawn = [draw(comparison, palette).axes[0], draw(*compared_to).axes[0]]
         ends = (one.get_ylim() if draw is training else one.get_xlim() for one in drawn)

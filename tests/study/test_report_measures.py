@@ -128,7 +128,7 @@ def drawn(tmp_path):
 
 def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     (found,) = compare(read_runs(drawn))
-    assert found.decided_by == "sliced_wasserstein"
+    assert found.question.metric.name == "sliced_wasserstein"
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
     story = read_study([drawn])
@@ -173,7 +173,8 @@ def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
             told = [f"setting={setting}", f"seed={seed}", f"condition_from.embedding={part}"]
             make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
     (found,) = compare(read_runs(tmp_path))
-    assert found.subject == "setting" and found.of_drawing and found.decided_by == "sliced_wasserstein"
+    assert found.subject == "setting" and found.of_drawing
+    assert found.question.metric.name == "sliced_wasserstein"
     assert read_study([tmp_path]).answer.endswith("prior is clear of text.")
     assert not found.notes
 

@@ -60,12 +60,7 @@ class PairTest:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
-        pair, error = self.pair, self.pair.error
-        if error is None or math.isnan(self.p):
-            return math.nan, math.nan
-        level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
-        half = float(error.critical(level))
-        return pair.mean - half, pair.mean + half
+        return self.pair.interval(min(ALPHA * self.pair.p / self.p, 0.5) if self.p else self.level)
 
     @property
     def text(self) -> str:
@@ -130,7 +125,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasureTable:
-    """One measure of samples: for each cell its seeds' values, (seeds, values of the key).
+    """One measure, of samples or the bound: for each cell its seeds' values, (seeds, values of the key).
 
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
     """
@@ -139,7 +134,7 @@ class MeasureTable:
     key: str
     values: tuple[float, ...]
     cells: dict[str, dict[int | None, tuple[float, ...]]]
-    floor: tuple[float, float, float] | None
+    floor: tuple[float, float, float] | None = None
     noise: float = math.nan
 
     @cached_property
@@ -211,11 +206,6 @@ class Comparison:
         """The compared runs."""
         return [run for cell in self.cells for run in cell.runs.values()]
 
-    @cached_property
-    def far(self) -> set[str]:
-        """The cells whose bounds a linear axis leaves out, so that they squeeze no others."""
-        return far({cell.label: cell.values().values() for cell in self.cells})
-
     @property
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
@@ -237,6 +227,14 @@ class Comparison:
     def of_drawing(self) -> bool:
         """Whether the cells share one model and differ only in how samples are drawn from it."""
         return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
+    @cached_property
+    def bounds(self) -> MeasureTable:
+        """The test bound, which has no key."""
+        cells: dict[str, dict[int | None, tuple[float, ...]]] = {
+            c.label: {seed: (bound,) for seed, bound in c.values().items()} for c in self.cells
+        }
+        return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
 
     @cached_property
     def measures(self) -> dict[str, MeasureTable]:
@@ -268,9 +266,9 @@ class Comparison:
         return next(ranked, None) if self.of_drawing else None
 
     @property
-    def decided_by(self) -> str:
-        """The name of the measure that decides, or `BOUND`."""
-        return self.deciding.metric.name if self.deciding else BOUND
+    def question(self) -> MeasureTable:
+        """What decides: `deciding`, or the bound."""
+        return self.deciding or self.bounds
 
     @property
     def one_training(self) -> bool:

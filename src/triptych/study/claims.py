@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from triptych.study.cells import ALPHA, BOUND, Cell, Comparison, Key, PairTest, Rule, bound_by_item
+import numpy as np
+
+from triptych.study.cells import ALPHA, Cell, Comparison, Key, PairTest, Rule, bound_by_item
 from triptych.study.statistics import Paired, holm, paired
 
 
@@ -29,7 +31,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
         pairs = dict(_pairs(comparison))
         looks = [dict(_pairs(_as_seen(comparison, seeds))) for seeds in rule.seen] or [pairs]
         for key, pair in pairs.items():
-            primary = key[0] == comparison.decided_by
+            primary = key[0] == comparison.question.metric.name
             family.append((k, key, pair, [look[key] for look in looks if key in look], primary))
     p = [_p(pair, looks, rule) for _, _, pair, looks, _ in family]
     weights = _weights([primary for *_, primary in family], p)
@@ -71,19 +73,19 @@ def _as_seen(comparison: Comparison, seeds: frozenset[int]) -> Comparison:
 
 
 def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model."""
-    if not comparison.deciding:
-        for a, b in combinations(comparison.cells, 2):
-            yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
-    for name, table in comparison.measures.items():
+    """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model.
+
+    By the bound also by item, where the runs of common seeds recorded the same ones.
+    """
+    bounds, cells = comparison.bounds, {cell.label: cell for cell in comparison.cells}
+    for table in (*([] if comparison.deciding else [bounds]), *comparison.measures.values()):
         for one, two in combinations(table.cells, 2) if table.metric.better else ():
+            items = _by_item(cells[one], cells[two]) if table is bounds else None
             for at in range(len(table.values)):
                 first, second = ({seed: v[at] for seed, v in table.cells[x].items()} for x in (one, two))
-                yield (name, at, one, two), paired(first, second)
+                yield (table.metric.name, at, one, two), paired(first, second, items)
 
 
-def _by_bound(a: Cell, b: Cell) -> Paired:
-    """Pair by seed and item where the runs of their common seeds recorded the same items, else by seed."""
+def _by_item(a: Cell, b: Cell) -> dict[int | None, np.ndarray] | None:
     common = [seed for seed in a.runs if seed in b.runs]
-    items = bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))
-    return paired(a.values(), b.values(), items)
+    return bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))

@@ -101,7 +101,8 @@ def _training(comparison: Comparison, colours: Colours, over_seconds: bool) -> F
             only = mark(seeds[0][2]) if len(seeds) == 1 else None
             drawn.line(label, places, mean, linewidth=2, linestyle=_style(label, colours), gid=only)
     # the first value says how a random network does: it would flatten everything that follows
-    near = [seeds for label, seeds in lines.items() if label not in comparison.far] or [*lines.values()]
+    far = comparison.bounds.far
+    near = [seeds for label, seeds in lines.items() if label not in far] or [*lines.values()]
     known = [values for seeds in near for _, values, _ in seeds]
     values, last = np.concatenate(known), [one[-1] for one in known]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))

@@ -60,15 +60,15 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
             shown = {key: cut(", ".join(several)) for key, several in values.items() if several}
             cells.append({"label": cell.label, "runs": at, "own": shown})
         sections.append({"cells": cells, "against": _against(comparison)})
+    far = {(k, label) for k, comparison in enumerate(story.comparisons) for label in comparison.bounds.far}
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
     for i, run in enumerate(runs):
-        section, label = homes.get(i, (None, ""))
-        row = {"name": where[run.dir], "section": section, "cell": label}
-        row["far"] = run.status == "diverged" or (
-            section is not None and label in story.comparisons[section].far
-        )
-        rows.append(row | {"own": {key: cut(text) for key, text in own[i].items()}} | _of_run(run, points))
+        section, label = home = homes.get(i, (None, ""))
+        row: dict[str, Any] = {"name": where[run.dir], "section": section, "cell": label}
+        row |= {"far": run.status == "diverged" or home in far}
+        row |= {"own": {key: cut(text) for key, text in own[i].items()}}
+        rows.append(row | _of_run(run, points))
     return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from triptych.run.parsing import to_float
 from triptych.study.axes import Axis, value
 from triptych.study.cells import Cell, Comparison
-from triptych.study.style import LINES, LineFigure, mark, plain_log, short
+from triptych.study.style import LINES, PAPER, LineFigure, mark, plain_log, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
@@ -88,8 +88,13 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
             for seed, bound in cell.values().items():
                 lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
                               gid=mark(cell.runs[seed]))  # fmt: skip
-        lines.ring(name, min(zip(means, x, strict=True)))
-    lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
+        lowest, place = min(zip(means, x, strict=True))
+        how = {"facecolor": PAPER, "edgecolor": inks[name], "linewidth": 1.8, "zorder": 3}
+        lines.ax.scatter([place], [lowest], s=70, **how)
+    # one that is far above the median flattens no other
+    shown = sorted(cell.bound.mean for cell in crossed.cells.values())
+    low, top = shown[0], min(shown[-1], shown[0] + 4 * (shown[len(shown) // 2] - shown[0]) + 1e-3)
+    lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
     numbers = crossed.numbers
     ticks = [plain_log(float(key)) if numbers else short(key, 14) for key in at]
     apart_by_factors = numbers is not None and numbers[0] > 0 and numbers[-1] / numbers[0] >= WIDE

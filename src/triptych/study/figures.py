@@ -43,7 +43,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     marks = _references(comparison)
     notes = {cell.label: plus_minus(cell.bound) for cell in cells}
     figure, ax = _rows(notes, 0.12 + 0.17 * len(marks))
-    values = [v for cell in cells if cell.label not in comparison.far for v in cell.values().values()]
+    values = [v for cell in cells if cell.label not in comparison.bounds.far for v in cell.values().values()]
     low, high = _frame(values, [])
     for k, (name, at) in enumerate(marks):
         near = low - 0.5 * (high - low) <= at <= high + 0.5 * (high - low)
@@ -55,7 +55,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
             low, high = min(low, at), max(high, at)
     for y, cell in enumerate(cells):
         dots = [(value, mark(cell.runs[seed])) for seed, value in cell.values().items()]
-        _dots(ax, y, dots, cell.bound.mean, colours[cell.label], int(cell.label in comparison.far))
+        _dots(ax, y, dots, cell.bound.mean, colours[cell.label], int(cell.label in comparison.bounds.far))
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure
@@ -67,7 +67,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     rivals = [rival for rival in rivals if rival[2].pair.n]
     if not rivals:
         return None
-    near = [claim for _, cell, claim in rivals if cell.label not in comparison.far]
+    near = [claim for _, cell, claim in rivals if cell.label not in comparison.bounds.far]
     figure, ax = _rows({cell.label: against(comparison, 0, j)[1] for j, cell, _ in rivals})
     rows = [f"{cell.label} {claim.text}" for _, cell, claim in rivals]
     figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
@@ -83,7 +83,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
             ends = [end for end in span if low <= end <= high]
             ax.scatter(ends, [y] * len(ends), marker="|", s=42, color=ink, linewidth=1.8)
         fill = ink if claim.holds else PAPER
-        if cell.label in comparison.far:
+        if cell.label in comparison.bounds.far:
             _beyond(ax, y, format_number(claim.pair.mean, sign=True), ink, 1, markerfacecolor=fill)
             continue
         ax.scatter([claim.pair.mean], [y], s=46, color=fill, edgecolor=ink, linewidth=1.6, zorder=3)

@@ -52,7 +52,7 @@ class Monitor(threading.Thread):
         super().__init__(daemon=True)
         self.root, self.cells, self.every = root, cells, every
         self._halt = threading.Event()
-        self._reported = -1
+        self._reported = 0  # ended runs in the last report
 
     def run(self) -> None:
         from rich.console import Console
@@ -122,7 +122,7 @@ class Monitor(threading.Thread):
 
     def _renew(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
-        if done > max(self._reported, 0):
+        if done > self._reported:
             self._reported = done
             write_report_or_say_why(self.root)  # an error is printed at the end
 

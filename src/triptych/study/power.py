@@ -65,12 +65,9 @@ def seeds_next(comparison: Comparison) -> int:
     """
     if comparison.rule.looks > 1 or comparison.rule.interim:
         return 0
-    if table := comparison.deciding:
-        best, *others = table.order(-1)
-        last = len(table.values) - 1
-        claims = [comparison.sampled(table.metric.name, last, best, other) for other in others]
-    else:
-        claims = [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
+    table = comparison.question
+    name, last, order = table.metric.name, len(table.values) - 1, table.order(-1)
+    claims = [comparison.sampled(name, last, order[0], other) for other in order[1:]]
     claims = [claim for claim in claims if not claim.holds and not claim.equal]
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST

@@ -104,8 +104,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "verdict": verdict,
             "headline": headline_panels(comparison, palette),
             "drawn": table_title(comparison),
-            "first": _columns(comparison)[0],
-            "rest": _columns(comparison)[1],
+            "columns": _columns(comparison),
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "panels": draw_panels(comparison, palette),
@@ -124,11 +123,11 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     )  # fmt: skip
 
 
-def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Split what stands before the verdict, the figures that it rests on, from what stands behind it."""
+def _columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the columns of the results: the verdict behind the figures that it rests on."""
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
-    return known[:at], known[at:]
+    return [*known[:at], ("verdict", "verdict"), *known[at:]]
 
 
 def is_log(directory: Path) -> bool:

@@ -27,9 +27,10 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
     that a spreadsheet would take for a formula has an apostrophe in front.
     """
     base = base.resolve()
-    table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in results(runs)]
-    for row, run in zip(table, runs, strict=True):
-        row["directory"] = plain_cell(os.path.relpath(run.dir.resolve(), base))
+    rows = results(runs)
+    for row, run in zip(rows, runs, strict=True):
+        row["directory"] = os.path.relpath(run.dir.resolve(), base)
+    table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in rows]
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")

@@ -47,16 +47,14 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.
     """
-    seen = _seen(root)[:look]
+    seen, runs = _seen(root)[:look], read_runs(root)
     if len(seen) < look:
-        runs = read_runs(root)
         seeds = {run.seed for run in runs if run.status == "finished" and run.seed is not None}
         # looks that were not recorded were not taken: this one stands for them
         seen += [frozenset(seeds)] * (look - len(seen))
         record = {"looks": looks, "equal_within": equal_within, "seeds": [sorted(s) for s in seen]}
         write_atomic(root / FILE, json.dumps(record, indent=1) + "\n")
-    rule = Rule(equal_within, looks, tuple(seen))
-    comparisons = compare(read_runs(root), rule)
+    comparisons = compare(runs, Rule(equal_within, looks, tuple(seen)))
     several = len(comparisons) > 1
     pairs = {
         (prefix + a, prefix + b): outcome
@@ -94,13 +92,12 @@ def _seen(root: Path) -> list[frozenset[int]]:
 
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
-    name = comparison.decided_by
-    last = len(comparison.deciding.values) - 1 if comparison.deciding else 0
+    table = comparison.question
     # by name, and not by which is better now: a pair keeps its name from look to look
     outcomes: dict[Pair, Outcome] = {
         (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"
         for (of, at, a, b), claim in comparison.claims.items()
-        if (of, at) == (name, last)
+        if (of, at) == (table.metric.name, len(table.values) - 1)
     }
     return dict(sorted(outcomes.items()))
 

@@ -45,19 +45,20 @@ class Paired:
         """Two-sided p of no difference, uncorrected."""
         return float(self.error.p(self.mean)) if self.error else math.nan
 
-    @cached_property
-    def _half(self) -> float:
-        return float(self.error.critical(1 - LEVEL, TILT)) if self.error else math.nan
+    def interval(self, alpha: float, tilt: float = 0.0) -> tuple[float, float]:
+        """Return the ends of the interval of level 1 - `alpha`."""
+        half = float(self.error.critical(alpha, tilt)) if self.error else math.nan
+        return self.mean - half, self.mean + half
 
     @property
     def low(self) -> float:
         """Lower end of the 95% interval."""
-        return self.mean - self._half
+        return self.interval(1 - LEVEL, TILT)[0]
 
     @property
     def high(self) -> float:
         """Upper end of the 95% interval."""
-        return self.mean + self._half
+        return self.interval(1 - LEVEL, TILT)[1]
 
     def reversed(self) -> Paired:
         """Return the same comparison seen from the other side."""

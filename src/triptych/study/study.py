@@ -139,8 +139,9 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     runs = tuple({run.dir.resolve(): run for run in own}.values())
     sweep, alone = sweeps[roots[0]], len(roots) == 1
     known = sweep.get("expected") if alone else None
-    # copies stand for no run that is missing
-    expected = (known if isinstance(known, int) else 0) + _copies(runs)
+    # runs that have another one's configuration, name and all, are copies and stand for none that is missing
+    digests = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
+    expected = (known if isinstance(known, int) else 0) + len(digests) - len({*digests})
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
@@ -169,12 +170,6 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         published=judged(sweep, runs) if alone else None,
         damaged=damaged,
     )
-
-
-def _copies(runs: Sequence[Run]) -> int:
-    """Count the runs that have another one's configuration, name and all: copies of its directory."""
-    known = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
-    return len(known) - len({*known})
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:

@@ -24,6 +24,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy.optimize import isotonic_regression
 
 from triptych.run.read import Run
 
@@ -97,12 +98,10 @@ def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
         items = [ordered[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     x = ax.get_xlim()[1]
-    wanted = [min(max(float(to_axes((x, y))[1]), 0.0), 1.0) for y, _, _ in items]
-    order = sorted(range(len(items)), key=lambda i: wanted[i])
-    places = apart([wanted[i] for i in order], line_height)
-    for i, place in zip(order, places, strict=True):
-        _, text, ink = items[i]
-        line = ((1.005, 1.03), (wanted[i], place))
+    ends = [(min(max(float(to_axes((x, y))[1]), 0.0), 1.0), text, ink) for y, text, ink in items]
+    ends.sort(key=lambda end: end[0])
+    for (end, text, ink), place in zip(ends, apart([end for end, *_ in ends], line_height), strict=True):
+        line = ((1.005, 1.03), (end, place))
         ax.plot(*line, transform=ax.transAxes, color=ink, linewidth=0.7, clip_on=False)
         ax.text(1.04, place, text, transform=ax.transAxes, color=ink, va="center", fontweight="bold")
 
@@ -129,18 +128,6 @@ class LineFigure:
         if finite := [float(value) for value in values if math.isfinite(value)]:
             self.ends.append((finite[-1], self.names[label], self.colours[label]))
 
-    def ring(self, label: str, at: tuple[float, float]) -> None:
-        """Mark a label's best value (y, x)."""
-        y, x = at
-        ink = self.colours[label]
-        self.ax.scatter([x], [y], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
-
-    def frame(self, shown: Sequence[float]) -> None:
-        """Set limits from the lowest value up; one that is far above the median flattens no other."""
-        low, middle = min(shown), sorted(shown)[len(shown) // 2]
-        top = min(max(shown), low + 4 * (middle - low) + 1e-3)
-        self.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
-
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
         """Mark the values along x, and nothing else there."""
         if log:
@@ -166,19 +153,15 @@ class LineFigure:
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Place points in [0, 1], ascending, at least `gap` apart, near ascending ones wanted, if they fit."""
-    groups: list[tuple[float, int]] = []  # centre, size: overlapping neighbours share a block
-    for place in wanted:
-        centre, size = place, 1
-        while True:
-            half = gap * (size - 1) / 2
-            centre = min(max(centre, half), 1 - half)
-            if not groups or groups[-1][0] + gap * (groups[-1][1] - 1) / 2 + gap <= centre - half + 1e-12:
-                break
-            before, count = groups.pop()
-            centre, size = (before * count + centre * size) / (count + size), count + size
-        groups.append((centre, size))
-    return [centre + gap * (k - (size - 1) / 2) for centre, size in groups for k in range(size)]
+    """Place points in [0, 1], ascending, at least `gap` apart, nearest to ascending ones wanted, if they fit.
+
+    Without the gaps below each they only have to ascend: an isotonic regression.
+    """
+    if not wanted:
+        return []
+    gaps = gap * np.arange(len(wanted))
+    places = isotonic_regression(wanted - gaps).x
+    return list(np.minimum(np.maximum(places, 0), 1 - gaps[-1]) + gaps)
 
 
 def plain_log(value: float, _position: int | None = None) -> str:

@@ -10,7 +10,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from triptych.config.metric import LOWER
 from triptych.files import printable
 from triptych.run.result import PARTS
 from triptych.study.cells import METRIC
@@ -80,7 +79,7 @@ def _fitting(story: Study, i: int, console: Console) -> Table:
 def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     comparison = story.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
-    better = comparison.deciding.metric.better if comparison.deciding else LOWER
+    better = comparison.question.metric.better
     what = table_title(comparison) or comparison.unit
     rows = table_rows(comparison)
     table = Table(

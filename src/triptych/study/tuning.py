@@ -32,12 +32,12 @@ class Tuning:
 
 def read_tuning(sweep: Mapping[str, Any]) -> Tuning | None:
     """Return the tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
-    record = sweep.get("tuning")
+    record: Any = sweep.get("tuning")
     try:
-        points = tuple(tuple(map(str, point)) for point in record["points"])  # type: ignore[index]
-        best = {str(s): tuple(map(str, point)) for s, point in record["best"].items()}  # type: ignore[index]
-        keys, equal = tuple(map(str, record["keys"])), tuple(map(str, record["equal"]))  # type: ignore[index]
-        tuning = Tuning(keys, points, equal, best, len(record["seeds"]))  # type: ignore[index]
+        points = tuple(tuple(map(str, point)) for point in record["points"])
+        best = {str(setting): tuple(map(str, point)) for setting, point in record["best"].items()}
+        keys, equal = tuple(map(str, record["keys"])), tuple(map(str, record["equal"]))
+        tuning = Tuning(keys, points, equal, best, len(record["seeds"]))
     except (KeyError, TypeError, AttributeError):
         return None
     return tuning if points and all(len(point) == len(keys) > 0 for point in points) else None

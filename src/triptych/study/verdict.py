@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
-from triptych.study.cells import Comparison, MeasureTable
+from triptych.study.cells import Comparison, MeasureTable, PairTest
 from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
@@ -97,43 +97,43 @@ def _sentences(comparison: Comparison) -> list[str]:
     lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
         return [lowest, "One seed: nothing is settled."]
-    claims = {j: comparison.claim(0, j) for j in range(1, len(cells))}
+    claims = {cell.label: comparison.claim(0, j) for j, cell in enumerate(cells) if j}
     sentences = [lowest]
-    if clear := [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
-        sentences.append(f"Clear of {_names(comparison, clear)}.")
+    if clear := [label for label, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
+        sentences.append(f"Clear of {_names(clear, len(claims))}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
-    if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
+    if ahead := [label for label, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
         verb = "is" if len(ahead) == 1 else "are"
-        sentences.append(f"Over the seeds that both have, {_names(comparison, ahead)} {verb} clear of it.")
-    if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
+        sentences.append(f"Over the seeds that both have, {_names(ahead, len(claims))} {verb} clear of it.")
+    if same := [label for label, claim in claims.items() if claim.equal and label not in clear + ahead]:
         margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
-        sentences.append(f"The same as {_names(comparison, same)} within {margin}.")
-    if left := [j for j in claims if j not in clear + ahead + same]:
-        sentences.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
-        if comparison.rule.interim:
-            sentences.append("Nothing is settled before the sweep ends.")
+        sentences.append(f"The same as {_names(same, len(claims))} within {margin}.")
+    if left := {label: claim for label, claim in claims.items() if label not in clear + ahead + same}:
+        interim = comparison.rule.interim
+        would = "" if interim else _would_settle(left, len(claims))
+        sentences.append(f"Not settled against {_names([*left], len(claims))}{would}.")
+        sentences += ["Nothing is settled before the sweep ends."] if interim else []
     return sentences
 
 
-def _would_settle(comparison: Comparison, left: list[int]) -> str:
-    claims = {j: comparison.claim(0, j) for j in left}
-    if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
+def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
+    if not all(claim.pair.error for claim in left.values()):
         return ""
-    needed: dict[int | None, list[int]] = {}
-    for j, claim in claims.items():
-        needed.setdefault(seeds_to_settle(claim), []).append(j)
+    needed: dict[int | None, list[str]] = {}
+    for label, claim in left.items():
+        needed.setdefault(seeds_to_settle(claim), []).append(label)
     never, them = needed.pop(None, []), "it" if len(left) == 1 else "them"
-    parts, settled = [], [j for j in left if j not in never]
+    parts, settled = [], [label for label in left if label not in never]
     if settled:
         counts = sorted(n for n in needed if n is not None)
-        (fewest, who), *more = [(str(n), _names(comparison, needed[n])) for n in counts]
+        (fewest, who), *more = [(str(n), _names(needed[n], rivals)) for n in counts]
         if not more or len(settled) > NAMED:
             fewest += f" to {counts[-1]}" if more else ""
-            who, more = _names(comparison, settled) if never else them, []
+            who, more = _names(settled, rivals) if never else them, []
         others = "".join(f", about {n} would settle {names}" for n, names in more)
         parts.append(f"about {fewest} seeds per setting would settle {who}{others}")
     if never:
-        parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if settled else them}")
+        parts.append(f"{MOST} seeds would not settle {_names(never, rivals) if settled else them}")
     return f": {', '.join(parts)}"
 
 
@@ -186,9 +186,9 @@ def footnote(comparison: Comparison) -> str:
 
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
-    rule, name = comparison.rule, comparison.decided_by
+    rule, name = comparison.rule, comparison.question.metric.name
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
-    known = [pair for pair in pairs if not math.isnan(pair.low)]
+    known = [pair for pair in pairs if pair.error]
     yield "± is the standard error over seeds."
     if not name:
         yield _covered(comparison, known)
@@ -243,11 +243,10 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
     return text + (" (these runs recorded no bounds by item)." if known else ".")
 
 
-def _names(comparison: Comparison, indices: list[int]) -> str:
-    rivals = len(comparison.cells) - 1
-    if len(indices) > NAMED:
-        return f"all {rivals} others" if len(indices) == rivals else f"{len(indices)} of the {rivals} others"
-    return listed([comparison.cells[j].label for j in indices])
+def _names(labels: list[str], rivals: int) -> str:
+    if len(labels) > NAMED:
+        return f"all {rivals} others" if len(labels) == rivals else f"{len(labels)} of the {rivals} others"
+    return listed(labels)
 
 
 def about(comparison: Comparison) -> str:

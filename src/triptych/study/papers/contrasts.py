@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from scipy.special import bdtr, bdtrc
 
@@ -47,11 +46,7 @@ class ContrastResult:
     @property
     def ends(self) -> tuple[float, float, float]:
         """Mean of the differences and the ends of its interval, at one-sided level ``tail``; NaN unknown."""
-        mean, error = self.pair.mean, self.pair.error
-        if error is None:
-            return mean, math.nan, math.nan
-        half = float(error.critical(2 * self.tail))
-        return mean, mean - half, mean + half
+        return self.pair.mean, *self.pair.interval(2 * self.tail)
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
@@ -107,16 +102,13 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
     over = {run.measured.key for run in runs if run.measured is not None}
     wanted = [(key, value) for key, value in point.setting if key not in over]
-    matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
+    typed = [(run, {**run.config, **run.choices, **run.overrides}) for run in runs]
+    matches = [run for run, values in typed if all(values.get(key, "") == value for key, value in wanted)]
     done = ["diverged", "finished"]
     ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.started))
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
-
-
-def _typed(run: Run, key: str) -> str:
-    return {**run.config, **run.choices, **run.overrides}.get(key, "")
 
 
 def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
@@ -195,13 +187,11 @@ def _figure(point: MetricPoint, run: Run) -> float:
         places = [i for i, v in enumerate(run.measured.values) if wanted is None or f"{v:g}" == wanted]
         return at[places[0]] if len(places) == 1 else math.nan
     if name in ("train_bound", "val_bound"):
-        known: Any = run.train if name == "train_bound" else run.val
-        key = unit
+        figures, key = (run.train if name == "train_bound" else run.val), unit
     else:
-        known = run.test
         plain = name not in OF_THE_BOUND or name in ("gap", "entropy")
-        key = name if plain else unit if name == "bound" else f"{unit}_{name}"
-    return known[key].mean if key in known else math.nan
+        figures, key = run.test, name if plain else unit if name == "bound" else f"{unit}_{name}"
+    return figures[key].mean if key in figures else math.nan
 
 
 def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
