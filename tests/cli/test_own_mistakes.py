@@ -2,16 +2,19 @@
 
 import copy
 import json
+import random
 import secrets
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
+from triptych.cli.train import _tell_finished
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
@@ -314,10 +317,6 @@ def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, 
 
 def test_looking_moves_nothing(lab):
     """Neither weights nor running means, modes, or the random numbers of three libraries."""
-    import random
-
-    import numpy as np
-
     model = import_module("own_faults").Net((2,))
     model.drop.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -429,8 +428,6 @@ def test_a_sampler_of_the_signature_before_this_one(refused, lab):
 
 def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
-    from triptych.cli.train import _tell_finished
-
     run, config = RunDirectory(tmp_path / "mended"), copy.deepcopy(composed[0])
     config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
     own("denoiser.network", "Net")(config)
@@ -448,11 +445,3 @@ def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, 
         "the old directory is kept aside"
     )
     assert result.startswith("test bound")
-
-
-def test_a_ctrl_c_that_a_library_raises_as_its_own_ends_as_any_other(capsys):
-    """As Ray does, whose wait for its jobs swallows what a signal's handler raises."""
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        raise KeyboardInterrupt
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted (SIGINT); type the same command to go on\n"

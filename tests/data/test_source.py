@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from triptych.data import shapes, source
 from triptych.data.base import Generated
 from triptych.data.fingerprint import fingerprint
 from triptych.data.folder import ImageFolder
+from triptych.data.layout import place
 from triptych.data.mixture import Ring
+from triptych.data.source import check_data_files
+from triptych.data.text import Words
 
 from .helpers import refused, save_images, write_mnist
 
@@ -105,8 +108,6 @@ def test_ambiguous_folders_are_refused(tmp_path, files, words):
 def test_a_class_of_which_none_trains_is_refused(tmp_path):
     """Split by hash: its label would be judged and never learned."""
     save(tmp_path, *[f"cat/{i}.png" for i in range(30)])
-    from triptych.data.layout import place
-
     rare = next(f for i in range(100) if place(f := Path(f"dog/{i}.png"), 0) < 0.1)
     save(tmp_path, rare)
     refused(lambda: ready(tmp_path), "data.root", "dog", "train")
@@ -200,8 +201,6 @@ FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
 def check(**keys):
-    from triptych.data.source import check_data_files
-
     check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
 
 
@@ -227,8 +226,6 @@ def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
 
 @pytest.mark.parametrize("name", ["Mnist", "FashionMnist"])
 def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
-    from triptych.data import source
-
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ())
     keys = {"_target_": f"triptych.data.mnist.{name}", "root": tmp_path, "val_size": 6}
     refused(lambda: check(**keys), "data.root=", "train-images-idx3-ubyte")
@@ -247,13 +244,6 @@ def test_sizes_of_data_that_a_formula_draws(tmp_path):
     refused(lambda: check(**cifar), "data.root=", "cifar-10-batches-py", "data.download=true")
     check(**cifar, download=True)
     check(_target_="lab.data.Points", root=None)  # somebody's own: its class knows
-
-
-def test_it_needs_no_torch(tmp_path):
-    import subprocess
-
-    line = "import sys, triptych.data.source; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", line], check=False).returncode == 0
 
 
 # workers -------------------------------------------------------------------------------------------------
@@ -275,9 +265,6 @@ def test_workers_prepare_the_same_batches_ahead(first):
 
 def test_shapes_that_run_out_are_refused(monkeypatch):
     """In place of drawing for ever where the test set has every picture there is."""
-    from triptych.data import shapes
-    from triptych.data.text import Words
-
     monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

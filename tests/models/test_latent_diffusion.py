@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import triptych
+from tests.diffusion.oracles import correlated
 from tests.models.options import OPTIONS
 from tests.models.test_vae import batch, digits_like, principal_components
 from tests.refusal import refused
@@ -25,10 +27,7 @@ from triptych.models.latent import VAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.networks.conv_ladder import ConvLadder
 from triptych.networks.resnet import ResNet
-from triptych.run.account import account_split
 from triptych.run.execute import execute
-from triptych.run.fit import build_trainer
-from triptych.run.reopen import reopen
 
 VP = VariancePreserving()
 LOW, HIGH = -9.0, 5.0
@@ -107,12 +106,6 @@ def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q
     torch.testing.assert_close(found, plain + gap, atol=1e-5, rtol=0)
 
 
-def correlated(q: int) -> GaussianMixture:
-    root = torch.randn(q, q, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    covariance = root @ root.T / q + 0.3 * torch.eye(q)
-    return GaussianMixture([1.0], 0.5 * torch.ones(1, q), covariance[None])
-
-
 def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
     r"""x = W y + m + noise eps with y ~ N(mu, C): the bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
 
@@ -120,7 +113,7 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
     """
     d, q, noise = 6, 3, 0.3
     network, _ = principal_components(d, q, noise)
-    prior = correlated(q)
+    prior = GaussianMixture(*correlated(q))
     model = make(network, Oracle(prior, VP), Linear(-17.0, 17.0), shape=(d,)).double()
     x = torch.randn(20, d, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
@@ -256,11 +249,7 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
     parts = [test[f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
     assert sum(parts) == pytest.approx(test["bpd"]["mean"])
     assert test["bpd"]["draw_stderr"] > 0
-    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
-    again = account_split(
-        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
-    ).figures
-    assert again == test
+    assert triptych.load(run.path).evaluate("test") == test
 
 
 @pytest.mark.parametrize(
