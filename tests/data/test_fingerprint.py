@@ -13,18 +13,15 @@ from PIL import Image
 from triptych.data.batch import Split
 from triptych.data.digits import Digits
 from triptych.data.fingerprint import fingerprint
-from triptych.data.folder import ImageFolder
 from triptych.data.layout import place
 from triptych.data.mixture import Mixture, Ring
 from triptych.data.mnist import Mnist
 
-from .helpers import refused, save_images, write_mnist
+from .helpers import image_folder, refused, save_images, write_mnist
 
 
 def folder(root, **keys):
-    data = ImageFolder(root, **{"size": 8, "test_fraction": 0.3, "val_fraction": 0.2, "data_seed": 0} | keys)
-    data.setup()
-    return data
+    return image_folder(root, **{"test_fraction": 0.3, "val_fraction": 0.2} | keys)
 
 
 def images(data) -> dict[str, set[int]]:
