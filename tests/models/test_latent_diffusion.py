@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import triptych
-from tests.diffusion.oracles import correlated
 from tests.models.options import OPTIONS
 from tests.models.test_vae import batch, digits_like, principal_components
 from tests.refusal import refused
@@ -106,6 +105,12 @@ def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q
     torch.testing.assert_close(found, plain + gap, atol=1e-5, rtol=0)
 
 
+def correlated(q: int) -> GaussianMixture:
+    root = torch.randn(q, q, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    covariance = root @ root.T / q + 0.3 * torch.eye(q)
+    return GaussianMixture([1.0], 0.5 * torch.ones(1, q), covariance[None])
+
+
 def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
     r"""x = W y + m + noise eps with y ~ N(mu, C): the bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
 
@@ -113,7 +118,7 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
     """
     d, q, noise = 6, 3, 0.3
     network, _ = principal_components(d, q, noise)
-    prior = GaussianMixture(*correlated(q))
+    prior = correlated(q)
     model = make(network, Oracle(prior, VP), Linear(-17.0, 17.0), shape=(d,)).double()
     x = torch.randn(20, d, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():

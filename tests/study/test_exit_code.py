@@ -113,7 +113,7 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (Diverged("the loss", 5), 3, "error: diverged at step 5: the loss"),
+        (Diverged("the loss", 5), 3, "error: diverged at step 5: the loss is not finite"),
         (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
         (Busy("x: another process is at work here"), 75, "error: x: another process is at work here"),
         (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
