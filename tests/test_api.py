@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import triptych
@@ -157,8 +158,6 @@ def test_values_set_by_hand_are_checked(root):
 
 @pytest.mark.parametrize("value", [None, True, 3, -1.5e-7, "a b'c,=[", [1, [2.0, "x"]], {"a": {"b": None}}])
 def test_edits_are_what_hydra_reads(value):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     [line] = edits({"a": {"b": "was"}}, {"a": {"b": value}})
     assert OverridesParser.create().parse_override(line).value() == value
     assert list(edits({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": value}})) == [

@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from tests.lightning import trainer
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import exponent
 
@@ -32,23 +33,10 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(module, ema, steps=6, **trainer):
-    loader = torch.utils.data.DataLoader(torch.zeros(100, 1))
-    pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        val_check_interval=3,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1,
-        accelerator="cpu",
-        callbacks=[ema],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **trainer,
-    ).fit(module, loader, torch.utils.data.DataLoader(torch.zeros(1, 1)))
+def fit(module, ema, steps=6, path=None, **keys):
+    """Validated after every third batch."""
+    loader, few = (torch.utils.data.DataLoader(torch.zeros(n, 1)) for n in (100, 1))
+    trainer(path, steps, val_check_interval=3, callbacks=[ema], **keys).fit(module, loader, few)
 
 
 def power(sigma_rel: float, values: list[float]) -> float:
@@ -100,7 +88,7 @@ def test_several_lengths_at_once_are_each_what_they_are_alone():
 
 def test_snapshots_are_the_averages_of_their_steps(tmp_path):
     ema = EMA(0.1, others=[0.2], snapshots=4)
-    fit(Module(), ema, steps=10, default_root_dir=str(tmp_path))
+    fit(Module(), ema, steps=10, path=str(tmp_path))
     files = sorted((tmp_path / "averages").iterdir())
     stored = [torch.load(path, weights_only=True) for path in files]
     assert [s["step"] for s in stored] == [2, 5, 8, 10] == [int(path.stem) for path in files]

@@ -5,15 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+import triptych
 from tests.run.accidents import rows
-from triptych.callbacks.metrics import Metrics
+from triptych.callbacks.metrics import Metrics, _figure
 from triptych.config.combinations import check_metric_names
+from triptych.config.file import read_config
 from triptych.data.batch import Batch
+from triptych.data.build import build_data
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
 from triptych.run.checkpoints import read_checkpoint
+from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
 
 SIZES = "data.train_size=60 data.val_size=20 data.test_size=30 data.eval_batch_size=8"
@@ -47,16 +52,6 @@ def lab(trusting):
 
 
 def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
-    from omegaconf import OmegaConf
-
-    from triptych.callbacks.metrics import build_metrics
-    from triptych.config.file import read_config
-    from triptych.data.build import build_data
-    from triptych.run.account import account_split
-    from triptych.run.directory import write_atomic
-    from triptych.run.fit import build_trainer
-    from triptych.run.reopen import reopen
-
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
@@ -87,9 +82,7 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
     ours, theirs = (read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain))
     assert all(ours[name].equal(value) for name, value in theirs.items())
 
-    opened = reopen(str(run / "checkpoints" / "last.ckpt"))  # as triptych-evaluate does
-    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
-    again = account_split(trainer, opened.model, opened.data, "test").figures
+    again = triptych.load(run.path).evaluate("test")
     assert {name: again[name] for name in named} == {name: said["test"][name] for name in named}
 
 
@@ -133,8 +126,6 @@ def test_a_name_that_is_taken_or_is_none_is_refused(name):
 
 @pytest.mark.parametrize("found", [torch.zeros(2), None, {"mean": 1.0}, True])
 def test_what_is_no_figure_is_refused(found):
-    from triptych.callbacks.metrics import _figure
-
     with pytest.raises(UserError, match="metrics.x: compute.* gave .*; must be a number, or mean"):
         _figure("x", found, 3)
 

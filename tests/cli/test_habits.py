@@ -1,5 +1,6 @@
 """What users of Lightning and Hydra type out of habit: it works, or is answered by the line that does."""
 
+import inspect
 import re
 
 import pytest
@@ -201,8 +202,6 @@ def test_a_class_that_may_not_be_named_is_answered(target, words):
 
 def test_each_key_of_lightnings_trainer_passes_or_is_answered():
     """By Lightning's own signature, so that an upgrade that adds one is noticed."""
-    import inspect
-
     import pytorch_lightning as pl
 
     every = {*inspect.signature(pl.Trainer.__init__).parameters} - {"self"}

@@ -2,15 +2,26 @@
 
 import copy
 import json
+import random
 import secrets
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
+from triptych.cli.train import _tell_finished
 from triptych.config.trust import import_class
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+from triptych.data.build import check_contract
+from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
+from triptych.models.contract import PartOutput, check_outputs
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -43,9 +54,7 @@ class Net(nn.Module):
             return raw * widht
         if self.fault == "inside":
             return self.last(z[:, :1])
-        wrong = {"mean": raw[:, :1], "flat": raw.flatten(), "more": raw[:, None], "nan": raw / (raw - raw),
-                 "level": raw.long(), "tuple": (raw, raw)}
-        return wrong.get(self.fault, raw)
+        return raw[:, :1] if self.fault == "mean" else raw
 
 
 class Mean(Output):
@@ -122,51 +131,16 @@ class Points(DataModule):
     def __init__(self, fault="", **loading):
         super().__init__(**loading)
         self.fault = fault
-        self.levels = 17 if fault.startswith("level") else None
 
     def load(self):
-        fault, x = self.fault, torch.rand(40, 2)
-        y = torch.arange(40) % 3
-        if fault == "name in load":
+        x, y = torch.rand(40, 2), torch.arange(40) % 3
+        if self.fault == "name":
             x = x * scael
-        if fault == "nan":
+        if self.fault == "nan":
             x[7, 1] = torch.nan
-        if fault == "scale":
-            x *= 1e6
-        if fault.startswith("level"):
-            x = (17 * x).long()
-        if fault == "level floats":
-            x = x / 16
-        if fault == "level":
-            x += 1
-        if fault == "bytes":
-            x = (255 * x).byte()
-        if fault == "numpy":
-            x = x.numpy()
-        if fault == "shape":
-            x = x[:, :1]
-        if fault == "label one off":
-            y += 1
-        if fault == "label float":
-            y = y.float()
-        if fault == "label few":
-            y = y[:-1]
-        if fault == "label numpy":
-            y = y.numpy()
-        condition = None if fault == "label none" else Condition(label=y)
-        split = Split(x, condition, self.levels)
-        found = {"train": split, "val": split, "test": split}
-        if fault == "split missing":
-            del found["val"]
-        if fault == "split tensor":
-            found["val"] = x
-        if fault == "list":
-            return [split, split, split]
-        if fault == "train empty":
-            found["train"] = Split(x[:0], condition[slice(0)], self.levels)
-        if fault == "test empty":
-            found["test"] = Split(x[:0], condition[slice(0)], self.levels)
-        return found
+        split = Split(x, Condition(label=y))
+        empty = Split(x[:0], Condition(label=y[:0]))
+        return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
 '''
 TINY = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0".split()
 LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitlines(), 1)])}
@@ -231,20 +205,25 @@ def has(line: str, lab: Path, at: str, *words: str) -> None:
 FORWARD = "def forward(self, z, gamma, condition):"
 
 
+def test_what_a_network_gives(refused, lab):
+    line = refused(own("denoiser.network", "Net", fault="mean"))
+    has(line, lab, FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)")
+
+
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("value", "words"),
     [
-        ("mean", ["shape (4, 1); must be (4, 2)"]),
-        ("flat", ["shape (8,); must be (4, 2)"]),
-        ("more", ["shape (4, 1, 2); must be (4, 2)"]),
-        ("nan", ["8 of 8 numbers that are not finite"]),
-        ("level", ["torch.int64; must be floating point"]),
-        ("tuple", ["a tuple; must be a tensor of shape (4, 2)"]),
+        (torch.zeros(8), "shape (8,); must be (4, 2)"),
+        (torch.zeros(4, 1, 2), "shape (4, 1, 2); must be (4, 2)"),
+        (torch.full((4, 2), torch.nan), "8 of 8 numbers that are not finite"),
+        (torch.zeros(4, 2).long(), "torch.int64; must be floating point"),
+        ((torch.zeros(4, 2),) * 2, "a tuple; must be a tensor of shape (4, 2)"),
     ],
 )
-def test_what_a_network_gives(refused, lab, fault, words):
-    line = refused(own("denoiser.network", "Net", fault=fault))
-    has(line, lab, FORWARD, "denoiser.network: Net gives", *words)
+def test_what_a_part_must_give(value, words):
+    part = nn.Identity()
+    outputs = iter([PartOutput("denoiser.network", part.forward, value, ((4, 2),))])
+    one_refused(lambda: check_outputs(part, outputs), f"denoiser.network: Identity gives {words}")
 
 
 @pytest.mark.parametrize(
@@ -338,13 +317,6 @@ def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, 
 
 def test_looking_moves_nothing(lab):
     """Neither weights nor running means, modes, or the random numbers of three libraries."""
-    import random
-
-    import numpy as np
-    import torch
-
-    from triptych.models.contract import PartOutput, check_outputs
-
     model = import_module("own_faults").Net((2,))
     model.drop.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -371,37 +343,55 @@ def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
     assert execute(run)["status"] == "finished"
 
 
+class Held(DataModule):
+    name, shape, num_classes, load = "own", (2,), 3, None
+
+
+X, Y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+
+
+def splits(x=X, label=Y, levels=None, **others) -> dict:
+    split = Split(x, None if label is None else Condition(label=label), levels)
+    return dict.fromkeys(("train", "val", "test"), split) | others
+
+
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("held", "words"),
     [
-        ("nan", ["train: values: item 7 is not finite"]),
-        ("scale", ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
-        ("bytes", ["values: torch.uint8; must be float32"]),
-        ("level", ["values from 1 to 17; must be whole numbers from 0 to 16"]),
+        (splits(X * 1e6), ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
+        (splits((255 * X).byte()), ["values: torch.uint8; must be float32"]),
+        (splits((17 * X).long() + 1, levels=17), ["values from 1 to 17; must be whole numbers from 0 to 16"]),
         (
-            "level floats",
-            ["values: torch.float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
+            splits(X, levels=17),
+            ["torch.float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
         ),
-        ("numpy", ["values: a numpy.ndarray; must be a torch.Tensor"]),
-        ("shape", ["values of shape (40, 1); must be (40, 2)"]),
-        ("label one off", ["label from 1 to 3; must be whole numbers from 0 to 2"]),
-        ("label float", ["label: torch.float32; must be whole numbers from 0 to 2 as torch.int64"]),
-        ("label few", ["label of shape (39,); must be (40,)"]),
-        ("label numpy", ["label: a numpy.ndarray; must be a torch.Tensor"]),
-        ("label none", ["no label; each item needs one"]),
-        ("split missing", ["no split val; load must return {name: Split} of train, val, test"]),
-        ("split tensor", ["val: a torch.Tensor; must be a Split"]),
-        ("list", ["load gives a builtins.list; load must return"]),
-        ("train empty", ["train: no items"]),
+        (splits(X.numpy()), ["values: a numpy.ndarray; must be a torch.Tensor"]),
+        (splits(X[:, :1]), ["values of shape (40, 1); must be (40, 2)"]),
+        (splits(label=Y + 1), ["label from 1 to 3; must be whole numbers from 0 to 2"]),
+        (splits(label=Y.float()), ["label: torch.float32; must be whole numbers from 0 to 2 as torch.int64"]),
+        (splits(label=Y[:-1]), ["label of shape (39,); must be (40,)"]),
+        (splits(label=Y.numpy()), ["label: a numpy.ndarray; must be a torch.Tensor"]),
+        (splits(label=None), ["no label; each item needs one"]),
+        ({"train": splits()["train"]}, ["no split val; load must return {name: Split} of train, val, test"]),
+        (splits(val=X), ["val: a torch.Tensor; must be a Split"]),
+        ([*splits().values()], ["load gives a builtins.list; load must return"]),
+        (splits(train=Split(X[:0], Condition(label=Y[:0]))), ["train: no items"]),
     ],
 )
-def test_what_a_data_set_holds(refused, lab, fault, words):
-    line = refused(own("data", "Points", fault=fault, batch_size=8))
-    has(line, lab, "def load(self):", "data own: ", *words)
+def test_what_a_data_set_must_hold(held, words):
+    data = Held()
+    data.splits = held
+    data.levels = held["train"].levels if isinstance(held, dict) else None
+    one_refused(lambda: check_contract(data), "data own: ", *words)
+
+
+def test_what_a_data_set_holds(refused, lab):
+    line = refused(own("data", "Points", fault="nan", batch_size=8))
+    has(line, lab, "def load(self):", "data own: train: values: item 7 is not finite")
 
 
 def test_errors_while_data_are_loaded(refused, lab):
-    line = refused(own("data", "Points", fault="name in load", batch_size=8))
+    line = refused(own("data", "Points", fault="name", batch_size=8))
     has(line, lab, "x = x * scael", "NameError: name 'scael' is not defined", ", in load)")
 
 
@@ -438,8 +428,6 @@ def test_a_sampler_of_the_signature_before_this_one(refused, lab):
 
 def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
-    from triptych.cli.train import _tell_finished
-
     run, config = RunDirectory(tmp_path / "mended"), copy.deepcopy(composed[0])
     config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
     own("denoiser.network", "Net")(config)
@@ -457,11 +445,3 @@ def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, 
         "the old directory is kept aside"
     )
     assert result.startswith("test bound")
-
-
-def test_a_ctrl_c_that_a_library_raises_as_its_own_ends_as_any_other(capsys):
-    """As Ray does, whose wait for its jobs swallows what a signal's handler raises."""
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        raise KeyboardInterrupt
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted (SIGINT); type the same command to go on\n"

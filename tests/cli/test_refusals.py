@@ -7,19 +7,6 @@ import pytest
 from tests.refusal import refused, refused_command
 from triptych.run.execute import execute
 
-
-def test_a_refused_configuration_does_not_keep_its_name(door, root, tiny):
-    refused_command(
-        door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=0"), "bound.steps=0"
-    )
-    done = door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=5")
-    assert done.returncode == 0, done.stderr
-    assert f"run: {root}/logs/runs/n" in done.stdout
-    refused_command(
-        door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=6"), "holds another run"
-    )
-
-
 NO_AVERAGE = "callbacks.ema=null weights=raw"
 REFUSED = [
     ("trainer.devices=64 trainer.accelerator=cpu", "trainer.devices=64 ... must be 1 to"),

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.config.names import check_environment, in_root, quote, run_name, slug
@@ -33,9 +34,8 @@ def test_a_named_run_keeps_its_name_and_a_nameless_one_is_fresh():
 @given(
     st.text(st.one_of(st.sampled_from("'\\ \"$,={}[]()#%:~é漢"), st.characters(codec="utf-8")), max_size=30)
 )
+@settings(deadline=None)
 def test_quotes_hold_any_text(text):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     text = "".join(c for c in text if c.isprintable())
     override = OverridesParser.create().parse_override(f"key={quote(text)}")
     assert override.value() == text and not override.is_sweep_override()

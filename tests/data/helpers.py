@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests import refusal
 from triptych.data.base import DataError
+from triptych.data.folder import ImageFolder
 
 refused = functools.partial(refusal.refused, error=DataError)
 
@@ -37,3 +38,15 @@ def save_images(folder: Path, n: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
         Image.new("RGB", (20, 12), (i, 0, 100)).save(folder / f"{i:02d}.png")
+
+
+def image_folder(root: Path, **keys) -> ImageFolder:
+    """The images of a folder, set up, 8 pixels in height and width."""
+    data = ImageFolder(root, **{"size": 8, "data_seed": 0} | keys)
+    data.setup()
+    return data
+
+
+def items(split) -> set[tuple]:
+    """The values of each item."""
+    return {tuple(row) for row in split.values[:].flatten(1).tolist()}

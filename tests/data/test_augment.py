@@ -13,6 +13,7 @@ from triptych.data.augment import (
     noise_numbers,
 )  # fmt: skip
 from triptych.data.batch import Split
+from triptych.data.build import build_data
 from triptych.data.order import TrainLoader, TrainOrder
 from triptych.diffusion.condition import AUGMENTATION, Condition
 from triptych.errors import UserError
@@ -96,8 +97,6 @@ def test_what_cannot_be_augmented():
 
 def test_only_training_images_are_changed(prepared):
     """Through the configuration: validation and test are the images themselves."""
-    from triptych.data.build import build_data
-
     plain, changed = (
         build_data(prepared(f"augmentation={how}", path=how).config()) for how in ("none", "flip_crop")
     )

@@ -23,17 +23,3 @@ def test_a_run_says_and_records_its_data(root, prepared, capsys):
     assert data["description"] == line and data["classes"] == ["cat", "dog"] and data["shared"] == {"test": 1}
     shown = dict(_provenance(read_run(run.path), run.provenance()))
     assert shown["data"] == f"{line}; 1 test items are also in train"
-
-
-def test_bad_data_leave_no_directory(root, inside):
-    tree(root / "pets", train={"cat": 9}, cat={"": 2})
-    for wrong, word in (
-        (["data=folder", "data.root=/nope"], "data.root='/nope'"),
-        (["data=folder", f"data.root={root / 'pets'}"], "is named as a split"),
-        (["data=digits", "data.batch_size=1000000000"], "data.batch_size=1000000000"),
-        (["-m", "data=folder", "data.root=/nope", "seed=1,2"], "data.root='/nope'"),
-    ):
-        done = inside("triptych.cli.train", *wrong)
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        assert done.returncode and len(lines) == 1 and word in lines[0], done.stderr
-        assert not list(root.rglob("config.yaml")) and not (root / "logs").exists()

@@ -14,9 +14,7 @@ from sklearn.datasets import load_digits
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.digits import Digits
 
-
-def rows(split):
-    return {tuple(row) for row in split.values.flatten(1).tolist()}
+from .helpers import items
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def test_documented_splits(digits):
         assert split.values.dtype == torch.uint8 and split.values.shape[1:] == digits.shape
     assert sum(map(len, digits.splits.values())) == 1797
     # No two of the 1797 images are equal, so this says that no item is in two splits.
-    assert len(set.union(*map(rows, digits.splits.values()))) == 1797
+    assert len(set.union(*map(items, digits.splits.values()))) == 1797
 
 
 def test_no_validation_set(digits):

@@ -2,25 +2,26 @@
 
 import os
 import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from triptych.data.batch import Split
 from triptych.data.digits import Digits
 from triptych.data.fingerprint import fingerprint
-from triptych.data.folder import ImageFolder
+from triptych.data.layout import place
 from triptych.data.mixture import Mixture, Ring
 from triptych.data.mnist import Mnist
 
-from .helpers import refused, save_images, write_mnist
+from .helpers import image_folder, refused, save_images, write_mnist
 
 
 def folder(root, **keys):
-    data = ImageFolder(root, **{"size": 8, "test_fraction": 0.3, "val_fraction": 0.2, "data_seed": 0} | keys)
-    data.setup()
-    return data
+    return image_folder(root, **{"test_fraction": 0.3, "val_fraction": 0.2} | keys)
 
 
 def images(data) -> dict[str, set[int]]:
@@ -53,10 +54,6 @@ def test_images_that_come_or_go_move_no_other(plain):
 
 
 def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path):
-    from pathlib import Path
-
-    from triptych.data.layout import place
-
     at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
     # uniform: a binomial's three standard deviations
     assert abs((at < 0.1).mean() - 0.1) < 3 * (0.1 * 0.9 / 20000) ** 0.5
@@ -76,10 +73,6 @@ def test_a_split_that_gets_nothing_is_refused(tmp_path):
 
 
 def test_an_accented_name_is_one_name_however_it_is_stored():
-    from pathlib import Path
-
-    from triptych.data.layout import place
-
     assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
 
 
@@ -149,10 +142,6 @@ def test_points_that_differ_in_their_last_digit_are_the_same_where_a_formula_dra
 
 
 def test_sixty_thousand_images_take_a_second():
-    import time
-
-    from triptych.data.batch import Split
-
     data = Digits()
     values = torch.randint(256, (60000, 1, 28, 28), dtype=torch.uint8)
     data.splits = {"train": Split(values, None, 256), "val": Split(values[:0], None, 256)}

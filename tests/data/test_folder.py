@@ -10,11 +10,10 @@ from PIL import Image
 from triptych.data import folder
 from triptych.data.cache import item_number
 from triptych.data.fingerprint import fingerprint
-from triptych.data.folder import ImageFolder
 from triptych.data.layout import place
 from triptych.errors import StorageError
 
-from .helpers import refused, save_images
+from .helpers import image_folder, refused, save_images
 
 
 def save(file, colour, size=(20, 12)):
@@ -28,14 +27,8 @@ def plain(tmp_path):
     return tmp_path
 
 
-def ready(root, **keys):
-    data = ImageFolder(root, **{"size": 8} | keys)
-    data.setup()
-    return data
-
-
 def test_splits_and_values(plain):
-    data = ready(plain)
+    data = image_folder(plain)
     at = [place(Path(f"{i:02d}.png"), 0) for i in range(20)]
     order = sorted(range(20), key=at.__getitem__)
     red = {name: split.values[:][:, 0, 0, 0].tolist() for name, split in data.splits.items()}
@@ -48,9 +41,9 @@ def test_splits_and_values(plain):
 
 
 def test_threads_change_nothing(plain, monkeypatch, tmp_path):
-    one = ready(plain)
+    one = image_folder(plain)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "other"))
-    three = ready(plain, num_workers=3)
+    three = image_folder(plain, num_workers=3)
     assert all(one.splits[name].values[:].equal(three.splits[name].values[:]) for name in one.splits)
 
 
@@ -59,7 +52,7 @@ def test_centre_is_cut_out(tmp_path):
     wide[:, 8:16] = 200  # the middle third
     for i in range(3):
         Image.fromarray(wide).save(tmp_path / f"{i}.png")
-    assert (ready(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200).all()
+    assert (image_folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"].values[:] == 200).all()
 
 
 def test_classes(tmp_path):
@@ -69,7 +62,7 @@ def test_classes(tmp_path):
     (tmp_path / "empty").mkdir()
     save(tmp_path / ".hidden" / "x.png", (0, 0, 0))
     (tmp_path / "notes.txt").write_text("no image")
-    data = ready(tmp_path, val_fraction=0, test_fraction=0)
+    data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 3 and sum(map(len, data.splits.values())) == 12
     for split in data.splits.values():
         assert [
@@ -80,7 +73,7 @@ def test_classes(tmp_path):
 def test_one_folder_is_no_class(tmp_path):
     for i in range(3):
         save(tmp_path / "images" / f"{i}.png", (i, 0, 0))
-    data = ready(tmp_path, val_fraction=0, test_fraction=0)
+    data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 0 and data.splits["train"].labels is None
 
 
@@ -92,38 +85,38 @@ def test_corrupt_file(plain, content):
         Image.fromarray(noise).save(file)
         content = file.read_bytes()[:3000]
     file.write_bytes(content)
-    refused(lambda: ready(plain, num_workers=2), "data.root", str(file))
+    refused(lambda: image_folder(plain, num_workers=2), "data.root", str(file))
 
 
 # the cache -------------------------------------------------------------------------------------------
 
 
 def test_a_later_run_opens_no_image(plain, monkeypatch):
-    first = ready(plain)
+    first = image_folder(plain)
     monkeypatch.setattr(folder, "read_image", None)
-    again = ready(plain)
+    again = image_folder(plain)
     assert again.splits["train"].values[:].equal(first.splits["train"].values[:])
     assert fingerprint(again).record() == fingerprint(first).record()
     with pytest.raises(TypeError):
-        ready(plain, size=4)  # another size is another file
+        image_folder(plain, size=4)  # another size is another file
 
 
 def test_a_fingerprint_is_that_of_the_images_themselves(plain):
-    data = ready(plain)
+    data = image_folder(plain)
     numbers = fingerprint(data).items["train"].tolist()
     assert numbers == [item_number(image) for image in data.splits["train"].values[:].numpy()]
 
 
 def test_cache_follows_a_changed_image(plain):
-    before = ready(plain).splits["train"].values[:]
+    before = image_folder(plain).splits["train"].values[:]
     Image.new("RGB", (20, 12), (255, 0, 100)).save(plain / "05.png")
-    after = ready(plain).splits["train"].values[:]
+    after = image_folder(plain).splits["train"].values[:]
     assert not before.equal(after) and (after[:, 0] == 255).any()
 
 
 def test_cache_that_breaks_off_leaves_nothing(plain, root):
     (plain / "07.png").write_bytes(b"nothing of an image")
-    refused(lambda: ready(plain), "07.png")
+    refused(lambda: image_folder(plain), "07.png")
     assert not list((root / "data").rglob("*.*"))
 
 
@@ -131,7 +124,7 @@ def test_cache_that_cannot_be_written_is_one_line(plain, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(StorageError, match="TRIPTYCH_CACHE"):
-        ready(plain)
+        image_folder(plain)
 
 
 # kinds of images -------------------------------------------------------------------------------------

@@ -22,21 +22,15 @@ def ready(data):
     return data
 
 
-def test_mixture_moments():
-    n = 200_000
-    data = ready(Mixture(WEIGHTS, MEANS, COVARIANCES, train_size=n))
-    train, w, m = data.splits["train"], torch.tensor(WEIGHTS), torch.tensor(MEANS)
+def test_items_are_drawn_from_the_mixture_with_the_components_for_labels():
+    data = ready(Mixture(WEIGHTS, MEANS, COVARIANCES, train_size=20_000))
+    train = data.splits["train"]
     assert data.shape == (2,) and data.num_classes == 3 and data.levels is None
     assert train.values.dtype == torch.float32 and train.labels.dtype == torch.int64
-    mean = w @ m
-    spread = torch.einsum("k,kij->ij", w, FULL + m[:, :, None] * m[:, None]) - mean[:, None] * mean
-    assert torch.allclose(train.values.mean(0), mean, atol=5 * math.sqrt(spread.max() / n))
-    assert torch.allclose(train.values.T.cov(), spread, atol=0.01)
     for k in range(3):
         own = train.values[train.labels == k]
-        assert abs(len(own) / n - WEIGHTS[k]) < 5 * math.sqrt(0.25 / n)
-        assert torch.allclose(own.mean(0), m[k], atol=0.01)
-        assert torch.allclose(own.T.cov(), FULL[k], atol=0.002)
+        assert abs(len(own) / 20_000 - WEIGHTS[k]) < 5 * math.sqrt(0.25 / 20_000)
+        assert torch.allclose(own.mean(0), torch.tensor(MEANS[k]), atol=0.03)
 
 
 def test_truth_is_the_mixture():

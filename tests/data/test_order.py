@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lightning import trainer
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
@@ -131,11 +132,6 @@ class Watch(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
-
-
-def trainer(path, **keys):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(accelerator="cpu", default_root_dir=path, enable_checkpointing=False, **quiet, **keys)
 
 
 def fit(path, data, ckpt=None, **keys):

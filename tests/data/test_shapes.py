@@ -17,7 +17,7 @@ from triptych.data.shapes import (
 )
 from triptych.data.text import Words
 
-from .helpers import refused
+from .helpers import items, refused
 
 SIZES = {"train_size": 300, "val_size": 60, "test_size": 150}
 
@@ -31,10 +31,6 @@ def ready(**keys):
 @pytest.fixture(scope="module")
 def data():
     return ready()
-
-
-def rows(split):
-    return {tuple(row) for row in split.values.flatten(1).tolist()}
 
 
 def seen_in(picture):
@@ -90,7 +86,8 @@ def test_the_low_picture_is_the_mean_of_four_to_the_nearest_level(data):
 
 
 def test_no_picture_is_in_two_splits_and_sizes_move_no_test_item(data):
-    assert sum(len(rows(s)) for s in data.splits.values()) == len(set.union(*map(rows, data.splits.values())))
+    found = [items(s) for s in data.splits.values()]
+    assert sum(map(len, found)) == len(set.union(*found))
     other = ready(train_size=20, val_size=0)
     assert other.splits["test"].values.equal(data.splits["test"].values)
     assert other.encoder.vocabulary == data.encoder.vocabulary

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from triptych.data import shapes, source
 from triptych.data.base import Generated
 from triptych.data.fingerprint import fingerprint
-from triptych.data.folder import ImageFolder
+from triptych.data.layout import place
 from triptych.data.mixture import Ring
+from triptych.data.source import check_data_files
+from triptych.data.text import Words
 
-from .helpers import refused, save_images, write_mnist
+from .helpers import image_folder, items, refused, save_images, write_mnist
 
 
 def save(root, *files):
@@ -33,12 +35,6 @@ def tree(root, **splits):
         save(root, *[f"{split}/{name}/{i}.png" for name, n in classes.items() for i in range(n)])
 
 
-def ready(root, **keys):
-    data = ImageFolder(root, **{"size": 8, "data_seed": 0} | keys)
-    data.setup()
-    return data
-
-
 def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
@@ -49,14 +45,12 @@ def sizes(data):
 def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
     """As torchvision's and Hugging Face's image folders: no image of test/ is ever trained on."""
     tree(tmp_path, train={"cat": 8, "dog": 8}, val={"cat": 2, "dog": 3}, test={"cat": 4, "dog": 1})
-    data = ready(tmp_path)
+    data = image_folder(tmp_path)
     assert sizes(data) == {"train": 16, "val": 5, "test": 5}
     assert data.num_classes == 2 and list(data.class_names) == ["cat", "dog"]
     assert data.splits["test"].labels.tolist().count(0) == 4
-    alone = ready(tmp_path / "test", val_fraction=0, test_fraction=0).splits["train"]
-    rows = {tuple(x.flatten().tolist()) for x in alone.values[:]}
-    assert len(rows) == 5
-    assert {tuple(x.flatten().tolist()) for x in data.splits["test"].values[:]} == rows
+    alone = image_folder(tmp_path / "test", val_fraction=0, test_fraction=0).splits["train"]
+    assert len(items(alone)) == 5 and items(data.splits["test"]) == items(alone)
 
 
 @pytest.mark.parametrize(
@@ -67,23 +61,23 @@ def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
 def test_names_of_splits(tmp_path, names):
     """Hugging Face's words for them (datasets, data_files.py), in any case."""
     tree(tmp_path, **dict(zip(names, ({"": 6}, {"": 3}, {"": 2}), strict=True)))
-    data = ready(tmp_path)
+    data = image_folder(tmp_path)
     assert sizes(data) == {"train": 6, "val": 3, "test": 2} and data.num_classes == 0
 
 
 def test_a_split_without_a_folder_is_held_out_of_train(tmp_path):
     tree(tmp_path, train={"cat": 40, "dog": 40}, test={"cat": 4, "dog": 4})
-    data = ready(tmp_path, val_fraction=0.2)
+    data = image_folder(tmp_path, val_fraction=0.2)
     found = sizes(data)
     assert found["test"] == 8 and found["train"] + found["val"] == 80 and 4 < found["val"] < 32
     tree(tmp_path / "two", train={"cat": 40}, valid={"cat": 9})
-    found = sizes(ready(tmp_path / "two", test_fraction=0.2))
+    found = sizes(image_folder(tmp_path / "two", test_fraction=0.2))
     assert found["val"] == 9 and 0 < found["test"] < 20 and found["train"] + found["test"] == 40
 
 
 def test_label_numbers_do_not_depend_on_what_test_lacks(tmp_path):
     tree(tmp_path, train={"ant": 3, "bee": 3, "cat": 3}, val={"cat": 2}, test={"bee": 2})
-    data = ready(tmp_path)
+    data = image_folder(tmp_path)
     assert [set(s.labels.tolist()) for s in data.splits.values()] == [{0, 1, 2}, {2}, {1}]
 
 
@@ -99,17 +93,15 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("files,words", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_ambiguous_folders_are_refused(tmp_path, files, words):
     save(tmp_path, *files)
-    refused(lambda: ready(tmp_path, val_fraction=0), "data.root", *words)
+    refused(lambda: image_folder(tmp_path, val_fraction=0), "data.root", *words)
 
 
 def test_a_class_of_which_none_trains_is_refused(tmp_path):
     """Split by hash: its label would be judged and never learned."""
     save(tmp_path, *[f"cat/{i}.png" for i in range(30)])
-    from triptych.data.layout import place
-
     rare = next(f for i in range(100) if place(f := Path(f"dog/{i}.png"), 0) < 0.1)
     save(tmp_path, rare)
-    refused(lambda: ready(tmp_path), "data.root", "dog", "train")
+    refused(lambda: image_folder(tmp_path), "data.root", "dog", "train")
 
 
 # what is left out --------------------------------------------------------------------------------------
@@ -119,7 +111,7 @@ def test_hidden_and_foreign_folders_are_no_classes(tmp_path):
     save(tmp_path, *[f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)])
     save(tmp_path, "__MACOSX/cat/0.png", ".ipynb_checkpoints/0.png", "cat/.ipynb_checkpoints/0.png")
     save(tmp_path, "@eaDir/0.png")
-    data = ready(tmp_path, val_fraction=0, test_fraction=0)
+    data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
     assert list(data.class_names) == ["cat", "dog"] and sum(sizes(data).values()) == 10
 
 
@@ -127,7 +119,7 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
     """Else each image would be there forty times, in train and in test."""
     save(tmp_path, *[f"{i}.png" for i in range(5)])
     (tmp_path / "again").symlink_to(tmp_path)
-    assert sum(sizes(ready(tmp_path, val_fraction=0, test_fraction=0)).values()) == 5
+    assert sum(sizes(image_folder(tmp_path, val_fraction=0, test_fraction=0)).values()) == 5
 
 
 def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
@@ -140,7 +132,7 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", locked)
-    refused(lambda: ready(tmp_path), "data.root", "dog", "Permission denied")
+    refused(lambda: image_folder(tmp_path), "data.root", "dog", "Permission denied")
 
 
 # what is said of it ------------------------------------------------------------------------------------
@@ -148,7 +140,7 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
 
 def test_description(tmp_path):
     tree(tmp_path, train={"cat": 4, "dog": 3, "owl": 1}, val={"cat": 2}, test={"owl": 2})
-    said = ready(tmp_path, channels=1).description
+    said = image_folder(tmp_path, channels=1).description
     assert said == "folder, 3 classes (cat, dog, owl), 8x8x1, 8 train / 2 val / 2 test"
     ring = Ring(train_size=30, val_size=0, test_size=5)
     ring.setup()
@@ -159,7 +151,7 @@ def test_identical_images_in_train_and_test_are_counted(tmp_path):
     tree(tmp_path, train={"": 9}, val={"": 3}, test={"": 4})
     for i in range(2):
         os.link(tmp_path / f"train/{i}.png", tmp_path / f"test/copy{i}.png")
-    data = ready(tmp_path)
+    data = image_folder(tmp_path)
     record = fingerprint(data).record()
     assert record["shared"] == {"test": 2}
     assert record["description"] == data.description
@@ -190,7 +182,7 @@ def test_a_batch_far_larger_than_the_data_is_refused_before_it_is_made():
 
 def test_images_larger_than_any_are_refused(tmp_path):
     save_images(tmp_path, 20)
-    refused(lambda: ready(tmp_path, size=100_000), "data.size=100000", "pixels")
+    refused(lambda: image_folder(tmp_path, size=100_000), "data.size=100000", "pixels")
 
 
 # before torch ------------------------------------------------------------------------------------------
@@ -200,8 +192,6 @@ FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
 def check(**keys):
-    from triptych.data.source import check_data_files
-
     check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
 
 
@@ -227,8 +217,6 @@ def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
 
 @pytest.mark.parametrize("name", ["Mnist", "FashionMnist"])
 def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
-    from triptych.data import source
-
     monkeypatch.setitem(source.PLACES, "FashionMNIST", ())
     keys = {"_target_": f"triptych.data.mnist.{name}", "root": tmp_path, "val_size": 6}
     refused(lambda: check(**keys), "data.root=", "train-images-idx3-ubyte")
@@ -247,13 +235,6 @@ def test_sizes_of_data_that_a_formula_draws(tmp_path):
     refused(lambda: check(**cifar), "data.root=", "cifar-10-batches-py", "data.download=true")
     check(**cifar, download=True)
     check(_target_="lab.data.Points", root=None)  # somebody's own: its class knows
-
-
-def test_it_needs_no_torch(tmp_path):
-    import subprocess
-
-    line = "import sys, triptych.data.source; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", line], check=False).returncode == 0
 
 
 # workers -------------------------------------------------------------------------------------------------
@@ -275,9 +256,6 @@ def test_workers_prepare_the_same_batches_ahead(first):
 
 def test_shapes_that_run_out_are_refused(monkeypatch):
     """In place of drawing for ever where the test set has every picture there is."""
-    from triptych.data import shapes
-    from triptych.data.text import Words
-
     monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

@@ -12,11 +12,9 @@ from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
 
+from .oracles import normal
+
 WIDE = {"beta_start": 0.05, "beta_end": 0.3, "num_train_timesteps": 10}
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
 TRAINED = [0.01, 0.03, 0.02, 0.3, 0.7]
@@ -81,14 +79,14 @@ class Network(torch.nn.Module):
 
 def test_the_decoder_is_that_of_ho_et_al():
     """Eq. 13, about the guess at x_1, of variance beta_2 (1 - abar_1) / (1 - abar_2)."""
-    schedule, x = Betas(**WIDE), (normal(4, 1, 3, 3) * 2).clamp(-1, 1)
+    schedule, x = Betas(**WIDE), (normal(4, 1, 3, 3).float() * 2).clamp(-1, 1)
     x = (x * 4).round() / 4  # nine levels
     beta = DDPMScheduler(**WIDE).betas.double().numpy()
     kept = np.cumprod(1 - beta)
     std = np.sqrt(beta[1] * (1 - kept[0]) / (1 - kept[1]))
     process = VariancePreserving()
     denoiser, gamma = Denoiser(Network(), Output("epsilon"), process), schedule.gamma(torch.tensor(0.0))
-    eps = normal(4, 1, 3, 3)
+    eps = normal(4, 1, 3, 3, seed=1).float()
     ours = DiscretisedGaussian(9, schedule).draw(denoiser, x, eps, gamma)
     z = np.sqrt(kept[0]) * x.double().numpy() + np.sqrt(1 - kept[0]) * eps.double().numpy()
     noise = 0.3 * z + 0.1 * np.tanh(np.log((1 - kept[0]) / kept[0]))

@@ -14,23 +14,16 @@ from triptych.diffusion.process import Rectified, SubVariancePreserving, Varianc
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import StaticThreshold
 
-from .oracles import ring_mixture
+from .oracles import correlated, ring_mixture
 
 VP = VariancePreserving()
 WIDE = Linear(-14, 20)  # so wide that a Gaussian's own density is the model's
 
 
-def gaussian(d: int) -> GaussianMixture:
-    generator = torch.Generator().manual_seed(d)
-    root = torch.randn(d, d, generator=generator, dtype=torch.float64)
-    mean = torch.randn(1, d, generator=generator, dtype=torch.float64)
-    return GaussianMixture([1.0], mean, (root @ root.T / d + 0.1 * torch.eye(d))[None])
-
-
 @pytest.mark.parametrize("process", [VP, VarianceExploding(), SubVariancePreserving(), Rectified()])
 @pytest.mark.parametrize("d", [1, 16])
 def test_exact_trace_gives_the_exact_density(d, process):
-    mixture = gaussian(d)
+    mixture = GaussianMixture(*correlated(d))
     x, _ = mixture.sample(40, torch.Generator().manual_seed(0))
     found = Likelihood(WIDE)(Oracle(mixture, process), x)
     error = (found.total + mixture.log_prob(x.double())) / d
@@ -39,7 +32,7 @@ def test_exact_trace_gives_the_exact_density(d, process):
 
 
 def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
-    mixture, n = gaussian(16), 100
+    mixture, n = GaussianMixture(*correlated(16)), 100
     x, _ = mixture.sample(n, torch.Generator().manual_seed(1))
     exact = -mixture.log_prob(x.double())
     errors, stderrs = [], []

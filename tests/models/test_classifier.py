@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from triptych.config.identity import data_identity
+from triptych.data.build import build_data
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
-from triptych.run.guided import Guides, guided
+from triptych.run.guided import Guides, _weak, guided
+from triptych.run.model import build_model
 from triptych.run.reopen import reopen
 
 SMALL = ("model=classifier", "model.network.width=8", "optimizer.lr=0.01")
@@ -44,9 +46,6 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
 
 def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     ckpt, _ = trained(*BRIEF)
-    from triptych.data.build import build_data
-    from triptych.run.model import build_model
-
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)
     model = build_model(config, data).eval()
@@ -83,7 +82,5 @@ def test_how_data_are_loaded_is_not_what_they_are():
 
 
 def test_a_guide_that_is_missing_is_named_by_the_key_that_was_typed():
-    from triptych.run.guided import Guides, _weak
-
     with pytest.raises(UserError, match="^guide=/nowhere: no such file"):
         _weak("/nowhere", Guides({"guide": "/nowhere"}))

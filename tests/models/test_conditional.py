@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.refusal import refused_command
 from triptych.data.batch import Batch
 from triptych.data.build import build_data
 from triptych.diffusion.condition import Condition, Labels
@@ -45,6 +46,11 @@ def test_an_unconditional_model_is_told_nothing(model):
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
         guided(made, data, config | {"guidance": CFG}, Guides(config))
+
+
+def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):
+    done = inside("triptych.cli.sample", f"ckpt={finished().path}", "label=3")
+    refused_command(done, "label=3: this model was trained without labels")
 
 
 def test_data_without_conditions():

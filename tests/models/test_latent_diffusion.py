@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import triptych
 from tests.models.options import OPTIONS
 from tests.models.test_vae import batch, digits_like, principal_components
 from tests.refusal import refused
@@ -25,10 +26,7 @@ from triptych.models.latent import VAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.networks.conv_ladder import ConvLadder
 from triptych.networks.resnet import ResNet
-from triptych.run.account import account_split
 from triptych.run.execute import execute
-from triptych.run.fit import build_trainer
-from triptych.run.reopen import reopen
 
 VP = VariancePreserving()
 LOW, HIGH = -9.0, 5.0
@@ -256,11 +254,7 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
     parts = [test[f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
     assert sum(parts) == pytest.approx(test["bpd"]["mean"])
     assert test["bpd"]["draw_stderr"] > 0
-    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
-    again = account_split(
-        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
-    ).figures
-    assert again == test
+    assert triptych.load(run.path).evaluate("test") == test
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.networks.mlp import MLP
 from triptych.run.execute import execute
+from triptych.run.reopen import reopen
 
 from .options import OPTIONS
 
@@ -71,8 +72,6 @@ def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
 
 
 def test_it_is_a_choice_of_a_run(prepared):
-    from triptych.run.reopen import reopen
-
     run = prepared("augmentation=non_leaking", "augmentation.crop.padding=1")
     assert execute(run)["status"] == "finished"
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))

@@ -188,45 +188,13 @@ def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
     torch.testing.assert_close(scaled(h, c), scale * attention(inner))
 
 
-# millions of parameters, as the papers or their code give them: Ho et al. 2020, Nichol & Dhariwal 2021,
-# Karras et al. 2022, Peebles & Xie 2023, Li & He 2025; VDM's counted from its layers
-_CONV, _NORM = 128 * 9 * 128 + 128, 256  # 3x3, 128 to 128 channels
-_BLOCK = 2 * _NORM + 2 * _CONV + 512 * 128  # with a map of the conditioning without bias
-_JOINED = 3 * _NORM + 128 * 9 * 256 + 128 + _CONV + 512 * 128 + 256 * 128 + 128  # of 256 channels to 128
-VDM = 15 * 9 * 128 + 128 + 129 * 512 + 512 + 512 * 512 + 512  # z and Fourier n = 6, 7; log SNR and 128 sines
-VDM += 34 * _BLOCK + 33 * _JOINED + _NORM + 4 * (128 * 128 + 128) + _NORM + 128 * 9 * 3 + 3
-
-PAPERS = {
-    "unet_ddpm": ((3, 32, 32), 1, 0, 35.7),
-    "unet_iddpm": ((3, 32, 32), 2, 0, 52.5),
-    "unet_edm": ((3, 32, 32), 1, 0, 55.7),
-    "unet_vdm": ((3, 32, 32), 1, 0, VDM / 1e6),
-    "dit_b": ((4, 32, 32), 2, 1000, 130.0),
-    "jit_b": ((3, 256, 256), 1, 1000, 131.0),
-}
-
-
-def published(name):
-    """The network of ``denoiser=name`` on the paper's data."""
-    shape, outputs, classes, _ = PAPERS[name]
-    node = yaml.safe_load((CONFIGS / "denoiser" / f"{name}.yaml").read_text())["network"]
-    conditions = {"label": Labels(classes)} if classes else {}
-    more = {"shape": shape, "outputs": outputs, "conditions": conditions, "spacing": 2 / 255}
-    return build(node, "denoiser.network", **more)
-
-
-@pytest.mark.parametrize("name", PAPERS)
-def test_a_published_network_has_as_many_parameters_as_the_paper_says(name):
-    with torch.device("meta"):
-        count = sum(p.numel() for p in published(name).parameters())
-    assert count / 1e6 == pytest.approx(PAPERS[name][3], rel=0.02)
-
-
-@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("unet")])
+@pytest.mark.parametrize("name", ["unet_ddpm", "unet_iddpm", "unet_edm", "unet_vdm"])
 def test_a_published_unet_normalises_in_32_groups(name):
     """tf.contrib's and flax's default, and that of improved-diffusion's nn.py and EDM's networks.py."""
+    node = yaml.safe_load((CONFIGS / "denoiser" / f"{name}.yaml").read_text())["network"]
     with torch.device("meta"):
-        norms = [m for m in published(name).modules() if isinstance(m, nn.GroupNorm)]
+        network = build(node, "denoiser.network", shape=(3, 32, 32), spacing=2 / 255)
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
     assert len(norms) > 20 and {norm.num_groups for norm in norms} == {32}
 
 
@@ -238,28 +206,6 @@ def test_vdm_s_network_says_what_is_to_be_added_to_z():
     assert torch.equal(network(z, torch.zeros(2)), z)
     with pytest.raises(ValueError, match=r"denoiser.network.add_z=true.*one number a dimension"):
         UNet((3, 8, 8), outputs=2, add_z=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAPERS)
-def test_a_published_network_takes_a_step(name):
-    """Of its paper's data's shape: the loss before it is a silent network's (VDM's says z), then another."""
-    network, (shape, outputs, classes, _) = published(name), PAPERS[name]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    generator = torch.Generator().manual_seed(0)
-    z, target = torch.randn(2, 2, *shape, generator=generator)
-    gamma = torch.tensor([-2.0, 3.0])
-    label = Condition(label=torch.tensor([1, classes - 1])) if classes else None
-    losses = []
-    for _ in range(2):
-        raw = network.train()(z, gamma, label)
-        loss = ((raw if outputs == 1 else raw[:, 0]) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    silent = (target - z * (name == "unet_vdm")).square().mean().item()
-    assert losses[0] == pytest.approx(silent, rel=1e-6) and losses[1] < losses[0]
 
 
 def test_waves_fit_the_levels():

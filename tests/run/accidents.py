@@ -66,3 +66,17 @@ def rows(folder: RunDirectory | Path) -> list[dict[str, str]]:
     """metrics.csv."""
     with open(folder / "metrics.csv", newline="") as file:
         return [*csv.DictReader(file)]
+
+
+def table(folder: RunDirectory | Path) -> list[dict[str, str]]:
+    """metrics.csv without its clock."""
+    clock = ("train/images_per_second", "time")
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows(folder)]
+
+
+def results(sweep: Path) -> list[dict[str, str]]:
+    """The report's table, without what a clock or the machine says and where it lies."""
+    with open(sweep / "results.csv", newline="") as file:
+        found = [*csv.DictReader(file)]
+    own = {"started", "directory", "sweep", "cost/memory"} | {k for k in found[0] if "second" in k}
+    return [{name: value for name, value in row.items() if name not in own} for row in found]

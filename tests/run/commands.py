@@ -36,6 +36,14 @@ def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
     return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
 
 
+def end(line: list[str], root: Path, code: int | None = 0, **more: str) -> subprocess.CompletedProcess:
+    """Such a command at its end, which has this exit code; None: whichever."""
+    surroundings = environment(root, **more)
+    done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=800)
+    assert code is None or done.returncode == code, done.stderr
+    return done
+
+
 def at_work(root: Path) -> list[str]:
     """The processes of sweeps' jobs under this root, by their environment: forks have one title."""
     listed = subprocess.run(["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True).stdout

@@ -7,6 +7,7 @@ import pytest
 
 import triptych
 from tests.run.accidents import stopped
+from tests.study.fake_runs import make_run
 from triptych.run import provenance
 from triptych.run.execute import execute
 from triptych.run.provenance import describe_changes, digest_of, source_files, versions
@@ -80,8 +81,6 @@ def test_versions_are_of_what_the_project_needs():
 
 @pytest.mark.parametrize("same_commit", [True, False])
 def test_runs_of_other_code_are_noted(tmp_path, same_commit):
-    from tests.study.fake_runs import make_run
-
     for i, objective in enumerate(("x0", "v")):
         run = make_run(tmp_path, objective, 1, 2.0 + i)
         record = json.loads((run / "provenance.json").read_text())

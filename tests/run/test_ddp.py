@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 
 from tests.run.accidents import rows
-from tests.run.commands import command, environment, problems
+from tests.run.commands import command, end, problems
 from tests.run.hooks import hook
+from triptych.errors import UserError
+from triptych.run.execute import execute
 
 LONG = ["trainer.max_steps=50", "trainer.val_check_interval=25"]
-
-
-def run(line: list[str], root, **more: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root, **more), timeout=280)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def curve(path) -> list[float]:
@@ -33,14 +29,14 @@ def relative(one: float, other: float) -> float:
 def single(tmp_path_factory):
     """A run on one process, shared by the tests below."""
     root = tmp_path_factory.mktemp("single")
-    run(command("name=one", *LONG), root)
+    end(command("name=one", *LONG), root)
     return root / "logs" / "runs" / "one"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [4])
 def test_the_loss_curve_is_that_of_one_process(root, single, devices):
-    run(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
+    end(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
     one, many = curve(single), curve(folder)
@@ -60,7 +56,7 @@ def check_bound(folder, root, devices: int, precision: float) -> None:
     known = json.loads((folder / "summary.json").read_text())["test"]
     line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/checkpoints/last.ckpt"]
     more = [f"devices={devices}", "batch_size=64", f"out={root}/out.json", f"items={root}/items.npz"]
-    run([*line, *more], root)
+    end([*line, *more], root)
     found = json.loads((root / "out.json").read_text())
     for key, figure in known.items():
         assert found[key]["n"] == figure["n"] == 297
@@ -97,7 +93,7 @@ def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
     epoch = ["data.batch_size=54", "trainer.max_steps=25", "trainer.val_check_interval=25"]
     line = command("-m", "name=s", "trainer=ddp_sim", "trainer.devices=1,2", *epoch)
     (root / "counts").mkdir()
-    run(line, root, COUNTS=str(root / "counts"), **hook(root, COUNT))
+    end(line, root, COUNTS=str(root / "counts"), **hook(root, COUNT))
     found = {path.parent.name: json.loads(path.read_text()) for path in (root / "logs").rglob("summary.json")}
     assert sorted(s["world_size"] for s in found.values()) == [1, 2] and len(found) == 2
     assert len(list((root / "logs" / "sweeps").iterdir())) == 1
@@ -117,17 +113,16 @@ def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
 def test_torchrun_makes_one_directory(root, single):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = [*torchrun, "-m", *command("name=many", "trainer=ddp_sim", *LONG)[2:]]
-    done = run(line, root)
+    done = end(line, root)
     assert done.stdout.count("test bound") == 1
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
     assert json.loads((folder / "summary.json").read_text())["world_size"] == 2
     assert max(relative(a, b) for a, b in zip(curve(single), curve(folder), strict=True)) < 1e-4
-    again = run(line, root)
+    again = end(line, root)
     assert "finished before" in again.stdout
     nameless = [*torchrun, "-m", *command("trainer=ddp_sim")[2:]]
-    refused = subprocess.run(nameless, capture_output=True, text=True, env=environment(root), timeout=200)
-    assert refused.returncode != 0 and "a name is needed here" in refused.stderr
+    assert "a name is needed here" in end(nameless, root, code=1).stderr
 
 
 OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
@@ -147,7 +142,7 @@ def alone(tmp_path_factory):
     def of(kind: str) -> Path:
         if kind not in runs:
             root = tmp_path_factory.mktemp("alone")
-            run(_line(kind, "name=one"), root)
+            end(_line(kind, "name=one"), root)
             runs[kind] = root / "logs" / "runs" / "one"
         return runs[kind]
 
@@ -158,7 +153,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("kind", OF_THE_BATCH)
 def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, alone, kind, devices=3):
     """A rank's own mean gave the interior a gradient that was off by 14%."""
-    run(_line(kind, "name=many", "trainer=ddp_sim", f"trainer.devices={devices}"), root)
+    end(_line(kind, "name=many", "trainer=ddp_sim", f"trainer.devices={devices}"), root)
     one, many = curve(alone(kind)), curve(root / "logs" / "runs" / "many")
     assert len(one) == len(many) == 50
     worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
@@ -178,15 +173,12 @@ def _line(kind: str, *arguments: str) -> list[str]:
 
 @pytest.mark.slow
 def test_several_processes_say_nothing_but_the_result(root):
-    done = run(command("name=many", "trainer=ddp_sim"), root)
+    done = end(command("name=many", "trainer=ddp_sim"), root)
     said = [*done.stdout.splitlines(), *problems(done.stderr)]
     assert len(said) == 2 and said[0].startswith("test bound") and said[1].startswith("run: "), said
 
 
 def test_a_batch_without_equal_parts_is_refused_before_there_are_processes(prepared, monkeypatch):
-    from triptych.errors import UserError
-    from triptych.run.execute import execute
-
     run, launched = prepared("trainer=ddp_sim", "trainer.devices=3"), []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))
     with pytest.raises(UserError, match=r"data\.batch_size=64: must be a multiple of the 3 processes"):

@@ -2,14 +2,15 @@
 
 import json
 import math
-import subprocess
 
 import pytest
 import torch
 
-from tests.run.commands import command, environment, problems
+from tests.run.commands import command, end, problems
+from tests.run.hooks import hook
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
+from triptych.run import stopping
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -94,8 +95,6 @@ def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared
 
 def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
     """The loss is read at logged steps alone, as on a GPU; the step told is the first that was not finite."""
-    from triptych.run import stopping
-
     read: list[int] = []
     original = stopping.Stop._note
 
@@ -141,21 +140,14 @@ def test_strict_json_whatever_is_written(tmp_path):
 @pytest.mark.timeout(900)
 def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
     """A decay under which the weights leave the range of floats within a few steps, in reality."""
-    wild = "optimizer.weight_decay=1e36,0.01"
-    done = subprocess.run(
-        command("-m", "name=s", wild, "seed=1,2"), capture_output=True, text=True, env=environment(root)
-    )
-    assert done.returncode == 3, done.stderr
+    wild = command("-m", "name=s", "optimizer.weight_decay=1e36,0.01", "seed=1,2")
+    done = end(wild, root, code=3)
     assert "2 of 2 seeds" in done.stdout and "diverged" in done.stdout, done.stdout
-    again = subprocess.run(
-        command("-m", "name=s", wild, "seed=1,2"), capture_output=True, text=True, env=environment(root)
-    )
-    assert again.returncode == 3 and again.stderr.count("diverged before at step") == 2, again.stderr
+    assert end(wild, root, code=3).stderr.count("diverged before at step") == 2
     line = command("name=one", "optimizer.weight_decay=1e36")
     for said in ("diverged at step", "diverged before at step"):
-        alone = subprocess.run(line, capture_output=True, text=True, env=environment(root))
-        assert alone.returncode == 3 and said in alone.stderr, alone.stderr
-        assert len(problems(alone.stderr)) == 1, alone.stderr
+        [problem] = problems(end(line, root, code=3).stderr)
+        assert said in problem
     for path in root.rglob("summary.json"):
         strict(path)
 
@@ -163,8 +155,6 @@ def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
-    from tests.run.hooks import hook
-
     code = """
     from triptych.models.diffusion import Diffusion
     original, calls = Diffusion.loss, []
@@ -175,7 +165,6 @@ def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
     Diffusion.loss = loss
     """
     line = command("name=many", "trainer=ddp_sim", "trainer.devices=2", "trainer.max_steps=50")
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root, **hook(root, code)))
-    assert done.returncode == 3 and "diverged at step 5: the loss" in done.stderr, done.stderr
+    assert "diverged at step 5: the loss" in end(line, root, code=3, **hook(root, code)).stderr
     run = RunDirectory(root / "logs" / "runs" / "many")
     assert (run.summary() or {})["step"] == 5 and is_finite(run)

@@ -8,9 +8,12 @@ import torch
 
 import triptych
 from tests.run.accidents import stop_after
+from triptych.data.build import build_data
 from triptych.errors import Interrupted, UserError
+from triptych.run import execute as module
 from triptych.run.checkpoints import Keep, read_checkpoint
 from triptych.run.execute import execute
+from triptych.run.model import build_model
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import OWN
 
@@ -68,9 +71,6 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared, fin
 
 
 def test_objectives_start_from_the_same_weights(prepared):
-    from triptych.data.build import build_data
-    from triptych.run.model import build_model
-
     states = []
     for objective in ("x0", "epsilon", "score", "v", "velocity", "edm", "levels"):
         config = prepared(f"objective={objective}", path=objective).config()
@@ -142,8 +142,6 @@ def test_what_was_in_its_directory_before_stays_there(root, tiny):
 
 
 def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepared, monkeypatch):
-    from triptych.run import execute as module
-
     run = stop_after(prepared(), 4)
     monkeypatch.setenv(OWN, str(run.path))
 

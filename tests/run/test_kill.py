@@ -1,6 +1,5 @@
 """SIGKILL at random moments, the same command until it is through: the figures of an undisturbed run."""
 
-import csv
 import json
 import os
 import random
@@ -12,7 +11,8 @@ import time
 import pytest
 import torch
 
-from tests.run.commands import command, environment
+from tests.run.accidents import results, table
+from tests.run.commands import command, end, environment
 from triptych.run.directory import RunDirectory
 
 KILLS = int(os.environ.get("KILLS") or 30)
@@ -21,23 +21,6 @@ LONG = (
     *(f"trainer.max_steps={STEPS}", "trainer.val_check_interval=5", "denoiser.network.dropout=0.2"),
     *("denoiser.network.width=32", "denoiser.network.blocks=2", "data.batch_size=48"),
 )
-
-
-def rows(path) -> list[dict]:
-    """metrics.csv without its clock."""
-    with open(path / "metrics.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if k not in ("train/images_per_second", "time")}
-            for row in csv.DictReader(file)
-        ]
-
-
-def report(sweep) -> list[dict]:
-    """The report's table, without what a clock says and where it lies."""
-    with open(sweep / "results.csv", newline="") as file:
-        found = list(csv.DictReader(file))
-    clocks = [k for k in found[0] if "second" in k or k in ("started", "directory", "sweep")]
-    return [{k: v for k, v in row.items() if k not in clocks} for row in found]
 
 
 def at(folder) -> dict:
@@ -131,7 +114,7 @@ def test_kills_leave_no_trace(root, processes):
     whole.mkdir()
     broken.mkdir()
     began = time.monotonic()
-    subprocess.run(line, check=True, env=environment(whole), capture_output=True)
+    end(line, whole)
     took = time.monotonic() - began
     [undisturbed] = whole.glob("logs/sweeps/*/seed=1")
     folder = broken / undisturbed.relative_to(whole)
@@ -152,8 +135,7 @@ def test_kills_leave_no_trace(root, processes):
         if moment != "report" or chance.random() < 0.5:
             (folder / "summary.json").unlink(missing_ok=True)  # it was through: its end is done again
     assert len(kills) == KILLS, kills
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(broken))
-    assert done.returncode == 0, done.stderr
+    end(line, broken)
     print(f"{processes} processes, killed in (stage, whom, last step):", kills, file=sys.stderr)
     second = json.loads((folder / "summary.json").read_text())
     assert second["status"] == "finished"
@@ -165,9 +147,9 @@ def test_kills_leave_no_trace(root, processes):
     ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
-    assert rows(undisturbed) == rows(folder)
-    assert report(undisturbed.parent) == report(folder.parent)
-    steps = [int(row["step"]) for row in rows(folder)]
+    assert table(undisturbed) == table(folder)
+    assert results(undisturbed.parent) == results(folder.parent)
+    steps = [int(row["step"]) for row in table(folder)]
     assert steps == sorted(set(steps)) and len(steps) == STEPS + 1
     assert not list(folder.rglob(".*.tmp"))
     assert len({step for stage, _, step in kills if stage == "fit"}) > min(3, KILLS // 4)

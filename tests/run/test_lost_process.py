@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-from tests.run.commands import command, environment, problems, start, wait_for
+from tests.run.commands import command, end, problems, start, wait_for
 from tests.run.hooks import hook
 from tests.run.test_kill import descendants, is_gone
 from triptych.errors import Interrupted
@@ -47,9 +46,8 @@ def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
     assert lines(said) == [told], said
     assert folder.status == "interrupted" and not (folder / "summary.json").exists()
     wait_for(lambda: all(map(is_gone, started)), None, 30.0)
-    short = command("name=many", *LONG, "trainer.devices=3")
-    done = subprocess.run(short, env=environment(root), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and folder.status == "finished", done.stderr
+    end(line, root)
+    assert folder.status == "finished"
 
 
 @pytest.mark.slow
@@ -66,18 +64,14 @@ def test_an_error_of_another_process_is_the_runs_error(root):
     Diffusion.loss = loss
     """
     line = command("name=many", *LONG, "trainer.devices=2")
-    surroundings = environment(root, **hook(root, code))
-    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300)
+    done = end(line, root, code=1, **hook(root, code))
     folder = RunDirectory(root / "logs" / "runs" / "many")
     told = "process 1: ValueError: the second one stumbles"
-    assert done.returncode == 1 and folder.status == "failed", done.stderr
-    assert (folder.summary() or {})["error"].startswith(told)
+    assert folder.status == "failed" and (folder.summary() or {})["error"].startswith(told)
     assert len(lines(done.stderr)) == 1 and lines(done.stderr)[0].startswith(f"error: {told}"), done.stderr
     assert "the second one stumbles" in (folder / "train.log").read_text()
-    again = subprocess.run(line, env=environment(root), capture_output=True, text=True)
-    assert again.returncode == 1 and "retry=true" in again.stderr
-    retried = subprocess.run([*line, "retry=true"], env=environment(root), capture_output=True, text=True)
-    assert retried.returncode == 0, retried.stderr
+    assert "retry=true" in end(line, root, code=1).stderr
+    end([*line, "retry=true"], root)
 
 
 @pytest.mark.slow
@@ -98,9 +92,7 @@ def test_a_first_process_that_waits_in_a_library_is_ended_from_beside(root):
     Diffusion.loss = loss
     """
     line = command("name=many", *LONG, "trainer.devices=2")
-    surroundings = environment(root, **hook(root, code))
-    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 128 + signal.SIGSEGV, done.stderr
+    done = end(line, root, code=128 + signal.SIGSEGV, **hook(root, code))
     assert lines(done.stderr) == [
         "interrupted: process 1 was killed (SIGSEGV); type the same command to go on"
     ]

@@ -32,6 +32,7 @@ from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.pipeline import check_expressible, pipeline_config
 from triptych.run.reopen import reopen
+from triptych.run.untrusted import OWN
 
 T = 10
 UNET = "unet/config.json"
@@ -347,8 +348,6 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_leaves_no_directory(case, root, prepared, monkeypatch):
-    from triptych.run.untrusted import OWN
-
     spoil, line = WRONG[case]
     spoil(path := save(root / "theirs"))
     run = prepared(f"trained='{path}'", path="x")

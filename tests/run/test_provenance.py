@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import triptych
-from tests.run.commands import command, environment
+from tests.run.commands import command, end
 from triptych.run import provenance
 from triptych.run.directory import RunDirectory
 
@@ -109,21 +109,18 @@ def test_a_run_goes_on_after_the_configs_have_changed(root):
     copy = root / "copy"
     for folder in ("src", "configs"):
         shutil.copytree(REPOSITORY / folder, copy / folder)
-    surroundings = environment(root, PYTHONPATH=str(copy / "src"))
-    subprocess.run(command("name=mine"), check=True, capture_output=True, env=surroundings)
+    there = {"PYTHONPATH": str(copy / "src")}
+    end(command("name=mine"), root, **there)
     folder = root / "logs" / "runs" / "mine"
     first = json.loads((folder / "summary.json").read_text())
     digits = copy / "configs" / "data" / "digits.yaml"
     digits.write_text(digits.read_text().replace("val_size: 150", "val_size: 10"))
-    refused = subprocess.run(command("name=mine"), capture_output=True, text=True, env=surroundings)
-    assert refused.returncode == 1 and "data.val_size: 150 -> 10" in refused.stderr
+    assert "data.val_size: 150 -> 10" in end(command("name=mine"), root, code=1, **there).stderr
     shutil.rmtree(copy / "configs")
     (folder / "summary.json").unlink()
     for checkpoint in (folder / "checkpoints").iterdir():
         checkpoint.unlink()  # from the start
-    line = [*command()[:3], f"resume={folder}"]
-    done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
-    assert done.returncode == 0, done.stderr
+    end([*command()[:3], f"resume={folder}"], root, **there)
     second = json.loads((folder / "summary.json").read_text())
     for key in ("test", "val", "train", "overrides", "choices", "seed"):
         assert first[key] == second[key], key
@@ -141,9 +138,9 @@ def test_a_cell_records_the_command_of_its_sweep_and_each_execution(root):
     """Through a launcher whose workers have commands of their own; with a path that the door quotes."""
     place = root / "with = and ,"
     line = command("-m", "hydra/launcher=submitit_local", "seed=1", f"paths.data_dir={place}")
-    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    end(line, root)
     [record] = root.rglob("provenance.json")
     assert json.loads(record.read_text())["command"][1:] == line[3:]
     (record.parent / "summary.json").unlink()
-    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    end(line, root)
     assert [e["step"] for e in json.loads(record.read_text())["executions"]] == [0, 6]

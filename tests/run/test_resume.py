@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from tests.run.accidents import Accident, at_call, stopped, stumble
+from tests.run.accidents import Accident, at_call, stopped, stumble, table
 from triptych.errors import UserError
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
@@ -26,14 +26,6 @@ VARIANTS = {
     "best": (*BASE, "checkpoint=best", "optimizer.lr=0.5"),  # gets worse, so that the best is an early one
     "ending between validations": (*BASE, "trainer.max_steps=7", "trainer.val_check_interval=3"),
 }
-
-
-def table(run) -> list[list[str]]:
-    """metrics.csv, sorted, without its clock."""
-    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
-    clock = {rows[0].index(name) for name in ("train/images_per_second", "time")}
-    order = sorted(set(range(len(rows[0]))) - clock, key=lambda i: rows[0][i])
-    return sorted([row[i] for i in order] for row in rows)
 
 
 def same(one, other, first: dict, second: dict) -> None:

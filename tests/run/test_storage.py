@@ -1,18 +1,17 @@
 """Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
 
-import errno
 import json
 import os
 import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
 from tests.run.accidents import at_call, stopped
-from tests.run.commands import command, environment, problems, start, wait_for
+from tests.run.commands import command, end, problems, start, wait_for
 from tests.run.test_kill import descendants, kill, words
 from triptych.errors import StorageError, UserError
-from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
 
@@ -34,8 +33,6 @@ def small(tmp_path):
 
 
 def folder_of_images(root, n: int):
-    from PIL import Image
-
     images = root / "images"
     images.mkdir()
     for i in range(n):
@@ -78,7 +75,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
     assert not (folder / "summary.json").exists() and not list(folder.rglob(".*.tmp"))
     (place / "ballast").unlink()
     for again in (line, command("name=twin", *long)):
-        subprocess.run(again, check=True, env=environment(root), capture_output=True)
+        end(again, root)
     ours, theirs = (json.loads((p / "summary.json").read_text()) for p in (folder, root / "logs/runs/twin"))
     assert ours["test"] == theirs["test"]
 
@@ -90,13 +87,12 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
     place = small("8m")
     here = f"paths.log_dir={place}"
     finished = command("-m", "name=s", "seed=1,2", here)
-    subprocess.run(finished, check=True, env=environment(root), capture_output=True)
+    end(finished, root)
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     for line in (finished, command("-m", "name=t", "seed=1,2", here), command("name=n", here)):
-        done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
-        said = done.stderr.splitlines()
-        assert done.returncode == 74 and len(said) == 1, done.stderr
-        assert said[0].startswith("error: ") and "Read-only file system" in said[0]
+        done = end(line, root, code=74)
+        [said] = done.stderr.splitlines()
+        assert said.startswith("error: ") and "Read-only file system" in said
         assert ("2 seeds" in done.stdout) == (line is finished), done.stdout
 
 
@@ -135,11 +131,3 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     lines = problems(errors)
     assert len(lines) == 1 and lines[0].startswith("W&B is left out from here on (")
     assert lines[0].endswith("metrics.csv has the figures")
-
-
-def test_a_file_that_is_closed_to_us_is_a_line(capsys):
-    """As where another user's runs lie."""
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/theirs/config.yaml")
-    assert ended.value.code == 74
-    assert capsys.readouterr().err == "error: /theirs/config.yaml: cannot be opened (Permission denied)\n"

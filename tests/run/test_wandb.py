@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
 from triptych.errors import mask_password
 from triptych.run import wandb as ours_of_wandb
+from triptych.run.checkpoints import Keep
+from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.log_content import comparable, flat_figures
 from triptych.run.loggers import build_loggers, import_libraries, log_locations
@@ -90,8 +93,7 @@ def kill_at_random_then_finish(line, environ, folder, kills: int) -> None:
         at = steps_done(folder)
         process.kill()
         process.communicate()
-    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    subprocess.run(line, env=environ, check=True, capture_output=True, timeout=200)
 
 
 def steps_done(folder) -> int:
@@ -163,8 +165,6 @@ def test_a_login_that_does_not_work_costs_seconds_and_one_line(prepared, monkeyp
 
 def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared, monkeypatch, capsys):
     """Connections open and nothing comes back."""
-    import socket
-
     import wandb  # noqa: F401  # its import is not what is measured
 
     with socket.socket() as silent:
@@ -204,8 +204,6 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
 @pytest.mark.slow
 def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
     """The server hangs up in the middle of an online run and never again answers while that lasts."""
-    from triptych.run.checkpoints import Keep
-
     after_a_step = Keep.on_train_batch_end
     with Server() as server:
         for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
@@ -233,19 +231,6 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         server.dead = False
         sync(server, root, *summary["wandb"]["sync"].split()[2:])
         check_same(table(run.path), server.history(run.provenance()["id"]))
-
-
-def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys):
-    import wandb
-
-    def broken(*_, **__):
-        raise OSError("broken pipe")
-
-    monkeypatch.setattr(wandb, "init", broken)
-    run = prepared(csv=False)
-    assert build_loggers(run.config(), run.provenance(), run, 0)[1].lost
-    lines = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
-    assert len(lines) == 1 and "broken pipe" in lines[0] and "metrics.csv" in lines[0]
 
 
 def test_disabled_is_without_wandb(prepared, monkeypatch):
@@ -357,8 +342,6 @@ def test_a_fork_that_ends_leaves_the_next_a_folder_for_its_panels(tmp_path):
 
 
 def test_a_sweeps_cells_are_a_group(tmp_path):
-    from triptych.run.directory import RunDirectory
-
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "sweep.json").write_text("{}")
     run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")

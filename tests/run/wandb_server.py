@@ -46,26 +46,18 @@ class Server:
     def answer(self, operation: str, given: dict) -> dict:
         """To a GraphQL request."""
         self.operations.append(operation)
-        if operation == "Viewer":
+        if operation in ("Viewer", "GetDefaultEntity"):
             viewer = {"id": "u", "entity": "us", "username": "us", "email": "", "flags": "{}"}
             return {"viewer": viewer | {"teams": {"edges": []}}}
-        if operation == "GetDefaultEntity":
-            return {"viewer": {"id": "u", "entity": "us"}}
         if operation == "UpsertBucket":
-            name = given.get("name") or self._name(given["id"])
+            name = given.get("name") or given["id"].removeprefix("id-")
             inserted = name not in self.runs
             self.runs.setdefault(name, {}).update({k: v for k, v in given.items() if v is not None})
             self.configs.setdefault(name, {}).update(json.loads(given.get("config") or "{}"))
             project = {"id": "p", "name": "triptych", "entity": {"id": "e", "name": "us"}}
             lines = len(self.lines.get(name, {}))
-            bucket = {
-                "id": f"id-{name}",
-                "name": name,
-                "displayName": name,
-                "description": "",
-                "config": "{}",
-            }
-            bucket |= {"sweepName": "", "project": project, "historyLineCount": lines}
+            bucket = {"id": f"id-{name}", "name": name, "displayName": name, "description": ""}
+            bucket |= {"config": "{}", "sweepName": "", "project": project, "historyLineCount": lines}
             return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
         if operation == "RunResumeStatus":
             return {"model": self._resume(given["name"])}
@@ -93,9 +85,6 @@ class Server:
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
         return {}
-
-    def _name(self, identity: str) -> str:
-        return identity.removeprefix("id-")
 
     def _resume(self, name: str) -> dict | None:
         if name not in self.runs:

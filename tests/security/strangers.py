@@ -6,7 +6,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from triptych.config.archive import SCHEMA
+from triptych.config.compose import compose_command, to_plain, without_hydra
 
 TINY = (
     "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "
@@ -19,8 +23,6 @@ RING = (
 
 def configuration(*overrides: str, data: list[str] = RING) -> dict:
     """A run's configuration, as its door would record it."""
-    from triptych.config.compose import compose_command, to_plain, without_hydra
-
     plain = to_plain(without_hydra(compose_command("train", [*TINY, *data, *overrides])))
     for key in ("force", "retry"):
         plain.pop(key, None)
@@ -77,8 +79,6 @@ def put(config: dict, place: str, node: Any) -> dict:
 
 def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
     """A checkpoint as a run writes them."""
-    import torch
-
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {
@@ -95,8 +95,6 @@ def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
 
 def save_run(folder: Path, config: dict, status: str = "") -> Path:
     """A run's directory; with a status, one that has come to an end."""
-    import yaml
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "provenance.json").write_text(

@@ -1,13 +1,23 @@
 """A stranger's checkpoint or directory at every door that takes one: it is refused, and nothing happens."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.refusal import refused, refused_command
-from triptych.config.build import check_targets
+from triptych.config import own_code
+from triptych.config.build import build, check_targets
+from triptych.data.build import build_data
 from triptych.errors import UserError
-from triptych.run.untrusted import check_checkpoint, check_config
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.initialization import read_other
+from triptych.run.model import build_model
+from triptych.run.reopen import reopen
+from triptych.run.untrusted import OWN, check_checkpoint, check_config
 
 from .strangers import attacks, configuration, marks, put, save_checkpoint, save_run
 
@@ -53,8 +63,6 @@ GUIDES = {
 @pytest.mark.parametrize("which", GUIDES)
 def test_a_guide_or_a_classifier(prepared, root, which):
     """As the job's process opens them; the attack lies in what the guide itself is built of."""
-    from triptych.run.execute import execute
-
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
     path = save_checkpoint(root / "x.ckpt", put(config, "schedule", attacks(root)["pickle"]))
@@ -122,8 +130,6 @@ def test_references_are_not_resolved(root, config, monkeypatch):
 
 def test_text_that_looks_like_a_reference_stays_text():
     """An object gets the text of its configuration, whoever wrote it."""
-    from triptych.config.build import build
-
     made = build({"_target_": "triptych.data.folder.ImageFolder", "root": "${oc.env:HOME}"}, "data")
     assert str(made.root) == "${oc.env:HOME}"
 
@@ -131,11 +137,6 @@ def test_text_that_looks_like_a_reference_stays_text():
 @pytest.mark.parametrize("which", ["evaluate", "resume", "trained"])
 def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, monkeypatch):
     from torchvision import datasets
-
-    from triptych.run.directory import RunDirectory
-    from triptych.run.execute import execute
-    from triptych.run.reopen import reopen
-    from triptych.run.untrusted import OWN
 
     monkeypatch.delenv(OWN, raising=False)
     asked = []
@@ -160,9 +161,6 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
 
 
 def test_a_finished_runs_checkpoint_is_its_own(root, config):
-    from triptych.run.directory import RunDirectory
-    from triptych.run.initialization import read_other
-
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
     save_checkpoint(root / "other.ckpt", config)
@@ -172,8 +170,6 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])
 def test_a_configuration_that_is_none(root, config, missing):
-    from triptych.run.reopen import reopen
-
     for value in (None, "x", 3, [], {"a": 1}):
         evil = put(config, missing, value)
         refused(lambda evil=evil: reopen(str(save_checkpoint(root / "x.ckpt", evil))))
@@ -204,8 +200,6 @@ def test_a_trusted_package(root, config, monkeypatch, trusting):
 
 
 def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
-    from triptych.config import own_code
-
     (tmp_path / "pyproject.toml").write_text('[tool.triptych]\ntrust = ["my_lab"]\n')
     monkeypatch.setattr(own_code, "PYPROJECT", tmp_path / "pyproject.toml")
     monkeypatch.delenv("TRIPTYCH_TRUST", raising=False)
@@ -216,13 +210,6 @@ def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("which", ["evaluate", "sample", "resume"])
 def test_an_honest_file_under_watch(root, config, which):
     """The doors themselves write where they are told, run nothing and unpickle nothing."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    from triptych.data.build import build_data
-    from triptych.run.model import build_model
-
     state = build_model(config, build_data(config)).state_dict()
     theirs = save_run(root / "theirs", config)
     path = save_checkpoint(root / "x.ckpt", config, state)

@@ -1,31 +1,42 @@
 """Files that claim more than they hold, or hold what they should not: one line, a second, little memory."""
 
+import csv
 import gzip
 import io
 import json
 import os
 import pickle
 import resource
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import EpsImagePlugin, Image
 from torch._utils import _rebuild_tensor_v2
 
 from tests import refusal
 from triptych.config.archive import SCHEMA, inspect
 from triptych.config.file import read_config
+from triptych.data.captions import read_caption
+from triptych.data.folder import ImageFolder, read_image
+from triptych.data.mnist import read_idx
 from triptych.errors import UserError
 from triptych.files import read_json_or_none
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.items import read_arrays
+from triptych.run.read import read_run
+from triptych.run.reopen import reopen
+from triptych.study.results import results_csv
 
 from .strangers import Opener, configuration, marks, save_checkpoint
 
@@ -99,8 +110,6 @@ def test_a_config_that_is_a_bomb(tmp_path, name):
 
 
 def test_an_honest_config_is_read_as_it_was_written(tmp_path):
-    from omegaconf import OmegaConf
-
     config = configuration() | {
         "odd": [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
     }
@@ -283,8 +292,6 @@ def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
 
 @pytest.mark.parametrize("change", [{"width": 10**6}, {"blocks": 10**7}, {"width": 10**12}, {"width": -1}])
 def test_a_network_that_is_larger_than_its_file(tmp_path, change):
-    from triptych.run.reopen import reopen
-
     config = configuration()
     config["denoiser"]["network"] |= change
     path = save_checkpoint(tmp_path / "x.ckpt", config, {"w": torch.zeros(3)})
@@ -293,8 +300,6 @@ def test_a_network_that_is_larger_than_its_file(tmp_path, change):
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
 def test_threads(tmp_path, threads):
-    from triptych.run.reopen import reopen
-
     with refused("threads="):
         reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))
 
@@ -316,8 +321,6 @@ def test_nothing_is_imported_to_judge_a_checkpoint(tmp_path):
 
 def png(path, width, height):
     """A valid PNG of one bit a pixel, all black: a few kilobytes whatever its size."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         body = kind + data
@@ -331,16 +334,12 @@ def png(path, width, height):
 
 
 def folder_of(tmp_path, files=4, size=(8, 8)):
-    from PIL import Image
-
     for i in range(files):
         Image.new("RGB", size, (i, 0, 0)).save(tmp_path / f"{i}.png")
     return tmp_path
 
 
 def test_a_large_picture(tmp_path):
-    from triptych.data.folder import ImageFolder
-
     png(folder_of(tmp_path) / "2.png", 13300, 13300)
     with refused("2.png", "13300 x 13300", "TRIPTYCH_MAX_PIXELS"):
         ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
@@ -348,10 +347,6 @@ def test_a_large_picture(tmp_path):
 
 @pytest.mark.parametrize("kind", ["image", "caption", "idx"])
 def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
-    from triptych.data.captions import read_caption
-    from triptych.data.folder import read_image
-    from triptych.data.mnist import read_idx
-
     name, read = {
         "image": ("x.png", lambda file: read_image(file, 8, 3)),
         "caption": ("x.txt", lambda file: read_caption(file.with_suffix(".png"))),
@@ -363,8 +358,6 @@ def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
 
 
 def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
-    from triptych.data.folder import ImageFolder
-
     folder_of(tmp_path, size=(40, 40))
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
     with refused("40 x 40 = 1600 pixels, more than 1599"):
@@ -376,10 +369,6 @@ def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
 
 def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, monkeypatch):
     """Pillow goes by content, and reads PostScript through a program of its own."""
-    from PIL import EpsImagePlugin
-
-    from triptych.data.folder import ImageFolder
-
     ran = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: ran.append(a))
     eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -390,8 +379,6 @@ def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, mon
 
 
 def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
-    from triptych.data.mnist import read_idx
-
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(gzip.compress(b"\0" * 2**25))
     monkeypatch.setenv("TRIPTYCH_MAX_DATA", str(2**20))
@@ -400,8 +387,6 @@ def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
 
 
 def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
-    from triptych.run.read import read_run
-
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
     assert read_json_or_none(file) is None and read_run(tmp_path).status == "unreadable"
@@ -416,8 +401,6 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
 
 
 def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):
-    from triptych.run.read import read_run
-
     (tmp_path / "run").mkdir()
     for name, shown in (("samples/final.png", True), ("../x.png", False), (str(tmp_path / "x.png"), False)):
         record = {"schema": 1, "status": "finished", "samples": name}
@@ -469,11 +452,6 @@ def test_arrays(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "＝1"])
 def test_a_spreadsheet_finds_no_formula(tmp_path, text):
-    import csv
-
-    from triptych.run.read import read_run
-    from triptych.study.results import results_csv
-
     record = {"schema": 1, "status": "failed", "error": f"x{text}", "overrides": [f"{text}={text}"]}
     record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}
     (tmp_path / "summary.json").write_text(json.dumps(record))

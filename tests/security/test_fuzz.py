@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import forked
+from triptych.config.build import check_names
 from triptych.config.trust import check_name, import_class
 from triptych.errors import UserError
 
@@ -149,7 +150,6 @@ WORDS = st.sampled_from("_target_ _partial_ _args_ _convert_ _recursive_ width s
 )
 def test_nested_nodes(node):
     """Wherever a name lies in a tree of groups and lists, it is found."""
-    from triptych.config.build import check_names
 
     def holds(value):
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

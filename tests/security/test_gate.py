@@ -10,16 +10,30 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
+from tests.study.fake_runs import make_run
+from triptych.cli import train
+from triptych.cli.report import main
+from triptych.cli.train import _print_result
 from triptych.errors import UserError
 from triptych.run.checkpoints import newest_readable, read_checkpoint
-from triptych.run.directory import RunDirectory
+from triptych.run.command_errors import one_line_errors
+from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
+from triptych.run.items import read_items
+from triptych.run.leakage import log_line
 from triptych.run.metrics import MetricsCsv
+from triptych.run.prepare import prepare
 from triptych.run.read import read_run
+from triptych.run.reopen import reopen
 from triptych.run.result import Result
+from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_initial, check_run
+from triptych.study.render import write_report
+from triptych.study.terminal import print_table
 
-from .strangers import configuration, save_run
+from .strangers import configuration, save_checkpoint, save_run
 
 PLACES = int(os.environ.get("TRIPTYCH_FUZZ", "40"))  # bytes changed of each file
 
@@ -127,18 +141,12 @@ def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
 
 @pytest.mark.parametrize("change", [{"compile": True}, {"threads": 2}, {"paths": {"root_dir": "/x"}}])
 def test_a_checkpoint_goes_with_its_run_whatever_the_machine(run, change):
-    import yaml
-
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | change))
     assert read_checkpoint(last(run))["global_step"] == 2
 
 
 def test_data_that_have_moved_leave_the_checkpoint_its_runs(run):
-    import yaml
-
-    from .strangers import save_checkpoint
-
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["root"] = "/there"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -149,8 +157,6 @@ def test_data_that_have_moved_leave_the_checkpoint_its_runs(run):
 
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypatch, capsys, how):
-    from triptych.cli import train
-
     if how == "missing":
         last(run).unlink()
     else:
@@ -165,49 +171,17 @@ def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypa
 
 
 def resume(run):
-    from triptych.run.untrusted import check_run
-
     check_run(RunDirectory(run))
 
 
 def own(run):
     """As ``resume``, in the process that a command of one's own has started."""
-    from triptych.run.untrusted import OWN
-
     os.environ[OWN] = str(run)
     resume(run)
 
 
 def same_name(run):
-    from omegaconf import OmegaConf
-
-    from triptych.run.prepare import prepare
-
     prepare(OmegaConf.create(configuration() | {"force": False, "retry": False}), run, [], {})
-
-
-def trained(run):
-    from triptych.run.untrusted import adopt
-
-    adopt(configuration(f"trained={run}"), {}, [])
-
-
-def init_from(run):
-    from triptych.run.untrusted import check_initial
-
-    check_initial({"init_from": str(run)}, begun=False)
-
-
-def ckpt(run):
-    from triptych.run.untrusted import check_checkpoint
-
-    check_checkpoint(str(run))
-
-
-def guide(run):
-    from triptych.run.reopen import reopen
-
-    reopen(str(run))
 
 
 def report(run):
@@ -215,10 +189,19 @@ def report(run):
         raise UserError(found.error)
 
 
-DOORS = [resume, own, same_name, trained, init_from, ckpt, guide, report]
+DOORS = {
+    "resume": resume,
+    "own": own,
+    "same name": same_name,
+    "trained": lambda run: adopt(configuration(f"trained={run}"), {}, []),
+    "init_from": lambda run: check_initial({"init_from": str(run)}, begun=False),
+    "ckpt": lambda run: check_checkpoint(str(run)),
+    "guide": lambda run: reopen(str(run)),
+    "report": report,
+}
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 def test_every_door_passes_the_gate(run, root, door):
     (root / "mine.txt").write_text("precious")
     for name in ("config.yaml", "metrics.csv", "checkpoints/x.ckpt", "train.log"):
@@ -242,8 +225,6 @@ def test_a_link_within_the_directory_is_as_good_as_its_target(run):
 
 
 def test_a_report_is_not_written_through_a_link(run, root):
-    from triptych.study.render import write_report
-
     (root / "mine.html").write_text("precious")
     (root / "sweep").mkdir()
     shutil.move(run, root / "sweep" / "run")
@@ -268,8 +249,6 @@ def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
 
 
 def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root):
-    from triptych.run.directory import write_atomic
-
     (root / "mine.txt").write_text("precious")
     (root / f".summary.json.{os.getpid()}.tmp").symlink_to(root / "mine.txt")
     with pytest.raises((UserError, OSError)):
@@ -284,12 +263,6 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
 def test_control_characters_are_shown_and_not_obeyed(root, capsys):
-    from triptych.cli.train import _print_result
-    from triptych.run.command_errors import one_line_errors
-    from triptych.run.leakage import log_line
-    from triptych.study.render import write_report
-    from triptych.study.terminal import print_table
-
     run = root / "sweep" / f"seed=1{EVIL[:4]}"
     run.mkdir(parents=True)
     record = {"schema": 1, "status": "failed", "error": f"x{EVIL}", "overrides": [f"seed=1{EVIL}"]}
@@ -311,8 +284,6 @@ def test_control_characters_are_shown_and_not_obeyed(root, capsys):
 
 def test_names_that_no_file_takes_are_shown_too(root, capsys):
     """A directory's of other bytes than UTF-8, half a character in a record; a sweep's with ESC in it."""
-    from triptych.cli.report import main
-
     sweep = root / "sw\x1b[31meep"
     run = sweep / os.fsdecode(b"seed=1\xff")
     run.mkdir(parents=True)
@@ -329,8 +300,6 @@ def test_names_that_no_file_takes_are_shown_too(root, capsys):
 
 def test_a_matplotlibrc_beside_a_run_is_not_read(root, door):
     """It could have LaTeX started; a pipe would be waited for."""
-    from tests.study.fake_runs import make_run
-
     make_run(root / "sweep", "v", 1, 2.0)
     os.mkfifo(root / "matplotlibrc")
     done = door("triptych.cli.report", "sweep", fresh=True)
@@ -466,8 +435,6 @@ def test_a_digest_is_not_taken_of_a_file_elsewhere(run, root, monkeypatch):
 
 def figures(run):
     """All that a report takes from a run's directory; None where it refuses it."""
-    from triptych.run.items import read_items
-
     found = read_run(run)
     if found.status == "unreadable":
         return None

@@ -12,9 +12,17 @@ import pytest
 from tests.study.fake_runs import make_run, metrics
 from triptych.config.archive import SCHEMA, inspect
 from triptych.errors import UserError
+from triptych.run import provenance
 from triptych.run.directory import RunDirectory
+from triptych.run.parsing import natural_key
 from triptych.run.read import read_run
-from triptych.run.result import Result
+from triptych.run.result import Result, one_line
+from triptych.study.cells import Rule
+from triptych.study.monitor import _progress
+from triptych.study.papers.results_page import find_papers
+from triptych.study.sequential import read_rule
+from triptych.study.study import _command, read_study
+from triptych.study.tuning import read_tuning
 
 HUGE = 10**400  # JSON has it, and no float
 FINISHED = {"schema": 1, "status": "finished"}
@@ -53,8 +61,6 @@ def test_a_curve_of_more_points_than_are_drawn_costs_its_panel(root):
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])
 def test_a_result_that_lacks_a_part_is_printed_without_it(root, test):
-    from triptych.run.result import one_line
-
     assert one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": test})).summary())
 
 
@@ -64,16 +70,12 @@ def test_a_bound_without_its_terms_is_no_result(root, bound):
 
 
 def test_a_result_of_one_item_is_printed_without_an_error(root):
-    from triptych.run.result import one_line
-
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
     line = one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary())
     assert line.startswith("test bound 2.0000 bits/dim") and "n = 1" in line
 
 
 def test_names_are_sorted_however_long_their_digits():
-    from triptych.run.parsing import natural_key
-
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
     assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
 
@@ -89,8 +91,6 @@ def test_names_are_sorted_however_long_their_digits():
     ],
 )
 def test_a_malformed_provenance_is_as_good_as_none(root, monkeypatch, record):
-    from triptych.run import provenance
-
     monkeypatch.setattr(provenance, "source_files", lambda _: {})
     plant(plant(root, "config.yaml", "a: 1\n"), "provenance.json", record)
     assert provenance.changed_since(RunDirectory(root)) == ""
@@ -138,8 +138,6 @@ LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
 
 def test_without_a_sweeps_record_its_looks_still_count(root):
     """Else a test of five looks would claim at the level of one."""
-    from triptych.study.sequential import read_rule
-
     rule = read_rule(plant(root, "looks.json", LOOKS), {})
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
 
@@ -157,8 +155,6 @@ def plant_sweep(root):
 
 def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
     """It says how many runs are to come, and a sweep that has not ended claims nothing."""
-    from triptych.study.study import read_study
-
     plant_sweep(root)
     assert "Clear of" in read_study([root]).answer
     story = read_study([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
@@ -167,8 +163,6 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
 
 def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
     """As of `cp -r` within a sweep that goes on."""
-    from triptych.study.study import read_study
-
     plant_sweep(root)
     shutil.copytree(root / "v1", root / "v1 copy")
     plant(root, "sweep.json", {"expected": 6})
@@ -179,8 +173,6 @@ def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
 
 
 def test_a_command_that_is_none_of_ours_is_not_recommended(root):
-    from triptych.study.study import read_study
-
     for label, figures in (("v", (2.0, 2.1)), ("x0", (2.3, 2.1))):
         for seed, mean in enumerate(figures, 1):
             make_run(root, label, seed, mean)
@@ -191,9 +183,6 @@ def test_a_command_that_is_none_of_ours_is_not_recommended(root):
 
 @pytest.mark.parametrize("value", [HUGE, float("inf"), True, "1"])
 def test_a_rule_of_no_size_is_none(root, value):
-    from triptych.study.cells import Rule
-    from triptych.study.sequential import read_rule
-
     assert read_rule(root, {"equal_within": value}) == Rule()
     assert read_rule(root, {"until": {"looks": value}}) == Rule()
     plant(root, "looks.json", {"seeds": [[float("inf")]]})
@@ -202,21 +191,15 @@ def test_a_rule_of_no_size_is_none(root, value):
 
 @pytest.mark.parametrize("command", [5, "triptych-train 'x"])
 def test_a_command_that_is_none_is_not_shown(command):
-    from triptych.study.study import _command
-
     assert _command({"command": command}, ()) == ""
 
 
 def test_a_tuning_without_points_is_none():
-    from triptych.study.tuning import read_tuning
-
     record = {"best": {"x": ["1"]}, "points": [], "keys": ["lr"], "equal": ["1"], "seeds": [1]}
     assert read_tuning({"tuning": record}) is None
 
 
 def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
-    from triptych.study.papers.results_page import find_papers
-
     assert find_papers([plant(root, "sweep.json", [1])]) == []
 
 
@@ -224,8 +207,6 @@ def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
     "record", [{"x": 1}, {"stage": "fit", "step": HUGE, "max_steps": 1, "updated": "now"}, [1]]
 )
 def test_malformed_progress_is_not_shown(root, record):
-    from triptych.study.monitor import _progress
-
     (root / "run").mkdir()
     plant(root / "run", "progress.json", record)
     assert _progress(RunDirectory(root / "run")) is None

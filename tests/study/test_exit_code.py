@@ -10,7 +10,7 @@ from tests.study.fake_runs import edit, failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.study import sweep
+from triptych.study import render, sweep
 from triptych.study.render import write_report
 from triptych.study.sweep import SweepHook, sweep_exit_code
 
@@ -95,8 +95,6 @@ def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
 def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
     """As Hydra calls it, to which an exception of a callback's is a warning."""
-    from triptych.study import render
-
     add(hook, "finished")
     add(hook, "interrupted")
     if how == "a directory in its place":
@@ -113,19 +111,23 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "line"),
     [
-        (Diverged("the loss", 5), 3),
-        (StorageError("x: cannot be written"), 74),
-        (Busy("x: another process is at work here"), 75),
-        (UserError("x=1: 2 is accepted"), 1),
+        (Diverged("the loss", 5), 3, "error: diverged at step 5: the loss is not finite"),
+        (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
+        (Busy("x: another process is at work here"), 75, "error: x: another process is at work here"),
+        (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
+        # as where another user's runs lie
+        (PermissionError(13, "No", "/x.yaml"), 74, "error: /x.yaml: cannot be opened (No)"),
+        # as Ray raises it, whose wait for its jobs swallows what a signal's handler raises
+        (KeyboardInterrupt(), 130, "interrupted (SIGINT); type the same command to go on"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_run_alone_has_a_code_for_its_kind_of_end(capsys, error, code):
+def test_a_run_alone_has_a_code_and_a_line_for_its_kind_of_end(capsys, error, code, line):
     with pytest.raises(SystemExit) as ended, one_line_errors():
         raise error
-    assert ended.value.code == code and capsys.readouterr().err == f"error: {error}\n"
+    assert ended.value.code == code and capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_job_that_slurm_ended_is_named(hook, capsys):

@@ -1,7 +1,6 @@
 """Launchers: what each is asked for, and the same sweep through each."""
 
 import json
-import subprocess
 import sys
 
 import joblib
@@ -11,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from tests.run.commands import command, environment
+from tests.run.commands import command, end
 from triptych.config.check import CONFIGS
 from triptych.config.names import cores, register_resolvers
 from triptych.errors import UserError
@@ -74,9 +73,8 @@ def test_what_is_not_installed_is_said_in_one_line(root):
         "hydra/launcher=submitit_local": ("hydra/launcher/submitit_local", "slurm"),
         "hparams_search=optuna": ("hparams_search", "search"),
     }
-    line = [sys.executable, "-c", WITHOUT, *needs]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root))
-    assert done.returncode == 0 and not list(root.rglob("config.yaml"))
+    done = end([sys.executable, "-c", WITHOUT, *needs], root)
+    assert not list(root.rglob("config.yaml"))
     assert done.stderr.splitlines() == [
         f"error: {what}: not installed; pip install 'triptych[{extra}]'" for what, extra in needs.values()
     ]
@@ -109,8 +107,7 @@ def test_every_launcher_makes_the_same_sweep(root):
         chosen = [f"hydra/launcher={name}"] if name else []
         line = command("-m", *chosen, "name=s", "seed=1,2")
         for again in (False, True):
-            done = subprocess.run(line, capture_output=True, text=True, env=environment(place), timeout=280)
-            assert done.returncode == 0, (name, done.stderr)
+            end(line, place)
             found = {p.parent.name: p for p in place.rglob("summary.json")}
             if again:
                 assert {k: p.stat().st_mtime_ns for k, p in found.items()} == stamps

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import at_work, command, environment
+from tests.run.commands import at_work, command, end, environment
 from tests.study.test_sweep_survives import start, summaries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -59,8 +59,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
     assert {k: v for k, v in summaries(root).items() if k in finished} == finished
     assert len(summaries(root)) == 4
     twin = root / "twin"
-    line = command("name=twin", *LONG, "seed=4")
-    subprocess.run(line, check=True, capture_output=True, env=environment(twin))
+    end(command("name=twin", *LONG, "seed=4"), twin)
     [undisturbed] = [json.loads(p.read_text()) for p in twin.rglob("summary.json")]
     assert summaries(root)["seed=4"][1]["test"] == undisturbed["test"]
 

@@ -7,11 +7,10 @@ import time
 
 import numpy as np
 
-from triptych.run.entries import Curve
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.curves import mean_over_seeds, noise_levels, training, training_time
+from triptych.study.curves import noise_levels, training, training_time
 from triptych.study.figures import forest, headline
 from triptych.study.panels import colours
 from triptych.study.render import write_report
@@ -89,15 +88,6 @@ def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
         make_run(tmp_path, "v", seed, 2.0, test=test)
     write_report(tmp_path)
     assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
-
-
-def test_tweedies_curve_keeps_seeds_whose_levels_differ():
-    # the same line log value = -gamma, measured at levels of its own by each seed
-    grids = [tuple(np.linspace(-8, 6, 15)), tuple(np.linspace(-7, 5, 9))]
-    curves = [Curve(g, tuple(np.exp(-np.array(g))), (float("nan"),) * len(g)) for g in grids]
-    gamma, mean, error = mean_over_seeds(curves)
-    assert gamma[0] == -7 and gamma[-1] == 5
-    assert np.allclose(mean, np.exp(-gamma)) and np.allclose(error, 0)
 
 
 def test_a_very_bad_setting_squeezes_no_other_and_its_value_stands_at_the_edge(tmp_path):

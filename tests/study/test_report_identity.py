@@ -217,16 +217,7 @@ def test_data_that_changed_on_the_way_are_noted(tmp_path):
     assert any("went on after the data had changed" in note for note in comparison.notes)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
-        "a: " + "[" * 5000,
-        "a: " + "x" * 2**21,
-        "a: !!python/object/apply:os.system [false]",
-        "- 1",
-    ],
-)
+@pytest.mark.parametrize("content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"])
 def test_a_configuration_that_is_none_costs_nothing_and_hides_no_figure(tmp_path, content):
     made = run(tmp_path, 1, 2.0)
     (made / "config.yaml").write_text(content)

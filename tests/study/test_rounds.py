@@ -1,7 +1,6 @@
 """Sweeps in rounds: one budget for all, fresh seeds, nothing chosen by the test set, and where they go on."""
 
 import json
-import subprocess
 import sys
 import types
 
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
 from tests.refusal import refused
-from tests.run.commands import command, environment
+from tests.run.commands import command, end
 from tests.study.fake_runs import metrics
 from triptych.errors import UserError
 from triptych.study.rounds import Trial, check_rounds, choose_point, grid, seeds_after, settings_and_seeds
@@ -232,8 +231,7 @@ def test_a_tuned_sweep_by_its_command(root):
         "-m", "ablation=objectives_tuned", "objective=x0,v", "seed=1,2", "hydra.sweeper.tuning_seeds='101'",
         "hydra.sweeper.tune={optimizer.lr: '0.0001,0.01'}",
     )  # fmt: skip
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
-    assert done.returncode == 0, done.stderr
+    end(line, root)
     [record] = root.glob("logs/sweeps/*/sweep.json")
     said = json.loads(record.read_text())
     assert set(said["tuning"]["best"]) == {"objective=x0", "objective=v"}
@@ -246,14 +244,12 @@ def test_a_tuned_sweep_by_its_command(root):
 @pytest.mark.timeout(900)
 def test_a_sweep_until_decided_by_its_command(root):
     line = command("-m", "objective=x0,v", "seed=1,2", "until=decided", "max_seeds=3", "name=apart")
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
-    assert done.returncode == 0, done.stderr
+    end(line, root)
     [record] = root.glob("logs/sweeps/*/sweep.json")
     until = json.loads(record.read_text())["until"]
     assert until["looks"] == 2 and until["look"] in (1, 2)
     seeds = {json.loads(p.read_text())["seed"] for p in record.parent.glob("*/summary.json")}
     assert seeds == ({1, 2} if until["look"] == 1 else {1, 2, 3})
     stamps = {p: p.stat().st_mtime_ns for p in record.parent.glob("*/summary.json")}
-    again = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
-    assert again.returncode == 0, again.stderr
+    end(line, root)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps

@@ -10,7 +10,7 @@ import time
 import optuna
 import pytest
 
-from tests.run.commands import command, environment
+from tests.run.commands import command, end
 from tests.study.test_sweep_survives import start, summaries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -19,7 +19,7 @@ SPACE = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2"]
 
 def search(root, *arguments: str) -> subprocess.CompletedProcess:
     line = command("-m", *SPACE, "trainer.max_steps=60", "trainer.val_check_interval=10", *arguments)
-    return subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=600)
+    return end(line, root)
 
 
 def study(root):
@@ -33,14 +33,12 @@ def states(root) -> list[str]:
 
 def test_a_search_goes_on_where_it_was(root):
     done = search(root, "hydra.sweeper.n_trials=2", "hydra.sweeper.prune=false")
-    assert done.returncode == 0, done.stderr
     assert "best of 2 trials" in done.stdout and states(root) == ["COMPLETE"] * 2
     # as if it had been killed: one trial is under way and known to the study, another is not told
     known = study(root)
     known.ask(known.trials[0].distributions)
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
-    more = search(root, "hydra.sweeper.n_trials=4", "hydra.sweeper.prune=false")
-    assert more.returncode == 0, more.stderr
+    search(root, "hydra.sweeper.n_trials=4", "hydra.sweeper.prune=false")
     assert states(root) == ["COMPLETE"] * 4
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     figures = {json.loads(p.read_text())["val"]["bpd"]["mean"] for p in root.rglob("summary.json")}
@@ -78,16 +76,14 @@ def test_hopeless_runs_are_stopped(root):
     """Two good trials; then one at a learning rate at which nothing is learned."""
     place = ["hydra.sweeper.prune_after_trials=2", "hydra.sweeper.n_jobs=1", "trainer.max_steps=1500"]
     place += ["hydra.sweeper.params={optimizer.lr:'choice(0.01,0.02,1e-7)'}"]
-    first = search(root, *place, "hydra.sweeper.n_trials=1")
-    assert first.returncode == 0, first.stderr
+    search(root, *place, "hydra.sweeper.n_trials=1")
     [path] = root.rglob("study.db")  # where it looks for one; ours has its trials told beforehand
     shutil.rmtree(path.parent)
     path.parent.mkdir()
     planned = optuna.create_study(study_name="search", storage=f"sqlite:///{path}")
     for rate in (0.01, 0.02, 1e-7):
         planned.enqueue_trial({"optimizer.lr": rate})
-    done = search(root, *place, "hydra.sweeper.n_trials=3")
-    assert done.returncode == 0, done.stderr
+    search(root, *place, "hydra.sweeper.n_trials=3")
     assert states(root) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert len(list(root.rglob("summary.json"))) == 2 and len(list(root.rglob("last.ckpt"))) == 3
 

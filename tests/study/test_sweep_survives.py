@@ -1,6 +1,5 @@
 """Sweeps that are killed, doubled, failing, interrupted: what is finished stays, the rest goes on."""
 
-import csv
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ import time
 
 import pytest
 
+from tests.run.accidents import results
 from tests.run.commands import at_work, command, environment, wait_for
 from triptych.run import processes
 
@@ -33,15 +33,6 @@ def summaries(root) -> dict:
         path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
         for path in (root / "logs" / "sweeps").glob("*/*/summary.json")
     }
-
-
-def results(root) -> list[dict]:
-    """The report's table, without what a clock says and where it lies."""
-    [path] = (root / "logs" / "sweeps").glob("*/results.csv")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    clocks = [k for k in rows[0] if "second" in k or k in ("started", "directory", "cost/memory")]
-    return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
 @pytest.mark.slow
@@ -70,7 +61,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
     for name, (_, summary) in first.items():
         for split in ("train", "val", "test"):
             assert second[name][1][split] == summary[split], name
-    assert results(quiet) == results(noisy)
+    assert results(quiet / "logs/sweeps/s") == results(noisy / "logs/sweeps/s")
 
 
 @pytest.mark.slow

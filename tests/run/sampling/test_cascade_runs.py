@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.refusal import refused
+from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.augment import ConditioningNoise
 from triptych.diffusion.condition import AUGMENTATION
+from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.sampling.opened import cascade_of, condition_of, draw_all, drawing_of
@@ -45,8 +48,6 @@ def asked(*overrides):
 
 
 def opened(runs, *overrides, stages=("base", "fine")):
-    from omegaconf import OmegaConf
-
     paths = ",".join(f"'{runs[name]}'" for name in stages)
     values = OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True)
     return cascade_of(values), values
@@ -98,8 +99,6 @@ def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
 def test_one_run_is_asked_a_prompt(runs):
     run = reopen(str(runs["base"]))
     plain = without_hydra(compose_command("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
-    from omegaconf import OmegaConf
-
     keys = OmegaConf.to_container(plain, resolve=True)
     drawn = []
     for prompt in (["one red circle", "two blue squares"], "one red circle", None):
@@ -127,8 +126,6 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     data = [o for o in SHAPES if not o.startswith("denoiser") and not o.startswith("objective")]
     run = prepared(*QUICK, *data, "model=cascade", stages, "samples.n=4", path="both", tiny=False)
     found = execute(run)["test"]
-    from triptych.run.directory import RunDirectory
-
     base, fine = (RunDirectory(runs[name]).summary()["test"] for name in ("base", "fine"))
     for term in ("", "_prior", "_reconstruction", "_diffusion"):
         low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
@@ -163,8 +160,6 @@ def test_stages_that_do_not_fit_are_refused(runs):
 
 
 def test_the_command_wants_one_run_or_a_cascade(runs, door):
-    from triptych.cli.sample import sample
-
     refused(lambda: sample(asked("n=1")), "ckpt=null", "cascade=[RUN,RUN]")
     refused(lambda: sample(asked(f"ckpt='{runs['base']}'", "noise=0.5")), "noise=0.5", "cascade")
     both = [f"ckpt='{runs['base']}'", f"cascade=['{runs['base']}','{runs['fine']}']"]

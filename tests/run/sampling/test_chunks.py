@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.run.commands import command, environment
+from tests.run.commands import command, end, environment
 from tests.run.hooks import hook
 from triptych.diffusion.draws import mix
 from triptych.diffusion.reverse_variance import Optimal
@@ -178,28 +177,29 @@ def result(root, name):
     return [row["measures"] for row in found["measures_over"]["rows"]], found["measured"]
 
 
-def start(root, name, devices, code):
+def counted(root, name, line, hooked="", code=0):
+    """The command at its end; of each call for samples the process, its seed and how many they were."""
+    count = root / f"{name}.txt"
+    end(line, root, code, COUNT=str(count), **hook(root, SMALL + COUNT + hooked))
+    return [row.split() for row in count.read_text().splitlines()]
+
+
+def training(name, devices):
+    """The line of a run that trains, and draws on so many processes."""
     several = ["trainer=ddp_sim", f"trainer.devices={devices}", "data.batch_size=12"]
     own = [o for o in RING if not o.startswith(("model", "denoiser"))]
     line = command(f"name={name}", *several, *own, "denoiser=mlp", *SETS, "samples.n=0")
-    line = [o for o in line if not o.startswith("denoiser.")]
-    count = root / f"{name}.txt"
-    surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT + code))
-    done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=280)
-    return done, count.read_text().splitlines()
+    return [o for o in line if not o.startswith("denoiser.")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_killed_process_loses_no_chunk(root, moment):
-    done, before = start(root, "one", 2, KILLS[moment])
-    assert done.returncode in (137, -9), done.stderr
-    done, drawn = start(root, "one", 2, "")
-    assert done.returncode == 0, done.stderr
-    assert len(drawn) == CHUNKS + (moment == "drawing"), (
-        "one was drawn, and its process killed before it was saved"
-    )
+    line = training("one", 2)
+    before = counted(root, "one", line, KILLS[moment], code=None)
+    drawn = counted(root, "one", line)
+    assert len(drawn) == CHUNKS + (moment == "drawing"), "one was drawn, and not saved before the kill"
     assert moment == "drawing" or drawn == before
     assert not (root / "logs" / "runs" / "one" / FOLDER).exists()
 
@@ -208,22 +208,15 @@ def test_a_killed_process_loses_no_chunk(root, moment):
 @pytest.mark.timeout(900)
 def test_samples_are_those_of_one_process(root):
     """Of one checkpoint: trained once, then drawn from."""
-    done, _ = start(root, "one", 1, "")
-    assert done.returncode == 0, done.stderr
+    counted(root, "one", training("one", 1))
     known = result(root, "one")
+    ours = ("denoiser.", "bound.", "trainer.max_steps", "trainer.val", "trainer.log")
     for devices in (2, 3, 4):
+        several = ["trainer=ddp_sim", f"trainer.devices={devices}"]
         trained = f"trained={root / 'logs' / 'runs' / 'one'}"
-        line = command(
-            f"name=n{devices}", trained, "trainer=ddp_sim", f"trainer.devices={devices}", *SETS, "samples.n=0"
-        )
-        ours = ("denoiser.", "bound.", "trainer.max_steps", "trainer.val", "trainer.log")
-        line = [o for o in line if not o.startswith(ours)]
-        count = root / f"{devices}.txt"
-        surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT))
-        done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=280)
-        assert done.returncode == 0, done.stderr
+        line = command(f"name=n{devices}", trained, *several, *SETS, "samples.n=0")
+        drawn = counted(root, f"n{devices}", [o for o in line if not o.startswith(ours)])
         assert result(root, f"n{devices}") == known
-        drawn = [line.split() for line in count.read_text().splitlines()]
         assert {rank for rank, *_ in drawn} == {str(rank) for rank in range(devices)} and len(drawn) == CHUNKS
 
 

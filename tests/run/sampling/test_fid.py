@@ -1,6 +1,5 @@
 """FID over the InceptionV3 that the papers use; its weights are random here, so nothing is fetched."""
 
-import os
 import pickle
 
 import numpy as np
@@ -9,21 +8,12 @@ import torch
 import torch_fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
+from tests.security.strangers import Opener
 from triptych.diffusion.measures import frechet_distance
 from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.run.execute import execute
 from triptych.run.inception import inception_features, open_inception, read_statistics
-
-
-class Stranger:
-    """A pickle that does something when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +123,7 @@ def test_weights_that_are_not_there_or_are_none(tmp_path):
         UserError, match=r"^measures.inception=.*other.pth: not the weights of FID's InceptionV3"
     ):
         open_inception(str(other))
-    other.write_bytes(pickle.dumps(Stranger(str(tmp_path / "owned")), protocol=2))
+    other.write_bytes(pickle.dumps(Opener(tmp_path / "owned"), protocol=2))
     with pytest.raises(UserError, match=r"not the weights of FID's InceptionV3"):
         open_inception(str(other))
     assert not (tmp_path / "owned").exists()

@@ -53,14 +53,3 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared, overrides, words):
     with pytest.raises(UserError, match=words):
         build_experiment(prepared(*overrides).config(), download=False)
-
-
-def test_doors_refuse_in_one_line(finished, inside):
-    ckpt = f"ckpt={finished() / 'checkpoints' / 'last.ckpt'}"
-    for arguments, words in (
-        (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
-        (["label=3"], "label=3: this model was trained without labels"),
-    ):
-        result = inside("triptych.cli.sample", ckpt, *arguments)
-        assert result.returncode == 1 and words in result.stderr, result.stderr
-        assert len(result.stderr.strip().splitlines()) == 1

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import socket
 from contextlib import nullcontext
 
 import pytest
@@ -182,8 +183,6 @@ def test_claims_that_changed_once_results_were_there_are_told():
 
 
 def test_a_machine_is_told_without_its_name():
-    import socket
-
     assert "cores" in machine() and socket.gethostname() not in machine()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import command, environment, wait_for
+from tests.run.commands import command, end, environment, wait_for
 from tests.study.slurm.cluster import Cluster, missing
 
 pytestmark = [
@@ -56,8 +56,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     """Four jobs; one is taken away while it trains, comes back, and ends like its undisturbed twin."""
     grid = ["name=s", "seed=1,2,3,4", *LONG]
     undisturbed = root / "undisturbed"
-    line = command("-m", "hydra/launcher=local", *grid)
-    subprocess.run(line, check=True, capture_output=True, env=environment(undisturbed))
+    end(command("-m", "hydra/launcher=local", *grid), undisturbed)
     preset = [
         "hydra/launcher=slurm",
         "hydra.launcher.partition=debug",
@@ -135,8 +134,7 @@ def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
         "#!/bin/bash\n#SBATCH --job-name=t --ntasks-per-node=2 --nodes=1 --requeue --open-mode=append\n"
         f"#SBATCH --output={root}/job.log --export=ALL\nsrun {line}\n"
     )
-    twin = command("name=twin", "trainer=ddp_sim", *LONG)
-    subprocess.run(twin, check=True, capture_output=True, env=environment(root))
+    end(command("name=twin", "trainer=ddp_sim", *LONG), root)
     done = subprocess.run(
         ["sbatch", "--parsable", str(script)],
         env=cluster.environment | environment(root),
