@@ -88,7 +88,7 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
     assert all(ours[name].equal(value) for name, value in theirs.items())
 
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))  # as triptych-evaluate does
-    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)])
     again = account_split(trainer, opened.model, opened.data, "test").figures
     assert {name: again[name] for name in named} == {name: said["test"][name] for name in named}
 

@@ -31,9 +31,7 @@ def test_a_vae_trains_samples_and_is_reopened(prepared):
     assert test["bpd_iw"]["mean"] <= test["bpd"]["mean"] + 1e-3
     assert (run / "samples" / "final.png").is_file() and summary["status"] == "finished"
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
-    again = account_split(
-        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
-    ).figures
+    again = account_split(build_trainer(opened.config, None, []), opened.model, opened.data, "test").figures
     assert again == test
 
 

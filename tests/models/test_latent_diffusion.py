@@ -257,9 +257,7 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
     assert sum(parts) == pytest.approx(test["bpd"]["mean"])
     assert test["bpd"]["draw_stderr"] > 0
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
-    again = account_split(
-        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
-    ).figures
+    again = account_split(build_trainer(opened.config, None, []), opened.model, opened.data, "test").figures
     assert again == test
 
 
