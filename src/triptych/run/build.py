@@ -1,7 +1,7 @@
 """Build an experiment from a resolved configuration; whatever could fail later fails here."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from triptych.config.build import build
@@ -44,8 +44,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:
         raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
-    draws = lambda other: build_drawing(other, model, data, guides)  # noqa: E731
-    measured = _measured(config, drawing, draws)
+    measured = _measured(config, drawing, guides)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 
 
@@ -95,9 +94,7 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     return teacher
 
 
-def _measured(
-    config: dict[str, Any], drawing: Drawing, draws: Callable[[dict[str, Any]], Drawing]
-) -> tuple[tuple[Any, Drawing], ...]:
+def _measured(config: dict[str, Any], drawing: Drawing, guides: Guides) -> tuple[tuple[Any, Drawing], ...]:
     key, values = config["measures"]["over"], config["measures"]["values"]
     if key is None:
         return ((None, drawing),)
@@ -108,7 +105,7 @@ def _measured(
         at = config
         for one in [key] if isinstance(key, str) else key:
             at = _changed(at, one, value, drawing.sampler)
-        measured.append((value, draws(at)))
+        measured.append((value, build_drawing(at, drawing.model, drawing.data, guides)))
     return tuple(measured)
 
 

@@ -54,7 +54,7 @@ class Progress(pl.Callback):
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        self.write("fit", trainer.global_step, trainer.max_steps, None if math.isnan(bound) else bound)
+        self.write("fit", trainer.global_step, trainer.max_steps, bound)  # null while there is none
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
