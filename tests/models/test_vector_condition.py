@@ -47,14 +47,14 @@ def test_it_trains_validates_drops_guides_and_samples(made):
         lambda _, args: told.append(args[2]) if model.training else None
     )
     before = {name: p.clone() for name, p in model.named_parameters()}
-    trainer = build_trainer(config, None, [], False, steps=6)
+    trainer = build_trainer(config, None, [], steps=6)
     trainer.fit(model, data)
     embedder = "denoiser.network.conditioning.embedding."
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert {embedder + "null", embedder + "layers.0.weight"} <= changed
     gone = torch.cat([~c.parts["embedding"].present for c in told]).double().mean().item()
     assert 0.4 < gone < 0.6
-    figures = account_split(build_trainer(config, None, [], False), model, data, "test").figures
+    figures = account_split(build_trainer(config, None, []), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
     denoiser = guided(model, data, config | {"guidance": CFG}, Guides(config))
     x, pushed = (Drawing(model, data, DDIM(3), g).samples(6, seed=0) for g in (None, denoiser))

@@ -130,7 +130,7 @@ def stub(tmp_path, monkeypatch):
 
     def log(**fails: int) -> Guarded:
         monkeypatch.setattr(Stub, "fails", fails)
-        rows = MetricsCsv(tmp_path / "metrics.csv")
+        rows = MetricsCsv(tmp_path / "metrics.csv", float)
         logger = Guarded(Stub, rows)
         for step in range(5):
             for one in (rows, logger):

@@ -16,7 +16,7 @@ def path(tmp_path):
 
 
 def table(path, every=0.0, step=0):
-    made = MetricsCsv(path, every=every)
+    made = MetricsCsv(path, float, every=every)
     made.keep_until(step)
     return made
 

@@ -34,7 +34,7 @@ def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(pr
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
     for precision in ("32-true", "bf16-mixed"):
         opened.config["trainer"]["precision"] = precision
-        trainer = build_trainer(opened.config, None, [], False)
+        trainer = build_trainer(opened.config, None, [])
         found = account_split(trainer, opened.model, opened.data, "val").figures
         assert found["bpd"] == summary["val"]["bpd"], precision
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision

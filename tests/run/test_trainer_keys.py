@@ -14,7 +14,7 @@ from triptych.run.progress import Progress
 
 def test_a_profiler_writes_into_the_runs_directory(prepared):
     run = prepared("trainer.profiler=simple")
-    trainer = build_trainer(run.config(), run, [], False)
+    trainer = build_trainer(run.config(), run, [])
     assert isinstance(trainer.profiler, SimpleProfiler)
     trainer.profiler.setup("fit", local_rank=0)
     with trainer.profiler.profile("a step of ours"):
@@ -107,4 +107,4 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
     for name, value in {"JOB_ID": "5", "NTASKS": "2", "PROCID": "0", "JOB_NAME": "x.sh"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     run = prepared()
-    assert build_trainer(run.config(), run, [], False).world_size == 1
+    assert build_trainer(run.config(), run, []).world_size == 1

@@ -151,7 +151,7 @@ def test_a_login_that_does_not_work_costs_seconds_and_one_line(prepared, monkeyp
     for name, value in (("BASE_URL", "http://127.0.0.1:9"), ("API_KEY", PLAUSIBLE), ("MODE", "")):
         monkeypatch.setenv(f"WANDB_{name}", value)
     run = prepared(csv=False)
-    loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    loggers = build_loggers(run.config(), run, 0, float)
     for logger in loggers:
         logger.log_metrics({"train/loss": 1.0}, 5)
     location = log_locations(loggers)["wandb"]
@@ -176,7 +176,7 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
         for mode in ("offline", "online"):  # the first one starts what the other finds
             monkeypatch.setenv("WANDB_MODE", mode)
             began = time.perf_counter()
-            loggers = build_loggers(run.config(), run.provenance(), run, 0)
+            loggers = build_loggers(run.config(), run, 0, float)
             found = log_locations(loggers)["wandb"]
             seconds[mode] = time.perf_counter() - began
             loggers[1].close({})
@@ -189,7 +189,7 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
 def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
     """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
     run = prepared(csv=False)
-    loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    loggers = build_loggers(run.config(), run, 0, float)
     for step in range(0, 200, 10):
         for logger in loggers:
             logger.log_metrics({"train/loss": 1.0}, step)
@@ -240,7 +240,7 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
     assert imported == [run / "wandb"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     import_libraries(run)
-    loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    loggers = build_loggers(run.config(), run, 0, float)
     assert len(imported) == 1
     assert len(loggers) == 1 and not log_locations(loggers) and not (run / "wandb").exists()
 
@@ -313,7 +313,7 @@ def test_a_run_is_told_whole(prepared, monkeypatch):
 
 def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
     run = prepared("logger.wandb.artifacts=true", csv=False)
-    wandb = build_loggers(run.config(), run.provenance(), run, 0)[1]
+    wandb = build_loggers(run.config(), run, 0, float)[1]
     wandb.close(None)
     assert not wandb.logger.artifacts and "artifacts are left out" in capsys.readouterr().err
 

@@ -126,9 +126,9 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
     """
     if path is None:
         return
-    there = next(one for one in (Path(path).absolute(), *Path(path).absolute().parents) if one.exists())
-    whole = there == Path(path).absolute()
-    if there.is_dir() == (whole and not folder):
+    place = Path(path).absolute()
+    there = next(one for one in (place, *place.parents) if one.exists())
+    if there.is_dir() == (there == place and not folder):
         kind = "directory" if there.is_dir() else "file"
         wanted = "a folder, there or new" if folder else "a file"
         raise UserError(f"{key}={path}: {there} is a {kind}; must be {wanted}")
@@ -139,9 +139,8 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
             probe.rmdir()
         except OSError as error:
             refused = StorageError if error.errno in STORAGE else UserError
-            raise refused(
-                f"{key}={path}: cannot be written ({error.strerror}); choose another place"
-            ) from error
+            problem = f"cannot be written ({error.strerror}); choose another place"
+            raise refused(f"{key}={path}: {problem}") from error
 
 
 def check_options(arguments: list[str]) -> Namespace:
@@ -149,14 +148,11 @@ def check_options(arguments: list[str]) -> Namespace:
 
     def refuse(message: str) -> None:
         option = message.removeprefix("unrecognized arguments: ")
+        if option == message:
+            raise UserError(message)
         key = MEANT.get(re.split("[= ]", option.lstrip("-"))[0].replace("-", "_"))
-        if key and option != message:
-            raise UserError(f"{option}: no such option; use {key}=VALUE")
-        raise UserError(
-            f"{option}: no such option; {nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
-            if option != message
-            else message
-        )
+        fix = f"use {key}=VALUE" if key else f"{nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
+        raise UserError(f"{option}: no such option; {fix}")
 
     parser = get_args_parser()
     # argparse's way to change how it refuses

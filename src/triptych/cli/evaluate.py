@@ -34,12 +34,13 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.run.directory import to_json, write_atomic
+    from triptych.run.entries import parse_estimates
     from triptych.run.result import figures_line
 
     figures = evaluate_composed(cfg)
     if rank() != 0:
         return
-    print(figures_line(figures, cfg.split) or "no result: nothing recorded")
+    print(figures_line(parse_estimates(cfg.split)(figures), cfg.split) or "no result: nothing recorded")
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

@@ -21,9 +21,8 @@ def export(arguments: list[str]) -> Path:
     typed = [one for one in arguments if one.startswith(("to=", "license="))]
     places = [one for one in arguments if one not in typed]
     if len(places) != 2 or "to=diffusers" not in typed:
-        raise UserError(
-            f"triptych-export {' '.join(arguments)}: type triptych-export RUN to=diffusers DIR [license=mit]"
-        )
+        fix = "type triptych-export RUN to=diffusers DIR [license=mit]"
+        raise UserError(f"triptych-export {' '.join(arguments)}: {fix}")
     run, folder = RunDirectory(places[0]), Path(places[1]).absolute()
     check_directory(run.path)
     check_expressible(run)

@@ -141,9 +141,8 @@ def main() -> None:
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:
             if len(sys.argv) > 2:
-                raise UserError(
-                    f"resume={resume[0]}: its recorded configuration is used; leave out all other arguments"
-                )
+                fix = "leave out all other arguments"
+                raise UserError(f"resume={resume[0]}: its recorded configuration is used; {fix}")
             processes.end_with_parent()
             run = RunDirectory(resume[0])
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's

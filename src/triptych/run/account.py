@@ -81,27 +81,20 @@ def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
     """Evaluate the bound over validation, test and as many training items; over the first if test=false."""
     model, data = experiment.model, experiment.data
     splits = ("train", "val", "test") if experiment.config.get("test", True) else ("val",)
-    few = {"train": len(data.splits["test"])}
     known: dict[str, Account] = {}
     for split in (split for split in splits if len(data.splits[split])):
-        known[split] = account_split(trainer, model, data, split, few.get(split), again=bool(known))
+        known[split] = account_split(trainer, model, data, split, again=bool(known))
     return known
 
 
 def account_split(
-    trainer: pl.Trainer,
-    model: BoundModel,
-    data: DataModule,
-    split: str,
-    limit: int | None = None,
-    of: str = "",
-    again: bool = False,
+    trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str, of: str = "", again: bool = False
 ) -> Account:
-    """Evaluate the bound over one split with the current weights; ``of`` names them in the loggers.
+    """Evaluate the bound over a split, of "train" as many items as of "test", with the current weights.
 
-    ``again``: they are those of the split before.
+    ``of`` names the weights in the loggers; ``again``: they are those of the split before.
     """
-    trainer.test(model, dataloaders=_Later(data, split, limit, of, again), verbose=False)
+    trainer.test(model, dataloaders=_Later(data, split, of, again), verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
@@ -117,7 +110,10 @@ def _entropy(mixture: GaussianMixture) -> MonteCarlo:
 
 
 class _Later:
-    def __init__(self, data: DataModule, split: str, limit: int | None, of: str, again: bool):
+    """A loader that is made once the trainer has its processes."""
+
+    def __init__(self, data: DataModule, split: str, of: str, again: bool):
+        limit = len(data.splits["test"]) if split == "train" else None
         self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
         self.name = f"{split}_{of}" if of else split
         self.items, self.again = min(len(data.splits[split]), limit or len(data.splits[split])), again
@@ -199,11 +195,10 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{key}={values[key]}: this model has no bound; leave it out")
         if not len(opened.data.splits[split]):
             raise UserError(f"split={split}: this run has no items there; choose another")
-        trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+        trainer = build_trainer(opened.config, None, build_metrics(opened.config))
     except UserError as error:  # typed as steps= and devices=, without their groups
         raise UserError(str(error).removeprefix("bound.").removeprefix("trainer.")) from error
-    limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
-    account = account_split(trainer, opened.model, opened.data, split, limit)
+    account = account_split(trainer, opened.model, opened.data, split)
     target = values["items"]
     if target and rank() == 0 and not write_items(Path(target), account):
         raise UserError(f"items={target}: this model has no bound per item; pass null")

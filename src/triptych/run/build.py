@@ -1,7 +1,7 @@
 """Build an experiment from a resolved configuration; whatever could fail later fails here."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from triptych.config.build import build
@@ -31,10 +31,8 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
         objective.teach(_teacher(teacher, model, guides))
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
-            raise UserError(
-                f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
-                f"so it has none; pass {group}=none"
-            )
+            problem = "a guided or clipped guess is not the score of any density, so it has none"
+            raise UserError(f"likelihood with a {group}: {problem}; pass {group}=none")
     drawing = build_drawing(config, model, data, guides)
     own = own_metrics(config)
     if not model.draws:
@@ -46,8 +44,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:
         raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
-    draws = lambda other: build_drawing(other, model, data, guides)  # noqa: E731
-    measured = _measured(config, drawing, draws)
+    measured = _measured(config, drawing, guides)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 
 
@@ -59,22 +56,15 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, g
     for name in changes.keys() - wanted.keys():
         known = ", ".join(wanted) or "{}"
         raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
-    sources = {
-        name: _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
-        for i, (name, what) in enumerate(wanted.items())
-    }
+    sources = {name: _source(config, name, model, data, guides) for name in wanted}
     return Drawing(model, data, sampler, guided(model, data, config, guides), sources)
 
 
 def _source(
-    name: str,
-    what: str,
-    model: BoundModel,
-    data: DataModule,
-    guides: Guides,
-    earlier: Sequence[str],
-    change: dict[str, Any],
+    config: dict[str, Any], name: str, model: BoundModel, data: DataModule, guides: Guides
 ) -> str | Drawing:
+    wanted, change = config["condition_from"], (config.get("stages") or {}).get(name) or {}
+    what, earlier = str(wanted[name]), [*wanted][: [*wanted].index(name)]
     key = f"condition_from.{name}={what}"
     parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in parts:
@@ -104,9 +94,7 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     return teacher
 
 
-def _measured(
-    config: dict[str, Any], drawing: Drawing, draws: Callable[[dict[str, Any]], Drawing]
-) -> tuple[tuple[Any, Drawing], ...]:
+def _measured(config: dict[str, Any], drawing: Drawing, guides: Guides) -> tuple[tuple[Any, Drawing], ...]:
     key, values = config["measures"]["over"], config["measures"]["values"]
     if key is None:
         return ((None, drawing),)
@@ -117,7 +105,7 @@ def _measured(
         at = config
         for one in [key] if isinstance(key, str) else key:
             at = _changed(at, one, value, drawing.sampler)
-        measured.append((value, draws(at)))
+        measured.append((value, build_drawing(at, drawing.model, drawing.data, guides)))
     return tuple(measured)
 
 
@@ -133,9 +121,8 @@ def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> 
         }
         return config
     if not set_key(config, key, value):
-        raise UserError(
-            f"measures.over={key}: not a key of this run; use evaluations, or one as sampler.steps"
-        )
+        fix = "use evaluations, or one as sampler.steps"
+        raise UserError(f"measures.over={key}: not a key of this run; {fix}")
     return config
 
 
@@ -154,9 +141,7 @@ def _reference(
     if node["classifier"] is not None:
         classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
     elif not own and inception is None:
-        raise UserError(
-            "measures.classifier=null: images are measured by a classifier; pass its checkpoint, a metric of "
-            "samples of your own, or measures.n=0"
-        )
+        fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
+        raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
     return ImageReference(data, node["n"], classifier, config["seed"], inception, statistics, embedder, own)

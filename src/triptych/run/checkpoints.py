@@ -24,6 +24,7 @@ from triptych.files import open_regular
 from triptych.run.directory import PRUNE, RunDirectory, write_atomic
 from triptych.run.leakage import log_line
 from triptych.run.metrics import MetricsCsv
+from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint
 
@@ -97,8 +98,8 @@ def load_weights(
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
+        why = f"not those of the checkpoint's configuration ({error_line(error)})"
+        raise UserError(f"weights={weights}: {why}") from error
 
 
 def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
@@ -139,16 +140,10 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
         raise UserError(f"weights={weights}: must be one of {', '.join(choices)}") from None
     files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
     if not files:
-        raise UserError(
-            f"weights={weights}: not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 "
-            f"stores them); choose one of {', '.join(choices)}"
-        )
-    stored = [
-        (int(p.stem), name, s)
-        for p in files
-        for name, s in read_tensors(p, "a snapshot")["sigma_rel"].items()
-    ]
-    factors = iter(combination([(at, s) for at, _, s in stored], step, sigma_rel).tolist())
+        problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
+        raise UserError(f"weights={weights}: {problem}; choose one of {', '.join(choices)}")
+    stored = [(int(p.stem), s) for p in files for s in read_tensors(p, "a snapshot")["sigma_rel"].values()]
+    factors = iter(combination(stored, step, sigma_rel).tolist())
     total: dict[str, Tensor] = {}
     for path in files:  # one file at a time in memory, summed in double: factors have both signs
         for average in read_tensors(path, "a snapshot")["averages"].values():

@@ -16,7 +16,7 @@ from triptych.config.own_code import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import printable
 from triptych.run.directory import STORAGE
-from triptych.run.processes import exit_code_of, rank
+from triptych.run.processes import ENDING, exit_code_of, rank
 
 
 @contextmanager
@@ -61,9 +61,9 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
             first()
         raise StopRequest(number)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), request_stop)
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, request_stop)
 
 
 def _as_refusal(error: Exception) -> UserError | None:

@@ -27,10 +27,6 @@ SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
-PROVENANCE: dict[str, Any] = {  # entries of a kind
-    **dict.fromkeys(("overrides", "executions", "command"), list),
-    **dict.fromkeys(("choices", "sources", "data", "git"), dict),
-}
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -41,10 +37,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        raise StorageError(
-            f"{path}: cannot be written ({os.strerror(error.errno)}); what was complete before is kept, "
-            "the same command goes on from there"
-        ) from error
+        kept = "what was complete before is kept, the same command goes on from there"
+        raise StorageError(f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}") from error
 
 
 @contextlib.contextmanager
@@ -208,18 +202,23 @@ class RunDirectory(Lockable):
 
 
 def _is_sound(key: str, value: Any) -> bool:
-    if not isinstance(value, PROVENANCE.get(key, object)):
-        return False
-    if key == "data":
-        return {"fingerprint", "split"} <= {*value}
-    if key == "executions":
-        return all(
-            isinstance(one, dict)
-            and isinstance(one.get("sources", ""), str)
-            and isinstance(one.get("versions", {}), dict)
-            for one in value
-        )
-    return key != "sources" or all(isinstance(files, dict) for files in value.values())
+    match key:
+        case "overrides" | "command":
+            return isinstance(value, list)
+        case "choices" | "git":
+            return isinstance(value, dict)
+        case "data":
+            return isinstance(value, dict) and {"fingerprint", "split"} <= {*value}
+        case "sources":
+            return isinstance(value, dict) and all(isinstance(files, dict) for files in value.values())
+        case "executions":
+            return isinstance(value, list) and all(map(_is_execution, value))
+    return True
+
+
+def _is_execution(one: Any) -> bool:
+    sound = isinstance(one, dict) and isinstance(one.get("sources", ""), str)
+    return sound and isinstance(one.get("versions", {}), dict)
 
 
 def to_json(value: Any) -> str:

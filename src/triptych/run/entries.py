@@ -42,14 +42,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class ScheduleCurve:
-    """gamma (minus log-SNR) at times t in [0, 1]."""
-
-    t: tuple[float, ...]
-    gamma: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class SampleMeasures:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
@@ -71,11 +63,6 @@ class SampleMeasures:
     def at(self, name: str) -> tuple[float, ...]:
         """Return one measure at each value; NaN where a row lacks it."""
         return tuple(row.get(name, math.nan) for row in self.rows)
-
-
-def parse_text(value: Any) -> str | None:
-    """Read a text; None for an empty one."""
-    return str(value) if value else None
 
 
 def parse_floats(value: Any) -> dict[str, float]:
@@ -132,12 +119,6 @@ def parse_curve(key: str) -> Callable[[Any], Curve | None]:
         return Curve(gamma, value, stderr[0] if stderr else (math.nan,) * len(gamma))
 
     return parse
-
-
-def parse_schedule(record: Any) -> ScheduleCurve | None:
-    """Parse gamma over t, all finite."""
-    columns = _columns(record, "t", "gamma")
-    return ScheduleCurve(*columns) if columns and all(map(math.isfinite, columns[1])) else None
 
 
 def parse_gradient(record: Any) -> dict[str, float] | None:

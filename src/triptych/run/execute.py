@@ -42,7 +42,7 @@ from triptych.run.untrusted import is_composed_here
 
 FEW = 10  # validation items, of which a mean says little
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
-RESERVED = {*ENTRIES} - {"weighting", "schedule"}  # entries that no model's ``panels`` may overwrite
+RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
 
@@ -141,7 +141,7 @@ class Session:
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
-        with closing(fit.loggers, run), contextlib.ExitStack() as stack:
+        with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:
             if peers:
                 stack.callback(peers.needed_no_more)  # they may be gone before loggers
             fit(run, experiment, origin)
@@ -150,7 +150,7 @@ class Session:
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)
             if rank() == 0:
-                fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
+                fit.trainer.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
             return self.record("finished", name=config["name"] or "", seed=config["seed"], **figures)
 
     def record(self, status: str, **entries: Any) -> Result:
@@ -224,7 +224,7 @@ def _report(
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
         **(measure_samples(experiment, sets) if first and sets else {}),
-        **log_locations(fit.loggers),
+        **log_locations(fit.trainer.loggers),
     }
     return figures | _panels(run, model) | {"ended": timestamp()}
 
@@ -255,13 +255,13 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     save_picture(x, experiment.data, picture)
     save_real(experiment.data, n, run / "samples" / "real.png")
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
-    log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
+    log_picture(fit.trainer.loggers, "samples/final", picture, fit.trainer.global_step)
     if (prompts := save_prompts(drawing, run / "samples" / "prompts.png")) is not None:
-        log_picture(fit.loggers, "samples/prompts", prompts, fit.trainer.global_step)
+        log_picture(fit.trainer.loggers, "samples/prompts", prompts, fit.trainer.global_step)
     if hasattr(experiment.model, "denoiser"):
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
         strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, run / "samples")
-        log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
+        log_picture(fit.trainer.loggers, "samples/trajectory", strip, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import subprocess_script
@@ -45,13 +44,11 @@ FEW = 4  # items on which a model is checked before its first step
 
 @dataclass(frozen=True)
 class Fit:
-    """Trainer, loggers and callbacks of a fit."""
+    """Trainer and callbacks of a fit."""
 
     trainer: pl.Trainer
-    loggers: list[Logger]
     keep: Keep
     gradients: Gradients
-    record: dict[str, Any]  # what each checkpoint says of its run
 
     @property
     def device(self) -> str:
@@ -69,7 +66,7 @@ class Fit:
         if checkpoint is None:
             averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
             weights = {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
-            checkpoint = weights | {"triptych": self.record}
+            checkpoint = weights | {"triptych": self.keep.record}
         if rank() == 0:
             save_checkpoint(checkpoint, run / "checkpoints" / LAST)
 
@@ -93,10 +90,8 @@ def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], valida
     if weights != "raw" and not averagers and not config.get("trained"):
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if weights == "chosen" and config["checkpoint"] == "best":
-        raise UserError(
-            "weights=chosen: the best moment is decided by one average, the choice made at the end; "
-            "pass checkpoint=last or weights=ema"
-        )
+        problem = "the best moment is decided by one average, the choice made at the end"
+        raise UserError(f"weights=chosen: {problem}; pass checkpoint=last or weights=ema")
     if weights == "chosen" and averagers and sum(len(one.lengths) for one in averagers) < 2:
         raise UserError("weights=chosen: one average is kept; add callbacks.ema.others=[0.1], or weights=ema")
     if weights == "chosen" and not validated:
@@ -115,7 +110,7 @@ def build_fit(
 ) -> Fit:
     """Build trainer, callbacks and, once nothing is left to be refused, loggers; record the start."""
     config, data, samples = experiment.config, experiment.data, experiment.config["samples"]
-    provenance, validated = run.provenance(), len(data.splits["val"]) > 0
+    validated = len(data.splits["val"]) > 0
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
     if config.get("test", True) and not len(data.splits["test"]):
@@ -140,7 +135,7 @@ def build_fit(
     ]
     check_averaging(config, callbacks, validated)
     steps, model = steps_of(config, len(data.splits["train"])), experiment.model
-    trainer = build_trainer(config, run, callbacks, [], peers, steps)
+    trainer = build_trainer(config, run, callbacks, peers, steps)
     if data.batch_size % trainer.world_size:
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
@@ -156,12 +151,10 @@ def build_fit(
             check_first_step(experiment, trainer.strategy.root_device)
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
         if origin.start is None and warmup >= trainer.max_steps:
-            log_line(
-                run,
-                f"lr_schedule.warmup_steps={warmup}: all {trainer.max_steps} steps are warm-up; use fewer",
-            )
-    trainer.loggers = build_loggers(config, provenance, run, origin.step)
-    fit = Fit(trainer, trainer.loggers, keep, gradients, record)
+            problem = f"all {trainer.max_steps} steps are warm-up"
+            log_line(run, f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer")
+    trainer.loggers = build_loggers(config, run, origin.step, lambda: keep.seconds)
+    fit = Fit(trainer, keep, gradients)
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
@@ -189,7 +182,6 @@ def build_trainer(
     config: dict[str, Any],
     run: RunDirectory | None,
     callbacks: list[Any],
-    loggers: list[Any] | bool,
     peers: Peers | None = None,
     steps: int = -1,
 ) -> pl.Trainer:
@@ -203,20 +195,17 @@ def build_trainer(
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     most = max(cores(), SIMULATED)
     if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
-        raise UserError(
-            f"trainer.devices={devices}: must be 1 to {most} on this machine's {cores()} CPU cores"
-        )
+        allowed = f"1 to {most} on this machine's {cores()} CPU cores"
+        raise UserError(f"trainer.devices={devices}: must be {allowed}")
     node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
     clip = node["gradient_clip_val"]
-    if str(node["strategy"]).startswith("fsdp") and config["callbacks"].get("ema"):
-        raise UserError(
-            "trainer.strategy=fsdp: a shard's average is not the network's; "
-            "pass callbacks.ema=null weights=raw"
-        )
-    if str(node["strategy"]).startswith("fsdp") and clip:
-        raise UserError(
-            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; pass null"
-        )
+    sharded = str(node["strategy"]).startswith("fsdp")
+    if sharded and config["callbacks"].get("ema"):
+        problem = "a shard's average is not the network's"
+        raise UserError(f"trainer.strategy=fsdp: {problem}; pass callbacks.ema=null weights=raw")
+    if sharded and clip:
+        problem = "a norm that lies in shards is not clipped"
+        raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
     node.pop("enable_progress_bar", None)  # ours is a callback
     profiler = None
     if (kind := node.pop("profiler", None)) and run:  # Lightning's choice prints, or writes where it is
@@ -241,7 +230,7 @@ def build_trainer(
         enable_model_summary=node.pop("enable_model_summary", False),
         enable_checkpointing=False,  # ours keeps them
         callbacks=callbacks,
-        logger=loggers,
+        logger=[] if run else False,
         plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=str(run.path) if run else None,
     )

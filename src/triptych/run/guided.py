@@ -30,10 +30,8 @@ class Guides:
             if stage:
                 refuse_cascade(other)
             elif data_identity(other["data"]) != data_identity(own["data"]):
-                raise UserError(
-                    f"{key}={path}: trained on {describe(other['data'])}; "
-                    f"pass one trained on {describe(own['data'])}"
-                )
+                fix = f"pass one trained on {describe(own['data'])}"
+                raise UserError(f"{key}={path}: trained on {describe(other['data'])}; {fix}")
             elif "root" in own["data"]:
                 other["data"]["root"] = own["data"]["root"]  # where it lies now
             other["threads"] = own["threads"]  # another run's own count of threads is not this run's
@@ -49,10 +47,8 @@ class Guides:
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
         if model.noise != noise:
-            seen = "noisy" if model.noise else "clean"
-            raise UserError(
-                f"{key}={path}: trained on {seen} data; pass one with model.noise={str(noise).lower()}"
-            )
+            problem = f"trained on {'noisy' if model.noise else 'clean'} data"
+            raise UserError(f"{key}={path}: {problem}; pass one with model.noise={str(noise).lower()}")
         return model
 
 
@@ -75,22 +71,15 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
     if guidance:
         free = guidance["_target_"].endswith(".ClassifierFree")
         if model.of_latents and not free:
-            name = guidance["_target_"].rpartition(".")[2]
-            raise UserError(
-                f"guidance: {name} needs a model of the data, not of latents; pass guidance=none "
-                "or classifier_free"
-            )
+            problem = f"{guidance['_target_'].rpartition('.')[2]} needs a model of the data, not of latents"
+            raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
         if free and not model.conditional:
-            scale = guidance["scale"]
-            raise UserError(
-                f"guidance.scale={scale}: this model was trained without labels; pass guidance=none, or "
-                "a model trained with model.conditional=true"
-            )
+            problem = f"guidance.scale={guidance['scale']}: this model was trained without labels"
+            fix = "pass guidance=none, or a model trained with model.conditional=true"
+            raise UserError(f"{problem}; {fix}")
         for name in set(guidance.get("parts") or ()) - set(data.conditions):
-            known = ", ".join(data.conditions)
-            raise UserError(
-                f"guidance.parts: {name!r} is no part of the data's conditions; choose from {known}"
-            )
+            problem = f"{name!r} is no part of the data's conditions"
+            raise UserError(f"guidance.parts: {problem}; choose from {', '.join(data.conditions)}")
         extra = {}
         if "classifier" in guidance:
             extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)
@@ -101,10 +90,9 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         denoiser = build(threshold, "threshold", denoiser=denoiser)
         bound, size = getattr(denoiser, "bound", 1.0), training_items(data, 1000).x.abs()
         if (size > bound).float().mean() > 0.01:
-            raise UserError(
-                f"threshold: data reach {size.max():.2g}, and guesses would be cut off at {bound:g}; pass "
-                "threshold=none, or threshold=static with a higher threshold.bound"
-            )
+            problem = f"data reach {size.max():.2g}, and guesses would be cut off at {bound:g}"
+            fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
+            raise UserError(f"threshold: {problem}; {fix}")
     return denoiser
 
 

@@ -44,10 +44,8 @@ def read_statistics(path: str) -> Moments:
     """
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
-        raise UserError(
-            f"measures.statistics={path}: not the statistics of FID; pass an .npz with mu ({FEATURES},) and "
-            f"sigma ({FEATURES}, {FEATURES}), all finite"
-        )
+        fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
+        raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
     return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
 

@@ -93,18 +93,13 @@ def initialise(
     missing = [n for n in ours if n not in theirs]
     extra = [n for n in theirs if n not in model.state_dict()]
     path = config["init_from"]
-    parts = [
-        (f"{len(other)} of another shape", [f"{n} {how}" for n, how in other.items()]),
-        (f"{len(missing)} not there", missing),
-        (f"{len(extra)} there not used", extra),
-    ]
-    more = {what: ", ..." * (len(names) > SHOWN) for what, names in parts}
-    notes = "; ".join(f"{what} ({', '.join(n[:SHOWN])}{more[what]})" for what, n in parts if n)
+    kinds = {"of another shape": [f"{n} {how}" for n, how in other.items()]}
+    kinds |= {"not there": missing, "there not used": extra}
+    notes = "; ".join(f"{len(names)} {kind} ({_shown(names)})" for kind, names in kinds.items() if names)
     if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):
         fix = "init_partial=true takes those that fit" if fitting else "choose a run of the same network"
-        raise UserError(
-            f"init_from={path}: {len(fitting)} of {len(ours)} tensors fit by name and shape; {notes}; {fix}"
-        )
+        problem = f"{len(fitting)} of {len(ours)} tensors fit by name and shape"
+        raise UserError(f"init_from={path}: {problem}; {notes}; {fix}")
     with torch.no_grad():
         for n in fitting:
             ours[n].copy_(theirs[n])
@@ -115,6 +110,10 @@ def initialise(
         record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": fitting}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}
         run.write("provenance.json", run.provenance() | {"init_from": about})
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:

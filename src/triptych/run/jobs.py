@@ -21,14 +21,13 @@ from pathlib import Path
 
 from triptych.files import no_link
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SWEEP, lives
+from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, lives
 from triptych.run.untrusted import OWN
 
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _servers: list["Server"] = []  # of this process: one, or none yet
 
 

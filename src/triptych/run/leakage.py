@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.fingerprint import HELD_OUT, Fingerprint
-from triptych.errors import UserError
+from triptych.errors import UserError, mask_password
 from triptych.files import no_link, printable
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
@@ -28,12 +28,10 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
     after = ", ".join(f"{n} {name}" for name, n in now.n.items())
     change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
     for split in judged:
-        trained = _trained_on(now.items.get(split), seen.get("items") or {})
-        if trained:
-            raise UserError(
-                f"data: {trained} of the {now.n[split]} items of split={split} are ones that this model was "
-                f"trained on: the data or their split have changed since ({change}); {fix}"
-            )
+        if trained := _trained_on(now.items.get(split), seen.get("items") or {}):
+            items = f"{trained} of the {now.n[split]} items of split={split}"
+            why = f"the data or their split have changed since ({change})"
+            raise UserError(f"data: {items} are ones that this model was trained on: {why}; {fix}")
     measured = f"; no item of {' or '.join(judged)} was trained on" if judged and now.items else ""
     return f"data: not those that this model was trained on ({change}){measured}"
 
@@ -51,10 +49,10 @@ def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def log_line(run: RunDirectory | None, line: str) -> None:
-    """Print one line on stderr and to the run's ``train.log``, on rank 0."""
+    """Print one line on stderr and to the run's ``train.log``, on rank 0, passwords masked."""
     if not line or rank() != 0:
         return
-    line = printable(line)
+    line = printable(mask_password(line))
     print(line, file=sys.stderr, flush=True)
     if run is None:
         return

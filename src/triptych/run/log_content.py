@@ -1,12 +1,10 @@
 """Content for loggers beside metrics.csv: configuration, figures, panels."""
 
 import contextlib
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from triptych.config.identity import leaves
-from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
@@ -17,16 +15,6 @@ NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 BESIDE = ("seed", "setting")  # keys that stand beside the choices
-
-
-def warn(text: str) -> None:
-    """Print one warning line, passwords masked."""
-    print(mask_password(text), file=sys.stderr, flush=True)
-
-
-def error_line(error: BaseException) -> str:
-    """Return a library's error in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sweep_of(run: RunDirectory) -> str | None:

@@ -17,8 +17,10 @@ from triptych.config.build import build
 from triptych.config.names import root
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import error_line, flat_numbers, parameters, sweep_of, warn
+from triptych.run.leakage import log_line
+from triptych.run.log_content import flat_numbers, parameters, sweep_of
 from triptych.run.metrics import MetricsCsv
+from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
 from triptych.run.untrusted import is_composed_here
@@ -50,7 +52,6 @@ class Guarded(Logger):
         """The library's run object, for user callbacks; a dummy if there is none."""
         return DummyExperiment() if self.lost else self.logger.experiment
 
-    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration is logged at the start."""
 
@@ -83,19 +84,21 @@ class Guarded(Logger):
                     continue
                 self.lost = True
                 why = error_line(error)
-                warn(f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures")
+                log_line(
+                    None, f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures"
+                )
                 if self.kind is wandb.WandbRun:
                     wandb.WandbRun.abandon()
 
 
 def build_loggers(
-    config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory, step: int
+    config: dict[str, Any], run: RunDirectory, step: int, clock: Callable[[], float]
 ) -> list[Logger]:
     """Build the logger of metrics.csv, then those that ``logger`` names.
 
-    The run goes on from ``step``: rows of metrics.csv up to it stand.
+    The run goes on from ``step``: rows of metrics.csv up to it stand. ``clock``: seconds of fitting so far.
     """
-    table = MetricsCsv(run / "metrics.csv")
+    table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     loggers: list[Logger] = [table]
     for name, node in (config["logger"] or {}).items():
@@ -111,9 +114,11 @@ def build_loggers(
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):
-                warn("W&B: artifacts are left out: a directory asks for them, not a command of yours")
+                log_line(
+                    None, "W&B: artifacts are left out: a directory asks for them, not a command of yours"
+                )
                 artifacts = False
-            about = wandb.describe_run(node, config, provenance, run)
+            about = wandb.describe_run(node, config, run.provenance(), run)
             loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
     return loggers
 
@@ -231,5 +236,7 @@ def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> 
     uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"
     if is_composed_here(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
         return str(uri)
-    warn(f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it")
+    log_line(
+        None, f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it"
+    )
     return None

@@ -2,9 +2,8 @@
 
 import csv
 import io
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,23 @@ class MetricsCsv(Logger):
     of the whole table.
 
     When a run goes on from a checkpoint at step s, rows after s are dropped before they are written again, so
-    each step stands once. ``time`` is the seconds of fitting that led to the row: a resumed run counts on
-    from the row it goes on from.
+    each step stands once. ``time`` is the seconds of fitting that led to the row, by ``clock``.
     """
 
     name, version = "csv", ""
 
-    def __init__(self, path: Path, every: float = 2.0):
+    def __init__(self, path: Path, clock: Callable[[], float], every: float = 2.0):
         super().__init__()
-        self.path, self.every = path, every
+        self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # of the file
         self._rows: dict[int, dict[str, Any]] = {}  # held
         self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
-        self._began: float | None = None
-        self._before = 0.0
 
     def keep_until(self, step: int) -> None:
         """Hold the rows up to ``step`` for the next write; print a warning if some are damaged."""
-        damaged = self._read(step)
-        if damaged:
+        if damaged := self._read(step):
             log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
-        times = [float(row["time"]) for row in self._rows.values() if "time" in row]
-        self._before = max(filter(math.isfinite, times), default=0.0)
 
     def _read(self, until: float) -> int:
         """Merge the file's rows up to a step into those that are held; return how many are damaged."""
@@ -66,12 +59,6 @@ class MetricsCsv(Logger):
         self._columns, self._closed, self._end = [], -1, 0
         return damaged
 
-    @rank_zero_only
-    def log_graph(self, *args: Any, **kwargs: Any) -> None:
-        """Start the clock; Lightning calls this where a fit begins, and again where a test does."""
-        if self._began is None:
-            self._began = time.monotonic()
-
     @property
     def last(self) -> tuple[int, dict[str, Any]]:
         """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
@@ -83,19 +70,15 @@ class MetricsCsv(Logger):
         row = self._rows.get(step, {})
         return {"time": float(row["time"])} if "time" in row else {}
 
-    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.log_graph()
-        assert self._began is not None
         row = self._rows.setdefault(step or 0, {})
-        row.setdefault("time", round(self._before + time.monotonic() - self._began, 3))  # a test adds none
+        row.setdefault("time", round(self.clock(), 3))
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
-    @rank_zero_only
     def save(self) -> None:
         """Write the table if the last write is long enough ago; Lightning calls this at every row."""
         if time.monotonic() - self._written > self.every:
@@ -125,7 +108,6 @@ class MetricsCsv(Logger):
         self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
         self._written = time.monotonic()
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         self.flush()
 

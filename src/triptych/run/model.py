@@ -95,16 +95,13 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """Return facts of the data, by the argument names that request them."""
     conditional = config["model"].get("conditional")
     if conditional and not data.conditions:
-        raise UserError(
-            f"model.conditional=true: data {data.name} has no labels and no other conditions; pass false"
-        )
+        problem = f"data {data.name} has no labels and no other conditions"
+        raise UserError(f"model.conditional=true: {problem}; pass false")
     known = data.conditions if conditional else {}
     if isinstance(conditional, list):
         for name in set(conditional) - set(known):
-            raise UserError(
-                f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
-                f"choose from {', '.join(known)}"
-            )
+            problem = f"{name!r} is no part of the conditions of data {data.name}"
+            raise UserError(f"model.conditional: {problem}; choose from {', '.join(known)}")
         known = {name: kind for name, kind in known.items() if name in conditional}
     return {
         "data_name": data.name,
@@ -157,10 +154,9 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = first_line(cause)[:200] or type(cause).__name__
-        raise UserError(
-            f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
-            "install a C++ compiler, g++ or the one that CXX names"
-        ) from error
+        problem = f"this machine cannot compile for {device.type} ({reason})"
+        fix = "pass false, or install a C++ compiler, g++ or the one that CXX names"
+        raise UserError(f"compile=true: {problem}; {fix}") from error
 
 
 @contextmanager

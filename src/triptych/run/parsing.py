@@ -50,6 +50,11 @@ def first_line(text: object) -> str:
     return (str(text).strip().splitlines() or [""])[0][:500]
 
 
+def error_line(error: BaseException) -> str:
+    """Return a library's error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def natural_key(text: str) -> list[Any]:
     """Return a sort key under which "seed=2" comes before "seed=10"."""
     parts = filter(None, re.split(r"(\d+)", text))

@@ -15,6 +15,7 @@ from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, printable, read_json
 from triptych.run.directory import RunDirectory
+from triptych.run.parsing import error_line
 from triptych.run.result import PARTS, Result
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
@@ -142,8 +143,7 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise _refused(path, file.name, "damaged; copy it again") from error
     except (RuntimeError, TypeError, AttributeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise _refused(path, WEIGHTS, f"of another network than {UNET} ({line})") from error
+        raise _refused(path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})") from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 

@@ -24,6 +24,7 @@ from triptych.run.untrusted import adopt, check_initial
 
 ROOT = "data.root"
 COMPILE = "compile"
+ANOTHER = "choose another name, or force=true to start over"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -84,10 +85,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
     elif result and bare:
-        raise UserError(
-            f"{run.path}: holds a run that has lost its config.yaml; choose another name, or force=true to "
-            "start over"
-        )
+        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}")
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
@@ -99,8 +97,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     finished = run.status == "finished"
     other = {key: pair for key, pair in changes.items() if key != COMPILE or finished}
     if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
-        what = f"{run.path}: holds another run ({describe_differences(other)})"
-        raise UserError(f"{what}; choose another name, or force=true to start over")
+        raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on, compiled or not, with its data where they are now
         with run.lock(PATIENCE):
@@ -123,9 +120,8 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
         return
     if result.status == "diverged":
         raise Diverged.before(result.error, result.step or 0)
-    raise UserError(
-        f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries again)"
-    )
+    fix = f"traceback: {run / 'train.log'}; retry=true tries again"
+    raise UserError(f"failed before: {result.error or '?'} ({fix})")
 
 
 def _without_new_defaults(

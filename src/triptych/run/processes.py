@@ -20,6 +20,9 @@ DISTRIBUTED = {
 BUSY, STORAGE = 75, 74  # as sysexits.h has them
 DIVERGED = 3
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
+WANTED_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
+SIGNALS = (*ENDING, *WANTED_BACK)  # that stop a run
 GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
 
 

@@ -43,14 +43,9 @@ class Progress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._bar = tqdm(
-                total=trainer.max_steps,
-                initial=trainer.global_step,
-                desc="fit",
-                disable=self._hidden,
-                leave=False,
-            )
-            self.write("fit", trainer.global_step, trainer.max_steps)
+            step, steps = trainer.global_step, trainer.max_steps
+            self._bar = tqdm(total=steps, initial=step, desc="fit", disable=self._hidden, leave=False)
+            self.write("fit", step, steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._bar is None or time.monotonic() - self._written < self.every:
@@ -59,15 +54,14 @@ class Progress(pl.Callback):
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        self.write("fit", trainer.global_step, trainer.max_steps, None if math.isnan(bound) else bound)
+        self.write("fit", trainer.global_step, trainer.max_steps, bound)  # null while there is none
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
         if self._bar is not None and self._bar.disable and self._hidden is None:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-            log_line(
-                self.run, f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}"
-            )
+            step = f"step {trainer.global_step}/{trainer.max_steps}"
+            log_line(self.run, f"{step}: validation bound {bound:.4f}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:
@@ -96,7 +90,7 @@ class Progress(pl.Callback):
 class SampleGrid(pl.Callback):
     """Draw up to 16 unguided samples after validation, from one noise, ``pictures`` times in a run."""
 
-    def __init__(self, drawing: Drawing, folder: Path, n: int = 16, pictures: int = 3):
+    def __init__(self, drawing: Drawing, folder: Path, n: int, pictures: int):
         self.drawing, self.folder = replace(drawing, denoiser=None, sources={}), folder
         self.n, self.pictures = min(16, n), pictures
 

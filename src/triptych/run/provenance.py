@@ -76,24 +76,24 @@ def add_execution(
         "versions": versions(),
         "data": {key: data[key] for key in ("fingerprint", "split")},
     }
-    executions = record.get("executions", [])
-    names = record.get("sources", {}) | {here["sources"]: files}
-    changes = ""
-    if executions and step:  # under what it made no step, nothing was trained
-        changes = describe_changes(executions[-1], here, names)
+    changes = _changes(record, here, files) if step else ""  # under what it made no step, nothing was trained
     line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
-    run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
+    names = record.get("sources", {}) | {here["sources"]: files}
+    executions = [*record.get("executions", []), here]
+    run.write("provenance.json", record | {"data": data, "sources": names, "executions": executions})
     return line
 
 
 def changed_since(run: RunDirectory) -> str:
     """Describe the changes of code and packages since a run's last execution."""
-    record, files = run.provenance(), source_files(run.config())
-    if not (executions := record.get("executions")):
-        return ""
-    here = {"sources": digest_of(files), "versions": versions()}
-    return describe_changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
+    files = source_files(run.config())
+    return _changes(run.provenance(), {"sources": digest_of(files), "versions": versions()}, files)
+
+
+def _changes(record: dict[str, Any], here: dict[str, Any], files: dict[str, str]) -> str:
+    names = record.get("sources", {}) | {here["sources"]: files}
+    return describe_changes((record.get("executions") or [{}])[-1], here, names)
 
 
 def git_state(

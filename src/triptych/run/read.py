@@ -3,6 +3,7 @@
 A summary that cannot be understood makes the run "unreadable", with the reason in `error`.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
 from triptych.run.directory import RunDirectory, check_digests
 from triptych.run.items import load_items, read_items
-from triptych.run.parsing import first_line, load_config, natural_key, to_float, to_int
+from triptych.run.parsing import error_line, first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
 from triptych.run.result import ENDED, Result, one_line, parse_entries
 
@@ -109,10 +110,9 @@ def is_run(directory: Path) -> bool:
     return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
 
 
-def read_runs(root: Path, now: float | None = None) -> list[Run]:
+def read_runs(root: Path) -> list[Run]:
     """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
-    sweep = Path(root).resolve().name
-    return [read_run(path, sweep, now) for path in find_runs(Path(root))]
+    return [read_run(path, Path(root).resolve().name) for path in find_runs(Path(root))]
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
@@ -132,24 +132,21 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_digests(directory, run.digests)
         items = load_items(directory)
         if items and run.measure and math.isfinite(run.bound) and not read_items(directory, run.bound):
-            raise ValueError(
-                f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}"
-            )
+            problem = f"the mean of items.npz is {items.mean:g}"
+            raise ValueError(f"test.{run.measure}.mean={run.bound:g}: {problem}")
         file = directory / run.samples if run.samples else None  # reports are published: no file outside
         inside = file is not None and file.resolve().is_relative_to(directory.resolve())
         return replace(run, samples=file if inside else None)
     except (OSError, ValueError) as error:
-        why = f"summary.json: {first_line(error) or type(error).__name__}"
-        return Run(**known | {"status": "unreadable", "error": why})
+        return Run(**known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"})
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     git, executions = record.get("git", {}), record.get("executions", [])
     last = executions[-1] if executions else {}
-    try:
+    start: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
         start = parse_entries(record, AT_START)
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
-        start = {}
     return start | {
         "sources": str(last.get("sources") or ""),
         "code_changes": tuple(first_line(e["changed"]) for e in executions if e.get("changed")),

@@ -97,9 +97,8 @@ class PointReference(SampleReference):
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples] | None = None):
         if not isinstance(data, Generated):
-            raise UserError(
-                f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; set measures.n=0"
-            )
+            problem = f"data {data.name} is neither images nor drawn by a formula"
+            raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
         super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
 

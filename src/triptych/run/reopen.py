@@ -53,9 +53,8 @@ def reopen(
         config = check_config(checkpoint["triptych"]["config"], where)
         if data_root is not None:
             if "root" not in config["data"]:
-                raise UserError(
-                    f"data_root={data_root}: {config['data']['_target_']} lies in no folder; pass null"
-                )
+                problem = f"{config['data']['_target_']} lies in no folder"
+                raise UserError(f"data_root={data_root}: {problem}; pass null")
             config["data"]["root"] = data_root
         if adjust is not None:
             adjust(config)
@@ -102,19 +101,16 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
     runs = open_stages("model.stages", paths)
     theirs = runs[-1].config["data"]
     if data_identity(theirs) != data_identity(config["data"]):
-        raise UserError(
-            f"model.stages[{len(runs) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
-            f"on {describe(config['data'])}"
-        )
+        problem, fix = f"trained on {describe(theirs)}", f"pass one trained on {describe(config['data'])}"
+        raise UserError(f"model.stages[{len(runs) - 1}]={paths[-1]}: {problem}; {fix}")
     for i, stage in enumerate(runs[:-1]):
         for name, split in data.splits.items():
             other, every = stage.data.splits[name], torch.arange(len(split))
             part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
             if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
-                raise UserError(
-                    f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
-                    f"those of data {data.name}; they must be equal"
-                )
+                theirs = f"the {stage.data.known_as!r} of those of data {data.name}"
+                problem = f"its {name} items are not {theirs}; they must be equal"
+                raise UserError(f"model.stages[{i}]={paths[i]}: {problem}")
     names = [str(stage.data.known_as) for stage in runs[:-1]]
     return {"stages": [stage.model.requires_grad_(False) for stage in runs], "known_as": names}
 
@@ -154,29 +150,24 @@ def _check_stage(
     what: str, stage: Experiment, before: list[Experiment], last: bool, earlier: Sequence[str] = ()
 ) -> None:
     if not hasattr(stage.model, "denoiser"):
-        raise UserError(
-            f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
-        )
+        problem = f"a {type(stage.model).__name__} cannot be a stage"
+        raise UserError(f"{what}: {problem}; pass the run of a diffusion model")
     parts = parts_read(stage.model, stage.data)
     drawn = {str(one.data.known_as): one for one in before}
     for name in parts:
         if name in drawn:
             _check_shape(what, name, stage.data.conditions[name], drawn[name])
         elif name not in (*PROMPTED, *earlier):
-            raise UserError(
-                f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
-            )
+            fix = "put the run that does before it"
+            raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
     if not last and stage.data.known_as is None:
-        raise UserError(
-            f"{what}: no later stage is conditioned on data {stage.data.name} of "
-            f"{_size(stage.data.shape)}; pass a run of lower resolution, as with data=shapes data.size=8"
-        )
+        own = f"data {stage.data.name} of {_size(stage.data.shape)}"
+        fix = "pass a run of lower resolution, as with data=shapes data.size=8"
+        raise UserError(f"{what}: no later stage is conditioned on {own}; {fix}")
     if before and before[-1].data.known_as not in parts:
         missing = before[-1].data.known_as
-        raise UserError(
-            f"{what}: not conditioned on {missing!r}, which the stage before it draws; pass a run trained "
-            f"with model.conditional=[text,{missing}]"
-        )
+        fix = f"pass a run trained with model.conditional=[text,{missing}]"
+        raise UserError(f"{what}: not conditioned on {missing!r}, which the stage before it draws; {fix}")
     if before:
         _check_encoders(what, before[-1], stage.data)
 
@@ -184,18 +175,14 @@ def _check_stage(
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
     wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
     if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
-        raise UserError(
-            f"{what}: needs {name!r} of {_size(wanted)}, and the stage that draws it draws "
-            f"{_size(drawn.data.shape)}; they must be equal"
-        )
+        problem = f"the stage that draws it draws {_size(drawn.data.shape)}; they must be equal"
+        raise UserError(f"{what}: needs {name!r} of {_size(wanted)}, and {problem}")
 
 
 def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
     if before.data.encoders != data.encoders:
-        raise UserError(
-            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; they "
-            "must be equal"
-        )
+        problem = "its text encoder, or its data.embeddings, is not that of the stage before it"
+        raise UserError(f"{what}: {problem}; they must be equal")
 
 
 def check_condition_source(

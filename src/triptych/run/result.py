@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from triptych.run import entries
-from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, ScheduleCurve, nested
-from triptych.run.parsing import first_line, parse_overrides, to_float, to_int
+from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, nested
+from triptych.run.parsing import error_line, first_line, parse_overrides, to_float, to_int
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
@@ -51,23 +51,23 @@ class Result:
     """
 
     status: Status = field(metadata={"parse": str, "keys": ()})
-    name: str = _entry(entries.parse_text, "")
+    name: str = _entry(str, "")
     overrides: Mapping[str, str] = _entry(parse_overrides, dict)
     choices: Mapping[str, str] = _entry(
         lambda names: {str(key): str(name) for key, name in names.items()}, dict
     )
     seed: int | None = _entry(entries.parse_seed, None, ("seed", "overrides"))
-    stage: str = _entry(entries.parse_text, "")
-    error: str = _entry(lambda error: first_line(error or ""), "")
+    stage: str = _entry(str, "")
+    error: str = _entry(first_line, "")
     step: int | None = _entry(to_int)
     parameters: int | None = _entry(to_int)
     steps: int | None = _entry(to_int)
     seconds: Mapping[str, float] = _entry(entries.parse_floats, dict)
     cost: Mapping[str, float] = _entry(entries.parse_floats, dict)
-    device: str = _entry(entries.parse_text, "")
+    device: str = _entry(str, "")
     world_size: int | None = _entry(to_int)
-    weights: str = _entry(entries.parse_text, "")
-    checkpoint: str = _entry(entries.parse_text, "")
+    weights: str = _entry(str, "")
+    checkpoint: str = _entry(str, "")
     averaging: Mapping[str, Any] | None = _entry(dict)
     fingerprint: str = _entry(entries.parse_fact("fingerprint", str), "", ["data"])
     split: str = _entry(entries.parse_fact("split", str), "", ["data"])
@@ -83,7 +83,6 @@ class Result:
     baselines: Mapping[str, float] = _entry(entries.parse_baselines, dict)
     metrics: Mapping[str, str] = _entry(entries.parse_metrics, dict)
     weighting: Curve | None = _entry(entries.parse_curve("effective"))
-    schedule: ScheduleCurve | None = _entry(entries.parse_schedule)
     tweedie: Curve | None = _entry(entries.parse_curve("excess"))
     posterior: Curve | None = _entry(entries.parse_curve("spread"), None, ["tweedie"])
     samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
@@ -127,10 +126,7 @@ class Result:
         if record.get("status") not in ENDED:
             raise ValueError(f"status {record.get('status')!r} is none of {', '.join(ENDED)}")
         check_seal(record)
-        try:
-            return cls(**known | parse_entries(record), record=record)
-        except (TypeError, AttributeError, KeyError, OverflowError) as error:
-            raise ValueError(first_line(error) or type(error).__name__) from error
+        return cls(**known | parse_entries(record), record=record)
 
     def to_json(self) -> dict[str, Any]:
         """Return the entries of the file, without its checksum."""
@@ -163,12 +159,15 @@ ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key 
 
 
 def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the fields that ``record`` has something to say of, of ``only`` those if any are named."""
-    parsed = {
-        name: parse(*(record.get(key) for key in keys))
-        for name, (parse, keys) in PARSERS.items()
-        if (not only or name in only) and any(record.get(key) is not None for key in keys)
-    }
+    """Return the fields that ``record`` has, of ``only`` those if any are named; ValueError if malformed."""
+    try:
+        parsed = {
+            name: parse(*(record.get(key) for key in keys))
+            for name, (parse, keys) in PARSERS.items()
+            if (not only or name in only) and any(record.get(key) is not None for key in keys)
+        }
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise ValueError(error_line(error)) from error
     return {name: value for name, value in parsed.items() if value is not None}
 
 
@@ -200,49 +199,42 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _with_error(figure: dict[str, Any], least: float = 5e-4) -> str:
+def _with_error(figure: Estimate, least: float = 5e-4) -> str:
     """Format mean and error: four decimals, or as many as an error below ``least`` has; of one item no error.
 
     "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".
     """
-    mean, error = to_float(figure.get("mean")), to_float(figure.get("stderr"))
-    if math.isnan(error):
-        return f"{mean:.4f}"
+    if math.isnan(error := figure.stderr):
+        return f"{figure.mean:.4f}"
     digits = 1 - math.floor(math.log10(error)) if 0 < error < least else 4
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    return f"{figure.mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def one_line(result: Result | None) -> str:
     """Return a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
-    split = "test" if result.get("test") else "val"  # of a run that was not to read its test set
-    figures = result.get(split)
-    line = figures_line(figures, split) if isinstance(figures, dict) else ""
+    # the validation set's, of a run that was not to read its test set
+    line = figures_line(result.test) if result.test else figures_line(result.val, "val")
     return line or f"{result.status}: {result.error or 'nothing recorded'}"
 
 
-def figures_line(figures: Mapping[str, Any], split: str = "test") -> str:
+def figures_line(figures: Mapping[str, Estimate], split: str = "test") -> str:
     """Write a split's figures in one line: a bound and its three terms, or an accuracy; "" without either."""
-    figures = {key: entry for key, entry in figures.items() if isinstance(entry, dict)}
-    mean = {key: to_float(entry.get("mean")) for key, entry in figures.items()}
+    none = Estimate(math.nan, math.nan, 0)
     for unit, label in UNITS.items():
-        if unit in figures:
-            terms = ", ".join(f"{part} {mean.get(f'{unit}_{part}', math.nan):.4f}" for part in PARTS)
-            value = f"{_with_error(figures[unit], least=0.0)} {label}"
-            line = f"{split} bound {value} ({terms}; n = {figures[unit].get('n')})"
-            if "gap" in figures:
-                line += f", {_with_error(figures['gap'])} above the data's entropy"
-            if f"{unit}_ode" in figures:
-                ode = figures[f"{unit}_ode"]
-                line += f"; by the ODE {_with_error(ode)} on {ode.get('n')} of them"
-                if f"{unit}_ode_bound" in figures:
-                    line += f", whose bound is {_with_error(figures[f'{unit}_ode_bound'])}"
+        if bound := figures.get(unit):
+            terms = ", ".join(f"{part} {figures.get(f'{unit}_{part}', none).mean:.4f}" for part in PARTS)
+            line = f"{split} bound {_with_error(bound, least=0.0)} {label} ({terms}; n = {bound.n})"
+            if gap := figures.get("gap"):
+                line += f", {_with_error(gap)} above the data's entropy"
+            if ode := figures.get(f"{unit}_ode"):
+                line += f"; by the ODE {_with_error(ode)} on {ode.n} of them"
+            if ode_bound := figures.get(f"{unit}_ode_bound"):
+                line += f", whose bound is {_with_error(ode_bound)}"
             return line
-    if "accuracy" in figures:
-        return (
-            f"{split} accuracy {_with_error(figures['accuracy'], least=0.0)} "
-            f"(cross-entropy {mean.get('cross_entropy', math.nan):.4f} nats; "
-            f"n = {figures['accuracy'].get('n')})"
-        )
+    if accuracy := figures.get("accuracy"):
+        nats = figures.get("cross_entropy", none).mean
+        shown = _with_error(accuracy, least=0.0)
+        return f"{split} accuracy {shown} (cross-entropy {nats:.4f} nats; n = {accuracy.n})"
     return ""

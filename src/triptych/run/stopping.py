@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from triptych.errors import Diverged, Interrupted
+from triptych.run.processes import SIGNALS, WANTED_BACK
 
-SIGNALS = [
-    getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, n)
-]
 APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
 NEVER = 2**62  # later than any step
 KINDS = ("the loss", "a weight")
-WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what SLURM's --signal sends
 
 
 class Stop(pl.Callback):

@@ -47,9 +47,8 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
     """
     where = f"{key}={path}"
     if is_pipeline(path):
-        raise UserError(
-            f"{where}: a pipeline of diffusers; pass a run of triptych-train trained={path} data=NAME"
-        )
+        fix = f"pass a run of triptych-train trained={path} data=NAME"
+        raise UserError(f"{where}: a pipeline of diffusers; {fix}")
     if path.is_dir():
         raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
@@ -59,10 +58,8 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         run = RunDirectory(path.parent.parent)
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             if other := other_figures(run.config(), record["triptych"]["config"]):
-                raise ForeignCheckpoint(
-                    f"{where}: the checkpoint of another run ({describe_differences(other)}); remove it, or "
-                    "put the run's own there"
-                )
+                problem = f"the checkpoint of another run ({describe_differences(other)})"
+                raise ForeignCheckpoint(f"{where}: {problem}; remove it, or put the run's own there")
             result = run.summary()
             try:
                 check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
@@ -84,10 +81,8 @@ def check_reference(key: str, path: str) -> None:
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
-        raise UserError(
-            f"{key}={path}: the run there is {run.status}; finish it, or pass a checkpoint of it, as "
-            f"{key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        )
+        fix = f"pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
+        raise UserError(f"{key}={path}: the run there is {run.status}; finish it, or {fix}")
     check_checkpoint(path, key)
 
 

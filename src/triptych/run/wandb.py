@@ -15,15 +15,9 @@ from pytorch_lightning.loggers import WandbLogger
 
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import (
-    RESOLVED,
-    comparable,
-    error_line,
-    flat_figures,
-    panel_tables,
-    sweep_of,
-    warn,
-)
+from triptych.run.leakage import log_line
+from triptych.run.log_content import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
+from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
@@ -51,11 +45,11 @@ class WandbRun(WandbLogger):
 
     def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
         self.run, self.artifacts = run, artifacts
-        module = import_wandb(run / "wandb")
-        super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(module), **about)
+        self.wandb = import_wandb(run / "wandb")
+        super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(self.wandb), **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
-        if module.run is not None:  # of a run that was refused: Lightning would go on with it
-            module.run.finish()
+        if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
+            self.wandb.run.finish()
         before = _directories(run)
         try:
             started = self.experiment
@@ -68,7 +62,7 @@ class WandbRun(WandbLogger):
             self._wandb_init["mode"] = "offline"
             started = self.experiment
             sync = self.location()["sync"]
-            warn(f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
+            log_line(None, f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
@@ -97,8 +91,6 @@ class WandbRun(WandbLogger):
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the panels and figures of ``summary``, and end."""
-        import wandb
-
         if summary:
             self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flat_figures(summary))
@@ -107,16 +99,15 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
-        wandb.teardown()  # waits for W&B's process, which closes its file as it ends
+            sync = self.location()["sync"]
+            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{sync}` sends the rest")
+        self.wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_panels(self, summary: Result, step: int) -> None:
-        import wandb
-
         charts = {
-            key: wandb.plot_table(
+            key: self.wandb.plot_table(
                 LINE,
-                wandb.Table(columns=list(columns), data=rows),
+                self.wandb.Table(columns=list(columns), data=rows),
                 {"x": columns[0], "y": columns[1]},
                 {"title": key.removeprefix("panels/").replace("_", " ")},
             )
@@ -126,10 +117,8 @@ class WandbRun(WandbLogger):
         self.log_metrics(charts, step)
 
     def _log_checkpoint(self) -> None:
-        import wandb
-
         path = self.run.reported()
-        artifact = wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
+        artifact = self.wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
         artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
@@ -148,7 +137,7 @@ class WandbRun(WandbLogger):
         sending.start()
         sending.join(SENT)
         if why[0]:
-            warn(f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
+            log_line(None, f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
 
     @classmethod
     def abandon(cls) -> None:

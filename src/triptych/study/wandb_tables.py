@@ -10,7 +10,7 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import error_line
+from triptych.run.parsing import error_line
 from triptych.run.read import Run
 from triptych.run.wandb import FINISH, import_wandb, logged_in, quiet_settings
 from triptych.study.results import results

@@ -35,9 +35,8 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     model = opened.model
     check_guide(values)
     if not model.draws:
-        raise UserError(
-            f"ckpt={values['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
-        )
+        fix = "pass a generative model's"
+        raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
     if values["trajectory"] is not None and not hasattr(model, "denoiser"):
         raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
@@ -105,10 +104,8 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
         raise UserError("prompt=[]: must be a text, or a list of one text or more")
     conditions = drawing.data.encode_prompts(prompts)
     if not any(TEXT in parts_read(one.model, one.data) for one in (drawing, *drawing.stages.values())):
-        raise UserError(
-            f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
-            "model.conditional=[text]"
-        )
+        fix = "pass one trained with model.conditional=[text]"
+        raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
     return conditions[torch.arange(n) % len(prompts)]
 
 
