@@ -18,6 +18,7 @@ from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
+from triptych.run.entries import Estimate
 from triptych.run.read import Run
 from triptych.run.untrusted import OWN
 
@@ -89,8 +90,8 @@ def test_overrides_are_texts_with_a_key_and_a_value(root, overrides, problem):
 
 
 def test_a_run_is_printed_in_one_line(tmp_path):
-    record = {"test": {"accuracy": {"mean": 0.5, "stderr": 0.01, "n": 300}}}
-    run = Run(dir=tmp_path / "first", status="finished", record=record)
+    figures = {"accuracy": Estimate(0.5, 0.01, 300)}
+    run = Run(dir=tmp_path / "first", status="finished", test=figures)
     assert str(run).startswith("first: test accuracy 0.5000 ± 0.0100 (") and str(run).endswith("/first)")
     failed = Run(dir=tmp_path / "second", status="failed", error="it rained")
     assert str(failed) == f"second: failed: it rained ({tmp_path}/second)"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.data.augment import Flip, augment
+from triptych.data.augment import Flip, augmented
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Part, Vectors
@@ -40,9 +40,8 @@ def test_what_the_network_is_told_of_does_not_leak(told):
     trained = model({AUGMENTATION: Vectors(1)} if told else {})
     optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
     for step in range(200):
-        x, done = augment(POINT.repeat(64, 1, 1, 1), [Flip(0.5, told=told)], seed=3, step=step)
-        condition = None if done is None else Condition(**{AUGMENTATION: done})
-        loss = trained.loss(Batch(x, condition, torch.arange(64)), step, 0, 1).mean()
+        batch = Batch(POINT.repeat(64, 1, 1, 1), None, torch.arange(64))
+        loss = trained.loss(augmented(batch, [Flip(0.5, told=told)], seed=3, step=step), step, 0, 1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

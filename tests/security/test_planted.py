@@ -55,8 +55,8 @@ def test_numbers_whose_squares_are_none_are_no_numbers(root):
 
 def test_a_curve_of_more_points_than_are_drawn_costs_its_panel(root):
     long = [float(i) for i in range(20_000)]
-    run = plant(root, "summary.json", FINISHED | {"schedule": {"t": long, "gamma": long}})
-    assert read_run(run).schedule is None and read_run(run).status == "finished"
+    run = plant(root, "summary.json", FINISHED | {"weighting": {"gamma": long, "effective": long}})
+    assert read_run(run).weighting is None and read_run(run).status == "finished"
 
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])

@@ -75,7 +75,7 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
     rows = (run / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("val/bound")
     validated = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
-    assert fit[2]["bound"] is None and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
+    assert math.isnan(fit[2]["bound"]) and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
 
 
 def test_the_table_of_a_terminal(tmp_path):
