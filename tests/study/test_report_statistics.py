@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from triptych.run.entries import Estimate
-from triptych.study.formatting import plus_minus, with_interval
+from triptych.study.formatting import duration, plus_minus, with_interval
 from triptych.study.statistics import far, holm, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
@@ -129,3 +129,9 @@ def test_an_interval_has_the_digits_of_its_width(figures, said):
 def test_far_are_those_that_would_squeeze_all_others(values, bad):
     assert far(values) == bad
     assert far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
+
+
+def test_a_time_has_the_digits_that_it_can_have():
+    shown = {2.34: "2.3 s", 41: "41 s", 200: "3 min 20 s", 7500: "2 h 05 min", 2.0916e10: "5,810,000 h"}
+    assert {seconds: duration(seconds) for seconds in shown} == shown
+    assert duration(math.nan) == "–"

@@ -68,7 +68,7 @@ def quantity(n: int, noun: str, plural: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: "41 s", "3 min 20 s", "2 h 05 min"; a dash unless finite."""
+    """Format seconds: "41 s", "3 min 20 s", "2 h 05 min", "5,800 h"; a dash unless finite."""
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
@@ -76,7 +76,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 360_000:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{round(whole / 3600, -2):,.0f} h"
 
 
 def listed(names: list[str]) -> str:
