@@ -59,13 +59,6 @@ def test_a_killed_one_is_known_by_its_signal_and_the_next_runs(program, tmp_path
     assert jobs.run_job("end", tmp_path / "log") == 0
 
 
-def test_one_that_leaves_at_once_has_all_that_it_printed_in_its_log(program, tmp_path, monkeypatch):
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    program("import atexit\natexit.register(print, 'its end')\nprint('its result')\njobs.leave()\n")
-    assert jobs.run_job("a", tmp_path / "log") == 0
-    assert (tmp_path / "log").read_text() == "its result\nits end\n"
-
-
 def test_a_clusters_signal_to_all_processes_is_for_the_run(program, tmp_path):
     code = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
     program(code + "os.kill(os.getppid(), signal.SIGUSR1)\nos.kill(os.getpid(), signal.SIGUSR1)")

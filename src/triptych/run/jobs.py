@@ -147,7 +147,6 @@ def leave() -> None:
     """End a fork whose run has finished; else Python puts away all that was imported, for a second or two."""
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
-        sys.stdout.flush()  # of a log, which no terminal makes it write line by line
         os._exit(0)
 
 
