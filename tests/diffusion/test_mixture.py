@@ -11,7 +11,7 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 
-from .oracles import correlated, distribution, entropy_by_quadrature, lopsided, oracle, refused, ring
+from .oracles import correlated, distribution, entropy_by_quadrature, lopsided, normal, oracle, refused, ring
 
 LEVELS = [(1.0, 0.0), (0.999, 0.05), (0.6, 0.8), (0.02, 0.9998), (1.0, 3.0)]
 LINE = [
@@ -140,6 +140,12 @@ def test_samples_follow_from_the_generator():
     before = torch.random.get_rng_state()
     one, other = (mixture.sample(100, torch.Generator().manual_seed(7))[0] for _ in range(2))
     assert torch.equal(one, other) and torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_product_of_float32_matrices_is_symmetric_enough():
+    for seed in range(40):
+        basis = torch.linalg.qr(normal(4, 4, seed=seed).float()).Q
+        GaussianMixture([1.0], [[0.0] * 4], (basis @ torch.arange(1.0, 5.0).diag() @ basis.T)[None])
 
 
 def test_refusals():

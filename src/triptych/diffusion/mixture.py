@@ -217,7 +217,10 @@ def _covariance(key: str, value: Any, d: int) -> Tensor:
     matrix = _tensor(key, value, needs)
     if matrix.shape in ((), (d,)):
         matrix = torch.diag(matrix.expand(d))
-    symmetric = matrix.shape == (d, d) and torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
+    if matrix.shape != (d, d):
+        raise _wrong(key, value, needs)
+    small = 1e-6 * matrix.diagonal().min().item()  # what a product of float32 matrices leaves
+    symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=small)
     if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
         raise _wrong(key, value, needs)
     return matrix

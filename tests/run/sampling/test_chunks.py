@@ -178,9 +178,10 @@ def result(root, name):
 
 
 def counted(root, name, line, hooked="", code=0):
-    """The command at its end; of each call for samples the process, its seed and how many they were."""
+    """The command at its end, or killed; of each call for samples the process, its seed and how many."""
     count = root / f"{name}.txt"
-    end(line, root, code, COUNT=str(count), **hook(root, SMALL + COUNT + hooked))
+    done = end(line, root, code, COUNT=str(count), **hook(root, SMALL + COUNT + hooked))
+    assert code == 0 or done.returncode in (137, -9), done.stderr
     return [row.split() for row in count.read_text().splitlines()]
 
 

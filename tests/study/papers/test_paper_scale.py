@@ -113,6 +113,15 @@ def test_all_settings_of_a_scale_compose():
         assert "radius" not in plain("edm_training", job)["data"], "of the small scale alone"
 
 
+def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():
+    """A scale's own value of a key goes before a setting's: its name would stand for another one's runs."""
+    _, jobs = asked("ddpm_simple")
+    for job in jobs:
+        setting = job[0].removeprefix("setting=")
+        config = compose("train", ["paper=ddpm_simple"], return_hydra_config=True)
+        assert {*config.hydra.sweeper.settings[setting]} <= {*job}
+
+
 def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
     cfg, jobs = asked("jit_spaces")
     assert not any(o.startswith("data.dim=") for o in jobs[0]) and len(jobs) == 9
