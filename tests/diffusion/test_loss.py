@@ -75,7 +75,7 @@ PAPERS = {  # loss, and the published one at times drawn uniformly
     "v": (Squared("v"), lambda g: g.square(lambda x, eps: g.alpha * eps - g.sigma * x)),
     "velocity": (Squared("velocity"), lambda g: g.square(lambda x, eps: eps - x)),
     "min_snr": (MinSNR(5.0), lambda g: g.snr.clamp(max=5) * g.square(lambda x, eps: x)),
-    "p2": (P2(2.0, 0.5), lambda g: (2 + g.snr) ** -0.5 * g.square(lambda x, eps: eps)),  # Choi et al., eq. 7
+    "p2": (P2(2.0, 0.5), lambda g: (2 + g.snr) ** -0.5 * g.square(lambda x, eps: eps)),  # Choi et al. 2022
     "truncated_snr": (TruncatedSNR(), lambda g: g.snr.clamp(min=1) * g.square(lambda x, eps: x)),
     "ncsn": (NCSN(), lambda g: 0.5 * (g.sigma.flatten()) ** 2 * g.square(lambda x, eps: -eps / g.sigma)),
 }

@@ -144,12 +144,12 @@ class NCSN(Loss):
 
 
 class P2(Squared):
-    """P2 (Choi et al. 2022, eq. 7): L_simple times 1 / (k + SNR)^power, their gamma; less of fine details.
+    """P2 (Choi et al. 2022): L_simple times 1 / (k + SNR)^power, their gamma; less of fine details.
 
     On the epsilon error, so w = 2 (k + e^{-gamma})^{-power} / gamma'(t) over uniform times.
 
     Args:
-        k, power: their k and gamma, 1 and 1 in most of their runs; power 0 is L_simple.
+        k, power: their k, 1, and gamma, .5 or 1 (``p2_k``, ``p2_gamma`` of their code); power 0 is L_simple.
         over: the density of levels that the error is averaged over; None: uniform times.
     """
 

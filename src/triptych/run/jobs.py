@@ -144,7 +144,10 @@ def serve() -> None:
 
 
 def leave() -> None:
-    """End a fork whose run has finished; else Python puts away all that was imported, for a second or two."""
+    """End a fork whose run has finished; else Python puts away all that was imported, for a second or two.
+
+    What atexit holds is run; ``cli/startup.py``'s handler, the last of it, writes out what was printed.
+    """
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)
