@@ -1,8 +1,9 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device, without data and without memory. Operations are those of one item,
-forward and backward, by torch's counter; activations are what autograd saves for the backward pass. Hours are
-operations over a card's peak rate times a utilisation, so without validation, the account and samples.
+Networks are made on the ``meta`` device, without data and without memory. Operations are those of one item
+forward, by torch's counter, and twice as many backward: of each product one by its weights' and one by its
+inputs' gradient. Activations are what autograd saves for the backward pass. Hours are operations over a
+card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
 import json
@@ -81,16 +82,15 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
         key = json.dumps(parts, sort_keys=True, default=str)
         if known is not None and key in known:
             return known[key]
-        with FlopCounterMode(display=False) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                raw = network(*item)
-            raw.sum().backward()
+        saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with FlopCounterMode(display=False) as counter, saved:
+            network(*item)
     parameters = list(network.parameters())
     for parameter in parameters:
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
-    cost = Cost(size, float(counter.get_total_flops()), float(activations), assumed)
+    cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
     return cost if known is None else known.setdefault(key, cost)
 
 
@@ -98,7 +98,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs and resolved configuration."""
     _skip_imports(config for *_, config in settings)
     costs: dict[str, Cost] = {}
-    networks: dict[Any, str] = {}
+    networks: dict[str, None] = {}
     operations = disk = 0.0
     for _, runs, config in settings:
         cost = network_cost(config, costs)
@@ -113,20 +113,21 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         memory = states + cost.activations * batch / devices
         operations += runs * cost.operations * batches * batch
         disk += runs * WHOLE * FLOAT * parameters * (3 + averages)
-        networks[target, cost, batches, batch, memory] = (
+        line = (
             f"{target}: {parameters / 1e6:.1f} million parameters, "
             f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
             f"{batches} batches of {batch} items, {batches * batch / 1e6:.3g} million items; "
             f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
             + (f" on each of {devices} devices" if devices > 1 else "")
         )
+        networks[line] = None
     hours = ", ".join(
         f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
     )
     assumed = dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed)
     return [
         f"{quantity(sum(runs for _, runs, _ in settings), 'run')}, nothing is started",
-        *networks.values(),
+        *networks,
         *(f"assumed: {text}" for text in assumed),
         f"fits: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
         f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
