@@ -17,7 +17,7 @@ from triptych.config.compose import compose_command, without_hydra
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.prepare import resolve_config
+from triptych.run.prepare import prepare, resolve_config
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
 from triptych.study.study import read_study
@@ -119,7 +119,7 @@ def steps(n: int) -> list[str]:
 SMALL_SAMPLES = ["measures.n=300", "data.test_size=100", "bound.repeats=1"]
 CHEAPER = {
     "sit_paths": [*steps(200), *SMALL_SAMPLES],
-    "edm_training": [*steps(300), *SMALL_SAMPLES],
+    "edm_training": [*steps(300), "bound.repeats=1"],
     "vdm_endpoints": [*steps(60), "samples.n=0"],
 }
 
@@ -129,6 +129,10 @@ CHEAPER = {
     "name, claim, planted, word", OTHERWISE, ids=lambda value: value if len(value) < 20 else ""
 )
 def test_a_planted_ingredient_turns_the_verdict(name, claim, planted, word, root, monkeypatch):
+    if compose_command("train", [f"paper={name}"]).measures.classifier:
+        classifier = compose_command("train", ["experiment=digits_classifier", "logger=csv"])
+        path = root / "logs" / "runs" / "digits_classifier"
+        execute(prepare(without_hydra(classifier), path, [], dict(classifier.hydra.runtime.choices)))
     directory = sweep(name, root, monkeypatch, planted, *CHEAPER.get(name, []), "seed=1,2,3")
     published = read_study([directory]).published
     assert published is not None

@@ -27,7 +27,7 @@ class Browser:
 
     def __init__(self, profile: Path, timeout: float = 60.0):
         assert CHROMIUM is not None
-        self.downloads, self.timeout = profile / "downloads", timeout
+        self.timeout = timeout
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
 
@@ -51,7 +51,6 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
-        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
 
     def send(self, method: str, **params: Any) -> Any:
         """A command's result."""
@@ -175,16 +174,6 @@ class Browser:
             "new Promise(done => { addEventListener('hashchange', done, {once: true}); history.back(); })"
             ".then(() => 1)"
         )
-
-    def downloaded(self, name: str) -> bytes:
-        """A file that the page gave, once it is whole."""
-        path, end = self.downloads / name, time.monotonic() + 10
-        while not path.exists() or not path.stat().st_size:
-            assert time.monotonic() < end, f"{name} is not there: {list(self.downloads.glob('*'))}"
-            self.run("new Promise(done => setTimeout(done, 20)).then(() => 1)")
-        data = path.read_bytes()
-        path.unlink()
-        return data
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

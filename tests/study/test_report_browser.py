@@ -1,9 +1,7 @@
 """The page in a real browser, used as a person uses it; its figures computed again from the summaries."""
 
 import contextlib
-import csv
 import functools
-import io
 import json
 import re
 
@@ -283,26 +281,6 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     assert chrome.complaints == [] and len(table(chrome, "runs")) == 15
 
 
-def test_a_table_is_saved_as_it_is_shown_under_the_reports_name(page, small):
-    bar = ".tools:has(+ .table [data-name=t0])"
-    page.type(f"{bar} input[type=search]", "objective!=v")
-    page.click(f"{bar} .exports button")
-    text = page.downloaded("objectives-on-digits-bits-dim.csv").decode()
-    saved = {row["objective"]: row for row in csv.DictReader(io.StringIO(text))}
-    assert list(saved) == ["levels", "epsilon", "x0", "score"]
-    for name, row in saved.items():
-        values = list(bounds(small)[name].values())
-        assert row["seeds"] == "3"
-        assert float(row["test bound, bits/dim"]) == pytest.approx(np.mean(values), rel=1e-12)
-        assert float(row["test bound, bits/dim, standard error"]) == pytest.approx(stats.sem(values))
-    assert saved["x0"]["paired difference to best [interval], low"]
-    # a run's own page has its own
-    page.click("table[data-name=runs] a")
-    page.click("article.run .exports button[title*=CSV]")
-    name = "objectives-what-sets-this-run-apart.csv"
-    assert "objective,epsilon" in page.downloaded(name).decode()
-
-
 def test_the_first_screen_decides(chrome, small):
     """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
     for width, height in ((1200, 900), (390, 844)):
@@ -341,7 +319,7 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     page.choose("select[name=b]", "0:x0")
     assert (
         page.run(lines) == 6
-        and page.run("document.querySelectorAll('[data-name*=what-differs] tbody tr').length") == 2
+        and page.run("document.querySelectorAll('[data-name*=differs] tbody tr').length") == 2
     )
     # a filter of runs reaches every figure
     page.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
@@ -411,11 +389,6 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
         assert any(nasty in text for nasty in NASTY)
         chrome.click("article.run .back")
         chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "")
-    chrome.click(".tools:has(+ .table [data-name=t0]) .exports button")
-    chrome.rest()
-    (saved,) = chrome.downloads.glob("*on-digits-bits-dim.csv")
-    rows = list(csv.reader(io.StringIO(chrome.downloaded(saved.name).decode())))
-    assert {row[0] for row in rows[1:]} >= {"'" + NASTY[3], NASTY[0]}
     assert chrome.run("[window.pwned ?? 0, document.querySelectorAll('img').length]") == [0, 0]
     assert chrome.complaints == [] and set(chrome.requests) == {report.html.as_uri()}
 
@@ -471,7 +444,7 @@ def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(c
 
 
 @pytest.mark.slow
-def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(chrome, tmp_path):
+def test_of_very_many_runs_the_first_rows_stand_in_the_page(chrome, tmp_path):
     for seed in range(410):
         write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
     chrome.open(write_report(tmp_path).html)
@@ -485,9 +458,6 @@ def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(ch
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     assert numbers(table(chrome, "runs")[0]["bound"]) == [2.409]
-    chrome.click(f"{bar} .exports button")
-    name = tmp_path.name.replace("_", "-")
-    assert len(chrome.downloaded(f"{name}-runs.csv").splitlines()) == 411
     chrome.click(f"{bar} output + .exports button")
     assert chrome.run(rows) == 410
     assert numbers(table(chrome, "runs")[409]["bound"]) == [2]

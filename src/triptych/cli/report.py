@@ -61,9 +61,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--wandb", action="store_true", help="a table of all runs in W&B too; renewed if it was there before"
     )
     also.add_argument(
-        "--watch", action="store_true", help="write the report again as runs grow, until Ctrl-C"
-    )
-    also.add_argument(
         "--results",
         type=Path,
         metavar="FILE",
@@ -80,7 +77,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if not directory.is_dir():
             problem = "not a directory" if directory.exists() else f"no such directory{in_root(directory)}"
             _refuse(f"{directory}: {problem}")
-        if not (options.watch or options.results) and not any(map(is_run, find_runs(directory))):
+        if not options.results and not any(map(is_run, find_runs(directory))):
             _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         _refuse(f"--figures {options.figures}: is a file; must be a directory")
@@ -96,16 +93,10 @@ def _report(options: argparse.Namespace) -> None:
     from triptych.study.render import is_log, write_index, write_report
     from triptych.study.terminal import print_table
 
-    if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):
+    if len(options.dirs) == 1 and is_log(options.dirs[0]) and not options.figures:
         print(f"Index: {write_index(options.dirs[0])}")
         return
     settings: dict[str, Any] = {"equal_within": options.equal_within}
-    if options.watch:
-        from triptych.study.monitor import watch_runs
-
-        page = "joint_report.html" if len(options.dirs) > 1 else "report.html"
-        print(f"{options.dirs[0] / page}: renewed as its runs grow; Ctrl-C ends it", flush=True)
-        return watch_runs(options.dirs, lambda: write_report(*options.dirs, **settings))
     if options.wandb:
         from triptych.study.wandb_tables import log_study, project_of
 

@@ -1,22 +1,18 @@
 """Show a sweep's live table, and renew its report as runs go on."""
 
 import math
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.parsing import to_float
-from triptych.run.read import STALE, find_runs
 from triptych.run.result import ENDED, one_line
 from triptych.study.tuning import setting_label
 
-FILES = ("config.yaml", "metrics.csv", "summary.json")  # of a run: what a report is made of
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
@@ -151,39 +147,3 @@ def _progress(run: RunDirectory) -> dict[str, Any] | None:
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
         return None
     return known | {"stage": record["stage"]}
-
-
-def watch_runs(dirs: Sequence[Path], write: Callable[[], object], every: float = 2.0) -> None:
-    """Call ``write`` now and whenever a run's files have changed, until Ctrl-C.
-
-    ``every``: seconds between two looks; more where drawing takes over a tenth of the time.
-    """
-    seen, pause = None, every
-    with suppress(KeyboardInterrupt):
-        while True:
-            now = _states(dirs)  # before drawing: what changes meanwhile is drawn the next time
-            if now != seen:
-                began = time.monotonic()
-                try:
-                    write()
-                except Exception as error:  # the page that is there stays
-                    if seen is None:
-                        raise
-                    why = " ".join(str(error).split()) or type(error).__name__
-                    print(f"the report could not be renewed: {why}", file=sys.stderr, flush=True)
-                seen, pause = now, max(every, 9 * (time.monotonic() - began))
-            time.sleep(pause)
-
-
-def _states(dirs: Sequence[Path]) -> list[Any]:
-    """Return time and size of each file of the report, and which runs are alive."""
-    runs = [run for root in dirs for run in find_runs(root)]
-    files = [*(root / "sweep.json" for root in dirs), *(run / name for run in runs for name in FILES)]
-    alive = [(at := _state(run / "progress.json")) and time.time() - at[0] / 1e9 < STALE for run in runs]
-    return [*((file, _state(file)) for file in files), *alive]
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        return path.stat().st_mtime_ns, path.stat().st_size
-    return None

@@ -7,12 +7,11 @@ const linkTo = run => element("a", {href: state.link(run.name), "data-run": run.
 function tableOf(title, head, rows, left = [0]) {
   const text = i => ({class: left.includes(i) ? "text" : "", scope: "col"});
   const cellOf = (cell, i) => element(i ? "td" : "th", i ? {class: text(i).class} : {class: text(i).class, scope: "row"}, cell);
-  const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": fileName(title), "data-title": title},
+  const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": title},
     element("caption", {}, title),
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", text(i), name)))),
     element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map(cellOf)))));
-  return element("section", {class: "panel"},
-    element("div", {class: "tools"}, exportsOf(table)), element("div", {class: "table"}, table));
+  return element("section", {class: "panel"}, element("div", {class: "table"}, table));
 }
 
 const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));

@@ -38,3 +38,9 @@ function element(tag, properties = {}, ...children) {
 
 const numeric = text => text !== "" && !isNaN(text);
 const inOrder = (a, b) => numeric(a) && numeric(b) ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
+
+const button = (text, title, onclick) => element("button", {type: "button", title, onclick}, text);
+
+// What a cell says, without the links that are beside it.
+const words = cell => [...cell.childNodes].filter(part => part.nodeName !== "SMALL").map(part => part.textContent)
+  .join("").replace(/\s+/g, " ").trim();

@@ -43,7 +43,6 @@ class Worktable {
       this.filter.setAttribute("list", list.id);
       bar.append(list);
     }
-    bar.append(exportsOf(this.table));
     this.count = element("output", {class: "count"});
     this.more = button("", "", () => { this.all = true; this.show(); });
     bar.append(this.count, element("span", {class: "exports"}, this.more));
