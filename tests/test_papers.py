@@ -119,7 +119,11 @@ def steps(n: int) -> list[str]:
 SMALL_SAMPLES = ["measures.n=300", "data.test_size=100", "bound.repeats=1"]
 CHEAPER = {
     "sit_paths": [*steps(200), *SMALL_SAMPLES],
-    "edm_training": [*steps(300), "bound.repeats=1"],
+    "edm_training": [
+        *steps(300),
+        *("bound.repeats=1", "measures.repeats=1", "setting=vp_preconditioned,ve_preconditioned,edm"),
+        *(f"~paper.claims.{other}" for other in ("rescue", "neutral", "augmentation")),
+    ],
     "vdm_endpoints": [*steps(60), "samples.n=0"],
 }
 

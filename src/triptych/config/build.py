@@ -157,7 +157,7 @@ class Dependencies(Mapping[str, Any]):
         self.built: dict[str, Any] = {} if built is None else built
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.facts, *(name for name in PARTS if self._node(PARTS[name]) not in (None, {}))])
+        return iter([*self.facts, *(name for name in PARTS if self.node(PARTS[name]) not in (None, {}))])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -167,11 +167,11 @@ class Dependencies(Mapping[str, Any]):
 
     def at(self, place: str) -> Any:
         """Return the value at a dotted key, built if it describes an object."""
-        node = self._node(place)
+        node = self.node(place)
         if place not in self.built and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
             if owner:
-                node = _described(node, place, import_class(self._node(f"{owner}._target_"), owner), key)
+                node = _described(node, place, import_class(self.node(f"{owner}._target_"), owner), key)
             self.built[place] = build(node, place, self)
         return self.built.get(place, node)
 
@@ -182,7 +182,8 @@ class Dependencies(Mapping[str, Any]):
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
         return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
 
-    def _node(self, place: str) -> Any:
+    def node(self, place: str) -> Any:
+        """Return what stands at a dotted key; None for nothing."""
         node: Any = self.config
         for key in place.split("."):
             node = node.get(key) if isinstance(node, dict) else None

@@ -6,7 +6,6 @@ inputs' gradient. Activations are what autograd saves for the backward pass. Hou
 card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from triptych.config.build import build
+from triptych.config.build import Dependencies, build
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
@@ -43,8 +42,10 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None) -> Cost:
-    """Return the cost of the network of a diffusion model; one that ``known`` has is not counted again.
+def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Cost]] | None = None) -> Cost:
+    """Return the cost of the network of a diffusion model.
+
+    ``known``: what others were made of, and their costs. One made of the same is not made again.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
@@ -64,6 +65,9 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
         data.num_classes = CLASSES
         assumed = f"{CLASSES} classes, as data {data.name} are not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
+    for parts, cost in known or ():
+        if parts == _parts(table, parts):
+            return cost
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,10 +82,6 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
             raise UserError("plan=true: for networks without conditions other than labels")
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
-        parts = [config["denoiser"], config["data"], config["model"], str(network)]  # its outputs, too
-        key = json.dumps(parts, sort_keys=True, default=str)
-        if known is not None and key in known:
-            return known[key]
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with FlopCounterMode(display=False) as counter, saved:
             network(*item)
@@ -91,13 +91,20 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
     cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
-    return cost if known is None else known.setdefault(key, cost)
+    if known is not None:
+        known.append((_parts(table, ("data", "model", *table.built)), cost))
+    return cost
+
+
+def _parts(table: Dependencies, places: Iterable[str]) -> dict[str, Any]:
+    """Return what stands at places of a configuration, and which other parts it has."""
+    return {place: table.node(place) for place in places if place} | {"": list(table)}
 
 
 def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs and resolved configuration."""
     _skip_imports(config for *_, config in settings)
-    costs: dict[str, Cost] = {}
+    costs: list[tuple[dict[str, Any], Cost]] = []
     networks: dict[str, None] = {}
     operations = disk = 0.0
     for _, runs, config in settings:
@@ -124,7 +131,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     hours = ", ".join(
         f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
     )
-    assumed = dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed)
+    assumed = dict.fromkeys(cost.assumed for _, cost in costs if cost.assumed)
     return [
         f"{quantity(sum(runs for _, runs, _ in settings), 'run')}, nothing is started",
         *networks,
