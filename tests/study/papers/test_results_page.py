@@ -75,7 +75,7 @@ def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
 
 
 def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "files", lambda: {"it": NODE, "other": NODE | {"minutes": 90}})
+    monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}})
     page = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(page), str(tmp_path)]) == 0
     text = page.read_text()
@@ -128,7 +128,7 @@ def test_an_interval_of_an_earlier_version_is_marked(paper):
 
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
-    monkeypatch.setattr(results_page, "files", lambda: {"it": other})
+    monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})
     results_page.write_results(tmp_path / "results.md", [tmp_path])
     text = (tmp_path / "results.md").read_text()
     assert (
@@ -188,7 +188,7 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
 def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
     why = "the figures are made up"
     node = NODE | {"claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}}
-    monkeypatch.setattr(results_page, "files", lambda: {"it": node})
+    monkeypatch.setattr(results_page, "files", lambda *_: {"it": node})
     edit(paper / "sweep.json", paper=node)
     results_page.write_results(tmp_path / "results.md", [tmp_path])
     text = (tmp_path / "results" / "it.md").read_text()
@@ -201,3 +201,10 @@ def test_a_published_reason_stands_once():
     for entry in results_page.read_entries(CONFIGS.parent / "docs" / "results"):
         claims += entry["claims"]
     assert not [claim["says"] for claim in claims if claim.get("untestable") and claim.get("note")]
+
+
+def test_a_claim_by_reference_is_that_of_its_scale():
+    for scale, steps in (("small", [100, 10]), ("paper", [4000, 400])):
+        claims = results_page.files(scale)["iddpm_hybrid"]["claims"]
+        assert claims["tenth"]["same"] == steps
+        assert claims["samples"]["at"] == {"sampler.steps": steps[0]}

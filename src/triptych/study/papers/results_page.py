@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.files import load_object
@@ -26,6 +28,7 @@ from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
 from triptych.study.papers.published import FINDINGS, Judgement
+from triptych.study.papers.sweep import set_measures
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 
@@ -40,10 +43,15 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
     return [file.parent for file in files if isinstance(load_object(file).get("paper"), dict)]
 
 
-def files() -> dict[str, dict[str, Any]]:
-    """Read {name: node ``paper``} of each file in ``configs/paper``, the clone's and trusted packages'."""
-    every = (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml")))
-    return {file.stem: read_yaml(file).get("paper") or {} for file in every}
+def files(scale: str = "small") -> dict[str, Any]:
+    """Read {name: node ``paper`` at a scale} of ``configs/paper``, the clone's and trusted packages'."""
+    nodes: dict[str, Any] = {}
+    for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
+        config = DictConfig(read_yaml(file))
+        if values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}"):
+            set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
+        nodes[file.stem] = OmegaConf.to_container(config.get("paper") or DictConfig({}), resolve=True)
+    return nodes
 
 
 def write_results(page: Path, roots: Sequence[Path]) -> None:
@@ -60,13 +68,14 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
             entry = paper_entry(story)
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / f"{entry['title']}.json", text + "\n")
-    known = files()
-    entries = [entry | {"claims": current_claims(entry, known)} for entry in read_entries(folder)]
+    kept = read_entries(folder)
+    known = {scale: files(scale) for scale in ("small", *(entry["scale"] for entry in kept))}
+    entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
     for entry in entries:
         write_atomic(folder / f"{entry['title']}.md", page_template("paper.md.j2").render(entry=entry) + "\n")
     if figure := claims_figure(entries):
         write_atomic(folder / "claims.png", figure)
-    write_atomic(page, results_page(entries, known, folder.name, bool(figure)))
+    write_atomic(page, results_page(entries, known["small"], folder.name, bool(figure)))
 
 
 def read_entries(folder: Path) -> list[Entry]:

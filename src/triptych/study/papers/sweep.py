@@ -56,10 +56,15 @@ def set_scale(config: DictConfig) -> list[str]:
     grid = dict(config.hydra.sweeper.get("params") or {}) | values
     with open_dict(config):
         config.hydra.sweeper.params = {key: value for key, value in grid.items() if value is not None}
-        for key, value in values.items():
-            if key.startswith("measures."):  # which the claims depend on
-                OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+        set_measures(config, values)
     return [key.lstrip("~+") for key, value in values.items() if not _several(value)]
+
+
+def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
+    """Set what of a scale's values the claims depend on."""
+    for key, value in values.items():
+        if key.startswith("measures."):
+            OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
 
 
 def _of_scale(config: DictConfig) -> dict[str, Any]:
