@@ -15,9 +15,9 @@ from triptych.declare import Role
 PAGE = """# Keys
 
 One line a key: its name, its default, what it takes, and its role if that is not `identity`.
-`triptych-train CHOICES --help` prints those of the choices typed, with comments. A key with a `+` stands in no
-file; the plus may be left out. "by choice": the default depends on the file of the group. A key on several
-lines has other limits in other choices.
+`triptych-train CHOICES --help` prints those of the choices typed, with comments. A key with a `+` stands in
+no file; the plus may be left out. "by choice": the default depends on the file of the group. A key on
+several lines has other limits in other choices.
 
 Roles in a comparison: `identity` (changes the result), `drawing` (how samples are drawn and measured) and
 `split` (which items train and validate) are axes. Runs that differ in `data` or `judged` (which items test)

@@ -15,6 +15,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
+from triptych.study.papers.paper import settings_digest
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
 
@@ -140,6 +141,26 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
         False,
         True,
     ]
+    # what the file sets of its runs decides, too
+    file = tmp_path / "results" / "it.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
+    monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE | {"settings": "now"}})
+    results_page.write_results(tmp_path / "results.md", [])
+    assert "3 to run again: 3 findings in all" in (tmp_path / "results.md").read_text()
+
+
+def test_a_digest_of_a_papers_settings_is_of_its_scale_and_not_of_its_words():
+    file = {
+        "paper": {"says": "a"},
+        "seed": 1,
+        "hydra": {"sweeper": {"params": {}, "scales": {"paper": {"a": 1}}}},
+    }
+    small, large = (settings_digest(file, scale) for scale in ("small", "paper"))
+    other = file | {"paper": {"says": "b"}}
+    assert small != large and settings_digest(other, "small") == small
+    other["hydra"] = {"sweeper": {"params": {}, "scales": {"paper": {"a": 2}}}}
+    assert settings_digest(other, "small") == small and settings_digest(other, "paper") != large
+    assert settings_digest(file | {"seed": 2}, "small") != small
 
 
 @pytest.mark.parametrize(

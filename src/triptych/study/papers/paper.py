@@ -3,7 +3,9 @@
 Read without numpy or torch, before a run starts.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
 from triptych.config.keys import fields
@@ -83,6 +85,14 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
         for name, claim in claims_at(claims, scale).items()
     }
+
+
+def settings_digest(file: Mapping[str, Any], scale: str) -> str:
+    """Return a digest of what a paper's file sets of its runs at a scale: all but ``paper``."""
+    sweeper = (file.get("hydra") or {}).get("sweeper") or {}
+    own = sweeper | {"scales": (sweeper.get("scales") or {}).get(scale)}
+    rest = {key: value for key, value in file.items() if key not in ("paper", "hydra")} | {"sweeper": own}
+    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:

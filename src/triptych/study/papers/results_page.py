@@ -26,7 +26,7 @@ from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
-from triptych.study.papers.paper import decisive_keys
+from triptych.study.papers.paper import decisive_keys, settings_digest
 from triptych.study.papers.published import FINDINGS, Judgement
 from triptych.study.papers.sweep import set_measures
 from triptych.study.render import page_template
@@ -44,13 +44,14 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 
 
 def files(scale: str = "small") -> dict[str, Any]:
-    """Read {name: node ``paper`` at a scale} of ``configs/paper``, the clone's and trusted packages'."""
+    """Read {name: node ``paper`` at a scale, with a digest of the rest}, of the clone and trusted packages."""
     nodes: dict[str, Any] = {}
     for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
-        config = DictConfig(read_yaml(file))
+        config = DictConfig(plain := read_yaml(file))
         if values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}"):
             set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
-        nodes[file.stem] = OmegaConf.to_container(config.get("paper") or DictConfig({}), resolve=True)
+        node: Any = OmegaConf.to_container(config.get("paper") or DictConfig({}), resolve=True)
+        nodes[file.stem] = node | {"settings": settings_digest(plain, scale)}
     return nodes
 
 
@@ -65,7 +66,8 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     folder = page.with_suffix("")
     for place in find_papers(roots):
         if (story := read_study([place])).published:
-            entry = paper_entry(story)
+            settings = load_object(place / "sweep.json").get("paper_settings")
+            entry = paper_entry(story) | {"settings": settings}
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / f"{entry['title']}.json", text + "\n")
     kept = read_entries(folder)
@@ -182,7 +184,7 @@ def _is_uncorrected(c: Mapping[str, Any]) -> bool:
 
 
 def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the claims of a paper's result; those that its file has changed since are to be run again."""
+    """Return the claims of a paper's result; what its file has changed since is to be run again."""
     node = known.get(entry["name"])
     if node is None:
         return list(entry["claims"])
@@ -190,8 +192,9 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
         json.loads(json.dumps(keys, default=str))
         for keys in (decisive_keys(node.get("claims") or {}, entry["scale"]), entry["decides"])
     )
+    same = entry.get("settings") in (None, node.get("settings"))  # None: recorded by an earlier version
     return [
-        claim | ({} if now.get(claim["name"]) == then.get(claim["name"]) else {"word": AGAIN})
+        claim | ({} if same and now.get(claim["name"]) == then.get(claim["name"]) else {"word": AGAIN})
         for claim in entry["claims"]
     ]
 

@@ -11,11 +11,20 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.compose import to_plain
+from triptych.config.describe import read_yaml
+from triptych.config.folders import folders
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
 from triptych.study.formatting import quantity
 from triptych.study.papers.claim import METRIC
-from triptych.study.papers.paper import axes_of, check_claimed_metrics, claims_at, decisive_keys, read_claims
+from triptych.study.papers.paper import (
+    axes_of,
+    check_claimed_metrics,
+    claims_at,
+    decisive_keys,
+    read_claims,
+    settings_digest,
+)
 from triptych.study.rounds import jobs_of
 
 ORACLE = "triptych.models.oracle.OracleModel"  # of the exact denoiser
@@ -119,6 +128,9 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
     facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
+    for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
+        if file.is_file():
+            facts["paper_settings"] = settings_digest(read_yaml(file), scale)
     return facts | ({"claims_changed": True} if changed else {})
 
 
