@@ -44,7 +44,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 
 
 def files(scale: str = "small") -> dict[str, Any]:
-    """Read {name: node ``paper`` at a scale, with a digest of the rest}, of the clone and trusted packages."""
+    """Read {name: node ``paper`` at a scale, with a digest of the rest}; trusted packages have some, too."""
     nodes: dict[str, Any] = {}
     for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
         config = DictConfig(plain := read_yaml(file))
