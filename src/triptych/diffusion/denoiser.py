@@ -4,10 +4,12 @@ It is called with ``(z, gamma, condition)`` and answers with a ``Prediction``; t
 guidance are denoisers too, and samplers, bounds and likelihoods see nothing else.
 """
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Positive
+from triptych.declare import IsClass, Positive
 
 from .condition import AUGMENTATION, Condition
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
@@ -29,7 +31,11 @@ class Output(nn.Module):
 
     per_dim = 1
 
-    def __init__(self, space: str | Space, clip: Positive | None = None):
+    def __init__(
+        self,
+        space: Literal["x0", "epsilon", "score", "v", "velocity", "edm"] | Annotated[Space, IsClass()],
+        clip: Positive | None = None,
+    ):
         super().__init__()
         self.clip = clip
         if not isinstance(space, Space) and space not in SPACES:

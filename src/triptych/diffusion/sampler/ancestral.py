@@ -1,10 +1,12 @@
 """Ancestral sampling: draw each step from the model's reverse chain."""
 
 import copy
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
+
+from triptych.declare import IsClass
 
 from ..condition import Condition
 from ..protocol import AnyDenoiser
@@ -26,7 +28,13 @@ class Ancestral(Sampler):
     """
 
     def __init__(
-        self, steps: int, grid: str = "gamma", variance: ReverseVariance | str | None = None, **options: Any
+        self,
+        steps: int,
+        grid: str = "gamma",
+        variance: Literal["beta_tilde", "beta", "optimal", "learned"]
+        | Annotated[ReverseVariance, IsClass()]
+        | None = None,
+        **options: Any,
     ):
         super().__init__(steps, grid, **options)
         self.variance = None if variance is None else as_variance(variance, "sampler.variance")
