@@ -109,8 +109,9 @@ def test_all_settings_of_a_scale_compose():
     """The shortest one with settings; the others' grids are their small ones'."""
     _, jobs = asked("edm_training")
     assert len(jobs) == 6
-    for job in jobs:
-        assert "radius" not in plain("edm_training", job)["data"], "of the small scale alone"
+    assert all(plain("edm_training", job)["data"]["batch_size"] == 512 for job in jobs)
+    _, jobs = asked("jit_spaces")
+    assert "train_size" not in plain("jit_spaces", jobs[0])["data"], "of the small scale alone"
 
 
 def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():

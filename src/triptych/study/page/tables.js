@@ -46,13 +46,13 @@ class Worktable {
     this.count = element("output", {class: "count"});
     this.more = button("", "", () => { this.all = true; this.show(); });
     bar.append(this.count, element("span", {class: "exports"}, this.more));
-    this.table.closest(".table").before(bar);
+    if (this.items || this.rows.length > MANY) this.table.closest(".table").before(bar);
   }
 
   // Everything that was chosen, shown; figures follow by `dim`.
   show() {
     const [test, unknown] = wanted(this.get("filter"), this);
-    this.kept = this.table.kept = this.sorted(this.rows.filter(test));
+    this.kept = this.sorted(this.rows.filter(test));
     const shown = this.all ? this.kept : this.kept.slice(0, MANY);
     for (const row of shown) {
       const head = row.querySelector("[data-item-run]:not(:has(a))");

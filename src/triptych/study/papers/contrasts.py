@@ -60,6 +60,14 @@ class ContrastResult:
         ends = tuple((base + end) / base for end in (mean, low, high)) if base > 0 else ()
         return (ends[0], ends[1], ends[2]) if ends and min(ends) > 0 else None
 
+    def size(self, ratio: bool) -> float:
+        """Return how far apart both settings are, as a difference or a log ratio; infinite if unknown."""
+        if ratio == self.contrast.ratio:
+            return abs(self.pair.mean)
+        if not ratio:
+            return abs(self.means[0] - self.means[1])
+        return abs(math.log(self.ratio[0])) if self.ratio else math.inf
+
     @property
     def text(self) -> str:
         """ "−0.120 [−0.140, −0.100]"; a ratio as such."""

@@ -3,10 +3,11 @@
 Read without numpy or torch, before a run starts.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
+
+import yaml
 
 from triptych.config.keys import fields
 from triptych.config.metric import SAMPLE_METRICS
@@ -92,7 +93,7 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     sweeper = (file.get("hydra") or {}).get("sweeper") or {}
     own = sweeper | {"scales": (sweeper.get("scales") or {}).get(scale)}
     rest = {key: value for key, value in file.items() if key not in ("paper", "hydra")} | {"sweeper": own}
-    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(yaml.safe_dump(rest).encode()).hexdigest()[:16]
 
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:

@@ -206,9 +206,10 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
     """Return the judgement without those ties whose margin exceeds an effect on the same metric."""
 
     def checked(m: ContrastResult) -> ContrastResult:
-        metric, ratio = m.contrast.first.metric, m.contrast.ratio
-        same = [e for e in effects if (e.contrast.first.metric, e.contrast.ratio) == (metric, ratio)]
-        return m.limited(min((abs(e.pair.mean) for e in same), default=math.inf), "an effect in this table")
+        same = [e for e in effects if e.contrast.first.metric == m.contrast.first.metric]
+        return m.limited(
+            min((e.size(m.contrast.ratio) for e in same), default=math.inf), "an effect in this table"
+        )
 
     return replace(judgement, measured=tuple(map(checked, judgement.measured)))
 

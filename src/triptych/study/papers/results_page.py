@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
@@ -47,10 +48,13 @@ def files(scale: str = "small") -> dict[str, Any]:
     """Read {name: node ``paper`` at a scale, with a digest of the rest}; trusted packages have some, too."""
     nodes: dict[str, Any] = {}
     for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
-        config = DictConfig(plain := read_yaml(file))
-        if values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}"):
-            set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
-        node: Any = OmegaConf.to_container(config.get("paper") or DictConfig({}), resolve=True)
+        plain = read_yaml(file)
+        node: Any = plain.get("paper") or {}
+        with suppress(OmegaConfBaseException):  # what a file refers to beyond itself stays as it is written
+            config = DictConfig(plain)
+            if values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}"):
+                set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
+            node = OmegaConf.to_container(config.paper, resolve=True)
         nodes[file.stem] = node | {"settings": settings_digest(plain, scale)}
     return nodes
 
@@ -71,7 +75,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / f"{entry['title']}.json", text + "\n")
     kept = read_entries(folder)
-    known = {scale: files(scale) for scale in ("small", *(entry["scale"] for entry in kept))}
+    known = {scale: files(scale) for scale in {"small", *(entry["scale"] for entry in kept)}}
     entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
     for entry in entries:
         write_atomic(folder / f"{entry['title']}.md", page_template("paper.md.j2").render(entry=entry) + "\n")

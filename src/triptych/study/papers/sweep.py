@@ -56,11 +56,13 @@ def set_scale(config: DictConfig) -> list[str]:
     """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
 
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
-    with its value out of the configuration.
+    with its value out of the configuration. ``settings`` are that scale's own meanings of their names.
     """
     values = _of_scale(config)
     if not values:
         return []
+    with open_dict(config):
+        config.hydra.sweeper.settings = dict(config.hydra.sweeper.settings) | values.pop("settings", {})
     # one by one, as what is read by key is resolved where it stands
     grid = dict(config.hydra.sweeper.get("params") or {}) | values
     with open_dict(config):
@@ -127,10 +129,17 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     if any_result and isinstance(earlier, dict):
         changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
-    facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
+    facts: dict[str, Any] = {
+        "paper": node,
+        "paper_name": name,
+        "paper_axes": axes,
+        "scale": scale,
+        "machine": machine(),
+    }
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
-        if file.is_file():
-            facts["paper_settings"] = settings_digest(read_yaml(file), scale)
+        if file.is_file():  # what ended runs were made of stays
+            now = settings_digest(read_yaml(file), scale)
+            facts["paper_settings"] = before.get("paper_settings") if any_result else now
     return facts | ({"claims_changed": True} if changed else {})
 
 
