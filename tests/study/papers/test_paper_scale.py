@@ -156,6 +156,14 @@ def test_iddpm_s_l_vlb_draws_its_steps_by_importance_and_samples_are_clipped(sca
         assert config["threshold"]["bound"] == 1
 
 
+def test_a_scales_own_settings_go_before_the_small_ones():
+    """Nichol & Dhariwal 2021: linear and cosine end elsewhere at T = 4000, and have dropout of .1 and .3."""
+    for scale, ends, dropout in (("small", {6.0}, {0.0}), ("paper", {10.07, 22.6}, {0.1, 0.3})):
+        made = [plain("iddpm_hybrid", job) for job in asked("iddpm_hybrid", scale)[1]]
+        assert {one["schedule"]["gamma_max"] for one in made} == ends
+        assert {one["denoiser"]["network"]["dropout"] for one in made} == dropout
+
+
 def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (n, 3, size, size), generator=generator).byte(), torch.arange(n) % 10

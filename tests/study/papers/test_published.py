@@ -182,6 +182,18 @@ def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows():
     assert sweep.judged(tie=apart, effect={"order": ["a", "b"]}).judgements[0].word == "contradicted"
 
 
+def test_a_margin_and_an_effect_are_compared_as_differences_or_as_ratios():
+    sweep, order = drawn(1, 1.0, 1.1, 1.2), {"order": ["a", "c"]}
+    for tie, effect in (
+        ({"within_factor": 1.5}, order),  # 1.2 is a factor of 1.2 above 1
+        ({"within": 0.3}, order | {"by_factor": 1.01}),  # and a difference of .2
+    ):
+        tie = {"same": ["a", "b"]} | tie
+        assert sweep.word(**tie) == "reproduced"
+        words = [j.word for j in sweep.judged(tie=tie, effect=effect).judgements]
+        assert words == ["cannot tell", "reproduced"]
+
+
 def test_no_margin_is_wider_than_half_of_the_smaller_figure():
     rng = np.random.default_rng(3)
     table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(9, 2)

@@ -229,3 +229,12 @@ def test_a_claim_by_reference_is_that_of_its_scale():
         claims = results_page.files(scale)["iddpm_hybrid"]["claims"]
         assert claims["tenth"]["same"] == steps
         assert claims["samples"]["at"] == {"sampler.steps": steps[0]}
+
+
+def test_a_file_that_refers_beyond_itself_is_read_as_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "paper").mkdir()
+    text = "name: 2024-06-01\nhydra: null\npaper: {claims: {a: {at: {sampler.steps: '${sampler.steps}'}}}}\n"
+    (tmp_path / "paper" / "theirs.yaml").write_text(text)
+    monkeypatch.setattr(results_page, "folders", lambda: (tmp_path,))
+    claims = results_page.files()["theirs"]["claims"]
+    assert claims == {"a": {"at": {"sampler.steps": "${sampler.steps}"}}}

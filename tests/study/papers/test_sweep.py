@@ -175,6 +175,9 @@ def test_claims_that_changed_once_results_were_there_are_told():
     changed = claims_of(other, before, any_result=True)
     assert changed["claims_changed"]
     assert claims_of(other, changed, any_result=True)["claims_changed"], "for ever"
+    then = before | {"paper_settings": "then"}
+    assert claims_of(asked("vdm_steps"), then, any_result=True)["paper_settings"] == "then", "of ended runs"
+    assert claims_of(asked("vdm_steps"), then, any_result=False)["paper_settings"] == before["paper_settings"]
     more = asked("vdm_steps")
     more.hydra.sweeper.params.seed = "1,2,3,4"
     assert claims_of(more, before, any_result=True)["claims_changed"], "looked at, then gone on"
