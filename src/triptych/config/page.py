@@ -25,6 +25,15 @@ are not compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, 
 result as it is, or pair runs.
 """
 
+SHORT = {
+    "a whole number of at least": "integer ≥",
+    "a whole number from": "integer from",
+    "a number of at least": "number ≥",
+    "a number above": "number >",
+    "a number in": "number in",
+    "true or false": "boolean",
+}
+
 
 def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """Return ``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
@@ -39,7 +48,10 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
         keys = (row for file in files for row in _rows(file, group))
         parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], keys))
-    return "\n".join(parts)
+    page = "\n".join(parts)
+    for words, short in SHORT.items():
+        page = page.replace(words, short)
+    return page
 
 
 def _rows(file: Path, group: str) -> Iterator[KeyRow]:
