@@ -83,7 +83,7 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     told = train(lab, "denoiser=mine", "--help").stdout
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
-    assert "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)" in keys_page(
+    assert "- `denoiser.network.heat` `2.0`: number > 0, at most 3 (kelvin)" in keys_page(
         [CONFIGS, lab / "configs"]
     )
     runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]
