@@ -97,7 +97,8 @@ OTHERWISE = [
     (
         "edm_training",
         "loss",
-        "hydra.sweeper.settings.edm=['process=edm','schedule=linear','objective=edm','objective/loss=edm',"
+        "hydra.sweeper.settings.edm=['process=edm','process.sigma_data=0.75','schedule=linear','objective=edm',"
+        "'objective.output.sigma_data=0.75','objective/loss=edm','objective.loss.sigma_data=0.75',"
         "'objective/times=log_normal','objective.times.mean=-6']",
         "contradicted",
     ),
@@ -120,8 +121,13 @@ SMALL_SAMPLES = ["measures.n=300", "data.test_size=100", "bound.repeats=1"]
 CHEAPER = {
     "sit_paths": [*steps(200), *SMALL_SAMPLES],
     "edm_training": [
-        *steps(300),
-        *("bound.repeats=1", "measures.repeats=1", "setting=vp_preconditioned,ve_preconditioned,edm"),
+        *steps(60),
+        *(
+            "bound.repeats=1",
+            "measures.repeats=1",
+            "measures.n=150",
+            "setting=vp_preconditioned,ve_preconditioned,edm",
+        ),
         *(f"~paper.claims.{other}" for other in ("rescue", "neutral", "augmentation")),
     ],
     "vdm_endpoints": [*steps(60), "samples.n=0"],
@@ -129,6 +135,7 @@ CHEAPER = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "name, claim, planted, word", OTHERWISE, ids=lambda value: value if len(value) < 20 else ""
 )

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from triptych.config.names import in_root
 from triptych.errors import StorageError, UserError
@@ -56,11 +56,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="OUT",
         help="every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory",
     )
-    also = parser.add_mutually_exclusive_group()
-    also.add_argument(
-        "--wandb", action="store_true", help="a table of all runs in W&B too; renewed if it was there before"
-    )
-    also.add_argument(
+    parser.add_argument(
         "--results",
         type=Path,
         metavar="FILE",
@@ -96,12 +92,7 @@ def _report(options: argparse.Namespace) -> None:
     if len(options.dirs) == 1 and is_log(options.dirs[0]) and not options.figures:
         print(f"Index: {write_index(options.dirs[0])}")
         return
-    settings: dict[str, Any] = {"equal_within": options.equal_within}
-    if options.wandb:
-        from triptych.study.wandb_tables import log_study, project_of
-
-        settings["check"] = project_of
-    report = write_report(*options.dirs, **settings)
+    report = write_report(*options.dirs, equal_within=options.equal_within)
     print_table(options.dirs[0], report=report)
     if options.figures:
         from triptych.study.export import write_figures
@@ -111,8 +102,6 @@ def _report(options: argparse.Namespace) -> None:
         except OSError as error:
             why = error.strerror or error
             raise UserError(f"--figures {options.figures}: cannot be written ({why})") from None
-    if options.wandb:
-        print(log_study(report.story))
 
 
 def _results(file: Path, roots: Sequence[Path]) -> None:

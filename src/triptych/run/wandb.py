@@ -146,12 +146,12 @@ class WandbRun(WandbLogger):
         _end_service()
 
 
-def quiet_settings(module: Any, init: float = INIT) -> Any:
-    """Build W&B's settings: no output; waits of at most ``init`` seconds at first and FINISH at the end."""
+def quiet_settings(module: Any) -> Any:
+    """Build W&B's settings: no output; waits of at most INIT seconds at first and FINISH at the end."""
     return module.Settings(
         console="off",
         silent=True,
-        init_timeout=init,
+        init_timeout=INIT,
         finish_timeout=FINISH,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,24 +43,17 @@ class Report:
     story: Study
 
 
-def write_report(
-    root: Path,
-    *others: Path,
-    equal_within: float | None = None,
-    check: Callable[[Study], object] | None = None,
-) -> Report:
+def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
     """Compare all runs beneath `root` and write the report into it; with `others` as `joint_report.html`.
 
     `equal_within`: below which difference two settings are called the same; by default what
-    `root/sweep.json` says, else nothing is. `check` may refuse what was read, before a file is written. May
-    be called at any time while a sweep goes on. Raises StorageError or OSError if `root` cannot be written.
+    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises
+    StorageError or OSError if `root` cannot be written.
     """
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     story = read_study([root, *others], equal_within)
-    if check:
-        check(story)
     palette = colours(story.hues)
     joint = "joint_" if others else ""  # beside the root's own, which stays
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", story)
