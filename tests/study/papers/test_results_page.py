@@ -124,7 +124,7 @@ def test_an_interval_of_an_earlier_version_is_marked(paper):
     results_page.write_results(page, [])
     rows = [line for line in page.read_text().splitlines() if line.startswith("| [it")]
     assert ["°" in row for row in rows] == [False, True, False, False]
-    assert "not testable here and those marked ° intervals are 95% each" in page.read_text()
+    assert "Claims not testable here and those marked ° have uncorrected 95% intervals" in page.read_text()
 
 
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
