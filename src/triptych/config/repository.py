@@ -44,5 +44,5 @@ def share_files() -> None:
     # Hydra has no hooks for them
     config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
     defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
-    OverridesParser.parse_rule = _parse  # type: ignore[method-assign]
+    OverridesParser.parse_rule = _parse  # type: ignore[method-assign, assignment]
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
