@@ -155,6 +155,7 @@ def test_every_setting_of_a_trained_paper_can_be_built(name, root):
     """Each value of each axis once."""
     write_mnist(root / "data" / "FashionMNIST", train=1100, ending="")  # the machine may not have it
     unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]
+    unmeasured.append("~paper.claims")  # which may refer to what is measured
     built: set[str] = set()
     for job in grid(compose_command("train", [f"paper={name}"]).hydra.sweeper, ["seed=1"]):
         if built >= {*job}:
