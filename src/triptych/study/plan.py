@@ -29,6 +29,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "torch._dynamo": {"disable": lambda function, *_, **__: function},  # of torch's own kernels for meta
 }
 DIFFUSION = "triptych.models.diffusion.Diffusion"
+VALUES = {"schedule", "process"}  # whose values are computed with, and which change no network's size
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
 
@@ -74,8 +75,8 @@ def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Co
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    for place in ("schedule", "process"):
-        table.at(place)  # whose values are computed with
+    for place in VALUES:
+        table.at(place)
     with torch.device("meta"):
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
@@ -92,7 +93,7 @@ def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Co
     size = sum(p.numel() for p in parameters)
     cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
     if known is not None:
-        known.append((_parts(table, ("data", "model", *table.built)), cost))
+        known.append((_parts(table, {"data", "model", *table.built} - VALUES), cost))
     return cost
 
 
