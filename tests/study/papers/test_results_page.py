@@ -216,6 +216,15 @@ def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, t
     assert re.search(rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text)
 
 
+def test_a_setting_no_better_than_a_trivial_model_is_named_beside_the_verdict(paper):
+    for file in paper.glob("objective=*/summary.json"):
+        edit(file, baselines={"histogram": {"mean": 2.4, "n": 297}})
+    results_page.write_results(paper / "results.md", [paper])
+    rows = (paper / "results.md").read_text().splitlines()
+    marks = [row for row in rows if "**reproduced** (x0 is no better than the per-pixel histogram" in row]
+    assert len(marks) == 1 and "v beats x0" in marks[0]
+
+
 def test_a_published_reason_stands_once():
     nodes = [read_yaml(file)["paper"] for file in (CONFIGS / "paper").glob("*.yaml")]
     claims = [claim for node in nodes for claim in node["claims"].values()]

@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -218,8 +219,13 @@ class _Contrasts:
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
             where = ", ".join(name_null(k, other[k]) for k in self.open_axes)
-            name = sign.join(name_null(self.axis, text) for text in texts) + (f" ({where})" if where else "")
+            name = sign.join(map(self._named, texts)) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
+
+    def _named(self, text: str) -> str:
+        """Return a setting's name; a number with its key, as "20 − 100" would be a sum."""
+        key = self.axis.rpartition(".")[2].replace("_", " ")
+        return f"{key} {text}" if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else name_null(self.axis, text)
 
     def _point(self, text: str, other: Mapping[str, str]) -> MetricPoint:
         setting = {**other, **self.at}

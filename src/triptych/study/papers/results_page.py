@@ -129,7 +129,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
         "measured": f"{deciding.contrast.name} = {deciding.text}",
         "claimed": deciding.accepted, "corrected": True,
         "ratio": deciding.ratio, "metric": claim.metric,
-        "why": j.why, "rule": claim.rule,
+        "why": j.why, "warning": j.warning, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
         "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
         "all_published": claim.published, "all_measured": j.figures,
