@@ -192,6 +192,27 @@ def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
     assert not any("changes together" in note or key in note for note in comparison.notes)
 
 
+def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
+    ema = {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}
+    old = {"measures": {"n": 0}, "callbacks": {"ema": ema}}
+    new = {"measures": {"n": 0, "statistics": None}, "init_partial": False}
+    new["callbacks"] = {"ema": ema | {"snapshots": 0}}
+    for seed, keys in ((1, old), (2, new), (3, new)):
+        made = run(tmp_path, seed, 2.0 + seed / 50)
+        config = yaml.safe_load((made / "config.yaml").read_text())
+        (made / "config.yaml").write_text(yaml.safe_dump(config | keys))
+    (comparison,) = compare(read_runs(tmp_path))
+    assert comparison.axes == () and not [note for note in comparison.notes if "init_partial" in note]
+
+
+def test_a_run_without_a_bound_is_left_out_by_that_name(tmp_path):
+    for seed in (1, 2):
+        run(tmp_path, seed, 2.0 + seed / 50)
+    edit(run(tmp_path, 3, 2.1) / "summary.json", test={"accuracy": {"mean": 0.9, "n": 297}})
+    (comparison,) = compare(read_runs(tmp_path))
+    assert "Left out, with no bound: seed=3." in comparison.notes
+
+
 def test_processes_that_a_sweep_varies_are_told_apart(tmp_path):
     for devices in (1, 2):
         keys = {"trainer": {"devices": devices}, "typed": (f"trainer.devices={devices}",)}

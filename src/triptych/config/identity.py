@@ -1,9 +1,13 @@
 """Identify a run, its data and its directory by the roles of its keys."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
-from triptych.config.keys import role
+from triptych.config.describe import read_yaml
+from triptych.config.folders import CONFIGS
+from triptych.config.keys import of_class, role
+from triptych.config.source import REQUIRED
 from triptych.declare import Role
 
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
@@ -20,6 +24,20 @@ def role_in(config: Mapping[str, Any], key: str) -> Role:
     """Return the role of a dotted key, or of a group of choices, in a configuration {dotted key: value}."""
     parent = key.replace("/", ".").rpartition(".")[0]
     return role(key, str(config.get(f"{parent}._target_", "")))
+
+
+def usual(config: Mapping[str, Any], key: str) -> Any:
+    """Return the default of a dotted key that an earlier version's configuration lacks; ABSENT for none."""
+    if key in (top := _usual_at_top()):
+        return top[key]
+    parent, _, name = key.rpartition(".")
+    known = of_class(target)[0].get(name) if (target := config.get(f"{parent}._target_")) else None
+    return ABSENT if known is None or known.default is REQUIRED else known.default
+
+
+@cache
+def _usual_at_top() -> dict[str, Any]:
+    return dict(leaves({k: v for k, v in read_yaml(CONFIGS / "train.yaml").items() if k != "defaults"}))
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

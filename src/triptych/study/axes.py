@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from triptych.config.identity import AXES, role_in
+from triptych.config.identity import ABSENT, AXES, role_in, usual
 from triptych.config.keys import name_null, role
 from triptych.declare import Role
+from triptych.run.parsing import format_value
 from triptych.run.read import Run
 from triptych.study.formatting import listed
 
@@ -66,6 +67,8 @@ def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
 def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
     if key in known:
         return known[key]
+    if run.config and (default := usual(run.config, key)) is not ABSENT:
+        return format_value(default)
     return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
 
 

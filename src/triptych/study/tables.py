@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.entries import Estimate
 from triptych.run.result import PARTS
+from triptych.run.read import Run
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
@@ -181,9 +182,14 @@ def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[Ta
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter(
-        run.status if run.status != "finished" else "copied" if math.isfinite(run.bound) else "not finite"
-        for run in cell.others
-    )
-    rest = ", ".join(f"{n} {status}" for status, n in tally.items())
+    tally = Counter(map(_outcome, cell.others))
+    rest = ", ".join(f"{n} {outcome}" for outcome, n in tally.items())
     return f"{len(cell.runs)} ({rest})" if rest else str(len(cell.runs))
+
+
+def _outcome(run: Run) -> str:
+    if run.status != "finished":
+        return run.status
+    if not run.measure:
+        return "without bound"
+    return "copied" if math.isfinite(run.bound) else "not finite"
