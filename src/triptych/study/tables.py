@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.entries import Estimate
-from triptych.run.result import PARTS
 from triptych.run.read import Run
+from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
