@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 from tests.run.accidents import rows
 from triptych.callbacks.early_stopping import EarlyStopping
@@ -19,7 +20,11 @@ OFTEN = ("trainer.max_steps=40", "trainer.val_check_interval=2")
 
 def trainer(**figures: float):
     metrics = {name.replace("_", "/"): torch.tensor(value) for name, value in figures.items()}
-    return SimpleNamespace(callback_metrics=metrics, should_stop=False, sanity_checking=False)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    return SimpleNamespace(
+        callback_metrics=metrics, should_stop=False, sanity_checking=False, fast_dev_run=False,
+        current_epoch=0, strategy=strategy, state=SimpleNamespace(fn=TrainerFn.FITTING),
+    )  # fmt: skip
 
 
 def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
@@ -28,14 +33,14 @@ def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
     for value in (5.0, 4.0, 3.95, 3.85, 3.8):
         now = trainer(val_bound=value)
         callback.on_validation_end(now, None)
-        waited.append(callback.waited)
+        waited.append(callback.wait_count)
         assert not now.should_stop
     assert waited == [0, 0, 1, 0, 1]
     callback.on_validation_end(now := trainer(val_bound=3.84), None)
     assert now.should_stop
     again = EarlyStopping(patience=2, min_delta=0.1)
     again.load_state_dict(callback.state_dict())
-    assert again.waited == 2 and again.best == pytest.approx(3.85)
+    assert again.wait_count == 2 and float(again.best_score) == pytest.approx(3.85)
 
 
 def test_a_figure_that_there_is_not_is_named():
