@@ -154,4 +154,4 @@ def test_what_is_done_after_a_step():
     stop.on_train_batch_end(trainer, model, {"loss": loss})
     assert told == {"train/grad_norm": META, "train/clipped": META}
     assert all(p.device == META for p in average.average.values()) and average.updates == 1
-    assert stop._bad.device == META and gradients.counts.device == META
+    assert stop._bad.device == META and gradients.clipped.device == META

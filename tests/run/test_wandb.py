@@ -367,7 +367,7 @@ def test_figures_of_what_a_summary_may_hold():
         "schema": 1,
         "steps": 7,
         "val": {"bpd": {"mean": 1.5, "stderr": 0.1, "n": 3, "draw_stderr": 0.01}},
-        "gradient": {"norm": {"median": 1.0, "max": 2.0}, "clipped": None},
+        "estimator": {"variance": 1.0, "of": {"n": 2.0}},
         "measures_over": {"key": "evaluations", "rows": [row]},
         "uneven": {"a": [1], "b": [1, 2]},
         "curve": {"gamma": [0.0, 1.0], "error": [math.pi, 2.0]},
@@ -378,8 +378,8 @@ def test_figures_of_what_a_summary_may_hold():
         "final/val_bpd_stderr": 0.1,
         "final/val_bpd_n": 3,
         "final/val_bpd_draw_stderr": 0.01,
-        "gradient/norm/median": 1.0,
-        "gradient/norm/max": 2.0,
+        "estimator/variance": 1.0,
+        "estimator/of/n": 2.0,
         "measures_over/key": "evaluations",
     }
 

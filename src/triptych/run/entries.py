@@ -121,13 +121,6 @@ def parse_curve(key: str) -> Callable[[Any], Curve | None]:
     return parse
 
 
-def parse_gradient(record: Any) -> dict[str, float] | None:
-    """Parse gradient norms and the share of clipped steps."""
-    if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
-        return None
-    return parse_floats(record["norm"]) | {"clipped": to_float(record.get("clipped"))}
-
-
 def parse_baselines(record: Any) -> dict[str, float]:
     """Parse the finite means of baselines."""
     means = {name: to_float(entry.get("mean")) for name, entry in nested(record).items()}

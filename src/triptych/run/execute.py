@@ -219,7 +219,6 @@ def _report(
         "noise_levels": last.noise_levels,
         **({"estimator": last.estimator} if last.estimator else {}),
         "metrics": metrics_of(trainer).better or None,
-        "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,

@@ -48,7 +48,6 @@ class Fit:
 
     trainer: pl.Trainer
     keep: Keep
-    gradients: Gradients
 
     @property
     def device(self) -> str:
@@ -154,7 +153,7 @@ def build_fit(
             problem = f"all {trainer.max_steps} steps are warm-up"
             log_line(run, f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer")
     trainer.loggers = build_loggers(config, run, origin.step, lambda: keep.seconds)
-    fit = Fit(trainer, keep, gradients)
+    fit = Fit(trainer, keep)
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))

@@ -20,7 +20,7 @@ Status = Literal["finished", "failed", "diverged", "running", "interrupted", "un
 
 SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")
-NULL = ("gradient", "samples")  # entries of a finished run, also where there is none
+NULL = ("samples",)  # entries of a finished run, also where there is none
 PARTS = ("prior", "reconstruction", "diffusion")
 SPLITS = ("train", "val", "test")
 
@@ -43,7 +43,6 @@ class Result:
         train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and the user's own metrics of items.
         tweedie, posterior: the model's excess over the true posterior mean, and the posterior's own spread.
         variance: of one draw of the diffusion term, nats^2 an item.
-        gradient: {"p10", "median", "p90", "max", "clipped"}; the share clipped is NaN where none could be.
         baselines: bits/dim of simpler models by name.
         metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of items.
         samples: the picture's path. digests: BLAKE2b of the files beside a finished result.
@@ -79,7 +78,6 @@ class Result:
     variance: float = _entry(
         lambda one: to_float(one.get("variance")) if isinstance(one, dict) else None, math.nan, ["estimator"]
     )
-    gradient: Mapping[str, float] = _entry(entries.parse_gradient, dict)
     baselines: Mapping[str, float] = _entry(entries.parse_baselines, dict)
     metrics: Mapping[str, str] = _entry(entries.parse_metrics, dict)
     weighting: Curve | None = _entry(entries.parse_curve("effective"))

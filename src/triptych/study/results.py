@@ -75,7 +75,6 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {f"cost/{key}": value for key, value in run.cost.items()}
-    row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
     row |= {
         "host": run.host,
