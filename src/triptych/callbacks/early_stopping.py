@@ -4,11 +4,10 @@ from typing import Annotated
 
 import pytorch_lightning as pl
 
-from triptych.declare import Count, NonNegative, Unit, declared
+from triptych.declare import Count, NonNegative, Unit
 from triptych.errors import UserError
 
 
-@declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
 

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.declare import Steps, declared
+from triptych.declare import Steps, check_argument
 
 from .condition import Condition
 from .decoder import Decoder
@@ -45,7 +45,6 @@ class DiffusionTerm(NamedTuple):
     squared_error: Tensor
 
 
-@declared("bound")
 class Bound:
     """The variational bound of a denoiser under a schedule, in continuous time or T steps.
 
@@ -63,6 +62,7 @@ class Bound:
         steps: Steps | Continuous = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
+        check_argument("bound.steps", Steps | None, steps)
         self.variance = as_variance(variance, "bound.variance")
         if steps is None and not isinstance(self.variance, BetaTilde):
             raise ValueError(

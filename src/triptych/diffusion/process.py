@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from triptych.declare import Positive, declared
+from triptych.declare import Positive
 
 from .normal import Normal
 
@@ -128,7 +128,6 @@ class SubVariancePreserving(Process):
         return -0.5 * sigma / (2 - sigma)
 
 
-@declared("process")
 class Preconditioned(Process):
     """z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from triptych.declare import Choice, Count, Ge, Le, Unit, declared
+from triptych.declare import Choice, Count, Ge, Le, Unit, check_argument
 
 from ..condition import Condition
 from ..prediction import Prediction
@@ -24,6 +24,8 @@ from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
 GRIDS = ("gamma", "time", "karras")
+StepCount = Annotated[Count, Le(100_000), Unit("steps")]
+Grid = Annotated[str, Choice(GRIDS)]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 NUMBERS = 2**20  # of the items that are worked on at a time
 
@@ -66,7 +68,6 @@ class Step:
         return torch.randn(z.shape, generator=self.generator, device=z.device, dtype=z.dtype)
 
 
-@declared("sampler")
 class Sampler(ABC):
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
@@ -86,11 +87,13 @@ class Sampler(ABC):
 
     def __init__(
         self,
-        steps: Annotated[Count, Le(100_000), Unit("steps")],
-        grid: Annotated[str, Choice(GRIDS)] = "gamma",
+        steps: StepCount,
+        grid: Grid = "gamma",
         rho: Annotated[float, Ge(1)] = 7.0,
         chunk: Annotated[Count | None, Unit("samples")] = None,
     ):
+        check_argument("sampler.steps", StepCount, steps)
+        check_argument("sampler.grid", Grid, grid)
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
     @property
