@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from triptych.cli.arguments import options_first
+from triptych.cli.arguments import as_hydra_wants
+from triptych.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -14,15 +15,19 @@ from triptych.cli.arguments import options_first
         ("objective=x0,v -m seed=1", "-m objective=x0,v seed=1"),
         ("seed=1,2 --multirun", "--multirun seed=1,2"),
         ("seed=1 --config-dir mine objective=v", "--config-dir mine seed=1 objective=v"),
-        ("a=1 -cd mine -m b=2", "-cd mine -m a=1 b=2"),
+        ("seed=1 -cd mine -m objective=v", "-cd mine -m seed=1 objective=v"),
         ("seed=1 --config-dir=mine objective=v", "--config-dir=mine seed=1 objective=v"),
-        ("seed=1 --cfg job --resolve name=a", "--cfg job --resolve seed=1 name=a"),
+        ("seed=1 --info all name=a", "--info all seed=1 name=a"),
         ("~guidance seed=1 -m", "-m ~guidance seed=1"),
-        ("--config-dir", "--config-dir"),
     ],
 )
 def test_options_may_stand_anywhere(typed, meant):
-    assert options_first(typed.split()) == meant.split()
+    assert as_hydra_wants(typed.split(), "train") == meant.split()
+
+
+def test_an_option_without_its_value_is_refused():
+    with pytest.raises(UserError, match="--config-dir"):
+        as_hydra_wants(["seed=1", "--config-dir"], "train")
 
 
 def show(typed: str) -> float:

@@ -74,7 +74,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     if options.help or options.cfg:
         print(shown(options, command), end="")
         sys.exit(0)
-    return options_first(quoted)
+    # options first: Hydra's parser takes overrides in one piece
+    return [*(one for one in quoted if one not in options.overrides), *options.overrides]
 
 
 def shown(options: Namespace, command: str) -> str:
@@ -98,25 +99,6 @@ def shown(options: Namespace, command: str) -> str:
         OmegaConf.resolve(cfg)
     parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}
     return OmegaConf.to_yaml(OmegaConf.select(parts[options.cfg], options.package or ""))
-
-
-def options_first(arguments: list[str]) -> list[str]:
-    """Move options such as ``-m`` before the overrides: argparse wants overrides in one piece.
-
-    An option's own value, as in ``--config-dir DIR``, stays with it.
-    """
-    actions = get_args_parser()._option_string_actions
-    options, overrides = [], []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        options.append(argument)
-        action = actions.get(argument)
-        if action is not None and action.nargs is None:  # one value, unless it stands behind a =
-            options += [value for value in [next(rest, None)] if value is not None]
-    return [*options, *overrides]
 
 
 def check_place(key: str, path: str | None, folder: bool = False) -> None:
@@ -157,4 +139,4 @@ def check_options(arguments: list[str]) -> Namespace:
     parser = get_args_parser()
     # argparse's way to change how it refuses
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    return parser.parse_args(options_first([one for one in arguments if one != "--version"]))
+    return parser.parse_intermixed_args([one for one in arguments if one != "--version"])
