@@ -93,22 +93,19 @@ def test_of_hydras_keys_only_the_harmless_are_read(config, key):
         check_config(put(config, f"data.{key}", False), "x")
 
 
-MLP, WANDB = {"_target_": "triptych.networks.mlp.MLP"}, "pytorch_lightning.loggers.WandbLogger"
+MLP = {"_target_": "triptych.networks.mlp.MLP"}
 OF_TRAINER = "plugins callbacks default_root_dir logger enable_checkpointing".split()
-OF_WANDB = "save_dir dir settings config id resume experiment".split()
 ELSEWHERE = [  # classes that may be named, in the place of others
     ("data", "triptych.networks.mlp.MLP"),
     ("model", "triptych.data.mixture.Ring"),
     ("sampler", "triptych.callbacks.ema.EMA"),
     ("optimizer", "pytorch_lightning.Trainer"),
-    ("callbacks.x", "pytorch_lightning.loggers.WandbLogger"),
     ("metrics.x", "triptych.networks.mlp.MLP"),
     ("trainer", "torch.optim.SGD"),
 ]
 REFUSED = [
     *((f"trainer.{key}", "pytorch", key) for key in OF_TRAINER),
     *((f"trainer.{key}", MLP, key) for key in ("strategy", "profiler")),
-    *(("logger.wandb", {"_target_": WANDB, key: "/elsewhere"}, f"logger.wandb.{key}") for key in OF_WANDB),
     *((place, {"_target_": name}, f"{place}._target_={name}: use a class made") for place, name in ELSEWHERE),
 ]
 

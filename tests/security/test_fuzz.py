@@ -29,7 +29,6 @@ LIGHTNING = {
         for name, module in CALLBACKS.items()
     },
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer.Trainer",
-    "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb.WandbLogger",
 }
 ROOMS = tuple(f"triptych.{room}." for room in ("data", "networks", "diffusion", "models", "callbacks"))
 
@@ -110,7 +109,7 @@ triptych.data...run.jobs.run_job triptych.data/../run/jobs.run_job triptych.run.
 hydra.utils.instantiate hydra.utils.get_method builtins.eval os.system importlib.import_module
 torch.optim.lr_scheduler.LambdaLR torch.optim.adam.torch.load torch.optim.sgd.SGD torch.optim
 torch.optim._multi_tensor torch.optim.swa_utils.AveragedModel torch.optim.Nothing torch.load
-pytorch_lightning.LightningModule pytorch_lightning.loggers.CSVLogger pytorch_lightning.os.system
+pytorch_lightning.LightningModule pytorch_lightning.loggers.WandbLogger pytorch_lightning.os.system
 pytorch_lightning.trainer.trainer.Trainer pytorch_lightning.Trainer.fit lightning.Trainer
 triptych.data.base.DataError triptych.data.folder.Image.open triptych.data.build.build_data
 TRIPTYCH.networks.mlp.MLP triptych.networks.MLP.MLP triptych.networks.mlp.mlp subprocess.run triptychx.y

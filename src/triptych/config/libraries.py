@@ -40,19 +40,6 @@ class Trainer(TypedDict):
     enable_model_summary: Annotated[bool | None, Role.REPORTING]
 
 
-class WandbLogger(TypedDict):
-    """Arguments of Lightning's WandbLogger that may be set."""
-
-    mode: str | None
-    project: str | None
-    entity: str | None
-    group: str | None
-    tags: Sequence[str] | None
-    notes: str | None
-    job_type: str | None
-    log_model: bool | str | None
-
-
 class Optimizer(TypedDict):
     """Arguments common to the optimisers of ``torch.optim``."""
 
@@ -63,7 +50,4 @@ class Optimizer(TypedDict):
     weight_decay: NonNegative
 
 
-CLASSES = {  # of other packages, with all arguments that they may be passed
-    "pytorch_lightning.Trainer": Trainer,
-    "pytorch_lightning.loggers.WandbLogger": WandbLogger,
-}
+CLASSES = {"pytorch_lightning.Trainer": Trainer}  # of other packages, with all that they take

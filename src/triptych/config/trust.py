@@ -4,9 +4,9 @@ A checkpoint and a run's directory bring one along, perhaps a stranger's, so a n
 leads to does.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
-optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer, W&B's logger
-and the callbacks listed, with plain arguments; and any class
-defined in a package that the owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
+optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer and the
+callbacks listed, with plain arguments; and any class defined in a package that the owner of this clone
+trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
 ``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
 
 The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing. ``find``
@@ -32,7 +32,6 @@ ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 LIGHTNINGS = "pytorch_lightning.callbacks."
 HOMES = {  # of classes of Lightning's that write nowhere and change no weights
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
-    "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb",
     f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
     f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",
     f"{LIGHTNINGS}LearningRateMonitor": f"{LIGHTNINGS}lr_monitor",
