@@ -12,7 +12,7 @@ numbers without an error. This module imports nothing of the project, so every r
 import math
 import operator
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
 __all__ = [
-    "Annotated", "Choice", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
+    "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
     "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole",
 ]  # fmt: skip
 
@@ -50,13 +50,6 @@ class Unit:
     """The unit of a number, for help and documentation."""
 
     name: str
-
-
-@dataclass(frozen=True, eq=False)  # hashed by identity: a table is no key
-class Choice:
-    """Limit a text to ``options``, such as the keys of a table."""
-
-    options: Collection[str]
 
 
 class IsPath:
@@ -159,8 +152,6 @@ def _within(limit: Any, value: Any) -> bool:
         case Len() | MinLen():
             most = getattr(limit, "max_length", None)
             return limit.min_length <= len(value) and (most is None or len(value) <= most)
-        case Choice(options):
-            return value in options
         case IsPath():
             return bool(value != "")  # Path("") would be the current directory
         case IsClass():
@@ -178,7 +169,7 @@ def describe_kind(kind: Any) -> str:
 
 def literal_values(kind: Any) -> list[str]:
     """Return the named values of a type, as typed on the command line."""
-    inner, limits = unwrap(kind)
+    inner, _ = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return [option for one in several for option in literal_values(one)]
     if inner in (None, type(None)):
@@ -186,13 +177,11 @@ def literal_values(kind: Any) -> list[str]:
     if inner is bool:
         return ["true", "false"]
     literal = get_args(inner) if get_origin(inner) is Literal else ()
-    named = next((limit.options for limit in limits if isinstance(limit, Choice)), literal)
-    return ["null" if option is None else str(option) for option in named]
+    return ["null" if option is None else str(option) for option in literal]
 
 
 def _is_choice(kind: Any) -> bool:
-    inner, limits = unwrap(kind)
-    return get_origin(inner) is Literal or any(isinstance(limit, Choice) for limit in limits)
+    return get_origin(unwrap(kind)[0]) is Literal
 
 
 def _words(kind: Any) -> list[str]:

@@ -110,8 +110,6 @@ class Names(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         module, node = _find(self.module.name, name) or (None, None)
-        if isinstance(node, ast.Dict):  # a table, whose keys are the choices
-            return tuple(ast.literal_eval(key) for key in node.keys if isinstance(key, ast.Constant))
         return _kind(module, node) if module and isinstance(node, ast.expr) else Any
 
 

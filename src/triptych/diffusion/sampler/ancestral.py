@@ -12,7 +12,7 @@ from ..condition import Condition
 from ..protocol import AnyDenoiser
 from ..reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance
 from ..schedule import Schedule
-from .base import Sampler, Step
+from .base import Grid, Sampler, Step
 
 
 class Ancestral(Sampler):
@@ -30,7 +30,7 @@ class Ancestral(Sampler):
     def __init__(
         self,
         steps: int,
-        grid: str = "gamma",
+        grid: Grid = "gamma",
         variance: Literal["beta_tilde", "beta", "optimal", "learned"]
         | Annotated[ReverseVariance, IsClass()]
         | None = None,

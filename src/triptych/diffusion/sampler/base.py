@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from triptych.declare import Choice, Count, Ge, Le, Unit, check_argument
+from triptych.declare import Count, Ge, Le, Unit, check_argument
 
 from ..condition import Condition
 from ..prediction import Prediction
@@ -23,9 +23,8 @@ from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
-GRIDS = ("gamma", "time", "karras")
 StepCount = Annotated[Count, Le(100_000), Unit("steps")]
-Grid = Annotated[str, Choice(GRIDS)]
+Grid = Literal["gamma", "time", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 NUMBERS = 2**20  # of the items that are worked on at a time
 

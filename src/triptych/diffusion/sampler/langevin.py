@@ -10,7 +10,7 @@ from triptych.declare import Count, Positive
 
 from ..schedule import Schedule
 from .ancestral import Ancestral
-from .base import Sampler, Step
+from .base import Grid, Sampler, Step
 
 
 def langevin(
@@ -69,7 +69,7 @@ class AnnealedLangevin(Sampler):
     """
 
     def __init__(
-        self, steps: int, grid: str = "gamma", inner: Count = 10, rate: Positive = 0.2, **options: Any
+        self, steps: int, grid: Grid = "gamma", inner: Count = 10, rate: Positive = 0.2, **options: Any
     ):
         super().__init__(steps, grid, **options)
         self.inner, self.rate = inner, rate
@@ -90,7 +90,7 @@ class PredictorCorrector(Ancestral):
     """
 
     def __init__(
-        self, steps: int, grid: str = "gamma", inner: Count = 1, snr: Positive = 0.16, **options: Any
+        self, steps: int, grid: Grid = "gamma", inner: Count = 1, snr: Positive = 0.16, **options: Any
     ):
         super().__init__(steps, grid, **options)
         self.inner, self.snr = inner, snr

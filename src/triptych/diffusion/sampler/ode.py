@@ -13,7 +13,7 @@ from triptych.declare import Count, NonNegative, Positive, Share
 from ..condition import Condition
 from ..protocol import AnyDenoiser
 from ..schedule import Schedule
-from .base import Sampler, Step
+from .base import Grid, Sampler, Step
 
 
 class Euler(Sampler):
@@ -34,7 +34,7 @@ class DDIM(Sampler):
     ancestral sampler of beta tilde.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options: Any):
+    def __init__(self, steps: int, grid: Grid = "gamma", eta: Share = 0.0, **options: Any):
         super().__init__(steps, grid, **options)
         self.eta = eta
 
@@ -144,7 +144,7 @@ class EDM(Heun):
     def __init__(
         self,
         steps: int,
-        grid: str = "karras",
+        grid: Grid = "karras",
         churn: NonNegative = 0.0,
         noise: Positive = 1.0,
         low: NonNegative = 0.0,
