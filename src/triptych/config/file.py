@@ -124,18 +124,3 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
     raise UserError(
         f"{what}: {path or 'the configuration'} is {shown}; must be a number, text, list or group"
     )
-
-
-def check_groups(config: Any, what: str, *names: str) -> None:
-    """UserError unless ``config`` has a group of keys under each of ``names``."""
-    for name in names:
-        if not isinstance(config, dict) or not isinstance(config.get(name), dict):
-            raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
-
-
-def check_count(value: Any, what: str, most: int) -> int:
-    """``value`` if it is a whole number from 1 to ``most``; else UserError that begins with ``what``."""
-    if type(value) is not int or not 1 <= value <= most:
-        shown = value if isinstance(value, int | float | str | None) else type(value).__name__
-        raise UserError(f"{what}={shown}: must be a whole number from 1 to {most}")
-    return value

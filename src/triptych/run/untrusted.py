@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from triptych.config.archive import inspect
 from triptych.config.build import check_names
-from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model, with_roles
 from triptych.config.names import in_root
@@ -23,18 +22,19 @@ from triptych.run.pipeline import is_pipeline, pipeline_config
 from triptych.run.provenance import ID
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
-THREADS = 1024
 
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return a plain configuration from a file, once its groups are there and name only what may be built."""
-    check_groups(config, what, *(needed or (key for key in groups() if key in of_model())))
-    for name in ("data", "model"):
-        if "_target_" not in config[name]:
+    for name in needed or [key for key in groups() if key in of_model()]:
+        if not isinstance(config, dict) or not isinstance(config.get(name), dict):
+            raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
+        if name in ("data", "model") and "_target_" not in config[name]:
             raise UserError(f"{what}: {name} names no class; pass the configuration of a run")
+    if "threads" not in config:
+        raise UserError(f"{what}: its configuration has no threads; must be that of a run")
     check_names(config)
     check_values(config)
-    check_count(config.get("threads"), "threads", THREADS)
     return config
 
 
