@@ -37,20 +37,15 @@ def check_directory(folder: str | Path) -> None:
             with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.is_symlink():
-                        check_inside(entry.path, home)
+                        if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
+                            problem = "a link that leads out of the run's directory"
+                            raise UserError(f"{entry.path}: {problem}; put the file itself there")
                     elif entry.is_dir():
                         ahead.append(entry.path)
                     elif not entry.is_file():
                         raise UserError(f"{entry.path}: not a regular file; remove it")
         except OSError:  # gone meanwhile, or closed to us: then it is not read either
             continue
-
-
-def check_inside(path: str | Path, folder: str | Path) -> None:
-    """Refuse a path that leads out of the run directory ``folder`` through a link; UserError."""
-    home = os.path.realpath(folder)
-    if os.path.commonpath([home, os.path.realpath(path)]) != home:
-        raise UserError(f"{path}: a link that leads out of the run's directory; put the file itself there")
 
 
 def no_link(path: str, flags: int) -> int:
