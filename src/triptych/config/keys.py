@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, is_typeddict
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
 from triptych.config.libraries import CLASSES, Optimizer
-from triptych.config.schema import COMMANDS, Base, RunPart, Train
+from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap
@@ -229,7 +229,7 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
 
 def of_model() -> tuple[str, ...]:
     """Return the top-level keys that define the model."""
-    return tuple(key for key, kind in _hints(Train).items() if RunPart.MODEL in marks(kind))
+    return tuple(ModelKeys.__annotations__)
 
 
 def groups() -> tuple[str, ...]:

@@ -6,7 +6,6 @@ this must be (``Base``) and a role for all of its keys. Defaults and comments ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from triptych.config.libraries import Trainer
@@ -19,12 +18,6 @@ class Base:
 
     target: str
     other: str = ""
-
-
-class RunPart(Enum):
-    """The part of a run that a top-level key belongs to."""
-
-    MODEL = "the model, how it was trained and by what it is judged: trained=DIR takes it from the other run"
 
 
 Group = dict[str, Any]
@@ -135,30 +128,31 @@ class DrawingKeys(TypedDict):
     condition_from: NotRequired[Annotated[dict[str, str], Role.DRAWING]]
 
 
-class Train(DrawingKeys):
+class ModelKeys(TypedDict):
+    """The model, how it was trained and by what it is judged: trained=DIR takes these from the other run."""
+
+    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA]
+    schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
+    process: Annotated[Group, Base("triptych.diffusion.process.Process")]
+    denoiser: Annotated[NetworkKeys, Base("triptych.diffusion.denoiser.Denoiser")]
+    objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective")]
+    model: Annotated[NetworkKeys, Base("triptych.models.base.BoundModel")]
+    bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound")]
+    likelihood: NotRequired[Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood")]]
+    optimizer: Annotated[Group, Base("torch.optim.Optimizer")]
+    lr_schedule: Annotated[
+        Group, Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler")
+    ]
+    weights: Literal["ema", "raw", "chosen"]
+    checkpoint: Literal["last", "best"]
+
+
+class Train(ModelKeys, DrawingKeys):
     """Keys of ``triptych-train``; a required group must be in the directory of a run that resumes."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
-    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, RunPart.MODEL]
     augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
-    schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), RunPart.MODEL]
-    process: Annotated[Group, Base("triptych.diffusion.process.Process"), RunPart.MODEL]
-    denoiser: Annotated[NetworkKeys, Base("triptych.diffusion.denoiser.Denoiser"), RunPart.MODEL]
-    objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective"), RunPart.MODEL]
-    model: Annotated[NetworkKeys, Base("triptych.models.base.BoundModel"), RunPart.MODEL]
-    bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound"), RunPart.MODEL]
-    likelihood: NotRequired[
-        Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood"), RunPart.MODEL]
-    ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
-    optimizer: Annotated[Group, Base("torch.optim.Optimizer"), RunPart.MODEL]
-    lr_schedule: Annotated[
-        Group,
-        Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler"),
-        RunPart.MODEL,
-    ]
-    weights: Annotated[Literal["ema", "raw", "chosen"], RunPart.MODEL]
-    checkpoint: Annotated[Literal["last", "best"], RunPart.MODEL]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
     metrics: NotRequired[
