@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import triptych
+from triptych.api import _settled
 from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
@@ -157,7 +158,16 @@ def test_values_set_by_hand_are_checked(root):
     assert not (root / "logs").exists()
 
 
-@pytest.mark.parametrize("value", [None, True, 3, -1.5e-7, "a b'c,=[", [1, [2.0, "x"]], {"a": {"b": None}}])
+def test_a_backslash_set_by_hand_stays_one():
+    config = triptych.compose()
+    config.setting = r"C:\it's\new"
+    assert _settled(config).setting == config.setting
+
+
+VALUES = [None, True, 3, -1.5e-7, "a b'c,=[", r"a\b\'c\\", [1, [2.0, "x\\y"]], {"a": {"b": None}}]
+
+
+@pytest.mark.parametrize("value", VALUES)
 def test_edits_are_what_hydra_reads(value):
     [line] = edits({"a": {"b": "was"}}, {"a": {"b": value}})
     assert OverridesParser.create().parse_override(line).value() == value

@@ -23,7 +23,7 @@ from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import Key, check_values, find_key, of_class, takes_names, walk
-from triptych.config.names import register_resolvers
+from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
 from triptych.config.schema import COMMANDS
@@ -85,7 +85,7 @@ def typed(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quote(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
     if isinstance(value, Mapping):
