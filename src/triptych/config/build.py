@@ -143,7 +143,7 @@ def check_targets(config: Any, path: str = "") -> None:
                 raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
 
 
-class Dependencies(Mapping[str, Any]):
+class Dependencies:
     """Dependencies injected by argument name; each is built once.
 
     Args:
@@ -158,9 +158,6 @@ class Dependencies(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.facts, *(name for name in PARTS if self.node(PARTS[name]) not in (None, {}))])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
     def __getitem__(self, name: str) -> Any:
         return self.facts[name] if name in self.facts else self.at(PARTS[name])

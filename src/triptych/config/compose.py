@@ -22,6 +22,7 @@ from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
+from triptych.config.identity import ABSENT
 from triptych.config.keys import Key, check_values, find_key, of_class, takes_names, walk
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
@@ -37,7 +38,6 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
-ABSENT = object()
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -259,10 +259,7 @@ def _door() -> str:
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Return every group, and every key of the composition of those ``arguments`` that are valid choices."""
     door = _door()
-    groups: list[str] = []
-    for folder in folders.folders():
-        places = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
-        groups += [str(p.relative_to(folder)) for p in places]
+    groups = folders.groups()
     parts = (a.split("=", 1) for a in arguments if "=" in a)
     own = _default_choices() if door != "train" else {}
     choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g) and (not own or g in own)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.folders import CONFIGS, choices_of, folders
+from triptych.config.folders import CONFIGS, choices_of, folders, groups
 from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
@@ -147,9 +147,8 @@ def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
 
 def help_text(command: str, cfg: DictConfig) -> str:
     """Return the text of ``--help``."""
-    places = {file.parent.relative_to(at).as_posix() for at in folders() for file in at.rglob("*.yaml")}
-    groups = sorted(one for one in places if one != "." and one.split("/")[0] != "hydra")
-    choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in groups)
+    own = (group for group in groups() if group.split("/")[0] != "hydra")
+    choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in own)
     lines = []
     for row in of_command(cfg, command):
         about = "; ".join(filter(None, (row.values, row.comment)))

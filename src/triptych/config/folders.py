@@ -1,6 +1,7 @@
 """Config folders: ``configs`` of the clone and of each trusted package."""
 
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def of_packages() -> dict[str, Path]:
 def folders() -> tuple[Path, ...]:
     """Return all config folders in Hydra's search order, the clone's first."""
     return (CONFIGS, *of_packages().values())
+
+
+def groups(among: Sequence[Path] | None = None) -> list[str]:
+    """Return all groups of ``among``, by default of all config folders, as ``objective/loss``."""
+    homes = folders() if among is None else among
+    places = {file.parent.relative_to(home).as_posix() for home in homes for file in home.rglob("*.yaml")}
+    return sorted(places - {"."})
 
 
 def choices_of(group: str) -> list[str]:

@@ -69,30 +69,28 @@ def _plain_signature(function: Any) -> inspect.Signature:
     return inspect.Signature([one.replace(annotation=one.empty) for one in arguments])
 
 
-def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
+def raised_at(error: BaseException) -> str:
     """Return " (FILE:LINE, in NAME)" of the innermost user frame of a traceback; "" without one.
 
     Without one, " (FILE:LINE)" of the class whose method was called last, if it is a user's.
-
-    ``own``: whether a module, by its name, is of that code.
     """
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" ({error.filename}:{error.lineno})"
     frames = list(traceback.walk_tb(error.__traceback__))
-    ours = [one for one in frames if own(one[0].f_globals.get("__name__", ""))]
+    ours = [one for one in frames if is_trusted(one[0].f_globals.get("__name__", ""))]
     if not ours:
         if error.__cause__ is not None:
-            return raised_at(error.__cause__, own)
+            return raised_at(error.__cause__)
         called = type(frames[-1][0].f_locals.get("self")) if frames else type(None)
-        return defined_at(called) if own(called.__module__) else ""
+        return defined_at(called)
     frame, number = ours[-1]
     name = frame.f_code.co_name
     return f" ({frame.f_code.co_filename}:{number}{'' if name == '<module>' else f', in {name}'})"
 
 
-def describe_error(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an exception in one line: type, message, and where user code raised it."""
     message = " ".join(str(error).split())
     if isinstance(error, NotImplementedError) and not message:
         message = f"{traceback.extract_tb(error.__traceback__)[-1].name}() is not defined"
-    return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"
+    return f"{type(error).__name__}: {message[:600]}{raised_at(error)}"

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from triptych.config.compose import to_plain
 from triptych.config.describe import KeyRow, chain, comments, key_rows, read_yaml
-from triptych.config.folders import CONFIGS
+from triptych.config.folders import CONFIGS, groups
 from triptych.config.keys import FREE_GROUPS, Key, find_key
 from triptych.config.schema import COMMANDS
 from triptych.declare import Role
@@ -41,9 +41,9 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     for command, table in COMMANDS.items():
         config = {k: v for k, v in read_yaml(CONFIGS / f"{command}.yaml").items() if k != "defaults"}
         parts.append(_section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table))))
-    groups = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
-    for group in sorted(groups - {".", "hydra", "hydra/launcher"}):
-        if group.split("/")[0] in FREE_GROUPS or group.endswith("/base"):  # parts of other files
+    for group in groups(folders):
+        part = group.split("/")[0] in FREE_GROUPS or group.endswith("/base")  # of other files
+        if part or group in ("hydra", "hydra/launcher"):
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
         keys = (row for file in files for row in _rows(file, group))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from triptych.config.names import slug
-from triptych.config.own_code import describe_error, is_trusted, trusted
+from triptych.config.own_code import describe_error, trusted
 from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
@@ -173,13 +173,13 @@ def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Pane
         try:
             panels = [(str(a), str(b), tuple(c)) for a, b, c in import_module(module).PANELS]
         except (Exception, SystemExit) as error:
-            panels = [(f"Panels of {module}", f"{FAILED} {describe_error(error, is_trusted)}", ())]
+            panels = [(f"Panels of {module}", f"{FAILED} {describe_error(error)}", ())]
         for title, how, draws in panels:
             try:
                 with styled():
                     own = {slug(f"{module}-{draw.__name__}"): draw(comparison, palette) for draw in draws}
             except (Exception, SystemExit) as error:  # not ours to mend
-                how, own = f"{FAILED} {describe_error(error, is_trusted)}", {}
+                how, own = f"{FAILED} {describe_error(error)}", {}
             own = {key: figure for key, figure in own.items() if isinstance(figure, Figure)}
             for figure in {*own.values()}:
                 figure.set_label(f"{title} {figure.get_label().removeprefix(title).lstrip()}")
