@@ -1,4 +1,4 @@
-"""Generate ``docs/keys.md``: ``python -m triptych.config.page > docs/keys.md``; a test checks it."""
+"""The page of all keys: python docs/keys.py > docs/keys.md; a test checks it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
