@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from triptych.config.build import build
-from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command, unresolved
 from triptych.diffusion.condition import Condition, Labels
 from triptych.networks.base import LevelWaves
 from triptych.networks.dit import DiT, sines
@@ -188,20 +187,28 @@ def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
     torch.testing.assert_close(scaled(h, c), scale * attention(inner))
 
 
+def published(name: str) -> dict:
+    """The keys of a published network."""
+    return unresolved(compose_command("train", [f"denoiser={name}"]))["denoiser"]["network"]
+
+
 @pytest.mark.parametrize("name", ["unet_ddpm", "unet_iddpm", "unet_edm", "unet_vdm"])
 def test_a_published_unet_normalises_in_32_groups(name):
     """tf.contrib's and flax's default, and that of improved-diffusion's nn.py and EDM's networks.py."""
-    node = yaml.safe_load((CONFIGS / "denoiser" / f"{name}.yaml").read_text())["network"]
     with torch.device("meta"):
-        network = build(node, "denoiser.network", shape=(3, 32, 32), spacing=2 / 255)
+        network = build(published(name), "denoiser.network", shape=(3, 32, 32), spacing=2 / 255)
     norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
     assert len(norms) > 20 and {norm.num_groups for norm in norms} == {32}
 
 
 def test_vdm_s_network_says_what_is_to_be_added_to_z():
     """eps_pred += z in model_vdm.py: before it has learnt, it takes z itself for the noise."""
-    vdm = yaml.safe_load((CONFIGS / "denoiser" / "unet_vdm.yaml").read_text())["network"]
-    network = build(vdm | {"blocks": 1, "widths": [32]}, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
+    network = build(
+        published("unet_vdm") | {"blocks": 1, "widths": [32]},
+        "denoiser.network",
+        shape=(3, 8, 8),
+        spacing=2 / 255,
+    )
     z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(z, torch.zeros(2)), z)
     with pytest.raises(ValueError, match=r"denoiser.network.add_z=true.*one number a dimension"):
