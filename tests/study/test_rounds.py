@@ -12,18 +12,14 @@ from tests.refusal import refused
 from tests.run.commands import command, end
 from tests.study.fake_runs import metrics
 from triptych.errors import UserError
-from triptych.study.rounds import Trial, check_rounds, choose_point, grid, seeds_after, settings_and_seeds
+from triptych.study.rounds import check_rounds, choose_point, grid, seeds_after, settings_and_seeds
 from triptych.study.sweep import SweepHook
 
 GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
 
 
-def trials(figures: dict[tuple[str, str], list[float]]) -> dict[Trial, float]:
-    return {
-        Trial((f"objective={o}",), (f"optimizer.lr={lr}",), 100 + i): value
-        for (o, lr), values in figures.items()
-        for i, value in enumerate(values)
-    }
+def trials(figures: dict[tuple[str, str], list[float]]) -> dict:
+    return {((f"objective={o}",), (f"optimizer.lr={lr}",)): values for (o, lr), values in figures.items()}
 
 
 def test_each_setting_gets_its_own_best_value_and_all_together_theirs():

@@ -115,24 +115,25 @@ class RoundsSweeper(BasicSweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
-        from triptych.study.rounds import Trial, choose_point, names, settings_and_seeds, values_of
+        from triptych.study.rounds import choose_point, grid, names, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)
-        tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]
+        typed = "" if self.tuning_seeds is None else str(self.tuning_seeds)
+        tuning_seeds = [int(seed) for seed in typed.split(",") if seed.strip()]
         if not tuning_seeds or set(tuning_seeds) & set(seeds):
             raise UserError(
                 f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: must be seeds other than the grid's "
                 f"({', '.join(map(str, seeds))})"
             )
-        space = [[f"{key}={v}" for v in values_of(values)] for key, values in self.tune.items()]
-        points = [list(point) for point in itertools.product(*space)]
-        trials = [
-            Trial(tuple(setting), tuple(point), seed)
-            for seed in tuning_seeds
+        points = [tuple(point) for point in grid({"params": self.tune}, [])]
+        trials = {
+            (tuple(setting), point): [
+                [*setting, *point, f"seed={seed}", "test=false"] for seed in tuning_seeds
+            ]
             for setting in settings
             for point in points
-        ]
-        batch = [[*t.setting, *t.point, f"seed={t.seed}", "test=false"] for t in trials]
+        }
+        batch = list(itertools.chain.from_iterable(trials.values()))
         final = len(settings) * len(seeds)
         self.hook.expect(batch, more=final)
         tuning = {"keys": list(self.tune), "seeds": tuning_seeds, "points": points}
@@ -140,8 +141,9 @@ class RoundsSweeper(BasicSweeper):
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
-        bounds = {t: self.hook.validation_bound(job) for t, job in zip(trials, batch, strict=True)}
-        equal, best = choose_point(bounds)
+        equal, best = choose_point(
+            {cell: [self.hook.validation_bound(job) for job in jobs] for cell, jobs in trials.items()}
+        )
         named = names(list(best))
         self.hook.record(
             tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -117,14 +117,6 @@ def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
     return slug(",".join(sorted(shown)))
 
 
-class Trial(NamedTuple):
-    """One run of a tuning stage."""
-
-    setting: Setting
-    point: Point
-    seed: int
-
-
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
     """Refuse values of the keys that are about a sweep as a whole; ``grid``: whether it is one over a grid.
 
@@ -139,11 +131,6 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
         )
     if config.get("setting") is not None and not grid:
         raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
-
-
-def values_of(text: str | int | None) -> list[str]:
-    """Split "a,b,c" into its parts."""
-    return [part.strip() for part in str(text).split(",") if part.strip()] if text is not None else []
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
@@ -191,22 +178,20 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     return rounds
 
 
-def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
+def choose_point(
+    bounds: Mapping[tuple[Setting, Point], Sequence[float]],
+) -> tuple[Point, dict[Setting, Point]]:
     """Return point that is best for all settings together, and each setting's own, by the mean over seeds.
 
-    ``bounds`` has the validation bound of each trial, lower is better. A point at which a seed of a setting
-    has no finite bound is not that setting's, nor the common one.
+    ``bounds`` has the validation bounds of each setting at each point, lower is better. A point at which a
+    seed of a setting has no finite bound is not that setting's, nor the common one.
 
     Raises:
         UserError: a setting, or all together, has no point at which every seed is finite.
     """
-    settings = list(dict.fromkeys(trial.setting for trial in bounds))
-    points = list(dict.fromkeys(trial.point for trial in bounds))
-    mean = {
-        (setting, point): _mean([v for t, v in bounds.items() if (t.setting, t.point) == (setting, point)])
-        for setting in settings
-        for point in points
-    }
+    mean = {cell: _mean(values) for cell, values in bounds.items()}
+    settings = list(dict.fromkeys(setting for setting, _ in bounds))
+    points = list(dict.fromkeys(point for _, point in bounds))
     together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
     equal = min(points, key=lambda point: together[point])
     best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
