@@ -28,14 +28,13 @@ def until(root, look, looks, margin=None):
 
 def test_pairs_open_until_seeds_separate_them_or_they_are_the_same(tmp_path):
     add(tmp_path, (1, 2, 3))
-    first = decide(tmp_path, 1, 4, equal_within=0.004)
-    assert ("a", "b") in first.open and set(first.pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
+    _, first = decide(tmp_path, 1, 4, equal_within=0.004)
+    assert first["a", "b"] == "open" and set(first) == {("a", "b"), ("a", "c"), ("b", "c")}
     add(tmp_path, range(4, 13))
-    last = decide(tmp_path, 2, 4, equal_within=0.004)
-    assert last.pairs == {("a", "b"): "same", ("a", "c"): "separated", ("b", "c"): "separated"}
-    assert last.open == []
-    assert last.sentence == ("look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open")
-    assert decide(tmp_path, 3, 4).open == [("a", "b")]  # without a margin nothing is the same
+    sentence, last = decide(tmp_path, 2, 4, equal_within=0.004)
+    assert last == {("a", "b"): "same", ("a", "c"): "separated", ("b", "c"): "separated"}
+    assert sentence == "look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open"
+    assert decide(tmp_path, 3, 4)[1] == last | {("a", "b"): "open"}  # without a margin nothing is the same
 
 
 def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
@@ -56,7 +55,7 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
     assert "Clear of b" in read_study([tmp_path]).answer
     until(tmp_path, 1, 4)
     assert "lear of" not in read_study([tmp_path]).answer  # before the first look
-    assert decide(tmp_path, 1, 4).pairs == {("a", "b"): "open"}
+    assert decide(tmp_path, 1, 4)[1] == {("a", "b"): "open"}
     story = read_study([tmp_path])
     assert "Not settled against b" in story.answer and "lear of" not in story.answer
     assert "This is look 1 of 4" in footnote(story.comparisons[0])
@@ -65,7 +64,7 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
         make_run(tmp_path, "a", seed, 2.0 + seed / 100)
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in read_study([tmp_path]).answer
-    assert decide(tmp_path, 2, 4).open == [] and "Clear of b" in read_study([tmp_path]).answer
+    assert "open" not in decide(tmp_path, 2, 4)[1].values() and "Clear of b" in read_study([tmp_path]).answer
 
 
 def test_the_same_within_a_margin_in_words_and_table(tmp_path):
@@ -90,7 +89,7 @@ def test_a_sweep_that_goes_on_claims_nothing_yet(tmp_path):
 def test_a_setting_without_result_is_in_no_pair(tmp_path):
     add(tmp_path, (1, 2, 3))
     failed(tmp_path, "d", 1, "boom")
-    assert set(decide(tmp_path, 1, 1).pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert set(decide(tmp_path, 1, 1)[1]) == {("a", "b"), ("a", "c"), ("b", "c")}
 
 
 @pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}'])

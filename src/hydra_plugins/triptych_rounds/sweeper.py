@@ -105,9 +105,9 @@ class RoundsSweeper(BasicSweeper):
             self._launch(batch)
             if not self.hook.all_finished(batch):
                 return  # the hook says which did not; more seeds would not mend that
-            decision = decide(self.hook.root, look, len(rounds), self.config.equal_within)
-            print(decision.sentence, flush=True)
-            if not decision.open or look == len(rounds):
+            sentence, pairs = decide(self.hook.root, look, len(rounds), self.config.equal_within)
+            print(sentence, flush=True)
+            if "open" not in pairs.values() or look == len(rounds):
                 return
             look += 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,23 +25,13 @@ Pair = tuple[str, str]
 Outcome = Literal["separated", "same", "open"]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """`pairs`: what is known of each two settings, named in alphabetical order."""
-
-    sentence: str
-    pairs: dict[Pair, Outcome] = field(default_factory=dict)
-
-    @property
-    def open(self) -> list[Pair]:
-        """The pairs that more seeds might decide."""
-        return [pair for pair, outcome in self.pairs.items() if outcome == "open"]
-
-
-def decide(root: Path, look: int, looks: int, equal_within: float | None = None) -> Decision:
+def decide(
+    root: Path, look: int, looks: int, equal_within: float | None = None
+) -> tuple[str, dict[Pair, Outcome]]:
     """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
 
-    By what decides: the bound, or the measure of samples where all settings share one model.
+    Returns a sentence, and what is known of each two settings, named in alphabetical order, by what decides:
+    the bound, or the measure of samples where all settings share one model. More seeds might decide "open".
 
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.
@@ -62,7 +51,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for prefix in [f"{comparison.data}: " if several else ""]
         for (a, b), outcome in _outcomes(comparison).items()
     }
-    return Decision(_sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs)
+    return _sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
