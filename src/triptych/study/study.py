@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object, printable, read_json_or_none
-from triptych.run.parsing import first_line
+from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
-from triptych.study.axes import value_name
-from triptych.study.cells import Cell, Comparison
+from triptych.study.cells import Comparison
 from triptych.study.claims import correct
 from triptych.study.compare import comparisons_of
 from triptych.study.factorial import crossing
@@ -119,12 +118,13 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """Every cell's label in a stable order, and what its colour is to tell: itself, or a grid's line."""
+        """Every cell's label in alphabetical order, and what its colour tells: itself, or a grid's line."""
         lines_of: dict[str, str] = {}
         for comparison in self.comparisons:
             crossed = crossing(comparison)
             lines = {cell.label: key[0] for key, cell in crossed.cells.items()} if crossed else {}
-            lines_of |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
+            labels = (cell.label for cell in (*comparison.cells, *comparison.pending))
+            lines_of |= {label: lines.get(label, label) for label in sorted(labels, key=natural_key)}
         return lines_of
 
 
@@ -170,18 +170,6 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         published=judged(sweep, runs) if alone else None,
         damaged=damaged,
     )
-
-
-def _by_label(comparison: Comparison) -> list[Cell]:
-    """Sort cells by their axes' values, an order that does not change as results come in."""
-    order = [[value_name(axis.key, one) for one in axis.values] for axis in comparison.axes]
-    cells = [*comparison.cells, *comparison.pending]
-
-    def place(cell: Cell) -> tuple[list[int], str]:
-        values = zip(order, cell.label.split(" / "), strict=False)
-        return [known.index(v) if v in known else len(known) for known, v in values], cell.label
-
-    return sorted(cells, key=place)
 
 
 def _question(comparisons: Sequence[Comparison]) -> str:
