@@ -130,7 +130,7 @@ def test_of_a_papers_scale_nothing_is_started_and_neither_lightning_nor_the_comp
     "overrides, message",
     [
         (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
-        (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion"),
+        (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion .* leave it out"),
         (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],

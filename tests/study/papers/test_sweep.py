@@ -143,12 +143,9 @@ def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(change, message)
 
 
 def test_a_scale_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="scale=paper: paper=ddpm_rate has no such scale; use scale=small"):
-        check_scale(asked("ddpm_rate", "scale=paper"))
-    exact = "paper=vdm_steps has an exact denoiser, nothing is trained; leave out {}: .* 3 minutes "
-    for key in ("scale=paper", "plan=true"):
-        with pytest.raises(UserError, match=f"^{key}: {exact.format(key.partition('=')[0])}"):
-            check_scale(asked("vdm_steps", key))
+    for paper in ("ddpm_rate", "vdm_steps"):
+        with pytest.raises(UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"):
+            check_scale(asked(paper, "scale=paper"))
     cfg = compose("train", ["scale=paper"], return_hydra_config=True)
     with pytest.raises(UserError, match="scale=paper: for a sweep of a paper's claims"):
         check_scale(cfg)

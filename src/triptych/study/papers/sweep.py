@@ -15,7 +15,6 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
-from triptych.study.formatting import quantity
 from triptych.study.papers.claim import METRIC
 from triptych.study.papers.paper import (
     axes_of,
@@ -27,29 +26,19 @@ from triptych.study.papers.paper import (
 )
 from triptych.study.rounds import jobs_of
 
-ORACLE = "triptych.models.oracle.OracleModel"  # of the exact denoiser
 KINDS = ("identity", "exact", "trained")
 WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 
 
 def check_scale(config: DictConfig) -> None:
-    """Raise UserError for a scale that the chosen paper does not have, or a plan of no training."""
+    """Raise UserError for a scale that the chosen paper does not have."""
     scale, name = config.get("scale", "small"), config.hydra.runtime.choices.get("paper")
-    large, plan = scale != "small", config.get("plan")
-    if large and not config.get("paper"):
-        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
-    if not (large or (plan and name)) or config.hydra.sweeper.get("scales", {}).get(scale):
+    if scale == "small":
         return
-    what = f"scale={scale}" if large else "plan=true"
-    if config.model._target_ == ORACLE:
-        leave = " and ".join(["scale"] * large + ["plan"] * bool(plan))
-        minutes = quantity(config.paper.minutes, "minute")
-        raise UserError(
-            f"{what}: paper={name} has an exact denoiser, nothing is trained; leave out {leave}: "
-            f"its runs take about {minutes} on two cores"
-        )
-    if large:
-        raise UserError(f"{what}: paper={name} has no such scale; use scale=small")
+    if not config.get("paper"):
+        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
+    if not config.hydra.sweeper.get("scales", {}).get(scale):
+        raise UserError(f"scale={scale}: paper={name} has no such scale; use scale=small")
 
 
 def set_scale(config: DictConfig) -> list[str]:
