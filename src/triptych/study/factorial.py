@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from triptych.run.parsing import to_float
 from triptych.study.axes import Axis, value
 from triptych.study.cells import Cell, Comparison
-from triptych.study.style import LINES, PAPER, LineFigure, mark, plain_log, short
+from triptych.study.style import LINES, PAPER, LineFigure, mark, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
@@ -96,7 +96,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     low, top = shown[0], min(shown[-1], shown[0] + 4 * (shown[len(shown) // 2] - shown[0]) + 1e-3)
     lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
     numbers = crossed.numbers
-    ticks = [plain_log(float(key)) if numbers else short(key, 14) for key in at]
+    ticks = [f"{float(key):g}" if numbers else short(key, 14) for key in at]
     apart_by_factors = numbers is not None and numbers[0] > 0 and numbers[-1] / numbers[0] >= WIDE
     lines.ticks(list(map(float, at.values())), ticks, apart_by_factors)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 from scipy.optimize import isotonic_regression
 
 from triptych.run.read import Run
@@ -164,16 +164,9 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
     return list(np.minimum(np.maximum(places, 0), 1 - gaps[-1]) + gaps)
 
 
-def plain_log(value: float, _position: int | None = None) -> str:
-    """Format a tick of a log axis: 0.01, 1, 100; powers of ten beyond."""
-    if value < 0:
-        return ""
-    return f"{value:g}" if value == 0 or 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
-
-
 def plain_ticks(axis: Axis) -> None:
     """Show plain numbers along a log axis."""
-    axis.set_major_formatter(FuncFormatter(plain_log))
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
