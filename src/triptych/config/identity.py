@@ -11,6 +11,7 @@ from triptych.config.source import REQUIRED
 from triptych.declare import Role
 
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
+BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 # the same directory with any value of these: they say how to run, not what
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # what may change between a run's checkpoint and its record: the figures stay the same

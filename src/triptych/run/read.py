@@ -10,9 +10,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
 from triptych.run.directory import RunDirectory, check_digests
@@ -59,6 +61,21 @@ class Run(Result):
 
     def __str__(self) -> str:
         return f"{self.name or self.dir.name}: {one_line(self)} ({self.dir})"
+
+    @property
+    def all_settings(self) -> dict[str, str]:
+        """All settings by key: overrides first, then choices, then the rest of the configuration."""
+        resolved = {key: value for key, value in self.config.items() if key not in self.choices}
+        return {**self.overrides, **self.choices, **resolved}
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """Those that may change its result.
+
+        What a key is follows from where it is declared; one that nothing declares counts.
+        """
+        every = self.all_settings.items()
+        return {k: value for k, value in every if role_in(self.config, k) in AXES or k in BUNDLES}
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
         """Read steps and finite values of a column of `metrics.csv`; empty if there are none."""

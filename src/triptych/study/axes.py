@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from triptych.config.identity import ABSENT, AXES, role_in, usual
+from triptych.config.identity import ABSENT, BUNDLES, usual
 from triptych.config.keys import name_null, role
 from triptych.declare import Role
 from triptych.run.parsing import format_value
@@ -16,7 +16,6 @@ from triptych.study.formatting import listed
 SWEEP = "directory"
 BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)  # says nothing without its key
 MOST = 300  # settings that differ: each is held against each
-BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,14 @@ class Axis:
         return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
 
 
-def settings(run: Run) -> dict[str, str]:
-    """Return a run's settings that may change its result: overrides first, then choices, then the rest.
-
-    What a key is follows from where it is declared; one that nothing declares counts.
-    """
-    every = all_settings(run)
-    return {key: value for key, value in every.items() if role_in(run.config, key) in AXES or key in BUNDLES}
-
-
-def all_settings(run: Run) -> dict[str, str]:
-    """Return all settings by key: overrides, choices and the resolved configuration."""
-    resolved = {key: value for key, value in run.config.items() if key not in run.choices}
-    return {**run.overrides, **run.choices, **resolved}
-
-
-def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
-    """Return a run's value on an axis; "none" if its configuration lacks the key, "default" if unknown.
-
-    ``known``: its ``settings``, where there are many to look up.
-    """
+def value(run: Run, key: str) -> str:
+    """Return a run's value on an axis; "none" if its configuration lacks the key, "default" if unknown."""
     if key == SWEEP:
         return run.sweep or run.dir.name
+    if key in run.settings:
+        return run.settings[key]
     if role(key) is Role.MACHINE:
         return run.overrides.get(key) or run.choices.get(key, "default")
-    return _value(run, key, settings(run) if known is None else known)
-
-
-def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
-    if key in known:
-        return known[key]
     if run.config and (default := usual(run.config, key)) is not ABSENT:
         return format_value(default)
     return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
@@ -78,7 +55,6 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
     name, but its effect cannot be told from the other's: it is left out of names and said in a note.
     """
-    every = {id(run): settings(run) for run in runs}
     typed = {key for run in runs for key in run.overrides}
     chosen = {key for run in runs for key in run.choices}
 
@@ -87,10 +63,10 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
         deep = (2 + key.endswith("_target_"), key.count("."))
         return (0, 0) if key in typed else (1, 0) if key in chosen else deep
 
-    keys = sorted(dict.fromkeys(key for run in runs for key in every[id(run)]), key=place)
+    keys = sorted(dict.fromkeys(key for run in runs for key in run.settings), key=place)
     # a run that failed early may not have recorded its choices: what it does not tell is no difference
-    known = {key: [run for run in runs if run.status == "finished" or key in every[id(run)]] for key in keys}
-    axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
+    known = {key: [run for run in runs if run.status == "finished" or key in run.settings] for key in keys}
+    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in known[key]))) for key in keys]
     axes = [axis for axis in axes if len(axis.values) > 1]
     axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
     models = {(run.seed, value(run, "trained")) for run in runs}
@@ -100,7 +76,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     if len(axes) > MOST:
         notes.append(f"{len(axes)} settings differ; only the first {MOST} tell these runs apart.")
         axes = axes[:MOST]
-    at = {axis.key: {id(run): _value(run, axis.key, every[id(run)]) for run in runs} for axis in axes}
+    at = {axis.key: {id(run): value(run, axis.key) for run in runs} for axis in axes}
     for axis in reversed(axes.copy()):
         owners = [a for a in axes if a is not axis and _determines(at[a.key], at[axis.key], known[axis.key])]
         if owners:
@@ -131,8 +107,7 @@ def value_name(key: str, text: str) -> str:
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
     """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
-    known = settings(run)
-    shown = (value_name(axis.key, value(run, axis.key, known)) for axis in axes)
+    shown = (value_name(axis.key, value(run, axis.key)) for axis in axes)
     models = (name for key in ("objective", "model") if (name := run.choices.get(key)) != "none")
     text = next(filter(None, (" / ".join(shown), *models, run.name)), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any

@@ -19,7 +19,6 @@ from triptych.files import load_object
 from triptych.run.entries import UNITS
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.study.axes import all_settings
 from triptych.study.cells import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
@@ -73,7 +72,7 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    values = all_settings(run)
+    values = run.all_settings
     if run.seed is not None:
         values["seed"] = str(run.seed)
     more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}

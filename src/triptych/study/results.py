@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
-from triptych.study.axes import find_axes, settings
+from triptych.study.axes import find_axes
 
 # what a spreadsheet takes for a formula when a cell begins with it; numbers are numbers
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -61,7 +61,7 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
         "data": run.choices.get("data", run.overrides.get("data", "")),
     }
     shown = {*run.overrides, *run.choices, *axes}
-    row |= {key: entry for key, entry in settings(run).items() if key in shown}
+    row |= {key: entry for key, entry in run.settings.items() if key in shown}
     for split in ("test", "val", "train"):
         for key, estimate in getattr(run, split).items():
             row[f"{split}/{key}"] = estimate.mean
