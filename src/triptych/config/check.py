@@ -71,7 +71,8 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
         member = below(key, name, target) or Key()
         class_missing = value is not None and not (isinstance(value, dict) and "_target_" in value)
         if name not in known:
-            siblings = [where.removesuffix(name) + one for one in known or of_class(target)[0]]
+            declared = fields(key.kind) or {} if path else {}
+            siblings = [where.removesuffix(name) + one for one in [*known, *declared] or of_class(target)[0]]
             typed = str(value).lower() if isinstance(value, bool) or value is None else str(value)
             line = answer(where, typed)
             yield where, line or f"{where}={value!r}: no such key; {nearest(where, siblings)}"

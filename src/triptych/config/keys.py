@@ -7,7 +7,7 @@ read it here.
 
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, is_typeddict
@@ -210,7 +210,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
         return f"{where}={value}: {INSTEAD[where]}"
     if fields(key.kind) is not None:
         null = value is None and any(one in (None, type(None)) for one in alternatives(unwrap(key.kind)[0]))
-        if null or isinstance(value, dict):
+        if null or isinstance(value, Mapping):
             return ""
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:

@@ -9,7 +9,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from triptych.config.libraries import Trainer
-from triptych.declare import ClassName, Count, FilePath, Ge, Le, Lt, Positive, Role, Seed, Steps, Unit, Whole
+from triptych.declare import (
+    ClassName,
+    Count,
+    FilePath,
+    Ge,
+    Gt,
+    Le,
+    Lt,
+    NonNegative,
+    Positive,
+    Role,
+    Seed,
+    Steps,
+    Unit,
+    Whole,
+)
 
 
 @dataclass(frozen=True)
@@ -147,6 +162,46 @@ class ModelKeys(TypedDict):
     checkpoint: Literal["last", "best"]
 
 
+class PaperClaim(TypedDict):
+    """One claim of a published table; how it is read, and what its keys mean: ``study/papers/claim.py``."""
+
+    says: str
+    kind: NotRequired[Literal["identity", "exact", "trained"]]
+    table: NotRequired[int | str]
+    figure: NotRequired[int | str]
+    section: NotRequired[int | float | str]
+    quote: NotRequired[str]
+    published: NotRequired[dict[str, float | str]]
+    otherwise: NotRequired[str]
+    untestable: NotRequired[str]
+    note: NotRequired[str]
+    scale: NotRequired[Literal["small", "paper"]]
+    metric: NotRequired[str]
+    compare: NotRequired[str]
+    at: NotRequired[dict[str, Any]]
+    order: NotRequired[Sequence[Any]]
+    same: NotRequired[Sequence[Any]]
+    value: NotRequired[dict[Any, float]]
+    diverges: NotRequired[Sequence[Any]]
+    beyond: NotRequired[Annotated[float, Gt(1)]]
+    by: NotRequired[NonNegative]
+    by_factor: NotRequired[Annotated[float, Ge(1)]]
+    within: NotRequired[Positive]
+    within_factor: NotRequired[Annotated[float, Gt(1)]]
+
+
+class PaperNode(TypedDict):
+    """A published table or figure, and its claims."""
+
+    cite: str
+    where: str
+    arxiv: NotRequired[str]
+    minutes: Annotated[Positive, Unit("minutes on two cores")]
+    differs: NotRequired[Sequence[str]]
+    discarded_seeds: NotRequired[Sequence[int]]
+    claims: dict[str, PaperClaim]
+
+
 class Train(ModelKeys, DrawingKeys):
     """Keys of ``triptych-train``; a required group must be in the directory of a run that resumes."""
 
@@ -163,7 +218,7 @@ class Train(ModelKeys, DrawingKeys):
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None
     scale: NotRequired[Literal["small", "paper"]]
-    paper: NotRequired[Annotated[Group | None, Role.START]]
+    paper: NotRequired[Annotated[PaperNode | None, Role.START]]
     seed: Annotated[Seed, Role.SEED]
     cores: Annotated[int, Ge(1), Le(1024), Role.START]
     threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]

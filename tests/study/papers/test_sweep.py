@@ -86,6 +86,19 @@ def asked(name: str, *values: str):
     return cfg
 
 
+@pytest.mark.parametrize(
+    "key, message",
+    [
+        ("+paper.arxv=2107", "no such key; did you mean paper.arxiv?"),
+        ("+paper.claims.falls.withn=0.1", "no such key; did you mean paper.claims.falls.within?"),
+        ("paper.minutes=0", "must be a number above 0"),
+    ],
+)
+def test_a_typo_in_a_papers_file_is_refused_with_the_nearest_key(key, message):
+    cfg = asked("vdm_steps", key)
+    assert refused(lambda: check_keys(cfg, cfg.hydra), message).startswith(key.lstrip("+"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
     cfg = asked(name)

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 from triptych.config.keys import name_null
 from triptych.config.nearest import nearest
-from triptych.declare import refusal
 from triptych.errors import UserError
 
 # what a claim can be of, beside the user's own metrics
@@ -195,8 +194,6 @@ class _Contrasts:
 
     def value(self) -> Iterable[Contrast]:
         for setting, figure in self.node["value"].items():
-            if problem := refusal(f"{self.path}.value.{setting}", float, figure):
-                raise UserError(problem)
             if factor := self.node.get("within_factor"):
                 low, high = sorted((figure / factor, figure * factor))
             else:

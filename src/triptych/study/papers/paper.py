@@ -5,14 +5,14 @@ Read without numpy or torch, before a run starts.
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
+from typing import Any
 
 import yaml
 
-from triptych.config.keys import fields
+from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
-from triptych.declare import Ge, Gt, NonNegative, Positive, Unit, refusal
+from triptych.config.schema import PaperClaim, PaperNode
 from triptych.errors import UserError
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
@@ -21,46 +21,6 @@ WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
 )  # fmt: skip
-
-
-class PaperClaim(TypedDict):
-    """One claim of a published table; how it is read, and what its keys mean: ``claim.py``."""
-
-    says: str
-    kind: NotRequired[Literal["identity", "exact", "trained"]]
-    table: NotRequired[int | str]
-    figure: NotRequired[int | str]
-    section: NotRequired[int | float | str]
-    quote: NotRequired[str]
-    published: NotRequired[dict[str, float | str]]
-    otherwise: NotRequired[str]
-    untestable: NotRequired[str]
-    note: NotRequired[str]
-    scale: NotRequired[Literal["small", "paper"]]
-    metric: NotRequired[str]
-    compare: NotRequired[str]
-    at: NotRequired[dict[str, Any]]
-    order: NotRequired[Sequence[Any]]
-    same: NotRequired[Sequence[Any]]
-    value: NotRequired[dict[Any, float]]
-    diverges: NotRequired[Sequence[Any]]
-    beyond: NotRequired[Annotated[float, Gt(1)]]
-    by: NotRequired[NonNegative]
-    by_factor: NotRequired[Annotated[float, Ge(1)]]
-    within: NotRequired[Positive]
-    within_factor: NotRequired[Annotated[float, Gt(1)]]
-
-
-class PaperNode(TypedDict):
-    """A published table or figure, and its claims."""
-
-    cite: str
-    where: str
-    arxiv: NotRequired[str]
-    minutes: Annotated[Positive, Unit("minutes on two cores")]
-    differs: NotRequired[Sequence[str]]
-    discarded_seeds: NotRequired[Sequence[int]]
-    claims: dict[str, dict[str, Any]]
 
 
 def axes_of(
@@ -105,13 +65,16 @@ def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> li
     """Return the claims of the node ``paper`` of a sweep with these axes, once all of the node is checked.
 
     Raises:
-        UserError: a key or value that is not accepted, a setting that is not in the sweep.
+        UserError: a value that is missing or not accepted, a setting that is not in the sweep.
     """
-    _check_keys("paper", node, PaperNode)
+    check_values(node, path="paper")
+    for key in sorted(PaperNode.__required_keys__ - node.keys()):
+        raise UserError(f"paper.{key}: a value is needed")
     if not node["claims"]:
         raise UserError("paper.claims={}: must be one or more claims")
     for name, claim in node["claims"].items():
-        _check_keys(f"paper.claims.{name}", claim, PaperClaim)
+        for key in sorted(PaperClaim.__required_keys__ - claim.keys()):
+            raise UserError(f"paper.claims.{name}.{key}: a value is needed")
     settings = {key: values for key, values in axes.items() if key != "seed"}
     return [read_claim(name, one, settings, scale) for name, one in claims_at(node["claims"], scale).items()]
 
@@ -135,21 +98,3 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
             elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
                 known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
-
-
-def _check_keys(path: str, node: Any, table: type) -> None:
-    """Raise UserError for an unknown key of ``table``, a missing one, or a value of another kind."""
-    kinds = fields(table) or {}
-    if not isinstance(node, Mapping):
-        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(kinds)})")
-    for key in node:
-        if key not in kinds:
-            raise UserError(f"{path}.{key}={node[key]!r}: no such key, {nearest(str(key), list(kinds))}")
-    for key, kind in kinds.items():
-        if key not in node:
-            if key in table.__required_keys__:  # type: ignore[attr-defined]  # typing's, of a TypedDict
-                raise UserError(f"{path}.{key}: a value is needed")
-        elif get_origin(kind) is dict and not isinstance(node[key], Mapping):
-            raise UserError(f"{path}.{key}={node[key]!r}: must be a group of keys")
-        elif problem := refusal(f"{path}.{key}", kind, node[key]):
-            raise UserError(problem)

@@ -153,7 +153,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         known = {str(key): [str(value) for value in values] for key, values in axes.items()}
         name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]
         claims = read_claims(node, known, scale)
-    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
+    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
     judgements = [_judge(claim, known, runs, seeds) for claim in claims]
