@@ -29,7 +29,7 @@ def contrasts(**claim: Any):
 
 def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axes():
     found = contrasts(compare="bound.steps", order=[None, 100, 10], at={"objective": "v"}, by=0.1)
-    assert [c.name for c in found] == ["steps 100 − continuous time", "steps 10 − steps 100"]
+    assert [c.name for c in found] == ["steps=100 − continuous time", "steps=10 − steps=100"]
     assert all((c.low, c.high) == (0.1, math.inf) for c in found)
     assert dict(found[0].first.setting) == {"bound.steps": "100", "objective": "v"}
     everywhere = contrasts(compare="objective", order=["v", ["x0", "epsilon"]])

@@ -24,7 +24,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 from triptych.config.keys import name_null
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
+from triptych.study.axes import value_name
 
 # what a claim can be of, beside the user's own metrics
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
@@ -216,13 +216,8 @@ class _Contrasts:
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
             where = ", ".join(name_null(k, other[k]) for k in self.open_axes)
-            name = sign.join(map(self._named, texts)) + (f" ({where})" if where else "")
+            name = sign.join(value_name(self.axis, text) for text in texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
-
-    def _named(self, text: str) -> str:
-        """Return a setting's name; a number with its key, as "20 − 100" would be a sum."""
-        key = self.axis.rpartition(".")[2].replace("_", " ")
-        return f"{key} {text}" if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else name_null(self.axis, text)
 
     def _point(self, text: str, other: Mapping[str, str]) -> MetricPoint:
         setting = {**other, **self.at}
