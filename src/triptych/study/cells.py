@@ -112,11 +112,6 @@ class Cell:
         """Return the mean over seeds with its standard error."""
         return spread(list(self.values(part).values()))
 
-    @property
-    def metrics(self) -> dict[str, str]:
-        """User metrics of its runs: {name: "higher", "lower" or ""}, the better direction."""
-        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
-
     @cached_property
     def bound(self) -> Estimate:
         """The test bound over seeds."""

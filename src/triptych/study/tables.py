@@ -84,7 +84,7 @@ def _differs(comparison: Comparison, part: str) -> bool:
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
     """Return name and heading of each user metric: "test psnr (higher is better)"."""
-    better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    better_of = {name: better for run in comparison.runs for name, better in run.metrics.items()}
     return [(n, f"test {n}" + (f" ({b} is better)" if b else "")) for n, b in better_of.items()]
 
 
