@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.crossed import TILT, Error, mean_squares
+from triptych.study.crossed import Error, mean_squares
 from triptych.study.power import power
 from triptych.study.statistics import holm
 
@@ -61,8 +61,9 @@ def coverage(random):
                 covered = errs = textbook = 0
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, left = estimates(table(random, (BATCH,), s, ratio, rest, kind))
-                    covered += (Error(a, s - 1, b, ITEMS).p(mean, TILT) >= 0.05).sum()
-                    errs += (Error(a, s - 1, b, ITEMS).p(mean) <= 0.005).sum()
+                    p = Error(a, s - 1, b, ITEMS).p(mean)
+                    covered += (p >= 0.05).sum()
+                    errs += (p <= 0.005).sum()
                     textbook += (satterthwaite(mean, a, b, left, s, ITEMS) <= 0.005).sum()
                 row.append(f"{covered / DRAWS:.1%}")
                 small.append(f"{errs / DRAWS:.2%}")

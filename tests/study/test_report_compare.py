@@ -55,7 +55,7 @@ def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
         "c": {1: 1.11, 2: 1.2, 3: 1.27},
     }
     comparison = runs_of(tmp_path, table)
-    assert comparison.claim(0, 1).pair.low > 0 and comparison.claim(0, 1).p > 0.05
+    assert comparison.claim(0, 1).pair.p < 0.05 and comparison.claim(0, 1).p > 0.05
     said = verdict(comparison)
     assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
     assert "3 differences are tested" in footnote(comparison)
@@ -254,7 +254,7 @@ def test_an_interval_excludes_zero_where_the_corrected_test_claims(tmp_path):
     assert [low > 0 or high < 0 for low, high in (claim.interval for claim in claims)] == [
         claim.holds for claim in claims
     ]
-    uncorrected = [claim.pair.low > 0 or claim.pair.high < 0 for claim in claims]
+    uncorrected = [claim.pair.p < 0.05 for claim in claims]
     assert sum(uncorrected) > sum(claim.holds for claim in claims) > 0
 
 

@@ -11,9 +11,7 @@ scaled by sqrt(B):
 
 exact where one of the two dominates, and never above its level in between. Satterthwaite's degrees of
 freedom are estimated from the same three seeds: at a level of .005, which a correction for ten pairs asks
-for, they err five times as often as announced (docs/comparing.md). A 95% interval from p alone covers up to
-97.7%; weights (1 + B / A*)^(1/3), which favour small A* where items dominate, bring it to 94.8 - 97.0%.
-They hold at 95%, not at stricter levels, so p goes without.
+for, they err five times as often as announced (docs/comparing.md).
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from scipy.optimize.elementwise import find_root
 from scipy.special import gammaincinv, stdtr, stdtrit
 
 NODES = 64
-TILT = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Error:
     of_items: Any = 0.0
     n_items: int = 0
 
-    def p(self, distance: Any, tilt: float = 0.0, nodes: int = NODES) -> Any:
+    def p(self, distance: Any, nodes: int = NODES) -> Any:
         """Return the two-sided p of a mean at this distance from the hypothesis."""
         distance, seeds, items = np.broadcast_arrays(np.abs(distance), self.of_seeds, self.of_items)
         if not np.any(items):
@@ -52,18 +49,17 @@ class Error:
         b = items[..., None]
         # seeds that changed nothing divide nothing by zero
         a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
-        weights = weights * (1 + b / a) ** tilt
         each = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
-        return (weights * each).sum(-1) / weights.sum(-1)
+        return (weights * each).sum(-1) / weights.sum()
 
-    def critical(self, alpha: float, tilt: float = 0.0, nodes: int = NODES) -> Any:
+    def critical(self, alpha: float, nodes: int = NODES) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
         seeds, items = np.broadcast_arrays(np.asarray(self.of_seeds, float), np.asarray(self.of_items, float))
         if not np.any(items):
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
 
         def excess(x: np.ndarray, seeds: np.ndarray, items: np.ndarray) -> np.ndarray:
-            return np.log(Error(seeds, self.df, items, self.n_items).p(x, tilt, nodes)) - np.log(alpha)
+            return np.log(Error(seeds, self.df, items, self.n_items).p(x, nodes)) - np.log(alpha)
 
         high = 2 * np.sqrt(seeds + items)
         while np.any((above := excess(high, seeds, items)) > 0):

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from triptych.run.entries import Estimate
-from triptych.study.crossed import TILT, Error, crossed
+from triptych.study.crossed import Error, crossed
 
 LEVEL = 0.95
 REACH = 6.0
@@ -26,7 +26,7 @@ Seed = TypeVar("Seed", bound=Hashable)
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, and `low`, `high`, `p` are NaN, where they cannot be known: fewer than two pairs, or
+    `error` is None, and `p` and intervals are NaN, where they cannot be known: fewer than two pairs, or
     pairs that all differ by exactly the same amount, which says that the seed changed nothing, not that we
     are certain.
     """
@@ -45,20 +45,10 @@ class Paired:
         """Two-sided p of no difference, uncorrected."""
         return float(self.error.p(self.mean)) if self.error else math.nan
 
-    def interval(self, alpha: float, tilt: float = 0.0) -> tuple[float, float]:
+    def interval(self, alpha: float) -> tuple[float, float]:
         """Return the ends of the interval of level 1 - `alpha`."""
-        half = float(self.error.critical(alpha, tilt)) if self.error else math.nan
+        half = float(self.error.critical(alpha)) if self.error else math.nan
         return self.mean - half, self.mean + half
-
-    @property
-    def low(self) -> float:
-        """Lower end of the 95% interval."""
-        return self.interval(1 - LEVEL, TILT)[0]
-
-    @property
-    def high(self) -> float:
-        """Upper end of the 95% interval."""
-        return self.interval(1 - LEVEL, TILT)[1]
 
     def reversed(self) -> Paired:
         """Return the same comparison seen from the other side."""
