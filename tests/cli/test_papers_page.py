@@ -25,8 +25,8 @@ def test_the_example_composes_and_can_be_decided(tmp_path):
     facts = claims_of(cfg, {}, False)
     assert cfg.name == "ddim_steps"
     claims = read_claims(facts["paper"], facts["paper_axes"])
-    assert [c.name for c in claims[0].contrasts] == ["20 − 100", "10 − 20"]
-    assert [c.name for c in claims[1].contrasts] == ["1 − 0"]
+    assert [c.name for c in claims[0].contrasts] == ["steps=20 − steps=100", "steps=10 − steps=20"]
+    assert [c.name for c in claims[1].contrasts] == ["eta=1 − eta=0"]
 
 
 @pytest.mark.parametrize("text", BLOCKS)
