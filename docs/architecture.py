@@ -15,7 +15,7 @@ ROOMS = [
     ("run", [("run", "one run: directory, build, fit, samples, record")]),
     ("one", [("models", "LightningModules, the bound's account"), ("callbacks", "while it trains")]),
     ("one", [("data", "batches"), ("networks", "raw outputs")]),
-    ("math", [("tutorial", "what only its pages use"), ("diffusion", "the mathematics")]),
+    ("math", [("diffusion", "the mathematics: tensors in, tensors out")]),
     ("base", [("config", "keys, checks, one builder")]),
     ("base", [("errors, limits, quiet", "")]),
 ]

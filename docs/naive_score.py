@@ -6,13 +6,13 @@ python docs/naive_score.py [naive_score.png]: prints the figures of docs/score-m
 import sys
 
 import torch
+from score_losses import denoising, explicit, implicit
 from torch import Tensor, nn
 
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import AnnealedLangevin, Langevin
 from triptych.diffusion.schedule import Linear
-from triptych.tutorial.score_matching import denoising, explicit, implicit
 
 STEPS, BATCH = 1500, 256
 

@@ -1,10 +1,13 @@
 """The generic hierarchy against exact densities, and with three restrictions against the diffusion bound."""
 
 import math
+from operator import itemgetter
+from runpy import run_path
 
 import pytest
 import torch
 
+from triptych.config.check import CONFIGS
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.draws import Draw, evaluation_noise, plain_noise, training_noise
@@ -13,10 +16,11 @@ from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.normal import Normal
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
-from triptych.tutorial.decompositions import restricted, take_apart
 
 from .oracles import ring_mixture
 
+SCRIPT = CONFIGS.parent / "docs" / "decompositions.py"
+restricted, take_apart = itemgetter("restricted", "take_apart")(run_path(str(SCRIPT)))
 VP = VariancePreserving()
 SCHEDULE = Linear(-10, 8)
 

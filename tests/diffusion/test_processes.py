@@ -57,17 +57,6 @@ def test_float32_keeps_its_digits_at_both_ends(name):
 
 
 @every
-def test_dlog_alpha_is_the_derivative(name):
-    gamma = torch.linspace(-12, 12, 97, dtype=torch.float64, requires_grad=True)
-    alpha, _ = PROCESSES[name].alpha_sigma(gamma)
-    # VE's alpha hangs on nothing
-    slope = (
-        torch.autograd.grad(alpha.log().sum(), gamma)[0] if alpha.requires_grad else torch.zeros_like(gamma)
-    )
-    torch.testing.assert_close(PROCESSES[name].dlog_alpha(gamma.detach()), slope)
-
-
-@every
 def test_the_prior_is_where_the_process_ends(name):
     gamma = torch.tensor(25.0, dtype=torch.float64)
     _, sigma = PROCESSES[name].alpha_sigma(gamma)

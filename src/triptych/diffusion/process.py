@@ -54,10 +54,6 @@ class Process(ABC):
         finally:
             self._grid = {}
 
-    @abstractmethod
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        """Return d log alpha / d gamma, same shape as gamma: what the SDE view's drift is made of."""
-
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         """Return z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
         alpha, sigma = self.alpha_sigma(expand(gamma, x))
@@ -94,18 +90,12 @@ class VariancePreserving(Process):
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        return -0.5 * torch.sigmoid(gamma)
-
 
 class VarianceExploding(Process):
     """alpha = 1, sigma = e^{gamma / 2}; prior N(0, sigma_1^2 I) (Song & Ermon 2019; Song et al. 2021, VE)."""
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(gamma), torch.exp(0.5 * gamma)
-
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        return torch.zeros_like(gamma)
 
     def prior_std(self, gamma: Tensor) -> Tensor:
         return torch.exp(0.5 * gamma)
@@ -123,10 +113,6 @@ class SubVariancePreserving(Process):
         alpha = 2 / (ratio + torch.hypot(ratio, torch.full_like(ratio, 2.0)))
         return alpha, ratio * alpha
 
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        _, sigma = self.alpha_sigma(gamma)
-        return -0.5 * sigma / (2 - sigma)
-
 
 class Preconditioned(Process):
     """z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
@@ -139,15 +125,9 @@ class Preconditioned(Process):
     def __init__(self, sigma_data: Positive = 0.5):
         self.sigma_data = float(sigma_data)
 
-    def _shift(self, gamma: Tensor) -> Tensor:  # gamma of the data scaled to unit variance
-        return gamma - 2 * math.log(self.sigma_data)
-
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = self._shift(gamma)
+        scaled = gamma - 2 * math.log(self.sigma_data)  # of the data scaled to unit variance
         return torch.sigmoid(-scaled).sqrt() / self.sigma_data, torch.sigmoid(scaled).sqrt()
-
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        return -0.5 * torch.sigmoid(self._shift(gamma))
 
     def prior_std(self, gamma: Tensor) -> Tensor:
         return self.alpha_sigma(gamma)[1]
@@ -161,6 +141,3 @@ class Rectified(Process):
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(-0.5 * gamma), torch.sigmoid(0.5 * gamma)
-
-    def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        return -0.5 * torch.sigmoid(0.5 * gamma)

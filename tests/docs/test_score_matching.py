@@ -1,18 +1,24 @@
 """Four losses, one minimiser: at the true score and away from it they differ by the constants theory says."""
 
 import math
+from operator import itemgetter
+from runpy import run_path
 
 import pytest
 import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, generator, lopsided, network, oracle, ring
 from tests.diffusion.test_processes import PROCESSES
+from triptych.config.check import CONFIGS
 from triptych.diffusion.loss import NCSN
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.tweedie import posterior_mean, tweedie_errors
-from triptych.tutorial.score_matching import denoising, explicit, implicit, rademacher, sliced
+
+SCRIPT = run_path(str(CONFIGS.parent / "docs" / "score_losses.py"))
+explicit, implicit, sliced = itemgetter("explicit", "implicit", "sliced")(SCRIPT)
+denoising, rademacher = itemgetter("denoising", "rademacher")(SCRIPT)
 
 
 def losses(score, truth, gamma, n, seed=0):

@@ -10,9 +10,9 @@ All three have the marginals ``z = alpha x + sigma eps``, which fixes the coeffi
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from triptych.diffusion.condition import Condition
 from triptych.diffusion.process import Process, expand
 from triptych.diffusion.schedule import Schedule
 
@@ -28,9 +28,14 @@ class SDE:
     def __init__(self, process: Process, schedule: Schedule):
         self.process, self.schedule = process, schedule
 
+    @torch.enable_grad()
     def drift(self, t: Tensor) -> Tensor:
-        """Return f(t) = d log alpha / dt, any shape; for VP -beta / 2, for VE 0."""
-        return self.process.dlog_alpha(self.schedule.gamma(t)) * self.schedule.dgamma(t)
+        """Return f(t) = d log alpha / dt by autograd, any shape; for VP -beta / 2, for VE 0."""
+        t = t.detach().requires_grad_()
+        alpha, _ = self.process.alpha_sigma(self.schedule.gamma(t))
+        if not alpha.requires_grad:  # VE's is constant
+            return torch.zeros_like(alpha)
+        return torch.autograd.grad(alpha.log().sum(), t)[0]
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Return g(t)^2 = sigma^2 gamma'(t), any shape; for VP this is beta(t)."""
@@ -41,12 +46,12 @@ class SDE:
         """Return f(t) z, (B, *event)."""
         return expand(self.drift(t), z) * z
 
-    def reverse(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def reverse(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
         """Return f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
-        score = denoiser(z, self.schedule.gamma(t), condition).score
+        score = denoiser(z, self.schedule.gamma(t)).score
         return self.forward(z, t) - expand(self.diffusion(t), z) * score
 
-    def flow(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def flow(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
         """Return f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
-        score = denoiser(z, self.schedule.gamma(t), condition).score
+        score = denoiser(z, self.schedule.gamma(t)).score
         return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score

@@ -1,1 +1,0 @@
-"""What only the tutorial's pages use."""
