@@ -254,10 +254,12 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
     if kind is None or not ("." in value or hasattr(kind, "named")):
         return value
-    try:
-        named = import_class(value, place) if "." in value else kind.named(value, place)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    if "." in value:
+        named = import_class(value, place)
+    elif value in kind.named:
+        named = kind.named[value]
+    else:
+        raise UserError(f"{place}={value!r}: must be one of {', '.join(kind.named)}")
     if not issubclass(named, kind):
         raise UserError(f"{place}={value}: use a class made from {kind.__module__}.{kind.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}

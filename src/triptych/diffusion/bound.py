@@ -65,9 +65,9 @@ class Bound:
         check_argument("bound.steps", Steps | None, steps)
         self.variance = as_variance(variance, "bound.variance")
         if steps is None and not isinstance(self.variance, BetaTilde):
-            raise ValueError(
-                f"bound.variance={self.variance.name()!r} needs bound.steps=T, or set beta_tilde"
-            )
+            names = {kind: name for name, kind in ReverseVariance.named.items()}
+            name = names.get(type(self.variance), type(self.variance).__name__)
+            raise ValueError(f"bound.variance={name!r} needs bound.steps=T, or set beta_tilde")
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
 
     def __call__(

@@ -6,6 +6,8 @@ r"""Decoders p(x | z_0): the reconstruction term of the bound.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +15,6 @@ from torch import Tensor
 from .betas import Betas
 from .condition import Condition
 from .denoiser import level_centres
-from .named import Named
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
@@ -22,13 +23,15 @@ LOW = -20.0  # gamma below which float32 loses more than a thousandth of z_0's n
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
 
 
-class Decoder(Named, ABC):
+class Decoder(ABC):
     """``nats(denoiser, x, z, gamma, condition)`` -> -log p(x | z), (B,).
 
     Attributes:
         of_levels: whether it is a probability of levels; data with a density have ``GaussianDensity``.
+        named: classes that a short name stands for.
     """
 
+    named: ClassVar[Mapping[str, type["Decoder"]]]
     of_levels = False
 
     @abstractmethod
@@ -131,3 +134,10 @@ class GaussianDensity(Decoder):
     @staticmethod
     def _density(square: Tensor, variance: Tensor) -> Tensor:
         return 0.5 * (square + torch.log(2 * torch.pi * variance)).flatten(1).sum(1)
+
+
+Decoder.named = {
+    "categorical": Categorical,
+    "discretised_gaussian": DiscretisedGaussian,
+    "gaussian_density": GaussianDensity,
+}

@@ -10,13 +10,14 @@ is nothing to choose.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .condition import Condition
 from .draws import Stream, seeded
-from .named import Named
 from .prediction import Prediction
 from .process import Process, expand
 from .protocol import AnyDenoiser
@@ -51,12 +52,14 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
-class ReverseVariance(Named, ABC):
+class ReverseVariance(ABC):
     """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
 
-    ``learned``: whether it is an output of the network, which a term of the loss trains.
+    ``learned``: whether it is an output of the network, which a term of the loss trains. ``named``: classes
+    that a short name stands for.
     """
 
+    named: ClassVar[Mapping[str, type["ReverseVariance"]]]
     learned = False
 
     def around(self, output: nn.Module) -> nn.Module:
@@ -161,9 +164,16 @@ class WithFraction(nn.Module):
         return guess
 
 
+ReverseVariance.named = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optimal, "learned": Learned}
+
+
 def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
     """Return ``choice``, or what its short name stands for; ``key`` is for messages."""
-    return ReverseVariance.named(choice, key)() if isinstance(choice, str) else choice
+    if not isinstance(choice, str):
+        return choice
+    if choice not in ReverseVariance.named:
+        raise ValueError(f"{key}={choice!r}: must be one of {', '.join(ReverseVariance.named)}")
+    return ReverseVariance.named[choice]()
 
 
 def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:  # constant beyond the nodes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +71,11 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
-    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
-        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
-        if of_levels and data.levels is None:
+    kind = Decoder.named.get(name) if isinstance(name, str) else None
+    if kind is not None:  # an unknown name, or a class of the user's own: left to the builder
+        if kind.of_levels and data.levels is None:
             table.built["bound.decoder"] = GaussianDensity()
-        elif isinstance(name, str) and not of_levels and data.levels is not None:
+        elif not kind.of_levels and data.levels is not None:
             raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
     return table
 
