@@ -13,7 +13,6 @@ None of these parameters wants weight decay.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,15 +95,16 @@ class Monotone(LearnedEndpoints):
         self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())
         self.log_rate = nn.Parameter(torch.full((hidden,), rate).log())
         self.shift = nn.Parameter(rate * torch.linspace(0.0, 1.0, hidden))
-        self._scale: _Scale | None = None
+        self._rescale: Callable[[Tensor], Tensor] | None = None  # of gradients
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
         ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
         rise = ends[1] - ends[0]
         h, slope = self._network(t)
         s, ds = (h - ends[0]) / rise, slope / rise
-        if self._scale is not None and t.ndim:
-            s, ds = (_Scaled.apply(value, self._scale) for value in (s, ds))  # type: ignore[no-untyped-call]
+        if self._rescale is not None and t.ndim and s.requires_grad:
+            s.register_hook(self._rescale)
+            ds.register_hook(self._rescale)
         return s, ds
 
     def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:  # h(t) and h'(t)
@@ -120,31 +120,19 @@ class Monotone(LearnedEndpoints):
         2 L_i / mean L, the mean over all processes; network and endpoints keep their own gradient, in the
         same backward pass. Call what it yields with the losses (B,) before that pass.
         """
-        scale = self._scale = _Scale()
+        scale: Tensor | None = None
 
         def tell(nats: Tensor) -> None:  # in the order of the times of the losses
-            scale.value = 2 * nats.detach() / whole_batch(nats).mean()
+            nonlocal scale
+            scale = 2 * nats.detach() / whole_batch(nats).mean()
 
+        def rescale(gradient: Tensor) -> Tensor:
+            if scale is None:
+                raise RuntimeError("variance_descent: backward() was called before the losses were set")
+            return (gradient * scale).to(gradient)
+
+        self._rescale = rescale
         try:
             yield tell
         finally:
-            self._scale = None
-
-
-class _Scale:
-    value: Tensor | None = None
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by ``scale.value``."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, scale: _Scale) -> Tensor:
-        ctx.scale = scale
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        if ctx.scale.value is None:
-            raise RuntimeError("variance_descent: backward() was called before the losses were set")
-        return gradient * ctx.scale.value, None
+            self._rescale = None
