@@ -6,24 +6,11 @@ is what no model removes.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .protocol import AnyDenoiser
-
-
-class TweedieError(NamedTuple):
-    """Mean squares per dimension at one gamma.
-
-    ``excess``: model against oracle, with its standard error; ``spread``: the true posterior's variance.
-    """
-
-    gamma: float
-    excess: float
-    stderr: float
-    spread: float
 
 
 def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -34,9 +21,13 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 @torch.no_grad()
 def tweedie_errors(
     denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
-) -> list[TweedieError]:
-    """Measure a row for each gamma of ``gammas`` (G,) at points x (B, *event); both of one process."""
-    rows = []
+) -> dict[str, list[float]]:
+    """Measure mean squares per dimension at each gamma of ``gammas`` (G,), at points x (B, *event).
+
+    Both are of one process. Returns "gamma"; "excess", model against oracle, and its standard error "stderr";
+    "spread", the true posterior's variance.
+    """
+    figures: dict[str, list[float]] = {"gamma": gammas.tolist(), "excess": [], "stderr": [], "spread": []}
     for gamma in gammas:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         z = oracle.process.diffuse(x, gamma, eps)
@@ -45,6 +36,7 @@ def tweedie_errors(
         model = posterior_mean(denoiser(z, gamma).score, z, alpha, sigma)
         excess = (model - true).square().flatten(1).mean(1).double()
         spread = (x - true).square().flatten(1).mean(1).double()
-        stderr = excess.std().item() / math.sqrt(len(x))
-        rows.append(TweedieError(gamma.item(), excess.mean().item(), stderr, spread.mean().item()))
-    return rows
+        figures["excess"].append(excess.mean().item())
+        figures["stderr"].append(excess.std().item() / math.sqrt(len(x)))
+        figures["spread"].append(spread.mean().item())
+    return figures

@@ -183,5 +183,4 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
     with torch.no_grad():
         gammas = torch.linspace(low, high, LEVELS, device=model.device)
-        rows = tweedie_errors(denoiser, oracle, x, gammas, generator)
-    return {"tweedie": {key: [getattr(row, key) for row in rows] for key in rows[0]._fields}}
+        return {"tweedie": tweedie_errors(denoiser, oracle, x, gammas, generator)}
