@@ -10,11 +10,11 @@ import torch
 
 from triptych.diffusion.measures import (
     class_accuracy,
+    covered,
     directions,
     energy_distance,
     frechet_distance,
     mode_fractions,
-    precision_recall,
     sliced_wasserstein,
 )
 from triptych.diffusion.mixture import GaussianMixture
@@ -93,13 +93,12 @@ def test_precision_and_recall_by_brute_force_and_at_their_ends():
         near = [any((p - q).norm().item() <= r for q, r in zip(by, radii, strict=True)) for p in points]
         return sum(near) / len(points)
 
-    found = precision_recall(real, fake, k=3)
-    assert found.precision == pytest.approx(share(fake, real, 3))
-    assert found.recall == pytest.approx(share(real, fake, 3))
-    assert precision_recall(real, real) == (1, 1)
-    assert precision_recall(real, real + 100) == (0, 0)
-    narrow = precision_recall(normal(500, 2), 0.2 * normal(500, 2, seed=1))
-    assert narrow.precision > 0.95 and narrow.recall < 0.4
+    assert covered(fake, by=real) == pytest.approx(share(fake, real, 3))
+    assert covered(real, by=fake) == pytest.approx(share(real, fake, 3))
+    assert covered(real, by=real) == 1
+    assert covered(real, by=real + 100) == covered(real + 100, by=real) == 0
+    real, narrow = normal(500, 2), 0.2 * normal(500, 2, seed=1)
+    assert covered(narrow, by=real) > 0.95 and covered(real, by=narrow) < 0.4
 
 
 def test_class_accuracy_counts_agreement():
@@ -109,5 +108,5 @@ def test_class_accuracy_counts_agreement():
 
 def test_what_cannot_be_measured_is_refused_in_one_line():
     refused(lambda: sliced_wasserstein(normal(3, 2), normal(4, 2)), "(3, 2)", "(4, 2)")
-    refused(lambda: precision_recall(normal(3, 2), normal(9, 2)), "k=3", "3 and 9")
+    refused(lambda: covered(normal(9, 2), by=normal(3, 2)), "k=3", "3 samples")
     refused(lambda: frechet_distance(normal(1, 2), normal(9, 2)), "1 and 9")

@@ -99,27 +99,14 @@ def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
     return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross)
 
 
-class Coverage(NamedTuple):
-    """Share of samples that lie where data lies, and of data that lies where samples lie."""
+def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
+    """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour.
 
-    precision: float
-    recall: float
-
-
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
-    """Compute precision and recall of features (n, f) (Kynkaanniemi et al. 2019).
-
-    Each is the share of one set within the k-th neighbour's radius of a row of the other; k below each size.
+    Of features (n, f): precision is the share of samples covered by data, recall that of data covered by
+    samples (Kynkaanniemi et al. 2019).
     """
-    if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(
-            f"precision_recall: k={k} with {len(real)} and {len(fake)} samples; must be 1 <= k < n"
-        )
-    return Coverage(_covered(fake, real, k), _covered(real, fake, k))
-
-
-def _covered(points: Tensor, by: Tensor, k: int) -> float:
-    """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour."""
+    if not 1 <= k < len(by):
+        raise ValueError(f"precision, recall: k={k} with {len(by)} samples; must be 1 <= k < n")
     by, rows = by.double(), _rows(by)
     # the nearest of all is the point itself
     radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])

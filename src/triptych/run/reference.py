@@ -239,11 +239,10 @@ class ImageReference(SampleReference):
         figures: dict[str, float] = {}
         if self.features is not None:
             seen, logits = features["features"], features["logits"]
-            covered = measures.precision_recall(self.features, seen)
             figures |= {
                 "frechet_distance": measures.frechet_distance(self.features, seen),
-                "precision": covered.precision,
-                "recall": covered.recall,
+                "precision": measures.covered(seen, by=self.features),
+                "recall": measures.covered(self.features, by=seen),
             }
             if labels is not None:
                 figures["class_accuracy"] = measures.class_accuracy(logits, labels)
