@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.diffusion.condition import Condition, Part, cat, dropout
+from triptych.diffusion.condition import Condition, Part, dropout
 
 from .oracles import refused
 
@@ -28,19 +28,13 @@ def test_items_are_chosen_in_every_part():
     assert both()[torch.tensor([True, False, False, True])].label.tolist() == [3, 0]
 
 
-def test_pieces_joined_again_are_the_whole():
-    whole = cat(both().split(3))
-    assert [len(piece) for piece in both().split(3)] == [3, 1]
+def test_pieces_have_the_items_in_order():
+    pieces = both().split(3)
+    assert [len(piece) for piece in pieces] == [3, 1]
     for name, part in both().parts.items():
-        for ours, theirs in zip(vars(whole.parts[name]).values(), vars(part).values(), strict=True):
-            assert (ours is None and theirs is None) or ours.equal(theirs)
-
-
-def test_pieces_of_which_some_lack_items_or_tokens_join():
-    plain = Condition(text=torch.ones(2, 3, 2))
-    joined = cat([plain, both().without("label")]).parts["text"]
-    assert joined.present.tolist() == [True, True, True, True, False, True]
-    assert joined.mask[:2].all() and joined.mask[2:].equal(TEXT.mask)
+        for key, whole in vars(part).items():
+            own = [getattr(piece.parts[name], key) for piece in pieces]
+            assert own == [None, None] if whole is None else torch.cat(own).equal(whole)
 
 
 def test_parts_come_and_go():
@@ -72,13 +66,12 @@ def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
     joint = (apart["label"] & apart["vector"]).double().mean().item()
     assert abs(joint - 0.1) < 3 * (0.09 / n) ** 0.5, "independently"
     assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].present is None
-    halves = cat(
-        [
-            dropout(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
-            for r, half in enumerate(condition.split(n // 2))
-        ]
-    )
-    assert all(halves.parts[k].present.equal(~gone) for k, gone in apart.items())
+    halves = [
+        dropout(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
+        for r, half in enumerate(condition.split(n // 2))
+    ]
+    for name, gone in apart.items():
+        assert torch.cat([half.parts[name].present for half in halves]).equal(~gone)
 
 
 def test_refuses_in_one_line():
@@ -86,6 +79,5 @@ def test_refuses_in_one_line():
     refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label 4", "vector 3")
     refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text 4", "text's present 2")
     refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")
-    refused(lambda: cat([both(), both().without("text")]), "the same parts")
     with pytest.raises(IndexError):
         both()[torch.tensor([4])]

@@ -6,7 +6,7 @@ samplers pass it on. Where there is none (None) the model answers for all; one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,20 +153,6 @@ class Condition:
             part = parts[name]
             parts[name] = Part(part.value, part.presence() & ~dropped.to(part.value.device), part.mask)
         return Condition(**parts)
-
-
-def cat(conditions: Sequence[Condition]) -> Condition:
-    """Return the items of all, in order; ValueError for conditions of different parts."""
-    names = {tuple(sorted(c.parts)) for c in conditions}
-    if len(names) != 1:
-        raise ValueError(f"conditions with parts {sorted(names)}: must have the same parts")
-    joined = {}
-    for name in conditions[0].parts:
-        parts = [c.parts[name] for c in conditions]
-        present = None if all(p.present is None for p in parts) else torch.cat([p.presence() for p in parts])
-        masks = None if all(p.mask is None for p in parts) else torch.cat([p.tokens() for p in parts])
-        joined[name] = Part(torch.cat([p.value for p in parts]), present, masks)
-    return Condition(**joined)
 
 
 def dropout(
