@@ -81,11 +81,12 @@ def test_processes_share_the_global_batch(world):
 
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 64, 1000])
-def test_evaluation_sees_each_item_once(world, batch_size):
+def test_evaluation_sees_each_item_once(monkeypatch, world, batch_size):
     split = Split(torch.arange(297)[:, None].float())
     seen = []
     for rank in range(world):
-        loader = EvalLoader(split, batch_size, rank, world)
+        loader = EvalLoader(split, batch_size)
+        monkeypatch.setattr("triptych.data.order.rank_world", lambda rank=rank: (rank, world))
         batches = list(loader)
         assert len(batches) == len(loader)
         assert [i for b in batches for i in b.index.tolist()] == list(range(rank, 297, world))
@@ -93,9 +94,12 @@ def test_evaluation_sees_each_item_once(world, batch_size):
     assert sorted(seen) == list(range(297))
 
 
-def test_more_processes_than_items():
-    split = Split(torch.arange(2)[:, None].float())
-    assert [len(list(EvalLoader(split, 8, rank, 4))) for rank in range(4)] == [1, 1, 0, 0]
+def test_more_processes_than_items(monkeypatch):
+    loader, batches = EvalLoader(Split(torch.arange(2)[:, None].float()), 8), []
+    for rank in range(4):
+        monkeypatch.setattr("triptych.data.order.rank_world", lambda rank=rank: (rank, 4))
+        batches.append(len(list(loader)))
+    assert batches == [1, 1, 0, 0] and loader.items == 2
 
 
 def test_train_split_is_evaluable_up_to_a_limit():
@@ -106,7 +110,8 @@ def test_train_split_is_evaluable_up_to_a_limit():
 
 
 def test_processes_come_from_torch_distributed(monkeypatch):
-    monkeypatch.setattr("triptych.data.base.rank_world", lambda: (1, 3))
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 3)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     data = count(batch_size=12)
     order = TrainOrder(297, 12, 0)
     assert next(iter(data.train_dataloader())).index.equal(order.indices(0)[4:8])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
-from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
+from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
 from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole
 from triptych.diffusion.condition import Condition, Kind, Labels
@@ -35,13 +35,6 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     check_val_size(val_size, len(pool))
     train = len(pool) - val_size
     return pool[:train], pool[train:]
-
-
-def rank_world() -> tuple[int, int]:
-    """Return (rank, number of processes): (0, 1) unless torch.distributed is running."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -163,9 +156,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
         """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
-        return EvalLoader(
-            self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory, split_name
-        )
+        return EvalLoader(self.splits[split_name], self.eval_batch_size, limit, self.pin_memory, split_name)
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:
         return self.eval_dataloader("val") if len(self.splits["val"]) else []

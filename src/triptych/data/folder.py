@@ -12,10 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, rank_world
+from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
 from triptych.data.layout import Layout, read_layout, split_files
+from triptych.data.order import rank_world
 from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition

@@ -16,6 +16,13 @@ from triptych.data.batch import Batch, Split
 from triptych.diffusion.draws import Stream, seeded
 
 
+def rank_world() -> tuple[int, int]:
+    """Return (rank, number of processes): (0, 1) unless torch.distributed is running."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 class TrainOrder:
     """Epoch permutations laid end to end, cut into batches that run across the borders; nothing is dropped.
 
@@ -95,21 +102,26 @@ class EvalLoader:
 
     split: Split
     batch_size: int
-    rank: int = 0
-    world: int = 1
     limit: int | None = None
     pin_memory: bool = False
     name: str = ""
     again: bool = False
 
-    def __post_init__(self) -> None:
-        every = torch.arange(len(self.split))[: self.limit]
-        self.items, self.indices = len(every), every[self.rank :: self.world]
+    @property
+    def items(self) -> int:
+        return len(self.split) if self.limit is None else min(self.limit, len(self.split))
+
+    @property
+    def indices(self) -> Tensor:
+        """Those of this rank, (n,) int64, which is known once the trainer has its processes."""
+        rank, world = rank_world()
+        return torch.arange(self.items)[rank::world]
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.indices), self.batch_size):
-            batch = self.split.batch(self.indices[start : start + self.batch_size])
+        indices = self.indices
+        for start in range(0, len(indices), self.batch_size):
+            batch = self.split.batch(indices[start : start + self.batch_size])
             yield batch.pin() if self.pin_memory else batch

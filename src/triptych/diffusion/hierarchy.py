@@ -12,7 +12,7 @@ decoders:
 The tutorial's "consistency" form (eq. 45) writes each ratio as KL(q(z_l | z_{l-1}) || p(z_l | z_{l+1})).
 That is **not** an identity: z_l and z_{l+1} depend on each other given z_{l-1}, so z_l may not be averaged
 alone while z_{l+1} stands still. Hence the ratios; only the top level, where nothing lies above, is a KL.
-``decompositions`` shows the difference.
+``docs/decompositions.py`` shows the difference.
 """
 
 from collections.abc import Callable, Sequence

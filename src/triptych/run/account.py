@@ -4,7 +4,7 @@ import functools
 import math
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.data.base import DataModule
-from triptych.data.batch import Batch, Split, to_level
+from triptych.data.batch import Split, to_level
 from triptych.diffusion.mixture import GaussianMixture, MonteCarlo
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
@@ -94,7 +94,9 @@ def account_split(
 
     ``of`` names the weights in the loggers; ``again``: they are those of the split before.
     """
-    trainer.test(model, dataloaders=_Later(data, split, of, again), verbose=False)
+    loader = data.eval_dataloader(split, len(data.splits["test"]) or None if split == "train" else None)
+    loader.name, loader.again = f"{split}_{of}" if of else split, again
+    trainer.test(model, dataloaders=loader, verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
@@ -107,22 +109,6 @@ def account_split(
 @functools.cache
 def _entropy(mixture: GaussianMixture) -> MonteCarlo:
     return mixture.entropy()
-
-
-class _Later:
-    """A loader that is made once the trainer has its processes."""
-
-    def __init__(self, data: DataModule, split: str, of: str, again: bool):
-        limit = len(data.splits["test"]) if split == "train" else None
-        self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
-        self.name = f"{split}_{of}" if of else split
-        self.items, self.again = min(len(data.splits[split]), limit or len(data.splits[split])), again
-
-    def __len__(self) -> int:
-        return len(self._make())
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._make())
 
 
 def baselines(data: DataModule) -> dict[str, Any]:

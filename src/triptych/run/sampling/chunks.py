@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.data.base import rank_world
+from triptych.data.order import rank_world
 from triptych.diffusion.draws import mix
 from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
