@@ -73,7 +73,7 @@ test: develop  ## the tests, without the slow ones
 test-all: develop  ## all of them
 	$(BIN)/python -m pytest
 
-CODE := src tests examples benchmarks requirements docs/architecture.py docs/keys.py
+CODE := src tests examples benchmarks requirements docs/*.py
 check: develop  ## ruff, ruff-format, mypy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)

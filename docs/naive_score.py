@@ -4,6 +4,7 @@ python docs/naive_score.py [naive_score.png]: prints the figures of docs/score-m
 """
 
 import sys
+from itertools import pairwise
 
 import torch
 from score_losses import denoising, explicit, implicit
@@ -50,8 +51,7 @@ def low_density(mixture: GaussianMixture) -> tuple[Tensor, list[tuple[float, flo
     density = mixture.log_prob(grid)
     edges = (-1e9, density.max().item() - 30, density.max().item() - 8, 1e9)
     bands = [
-        (low, high, error[(density > low) & (density <= high)].mean().item())
-        for low, high in zip(edges, edges[1:], strict=False)
+        (low, high, error[(density > low) & (density <= high)].mean().item()) for low, high in pairwise(edges)
     ]
     return error.view(61, 61).T, bands
 
