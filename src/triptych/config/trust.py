@@ -9,8 +9,8 @@ callbacks listed, with plain arguments; and any class defined in a package that 
 trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
 ``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
 
-The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing. ``find``
-then imports that one module, and looks whether the object is the class that it was taken for.
+The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing.
+``import_class`` then imports that one module, and looks whether the object is the class that it seemed.
 """
 
 import difflib

@@ -44,7 +44,7 @@ FEW = 4  # items on which a model is checked before its first step
 
 @dataclass(frozen=True)
 class Fit:
-    """Trainer and callbacks of a fit."""
+    """Trainer of a fit, and what keeps its checkpoints."""
 
     trainer: pl.Trainer
     keep: Keep

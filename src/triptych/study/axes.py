@@ -37,7 +37,7 @@ class Axis:
 
 
 def value(run: Run, key: str) -> str:
-    """Return a run's value on an axis; "none" if its configuration lacks the key, "default" if unknown."""
+    """Return a run's value on an axis, a key's default if it lacks it; "none" or "default" without one."""
     if key == SWEEP:
         return run.sweep or run.dir.name
     if key in run.settings:

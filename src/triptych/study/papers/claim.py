@@ -142,7 +142,9 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         rule=_rule(kind, node, maker.axis),
         published=tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts=contrasts,
-        source=", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
+        source=", ".join(
+            _source(key, str(node[key])) for key in ("table", "figure", "section") if key in node
+        ),
         **(words if scale == "small" else words | {"untestable": ""}),
     )
 
@@ -238,6 +240,11 @@ class _Contrasts:
                 f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {key} is one of {there}"
             )
         return text
+
+
+def _source(kind: str, which: str) -> str:
+    """ "table 2", "table A1", and by its name alone "abstract"."""
+    return which if which[:3].isalpha() else f"{kind} {which}"
 
 
 def _means(text: str, wanted: Any) -> bool:
