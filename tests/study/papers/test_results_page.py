@@ -101,7 +101,7 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
         results_page.write_results(paper / "results.md", [paper])
         text = (paper / "results.md").read_text()
         assert ("only training and test" in text) == ("\\*" in text)
-        return next(line for line in text.splitlines() if line.startswith("| [it: open]"))
+        return next(line for line in text.splitlines() if line.startswith("| [it: wrong]"))
 
     assert row().endswith("| 4 min 26 s\\* |"), "six runs of 44.3 s of training and test"
     for file in paper.glob("*/provenance.json"):
