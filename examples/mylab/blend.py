@@ -1,10 +1,11 @@
 """An output space: what the network gives, in terms of x0 and epsilon."""
 
-from triptych.declare import Annotated, Ge, Lt
+from triptych.declare import Annotated, Ge, Lt, declared
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.prediction import Row, Space
 
 
+@declared("objective.output")
 class Blend(Output):
     """value = (1 - share) epsilon - share x0: epsilon at share 0, half the flow's velocity at 1/2.
 

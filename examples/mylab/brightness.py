@@ -1,8 +1,10 @@
 """A metric of samples: whether they are as bright as the data."""
 
+from triptych.declare import declared
 from triptych.models.metric import OfSamples, Samples
 
 
+@declared("metrics.brightness")
 class Brightness(OfSamples):
     """Mean over samples less mean over true items, without its sign, in grey levels of 255."""
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from triptych.declare import Positive
+from triptych.declare import Positive, declared
 from triptych.diffusion.schedule import Schedule
 
 
+@declared("schedule")
 class Laplace(Schedule):
     """gamma(u) = centre + spread sign(u - 1/2) (-log(1 - 2 |u - 1/2|)): most of the time near the centre."""
 

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from triptych.declare import declared
 from triptych.diffusion.draws import evaluation_draw
 from triptych.models.metric import PerItem
 
 
+@declared("metrics.psnr")
 class Psnr(PerItem):
     """Peak signal-to-noise ratio of x0 guessed at one noise level, decibels: 10 log10(2^2 / mean |x - x0|^2).
 

@@ -4,26 +4,28 @@
 
 ``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these are
 checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes what its owner
-takes. ``config/source.py`` reads the annotations from the source, before anything is imported, and every
-configuration is checked. A class built in Python checks, by ``check_argument``, only what would give wrong
-numbers without an error. This module imports nothing of the project, so every room can use it.
+takes. ``config/source.py`` reads the annotations from the source, before anything is imported; ``declared``
+enforces them in Python. This module imports nothing of the project, so every room can use it.
 """
 
+import functools
+import inspect
 import math
 import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
 from os import PathLike
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
 __all__ = [
     "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
-    "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole",
+    "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole", "declared",
 ]  # fmt: skip
 
 
@@ -229,7 +231,59 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
     return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}{hint}"
 
 
-def check_argument(key: str, kind: Any, value: Any) -> None:
-    """Raise ValueError unless ``value`` fits: for an argument that Python may pass unchecked."""
-    if line := refusal(key, kind, value):
-        raise ValueError(line)
+C = TypeVar("C", bound=type)
+
+
+def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
+    """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
+
+    Args:
+        place: where configurations have it, for the message: "denoiser.network".
+        error: raised with one line: key, value and what the value must be.
+    """
+
+    def hold(cls: type) -> None:
+        original = cls.__dict__.get("__init__")
+        if original is None:
+            return
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                values = signature.bind(self, *args, **kwargs).arguments
+            except TypeError:
+                values = {}  # Python's own message says it better
+            for name, kind in _kinds(original).items():
+                if name in values and (line := refusal(f"{place}.{name}", kind, values[name])):
+                    raise error(line)
+            original(self, *args, **kwargs)
+
+        cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
+
+    def decorate(cls: C) -> C:
+        owner: Any = cls  # what type checkers say of super() is of classes that they know
+        own = vars(cls).get("__init_subclass__")
+
+        def __init_subclass__(sub: type, /, **options: Any) -> None:
+            above = own.__get__(None, sub) if own else super(owner, sub).__init_subclass__
+            above(**options)
+            hold(sub)
+
+        hold(cls)
+        setattr(cls, "__init_subclass__", classmethod(__init_subclass__))  # noqa: B010
+        return cls
+
+    return decorate
+
+
+@functools.cache
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return {argument: type} of a function's declared arguments."""
+    kinds = {}
+    for name, kind in function.__annotations__.items():
+        with suppress(NameError):  # of a type that is imported for type checkers alone
+            kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
+            if says(kind):
+                kinds[name] = kind
+    return kinds

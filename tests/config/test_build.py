@@ -54,8 +54,8 @@ def test_an_unknown_argument_is_refused_with_the_nearest():
 
 
 def test_a_refused_value_keeps_its_owners_words():
-    with refused(r"sampler\.steps=0", "from 1 to 100000"):
-        build({"_target_": "triptych.diffusion.sampler.DDIM", "steps": 0}, "sampler")
+    with refused(r"sampler\.eta=2", r"\[0, 1\]"):
+        build({"_target_": "triptych.diffusion.sampler.DDIM", "steps": 3, "eta": 2}, "sampler")
 
 
 def test_arguments_of_parents_count():

@@ -64,7 +64,7 @@ def test_between_two_levels_it_is_straight_and_has_that_slope():
         ({"trained_betas": [0.1, 1e-9, 0.1], "num_train_timesteps": 3}, "each beta must lower"),
         ({"trained_betas": [0.9999] * 40, "num_train_timesteps": 40}, "each beta must lower"),
         ({"beta_schedule": "laplace"}, "schedule.beta_schedule='laplace': must be one of linear, "),
-        ({"beta_end": 1.0}, "each beta must lower"),
+        ({"beta_end": 1.0}, "schedule.beta_end=1.0: must be a number above 0, below 1"),
     ],
 )
 def test_refusals(kind, line):

@@ -180,6 +180,7 @@ def test_training_in_steps_is_the_bound_in_steps():
         (lambda: Bound(Linear(-1, 1), None, 10**30), rf"bound.steps={10**30}: .*1000000000"),
         (lambda: Objective("x0", Elbo(), 0), "objective.steps=0"),
         (lambda: Objective("x0", Elbo(), 10**9 + 1), "objective.steps=1000000001: .*1000000000"),
+        (lambda: hybrid("x0", Elbo(), 5, 0.0), "vlb_weight"),
     ],
 )
 def test_bad_values_are_named(make, word):

@@ -154,6 +154,8 @@ def test_guidance_refuses_in_one_line():
     refused(lambda: ClassifierFree(other, 2.0), "model.conditional=true")
     model = network(Labelled(), "v")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
+    refused(lambda: ClassifierFree(model, 2.0, interval=[1.0]), "guidance.interval=[1.0]")
+    refused(lambda: ClassifierFree(model, 2.0, rescale=1.5), "guidance.rescale=1.5")
     refused(
         lambda: Auto(model, network(Wrong(), "v", VarianceExploding())), "guidance.weak", "VarianceExploding"
     )

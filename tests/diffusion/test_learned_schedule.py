@@ -169,3 +169,7 @@ def test_the_variance_falls_and_nothing_else_moves():
 def test_bad_values_are_named(kind):
     with pytest.raises(ValueError, match="gamma_min < gamma_max"):
         kind(3, 3)
+    with pytest.raises(ValueError, match=r"schedule\.speed=0"):
+        kind(-3, 3, speed=0)
+    with pytest.raises(ValueError, match=r"schedule\.hidden=0"):
+        Monotone(-3, 3, hidden=0)

@@ -132,6 +132,8 @@ def test_what_has_no_likelihood_is_refused():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        ({"tolerance": 0}, "tolerance=0"),
+        ({"tolerance": float("nan")}, "tolerance=nan"),
         ({"probes": 1}, "probes=1"),
         ({"dequantisation": "unifrom"}, "none, uniform, lossless"),
         ({"dequantisation": "uniform"}, "levels"),

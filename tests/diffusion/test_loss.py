@@ -286,5 +286,9 @@ def test_other_weights_are_no_bound_of_noisy_data(loss):
     assert (weight.diff() < -1e-3 * weight.max() / 1000).any()
 
 
-def test_refuses_a_space_of_no_such_name():
-    refused(lambda: Squared("x_start"), "space='x_start'", "epsilon")
+def test_refuses_numbers_that_are_none():
+    for cap in (0.0, -1.0, math.nan):
+        refused(lambda cap=cap: MinSNR(cap), "objective.loss.cap=")
+    refused(lambda: EDM(std=0.0), "objective.loss.std=0.0", "above 0")
+    refused(lambda: EDM(sigma_data=-1.0), "objective.loss.sigma_data=-1.0")
+    refused(lambda: Squared("x_start"), "objective.loss.space='x_start'", "epsilon")

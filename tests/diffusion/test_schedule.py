@@ -153,6 +153,8 @@ def test_refuses_other_numbers():
     for low, high in ((0.0, 20.0), (-1.0, 20.0), (20.0, 0.1), (1.0, 1.0), (0.1, math.nan)):
         words = "schedule.beta_min=", "schedule.beta_max="
         refused(lambda a=low, b=high: BetaLinear(-10, 8, a, b), *words)
+    for sharpness in (0.0, -3.0, math.nan):
+        refused(lambda k=sharpness: Sigmoid(-10, 8, k), "schedule.sharpness=")
 
 
 def test_a_schedule_that_lacks_its_slope_is_not_taken_for_a_straight_one():

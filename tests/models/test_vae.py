@@ -122,6 +122,8 @@ def test_the_loss_is_the_bound_of_the_whole_batch_whatever_the_processes():
 @pytest.mark.parametrize(
     ("build", "word"),
     [
+        (lambda: MLPLadder((2,), 2, []), "latents"),
+        (lambda: MLPLadder((2,), 2, [0]), "latents"),
         (lambda: ConvLadder((1, 8, 8), 17, 0), r"levels=0"),
         (lambda: ConvLadder((1, 8, 8), 17, 1, halvings=2), "halvings=2"),
         (lambda: ConvLadder((1, 28, 28), 17, 3, halvings=3), "halvings=3"),

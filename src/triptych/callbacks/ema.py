@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, exponent, half_life_beta, power_beta
-from triptych.declare import Positive, Unit, Whole
+from triptych.declare import Positive, Unit, Whole, declared
 
 
+@declared("callbacks.ema")
 class EMA(pl.Callback):
     """average <- beta_n average + (1 - beta_n) parameters after step n, for each length (``ema_profiles``).
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from triptych.data.batch import Batch
-from triptych.declare import Count, Gt, Le, Share, Unit
+from triptych.declare import Count, Gt, Le, Share, Unit, declared
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import mix, seeded
 from triptych.errors import UserError
@@ -49,6 +49,7 @@ class Augmentation:
         raise NotImplementedError
 
 
+@declared("augmentation.flip")
 class Flip(Augmentation):
     """Left and right exchanged, with probability ``p``; ``told``: 1 for such an item."""
 
@@ -62,6 +63,7 @@ class Flip(Augmentation):
         return torch.where(done.view(-1, 1, 1, 1), x.flip(-1), x), done.to(x).unsqueeze(1)
 
 
+@declared("augmentation.crop")
 class Crop(Augmentation):
     """Moved by up to ``padding`` pixels in each direction, with probability ``p``; the border is mirrored.
 
@@ -93,6 +95,7 @@ class Crop(Augmentation):
         return wide[item, torch.arange(x.shape[1]).view(1, -1, 1, 1), rows, columns], moved
 
 
+@declared("augmentation.low")
 class ConditioningNoise(Augmentation):
     r"""Noise on an image that the network is told, and how much: z = cos(pi s / 2) low + sin(pi s / 2) eps.
 

@@ -16,7 +16,7 @@ from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
 from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
-from triptych.declare import Count, FilePath, Role, Unit, Whole
+from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import GaussianMixture
@@ -37,6 +37,7 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     return pool[:train], pool[train:]
 
 
+@declared("data", DataError)
 class DataModule(pl.LightningDataModule, ABC):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
 
@@ -46,7 +47,7 @@ class DataModule(pl.LightningDataModule, ABC):
     batch_size is global, shared among the processes; eval_batch_size is each process's own;
     num_workers: threads that decode image files in setup, and so many training batches are prepared ahead;
     0: in the thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
-    class_names may be set in `load`. DataError for a batch too large, or no multiple of the processes.
+    class_names may be set in `load`. DataError on bad sizes.
     """
 
     name: str

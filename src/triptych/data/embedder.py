@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from triptych.config.archive import go_through
-from triptych.config.keys import check_values
 from triptych.config.trust import import_class
 from triptych.data.base import DataError
 from triptych.data.batch import Split
@@ -59,7 +58,6 @@ class Embedder:
             kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
-            check_values({"_target_": about["_target_"]} | about["sizes"], path="model.network")
             with torch.device("meta"):  # no memory but that of the file's own tensors
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)

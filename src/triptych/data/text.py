@@ -21,7 +21,7 @@ from torch import Tensor
 from triptych.config.nearest import nearest
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
-from triptych.declare import Count, FilePath
+from triptych.declare import Count, FilePath, declared
 
 TOGETHER = 64  # texts that a model is given at a time
 WORD = re.compile(r"[\w'-]+")
@@ -32,6 +32,7 @@ def words(text: str) -> list[str]:
     return [word for match in WORD.findall(text.lower()) if (word := match.strip("'-_"))]
 
 
+@declared("data.encoder", DataError)
 class TextEncoder(ABC):
     """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
 

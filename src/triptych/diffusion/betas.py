@@ -11,15 +11,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from triptych.declare import Ge, Gt, Le, Lt, check_argument
+from triptych.declare import Ge, Gt, Le, Lt, declared
 
 from .schedule import Linear
 
 Beta = Annotated[float, Gt(0), Lt(1)]
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 NEAR = 1e-3  # of a step: the rounding of a float32 t or gamma
 
 
+@declared("schedule")
 class Betas(Linear):
     """gamma_k = log((1 - abar_k) / abar_k), abar = cumprod(1 - beta) in float32; straight between two levels.
 
@@ -35,12 +35,11 @@ class Betas(Linear):
     def __init__(
         self,
         num_train_timesteps: Annotated[int, Ge(2), Le(10_000)] = 1000,
-        beta_schedule: BetaSchedule = "linear",
+        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
         beta_start: Beta = 0.0001,
         beta_end: Beta = 0.02,
         trained_betas: Sequence[Beta] | None = None,
     ):
-        check_argument("schedule.beta_schedule", BetaSchedule, beta_schedule)
         steps = num_train_timesteps
         if trained_betas is not None:
             betas = torch.tensor(list(trained_betas), dtype=torch.float32)

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.declare import Steps, check_argument
+from triptych.declare import Steps, declared
 
 from .condition import Condition
 from .decoder import Decoder
@@ -45,6 +45,7 @@ class DiffusionTerm(NamedTuple):
     squared_error: Tensor
 
 
+@declared("bound")
 class Bound:
     """The variational bound of a denoiser under a schedule, in continuous time or T steps.
 
@@ -62,7 +63,6 @@ class Bound:
         steps: Steps | Continuous = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
-        check_argument("bound.steps", Steps | None, steps)
         self.variance = as_variance(variance, "bound.variance")
         if steps is None and not isinstance(self.variance, BetaTilde):
             names = {kind: name for name, kind in ReverseVariance.named.items()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from triptych.declare import Opened, Share
+from triptych.declare import Opened, Share, declared
 
 from .condition import Condition
 from .prediction import Prediction
@@ -25,6 +25,7 @@ def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> 
     return target.moved(target.own, start + scale * (target.value - start))
 
 
+@declared("guidance")
 class ClassifierFree(Wrapper):
     """Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
 

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from triptych.declare import Count, Positive
+from triptych.declare import Count, Positive, declared
 
 from .schedule import Linear
 from .whole_batch import whole_batch
 
 
+@declared("schedule")
 class LearnedEndpoints(Linear):
     """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
 

@@ -22,16 +22,13 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from triptych.declare import Ge, Positive, check_argument
+from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .decoder import Decoder
 from .draws import Stream, seeded
 from .protocol import AnyDenoiser
 from .schedule import Schedule
-
-Probes = Annotated[int, Ge(2)] | None
-Dequantisation = Literal["none", "uniform", "lossless"]
 
 
 class Nats(NamedTuple):
@@ -49,6 +46,7 @@ class Nats(NamedTuple):
     stderr: Tensor
 
 
+@declared("likelihood")
 class Likelihood:
     """-log p(x) of a denoiser's probability-flow ODE.
 
@@ -68,14 +66,12 @@ class Likelihood:
         schedule: Schedule,
         *,
         tolerance: Positive = 1e-5,
-        probes: Probes = None,
-        dequantisation: Dequantisation = "none",
+        probes: Annotated[int, Ge(2)] | None = None,
+        dequantisation: Literal["none", "uniform", "lossless"] = "none",
         decoder: Decoder | None = None,
         levels: int | None = None,
         seed: int = 0,
     ):
-        check_argument("likelihood.probes", Probes, probes)
-        check_argument("likelihood.dequantisation", Dequantisation, dequantisation)
         if dequantisation == "uniform" and (levels is None or levels < 2):
             raise ValueError("likelihood.dequantisation=uniform: needs data with levels; set none")
         if dequantisation == "lossless" and decoder is None:

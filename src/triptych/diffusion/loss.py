@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.declare import IsClass, NonNegative, Positive
+from triptych.declare import IsClass, NonNegative, Positive, declared
 
 from .denoiser import Output
 from .prediction import Space, error_scale, space_of
@@ -45,6 +45,7 @@ class Level(NamedTuple):
         return error_scale(space, *self.process.alpha_sigma(self.gamma)).square()
 
 
+@declared("objective.loss")
 class Loss(ABC):
     """``weight(at) -> w`` at a ``Level``, of its gamma's shape or (); ``of_steps``: of T steps alone."""
 

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import FilePath, Positive, Steps, check_argument
+from triptych.declare import FilePath, Positive, Steps, declared
 
 from .bound import Continuous, DiffusionTerm
 from .condition import Condition
@@ -25,6 +25,7 @@ from .times import Stratified, Times
 IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
+@declared("objective")
 class Objective:
     """Which output, which loss, which times; a learned reverse variance adds its own term.
 
@@ -57,7 +58,6 @@ class Objective:
         times: Times | None = None,
         teacher: FilePath | None = None,
     ):
-        check_argument("objective.steps", Steps | None, steps)
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
         if loss.of_steps and steps is None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from triptych.declare import Positive
+from triptych.declare import Positive, declared
 
 from .normal import Normal
 
@@ -114,6 +114,7 @@ class SubVariancePreserving(Process):
         return alpha, ratio * alpha
 
 
+@declared("process")
 class Preconditioned(Process):
     """z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
 

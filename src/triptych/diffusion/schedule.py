@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Ge, Le, Positive, Unit, describe_kind, fits
+from triptych.declare import Ge, Le, Positive, Unit, declared, describe_kind, fits
 
 Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
@@ -182,6 +182,7 @@ class BetaLinear(Schedule):
         return 2 * b / (self.beta_min + root)
 
 
+@declared("schedule")
 class Sigmoid(Symmetric):
     r"""alpha^2 a rescaled sigmoid of time (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
 

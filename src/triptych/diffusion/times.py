@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Count, Gt, Le, Lt, Positive
+from triptych.declare import Count, Gt, Le, Lt, Positive, declared
 
 from .draws import BELOW_ONE
 from .schedule import Schedule
@@ -25,6 +25,7 @@ from .schedule import Schedule
 Some = Annotated[float, Gt(0), Le(1)]  # a share that is not nothing
 
 
+@declared("objective.times")
 class Times(nn.Module, ABC):
     """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
 

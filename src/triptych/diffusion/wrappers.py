@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Gt, Le, Positive
+from triptych.declare import Gt, Le, Positive, declared
 
 from .condition import Condition
 from .prediction import Prediction
@@ -30,6 +30,7 @@ class Wrapper(nn.Module):
         self.conditional = is_conditional(denoiser)
 
 
+@declared("threshold")
 class StaticThreshold(Wrapper):
     """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler)."""
 
@@ -42,6 +43,7 @@ class StaticThreshold(Wrapper):
         return guess.moved("x0", guess.x0.clamp(-self.bound, self.bound))
 
 
+@declared("threshold")
 class DynamicThreshold(Wrapper):
     """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
 

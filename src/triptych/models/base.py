@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
+from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
@@ -28,6 +29,7 @@ from triptych.models.lr_schedule import refused_keys
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
 
+@declared("model")
 class BoundModel(pl.LightningModule):
     """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
-from triptych.declare import Count
+from triptych.declare import Count, declared
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import check_diffuses_data
 
 
+@declared("metrics")
 class GradientNoise(Metric):
     r"""B = tr(Sigma) / |G|^2, the gradient noise scale of McCandlish et al. 2018 (section 2.2).
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from triptych.declare import Share, Unit, Whole
+from triptych.declare import Share, Unit, Whole, declared
 from triptych.errors import UserError
 
 
+@declared("lr_schedule")
 class Constant:
     """1 after ``warmup_steps`` of linear rise."""
 

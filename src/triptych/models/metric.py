@@ -10,11 +10,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
+from triptych.declare import declared
 from triptych.errors import UserError
 from triptych.models.accounting import Figures, sums_of
 from triptych.models.base import BoundModel
 
 
+@declared("metrics")
 class PerItem(Figures):
     """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
 
@@ -68,6 +70,7 @@ class Samples:
     logits: Tensor | None = None
 
 
+@declared("metrics")
 class OfSamples(Metric):
     """A figure of a set of samples: a subclass says ``title``, ``unit``, which end is good, and ``figure``.
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from triptych.declare import declared
 from triptych.diffusion.condition import Condition, Images, Kind
 from triptych.networks.conditioning import ConditionImages, Conditioning
 
 
+@declared("denoiser.network")
 class Network(nn.Module, ABC):
     """A network under the contract of ``triptych.networks``, whose arguments these are.
 

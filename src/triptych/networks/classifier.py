@@ -5,12 +5,13 @@ import math
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, silu
 
-from triptych.declare import Count, Share
+from triptych.declare import Count, Share, declared
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.mlp import PointBlock
 from triptych.networks.resnet import ImageBlock
 
 
+@declared("model.network")
 class ClassifierNetwork(nn.Module):
     """Residual blocks that know gamma; images lose half their size after each stage but the last.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, silu
 
-from triptych.declare import Count, Ge, Le, Share
+from triptych.declare import Count, Ge, Le, Share, declared
 from triptych.diffusion.condition import Kind, Part, Tokens
 from triptych.networks.base import image_shape, transformer
 from triptych.networks.conv_ladder import Residual
@@ -62,6 +62,7 @@ class TextTower(nn.Module):
         return self.last((h * share).sum(1) / share.sum(1))
 
 
+@declared("model.network")
 class ContrastiveNetwork(nn.Module):
     """(images, texts) -> unit vectors u, v (B, embedding) each, and ``scale``, one over the temperature.
 

@@ -17,10 +17,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from triptych.declare import Count, MinLen, Whole
+from triptych.declare import Count, MinLen, Whole, declared
 from triptych.networks.base import per_dim
 
 
+@declared("model.network")
 class Ladder(nn.Module):
     """What models read of a ladder."""
 

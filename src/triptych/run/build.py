@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from triptych.config.build import build
-from triptych.config.keys import check_values
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
 from triptych.data.embedder import Embedder
@@ -19,7 +18,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import DRAWING, check_condition_source, drawn_as, open_model_stages, set_key
+from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, set_key
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
@@ -51,7 +50,6 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
 
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
     """Build sampler, guidance and threshold of ``config``; UserError for what the model cannot draw with."""
-    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
     wanted, changes = config.get("condition_from") or {}, config.get("stages") or {}

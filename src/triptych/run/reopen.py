@@ -8,6 +8,7 @@ import torch
 
 from triptych.config.build import check_targets
 from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.keys import check_values
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
@@ -129,6 +130,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
             raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
         if not set_key(config, str(key), value):
             raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
+    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
 
 

@@ -46,8 +46,6 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
          "measures.over=sampler.stepz: not a key of this run"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
-        ([*RING, "sampler=annealed_langevin", "measures.n=9", "measures.over=sampler.rate",
-          "measures.values=[0.1,-1]"], r"^sampler.rate=-1: must be a number above 0$"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps"], r"measures.values=\[\]"),
         (["model=oracle"], "model=oracle: data digits have no known density"),
     ],

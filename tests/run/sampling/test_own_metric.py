@@ -15,8 +15,10 @@ from ...study.fake_runs import make_run
 from .test_measures_of_runs import RING
 
 RADIUS = """
+from triptych.declare import declared
 from triptych.models.metric import OfSamples
 
+@declared("metrics")
 class Radius(OfSamples):
     title, unit, higher_is_better = "error of the mean radius", "units", False
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from triptych.declare import Count, Ge, Le, Unit, check_argument
+from triptych.declare import Count, Ge, Le, Unit, declared
 
 from ..condition import Condition
 from ..prediction import Prediction
@@ -23,7 +23,6 @@ from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
-StepCount = Annotated[Count, Le(100_000), Unit("steps")]
 Grid = Literal["gamma", "time", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 NUMBERS = 2**20  # of the items that are worked on at a time
@@ -67,6 +66,7 @@ class Step:
         return torch.randn(z.shape, generator=self.generator, device=z.device, dtype=z.dtype)
 
 
+@declared("sampler")
 class Sampler(ABC):
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
@@ -86,13 +86,11 @@ class Sampler(ABC):
 
     def __init__(
         self,
-        steps: StepCount,
+        steps: Annotated[Count, Le(100_000), Unit("steps")],
         grid: Grid = "gamma",
         rho: Annotated[float, Ge(1)] = 7.0,
         chunk: Annotated[Count | None, Unit("samples")] = None,
     ):
-        check_argument("sampler.steps", StepCount, steps)
-        check_argument("sampler.grid", Grid, grid)
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
     @property
