@@ -83,6 +83,7 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
                 "likelihood",
                 "model",
                 "logger",
+                "paper",
             ), declared
 
 

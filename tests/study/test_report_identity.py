@@ -5,6 +5,7 @@ import time
 import pytest
 import yaml
 
+from triptych.config.source import arguments
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
 from triptych.study.study import read_study
@@ -203,6 +204,22 @@ def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
         (made / "config.yaml").write_text(yaml.safe_dump(config | keys))
     (comparison,) = compare(read_runs(tmp_path))
     assert comparison.axes == () and not [note for note in comparison.notes if "init_partial" in note]
+
+
+@pytest.mark.parametrize("target", ["torch./{at}/evil.X", "torch.evil.X", "/{at}/evil.X", "a" * 9999])
+def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, target):
+    """An annotation is evaluated where a declaration is looked for."""
+    lines = f'class X:\n    def __init__(self, b: open({str(tmp_path / "mark")!r}, "w") = 3): pass\n'
+    (tmp_path / "evil.py").write_text(lines)
+    monkeypatch.chdir(tmp_path)
+    made = target.format(at=str(tmp_path).strip("/"))
+    for seed, extra in ((1, {"b": 1}), (2, {"_target_": made})):
+        folder = run(tmp_path / "runs", seed, 2.0 + seed / 50)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"extra": extra}))
+    (comparison,) = compare(read_runs(tmp_path / "runs"))
+    assert len(comparison.cells) == 2 and not (tmp_path / "mark").exists()
+    assert arguments(made) is None
 
 
 def test_a_run_without_a_bound_is_left_out_by_that_name(tmp_path):

@@ -1,13 +1,15 @@
 """Stop a fit whose validation bound no longer improves."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
+import torch
 
-from triptych.declare import Count, NonNegative, Unit
+from triptych.declare import Count, NonNegative, Unit, declared
 from triptych.errors import UserError
 
 
+@declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
 
@@ -24,6 +26,18 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         min_delta: Annotated[NonNegative, Unit("the figure's unit")] = 0.0,
     ):
         super().__init__(monitor, min_delta, patience, check_finite=False, check_on_train_epoch_end=False)
+
+    @property
+    def state_key(self) -> str:
+        """The class's name: Lightning's own, with the same monitor, may stand beside it."""
+        return type(self).__qualname__
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "waited" not in state_dict:
+            super().load_state_dict(state_dict)
+            return
+        # of an earlier version
+        self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.enable_validation or not sum(trainer.num_val_batches or [0]):

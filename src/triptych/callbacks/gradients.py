@@ -9,6 +9,8 @@ import torch
 class Gradients(pl.Callback):
     """Log the total norm |g| of the gradient before it is clipped, and the share of steps so far that were.
 
+    A step whose norm is not finite counts as one that was not.
+
     Args:
         clip: norm at which the trainer clips; None: it does not.
     """

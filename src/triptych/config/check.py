@@ -64,9 +64,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
-    known = [name for name in group if name not in OPTIONS and takes(key, name, target)]
-    for name in (name for name in group if name not in OPTIONS):
-        value = group[name]
+    known = [str(name) for name in group if name not in OPTIONS and takes(key, str(name), target)]
+    for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
         where = f"{path}.{name}" if path else name
         member = below(key, name, target) or Key()
         class_missing = value is not None and not (isinstance(value, dict) and "_target_" in value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import of_class, role
+from triptych.config.keys import allowed, of_class, role
 from triptych.config.source import REQUIRED
 from triptych.declare import Role
 
@@ -32,7 +32,8 @@ def usual(config: Mapping[str, Any], key: str) -> Any:
     if key in (top := _usual_at_top()):
         return top[key]
     parent, _, name = key.rpartition(".")
-    known = of_class(target)[0].get(name) if (target := config.get(f"{parent}._target_")) else None
+    target = allowed(str(config.get(f"{parent}._target_", "")))  # a stranger's may name any file
+    known = of_class(target)[0].get(name) if target else None
     return ABSENT if known is None or known.default is REQUIRED else known.default
 
 

@@ -153,7 +153,7 @@ def _module(name: str) -> SourceFile | None:
         return None
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
         return None
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     at = SourceFile(name, {}, {}, {})
@@ -177,7 +177,7 @@ def file_of(name: str) -> Path | None:
     """Return the file of a module without importing it."""
     top, *rest = name.split(".")
     spec = _spec(top)
-    if spec is None:
+    if spec is None or not all(part.isidentifier() for part in rest):
         return None
     if not rest and spec.origin:
         return Path(spec.origin)

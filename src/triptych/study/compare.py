@@ -16,7 +16,7 @@ from triptych.config.identity import BUNDLES
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
+from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
@@ -143,8 +143,9 @@ def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
         apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
         if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
             continue
-        one, other = (run.settings for run in pairs[0])
-        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        one, other = pairs[0]
+        keys = one.settings.keys() | other.settings.keys()
+        apart_in = {key for key in keys if value(one, key) != value(other, key)}
         if not all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
             # else one model, of which samples are drawn in two ways
             yield (

@@ -33,7 +33,7 @@ def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axe
     assert all((c.low, c.high) == (0.1, math.inf) for c in found)
     assert dict(found[0].first.setting) == {"bound.steps": "100", "objective": "v"}
     everywhere = contrasts(compare="objective", order=["v", ["x0", "epsilon"]])
-    assert len(everywhere) == 2 * 3 and everywhere[0].name == "x0 − v (10)"
+    assert len(everywhere) == 2 * 3 and everywhere[0].name == "x0 − v (steps=10)"
 
 
 def test_same_is_any_two_and_a_factor_is_a_difference_of_logarithms():

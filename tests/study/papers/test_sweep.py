@@ -99,6 +99,13 @@ def test_a_typo_in_a_papers_file_is_refused_with_the_nearest_key(key, message):
     assert refused(lambda: check_keys(cfg, cfg.hydra), message).startswith(key.lstrip("+"))
 
 
+def test_a_number_in_the_place_of_a_claims_key_is_named():
+    cfg = asked("vdm_steps")
+    with open_dict(cfg):
+        cfg.paper.claims.falls[20] = 6.84  # that is to stand below ``published``
+    refused(lambda: check_keys(cfg, cfg.hydra), "paper.claims.falls.20=6.84 (in paper=vdm_steps): no such key")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
     cfg = asked(name)

@@ -217,7 +217,7 @@ class _Contrasts:
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
-            where = ", ".join(name_null(k, other[k]) for k in self.open_axes)
+            where = ", ".join(value_name(k, other[k]) for k in self.open_axes)
             name = sign.join(value_name(self.axis, text) for text in texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
 

@@ -67,7 +67,7 @@ def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> li
     Raises:
         UserError: a value that is missing or not accepted, a setting that is not in the sweep.
     """
-    check_values(node, path="paper")
+    check_values({"paper": dict(node)})
     for key in sorted(PaperNode.__required_keys__ - node.keys()):
         raise UserError(f"paper.{key}: a value is needed")
     if not node["claims"]:
