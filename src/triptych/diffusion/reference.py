@@ -117,12 +117,12 @@ class BaselineErrors:
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)
         weight = torch.exp(-0.5 * NODES.double().square())
-        weight = (weight / weight.sum()).float()
-        columns = []
-        for centre in self.centres:
-            away = (alpha / sigma * (centre - self.centres)).expand(len(NODES), *self.log_p.shape)
-            columns.append(weight @ self._error(away, NODES[:, None].expand(away.shape[:-1])))
-        return torch.stack(columns, 1)
+        away = (alpha / sigma * (self.centres[:, None] - self.centres)).double()  # (level of x, k)
+        # of k given eps, without the prior p: (K, nodes, K); dimensions share it
+        likelihood = (-0.5 * (away[:, None] + NODES.double()[:, None]).square()).softmax(-1)
+        p = self.log_p.double().exp().T
+        values = ((likelihood * away[:, None]) @ p / (likelihood @ p)).square()
+        return torch.einsum("j,cjd->dc", weight / weight.sum(), values).float()
 
 
 def histogram(parts: Iterable[Tensor], levels: int, smoothing: float) -> Tensor:

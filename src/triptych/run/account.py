@@ -48,8 +48,8 @@ def choose_weights(
 
     Figures: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
     other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
-    checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
-    where the model is another run's, who has chosen.
+    checkpoint. The test set is not looked at. Empty with a single average, where there is nothing to validate
+    on, and where the model is another run's, who has chosen.
     """
     best = run / "checkpoints" / BEST
     path = best if experiment.config["checkpoint"] == "best" and best.exists() else best.with_name(LAST)
@@ -59,7 +59,7 @@ def choose_weights(
     known = weights != "chosen" or checkpoint["triptych"].get("chosen")
     own = reported(checkpoint) if known else None
     figures = {}
-    if not origin.adopted and any(stored.values()) and len(data.splits["val"]):
+    if not origin.adopted and len(stored) > 1 and len(data.splits["val"]):
         for name in ("raw", *stored):
             if name != own:  # that one is accounted with the other splits
                 load_weights(model, checkpoint, name)
