@@ -80,8 +80,10 @@ class RoundsSweeper(BasicSweeper):
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
         """Bring these runs to their end; what each returned."""
+        from triptych.study.rounds import fits_first
+
         returns: list[float | None] = []
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
+        for batch in self.split_overrides_to_chunks(fits_first(jobs), self.max_batch_size):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)

@@ -37,6 +37,7 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
+from triptych.run.shared_fit import offer_fit, take_fit
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 
@@ -73,6 +74,7 @@ def execute(run: RunDirectory) -> Result:
         with contextlib.suppress(OSError):
             (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()
+        take_fit(run)
         session = Session(run, stop)
         session.peers = peers = Peers(run, session.record_failure)
         try:
@@ -147,6 +149,7 @@ class Session:
             fit(run, experiment, origin)
             self.fitted = True
             if rank() == 0:
+                offer_fit(run)
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)
             if rank() == 0:

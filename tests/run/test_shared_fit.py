@@ -1,0 +1,106 @@
+"""Runs of a sweep that train the same network: one trains, the others take its fit and end as if they had."""
+
+import json
+
+import pytest
+import torch
+
+from tests.run.accidents import Accident, at_call, stumble, table
+from triptych.models.diffusion import Diffusion
+from triptych.run import shared_fit
+from triptych.run.checkpoints import read_checkpoint, save_checkpoint
+from triptych.run.execute import execute
+from triptych.run.untrusted import OWN
+from triptych.study.rounds import fits_first
+
+BASE = ("callbacks.ema.others=[0.1]", "callbacks.ema.snapshots=2", "checkpoint=best")
+DDIM = (*BASE, "sampler=ddim", "sampler.steps=3", "samples.pictures=1")
+TIMES = {"seconds", "cost", "ended", "started", "id", "digests", "checksum", "wandb"}
+
+
+@pytest.fixture
+def sweep(prepared, monkeypatch):
+    """``sweep("a", ...)``: a prepared run of one sweep, whose command composed it, and the steps it took."""
+    steps = []
+    original = Diffusion.training_step
+    monkeypatch.setattr(Diffusion, "training_step", lambda *a: steps.append(1) or original(*a))
+
+    def run(name: str, *overrides: str, begin: bool = True):
+        made = prepared(*overrides, path=name)
+        (made.path.parent / "sweep.json").write_text("{}")
+        monkeypatch.setenv(OWN, str(made.path))
+        steps.clear()
+        return (execute(made), made, len(steps)) if begin else made
+
+    return run
+
+
+def plain(result) -> dict:
+    return {key: value for key, value in result.to_json().items() if key not in TIMES}
+
+
+def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
+    alone, there, steps = sweep("ddim", *DDIM)
+    assert steps == 6
+    there.path.rename(root / "alone")
+    (root / "logs" / "runs" / ".fits").rename(root / "fits")
+    assert sweep("ancestral", *BASE)[2] == 6
+    shared, here, steps = sweep("ddim", *DDIM)
+    assert steps == 0 and "ancestral" in (here / "train.log").read_text()
+    assert here.provenance()["fit_of"] == "ancestral" and shared.seconds["fit"] > 0
+    assert plain(shared) == plain(alone)
+    there.path = root / "alone"
+    assert table(here) == table(there)
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        ours, theirs = read_checkpoint(here / name), read_checkpoint(there / name)
+        assert ours["triptych"]["config"] == theirs["triptych"]["config"], "it is sampled from by its own"
+        assert all(torch.equal(v, theirs["state_dict"][k]) for k, v in ours["state_dict"].items())
+    drawn = [torch.load(run / "samples" / "final.pt", weights_only=True)["x"] for run in (here, there)]
+    assert torch.equal(*drawn)
+    assert len([*(here / "averages").iterdir()]) == len([*(there / "averages").iterdir()]) > 0
+
+
+@pytest.mark.parametrize("other", ["seed=5", "objective=v", "optimizer.lr=0.5", "weights=raw"])
+def test_what_may_change_a_fit_or_its_account_is_trained(sweep, other):
+    sweep("first")
+    assert sweep("second", other)[2] == 6
+
+
+def test_a_copy_that_was_killed_half_way_trains_on(sweep, monkeypatch):
+    sweep("first", *BASE)
+    half = sweep("half", *DDIM, begin=False)
+    with monkeypatch.context() as patch, pytest.raises(Accident):
+        patch.setattr(shared_fit, "save_checkpoint", lambda *a: (save_checkpoint(*a), stumble()))
+        execute(half)
+    assert [path.name for path in half.checkpoints()] == ["best.ckpt"]
+    assert plain(execute(half)) == plain(sweep("whole", *DDIM)[0])
+
+
+@pytest.mark.parametrize("name", ["first", "../runs/first", "", "gone", 3, "second"])
+def test_a_damaged_or_planted_entry_is_not_followed(sweep, name):
+    _, first, _ = sweep("first")
+    [entry] = (first.path.parent / ".fits").iterdir()
+    entry.write_text(json.dumps({"run": name}))
+    if name == "first":
+        (first / "checkpoints" / "last.ckpt").write_bytes(b"PK")
+    assert sweep("second", "sampler=ddim")[2] == 6
+
+
+def test_only_what_a_sweep_of_ones_own_has_trained_is_taken(sweep, prepared, monkeypatch):
+    sweep("first")
+    run = sweep("second", "sampler=ddim", begin=False)
+    monkeypatch.setenv(OWN, "elsewhere")  # as by triptych-train resume=DIR
+    at_call(monkeypatch, "training_step", 1, stumble)
+    with pytest.raises(Accident):
+        execute(run)
+
+
+def test_a_sweep_begins_with_one_run_of_each_fit():
+    jobs = [[f"sampler={s}", "model.width=3", f"seed={n}"] for n in (1, 2) for s in ("ddim", "heun", "edm")]
+    assert fits_first(jobs) == [jobs[0], jobs[3], *jobs[1:3], *jobs[4:]]
+    named = [[f"setting={name}", *brought, "seed=1"] for name, brought in (
+        ("a", ["threshold=none", "+sampler.eta=1"]), ("b", ["measures.n=9"]), ("c", ["objective=v"])
+    )]  # fmt: skip
+    assert fits_first(named) == [named[0], named[2], named[1]]
+    other = [[f"objective={o}", f"seed={n}"] for n in (1, 2) for o in ("x0", "v")]
+    assert fits_first(other) == other
