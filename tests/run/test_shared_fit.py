@@ -86,6 +86,14 @@ def test_a_damaged_or_planted_entry_is_not_followed(sweep, name):
     assert sweep("second", "sampler=ddim")[2] == 6
 
 
+def test_nothing_is_written_through_a_planted_link(sweep, root):
+    (root / "outside").mkdir()
+    first = sweep("first", begin=False)
+    (first.path.parent / ".fits").symlink_to(root / "outside")
+    execute(first)
+    assert not [*(root / "outside").iterdir()]
+
+
 def test_only_what_a_sweep_of_ones_own_has_trained_is_taken(sweep, prepared, monkeypatch):
     sweep("first")
     run = sweep("second", "sampler=ddim", begin=False)
@@ -104,3 +112,16 @@ def test_a_sweep_begins_with_one_run_of_each_fit():
     assert fits_first(named) == [named[0], named[2], named[1]]
     other = [[f"objective={o}", f"seed={n}"] for n in (1, 2) for o in ("x0", "v")]
     assert fits_first(other) == other
+
+
+def test_an_early_stop_is_taken_too(sweep):
+    early = (
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "optimizer.lr=5.0",
+        "trainer.max_steps=30",
+    )
+    one, there, steps = sweep("first", *early)
+    assert steps < 30
+    other, here, steps = sweep("second", *early, "sampler=ddim")
+    assert steps == 0 and other["steps"] == one["steps"] and table(here) == table(there)

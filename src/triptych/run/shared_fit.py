@@ -34,8 +34,11 @@ def _digest(run: RunDirectory) -> str:
 
 
 def _shares(run: RunDirectory) -> bool:
+    sweep = run.path.parent
+    if not (sweep / "sweep.json").is_file() or (sweep / FITS).is_symlink():  # which may lead anywhere
+        return False
     # of several processes that a launcher started at once, some might see the other run's end and some not
-    return is_composed_here(run) and (run.path.parent / "sweep.json").is_file() and not launch()
+    return is_composed_here(run) and not launch()
 
 
 def offer_fit(run: RunDirectory) -> None:
