@@ -10,6 +10,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.run import shared_fit
 from triptych.run.checkpoints import read_checkpoint, save_checkpoint
 from triptych.run.execute import execute
+from triptych.run.read import read_run
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import fits_first
 
@@ -48,6 +49,7 @@ def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
     shared, here, steps = sweep("ddim", *DDIM)
     assert steps == 0 and "ancestral" in (here / "train.log").read_text()
     assert here.provenance()["fit_of"] == "ancestral" and shared.seconds["fit"] > 0
+    assert read_run(here.path).took == shared.seconds["test"], "estimates of time count a fit once"
     assert plain(shared) == plain(alone)
     there.path = root / "alone"
     assert table(here) == table(there)

@@ -45,6 +45,7 @@ class Run(Result):
     Attributes:
         config: resolved, by dotted keys.
         sources: digest of the code that it ended with. code_changes: what changed between two executions.
+        fit_of: the run of its sweep whose fit it took, and whose seconds of fitting it has.
     """
 
     dir: Path
@@ -58,6 +59,12 @@ class Run(Result):
     config: Mapping[str, str] = field(default_factory=dict)
     sources: str = ""
     code_changes: tuple[str, ...] = ()
+    fit_of: str = ""
+
+    @property
+    def took(self) -> float:
+        """Seconds that it computed: a fit that it took from another run cost it nothing."""
+        return math.fsum(s for stage, s in self.seconds.items() if stage != "fit" or not self.fit_of)
 
     def __str__(self) -> str:
         return f"{self.name or self.dir.name}: {one_line(self)} ({self.dir})"
@@ -173,6 +180,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
         "dirty": bool(git.get("dirty")),
         "command": tuple(map(str, record.get("command", ()))),
         "started": str(record.get("started") or ""),
+        "fit_of": str(record.get("fit_of") or ""),
     }
 
 

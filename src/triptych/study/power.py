@@ -76,6 +76,6 @@ def seeds_next(comparison: Comparison) -> int:
 
 def extra_seconds(comparison: Comparison, seeds: int) -> float:
     """Estimate the seconds of the runs that each setting lacks of `seeds` in all; NaN unknown."""
-    each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
+    each = [run.took for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan

@@ -7,7 +7,6 @@ the page is made anew when a sweep is gone, and as a page.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,7 +110,7 @@ def paper_entry(story: Study) -> dict[str, Any]:
 
 def wall_seconds(run: Run) -> float:
     """Return seconds from start to end; fit's and test's of a run that was interrupted or has no end."""
-    parts = math.fsum(run.seconds.values())
+    parts = run.took
     if len(load_object(run.dir / "provenance.json").get("executions") or []) != 1:
         return parts
     with suppress(ValueError, TypeError):
