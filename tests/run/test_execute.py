@@ -55,6 +55,20 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     assert test["gap"]["mean"] > 0
 
 
+def test_data_that_have_settings_of_their_own_are_pointed_to_them(prepared):
+    few = (
+        "data.train_size=60",
+        "data.test_size=20",
+        "data.val_size=20",
+        "samples.n=0",
+        "trainer.max_steps=1",
+    )
+    for extra, hinted in (("data=ring", True), ("experiment=ring", False)):
+        run = prepared(extra, "denoiser=mlp", *few, path=extra)
+        execute(run)
+        assert ("experiment=ring has settings" in (run / "train.log").read_text()) == hinted
+
+
 def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(prepared):
     sizes = ("data.train_size=60", "data.test_size=20", "data.val_size=20", "samples.n=0")
     summary = execute(prepared("experiment=ring", "model.conditional=true", *sizes))
