@@ -1,13 +1,15 @@
 """Runs of a sweep that train the same network: one trains, the others take its fit and end as if they had."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.run.accidents import Accident, at_call, stumble, table
 from triptych.models.diffusion import Diffusion
-from triptych.run import shared_fit
+from triptych.run import initialization, shared_fit
 from triptych.run.checkpoints import read_checkpoint, save_checkpoint
 from triptych.run.execute import execute
 from triptych.run.read import read_run
@@ -26,8 +28,8 @@ def sweep(prepared, monkeypatch):
     original = Diffusion.training_step
     monkeypatch.setattr(Diffusion, "training_step", lambda *a: steps.append(1) or original(*a))
 
-    def run(name: str, *overrides: str, begin: bool = True):
-        made = prepared(*overrides, path=name)
+    def run(name: str, *overrides: str, begin: bool = True, **how: bool):
+        made = prepared(*overrides, path=name, **how)
         (made.path.parent / "sweep.json").write_text("{}")
         monkeypatch.setenv(OWN, str(made.path))
         steps.clear()
@@ -48,7 +50,7 @@ def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
     assert sweep("ancestral", *BASE)[2] == 6
     shared, here, steps = sweep("ddim", *DDIM)
     assert steps == 0 and "ancestral" in (here / "train.log").read_text()
-    assert here.provenance()["fit_of"] == "ancestral" and shared.seconds["fit"] > 0
+    assert here.provenance()["fit_of"]["run"] == "ancestral" and shared.seconds["fit"] > 0
     assert read_run(here.path).took == shared.seconds["test"], "estimates of time count a fit once"
     assert plain(shared) == plain(alone)
     there.path = root / "alone"
@@ -78,14 +80,74 @@ def test_a_copy_that_was_killed_half_way_trains_on(sweep, monkeypatch):
     assert plain(execute(half)) == plain(sweep("whole", *DDIM)[0])
 
 
-@pytest.mark.parametrize("name", ["first", "../runs/first", "", "gone", 3, "second"])
-def test_a_damaged_or_planted_entry_is_not_followed(sweep, name):
+@pytest.mark.parametrize("name", ["link", "../runs/first", "..", "", "second", "strange"])
+def test_a_planted_entry_is_not_followed(sweep, name):
     _, first, _ = sweep("first")
-    [entry] = (first.path.parent / ".fits").iterdir()
+    runs = first.path.parent
+    (runs / "link").symlink_to(first.path)
+    (runs / "strange").mkdir()
+    (runs / "strange" / "config.yaml").write_text("data: {_target_: .x}\n")
+    [entry] = (runs / ".fits").iterdir()
     entry.write_text(json.dumps({"run": name}))
-    if name == "first":
-        (first / "checkpoints" / "last.ckpt").write_bytes(b"PK")
+    second, here, steps = sweep("second", "sampler=ddim")
+    assert steps == 6 and second.status == "finished" and "fit_of" not in here.provenance()
+
+
+def damage(first):
+    (first / "checkpoints" / "last.ckpt").write_bytes(b"PK")
+
+
+def remove(first):
+    (first / "checkpoints" / "last.ckpt").unlink()
+
+
+def link(first):
+    (first / "metrics.csv").unlink()
+    (first / "metrics.csv").symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize("accident", [damage, remove, link])
+def test_what_is_damaged_or_leads_out_of_a_run_is_not_copied(sweep, accident):
+    accident(sweep("first")[1])
+    second, here, steps = sweep("second", "sampler=ddim")
+    assert steps == 6 and second.status == "finished" and "fit_of" not in here.provenance()
+
+
+def test_other_data_or_another_run_to_begin_with_is_another_fit(sweep, finished, monkeypatch):
+    begin = f"init_from='{finished('seed=7', path='before').path}'"
+    sweep("first", begin)
+    assert sweep("second", begin, "sampler=ddim")[2] == 6, "what lies there may be another by now"
+    sweep("third")
+    known = initialization.fingerprint
+    monkeypatch.setattr(initialization, "fingerprint", lambda data: replace(known(data), data="others"))
+    assert sweep("fourth", "sampler=ddim")[2] == 6
+
+
+def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypatch):
+    code = {"one.py": "1"}
+    monkeypatch.setattr(shared_fit, "source_files", lambda config: dict(code))
+    first = sweep("first", begin=False)
+    with monkeypatch.context() as patch:
+        at_call(patch, "training_step", 3, lambda: code.update({"one.py": "2"}))
+        execute(first)
     assert sweep("second", "sampler=ddim")[2] == 6
+
+
+def test_a_fit_that_cannot_be_offered_is_no_failure(sweep):
+    first = sweep("first", begin=False)
+    (first.path.parent / ".fits").touch()
+    assert execute(first).status == "finished"
+
+
+def test_memory_and_curves_are_those_of_the_fit(sweep):
+    sweep("first", "logger=tensorboard", csv=False)
+    [entry] = (sweep("other", "seed=3", begin=False).path.parent / ".fits").iterdir()
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"memory": 2.0**50}))
+    second, here, steps = sweep("second", "sampler=ddim", "logger=tensorboard", csv=False)
+    assert steps == 0 and second.cost["memory"] == 2.0**50
+    events = EventAccumulator(str(here / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [*range(6)]
+    assert [e.step for e in events.Scalars("val/bpd")] == [3, 6]
 
 
 def test_nothing_is_written_through_a_planted_link(sweep, root):
@@ -107,13 +169,13 @@ def test_only_what_a_sweep_of_ones_own_has_trained_is_taken(sweep, prepared, mon
 
 def test_a_sweep_begins_with_one_run_of_each_fit():
     jobs = [[f"sampler={s}", "model.width=3", f"seed={n}"] for n in (1, 2) for s in ("ddim", "heun", "edm")]
-    assert fits_first(jobs) == [jobs[0], jobs[3], *jobs[1:3], *jobs[4:]]
+    assert fits_first(jobs) == ([jobs[0], jobs[3]], [*jobs[1:3], *jobs[4:]])
     named = [[f"setting={name}", *brought, "seed=1"] for name, brought in (
         ("a", ["threshold=none", "+sampler.eta=1"]), ("b", ["measures.n=9"]), ("c", ["objective=v"])
     )]  # fmt: skip
-    assert fits_first(named) == [named[0], named[2], named[1]]
+    assert fits_first(named) == ([named[0], named[2]], [named[1]])
     other = [[f"objective={o}", f"seed={n}"] for n in (1, 2) for o in ("x0", "v")]
-    assert fits_first(other) == other
+    assert fits_first(other) == (other, [])
 
 
 def test_an_early_stop_is_taken_too(sweep):

@@ -61,10 +61,10 @@ def test_operations_are_those_of_a_real_step(overrides):
 def test_hours_are_operations_by_the_rate_that_is_stated():
     config = resolved("trainer.max_steps=1000", "data.batch_size=64")
     cost = network_cost(config)
-    lines = plan([("a", 3, config), ("b", 2, config)])
+    lines = plan([("a", 3, 3, config), ("b", 2, 1, config)])
     assert lines[0] == "5 runs, nothing is started" and len(lines) == 7, "one line for one network"
-    total = 5 * 1000 * 64 * cost.operations
-    assert f"fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
+    total = 4 * 1000 * 64 * cost.operations
+    assert f"4 fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -78,23 +78,23 @@ def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
     config = resolved("trainer.max_steps=1000", "data.batch_size=64", *typed)
     cost = network_cost(config)
     memory = 16 * cost.parameters / shards + 64 / devices * cost.activations
-    line = plan([("a", 1, config)])[1]
+    line = plan([("a", 1, 1, config)])[1]
     assert f"activations {memory / 2**30:.3g} GiB" in line
     assert ("devices" in line) == (devices > 1)
 
 
 def test_what_is_assumed_of_a_folder_is_printed(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
-    lines = plan([("a", 1, labelled), ("b", 1, labelled)])
+    lines = plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)])
     assert [line for line in lines if "assumed" in line] == [
         "assumed: 1000 classes, as data folder are not read"
     ]
-    assert not any("assumed" in line for line in plan([("a", 1, resolved())]))
+    assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
 
 
 def test_a_learned_variance_is_a_second_output():
     fixed, learned = resolved(), resolved("bound.variance=learned", "bound.steps=100")
-    lines = plan([("fixed", 1, fixed), ("learned", 1, learned)])
+    lines = plan([("fixed", 1, 1, fixed), ("learned", 1, 1, learned)])
     more = network_cost(learned).parameters - network_cost(fixed).parameters
     assert more > 0 and sum("parameters" in line for line in lines) == 2
 

@@ -83,7 +83,8 @@ class RoundsSweeper(BasicSweeper):
         from triptych.study.rounds import fits_first
 
         returns: list[float | None] = []
-        for batch in self.split_overrides_to_chunks(fits_first(jobs), self.max_batch_size):
+        first, later = fits_first(jobs)
+        for batch in self.split_overrides_to_chunks([*first, *later], self.max_batch_size):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)

@@ -205,7 +205,7 @@ def _is_sound(key: str, value: Any) -> bool:
     match key:
         case "overrides" | "command":
             return isinstance(value, list)
-        case "choices" | "git":
+        case "choices" | "git" | "fit_of":
             return isinstance(value, dict)
         case "data":
             return isinstance(value, dict) and {"fingerprint", "split"} <= {*value}

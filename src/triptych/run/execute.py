@@ -38,7 +38,7 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
-from triptych.run.shared_fit import offer_fit, take_fit
+from triptych.run.shared_fit import offer_fit
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 
@@ -75,7 +75,6 @@ def execute(run: RunDirectory) -> Result:
         with contextlib.suppress(OSError):
             (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()
-        take_fit(run)
         session = Session(run, stop)
         session.peers = peers = Peers(run, session.record_failure)
         try:
@@ -150,7 +149,8 @@ class Session:
             fit(run, experiment, origin)
             self.fitted = True
             if rank() == 0:
-                offer_fit(run)
+                memory = measure_cost(fit.trainer.strategy.root_device, experiment)["memory"]
+                offer_fit(run, origin.fit, memory)
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)
             if rank() == 0:
@@ -206,11 +206,13 @@ def _report(
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
     step = trainer.global_step or step  # of the model, whoever trained it
+    cost = measure_cost(trainer.strategy.root_device, experiment)
+    cost["memory"] = max(cost["memory"], run.provenance().get("fit_of", {}).get("memory", 0.0))
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": step,
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
-        "cost": measure_cost(trainer.strategy.root_device, experiment),
+        "cost": cost,
     }
     sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
     if peers:

@@ -17,6 +17,7 @@ from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
 from triptych.run.leakage import compare_data, log_line, remember
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
+from triptych.run.shared_fit import fit_digest, take_fit
 
 SHOWN = 3  # names of each kind in the line; provenance.json has all
 
@@ -30,6 +31,7 @@ class Origin:
     adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
     initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
     data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
+    fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -39,11 +41,16 @@ class Origin:
 
 def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
     """Find what ``run`` starts from; UserError if it was trained on what would now judge it."""
+    now = fingerprint(data)
+    fit = fit_digest(run, now)
+    if rank() == 0:
+        take_fit(run, fit)
     start = newest_readable(run.checkpoints())
     checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    now = fingerprint(data)
+    if checkpoint and (other := checkpoint["triptych"].get("fit_of")) and rank() == 0:
+        run.write("provenance.json", run.provenance() | {"fit_of": other})
     adopted = initial = None
     if path := config.get("trained"):
         if is_pipeline(path):
@@ -68,7 +75,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
         initial, _ = read_other("init_from", path, now, fix)
         # it was trained on theirs, too
         seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
-    return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen)
+    return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen, fit)
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:

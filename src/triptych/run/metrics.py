@@ -60,6 +60,11 @@ class MetricsCsv(Logger):
         return damaged
 
     @property
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """Rows by step, of which a table that has been written holds the last few."""
+        return self._rows
+
+    @property
     def last(self) -> tuple[int, dict[str, Any]]:
         """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
         step = max(self._rows, default=0)

@@ -180,7 +180,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
         "dirty": bool(git.get("dirty")),
         "command": tuple(map(str, record.get("command", ()))),
         "started": str(record.get("started") or ""),
-        "fit_of": str(record.get("fit_of") or ""),
+        "fit_of": str(record.get("fit_of", {}).get("run", "")),
     }
 
 

@@ -102,13 +102,13 @@ def _parts(table: Dependencies, places: Iterable[str]) -> dict[str, Any]:
     return {place: table.node(place) for place in places if place} | {"": list(table)}
 
 
-def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
-    """Return the lines that describe settings, each by name, number of runs and resolved configuration."""
+def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
+    """Return the lines that describe settings, each by name, number of runs, of fits, and configuration."""
     _skip_imports(config for *_, config in settings)
     costs: list[tuple[dict[str, Any], Cost]] = []
     networks: dict[str, None] = {}
     operations = disk = 0.0
-    for _, runs, config in settings:
+    for _, runs, fits, config in settings:
         cost = network_cost(config, costs)
         parameters = cost.parameters
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
@@ -119,7 +119,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         # weights, gradients and AdamW's two moments, of which each device of fsdp has a share
         states = FLOAT * parameters * 4 / (devices if trainer["strategy"] == "fsdp" else 1)
         memory = states + cost.activations * batch / devices
-        operations += runs * cost.operations * batches * batch
+        operations += fits * cost.operations * batches * batch
         disk += runs * WHOLE * FLOAT * parameters * (3 + averages)
         line = (
             f"{target}: {parameters / 1e6:.1f} million parameters, "
@@ -132,15 +132,16 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     hours = ", ".join(
         f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
     )
+    counted = quantity(sum(fits for *_, fits, _ in settings), "fit")
     assumed = dict.fromkeys(cost.assumed for _, cost in costs if cost.assumed)
     return [
-        f"{quantity(sum(runs for _, runs, _ in settings), 'run')}, nothing is started",
+        f"{quantity(sum(runs for _, runs, *_ in settings), 'run')}, nothing is started",
         *networks,
         *(f"assumed: {text}" for text in assumed),
-        f"fits: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
+        f"{counted}: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
         f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
         f"disk: {disk / 2**30:.3g} GiB of checkpoints",
-        *(f"{quantity(runs, 'run')}: {name}" for name, runs, _ in settings),
+        *(f"{quantity(runs, 'run')}: {name}" for name, runs, *_ in settings),
     ]
 
 

@@ -151,8 +151,8 @@ def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
     return Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
 
 
-def fits_first(jobs: Sequence[list[str]]) -> list[list[str]]:
-    """Order a grid's runs: of those that train the same network the first, then the others, which take it."""
+def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Part a grid's runs: of those that train the same network the first, and the others, which take it."""
     first: dict[Setting, list[str]] = {}
     later = []
     for job in jobs:
@@ -160,7 +160,7 @@ def fits_first(jobs: Sequence[list[str]]) -> list[list[str]]:
         fit = tuple(o for o, key in keys.items() if key != "setting" and role(key) is not Role.DRAWING)
         if first.setdefault(fit, job) is not job:
             later.append(job)
-    return [*first.values(), *later]
+    return [*first.values()], later
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:

@@ -26,7 +26,7 @@ class SingleHook(Callback):
             if config.plan:
                 from triptych.study.plan import plan
 
-                print("\n".join(plan([(str(config.name or "run"), 1, resolve_composed(config))])))
+                print("\n".join(plan([(str(config.name or "run"), 1, 1, resolve_composed(config))])))
                 sys.exit(0)
             check_single(config)
 

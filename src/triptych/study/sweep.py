@@ -238,10 +238,10 @@ class SweepHook(Callback):
         jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
-        runs = rounds.settings_of(jobs)
+        runs, fits = rounds.settings_of(jobs), rounds.settings_of(rounds.fits_first(jobs)[0])
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
         named = rounds.names(list(runs))
-        print("\n".join(plan([(named[one] or "all", n, plain[one]) for one, n in runs.items()])))
+        print("\n".join(plan([(named[one] or "all", n, fits[one], plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:
         for run in self.runs():
