@@ -7,7 +7,7 @@ from torch import nn
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output, level_centres
 from triptych.diffusion.process import VariancePreserving
 
-from .oracles import Wrong, generator, network, normal, refused
+from .oracles import generator, network, normal, refused
 
 
 class Constant(nn.Module):
@@ -39,13 +39,6 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
     assert seen[1][1].tolist() == [1.0, 2.0, 3.0] and seen[1][2] is None
     torch.testing.assert_close(many.alpha.flatten(), alpha)
     torch.testing.assert_close(many.sigma.flatten(), sigma)
-
-
-def test_one_gamma_for_all_is_a_gamma_each():
-    z = normal(5, 3)
-    for denoiser in (network(Wrong(), "epsilon"), levels_denoiser(torch.randn(4, 3))):
-        one, each = denoiser(z, torch.tensor(0.5)), denoiser(z, torch.full((5,), 0.5))
-        torch.testing.assert_close(one.epsilon, each.epsilon)
 
 
 def levels_denoiser(logits):
