@@ -53,13 +53,11 @@ def test_an_import_upwards_is_seen_wherever_it_stands(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_rooms.ROOT", tmp_path)
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "x.py"
-    file.write_text(
-        "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import os\n"
-    )
+    text = "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import os\n"
+    file.write_text(text)
     assert upward(file) == ["triptych.models.base", "triptych.cli.train.main"]
-    file.write_text(
-        "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
-    )
+    text = "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
+    file.write_text(text)
     assert upward(file) == []
 
 
@@ -79,9 +77,8 @@ def test_no_module_imports_itself_through_others():
     assert left == {}
 
 
-RIDDLES = re.compile(
-    r"told|said|found|asked|hears?|heard|whereabouts"
-)  # of names: nouns and verbs of the field
+# of names: nouns and verbs of the field
+RIDDLES = re.compile(r"told|said|found|asked|hears?|heard|whereabouts")
 PYTHONS = {"FileNotFoundError", "PackageNotFoundError", "ModuleNotFoundError"}
 KEPT = {"told"}  # the key of augmentations, which runs have recorded
 
@@ -91,12 +88,8 @@ def test_names_and_messages_are_in_the_words_of_the_field():
     for module, file in modules().items():
         for node in ast.walk(ast.parse(file.read_text())):
             names = [getattr(node, key, None) for key in ("id", "arg", "attr", "name")]
-            parts = {
-                part
-                for name in names
-                if name and name not in PYTHONS
-                for part in re.split(r"_|(?<=[a-z])(?=[A-Z])", str(name))
-            }
+            names = [str(name) for name in names if name and name not in PYTHONS]
+            parts = {part for name in names for part in re.split(r"_|(?<=[a-z])(?=[A-Z])", name)}
             odd |= {(module, part) for part in parts if RIDDLES.fullmatch(part.lower()) and part not in KEPT}
             if isinstance(node, ast.Constant) and re.search(r"\b(is|are) accepted\b", str(node.value)):
                 odd.add((module, node.value))

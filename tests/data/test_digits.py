@@ -59,10 +59,8 @@ def test_batch_is_scaled(digits):
     assert batch.x.dtype == torch.float32 and batch.x.shape == (297, 1, 8, 8)
     assert batch.x.equal(split.values.float() / 8 - 1)
     assert batch.x.min() == -1 and batch.x.max() == 1
-    assert (
-        batch.condition.label.equal(split.labels)
-        and batch.condition.label.dtype == batch.index.dtype == torch.int64
-    )
+    label = batch.condition.label
+    assert label.equal(split.labels) and label.dtype == batch.index.dtype == torch.int64
 
 
 def test_continuous_split_is_not_scaled():

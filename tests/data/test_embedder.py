@@ -7,7 +7,6 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.models.options import OPTIONS
-from triptych.data.base import DataError
 from triptych.data.build import check_contract
 from triptych.data.captions import DigitsCaptioned
 from triptych.data.digits import Digits
@@ -20,6 +19,9 @@ from triptych.diffusion.condition import Part, Vectors
 from triptych.models.contrastive import Contrastive
 from triptych.networks.contrastive import ContrastiveNetwork
 
+from .helpers import refused
+
+UNREADABLE = "its encoder.pt cannot be read"
 SIZES = {"embedding": 6, "width": 4, "stages": 2, "text_width": 8, "depth": 1, "heads": 2}
 D = SIZES["embedding"]
 
@@ -127,19 +129,15 @@ def test_a_flipped_bit_of_its_weights(run):
     data = file.read_bytes()
     at = data.index(weight.detach().numpy().tobytes())
     file.write_bytes(data[: at + 3] + bytes([data[at + 3] ^ 1]) + data[at + 4 :])
-    with pytest.raises(DataError, match="its encoder.pt cannot be read"):
-        Embedder(path)
+    refused(lambda: Embedder(path), UNREADABLE)
 
 
 def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
-    with pytest.raises(
-        DataError,
-        match=r"data.embeddings=/nowhere: no encoder.pt there; needs the directory of a finished run",
-    ):
-        Embedder("/nowhere")
+    nowhere = "data.embeddings=/nowhere: no encoder.pt there; needs the directory of a finished run"
+    refused(lambda: Embedder("/nowhere"), nowhere)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "encoder.pt"
     weight = "image_tower.last.bias"
@@ -156,15 +154,12 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     ]
     for left in bad:
         torch.save(left, other)
-        with pytest.raises(DataError, match="its encoder.pt cannot be read"):
-            Embedder(other)
+        refused(lambda: Embedder(other), UNREADABLE)
     other.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(DataError, match="its encoder.pt cannot be read"):
-        Embedder(other)
-    with pytest.raises(DataError, match=r"of images \(3, 16, 16\) .* the data's are \(1, 8, 8\)"):
-        DigitsCaptioned(encoder=Words(), embeddings=path).setup()
-    with pytest.raises(DataError, match="data.base: a Digits; needs data with captions"):
-        ImageEmbeddings(Digits(), path)
+    refused(lambda: Embedder(other), UNREADABLE)
+    digits = DigitsCaptioned(encoder=Words(), embeddings=path)
+    refused(digits.setup, "of images (3, 16, 16) ", " the data's are (1, 8, 8)")
+    refused(lambda: ImageEmbeddings(Digits(), path), "data.base: a Digits; needs data with captions")
 
 
 # the sphere ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from triptych.data.layout import place
 from triptych.data.mixture import Mixture, Ring
 from triptych.data.mnist import Mnist
 
-from .helpers import image_folder, refused, save_images, write_mnist
+from .helpers import image_folder, save_images, write_mnist
 
 
 def folder(root, **keys):
@@ -63,13 +63,6 @@ def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path
 
 def test_another_val_fraction_leaves_the_test_set_alone(plain):
     assert images(folder(plain))["test"] == images(folder(plain, val_fraction=0.4))["test"]
-
-
-def test_a_split_that_gets_nothing_is_refused(tmp_path):
-    save_images(tmp_path, 2)
-    refused(lambda: folder(tmp_path), "2 images leave none to", "data.data_seed=0")
-    refused(lambda: folder(tmp_path, val_fraction=0.5, test_fraction=0.5), "data.val_fraction=0.5")
-    assert len(folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"]) == 2
 
 
 def test_an_accented_name_is_one_name_however_it_is_stored():

@@ -65,9 +65,8 @@ def test_classes(tmp_path):
     data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 3 and sum(map(len, data.splits.values())) == 12
     for split in data.splits.values():
-        assert [
-            {30: 0, 10: 1, 20: 2}[v] for v in split.values[:][:, 0, 0, 0].tolist()
-        ] == split.labels.tolist()
+        colours = split.values[:][:, 0, 0, 0].tolist()
+        assert [{30: 0, 10: 1, 20: 2}[v] for v in colours] == split.labels.tolist()
 
 
 def test_one_folder_is_no_class(tmp_path):

@@ -1,5 +1,7 @@
 """Training order and evaluation: every item once, on any number of processes, from any step."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -166,12 +168,11 @@ def test_lightning_epochs_accumulation_and_overfitting(tmp_path):
     data = Count(10, batch_size=4)
     short, _ = fit(tmp_path, data, max_epochs=3, limit_train_batches=2)
     assert short.seen == expected(data, 0, 6)
-    summed, run = fit(tmp_path, Count(10, batch_size=4), max_steps=3, accumulate_grad_batches=2)
+    again, twice = partial(Count, 10, batch_size=4), {"accumulate_grad_batches": 2}
+    summed, run = fit(tmp_path, again(), max_steps=3, **twice)
     run.save_checkpoint(tmp_path / "b.ckpt")
     assert summed.seen == expected(data, 0, 6)
-    more, _ = fit(
-        tmp_path, Count(10, batch_size=4), tmp_path / "b.ckpt", max_steps=4, accumulate_grad_batches=2
-    )
+    more, _ = fit(tmp_path, again(), tmp_path / "b.ckpt", max_steps=4, **twice)
     assert more.seen == expected(data, 6, 8)
-    same, _ = fit(tmp_path, Count(10, batch_size=4), max_steps=6, overfit_batches=2)
+    same, _ = fit(tmp_path, again(), max_steps=6, overfit_batches=2)
     assert same.seen == expected(data, 0, 2) * 3

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from triptych.data import shapes
-from triptych.data.shapes import (
-    ATTRIBUTES,
-    COMBINATIONS,
-    Shapes,
-    attributes_of,
-    caption,
-    draw_picture,
-)
+from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes, attributes_of
 from triptych.data.text import Words
 
 from .helpers import items, refused
@@ -38,31 +31,29 @@ def seen_in(picture):
     ground = int(np.median(picture))
     there = (picture != ground).any(0)
     bright = picture[:, there].max(1) > 3  # the background is darker
-    colour = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}[
-        tuple(bright.astype(int))
-    ]
+    colours = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
     lines = there.any(1)
     count = int(lines[0]) + int((lines[1:] & ~lines[:-1]).sum())
     first = there[lines.argmax() :][: (~lines[lines.argmax() :]).argmax() or None]
     widths = first.sum(1)
-    shape = (
-        "square" if (widths == widths.max()).all() else "circle" if widths[0] == widths[-1] else "triangle"
-    )
+    round_or_not = "circle" if widths[0] == widths[-1] else "triangle"
+    shape = "square" if (widths == widths.max()).all() else round_or_not
     left = there[:, :8].any()
     assert left != there[:, 8:].any()
-    return shape, colour, ("one", "two", "three")[count - 1], "left" if left else "right"
+    side = "left" if left else "right"
+    return shape, colours[tuple(bright.astype(int))], ("one", "two", "three")[count - 1], side
 
 
 def test_a_picture_shows_its_attributes():
     random = np.random.RandomState(0)
     for what in COMBINATIONS * 3:
         named = tuple(values[k] for values, k in zip(ATTRIBUTES.values(), what, strict=True))
-        assert seen_in(draw_picture(what, random)) == named
+        assert seen_in(shapes.draw_picture(what, random)) == named
 
 
 def test_a_caption_says_what_it_was_made_of_and_no_more():
     for what, phrase, place, article in product(COMBINATIONS, range(3), range(3), (False, True)):
-        said = attributes_of(caption(what, phrase, place, article))
+        said = attributes_of(shapes.caption(what, phrase, place, article))
         assert said == dict(zip(ATTRIBUTES if place else list(ATTRIBUTES)[:3], what, strict=False))
 
 

@@ -16,6 +16,9 @@ from triptych.data.layout import place
 from triptych.data.mixture import Ring
 from triptych.data.source import check_data_files
 from triptych.data.text import Words
+from triptych.run.execute import execute
+from triptych.run.read import read_run
+from triptych.study.details import _provenance
 
 from .helpers import image_folder, items, refused, save_images, write_mnist
 
@@ -24,8 +27,8 @@ def save(root, *files):
     """One image a file, all of different colours."""
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.frombuffer(hashlib.blake2b(str(file).encode(), digest_size=12).digest(), np.uint8)
-        pixels = pixels.reshape(2, 2, 3)
+        digest = hashlib.blake2b(str(file).encode(), digest_size=12).digest()
+        pixels = np.frombuffer(digest, np.uint8).reshape(2, 2, 3)
         Image.fromarray(pixels).resize((8, 8), Image.Resampling.NEAREST).save(root / file)
 
 
@@ -53,14 +56,10 @@ def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
     assert len(items(alone)) == 5 and items(data.splits["test"]) == items(alone)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("Train", "Val", "Test"), ("TRAIN", "VALID", "TEST"), ("training", "validation", "testing")],
-    ids="-".join,
-)
+@pytest.mark.parametrize("names", ["Train Val Test", "TRAIN VALID TEST", "training validation testing"])
 def test_names_of_splits(tmp_path, names):
     """Hugging Face's words for them (datasets, data_files.py), in any case."""
-    tree(tmp_path, **dict(zip(names, ({"": 6}, {"": 3}, {"": 2}), strict=True)))
+    tree(tmp_path, **dict(zip(names.split(), ({"": 6}, {"": 3}, {"": 2}), strict=True)))
     data = image_folder(tmp_path)
     assert sizes(data) == {"train": 6, "val": 3, "test": 2} and data.num_classes == 0
 
@@ -160,6 +159,22 @@ def test_identical_images_in_train_and_test_are_counted(tmp_path):
     assert "shared" not in fingerprint(ring).record()
 
 
+def test_a_run_says_and_records_its_data(root, prepared, capsys):
+    tree(root / "pets", train={"cat": 9, "dog": 9}, val={"cat": 2, "dog": 2}, test={"cat": 3, "dog": 3})
+    os.link(root / "pets/train/cat/0.png", root / "pets/test/cat/copy.png")
+    line = "folder, 2 classes (cat, dog), 8x8x3, 18 train / 4 val / 7 test"
+    run = prepared("data=folder", f"data.root={root / 'pets'}", "data.size=8", "data.batch_size=4")
+    summary = execute(run)
+    said = capsys.readouterr()
+    assert f"data: {line}\n" in said.out
+    leak = "data: 1 of the 7 test items are identical to items in train (leakage)"
+    assert leak in said.err and leak in (run / "train.log").read_text()
+    data = summary["data"]
+    assert data["description"] == line and data["classes"] == ["cat", "dog"] and data["shared"] == {"test": 1}
+    shown = dict(_provenance(read_run(run.path), run.provenance()))
+    assert shown["data"] == f"{line}; 1 test items are also in train"
+
+
 # too much ----------------------------------------------------------------------------------------------
 
 
@@ -180,14 +195,10 @@ def test_a_batch_far_larger_than_the_data_is_refused_before_it_is_made():
     assert len(data.train_dataloader().batch(0).x) == 128
 
 
-def test_images_larger_than_any_are_refused(tmp_path):
-    save_images(tmp_path, 20)
-    refused(lambda: image_folder(tmp_path, size=100_000), "data.size=100000", "pixels")
-
-
 # before torch ------------------------------------------------------------------------------------------
 
 FOLDER = {"_target_": "triptych.data.folder.ImageFolder", "size": 8, "val_fraction": 0.1}
+RING = {"_target_": "triptych.data.mixture.Ring", "root": None}
 FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
@@ -205,7 +216,7 @@ def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
     for root in (None, "", tmp_path / "missing", file, tmp_path / "empty", tmp_path / "texts"):
         refused(lambda r=root: check(root=r), "data.root=")
     save_images(tmp_path / "few", 1)
-    refused(lambda: check(root=tmp_path / "few"), "data.root=", "leave none")
+    refused(lambda: check(root=tmp_path / "few"), "data.root=", "1 images leave none to", "data.data_seed=0")
     save_images(tmp_path / "fine", 30)
     check(root=tmp_path / "fine")
     refused(lambda: check(root=tmp_path / "fine", batch_size=10**9), "data.batch_size=1000000000")
@@ -228,9 +239,8 @@ def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
 
 
 def test_sizes_of_data_that_a_formula_draws(tmp_path):
-    ring = {"_target_": "triptych.data.mixture.Ring", "root": None}
-    refused(lambda: check(**ring, train_size=100, batch_size=10**9), "data.batch_size=1000000000", "100")
-    check(**ring, train_size=100)
+    refused(lambda: check(**RING, train_size=100, batch_size=10**9), "data.batch_size=1000000000", "100")
+    check(**RING, train_size=100)
     cifar = {"_target_": "triptych.data.cifar10.Cifar10", "root": tmp_path}
     refused(lambda: check(**cifar), "data.root=", "cifar-10-batches-py", "data.download=true")
     check(**cifar, download=True)
@@ -263,5 +273,4 @@ def test_shapes_that_run_out_are_refused(monkeypatch):
 
 def test_more_items_than_memory_are_refused():
     refused(Few(train_size=10**13).setup, "data.train_size=10000000000000", "memory")
-    ring = {"_target_": "triptych.data.mixture.Ring", "root": None}
-    refused(lambda: check(**ring, train_size=10**13), "data.train_size=10000000000000", "memory")
+    refused(lambda: check(**RING, train_size=10**13), "data.train_size=10000000000000", "memory")

@@ -25,9 +25,8 @@ def one_hot():
 
 def test_words_are_one_hot_and_in_order(one_hot):
     tokens, mask = one_hot.encode(CAPTIONS)
-    assert (
-        tokens.shape == (3, 4, one_hot.width) and tokens.dtype == torch.float32 and mask.dtype == torch.bool
-    )
+    assert tokens.shape == (3, 4, one_hot.width)
+    assert tokens.dtype == torch.float32 and mask.dtype == torch.bool
     assert tokens.sum(2).equal(mask.float()) and mask.sum(1).tolist() == [3, 3, 4]
     read = [one_hot.vocabulary[i] for i in tokens[0, :3].argmax(1)]
     assert read == ["three", "red", "squares"]

@@ -4,6 +4,7 @@ import functools
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -19,7 +20,9 @@ SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sig
 U = 2.0**-24  # float32's unit roundoff: one operation errs by at most U, relatively
 
 
+every_schedule = pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
 refused = functools.partial(refusal.refused, error=ValueError)
+close = functools.partial(torch.testing.assert_close, rtol=1e-6, atol=1e-9)
 
 
 def generator(seed=0):
@@ -182,6 +185,17 @@ class Wrong(nn.Module):
     def forward(self, z, gamma, condition):
         gamma = gamma.reshape(-1, *(1,) * (z.ndim - 1))
         return torch.sin(3 * z) + 0.1 * gamma + 0.3 * z.flip(-1)
+
+
+class Scaled(Wrong):
+    """Wrong by a gain, of which gradients are asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, z, gamma, condition):
+        return self.gain * super().forward(z, gamma, condition)
 
 
 def network(module: nn.Module, space: str, process: Process | None = None) -> Denoiser:

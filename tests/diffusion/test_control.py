@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.diffusion.oracles import Says, Wrong, correlated, network, oracle
+from tests.diffusion.oracles import Says, Wrong, correlated, generator, network, normal, oracle
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.control import Control, controlled_variance, lattice_variance
 from triptych.diffusion.decoder import Categorical, GaussianDensity
@@ -36,7 +36,7 @@ def controlled(control, denoiser, x, seed, repeats):
 def gaussian():
     """Training and test items of a correlated Gaussian, and its mixture."""
     mixture = GaussianMixture(*correlated(D))
-    return [mixture.sample(n, torch.Generator().manual_seed(n))[0].float() for n in (400, 40)]
+    return [mixture.sample(n, generator(n))[0].float() for n in (400, 40)]
 
 
 def exact_term(x, steps=None):
@@ -61,7 +61,7 @@ def exact_term(x, steps=None):
 def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
     """von Neumann 1941, around the circle: half the mean square of successive differences, over R."""
     for n in (2, 5):
-        u, value = torch.rand(2, n, 3, generator=torch.Generator().manual_seed(n)).double()
+        u, value = torch.rand(2, n, 3, generator=generator(n)).double()
         for i, found in enumerate(lattice_variance(value, u)):
             y = [v for _, v in sorted(zip(u[:, i].tolist(), value[:, i].tolist(), strict=True))]
             squares = sum((y[r] - y[r - 1]) ** 2 for r in range(n))
@@ -75,19 +75,17 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     items, x = gaussian()
     bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
     reference = BaselineErrors(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)  # right in neither moment
-    denoiser, means, plains, claimed = oracle(correlated(D)), [], [], []
+    denoiser, figures = oracle(correlated(D)), []
     control = Control(bound, denoiser, reference, items, 0)
     for seed in range(SEEDS):
         plain, found, variance = controlled(control, denoiser, x, seed, 8)
-        means.append(found.mean().item())
-        plains.append(plain.mean().item())
-        claimed.append(variance.sum().item() / len(x) ** 2)
-    means, plains = torch.tensor(means).double(), torch.tensor(plains).double()
+        figures.append((found.mean().item(), plain.mean().item(), variance.sum().item() / len(x) ** 2))
+    means, plains, claimed = torch.tensor(figures).double().T
     truth = exact_term(x, steps).mean().item()
     assert abs(means.mean().item() - truth) < 3.5 * means.std().item() / math.sqrt(len(means))
     assert means.std() < 0.5 * plains.std()
     # SEEDS know a standard deviation to 1 / sqrt(2 SEEDS)
-    ratio = math.sqrt(sum(claimed) / len(claimed)) / means.std().item()
+    ratio = claimed.mean().sqrt().item() / means.std().item()
     assert abs(ratio - 1) < 3 / math.sqrt(2 * SEEDS), ratio
 
 
@@ -107,9 +105,8 @@ def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
 
 def grid(n, seed):
     """Items on 5 levels in 8 dimensions, each dimension with probabilities of its own."""
-    generator = torch.Generator().manual_seed(0)
-    p = torch.softmax(1.5 * torch.randn(8, 5, generator=generator), 1)
-    k = torch.multinomial(p, n, replacement=True, generator=torch.Generator().manual_seed(seed)).T
+    p = torch.softmax(1.5 * normal(8, 5), 1)
+    k = torch.multinomial(p, n, replacement=True, generator=generator(seed)).T
     return (k / 2 - 1).float()
 
 
@@ -118,7 +115,7 @@ def test_each_references_mean_is_the_mean_of_its_value():
     x, n = grid(500, 1), 40_000
     reference = BaselineErrors(x, VP, -7.0, 5.0, 5)
     for gamma in (-4.0, -2.0, 3.0):
-        eps = torch.randn(n, 8, generator=torch.Generator().manual_seed(3))
+        eps = torch.randn(n, 8, generator=generator(3))
         found = reference.errors(x[:1].expand(n, 8), torch.full((n,), gamma), eps)
         assert found.value.shape == (2, n)
         error = (found.value - found.mean).mean(1) / found.value.std(1) * math.sqrt(n)

@@ -1,7 +1,5 @@
 """Denoisers: what a network's output means, and x0 on a grid of levels as a categorical posterior mean."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +7,7 @@ from torch import nn
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output, level_centres
 from triptych.diffusion.process import VariancePreserving
 
-from .oracles import Wrong, network, refused
+from .oracles import generator, network, normal, refused
 
 
 class Constant(nn.Module):
@@ -43,13 +41,6 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
     torch.testing.assert_close(many.sigma.flatten(), sigma)
 
 
-def test_one_gamma_for_all_is_a_gamma_each():
-    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    for denoiser in (network(Wrong(), "epsilon"), levels_denoiser(torch.randn(4, 3))):
-        one, each = denoiser(z, torch.tensor(0.5)), denoiser(z, torch.full((5,), 0.5))
-        torch.testing.assert_close(one.epsilon, each.epsilon)
-
-
 def levels_denoiser(logits):
     return Denoiser(Constant(logits), LevelOutput(len(logits)), VariancePreserving())
 
@@ -57,17 +48,16 @@ def levels_denoiser(logits):
 @pytest.mark.parametrize("levels", [2, 3, 5])
 def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
     """Independent dimensions: logit = log prior. The truth enumerates every point of the grid, in float64."""
-    generator = torch.Generator().manual_seed(levels)
-    prior = torch.rand(levels, 2, generator=generator, dtype=torch.float64) + 0.05
+    draws = generator(levels)
+    prior = torch.rand(levels, 2, generator=draws, dtype=torch.float64) + 0.05
     prior = prior / prior.sum(0)
     centres = torch.linspace(-1, 1, levels, dtype=torch.float64)
-    grid = list(itertools.product(range(levels), repeat=2))
-    points = torch.stack([centres[[i, j]] for i, j in grid])
-    mass = torch.stack([prior[i, 0] * prior[j, 1] for i, j in grid])
+    points = torch.cartesian_prod(centres, centres)
+    mass = torch.outer(prior[:, 0], prior[:, 1]).flatten()
     for gamma in torch.tensor([-8.0, -3.0, -1.0, 0.0, 2.0, 8.0]).double():
         alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
-        noise = torch.randn(50, 2, generator=generator, dtype=torch.float64)
-        z = alpha * points[torch.randint(len(points), (50,), generator=generator)] + sigma * noise
+        noise = torch.randn(50, 2, generator=draws, dtype=torch.float64)
+        z = alpha * points[torch.randint(len(points), (50,), generator=draws)] + sigma * noise
         likelihood = torch.distributions.Normal(alpha * points, sigma).log_prob(z[:, None]).sum(2)
         exact = (mass.log() + likelihood).softmax(1) @ points
         guess = levels_denoiser(prior.log())(z, gamma)
@@ -80,25 +70,23 @@ def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
 
 def test_levels_needs_only_what_the_other_dimensions_say():
     """Dependent dimensions: logit = log prior given the *other* z gives the joint posterior mean."""
-    generator = torch.Generator().manual_seed(0)
-    joint = torch.rand(4, 4, generator=generator, dtype=torch.float64) ** 3
+    joint = torch.rand(4, 4, generator=generator(), dtype=torch.float64) ** 3
     joint = joint / joint.sum()
     centres = torch.linspace(-1, 1, 4, dtype=torch.float64)
     gamma = torch.tensor(-0.5).double()
     alpha, sigma = VariancePreserving().alpha_sigma(gamma)
 
+    def likelihoods(z):
+        """Of each level given each dimension of z, (B, K), up to a factor."""
+        return torch.exp(-((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)).unbind(2)
+
     class Others(nn.Module):
         def forward(self, z, gamma, condition):
-            heard = torch.exp(
-                -((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)
-            )  # (B, K, 2)
-            first = torch.einsum("ij,bj->bi", joint, heard[:, :, 1])
-            second = torch.einsum("ij,bi->bj", joint, heard[:, :, 0])
-            return torch.stack([first, second], 2).log()
+            first, second = likelihoods(z)
+            return torch.stack([second @ joint.T, first @ joint], 2).log()
 
-    z = torch.randn(30, 2, generator=generator, dtype=torch.float64)
-    heard = torch.exp(-((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2))
-    posterior = torch.einsum("ij,bi,bj->bij", joint, heard[:, :, 0], heard[:, :, 1])
+    z = normal(30, 2)
+    posterior = torch.einsum("ij,bi,bj->bij", joint, *likelihoods(z))
     posterior = posterior / posterior.sum((1, 2), keepdim=True)
     exact = torch.stack([posterior.sum(2) @ centres, posterior.sum(1) @ centres], 1)
     guess = Denoiser(Others(), LevelOutput(4), VariancePreserving())(z, gamma)
@@ -106,9 +94,8 @@ def test_levels_needs_only_what_the_other_dimensions_say():
 
 
 def test_levels_takes_images_and_a_gamma_per_item():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(5, 1, 3, 2, generator=generator)
-    z, gamma = torch.randn(4, 1, 3, 2, generator=generator), torch.tensor([-3.0, 0.0, 1.0, 5.0])
+    logits, z = normal(5, 1, 3, 2).float(), normal(4, 1, 3, 2, seed=1).float()
+    gamma = torch.tensor([-3.0, 0.0, 1.0, 5.0])
     whole = levels_denoiser(logits)(z, gamma).x0
     assert whole.shape == z.shape
     for i in range(4):

@@ -12,7 +12,7 @@ from triptych.diffusion.process import expand
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Cosine, Linear
 
-from .oracles import Wrong, lopsided, network, oracle, refused
+from .oracles import Scaled, Wrong, generator, lopsided, network, normal, oracle, refused
 from .test_processes import PROCESSES
 
 STEPS = 4
@@ -20,8 +20,7 @@ processes = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES
 
 
 def batch(process, schedule):
-    generator = torch.Generator().manual_seed(0)
-    x, eps = torch.randn(2, 8, 2, generator=generator, dtype=torch.float64)
+    x, eps = normal(2, 8, 2)
     t = (torch.arange(8).double() % STEPS + 1) / STEPS
     return x, eps, t, process.diffuse(x, schedule.gamma(t), eps)
 
@@ -62,9 +61,8 @@ def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
 def test_many_steps_have_the_target_of_the_guess_itself(steps):
     """Both steps shrink to nothing, so x~ tends to the teacher's x_hat(z) as T grows: in float32 too."""
     schedule, teacher = Cosine(-10.0, 8.0), oracle(lopsided())
-    generator = torch.Generator().manual_seed(0)
-    x, eps = torch.randn(2, 200, 2, generator=generator)
-    t = (torch.floor(torch.rand(200, generator=generator).double() * steps) + 1) / steps
+    x, eps = normal(2, 200, 2).float()
+    t = (torch.floor(torch.rand(200, generator=generator(1)).double() * steps) + 1) / steps
     gamma = schedule.gamma(t).float()
     z = teacher.process.diffuse(x, gamma, eps)
     target, _ = distilled(teacher, schedule, z, t, steps)
@@ -96,33 +94,25 @@ def test_a_perfect_student_has_no_loss_and_draws_its_teacher_s_samples_in_half_t
         assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.min() > 1e-3
         objective.teach(teacher)
         assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.max() < 1e-12
-    drawn = [
-        DDIM(steps, grid="time")(
-            who, schedule, (16, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
-        )
-        for who, steps in ((student, STEPS), (teacher, 2 * STEPS))
-    ]
-    torch.testing.assert_close(*drawn, rtol=1e-6, atol=1e-8)
-    once = DDIM(STEPS, grid="time")(
-        teacher, schedule, (16, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    assert not torch.allclose(once, drawn[1], atol=1e-2)
+
+    def drawn(who, steps):
+        sampler = DDIM(steps, grid="time")
+        return sampler(who, schedule, (16, 2), generator=generator(1), dtype=torch.float64)
+
+    twice = drawn(teacher, 2 * STEPS)
+    torch.testing.assert_close(drawn(student, STEPS), twice, rtol=1e-6, atol=1e-8)
+    assert not torch.allclose(drawn(teacher, STEPS), twice, atol=1e-2)
 
 
 def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
     schedule, process = Linear(-6.0, 5.0), PROCESSES["vp"]
-    gain = torch.ones((), dtype=torch.float64, requires_grad=True)
-
-    class Scaled(Wrong):
-        def forward(self, z, gamma, condition):
-            return gain * super().forward(z, gamma, condition)
-
-    taught = network(Scaled(), "v", process)
+    scaled = Scaled()
+    taught = network(scaled, "v", process)
     x, eps, t, z = batch(process, schedule)
     objective = Objective("v", Simple(), STEPS)
     objective.teach(taught)
     losses = objective(taught, schedule, x, t - 0.1 / STEPS, eps)
-    (slope,) = torch.autograd.grad(losses.nats.sum(), gain)
+    (slope,) = torch.autograd.grad(losses.nats.sum(), scaled.gain)
     found = distilled(taught, schedule, z, t, STEPS)
     alpha, sigma = process.alpha_sigma(schedule.gamma(t))
     target = expand(alpha, z) * found[1] - expand(sigma, z) * found[0]

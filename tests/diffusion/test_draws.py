@@ -16,6 +16,10 @@ def gaps(t):
     return torch.cat([t, t[:1] + 1]).diff()
 
 
+def evenly_spread(t):
+    torch.testing.assert_close(gaps(t), torch.full((len(t),), 1 / len(t)).double(), rtol=0, atol=2e-7)
+
+
 def test_mix_has_no_collisions_and_minds_the_order():
     seeds = [mix(a, b, c) for a in range(-5, 60) for b in range(60) for c in range(25)]
     seeds += [mix(a, b) for a in range(300) for b in range(300)] + [mix(a) for a in range(1000)]
@@ -27,10 +31,8 @@ def test_mix_has_no_collisions_and_minds_the_order():
 def test_mix_of_neighbours_is_unrelated():
     """Each bit of a seed flips for half of all neighbours: mean 1/2, standard error 1 / (2 sqrt n)."""
     n = 4000
-    flips = torch.tensor(
-        [[(mix(7, i) ^ mix(7, i + 1)) >> bit & 1 for bit in range(63)] for i in range(n)]
-    ).double()
-    assert (flips.mean(0) - 0.5).abs().max() < 5 / (2 * math.sqrt(n))
+    flips = [[(mix(7, i) ^ mix(7, i + 1)) >> bit & 1 for bit in range(63)] for i in range(n)]
+    assert (torch.tensor(flips).double().mean(0) - 0.5).abs().max() < 5 / (2 * math.sqrt(n))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 49, 98, 103, 128, 1000])
@@ -38,7 +40,7 @@ def test_stratified_times_cover_each_stratum_once(batch):
     for seed in range(5):
         t = stratified_times(batch, torch.Generator().manual_seed(seed))
         assert t.shape == (batch,) and t.min() >= 0 and t.max() < 1
-        torch.testing.assert_close(gaps(t), torch.full((batch,), 1 / batch).double(), rtol=0, atol=2e-7)
+        evenly_spread(t)
 
 
 def test_stratified_times_are_shuffled_and_uniform():
@@ -47,9 +49,8 @@ def test_stratified_times_are_shuffled_and_uniform():
     assert (t.mean(0) - 0.5).abs().max() < 5 / math.sqrt(12 * 400)
     assert (t.var(0) - 1 / 12).abs().max() < 0.02
     lag = (t[:, 1:] - 0.5) * (t[:, :-1] - 0.5)
-    assert (
-        abs(lag.mean().item()) < 0.01
-    )  # neighbours in the data are not neighbours in time (0.08 if unshuffled)
+    # neighbours in the data are not neighbours in time (0.08 if unshuffled)
+    assert abs(lag.mean().item()) < 0.01
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -60,7 +61,7 @@ def test_training_slices_concatenate_to_the_global_draw(world, batch):
     assert whole[0].shape == (batch,) and whole[1].shape == (batch, *SHAPE)
     for i in (0, 1):
         assert torch.equal(torch.cat([s[i] for s in slices]), whole[i])
-    torch.testing.assert_close(gaps(whole[0]), torch.full((batch,), 1 / batch).double(), rtol=0, atol=2e-7)
+    evenly_spread(whole[0])
 
 
 def test_training_draws_follow_from_seed_and_step_alone():
@@ -109,8 +110,7 @@ def test_evaluation_draws_differ_by_seed_repeat_item_and_use():
 def test_repeats_of_an_item_are_spread_evenly(repeats):
     for item in (0, 1, 296, 59_999):
         index = torch.tensor([item])
-        t = torch.cat([evaluation_draw((1,), index, 11, r, repeats).t for r in range(repeats)])
-        torch.testing.assert_close(gaps(t), torch.full((repeats,), 1 / repeats).double(), rtol=0, atol=2e-7)
+        evenly_spread(torch.cat([evaluation_draw((1,), index, 11, r, repeats).t for r in range(repeats)]))
 
 
 def test_items_are_spread_evenly_among_themselves():

@@ -15,7 +15,7 @@ from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 
-from .oracles import ring_mixture
+from .oracles import generator, ring_mixture
 
 
 class Biased(nn.Module):
@@ -32,16 +32,12 @@ class Biased(nn.Module):
 
 
 def both(schedule, process, size: float, n: int = 20_000, weight: float = 1.0):
-    mixture = ring_mixture()
+    mixture, random = ring_mixture(), generator()
     denoiser = Biased(Oracle(mixture, process), size)
-    generator = torch.Generator().manual_seed(0)
-    x, _ = mixture.sample(n, generator)
-    t = torch.rand(n, generator=generator)
-    draw = Draw(t, *torch.randn(2, n, 2, generator=generator))
-    plain = Bound(schedule, GaussianDensity())(denoiser, x, draw).total.double() + mixture.log_prob(
-        x.double()
-    )
-    return plain, excess_gap(denoiser, schedule, mixture, x, draw, weight)
+    x, _ = mixture.sample(n, random)
+    draw = Draw(torch.rand(n, generator=random), *torch.randn(2, n, 2, generator=random))
+    bound = Bound(schedule, GaussianDensity())(denoiser, x, draw).total.double()
+    return bound + mixture.log_prob(x.double()), excess_gap(denoiser, schedule, mixture, x, draw, weight)
 
 
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()])

@@ -15,7 +15,6 @@ from torch import nn
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
-from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
 from triptych.diffusion.sampler import (
@@ -30,12 +29,12 @@ from triptych.diffusion.sampler import (
 from triptych.diffusion.sampler.langevin import langevin
 from triptych.diffusion.schedule import Linear
 
-from .oracles import generator, oracle, refused
+from .oracles import generator, network, normal, oracle, refused
 
 PROCESSES = {"vp": VariancePreserving(), "ve": VarianceExploding()}
 MEAN, VARIANCE = np.array([0.6, -0.3]), np.array([0.5, 0.02])
 WIDE = Linear(-10.0, 8.0)
-VARIANCES = ("beta_tilde", "beta", "optimal", "learned")
+VARIANCES = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optimal, "learned": Learned}
 both = pytest.mark.parametrize("process", PROCESSES)
 variances = pytest.mark.parametrize("variance", VARIANCES)
 
@@ -119,12 +118,10 @@ def drawn(sampler, process, variance, n, seed=0):
     denoiser = oracle(parts(), PROCESSES[process])
     if variance == "learned":
         denoiser = Fraction(process, gammas.numpy())
-    chosen = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optimal, "learned": Learned}[variance]()
+    sampler = sampler.drawing_from(VARIANCES[variance]())
     if variance == "optimal":
         x = torch.from_numpy(MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2)))
-        sampler = sampler.drawing_from(chosen).calibrated(denoiser, WIDE, x)
-    else:
-        sampler = sampler.drawing_from(chosen)
+        sampler = sampler.calibrated(denoiser, WIDE, x)
     return sampler(denoiser, WIDE, (n, 2), generator=generator(seed), dtype=torch.float64).numpy()
 
 
@@ -168,19 +165,16 @@ def song(z, score, snr, noise):
 @both
 def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_length(process):
     """Of a point far inside a large space |score| = sqrt(d) / sigma and |noise| = sqrt(d), to 1 / sqrt(d)."""
-    d, snr = 40_000, 0.3
-    point = 0.3
+    d, snr, point = 40_000, 0.3, 0.3
 
     class Point(nn.Module):
         def forward(self, z, gamma, condition=None):
-            alpha, sigma = self.process.alpha_sigma(gamma)
-            return Prediction("x0", torch.full_like(z, point), z, alpha, sigma)
+            return torch.full_like(z, point)
 
-    denoiser = Point()
-    denoiser.process = PROCESSES[process]
+    denoiser = network(Point(), "x0", PROCESSES[process])
     gamma_t, gamma_s = torch.tensor([1.0, 0.5]).double()
     (a_t, s_t), (a_s, s_s) = (scales(process, g.item()) for g in (gamma_t, gamma_s))
-    z = a_t * point + s_t * torch.randn(2, d, generator=generator(9), dtype=torch.float64)
+    z = a_t * point + s_t * normal(2, d, seed=9)
     ours = PredictorCorrector(1, snr=snr).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator(1)))
     same = generator(1)
     there = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=same)).numpy()
@@ -203,7 +197,7 @@ def test_predictor_and_corrector_draw_what_their_recursion_says(process):
 def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
     """x <- (1 - h / 2 s^2) x + sqrt(h) noise settles at variance s^2 / (1 - h / 4 s^2)."""
     for s, h in ((1.0, 0.1), (1.0, 0.5), (0.2, 0.1), (0.2, 0.002)):
-        x = s * torch.randn(20_000, 1, generator=generator(), dtype=torch.float64)
+        x = s * normal(20_000, 1)
         x = langevin(lambda x, s=s: -x / s**2, x, h, 300, generator(1))
         exact = s**2 / (1 - h / (4 * s**2))
         assert x.var().item() == pytest.approx(exact, rel=5 * math.sqrt(2 / 20_000))
@@ -214,7 +208,7 @@ def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
     truth = oracle(parts(), PROCESSES["ve"])
     rate, inner = 0.2, 3  # eps / sigma_L^2 = 2e-5 / .01^2
     gammas = torch.tensor([3.0, 1.0, -2.0]).double()
-    z = torch.randn(50, 2, generator=generator(3), dtype=torch.float64)
+    z = normal(50, 2, seed=3)
     *_, ours = AnnealedLangevin(2, inner=inner, rate=rate).path(truth, gammas, z, None, generator(4))
     noise, x = generator(4), z
     for sigma in gammas[1:].div(2).exp():
@@ -248,11 +242,8 @@ def test_a_variance_of_the_sampler_s_own_goes_before_the_model_s():
     assert isinstance(first.reverse, BetaTilde)  # what was asked is left as it was
     noisy = DDIM(7, eta=1.0)  # whose noise is eta times beta tilde's root (Song et al. 2021, eq. 16)
     assert noisy.drawing_from(Beta()) is noisy
-    refused(
-        lambda: Ancestral(3, variance="betta"),
-        "sampler.variance='betta'",
-        "beta_tilde, beta, optimal, learned",
-    )
+    words = "sampler.variance='betta'", "beta_tilde, beta, optimal, learned"
+    refused(lambda: Ancestral(3, variance="betta"), *words)
 
 
 def churned(gammas, raised, noise, low, high):

@@ -46,10 +46,9 @@ def test_classifier_free_is_the_conditional_at_1_and_the_unconditional_at_0_bit_
     assert equal(ClassifierFree(model, 3.0)(z, GAMMA), model(z, GAMMA))
     sampler, schedule = Ancestral(5), Linear(-6.0, 4.0)
     for scale, labels in ((1.0, LABELS), (0.0, None)):
-        guided = sampler(
-            ClassifierFree(model, scale), schedule, (3, 4), generator=generator(), condition=LABELS
-        )
-        assert torch.equal(guided, sampler(model, schedule, (3, 4), generator=generator(), condition=labels))
+        pairs = ((ClassifierFree(model, scale), LABELS), (model, labels))
+        drawn = [sampler(m, schedule, (3, 4), generator=generator(), condition=c) for m, c in pairs]
+        assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -136,9 +135,8 @@ def test_autoguidance_pushes_away_from_the_weak_model():
 def test_every_wrapper_is_a_denoiser_for_every_other():
     truth = oracle(ring())
     classifier = ExactClassifier(truth.mixture, truth.process)
-    stack = DynamicThreshold(
-        ClassifierFree(StaticThreshold(Auto(Classifier(truth, classifier), truth, 1.5), 2.0), 2.0)
-    )
+    auto = Auto(Classifier(truth, classifier), truth, 1.5)
+    stack = DynamicThreshold(ClassifierFree(StaticThreshold(auto, 2.0), 2.0))
     assert stack.conditional and stack.process is truth.process
     labels = Condition(label=torch.arange(16) % 8)
     x = DPMSolver(10)(stack, Linear(-6.0, 4.0), (16, 2), generator=generator(), condition=labels)
@@ -156,17 +154,13 @@ def test_guidance_refuses_in_one_line():
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0]), "guidance.interval=[1.0]")
     refused(lambda: ClassifierFree(model, 2.0, rescale=1.5), "guidance.rescale=1.5")
-    refused(
-        lambda: Auto(model, network(Wrong(), "v", VarianceExploding())), "guidance.weak", "VarianceExploding"
-    )
+    exploding = network(Wrong(), "v", VarianceExploding())
+    refused(lambda: Auto(model, exploding), "guidance.weak", "VarianceExploding")
     truth = oracle(ring())
     guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
     for bad in (8, -1):
-        refused(
-            lambda bad=bad: guided(normal(1, 2), GAMMA[0], Condition(label=torch.tensor([bad]))),
-            f"label={bad}",
-            "0 to 7",
-        )
+        label = Condition(label=torch.tensor([bad]))
+        refused(lambda c=label: guided(normal(1, 2), GAMMA[0], c), f"label={bad}", "0 to 7")
 
 
 def test_guidance_by_one_part_tells_the_others_to_both():

@@ -6,6 +6,7 @@ from runpy import run_path
 
 import pytest
 import torch
+from torch import distributions
 
 from triptych.config.check import CONFIGS
 from triptych.diffusion.bound import Bound
@@ -17,7 +18,7 @@ from triptych.diffusion.normal import Normal
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 
-from .oracles import ring_mixture
+from .oracles import generator, normal, ring_mixture
 
 SCRIPT = CONFIGS.parent / "docs" / "decompositions.py"
 restricted, take_apart = itemgetter("restricted", "take_apart")(run_path(str(SCRIPT)))
@@ -26,21 +27,16 @@ SCHEDULE = Linear(-10, 8)
 
 
 def test_normal_is_torch_s():
-    generator = torch.Generator().manual_seed(0)
-    a, b, c, d, z = torch.randn(5, 4, 3, generator=generator)
-    ours, other = Normal(a, b.exp()), Normal(c, d.exp())
-    theirs, theirs_other = torch.distributions.Normal(a, b.exp()), torch.distributions.Normal(c, d.exp())
-    assert torch.allclose(ours.log_prob(z), theirs.log_prob(z).sum(1), atol=1e-5)
-    assert torch.allclose(
-        ours.kl(other), torch.distributions.kl_divergence(theirs, theirs_other).sum(1), rtol=1e-4
-    )
+    a, b, c, d, z = normal(5, 4, 3)
+    ours, theirs = ((kind(a, b.exp()), kind(c, d.exp())) for kind in (Normal, distributions.Normal))
+    assert torch.allclose(ours[0].log_prob(z), theirs[0].log_prob(z).sum(1))
+    assert torch.allclose(ours[0].kl(ours[1]), distributions.kl_divergence(*theirs).sum(1))
 
 
 def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
     """z_L ~ N(0, I), z_{l-1} = a_l z_l + b_l noise elementwise, and its exact posterior as encoders."""
-    generator = torch.Generator().manual_seed(d)
-    a = 0.5 + torch.rand(levels, d, generator=generator, dtype=torch.float64)
-    b = 0.3 + torch.rand(levels, d, generator=generator, dtype=torch.float64)
+    a, b = torch.rand(2, levels, d, generator=generator(d), dtype=torch.float64)
+    a, b = a + 0.5, b + 0.3
     variance = [torch.ones(d, dtype=torch.float64)]
     for level in reversed(range(levels)):
         variance.append(a[level] ** 2 * variance[-1] + b[level] ** 2)
@@ -66,9 +62,9 @@ def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
 @pytest.mark.parametrize("d", [1, 16])
 def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
     hierarchy, mixture = chain(d, levels)
-    x = mixture.sample(2000, torch.Generator().manual_seed(1))[0].double()
+    x = mixture.sample(2000, generator(1))[0].double()
     exact = -mixture.log_prob(x)
-    path = hierarchy.path(x, plain_noise(torch.Generator().manual_seed(2)))
+    path = hierarchy.path(x, plain_noise(generator(2)))
     assert torch.allclose(-hierarchy.log_weight(x, path), exact, atol=1e-9 * d)
     gap = hierarchy.bound(x, path).total - exact  # its top level is a KL, so it is equal on average only
     assert gap.mean().abs() < 3 * gap.std() / math.sqrt(len(gap))
@@ -77,12 +73,10 @@ def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
 def test_a_poor_encoder_costs_and_more_samples_win_it_back():
     hierarchy, mixture = chain(4, 2)
     hierarchy.encoders = [lambda z, q=q: Normal(0.7 * q(z).mean, 1.3 * q(z).std) for q in hierarchy.encoders]
-    x = mixture.sample(500, torch.Generator().manual_seed(1))[0].double()
+    x = mixture.sample(500, generator(1))[0].double()
     exact = -mixture.log_prob(x).mean().item()
-    generator = torch.Generator().manual_seed(2)
-    weights = torch.stack(
-        [hierarchy.log_weight(x, hierarchy.path(x, plain_noise(generator))) for _ in range(256)]
-    )
+    noise = plain_noise(generator(2))
+    weights = torch.stack([hierarchy.log_weight(x, hierarchy.path(x, noise)) for _ in range(256)])
     gaps = [
         torch.stack([importance_weighted(part) for part in weights.split(k)]).mean().item() - exact
         for k in (1, 8, 256)
@@ -93,29 +87,26 @@ def test_a_poor_encoder_costs_and_more_samples_win_it_back():
 @pytest.mark.parametrize("process", [VP, VarianceExploding()])
 @pytest.mark.parametrize("steps", [4, 16])
 def test_three_restrictions_make_it_the_diffusion_bound(steps, process):
-    mixture = ring_mixture()
+    mixture, draws, n = ring_mixture(), generator(steps), 50_000
     oracle = Oracle(mixture, process)
-    generator = torch.Generator().manual_seed(steps)
-    x = mixture.sample(10_000, generator)[0].double()
+    x = mixture.sample(10_000, draws)[0].double()
     hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
     assert len(hierarchy.encoders) == steps + 1
-    ours = hierarchy.bound(x, hierarchy.path(x, plain_noise(generator)))
-    n = 50_000
-    x = mixture.sample(n, generator)[0].double()
-    t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=generator)].double()
-    eps, eps_0 = torch.randn(2, n, 2, generator=generator, dtype=torch.float64)
-    closed = Bound(SCHEDULE, GaussianDensity(), steps)(oracle, x, Draw(t, eps, eps_0))
+    ours = hierarchy.bound(x, hierarchy.path(x, plain_noise(draws)))
+    x = mixture.sample(n, draws)[0].double()
+    t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=draws)].double()
+    noise = torch.randn(2, n, 2, generator=draws, dtype=torch.float64)
+    closed = Bound(SCHEDULE, GaussianDensity(), steps)(oracle, x, Draw(t, *noise))
     for a, b in ((ours.total, closed.total), (ours.reconstruction, closed.reconstruction)):
         stderr = math.hypot(a.std().item() / math.sqrt(len(a)), b.std().item() / math.sqrt(n))
         assert (a.mean() - b.mean()).abs() < 3 * stderr
 
 
 def forms(steps: int, n: int = 20_000):
-    mixture = ring_mixture()
-    oracle = Oracle(mixture, VP)
-    x = mixture.sample(n, torch.Generator().manual_seed(1))[0].double()
+    oracle = Oracle(ring_mixture(), VP)
+    x = oracle.mixture.sample(n, generator(1))[0].double()
     hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
-    path = hierarchy.path(x, plain_noise(torch.Generator().manual_seed(2)))
+    path = hierarchy.path(x, plain_noise(generator(2)))
     return hierarchy, x, path, take_apart(oracle, SCHEDULE, x, path)
 
 
@@ -135,29 +126,19 @@ def test_the_two_decompositions_agree_and_the_printed_one_does_not(steps):
     assert torch.allclose(torch.stack(hierarchy.ratios(x, path)[:-1]), terms.consistency)
 
 
-def whole(terms, prior):
-    """Mean and variance of the sum over a whole path."""
-    total = terms.sum(0) + prior
-    return total.mean().item(), total.var().item()
-
-
-def step(terms, prior):
-    """The variance of T times one term chosen at random."""
-    return (len(terms) * terms + prior).var(correction=0).item()
-
-
 def test_a_term_of_the_consistency_form_is_noisier():
     # the tutorial's claim. Of a whole path it is not true: there neighbouring terms cancel each other's noise
     ratios = []
     for steps in (4, 16, 64):
-        _, _, _, terms = forms(steps)
-        consistency = (terms.consistency, terms.consistency_prior)
-        matching = (terms.matching, terms.matching_prior)
-        means, paths = zip(*(whole(*form) for form in (consistency, matching)), strict=True)
-        assert means[0] == pytest.approx(means[1], rel=0.02)
-        ratios.append(step(*consistency) / step(*matching))
+        _, _, _, found = forms(steps)
+        both = ((found.consistency, found.consistency_prior), (found.matching, found.matching_prior))
+        paths = [terms.sum(0) + prior for terms, prior in both]
+        assert paths[0].mean().item() == pytest.approx(paths[1].mean().item(), rel=0.02)
+        # of T times one term chosen at random
+        of_a_step = [(steps * terms + prior).var(correction=0).item() for terms, prior in both]
+        ratios.append(of_a_step[0] / of_a_step[1])
     assert ratios[2] > 10 > ratios[1] > 1.5 and ratios[1] > ratios[0]
-    assert paths[0] < paths[1]
+    assert paths[0].var() < paths[1].var()
 
 
 def test_noise_follows_from_the_item_and_from_the_global_batch():

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, MuTildeOutput, Output
 from triptych.diffusion.loss import (
     EDM,
@@ -27,29 +28,27 @@ from triptych.diffusion.process import Rectified, VarianceExploding, VariancePre
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Straight
 from triptych.diffusion.times import LogitNormal, LogNormal
 
-from .oracles import SCHEDULES, Wrong, refused
+from .oracles import SCHEDULES, Scaled, Wrong, close, every_schedule, refused, row
 
-STEPS = 12
+STEPS, T = 12, (torch.arange(24).double() + 0.5) / 24
+VP = VariancePreserving()
 OUTPUTS = [*SPACES, "mu_tilde"]
-SAID = {"vp": VariancePreserving(), "ve": VarianceExploding(), "rectified": Rectified()}
+SAID = {"vp": VP, "ve": VarianceExploding(), "rectified": Rectified()}
 every_output = pytest.mark.parametrize("output", OUTPUTS)
 every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
 # of outputs under other processes see test_prediction.py
 every_pair = pytest.mark.parametrize(("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))])
 
 
-def output_of(name, schedule, process):
-    return MuTildeOutput(schedule, process, STEPS) if name == "mu_tilde" else Output(name)
-
-
 class Guess:
     """A batch under a wrong network, as papers write it: x, eps, their guesses, alpha and sigma (B, 1, 1)."""
 
-    def __init__(self, output, schedule, process, t, steps=None):
+    def __init__(self, output, schedule, process=VP, t=T, steps=None):
         generator = torch.Generator().manual_seed(0)
         self.x, self.eps = (torch.randn(len(t), 2, 3, generator=generator).double() for _ in range(2))
         self.t, self.schedule, self.process, self.steps = t, schedule, process, steps
-        self.output = output_of(output, schedule, process)
+        mu_tilde = output == "mu_tilde"
+        self.output = MuTildeOutput(schedule, process, STEPS) if mu_tilde else Output(output)
         self.denoiser = Denoiser(Wrong(), self.output, process)
         self.gamma = schedule.gamma(t if steps is None else torch.ceil(t * steps) / steps)
         self.alpha, self.sigma = (a.view(-1, 1, 1) for a in process.alpha_sigma(self.gamma))
@@ -59,9 +58,12 @@ class Guess:
         self.x_hat = found.x0
         self.eps_hat = (self.z - self.alpha * self.x_hat) / self.sigma
 
-    def ours(self, loss):
+    def term(self, loss):
         objective = Objective(self.output, loss, self.steps)
-        return objective(self.denoiser, self.schedule, self.x, self.t, self.eps).nats
+        return objective(self.denoiser, self.schedule, self.x, self.t, self.eps)
+
+    def ours(self, loss):
+        return self.term(loss).nats
 
     def square(self, value):
         """|value(x, eps) - value(x_hat, eps_hat)|^2, (B,)."""
@@ -85,96 +87,98 @@ PAPERS = {  # loss, and the published one at times drawn uniformly
 @pytest.mark.parametrize("steps", [None, STEPS])
 @every_pair
 def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess(output, Cosine(-6.0, 5.0), process, t, steps)
+    guess = Guess(output, Cosine(-6.0, 5.0), process, steps=steps)
     loss, published = PAPERS[name]
-    torch.testing.assert_close(guess.ours(loss), published(guess), rtol=1e-6, atol=1e-9)
+    close(guess.ours(loss), published(guess))
 
 
-@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@every_schedule
 @every_output
 def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output):
     """VDM eq. 17's -1/2 SNR'(t) |x - x_hat|^2, and Kingma & Gao's (2023) sigmoid of it."""
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess(output, kind(-6.0, 5.0), VariancePreserving(), t)
-    term = 0.5 * guess.snr * guess.schedule.dgamma(t) * guess.square(lambda x, eps: x)  # SNR' = -SNR gamma'
-    torch.testing.assert_close(guess.ours(Elbo()), term, rtol=1e-6, atol=1e-9)
+    guess = Guess(output, kind(-6.0, 5.0))
+    term = 0.5 * guess.snr * guess.schedule.dgamma(T) * guess.square(lambda x, eps: x)  # SNR' = -SNR gamma'
+    close(guess.ours(Elbo()), term)
     for bias in (2.0, -1.5):
         weight = 1 / (1 + torch.exp(guess.snr.log() - bias))  # sigmoid(b - log SNR)
-        torch.testing.assert_close(guess.ours(Sigmoid(bias)), weight * term, rtol=1e-6, atol=1e-9)
+        close(guess.ours(Sigmoid(bias)), weight * term)
 
 
-def test_a_plain_error_over_other_levels_is_in_the_output_s_own_space():
-    guess = Guess("v", Cosine(-6.0, 5.0), VariancePreserving(), torch.linspace(0.1, 0.9, 9).double())
-    over = LogNormal(-1.0, 1.5)
-    torch.testing.assert_close(guess.ours(Simple(over)), guess.ours(Squared("v", over)))
-    assert not torch.allclose(guess.ours(Simple(over)), guess.ours(Simple()))
+@pytest.mark.parametrize("output", SPACES)
+@every_process
+def test_simple_is_the_plain_error_of_the_network_s_own_output(output, process):
+    guess = Guess(output, Cosine(-6.0, 5.0), process)
+    c, d = row(output, guess.alpha, guess.sigma)
+    off = Wrong()(guess.z, guess.gamma, None) - (c * guess.x + d * guess.eps)
+    loss, over = guess.term(Simple()), LogNormal(-1.0, 1.5)
+    close(loss.nats, off.square().sum((1, 2)))
+    close(loss.gamma, guess.gamma)
+    close(loss.squared_error, guess.square(lambda x, eps: eps))
+    if output != "edm":  # a space of outputs alone
+        close(guess.ours(Simple(over)), guess.ours(Squared(output, over)))
+    assert not torch.allclose(guess.ours(Simple(over)), loss.nats)
 
 
 @every_pair
 def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
     """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for whatever process: means of q(z_s | z_t, x)."""
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess(output, Cosine(-6.0, 5.0), process, t, STEPS)
-    lower = guess.schedule.gamma(torch.ceil(t * STEPS) / STEPS - 1 / STEPS)
+    guess = Guess(output, Cosine(-6.0, 5.0), process, steps=STEPS)
+    lower = guess.schedule.gamma(torch.ceil(T * STEPS) / STEPS - 1 / STEPS)
     mean = lambda x, eps: process.posterior(guess.z, x, guess.gamma, lower).mean  # noqa: E731
-    torch.testing.assert_close(guess.ours(MuTilde()), guess.square(mean), rtol=1e-6, atol=1e-9)
+    close(guess.ours(MuTilde()), guess.square(mean))
     if output == "mu_tilde":  # the network's own output, unweighted
-        target = mean(guess.x, None)
-        plain = (Wrong()(guess.z, guess.gamma, None) - target).square().sum((1, 2))
-        torch.testing.assert_close(guess.ours(Simple()), plain, rtol=1e-6, atol=1e-9)
+        off = Wrong()(guess.z, guess.gamma, None) - mean(guess.x, None)
+        close(guess.ours(Simple()), off.square().sum((1, 2)))
 
 
 def test_the_posterior_mean_of_ddpm_s_own_tables():
     """Ho et al. 2020, eq. 7, written with their beta_t and alphabar_t."""
-    schedule, process = Cosine(-6.0, 5.0), VariancePreserving()
+    schedule = Cosine(-6.0, 5.0)
     bars = torch.sigmoid(-schedule.gamma(torch.arange(STEPS + 1).double() / STEPS))
     x, eps = torch.randn(2, STEPS, 4, dtype=torch.float64)
     bar, before = bars[1:, None], bars[:-1, None]
     beta = 1 - bar / before
     z = bar.sqrt() * x + (1 - bar).sqrt() * eps
     mean = before.sqrt() * beta / (1 - bar) * x + (1 - beta).sqrt() * (1 - before) / (1 - bar) * z
-    guess = MuTildeOutput(schedule, process, STEPS)(mean, z, bar.sqrt(), (1 - bar).sqrt())
+    guess = MuTildeOutput(schedule, VP, STEPS)(mean, z, bar.sqrt(), (1 - bar).sqrt())
     torch.testing.assert_close(guess.x0, x, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(guess.epsilon, eps, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@every_schedule
 @pytest.mark.parametrize("output", ["x0", "score"])
 @every_process
 def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
     """SiT (Ma et al. 2024): |alpha' x + sigma' eps - (alpha' x_hat + sigma' eps_hat)|^2 by autograd."""
-    t = (torch.arange(24).double() + 0.5) / 24
-    guess = Guess(output, kind(-6.0, 5.0), process, t)
-    time = t.clone().requires_grad_()
+    guess = Guess(output, kind(-6.0, 5.0), process)
+    time = T.clone().requires_grad_()
     alpha, sigma = (  # 0 t: of one that is constant, too
         torch.autograd.grad((part + 0 * time).sum(), time, retain_graph=True)[0]
         for part in process.alpha_sigma(guess.schedule.gamma(time))
     )
     velocity = lambda x, eps: alpha.view(-1, 1, 1) * x + sigma.view(-1, 1, 1) * eps  # noqa: E731
-    torch.testing.assert_close(guess.ours(PathVelocity()), guess.square(velocity), rtol=1e-6, atol=1e-9)
+    close(guess.ours(PathVelocity()), guess.square(velocity))
 
 
 def test_sits_weighted_score_is_its_velocity():
     """Ma et al. 2024's code on its VP path: (beta / 2 sigma)^2 |sigma s_hat + eps|^2, beta from .1 to 20."""
-    t = (torch.arange(24).double() + 0.5) / 24
     schedule = BetaLinear(-6.0, 5.0)
-    guess = Guess("score", schedule, VariancePreserving(), t)
+    guess = Guess("score", schedule)
     start, stop = schedule._inverse(torch.tensor([-6.0, 5.0]).double())
-    beta = 0.1 + 19.9 * (start + (stop - start) * t)
+    beta = 0.1 + 19.9 * (start + (stop - start) * T)
     score = -guess.eps_hat / guess.sigma
     weighted = (beta.view(-1, 1, 1) / 2 / guess.sigma) * (guess.sigma * score + guess.eps)
     theirs = weighted.square().sum((1, 2)) * (stop - start) ** 2  # of a time that is [0, 1] between the ends
-    torch.testing.assert_close(guess.ours(PathVelocity()), theirs, rtol=1e-6, atol=1e-9)
-    straight = Guess("score", Straight(-6.0, 5.0), Rectified(), t)
+    close(guess.ours(PathVelocity()), theirs)
+    straight = Guess("score", Straight(-6.0, 5.0), Rectified())
     ratio = straight.ours(PathVelocity()) / straight.ours(Squared("velocity"))
     torch.testing.assert_close(ratio, ratio[:1].expand(24), rtol=1e-6, atol=0)
 
 
 def test_a_mean_is_that_of_a_step():
-    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving()), "objective.steps=T")
+    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VP), "objective.steps=T")
     more = "objective.steps=10001", "10000"  # there a step's mean is z but for the last digits of float32
-    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving(), 10_001), *more)
+    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VP, 10_001), *more)
     refused(lambda: Objective("epsilon", MuTilde()), "objective.loss=MuTilde", "objective.steps=T")
 
 
@@ -187,9 +191,7 @@ def test_edm_is_their_loss_draw_by_draw(output, process, data):
     guess = Guess(output, schedule, process, t)
     sigma = (guess.sigma / guess.alpha).flatten()
     weight = (sigma**2 + data**2) / (sigma * data) ** 2
-    drawn = guess.ours(EDM(-1.2, 1.2, data)) / density
-    published = weight * guess.square(lambda x, eps: x)
-    torch.testing.assert_close(drawn, published, rtol=1e-6, atol=1e-9)
+    close(guess.ours(EDM(-1.2, 1.2, data)) / density, weight * guess.square(lambda x, eps: x))
 
 
 @every_output
@@ -203,8 +205,7 @@ def test_jit_s_loss_draw_by_draw(output):
     torch.testing.assert_close(guess.alpha.flatten(), theirs, rtol=0, atol=1e-8)
     standard = (torch.logit(theirs).sort().values + 0.8) / 0.8
     torch.testing.assert_close(standard, torch.special.ndtri((torch.arange(40).double() + 0.5) / 40))
-    drawn = guess.ours(Squared("velocity", over=times)) / density
-    torch.testing.assert_close(drawn, guess.square(lambda x, eps: x - eps), rtol=1e-6, atol=1e-9)
+    close(guess.ours(Squared("velocity", over=times)) / density, guess.square(lambda x, eps: x - eps))
 
 
 GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
@@ -212,13 +213,13 @@ GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
 
 def test_effective_weight_is_the_schedules_only_where_the_loss_is():
     """Kingma & Gao 2023, table 1: cosine times make epsilon-MSE sech(l / 2) and v-MSE e^{-l / 2}."""
-    process, cosine, linear = VariancePreserving(), Cosine(-10.0, 8.0), Linear(-10.0, 8.0)
+    cosine, linear = Cosine(-10.0, 8.0), Linear(-10.0, 8.0)
     start, stop = (2 / math.pi * math.atan(math.exp(g / 2)) for g in (-10.0, 8.0))
     speed = math.pi * (stop - start)
     log_snr, snr = -GAMMA, torch.exp(-GAMMA)
 
     def effective(space, loss, schedule):
-        return Objective(space, loss).effective_weight(process, schedule, GAMMA)
+        return Objective(space, loss).effective_weight(VP, schedule, GAMMA)
 
     torch.testing.assert_close(effective("epsilon", Simple(), cosine), 1 / (torch.cosh(log_snr / 2) * speed))
     torch.testing.assert_close(effective("v", Simple(), cosine), 2 * torch.exp(-log_snr / 2) / speed)
@@ -240,16 +241,11 @@ def test_effective_weight_is_the_schedules_only_where_the_loss_is():
 def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
     """Kingma & Gao 2023: EDM's w, held at its maximum towards lower log SNR."""
     gamma = torch.linspace(-25.0, 40.0, 200_001).double()
-    at = Level(VariancePreserving(), gamma, torch.ones_like(gamma), torch.ones_like(gamma), "x0")
+    at = Level(VP, gamma, torch.ones_like(gamma), torch.ones_like(gamma), "x0")
     plain, held = EDM(mean, std, data).weight(at), EDM(mean, std, data, monotonic=True).weight(at)
     peak = plain.argmax()
     torch.testing.assert_close(held[:peak], plain[:peak], rtol=1e-6, atol=0)
     torch.testing.assert_close(held[peak:], plain[peak].expand(len(gamma) - peak), rtol=1e-6, atol=0)
-
-
-def integral(values, gamma):
-    """Over a fine grid."""
-    return torch.trapezoid(values, gamma).item()
 
 
 @pytest.mark.parametrize("loss", [Sigmoid(2.0), EDM(monotonic=True), Squared("v")])
@@ -262,19 +258,18 @@ def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
     w(a_0) L(a_0) + int w'(a) L(a) da, L(a) = H(z_a) - H(z_a | x), with w' >= 0: an expected ELBO of data with
     Gaussian noise, up to constants. L(gamma_max) is 0 at wide ends.
     """
-    process, schedule = VariancePreserving(), Cosine(-24.0, 24.0)
-    gamma = torch.linspace(-24.0, 24.0, 200_001).double()
+    schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-24.0, 24.0, 200_001).double()
     t = schedule.t_of(gamma)
-    alpha, sigma = process.alpha_sigma(gamma)
+    alpha, sigma = VP.alpha_sigma(gamma)
     variance = (alpha * std) ** 2 + sigma**2
     mse = (alpha * std) ** 2 / variance  # E|eps - E[eps | z]|^2 = Var(eps | z)
-    weight = loss.weight(Level(process, gamma, schedule.dgamma(t), t, "epsilon"))
+    weight = loss.weight(Level(VP, gamma, schedule.dgamma(t), t, "epsilon"))
     noisy = 0.5 * torch.log(variance / sigma**2)
     slope = weight.diff() / gamma.diff()
     assert (slope >= -1e-12 * weight.max()).all(), "never falls with the noise"
     between = (noisy[1:] + noisy[:-1]) / 2
     expected = weight[0] * noisy[0] + (slope * between * gamma.diff()).sum()
-    assert 0.5 * integral(weight * mse, gamma) == pytest.approx(expected.item(), rel=1e-5)
+    assert 0.5 * torch.trapezoid(weight * mse, gamma).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", [EDM(), MinSNR(), Squared("epsilon")])
@@ -282,8 +277,32 @@ def test_other_weights_are_no_bound_of_noisy_data(loss):
     """Kingma & Gao 2023: those of EDM, Min-SNR and epsilon (cosine) fall somewhere with the noise."""
     schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-15.0, 15.0, 1001).double()
     t = schedule.t_of(gamma)
-    weight = loss.weight(Level(VariancePreserving(), gamma, schedule.dgamma(t), t, "epsilon"))
+    weight = loss.weight(Level(VP, gamma, schedule.dgamma(t), t, "epsilon"))
     assert (weight.diff() < -1e-3 * weight.max() / 1000).any()
+
+
+WEIGHTINGS = [Elbo(), Simple(), MinSNR(), Sigmoid()]
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@every_schedule
+def test_effective_weight_is_the_loss_relative_to_the_bound(weighting, kind):
+    guess = Guess("x0", kind(-6.0, 5.0))
+    bound = Bound(guess.schedule, None).diffusion(guess.denoiser, guess.x, T, guess.eps).nats
+    weight = Objective("x0", weighting).effective_weight(VP, guess.schedule, guess.gamma)
+    torch.testing.assert_close(guess.ours(weighting) / bound, weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_weights_are_constants_to_the_gradient(weighting):
+    guess, network = Guess("v", Linear(-6.0, 5.0)), Scaled()
+    guess.denoiser = Denoiser(network, guess.output, VP)
+    loss = guess.term(weighting)
+    assert not loss.gamma.requires_grad
+    weight = Objective("v", weighting).effective_weight(VP, guess.schedule, guess.gamma)
+    fixed = 0.5 * weight * guess.schedule.dgamma(T) * loss.squared_error
+    slopes = [torch.autograd.grad(a.sum(), network.gain, retain_graph=True) for a in (loss.nats, fixed)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_refuses_numbers_that_are_none():

@@ -10,50 +10,30 @@ from triptych.diffusion.denoiser import Denoiser, EDMOutput, LevelOutput, Output
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Flow, dequantise
-from triptych.diffusion.process import (
-    Preconditioned,
-    Rectified,
-    SubVariancePreserving,
-    VarianceExploding,
-    VariancePreserving,
-)
-from triptych.diffusion.sampler import (
-    DDIM,
-    EDM,
-    Ancestral,
-    AnnealedLangevin,
-    DPMSolver,
-    Euler,
-    Heun,
-    Langevin,
-    PredictorCorrector,
-)
-from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid, Straight
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.sampler import Ancestral, DPMSolver, Heun
+from triptych.diffusion.schedule import Straight
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.mlp import MLP
 
+from . import oracles
+from .test_processes import PROCESSES
+from .test_samplers import EVERY
+
 META = torch.device("meta")
 N, CLASSES, LEVELS = 3, 4, 5
 SAMPLERS = {
-    "ancestral": lambda: Ancestral(2, variance="beta"),
-    "ddim": lambda: DDIM(2, eta=0.5),
-    "euler": lambda: Euler(2),
-    "heun": lambda: Heun(2, grid="karras"),
-    "edm": lambda: EDM(2, churn=1.0, low=0.1, high=5.0),
-    "dpm_solver": lambda: DPMSolver(3, grid="time"),
-    "predictor_corrector": lambda: PredictorCorrector(2, inner=1),
-    "langevin": lambda: Langevin(2, inner=1),
-    "annealed_langevin": lambda: AnnealedLangevin(2, inner=1),
+    **EVERY,
+    "ancestral": lambda steps: Ancestral(steps, variance="beta"),
+    "heun": lambda steps: Heun(steps, grid="karras"),
+    "dpm_solver": lambda steps: DPMSolver(steps, grid="time"),
 }
 SCHEDULES = {
-    "linear": lambda: Linear(-6.0, 4.0),
-    "cosine": lambda: Cosine(-6.0, 4.0),
-    "beta_linear": lambda: BetaLinear(-6.0, 4.0),
-    "sigmoid": lambda: Sigmoid(-6.0, 4.0),
-    "straight": lambda: Straight(-6.0, 4.0),
-    "learned": lambda: Monotone(-6.0, 4.0, hidden=4),
-    "learned_endpoints": lambda: LearnedEndpoints(-6.0, 4.0),
+    **oracles.SCHEDULES,
+    "straight": Straight,
+    "learned": lambda low, high: Monotone(low, high, hidden=4),
+    "learned_endpoints": LearnedEndpoints,
 }
 OUTPUTS = {
     **{space: lambda space=space: Output(space) for space in ("x0", "epsilon", "score", "v", "velocity")},
@@ -64,35 +44,31 @@ GUIDANCE = {
     "none": lambda denoiser: denoiser,
     "classifier_free": lambda denoiser: ClassifierFree(denoiser, 2.0, rescale=0.5),
     "classifier": lambda denoiser: Classifier(denoiser, ClassifierNetwork((2,), CLASSES, width=4), 2.0),
-    "auto": lambda denoiser: Auto(denoiser, make(Output("v"), type(denoiser.process)()), 2.0),
+    "auto": lambda denoiser: Auto(denoiser, make(Output("v"), denoiser.process), 2.0),
     "static": lambda denoiser: StaticThreshold(ClassifierFree(denoiser, 2.0)),
     "dynamic": lambda denoiser: DynamicThreshold(ClassifierFree(denoiser, 2.0)),
 }
-PROCESSES = (VariancePreserving, VarianceExploding, SubVariancePreserving, Rectified, Preconditioned)
 
 
 def make(output, process) -> Denoiser:
-    network = MLP(
-        (2,), outputs=getattr(output, "per_dim", 1), conditions={"label": Labels(CLASSES)}, width=4, blocks=1
-    )
-    return Denoiser(network, output, process)
+    outputs, conditions = getattr(output, "per_dim", 1), {"label": Labels(CLASSES)}
+    return Denoiser(MLP((2,), outputs=outputs, conditions=conditions, width=4, blocks=1), output, process)
 
 
 def draw(sampler, schedule, output, guidance, process) -> torch.Tensor:
     """Samples, all of whose parts are on the device but for the labels' numbers, which are moved there."""
-    denoiser = GUIDANCE[guidance](make(OUTPUTS[output](), process())).to(META).eval()
+    denoiser = GUIDANCE[guidance](make(OUTPUTS[output](), process)).to(META).eval()
     condition = Condition(label=torch.arange(N) % CLASSES).to(META)
-    return SAMPLERS[sampler]()(
-        denoiser, SCHEDULES[schedule]().to(META), (N, 2), condition=condition, device=META
-    )
+    schedule = SCHEDULES[schedule](-6.0, 4.0).to(META)
+    return SAMPLERS[sampler](3)(denoiser, schedule, (N, 2), condition=condition, device=META)
 
 
 def check(combinations) -> None:
-    for combination, process in zip(combinations, cycle(PROCESSES), strict=False):
+    for combination, process in zip(combinations, cycle(PROCESSES.values()), strict=False):
         try:
             x = draw(*combination, process)
         except Exception as error:
-            raise AssertionError(f"{combination}, {process.__name__}: {error}") from error
+            raise AssertionError(f"{combination}, {process}: {error}") from error
         assert x.device == META and x.shape == (N, 2), combination
 
 

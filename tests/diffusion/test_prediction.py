@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.diffusion.prediction import SPACES, Prediction, Row, Space, edm, error_scale
-from triptych.diffusion.process import Rectified, VarianceExploding, VariancePreserving
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
 
-from .oracles import U, refused, row
+from .oracles import U, normal, refused, row
 
 R = 8  # the longest conversion, score to v: alpha^2, sigma^2, +, sigma score, *, sigma z, -, / (8 roundings)
 R_EDM = 11  # v to EDM's F: sigma alpha, 4/3 of it in -, * z, D (3), * sd h (3), /, +
@@ -107,8 +107,7 @@ def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps,
 @pytest.mark.parametrize("space", SPACES)
 def test_a_guess_carried_to_another_level_keeps_its_x0_and_epsilon(space):
     """at(alpha', sigma') = alpha' x0 + sigma' epsilon, the solution of the same 2x2 system."""
-    generator = torch.Generator().manual_seed(0)
-    z, value = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    z, value = normal(2, 5, 3)
     levels = torch.tensor([-8.0, -1.0, 0.5, 3.0, 8.0], dtype=torch.float64).view(5, 1)
     for process in (VariancePreserving(), VarianceExploding()):
         alpha, sigma = process.alpha_sigma(levels)
@@ -129,34 +128,28 @@ def test_score_is_the_gradient_of_the_log_density():
     torch.testing.assert_close(Prediction("x0", x, z.detach(), alpha, sigma).score, gradient)
 
 
-def test_v_is_the_velocity_along_the_circle():
-    """z(phi) = cos(phi) x + sin(phi) eps, so dz/dphi = v (Salimans & Ho 2022)."""
-    x, eps = torch.tensor([0.3, -1.0]).double(), torch.tensor([-0.4, 2.0]).double()
-    phi, h = torch.tensor(0.7).double(), 1e-5
-    velocity = (((phi + h).cos() - (phi - h).cos()) * x + ((phi + h).sin() - (phi - h).sin()) * eps) / (2 * h)
-    z = phi.cos() * x + phi.sin() * eps
-    torch.testing.assert_close(
-        Prediction("epsilon", eps, z, phi.cos(), phi.sin()).v, velocity, rtol=1e-8, atol=1e-8
-    )
+PATHS = {
+    "v": lambda phi: (phi.cos(), phi.sin()),  # along the circle (Salimans & Ho 2022)
+    "velocity": lambda s: (1 - s, s),  # along the straight line (Lipman et al. 2023, Liu et al. 2023)
+}
 
 
-def test_velocity_is_the_derivative_along_the_straight_path():
-    """z(s) = (1 - s) x + s eps, so dz/ds = eps - x (Lipman et al. 2023, Liu et al. 2023)."""
-    x, eps = torch.tensor([0.3, -1.0]).double(), torch.tensor([-0.4, 2.0]).double()
-    gamma = torch.tensor(0.7).double()
-    alpha, sigma = Rectified().alpha_sigma(gamma)
-    h = 1e-5
-    velocity = ((1 - sigma - h) * x + (sigma + h) * eps - (1 - sigma + h) * x - (sigma - h) * eps) / (2 * h)
-    guess = Prediction("x0", x, alpha * x + sigma * eps, alpha, sigma)
-    torch.testing.assert_close(guess.view("velocity"), velocity, rtol=1e-8, atol=1e-8)
+@pytest.mark.parametrize("space", PATHS)
+def test_v_and_velocity_are_derivatives_along_their_paths(space):
+    """Of z(s) = alpha(s) x + sigma(s) eps."""
+    x, eps = torch.tensor([[0.3, -1.0], [-0.4, 2.0]]).double()
+    at = torch.tensor(0.7).double()
+    scales = torch.func.jvp(PATHS[space], (at,), (torch.ones_like(at),))
+    z, slope = (alpha * x + sigma * eps for alpha, sigma in scales)
+    alpha, sigma = scales[0]
+    torch.testing.assert_close(Prediction("x0", x, z, alpha, sigma).view(space), slope)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
 def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
     """D(y; s) = c_skip y + c_out F, y = z / alpha, s = sigma / alpha (Karras et al. 2022, eq. 7)."""
-    generator = torch.Generator().manual_seed(0)
-    z, f = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    z, f = normal(2, 5, 3)
     alpha, sigma = process.alpha_sigma(torch.tensor([-9.0, -1.0, 0.0, 2.0, 8.0]).double().view(5, 1))
     s = sigma / alpha
     c_skip = sigma_data**2 / (s**2 + sigma_data**2)
@@ -168,18 +161,10 @@ def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
     torch.testing.assert_close(per_x0.square(), (s**2 + sigma_data**2) / (s * sigma_data) ** 2)
 
 
-def test_edm_of_unit_data_is_minus_v():
-    alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-9, 8, 7).double())
-    z, value = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    guess = Prediction(edm(1.0), value, z, alpha, sigma)
-    torch.testing.assert_close(guess.v, -value)
-    assert Prediction(edm(1.0), value, z, alpha, sigma).own.name == "edm"
-
-
 def test_a_space_of_ones_own_is_a_row():
     """2 x0 - eps, which no table has: views and errors follow from the row alone."""
     own = Space("own", lambda alpha, sigma: Row(2.0, -1.0))
-    x, eps = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, eps = normal(2, 4)
     alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-5, 5, 4).double())
     guess = Prediction(own, 2 * x - eps, alpha * x + sigma * eps, alpha, sigma)
     torch.testing.assert_close(guess.x0, x)

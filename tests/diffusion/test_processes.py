@@ -45,22 +45,16 @@ def test_each_is_what_defines_it_and_gamma_is_minus_log_snr(name):
     alpha, sigma = PROCESSES[name].alpha_sigma(gamma)
     assert DEFINITIONS[name](alpha, sigma).abs().max() < 1e-14
     torch.testing.assert_close(2 * torch.log(sigma / alpha), gamma)
+    prior = PROCESSES[name].prior_std(gamma[-1])  # where the process ends
+    torch.testing.assert_close(prior, sigma[-1], rtol=1e-5, atol=0)
 
 
 @every
 def test_float32_keeps_its_digits_at_both_ends(name):
     gamma = torch.linspace(-20, 20, 801)
-    for ours, exact in zip(
-        PROCESSES[name].alpha_sigma(gamma), PROCESSES[name].alpha_sigma(gamma.double()), strict=True
-    ):
+    found = [PROCESSES[name].alpha_sigma(g) for g in (gamma, gamma.double())]
+    for ours, exact in zip(*found, strict=True):
         assert ((ours.double() / exact - 1).abs() < U * (6 + gamma.abs())).all()
-
-
-@every
-def test_the_prior_is_where_the_process_ends(name):
-    gamma = torch.tensor(25.0, dtype=torch.float64)
-    _, sigma = PROCESSES[name].alpha_sigma(gamma)
-    torch.testing.assert_close(PROCESSES[name].prior_std(gamma), sigma, rtol=1e-5, atol=0)
 
 
 def test_paths_and_diffusion_loss_are_the_same_under_each():
@@ -82,8 +76,7 @@ def test_edm_s_input_is_theirs_and_has_unit_variance():
     """Karras et al. 2022, table 1: c_in (x + s eps); F, read of it, is their D by c_skip and c_out."""
     data, s = 0.5, torch.logspace(-3, 2, 30, dtype=torch.float64)[:, None]
     process, gamma = Preconditioned(data), 2 * s.log()
-    generator = torch.Generator().manual_seed(0)
-    x, eps, f = torch.randn(3, 30, 4, generator=generator, dtype=torch.float64)
+    x, eps, f = normal(3, 30, 4)
     z = process.diffuse(x, gamma, eps)
     torch.testing.assert_close(z, (x + s * eps) / (s**2 + data**2).sqrt())
     alpha, sigma = process.alpha_sigma(gamma)
@@ -124,26 +117,17 @@ def test_diffuse_mixes_signal_and_noise_with_a_gamma_per_item(process):
 @both
 def test_posterior_is_bayes_rule(process):
     """q(z_s | z_t, x) by conditioning the joint Gaussian of (z_s, z_t) given x on its second half."""
-    gamma_s, gamma_t = (
-        torch.tensor([-9.0, -2.0, 1.0, 3.0]).double(),
-        torch.tensor([-4.0, -1.5, 6.0, 3.001]).double(),
-    )
+    gamma_s, gamma_t = torch.tensor([[-9.0, -2.0, 1.0, 3.0], [-4.0, -1.5, 6.0, 3.001]]).double()
     x, z = normal(4, 3), normal(4, 3, seed=1)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
     mean, std = process.posterior(z, x, gamma_t, gamma_s)
     for i in range(4):
-        step = alpha_t[i] / alpha_s[i]  # z_t = step z_s + fresh noise
-        fresh = sigma_t[i] ** 2 - step**2 * sigma_s[i] ** 2
-        cov = torch.stack(
-            [sigma_s[i] ** 2, step * sigma_s[i] ** 2, step * sigma_s[i] ** 2, torch.zeros(()).double()]
-        )
-        cov = cov.view(2, 2)
-        cov[1, 1] = step**2 * sigma_s[i] ** 2 + fresh
-        gain = cov[0, 1] / cov[1, 1]
+        of_s, step = sigma_s[i] ** 2, alpha_t[i] / alpha_s[i]  # z_t = step z_s + fresh noise
+        fresh = sigma_t[i] ** 2 - step**2 * of_s
+        across, of_t = step * of_s, step**2 * of_s + fresh  # covariances
+        gain = across / of_t
         torch.testing.assert_close(mean[i], alpha_s[i] * x[i] + gain * (z[i] - alpha_t[i] * x[i]))
-        torch.testing.assert_close(
-            std[i].square().item(), (cov[0, 0] - gain * cov[1, 0]).item(), rtol=1e-7, atol=0
-        )
+        torch.testing.assert_close(std[i].square().item(), (of_s - gain * across).item(), rtol=1e-7, atol=0)
     # one pair of levels for all items is the same
     again = process.posterior(z, x, gamma_t[2], gamma_s[2])
     torch.testing.assert_close(again.mean[2], mean[2])
@@ -184,9 +168,10 @@ def test_prior_kl_is_the_divergence_to_the_prior(process, gamma):
     torch.testing.assert_close(process.prior_kl(x, gamma), kl_divergence(q, p))
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_scales_of_a_sampler_s_grid_are_formed_once_and_those_of_each_level(process, dtype):
+def test_the_scales_of_a_sampler_s_grid_are_formed_once_and_those_of_each_level(name, dtype):
+    process = PROCESSES[name]
     gammas = torch.linspace(6.0, -9.0, 101, dtype=dtype)
     with process.grid(gammas) as levels:
         assert torch.equal(torch.stack(levels), gammas)

@@ -25,7 +25,21 @@ from triptych.diffusion.sampler import (
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, generator, lopsided, network, noise_floor, normal, oracle, refused, ring
+from .oracles import (
+    SCHEDULES,
+    Wrong,
+    correlated,
+    every_schedule,
+    generator,
+    lopsided,
+    network,
+    noise_floor,
+    normal,
+    oracle,
+    refused,
+    ring,
+    ring_mixture,
+)
 from .test_processes import PROCESSES
 
 EVERY = {
@@ -41,6 +55,7 @@ EVERY = {
     "predictor_corrector": PredictorCorrector,
 }
 every = pytest.mark.parametrize("name", EVERY)
+vp_ve = pytest.mark.parametrize("process", [PROCESSES["vp"], PROCESSES["ve"]], ids=["vp", "ve"])
 processes = pytest.mark.parametrize("process", PROCESSES)
 
 
@@ -211,6 +226,57 @@ def test_each_sampler_reaches_a_gaussian_under_each_process(name, process):
     assert (x.std(0) / 0.3 - 1).abs().max() < 0.08
 
 
+def root(matrix, power=0.5):
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ (values**power).diag() @ vectors.T
+
+
+def affine_map(sampler, schedule, parts, process):
+    """(A, b) with sample = A w + b for the white noise w it starts from: exact, as the oracle is affine."""
+    d = parts[1].shape[1]
+    sample = sampler(oracle(parts, process), schedule, (8 * d, d), generator=generator()).double()
+    white = torch.randn(8 * d, d, generator=generator()).double()
+    solution = torch.linalg.lstsq(torch.cat([white, torch.ones(8 * d, 1).double()], 1), sample).solution
+    return solution[:d].T, solution[d]
+
+
+def exact_map(schedule, parts, process):
+    """The probability flow of a Gaussian: (z_s - alpha_s m) = S_s^{1/2} S_t^{-1/2} (z_t - alpha_t m)."""
+    ends = torch.tensor([schedule.gamma_min, schedule.gamma_max]).double()
+    (alpha_0, alpha_1), (sigma_0, sigma_1) = process.alpha_sigma(ends)
+    mean, cov, eye = parts[1][0], parts[2][0], torch.eye(2).double()
+    clean, noisy = alpha_0**2 * cov + sigma_0**2 * eye, alpha_1**2 * cov + sigma_1**2 * eye
+    flow = root(clean) @ root(noisy, -0.5) / alpha_0
+    return flow * process.prior_std(ends[1]), mean - alpha_1 * flow @ mean
+
+
+@vp_ve
+@pytest.mark.parametrize(("grid", "name"), [("gamma", "linear"), ("time", "cosine"), ("time", "sigmoid")])
+def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
+    """Half the step, half the error (float32 puts the floor far below)."""
+    parts, schedule = correlated(2), SCHEDULES[name](-4.0, 4.0)
+    exact_A, exact_b = exact_map(schedule, parts, process)
+    errors = []
+    for steps in (100, 200, 400):
+        A, b = affine_map(DDIM(steps, grid), schedule, parts, process)
+        errors.append(math.hypot((A - exact_A).norm().item(), (b - exact_b).norm().item()))
+    assert errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(300), DDIM(300, eta=0.5)])
+def test_samples_of_the_ring_are_the_ring(sampler):
+    """Every mode equally often, and -log p of the samples averages to the entropy."""
+    mixture, n = ring_mixture(), 2000
+    x = sampler(oracle(ring()), Linear(-10.0, 8.0), (n, 2), generator=generator(5)).double()
+    entropy = mixture.entropy()
+    nats = -mixture.log_prob(x)
+    assert abs(nats.mean().item() - entropy.mean) < 5 * nats.std().item() / math.sqrt(n) + 0.05
+    counts = torch.cdist(x, mixture.means).argmin(1).bincount(minlength=8)
+    assert (counts - n / 8).abs().max() < 5 * math.sqrt(n / 8 * 7 / 8)
+
+
 # Langevin and the weights of modes ----------------------------------------------------------------------
 
 
@@ -240,6 +306,42 @@ def test_an_ancestral_step_is_the_posterior_at_the_guess(process):
     noise = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
     ours = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator()))
     torch.testing.assert_close(ours, mean + std * noise)
+
+
+@vp_ve
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_ddim_with_noise_keeps_the_marginal_whatever_eta(process, eta):
+    """With the truth for a guess, z_s ~ N(alpha_s x, sigma_s^2): kept^2 + fresh^2 = sigma_s^2 (lemma 1)."""
+    x, eps = torch.full((200_000, 1), 0.4).double(), normal(200_000, 1)
+    gamma_t, gamma_s = torch.tensor([0.5, -1.0]).double()
+
+    class Truth(torch.nn.Module):
+        def forward(self, z, gamma, condition):
+            return x
+
+    z = process.diffuse(x, gamma_t, eps)
+    at = Step(network(Truth(), "x0", process), gamma_t, gamma_s, generator=generator(1))
+    z_s = DDIM(1, eta=eta).step(z, at)
+    alpha, sigma = process.alpha_sigma(gamma_s)
+    white = (z_s - alpha * x) / sigma
+    n = len(x)
+    assert abs(white.mean().item()) < 5 / math.sqrt(n)
+    assert abs(white.var().item() - 1) < 5 * math.sqrt(2 / n)
+    # of which eps_hat carries sqrt(1 - eta^2 (1 - SNR_t / SNR_s))
+    kept = math.sqrt(1 - eta**2 * (1 - math.exp(-1.5)))
+    assert (white * eps).mean().item() == pytest.approx(kept, abs=5 / math.sqrt(n))
+
+
+@vp_ve
+def test_eta_one_is_ancestral_step_for_step(process):
+    denoiser = network(Wrong(), "epsilon", process)
+    z = normal(64, 3)
+    for levels in torch.tensor([[8.0, 7.0], [1.0, -3.0], [0.01, 0.0], [-9.9, -10.0]]).double():
+        one, other = (
+            sampler.step(z, Step(denoiser, *levels, generator=generator(1)))
+            for sampler in (DDIM(5, eta=1.0), Ancestral(5))
+        )
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_euler_is_ddim_without_noise():
@@ -340,6 +442,13 @@ def test_a_karras_grid_tends_to_equal_steps_of_gamma():
     schedule = Linear(-6.0, 4.0)
     far = DDIM(10, "karras", rho=1e5).gammas(schedule, dtype=torch.float64)
     torch.testing.assert_close(far, DDIM(10).gammas(schedule, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("grid", ["gamma", "time", "karras"])
+@every_schedule
+def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
+    """Two equal levels would be a step of no length, of which a second-order sampler makes 0 / 0."""
+    assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
 
 
 # thresholds and refusals --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Schedules: endpoints, slopes, inverses, and the definitions that the papers give."""
 
+import functools
 import math
 
 import pytest
@@ -99,26 +100,29 @@ def test_linear_is_linear():
     assert (Linear(-10.0, 8.0).dgamma(times()) == 18).all()
 
 
-def stretch(curve, start, stop):
-    """A schedule's endpoints and its u(t), when the published curve is travelled from start to stop."""
-    low, high = (curve(torch.tensor(u, dtype=torch.float64)).item() for u in (start, stop))
-    return low, high, start + (stop - start) * times()
-
-
-def test_cosine_is_alpha_squared_equal_to_cos_squared():
+def sigmoids(end, tau):  # Chen 2023, with start = -end
     def alpha2(u):
-        return torch.cos(math.pi * u / 2) ** 2
+        first, last = (torch.sigmoid(torch.tensor(s / tau, dtype=torch.float64)) for s in (-end, end))
+        return (last - torch.sigmoid((u * 2 * end - end) / tau)) / (last - first)
 
-    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.01, 0.98)
-    torch.testing.assert_close(torch.sigmoid(-Cosine(low, high).gamma(times())), alpha2(u))
+    return alpha2
 
 
-def test_beta_linear_is_alpha_squared_equal_to_exp_of_minus_the_integral_of_beta():
-    def alpha2(u):
-        return torch.exp(-(0.1 * u + (20 - 0.1) * u**2 / 2))
+PUBLISHED = [  # alpha^2(u), and where of u in [0, 1] it is looked at
+    (Cosine, lambda u: torch.cos(math.pi * u / 2) ** 2, 0.01, 0.98),
+    (BetaLinear, lambda u: torch.exp(-(0.1 * u + (20 - 0.1) * u**2 / 2)), 0.001, 1.0),  # minus int beta
+    *(
+        (functools.partial(Sigmoid, sharpness=end / tau), sigmoids(end, tau), 0.01, 0.97)
+        for end, tau in ((3.0, 1.0), (3.0, 0.5), (3.0, 0.3), (2.0, 1.5))
+    ),
+]
 
-    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.001, 1.0)
-    torch.testing.assert_close(torch.sigmoid(-BetaLinear(low, high).gamma(times())), alpha2(u))
+
+@pytest.mark.parametrize(("kind", "alpha2", "start", "stop"), PUBLISHED)
+def test_alpha_squared_is_the_published_one(kind, alpha2, start, stop):
+    low, high = ((1 / alpha2(torch.tensor(u).double()) - 1).log().item() for u in (start, stop))
+    ours = torch.sigmoid(-kind(low, high).gamma(times()))
+    torch.testing.assert_close(ours, alpha2(start + (stop - start) * times()), rtol=1e-6, atol=1e-8)
 
 
 def test_beta_linear_follows_the_thousand_betas_of_ddpm():
@@ -130,26 +134,16 @@ def test_beta_linear_follows_the_thousand_betas_of_ddpm():
     assert (ours - gamma).abs().max() < 0.07
 
 
-@pytest.mark.parametrize("end, tau", [(3.0, 1.0), (3.0, 0.5), (3.0, 0.3), (2.0, 1.5)])
-def test_sigmoid_is_the_ratio_of_sigmoids(end, tau):
-    def alpha2(u):  # Chen 2023, with start = -end
-        first, last = (torch.sigmoid(torch.tensor(s / tau, dtype=torch.float64)) for s in (-end, end))
-        return (last - torch.sigmoid((u * 2 * end - end) / tau)) / (last - first)
-
-    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.01, 0.97)
-    ours = torch.sigmoid(-Sigmoid(low, high, sharpness=end / tau).gamma(times()))
-    torch.testing.assert_close(ours, alpha2(u), rtol=1e-6, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    "low, high",
-    [(5.0, -5.0), (1.0, 1.0), (math.nan, 5.0), (-5.0, math.nan), (-math.inf, 5.0), (-5.0, math.inf)],
-)
-def test_refuses_endpoints(low, high):
-    refused(lambda: Linear(low, high), "schedule.gamma_min=", "schedule.gamma_max=")
-
-
-def test_refuses_other_numbers():
+def test_refuses_numbers_that_are_none():
+    for ends in (
+        (5.0, -5.0),
+        (1.0, 1.0),
+        (math.nan, 5.0),
+        (-5.0, math.nan),
+        (-math.inf, 5.0),
+        (-5.0, math.inf),
+    ):
+        refused(lambda ends=ends: Linear(*ends), "schedule.gamma_min=", "schedule.gamma_max=")
     for low, high in ((0.0, 20.0), (-1.0, 20.0), (20.0, 0.1), (1.0, 1.0), (0.1, math.nan)):
         words = "schedule.beta_min=", "schedule.beta_max="
         refused(lambda a=low, b=high: BetaLinear(-10, 8, a, b), *words)

@@ -28,9 +28,8 @@ from .options import OPTIONS
 
 LEVELS = 3
 # (2 x 2) pictures of three levels; the first three have one low picture, the last two another
-PICTURES = torch.tensor([[2, 2, 0, 0], [0, 0, 2, 2], [1, 2, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]]).view(
-    5, 1, 2, 2
-)
+PICTURES = torch.tensor([[2, 2, 0, 0], [0, 0, 2, 2], [1, 2, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
+PICTURES = PICTURES.view(5, 1, 2, 2)
 SHARES = torch.tensor([0.35, 0.1, 0.15, 0.15, 0.25])
 LOW = halved(PICTURES).long()
 
@@ -56,14 +55,9 @@ class Exact(nn.Module):
 
 def stage(points, shares, low=None, **more):
     schedule = Linear(-10.0, 7.0)
-    parts = (
-        Exact(points, shares, low),
-        schedule,
-        Objective("x0", Weight()),
-        Bound(schedule, Categorical(LEVELS)),
-    )
+    objective, bound = Objective("x0", Weight()), Bound(schedule, Categorical(LEVELS))
     given = OPTIONS | {"shape": tuple(points.shape[1:]), "discrete": True, "seed": 3}
-    return Diffusion(*parts, levels=LEVELS, **given | more)
+    return Diffusion(Exact(points, shares, low), schedule, objective, bound, levels=LEVELS, **given | more)
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +102,6 @@ def test_terms_are_the_sums_of_the_stages_terms(models):
             torch.testing.assert_close(getattr(whole, term), of_each[0] + of_each[1])
 
 
-def test_a_wrong_low_picture_costs(models):
-    cascade, _, batch, _ = models
-    other = batch._replace(condition=Condition(low=to_unit(LOW[[3, 0]], LEVELS)[batch.index % 2]))
-    right, wrong = totals(cascade, batch)[0].mean(), totals(cascade, other)[0]
-    assert not wrong.mean() < right + 1  # what has no share has no finite bound
-
-
 def test_samples_follow_the_shares(models):
     cascade, _, _, _ = models
     x = cascade.sample(2000, DDIM(60), torch.Generator().manual_seed(1))
@@ -130,6 +117,4 @@ def test_what_is_told_is_worth_its_entropy(models):
     saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
     first = SHARES[(LOW[0] == LOW).flatten(1).all(1)].sum()
     entropy = -(first * first.log() + (1 - first) * (1 - first).log())
-    assert saved.mean() == pytest.approx(
-        entropy.item(), abs=3 * saved.std().item() / len(saved) ** 0.5 + 0.01
-    )
+    assert (saved.mean() - entropy).abs() < 3 * saved.std() / len(saved) ** 0.5 + 0.01

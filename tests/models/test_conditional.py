@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.refusal import refused_command
+from tests.refusal import refused, refused_command
 from triptych.data.batch import Batch
 from triptych.data.build import build_data
+from triptych.data.shapes import Shapes
+from triptych.data.text import Words
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.sampler import DDIM
-from triptych.errors import UserError
 from triptych.run.drawing import Drawing
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, facts
@@ -44,8 +45,8 @@ def test_an_unconditional_model_is_told_nothing(model):
     batch = data.splits["train"].batch(torch.arange(4))
     other = Batch(batch.x, Condition(label=(batch.condition.label + 1) % 10), batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
-    with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
-        guided(made, data, config | {"guidance": CFG}, Guides(config))
+    free = config | {"guidance": CFG}
+    refused(lambda: guided(made, data, free, Guides(config)), "guidance.scale=2.0", "model.conditional=true")
 
 
 def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):
@@ -54,16 +55,20 @@ def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):
 
 
 def test_data_without_conditions():
-    with pytest.raises(UserError, match="model.conditional=true: data points has no labels"):
-        facts({"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={}))
+    config, data = {"model": {"conditional": True}}, SimpleNamespace(name="points", conditions={})
+    refused(lambda: facts(config, data), "model.conditional=true: data points has no labels")
 
 
-def test_parts_that_the_data_do_not_have(prepared, model):
-    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; must be label"):
-        model("model.conditional=true", "model.label_dropout={text:0.1}")
+def test_parts_that_the_data_do_not_have(model):
+    dropout = "model.label_dropout={text:0.1}"
+    refused(
+        lambda: model("model.conditional=true", dropout), "label_dropout.text: no such part; must be label"
+    )
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
-    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* choose from label"):
-        guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}}, Guides(config))
+    wrong = config | {"guidance": CFG | {"parts": ["text"]}}
+    refused(
+        lambda: guided(made, data, wrong, Guides(config)), "guidance.parts: 'text' is no part", "from label"
+    )
 
 
 def test_threshold_keeps_samples_in_range(model):
@@ -76,15 +81,45 @@ def test_threshold_keeps_samples_in_range(model):
 
 def test_a_class_asked_for_at_the_door(finished, inside, root):
     run = finished("model.conditional=true", "test=false", "samples.n=0")
-    command = (
-        "triptych.cli.sample",
-        f"ckpt={run / 'checkpoints' / 'last.ckpt'}",
-        "n=2",
-        "sampler.steps=2",
-        f"out={root}/x",
-    )
+    command = ("triptych.cli.sample", f"ckpt={run.path}", "n=2", "sampler.steps=2", f"out={root}/x")
     for label in ("10", "cat"):
-        done = inside(*command, f"label={label}")
-        assert done.returncode == 1 and not (root / "x").exists()
-        assert done.stderr.strip() == f"error: label={label}: must be a class from 0 to 9"
+        refused_command(inside(*command, f"label={label}"), f"label={label}: must be a class from 0 to 9")
+        assert not (root / "x").exists()
     assert inside(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()
+
+
+# which parts of the data's conditions a network is told
+
+SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
+
+
+@pytest.fixture(scope="module")
+def data():
+    found = Shapes(encoder=Words(), train_size=20, val_size=6, test_size=8)
+    found.setup()
+    return found
+
+
+TOLD = {"true": {"label", "text", "low"}, "[text]": {"text"}, "[text,low]": {"text", "low"}, "false": set()}
+
+
+@pytest.mark.parametrize(("said", "told"), TOLD.items())
+def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
+    model = build_model(prepared(*SHAPES, f"model.conditional={said}").config(), data)
+    assert set(model.denoiser.network.conditions) == told
+    condition = model.condition_of(data.splits["test"].batch(torch.arange(4)))
+    assert set(condition.parts if condition else ()) == told
+
+
+def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepared, data):
+    model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
+    drawing = Drawing(model, data, DDIM(3))
+    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)]
+    model.conditional = ["text"]
+    tokens, held_out = (c.parts["text"].value for c in (drawing.condition(8), data.splits["val"].condition))
+    assert tokens.equal(torch.cat([held_out[:6], held_out[:2]])), "those of held-out items, in turn"
+
+
+def test_a_part_that_the_data_do_not_have(prepared, data):
+    config = prepared(*SHAPES, "model.conditional=[txt]").config()
+    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose from label, text, low")

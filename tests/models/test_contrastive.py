@@ -1,21 +1,18 @@
 """The contrastive model against CLIP's formula; retrieval by hand, whatever the batches and processes."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import distributed as dist
 from torch.nn.functional import normalize
 
+from tests.diffusion.oracles import normal, refused
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition, Labels, Part, Tokens
-from triptych.models.contrastive import (
-    Contrastive,
-    RetrievalAccounting,
-    numbers_of,
-    retrieval,
-    symmetric_cross_entropy,
-)
+from triptych.models import contrastive
+from triptych.models.contrastive import Contrastive, RetrievalAccounting, retrieval
 from triptych.networks.contrastive import ContrastiveNetwork
 
 from .options import OPTIONS
@@ -24,7 +21,7 @@ SMALL = {"embedding": 6, "width": 4, "stages": 2, "text_width": 8, "depth": 1, "
 
 
 def unit(n, d, seed):
-    return normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return normalize(normal(n, d, seed=seed))
 
 
 # the loss -----------------------------------------------------------------------------------------------
@@ -38,7 +35,8 @@ def test_the_loss_is_clips_pseudocode():
         row = [math.exp(math.exp(t) * float(u[i] @ v[j])) for j in range(5)]
         column = [math.exp(math.exp(t) * float(u[j] @ v[i])) for j in range(5)]
         expected[i] = -0.5 * (math.log(row[i] / sum(row)) + math.log(column[i] / sum(column)))
-    torch.testing.assert_close(symmetric_cross_entropy(u, v, math.exp(t), torch.arange(5)), expected)
+    ours = contrastive.symmetric_cross_entropy(u, v, math.exp(t), torch.arange(5))
+    torch.testing.assert_close(ours, expected)
 
 
 # retrieval ----------------------------------------------------------------------------------------------
@@ -51,9 +49,8 @@ def test_retrieval_by_hand():
     nats, right = retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
     first = [math.exp(2 * c) for c in (0.0, 0.8, 0.0)]
     second = [math.exp(2 * c) for c in (1.0, 0.6, -1.0)]
-    assert nats.tolist() == pytest.approx(
-        [-math.log((first[0] + first[1]) / sum(first)), -math.log(second[2] / sum(second))]
-    )
+    shares = (first[0] + first[1]) / sum(first), second[2] / sum(second)
+    assert nats.tolist() == pytest.approx([-math.log(share) for share in shares])
     assert right.tolist() == [True, False]
 
 
@@ -85,7 +82,7 @@ def test_texts_are_told_apart_by_the_tokens_that_are_there():
     tokens[1, 2:] = tokens[0, 2:] + 1
     tokens[1, :2] = tokens[0, :2]
     mask = torch.tensor([[1, 1, 0, 0]] * 3).bool()
-    a, b, c = numbers_of(Part(tokens, mask=mask)).tolist()
+    a, b, c = contrastive.numbers_of(Part(tokens, mask=mask)).tolist()
     assert a == b != c and max(a, c) < 2**53
 
 
@@ -108,19 +105,18 @@ def test_embeddings_are_unit_vectors_and_the_temperature_starts_as_clip_s(networ
 
 def test_tokens_that_are_not_there_say_nothing(network):
     tokens, mask = torch.randn(2, 5, 7), torch.tensor([[1, 1, 1, 0, 0]] * 2).bool()
-    other = torch.where(mask.unsqueeze(2), tokens, 9.0)
-    torch.testing.assert_close(network.texts(Part(tokens, mask=mask)), network.texts(Part(other, mask=mask)))
-    moved = torch.where(mask.unsqueeze(2), tokens.flip(1), 0.0)
-    assert not torch.allclose(
-        network.texts(Part(tokens, mask=mask)), network.texts(Part(moved, mask=mask)), atol=1e-3
-    )
+    there = mask.unsqueeze(2)
+    other, moved = torch.where(there, tokens, 9.0), torch.where(there, tokens.flip(1), 0.0)
+    own, same, different = (network.texts(Part(t, mask=mask)) for t in (tokens, other, moved))
+    torch.testing.assert_close(own, same)
+    assert not torch.allclose(own, different, atol=1e-3)
 
 
 def test_data_without_a_text_are_refused():
-    with pytest.raises(ValueError, match="images with a text are needed, these have label"):
-        ContrastiveNetwork((3, 8, 8), {"label": Labels(4)})
-    with pytest.raises(ValueError, match="text_width=10: must be a multiple of model.network.heads=4"):
-        ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, text_width=10)
+    make = partial(ContrastiveNetwork, (3, 8, 8))
+    refused(lambda: make({"label": Labels(4)}), "images with a text are needed, these have label")
+    wide = {"text": Tokens(5, 7)}
+    refused(lambda: make(wide, text_width=10), "text_width=10: must be a multiple of model.network.heads=4")
 
 
 # processes ----------------------------------------------------------------------------------------------
@@ -129,11 +125,7 @@ PAIRS, STEP = 6, 3
 
 
 def pairs(part=slice(None)):
-    generator = torch.Generator().manual_seed(2)
-    tokens, x = (
-        torch.randn(PAIRS, 5, 7, generator=generator, dtype=torch.float64),
-        torch.randn(PAIRS, 3, 8, 8, generator=generator, dtype=torch.float64),
-    )
+    tokens, x = normal(PAIRS, 5, 7, seed=2), normal(PAIRS, 3, 8, 8, seed=3)
     mask = torch.arange(5) < torch.tensor([[2], [3], [5], [1], [4], [5]])
     text = Condition(text=Part(tokens, mask=mask))[part]
     return Batch(x[part], text, torch.arange(PAIRS)[part])
@@ -174,9 +166,8 @@ def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world=3):
     """Each pair is told from all of the global batch's; the third process here has nothing to account."""
     context = torch.multiprocessing.get_context("fork")
     results = context.Queue()
-    several = [
-        context.Process(target=work, args=(rank, world, tmp_path / "meet", results)) for rank in range(world)
-    ]
+    arguments = [(rank, world, tmp_path / "meet", results) for rank in range(world)]
+    several = [context.Process(target=work, args=each) for each in arguments]
     for process in several:
         process.start()
     got = sorted(results.get(timeout=120) for _ in several)

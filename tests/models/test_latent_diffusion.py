@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 import triptych
+from tests.diffusion.oracles import cubature, legendre
 from tests.models.options import OPTIONS
 from tests.models.test_vae import batch, digits_like, principal_components
 from tests.refusal import refused
@@ -51,13 +51,12 @@ def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Te
     +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule converges.
     """
     (q,) = model.event
-    points = math.sqrt(2 * q) * torch.cat([torch.eye(2 * q), -torch.eye(2 * q)]).double()
-    times, weights = np.polynomial.legendre.leggauss(nodes)
+    points = cubature(2 * q)
     n = len(items.x)
     every = batch(items.x.repeat(len(points), 1))
     of_y, eps = points.repeat_interleave(n, 0).split(q, 1)
     total, one = torch.zeros(n, dtype=torch.float64), torch.ones(len(every.x), dtype=torch.float64)
-    for t, w in zip(torch.tensor((times + 1) / 2), torch.tensor(weights / 2), strict=True):
+    for t, w in zip(*legendre(nodes), strict=True):
         draw = Draw(t.expand(len(every.x)), eps, torch.zeros_like(eps))
         with torch.no_grad():
             totals = model._bound(every, lambda _: of_y, draw, one).total
@@ -98,8 +97,7 @@ def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q
     assert 0 < gap.mean() < 2e-4 * q
     # the same network as a plain VAE, in expectation over its own noise
     vae = VAE(network, discrete=False, shape=(d,), **OPTIONS).double()
-    points = math.sqrt(q) * torch.cat([torch.eye(q), -torch.eye(q)]).double()
-    paths = [vae.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in points]
+    paths = [vae.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q)]
     with torch.no_grad():
         plain = torch.stack([vae.hierarchy.bound(x, path).total for path in paths]).mean(0)
     torch.testing.assert_close(found, plain + gap, atol=1e-5, rtol=0)
@@ -122,10 +120,9 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
     model = make(network, Oracle(prior, VP), Linear(-17.0, 17.0), shape=(d,)).double()
     x = torch.randn(20, d, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
-        posterior = model.encode(x)
-        m, s = posterior
-        w = network.head.network[-1].weight[:d].double()
-        b = network.head.network[-1].bias[:d].double()
+        m, s = model.encode(x)
+        last = network.head.network[-1]
+        w, b = last.weight[:d].double(), last.bias[:d].double()
         away = x - m @ w.T - b
         spread = s.square() @ w.T.square()
         wanted = 0.5 * ((away.square() + spread) / noise**2 + math.log(2 * math.pi * noise**2)).sum(1)
@@ -231,11 +228,11 @@ def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
 
 
 def test_a_loss_that_is_no_bound_is_refused():
-    with pytest.raises(ValueError, match="objective/loss=elbo"):
-        images(loss=Simple("v"))
+    refused(lambda: images(loss=Simple("v")), "objective/loss=elbo", error=ValueError)
 
 
 SMALL = ["model=latent_diffusion", "model.network.width=8"]
+STEPS = ["bound.steps=5", "objective.steps=5"]
 FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2"]
 
 
@@ -243,7 +240,7 @@ FLIPPED = ["augmentation=flip", "augmentation.flip.told=true", "guidance.scale=2
     "arguments",
     [
         [*SMALL, *FLIPPED, "schedule=learned", "model.conditional=true", "guidance=classifier_free"],
-        [*SMALL, "bound.steps=5", "objective.steps=5", "bound.variance=optimal"],
+        [*SMALL, *STEPS, "bound.variance=optimal"],
     ],
 )
 def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
@@ -267,10 +264,7 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
-        (
-            [*SMALL, "bound.variance=learned", "bound.steps=4", "objective.steps=4"],
-            ["bound.variance=learned", "optimal"],
-        ),
+        ([*SMALL, "bound.variance=learned", *STEPS], ["bound.variance=learned", "optimal"]),
     ],
 )
 def test_what_latents_cannot_have_is_refused_in_one_line(prepared, arguments, words):

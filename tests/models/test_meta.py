@@ -39,9 +39,8 @@ PROCESS = VariancePreserving
 
 def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion:
     conditions = {"label": Labels(CLASSES)}
-    network = MLP(
-        (2,), outputs=getattr(output, "per_dim", 1), conditions=conditions, width=4, blocks=1, dropout=0.1
-    )
+    sizes = {"outputs": getattr(output, "per_dim", 1), "width": 4, "blocks": 1, "dropout": 0.1}
+    network = MLP((2,), conditions=conditions, **sizes)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     bound = Bound(schedule, decoder, steps)
     objective = Objective(output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None))
@@ -65,9 +64,8 @@ def latent(kind, depth, levels=None):
 def latent_diffusion() -> LatentDiffusion:
     ladder = MLPLadder((2,), 5, latents=(3,), width=4, depth=1)
     schedule, output = LearnedEndpoints(-6.0, 4.0), Output("v")
-    denoiser = Denoiser(
-        MLP((3,), outputs=1, conditions={"label": Labels(CLASSES)}, width=4, blocks=1), output, PROCESS()
-    )
+    network = MLP((3,), conditions={"label": Labels(CLASSES)}, width=4, blocks=1)
+    denoiser = Denoiser(network, output, PROCESS())
     parts = (ladder, denoiser, schedule, Objective(output, losses.Elbo()), Bound(schedule, GaussianDensity()))
     options = {"levels": 5, "discrete": True, "conditional": True, "label_dropout": 0.1}
     return LatentDiffusion(*parts, **options, **MORE)

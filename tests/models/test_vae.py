@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.diffusion.oracles import cubature, refused
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import training_noise
 from triptych.diffusion.mixture import GaussianMixture
@@ -62,8 +63,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     path = model.hierarchy.path(x, training_noise(0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
     # in expectation, exactly too: the bound is quadratic in the noise, for which 2 q points are enough
-    points = math.sqrt(q) * torch.cat([torch.eye(q), -torch.eye(q)])
-    paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in points]
+    paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q).float()]
     bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
     gap = (bound - exact) / d
     assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
@@ -97,9 +97,8 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
     assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)
     assert (found["bpd_diffusion"]["mean"] == 0) == (levels == 1)
-    assert found["bpd_reconstruction"]["mean"] == pytest.approx(
-        math.log2(17), abs=0.2
-    )  # it knows nothing yet
+    # it knows nothing yet
+    assert found["bpd_reconstruction"]["mean"] == pytest.approx(math.log2(17), abs=0.2)
     model.loss(batch(x), 0, 0, 1).mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     samples = model.sample(5, None, torch.Generator().manual_seed(1))
@@ -119,17 +118,10 @@ def test_the_loss_is_the_bound_of_the_whole_batch_whatever_the_processes():
     assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [
-        (lambda: MLPLadder((2,), 2, []), "latents"),
-        (lambda: MLPLadder((2,), 2, [0]), "latents"),
-        (lambda: ConvLadder((1, 8, 8), 17, 0), r"levels=0"),
-        (lambda: ConvLadder((1, 8, 8), 17, 1, halvings=2), "halvings=2"),
-        (lambda: ConvLadder((1, 28, 28), 17, 3, halvings=3), "halvings=3"),
-        (lambda: ConvLadder((2,), 2, 1), "for images"),
-    ],
-)
-def test_bad_values_are_named(build, word):
-    with pytest.raises(ValueError, match=word):
-        build()
+def test_bad_values_are_named():
+    for latents in ([], [0]):
+        refused(lambda latents=latents: MLPLadder((2,), 2, latents), "latents")
+    refused(lambda: ConvLadder((1, 8, 8), 17, 0), "levels=0")
+    refused(lambda: ConvLadder((1, 8, 8), 17, 1, halvings=2), "halvings=2")
+    refused(lambda: ConvLadder((1, 28, 28), 17, 3, halvings=3), "halvings=3")
+    refused(lambda: ConvLadder((2,), 2, 1), "for images")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.diffusion.oracles import generator, refused
 from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens, Vectors
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.dit import DiT
@@ -26,16 +27,10 @@ NETWORKS = [
 ]
 
 
-def condition(seed=0, n=3):
-    generator = torch.Generator().manual_seed(seed)
-    return Condition(
-        label=torch.randint(3, (n,), generator=generator),
-        vector=torch.randn(n, 5, generator=generator),
-        text=Part(
-            torch.randn(n, 4, 6, generator=generator), mask=torch.tensor([[True, True, False, False]] * n)
-        ),
-        low=torch.randn(n, 2, 4, 4, generator=generator),
-    )
+def condition():
+    draws, mask = generator(), torch.tensor([[True, True, False, False]] * 3)
+    vector, text, low = (torch.randn(3, *shape, generator=draws) for shape in ((5,), (4, 6), (2, 4, 4)))
+    return Condition(label=torch.tensor([2, 0, 1]), vector=vector, text=Part(text, mask=mask), low=low)
 
 
 @pytest.mark.parametrize(("kind", "extra"), NETWORKS)
@@ -76,11 +71,8 @@ def test_tokens_that_the_mask_leaves_out_are_not_heard():
 def test_a_network_leaves_parts_alone_that_it_was_not_built_for():
     network = awake(MLP((2,), conditions={"vector": Vectors(5)}))
     z, gamma = torch.randn(3, 2), torch.zeros(3)
-    assert torch.equal(
-        network(z, gamma, condition()), network(z, gamma, Condition(vector=condition().parts["vector"]))
-    )
+    assert torch.equal(network(z, gamma, condition()), network(z, gamma, condition().only("vector")))
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(ValueError, match="'layers' is the name of a layer"):
-        Conditioning(8, {"layers": Labels(3)})
+    refused(lambda: Conditioning(8, {"layers": Labels(3)}), "'layers' is the name of a layer")
