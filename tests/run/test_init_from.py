@@ -56,10 +56,9 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
     )
     told = run.provenance()["init_from"]
     assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12
+    other = nn.ModuleDict({"a": nn.Linear(7, 7)})
     with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*2 of another.*same network"):
-        initialise(
-            run, {"init_from": "/x", "init_partial": True}, nn.ModuleDict({"a": nn.Linear(7, 7)}), found
-        )
+        initialise(run, {"init_from": "/x", "init_partial": True}, other, found)
 
 
 def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys, root):
@@ -82,16 +81,15 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
 
 
 def test_refusals_at_the_door(prepared, root):
-    with pytest.raises(UserError, match=r"^init_from=/nowhere: no such file; pass a run's directory or"):
-        prepared("init_from=/nowhere", path="a")
-    foreign = root / "foreign.ckpt"
-    torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(UserError, match=r"^init_from=.*foreign.ckpt: not written by triptych"):
-        prepared(f"init_from='{foreign}'", path="b")
-    other = prepared(path="unfinished")
-    with pytest.raises(UserError, match=r"^init_from=.*unfinished: the run there is interrupted; finish it"):
-        prepared(f"init_from='{other.path}'", path="c")
-    assert not any((root / "logs" / "runs" / name).exists() for name in "abc")
+    torch.save({"state_dict": {}}, root / "foreign.ckpt")
+    for path, words in (
+        ("/nowhere", "no such file; pass a run's directory or"),
+        (root / "foreign.ckpt", "not written by triptych"),
+        (prepared(path="unfinished").path, "the run there is interrupted; finish it"),
+    ):
+        with pytest.raises(UserError, match=f"^init_from={path}: {words}"):
+            prepared(f"init_from='{path}'", path="x")
+    assert not (root / "logs" / "runs" / "x").exists()
 
 
 def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):

@@ -9,15 +9,9 @@ from triptych.errors import UserError
 from triptych.run.execute import execute
 
 RING = (
-    "data=ring",
-    "denoiser=mlp",
-    "objective=v",
-    "schedule=cosine",
-    "process=ve",
-    "data.test_size=200",
-    "data.train_size=500",
-    "data.val_size=50",
-)
+    "data=ring denoiser=mlp objective=v schedule=cosine process=ve data.test_size=200 data.train_size=500 "
+    "data.val_size=50"
+).split()
 
 
 @pytest.fixture
@@ -27,9 +21,8 @@ def source(finished):
 
 
 def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):
-    run = prepared(
-        f"trained='{source.path}'", "sampler=heun", "sampler.steps=4", "measures.n=50", path="other"
-    )
+    own = ("sampler=heun", "sampler.steps=4", "measures.n=50")
+    run = prepared(f"trained='{source.path}'", *own, path="other")
     theirs, ours = source.summary(), execute(run)
     assert ours["test"] == theirs["test"] and ours["steps"] == theirs["steps"] == 6
     said = [ours["choices"][group] for group in ("data", "objective", "schedule", "process", "sampler")]
@@ -46,20 +39,20 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
 
 
 def test_refusals(source, prepared, root):
-    told = f"trained='{source.path}'"
-    with pytest.raises(
-        UserError, match=r"^objective=x0: the model is that of trained=.*; beside it pass keys of sampler, "
+    told, other = f"trained='{source.path}'", prepared(path="unfinished")
+    for typed, words in (
+        (
+            [told, "objective=x0"],
+            "objective=x0: the model is that of trained=.*; beside it pass keys of sampler",
+        ),
+        ([told, "bound.repeats=3"], "bound.repeats=3: the model is that of trained="),
+        (["trained=/nowhere"], "trained=/nowhere: no run; pass the directory of a finished run"),
+        ([f"trained='{other.path}'"], "trained=.*unfinished: the run there is interrupted; "),
     ):
-        prepared(told, "objective=x0", path="a")
-    with pytest.raises(UserError, match=r"^bound.repeats=3: the model is that of trained="):
-        prepared(told, "bound.repeats=3", path="b")
-    with pytest.raises(UserError, match=r"^trained=/nowhere: no run; pass the directory of a finished run"):
-        prepared("trained=/nowhere", path="c")
-    other = prepared(path="unfinished")
-    with pytest.raises(UserError, match=r"trained=.*unfinished: the run there is interrupted; "):
-        prepared(f"trained='{other.path}'", path="d")
+        with pytest.raises(UserError, match=f"^{words}"):
+            prepared(*typed, path="x")
     last = source / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"^trained=.*last.ckpt: damaged, truncated"):
-        prepared(told, path="e")
-    assert not any((root / "logs" / "runs" / name).exists() for name in "abcde")
+        prepared(told, path="x")
+    assert not (root / "logs" / "runs" / "x").exists()

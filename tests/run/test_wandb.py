@@ -16,7 +16,6 @@ from tests.run.accidents import stop_after, stopped
 from tests.run.commands import command, environment
 from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
-from triptych.errors import mask_password
 from triptych.run import wandb as ours_of_wandb
 from triptych.run.checkpoints import Keep
 from triptych.run.directory import RunDirectory
@@ -357,12 +356,7 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
 
 
 def test_figures_of_what_a_summary_may_hold():
-    row = {
-        "value": 4,
-        "evaluations": 8,
-        "seconds": 1.0,
-        "measures": {"fid": {"mean": 2.0, "stderr": None, "n": 9}},
-    }
+    row = {"value": 4, "evaluations": 8, "measures": {"fid": {"mean": 2.0, "stderr": None, "n": 9}}}
     summary = {
         "schema": 1,
         "steps": 7,
@@ -389,8 +383,3 @@ def test_typed_keys_are_flat_keys_of_the_configuration():
     typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
     flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}
     assert comparable({"objective": "v"}, config, typed) == flat
-
-
-def test_a_password_in_an_address_is_masked():
-    text = "a=postgresql://me:se@cret@host/db?x=1 http://host/@here"
-    assert mask_password(text) == "a=postgresql://***@host/db?x=1 http://host/@here"
