@@ -13,12 +13,9 @@ from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.execute import execute
 
 BASE = (
-    "denoiser.network.dropout=0.3",
-    "trainer.val_check_interval=2",
-    "samples.n=0",
-    "callbacks.ema.others=[0.1]",
-    "bound.repeats=1",
-)
+    "denoiser.network.dropout=0.3 trainer.val_check_interval=2 samples.n=0 callbacks.ema.others=[0.1] "
+    "bound.repeats=1"
+).split()
 VARIANTS = {
     "plain": BASE,
     "accumulating": (*BASE, "trainer.accumulate_grad_batches=3"),
@@ -72,25 +69,22 @@ def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, m
     same(whole, broken, whole.summary(), execute(prepared(*extra, "retry=true", path="broken")))
 
 
-LEARNS = {
-    "importance": ("objective.steps=3", "objective.times.history=2"),
-    "adaptive": ("objective.times.bins=3",),
-}
+LEARNS = [
+    ("losses", ("objective/times=importance", "objective.steps=3", "objective.times.history=2")),
+    ("means", ("objective/times=adaptive", "objective.times.bins=3")),
+]
 
 
-@pytest.mark.parametrize("times", LEARNS)
-def test_what_times_have_learned_of_losses_goes_on(prepared, finished, monkeypatch, times):
-    extra = (*BASE, f"objective/times={times}", *LEARNS[times])
+@pytest.mark.parametrize(("what", "keys"), LEARNS)
+def test_what_times_have_learned_of_losses_goes_on(prepared, finished, monkeypatch, what, keys):
+    extra = (*BASE, *keys)
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
         at_call(patch, "training_step", 6, stumble)
         with pytest.raises(Accident):
             execute(broken)
     state = read_checkpoint(broken / "checkpoints" / "last.ckpt")["state_dict"]
-    assert (
-        state["times.seen"].sum() > 0
-        and state["times.losses" if times == "importance" else "times.means"].any()
-    )
+    assert state["times.seen"].sum() > 0 and state[f"times.{what}"].any()
     same(whole, broken, whole.summary(), execute(prepared(*extra, "retry=true", path="broken")))
 
 

@@ -87,13 +87,9 @@ class Server:
         rows = self.history(name)
         tail = json.dumps([json.dumps(row) for row in rows[-1:]])
         bucket = {"id": f"id-{name}", "name": name, "displayName": name, "tags": [], "notes": None}
-        bucket |= {
-            "historyLineCount": len(rows),
-            "historyTail": tail,
-            "eventsLineCount": 0,
-            "eventsTail": "[]",
-        }
-        bucket |= {"summaryMetrics": json.dumps(self.summaries.get(name, {})), "logLineCount": 0}
+        bucket |= {"historyLineCount": len(rows), "historyTail": tail, "eventsTail": "[]"}
+        bucket |= {"summaryMetrics": json.dumps(self.summaries.get(name, {}))}
+        bucket |= {"eventsLineCount": 0, "logLineCount": 0}
         bucket |= {"config": json.dumps(self.configs[name]), "wandbConfig": json.dumps({"t": 1})}
         return {"id": "m", "name": "triptych", "entity": {"id": "e", "name": "us"}, "bucket": bucket}
 
