@@ -73,9 +73,8 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
         }  # fmt: skip
     assert said["metrics"] == {"squares": "lower", "largest": "", "careless": ""}
     table = rows(run)
-    assert [float(row["val/squares"]) for row in table if row["val/squares"]] == pytest.approx(
-        [said["val"]["squares"]["mean"]] * 2, rel=1e-6
-    )  # at steps 3 and 6
+    validated = [float(row["val/squares"]) for row in table if row["val/squares"]]  # at steps 3 and 6
+    assert validated == pytest.approx([said["val"]["squares"]["mean"]] * 2, rel=1e-6)
     assert float(table[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
 
     assert said["test"]["nats_per_dim"] == without["test"]["nats_per_dim"]
@@ -135,13 +134,11 @@ def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
         def values(self, model, batch):
             return torch.randn(len(batch.x))
 
-    found = []
+    found, batch = [], Batch(torch.zeros(5, 2), None, torch.arange(5))
     for rank in (0, 1, 2):
         metrics = Metrics({"drawn": Drawn()})
         module = SimpleNamespace(device=torch.device("cpu"), seed=7, global_rank=rank)
-        metrics.on_validation_batch_end(
-            None, module, None, Batch(torch.zeros(5, 2), None, torch.arange(5)), 3
-        )
+        metrics.on_validation_batch_end(None, module, None, batch, 3)
         found.append(metrics.metrics["drawn"].sums[0, 1].item())
     assert len(set(found)) == 3
     torch.manual_seed(mix(7, Stream.METRICS, 3))

@@ -17,10 +17,8 @@ def refused(*words):
 
 
 def test_a_target_is_built_and_extras_are_handed_over_untouched():
-    marker = object()
-    made = build(
-        {"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, "bound", schedule=marker, decoder=None
-    )
+    node, marker = {"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, object()
+    made = build(node, "bound", schedule=marker, decoder=None)
     assert made.schedule is marker and made.steps == 3
 
 

@@ -1,4 +1,4 @@
-"""Configurations of trusted packages: found, told apart from the clone's, and nobody else's business."""
+"""Trusted packages: their configurations are found, and nobody else's; their sources alone are evaluated."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
-from triptych.config import folders, trust
+from triptych.config import folders, source, trust
 from triptych.config.compose import CONFIGS, compose_command, explain
 from triptych.config.describe import chain, comment
 from triptych.config.keys import find_key
@@ -66,9 +66,7 @@ def test_a_name_that_is_taken_is_refused(packages, package, name):
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
-    with pytest.raises(
-        UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose another"
-    ):
+    with pytest.raises(UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose "):
         composed()
 
 
@@ -100,3 +98,29 @@ def test_a_key_that_no_class_takes_is_refused_in_a_groups_file_too(tmp_path):
     file.write_text("_target_: triptych.diffusion.process.Preconditioned\nsigma_dat: 0.5\n")
     with pytest.raises(UserError, match=r"^process.sigma_dat=0.5: no such key; did you mean"):
         compose_command("train", ["process=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+
+
+# reaches a module's functions without a builtin
+CLASSES = "().__class__.__base__.__subclasses__()"
+ESCAPE = f"[c for c in {CLASSES} if c.__name__ == '_wrap_close'][0].__init__.__globals__"
+
+
+@pytest.fixture
+def forget():
+    caches = (trust.trusted, source.arguments, source._find, source._module)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("names", ["", "planted_lab"])
+def test_an_annotation_runs_only_where_its_package_is_trusted(tmp_path, monkeypatch, forget, names):
+    mark = tmp_path / "mark"
+    call = f'{ESCAPE}["mkdir"]({str(mark)!r})'
+    (tmp_path / "planted_lab.py").write_text(f"class Net:\n    def __init__(self, width: {call} = 8): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_TRUST", names)
+    assert source.arguments("planted_lab.Net").named["width"].default == 8
+    assert mark.exists() == bool(names)

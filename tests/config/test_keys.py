@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from omegaconf import OmegaConf
 
+from triptych import declare
 from triptych.config import compose as composing
 from triptych.config import trust
 from triptych.config.check import CONFIGS
@@ -21,21 +22,9 @@ from triptych.config.keys import TARGET, find_key, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.schema import Decoders, Variances
 from triptych.config.source import arguments
-from triptych.declare import (
-    ClassName,
-    Count,
-    FilePath,
-    Ge,
-    Gt,
-    Le,
-    Role,
-    Seed,
-    Share,
-    declared,
-    describe_kind,
-    fits,
-    says,
-)
+from triptych.declare import ClassName, Count, FilePath, Ge, Gt, Le, Role, Seed, Share
+from triptych.diffusion.decoder import Decoder
+from triptych.diffusion.reverse_variance import ReverseVariance
 from triptych.errors import UserError
 from triptych.run.read import Run
 from triptych.study.axes import find_axes
@@ -71,9 +60,9 @@ def lab(tmp_path, monkeypatch) -> Path:
     return tmp_path / "lab"
 
 
-def train(lab: Path, *typed: str, **environment: str) -> subprocess.CompletedProcess:
+def train(lab: Path, *typed: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "triptych.cli.train", "--config-dir", str(lab / "configs"), *typed]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
 def test_a_key_of_a_class_needs_no_other_edit(lab, root):
@@ -84,16 +73,13 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     told = train(lab, "denoiser=mine", "--help").stdout
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
-    assert "- `denoiser.network.heat` `2.0`: number > 0, at most 3 (kelvin)" in keys_page(
-        [CONFIGS, lab / "configs"]
-    )
-    runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]
+    page = keys_page([CONFIGS, lab / "configs"])
+    assert "- `denoiser.network.heat` `2.0`: number > 0, at most 3 (kelvin)" in page
+    config = {"denoiser.network._target_": "mine.net.Net"}
+    about = {"status": "finished", "seed": 1, "dir": Path("x"), "name": "x"}
+    runs = [Run(config=config | {"denoiser.network.heat": heat}, **about) for heat in "12"]
     assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]
     trust.trusted.cache_clear()
-
-
-def run_of(config: dict[str, str]) -> Any:
-    return Run(config=config, status="finished", seed=1, dir=Path("x"), name="x")
 
 
 def test_the_page_of_all_keys_is_current():
@@ -103,10 +89,7 @@ def test_the_page_of_all_keys_is_current():
 def test_every_key_in_the_files_is_declared():
     """Of a kind: one that takes anything would not be checked."""
     free = {"measures.values", "data.means", "data.covariances", "hydra.sweeper.tune", "hydra.sweeper.params"}
-    free |= {
-        "objective.output.space",
-        "sampler.variance",
-    }  # short names, which the builder checks, or one's own
+    free |= {"objective.output.space", "sampler.variance"}  # short names, which the builder checks
     for line in (HOUSE / "docs" / "keys.md").read_text().splitlines():
         if match := re.match(r"- `\+?([^`]+)` (?:`[^`]*`|by choice): ?([^;]*)", line):
             key, kind = match.groups()
@@ -114,10 +97,8 @@ def test_every_key_in_the_files_is_declared():
 
 
 def targets() -> list[str]:
-    texts = [file.read_text() for file in CONFIGS.rglob("*.yaml")]
-    return sorted(
-        {name for text in texts for _, name in TARGET.findall(text) if name.startswith("triptych.")}
-    )
+    named = {name for file in CONFIGS.rglob("*.yaml") for _, name in TARGET.findall(file.read_text())}
+    return sorted(name for name in named if name.startswith("triptych."))
 
 
 @pytest.mark.parametrize("target", targets())
@@ -137,8 +118,11 @@ def test_the_source_says_what_python_says(target):
             break
     assert set(found.named) == set(taken) - {"self"}
     for key, argument in found.named.items():
-        if not isinstance(kind := taken[key].annotation, str) and says(kind):
-            assert describe_kind(argument.kind) == describe_kind(kind), key
+        if not isinstance(kind := taken[key].annotation, str) and declare.says(kind):
+            assert declare.describe_kind(argument.kind) == declare.describe_kind(kind), key
+
+
+Positive, Pair = Annotated[float, Gt(0), Le(10)], tuple[Share, Share]
 
 
 @pytest.mark.parametrize(
@@ -147,19 +131,9 @@ def test_the_source_says_what_python_says(target):
         (Count, [1, 7], [0, -1, True, 1.5, "a", None], "a whole number of at least 1"),
         (Count | None, [None, 1], [0], "null or a whole number of at least 1"),
         (Share, [0, 0.5, 1], [1.5, float("nan"), True], "a number in [0, 1]"),
-        (
-            Annotated[float, Gt(0), Le(10)],
-            [1e-9, 10],
-            [0, float("inf"), 1e10],
-            "a number above 0, at most 10",
-        ),
+        (Positive, [1e-9, 10], [0, float("inf"), 1e10], "a number above 0, at most 10"),
         (Seed, [0, 2**32 - 1], [2**32, -1], "a whole number from 0 to 4294967295"),
-        (
-            tuple[Share, Share],
-            [[0, 1], (0, 1)],
-            [[0], [0, 2], 0, "ab"],
-            "a list of 2, each a number in [0, 1]",
-        ),
+        (Pair, [[0, 1], (0, 1)], [[0], [0, 2], 0, "ab"], "a list of 2, each a number in [0, 1]"),
         (Sequence[Count], [[], [1]], [[0], "1"], "a list, each a whole number of at least 1"),
         (Literal[None, "strip", "gif"], [None, "gif"], ["film", 0], "null, strip or gif"),
         (Literal["a", "b", "c"], ["a"], ["d"], "one of a, b, c"),
@@ -170,13 +144,13 @@ def test_the_source_says_what_python_says(target):
     ],
 )
 def test_a_kind_in_words(kind, good, bad, words):
-    assert all(fits(kind, value) for value in good)
-    assert not any(fits(kind, value) for value in bad)
-    assert describe_kind(kind) == words
+    assert all(declare.fits(kind, value) for value in good)
+    assert not any(declare.fits(kind, value) for value in bad)
+    assert declare.describe_kind(kind) == words
 
 
 def test_a_declaration_holds_in_python_for_subclasses_too():
-    @declared("place")
+    @declare.declared("place")
     class Parent:
         def __init__(self, steps: Annotated[int, Ge(1)], **more: Any) -> None:
             self.steps = steps
@@ -214,16 +188,10 @@ def test_what_is_out_of_range_is_named(prepared):
 
 def test_roles_of_arguments():
     register_resolvers()
-    told = {
-        key: find_key(key).role for key in ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
-    }
-    assert list(told.values()) == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
-    assert (
-        find_key("guidance.weak").is_path
-        and find_key("data.root").is_path
-        and not find_key("data.std").is_path
-    )
-    assert find_key("items", command="evaluate").is_path and find_key("measures.inception").is_path
+    keys = ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
+    assert [find_key(key).role for key in keys] == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
+    assert all(find_key(key).is_path for key in ("guidance.weak", "data.root", "measures.inception"))
+    assert find_key("items", command="evaluate").is_path and not find_key("data.std").is_path
 
 
 def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
@@ -235,14 +203,9 @@ def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
 
 def test_short_names_are_those_of_the_classes():
     """A wrong one is refused before torch is imported, by the schema; the classes have the names."""
-    pairs = [
-        (Decoders, "triptych.diffusion.decoder", "Decoder"),
-        (Variances, "triptych.diffusion.reverse_variance", "ReverseVariance"),
-    ]
-    for declared_names, module, base in pairs:
-        kind = getattr(importlib.import_module(module), base)
+    for declared_names, kind in ((Decoders, Decoder), (Variances, ReverseVariance)):
         named, own = get_args(declared_names)
         assert set(get_args(named)) == set(kind.named) and own is ClassName
-        every = (one for one in vars(importlib.import_module(module)).values() if isinstance(one, type))
+        every = (one for one in vars(sys.modules[kind.__module__]).values() if isinstance(one, type))
         concrete = {one for one in every if issubclass(one, kind) and not inspect.isabstract(one)}
-        assert set(kind.named.values()) == {one for one in concrete if one.__module__ == module}
+        assert set(kind.named.values()) == {one for one in concrete if one.__module__ == kind.__module__}

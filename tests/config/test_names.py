@@ -1,4 +1,4 @@
-"""Names that follow from what a run is."""
+"""Names that follow from what a run is, and those that are suggested in place of one that is none."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.config.names import check_environment, in_root, quote, run_name, slug
+from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
 
@@ -59,3 +60,23 @@ def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     wanted = f"; did you mean {tmp_path}/root/logs/runs/a?"
     assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
     assert in_root(Path("logs/runs/c")) == in_root(Path("../b")) == ""
+
+
+KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("data.n_test", "data.test_size"),
+        ("data.val", "data.val_size"),
+        ("data.tets_size", "data.test_size"),
+        ("trainer.steps", "trainer.max_steps"),
+        ("datta.train_size", "data.train_size"),
+        ("train_size", "data.train_size"),
+        ("test_size", "data.test_size or model.test_size"),
+    ],
+)
+def test_the_name_that_was_meant(typed, meant):
+    assert nearest(typed, KEYS) == f"did you mean {meant}?"
+    assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"  # like nothing

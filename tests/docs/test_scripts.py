@@ -18,17 +18,15 @@ SCRIPTS = sorted(path.stem for path in DOCS.glob("*.py") if path.stem not in OF_
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_pages_script_runs(tmp_path, name):
     picture = tmp_path / "picture.png"  # where one is drawn; the others look at no argument
-    done = subprocess.run(
-        [sys.executable, DOCS / f"{name}.py", picture], cwd=tmp_path, capture_output=True, text=True
-    )
+    line = [sys.executable, DOCS / f"{name}.py", picture]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or picture.stat().st_size > 1000
 
 
 def test_a_figure_of_a_report_is_a_picture(tmp_path):
     root, picture = sweep(tmp_path / "it", {"v": 2.09, "x0": 2.45}), tmp_path / "picture.png"
-    done = subprocess.run(
-        [sys.executable, DOCS / "panel.py", root, "forest", picture], capture_output=True, text=True
-    )
+    line = [sys.executable, DOCS / "panel.py", root, "forest", picture]
+    done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert picture.stat().st_size > 1000

@@ -19,6 +19,18 @@ class After(MetaPathFinder):
 sys.meta_path.insert(0, After())
 """
 
+LOSS = """
+import os, signal, time
+from triptych.models.diffusion import Diffusion
+original, calls = Diffusion.loss, []
+def loss(self, batch, step, rank, world):
+    calls.append(1)
+    if len(calls) == 5:
+        ACTION
+    return original(self, batch, step, rank, world)
+Diffusion.loss = loss
+"""
+
 
 def site(root: Path, code: str) -> dict[str, str]:
     """The environment under which ``code`` runs in each process as Python starts."""
@@ -31,6 +43,11 @@ def site(root: Path, code: str) -> dict[str, str]:
 def hook(root: Path, code: str) -> dict[str, str]:
     """The environment under which ``code`` runs in each process that executes a run."""
     return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
+
+
+def at_the_fifth_loss(root: Path, action: str) -> dict[str, str]:
+    """The environment under which each process does that in its fifth step; it knows its ``rank``."""
+    return hook(root, LOSS.replace("ACTION", action))
 
 
 def traps(folder: Path) -> Path:

@@ -49,15 +49,10 @@ class Sampler(DDIM): pass
 '''
 
 
-@pytest.fixture
-def lab(trusting):
-    return trusting("own_lab", LAB)
-
-
-def test_classes_of_ones_own_take_every_place(lab, prepared):
-    config = prepared(
-        *RING, "bound.variance=own_lab.Halved", "bound.steps=3", "bound.decoder=own_lab.Sharp"
-    ).config()
+def test_classes_of_ones_own_take_every_place(trusting, prepared):
+    trusting("own_lab", LAB)
+    bound = ("bound.variance=own_lab.Halved", "bound.steps=3", "bound.decoder=own_lab.Sharp")
+    config = prepared(*RING, *bound).config()
     config["objective"]["output"] = {"_target_": "own_lab.Doubled"}
     config["objective"]["loss"] = {"_target_": "own_lab.Weight", "strength": 2.0}
     config["schedule"]["_target_"] = "own_lab.Schedule"
@@ -73,11 +68,9 @@ def test_classes_of_ones_own_take_every_place(lab, prepared):
 
 
 def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
-    config = prepared(
-        "bound.steps=3", "objective.steps=3", "objective=levels", "bound.variance=learned"
-    ).config()
-    data = build_data(config)
-    model = build_model(config, data)
+    steps = ("bound.steps=3", "objective.steps=3")
+    config = prepared(*steps, "objective=levels", "bound.variance=learned").config()
+    model = build_model(config, build_data(config))
     assert model.denoiser.network.outputs == 17 + 1 == model.denoiser.output.per_dim
     assert model.denoiser(torch.zeros(2, 1, 8, 8), torch.zeros(2)).fraction is not None
 
@@ -97,9 +90,8 @@ def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}
     assert build(network, "elsewhere", table, outputs=1).shape == (3,)
-    assert (
-        build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
-    )  # the program's own word
+    # the program's own word goes before both
+    assert build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
     assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
 
 

@@ -53,9 +53,8 @@ def test_packages_and_many_files_in_one_line():
     names = {"a": {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, "b": {"f1": "1", "f2": "1", "f3": "1"}}
     old = {"sources": "a", "versions": {"torch": "2.12.0", "numpy": "2.5"}}
     new = {"sources": "b", "versions": {"torch": "2.13.0", "numpy": "2.5"}}
-    assert describe_changes(old, new, names) == (
-        "code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0)"
-    )
+    told = "code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0)"
+    assert describe_changes(old, new, names) == told
     assert describe_changes({}, new, names) == describe_changes(new, new, names) == ""  # {}: an older record
 
 

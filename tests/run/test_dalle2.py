@@ -21,20 +21,11 @@ STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.acceler
          "trainer.log_every_n_steps=1", "bound.repeats=1", "bound.val_repeats=1", "samples.n=4")  # fmt: skip
 OF_MODEL = {
     "shapes_classifier": ["model.network.width=8"],
-    "dalle2_contrastive": [
-        "model.network.width=8",
-        "model.network.embedding=6",
-        "model.network.text_width=8",
-    ],
+    "dalle2_contrastive": [f"model.network.{key}" for key in ("width=8", "embedding=6", "text_width=8")],
     "dalle2_prior": ["denoiser.network.width=8", "denoiser.network.depth=1", "sampler.steps=2"],
     "dalle2_decoder": ["denoiser.network.widths=[8,8]", "sampler.steps=2"],
-    "dalle2_upsampler": [
-        "denoiser.network.widths=[8,8]",
-        "sampler.steps=2",
-        "measures.n=8",
-        "measures.repeats=1",
-    ],
 }
+OF_MODEL["dalle2_upsampler"] = [*OF_MODEL["dalle2_decoder"], "measures.n=8", "measures.repeats=1"]
 DRAWN = ("samples.n=4", "sampler.steps=2", "measures.n=8", "measures.repeats=1", "trainer.accelerator=cpu",
          "threads=1")  # fmt: skip
 
@@ -61,9 +52,8 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     assert summary["test"]["nats_per_dim"]["n"] == 40
     decoder, _ = trained("dalle2_decoder")
     upsampler, summary = trained("dalle2_upsampler")
-    assert {"prompt_accuracy", "shape_accuracy", "retrieval", "prompt_accuracy_held_out"} <= set(
-        summary["measures"]
-    )
+    measured = {"prompt_accuracy", "shape_accuracy", "retrieval", "prompt_accuracy_held_out"}
+    assert measured <= {*summary["measures"]}
     assert summary["measured"]["floor"]["retrieval"]["median"] <= 1
     assert (upsampler / "samples" / "prompts.png").is_file()
 
@@ -90,8 +80,6 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
 
     x = drawn_of(stages, "prompt=two blue circles on the left", *small)
     assert x.shape == (3, 3, 16, 16)
-    with pytest.raises(UserError, match="no caption of the data has the word 'purple'"):
-        drawn_of(stages, "prompt=two purple circles", *small)
     few = ["sampler=ddim", "sampler.steps=2", "n=3", f"out={root}/drawn"]
     like = [drawn_of(f"ckpt={ckpt}", "like=[3,7]", *few) for ckpt in (decoder.path, whole.path)]
     assert [x.shape for x in like] == [(3, 3, 8, 8), (3, 3, 16, 16)]
@@ -128,9 +116,6 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         with pytest.raises(UserError, match=words):
             build_drawing(config, opened.model, opened.data, Guides(config))
     opened = reopen(str(upsampler.path))
-    config = opened.config | {"condition_from": {"low": str(decoder.path), "embedding": str(prior.path)}}
-    with pytest.raises(UserError, match="low=.* needs 'embedding', which no stage before it draws"):
-        build_drawing(config, opened.model, opened.data, Guides(config))
     config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
     told = drawing.fill(drawing.condition(5), 5, drawing.generator(0))

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,8 +33,7 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [4])
-def test_the_loss_curve_is_that_of_one_process(root, single, devices):
+def test_the_loss_curve_is_that_of_one_process(root, single, devices=4):
     end(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
@@ -134,41 +132,24 @@ OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
 }
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of each kind on one process, made when it is first asked for."""
-    runs: dict[str, Path] = {}
-
-    def of(kind: str) -> Path:
-        if kind not in runs:
-            root = tmp_path_factory.mktemp("alone")
-            end(_line(kind, "name=one"), root)
-            runs[kind] = root / "logs" / "runs" / "one"
-        return runs[kind]
-
-    return of
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OF_THE_BATCH)
-def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, alone, kind, devices=3):
+def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devices=3):
     """A rank's own mean gave the interior a gradient that was off by 14%."""
-    end(_line(kind, "name=many", "trainer=ddp_sim", f"trainer.devices={devices}"), root)
-    one, many = curve(alone(kind)), curve(root / "logs" / "runs" / "many")
+    options, precision = OF_THE_BATCH[kind]
+    for several in (["name=one"], ["name=many", "trainer=ddp_sim", f"trainer.devices={devices}"]):
+        line = command(*several, *LONG, *options, "samples.n=0", "data.batch_size=60")
+        if kind in ("hierarchical VAE", "latents"):  # the tiny network's keys are another's
+            line.append("model.network.width=8")
+        other = ("denoiser.", "sampler.steps") if kind == "hierarchical VAE" else ()
+        end([o for o in line if not o.startswith(other)], root)
+    one, many = (curve(root / "logs" / "runs" / name) for name in ("one", "many"))
     assert len(one) == len(many) == 50
     worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
     print(f"{kind}, {devices} processes: {worst:.1e}", file=sys.stderr)
-    assert worst < OF_THE_BATCH[kind][1]
+    assert worst < precision
     if kind == "latents":
-        check_bound(alone(kind), root, devices, 1e-5)
-
-
-def _line(kind: str, *arguments: str) -> list[str]:
-    """The tiny network's keys are another's."""
-    line = command(*arguments, *LONG, *OF_THE_BATCH[kind][0], "samples.n=0", "data.batch_size=60")
-    if kind in ("hierarchical VAE", "latents"):
-        line.append("model.network.width=8")
-    return [o for o in line if kind != "hierarchical VAE" or not o.startswith(("denoiser.", "sampler.steps"))]
+        check_bound(root / "logs" / "runs" / "one", root, devices, 1e-5)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.run.commands import command, end, problems
-from tests.run.hooks import hook
+from tests.run.hooks import at_the_fifth_loss
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
 from triptych.run import stopping
@@ -43,9 +43,8 @@ def spoil(monkeypatch, method: str, at: int, value: float = math.nan) -> None:
 
 
 def is_finite(run) -> bool:
-    return all(
-        v.isfinite().all() for v in read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"].values()
-    )
+    state = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    return all(value.isfinite().all() for value in state.values())
 
 
 @pytest.mark.parametrize(
@@ -155,16 +154,8 @@ def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
-    code = """
-    from triptych.models.diffusion import Diffusion
-    original, calls = Diffusion.loss, []
-    def loss(self, batch, step, rank, world):
-        calls.append(1)
-        found = original(self, batch, step, rank, world)
-        return found * float("nan") if rank == 1 and len(calls) == 5 else found
-    Diffusion.loss = loss
-    """
+    spoil = 'if rank == 1: return original(self, batch, step, rank, world) * float("nan")'
     line = command("name=many", "trainer=ddp_sim", "trainer.devices=2", "trainer.max_steps=50")
-    assert "diverged at step 5: the loss" in end(line, root, code=3, **hook(root, code)).stderr
+    assert "diverged at step 5: the loss" in end(line, root, code=3, **at_the_fifth_loss(root, spoil)).stderr
     run = RunDirectory(root / "logs" / "runs" / "many")
     assert (run.summary() or {})["step"] == 5 and is_finite(run)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import triptych
+from tests.refusal import refused
 from tests.run.accidents import stop_after
 from triptych.data.build import build_data
 from triptych.errors import Interrupted, UserError
@@ -98,15 +99,15 @@ def test_objectives_start_from_the_same_weights(prepared):
                 assert torch.equal(state[name], value), name
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_reopening_finds_model_and_data_from_the_checkpoint_alone(finished, weights):
+def test_reopening_finds_model_and_data_from_the_checkpoint_alone(finished):
     run = finished("objective=levels")
-    opened = reopen(str(run / "checkpoints" / "last.ckpt"), weights)
     source = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert source["triptych"]["config"] == run.config()
-    expected = source["state_dict"] if weights == "raw" else source["callbacks"]["EMA"]["average"]
-    for name, value in opened.model.denoiser.named_parameters():
-        assert torch.equal(value, expected[f"denoiser.{name}"])
+    average = source["callbacks"]["EMA"]["average"]
+    for weights, expected in (("raw", source["state_dict"]), ("ema", average)):
+        opened = reopen(str(run / "checkpoints" / "last.ckpt"), weights)
+        for name, value in opened.model.denoiser.named_parameters():
+            assert torch.equal(value, expected[f"denoiser.{name}"])
 
 
 def test_a_finished_run_is_returned_and_not_run_again(prepared, finished):
@@ -134,15 +135,11 @@ def test_another_configuration_is_refused_and_force_keeps_the_old_directory(prep
         (["denoiser.network.width=999999999"], "denoiser.network: "),
     ],
 )
-def test_a_run_that_is_refused_before_its_first_step_leaves_no_directory(
-    root, tiny, monkeypatch, asked, words
-):
+def test_a_run_refused_before_its_first_step_leaves_no_directory(root, tiny, monkeypatch, asked, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     keys = {one.split("=")[0] for one in asked}
     own = [one for one in tiny if one.split("=")[0] not in keys]
-    with pytest.raises(UserError, match=words) as caught:
-        triptych.train([*own, "logger=csv", "name=n", *asked])
-    assert "\n" not in str(caught.value)
+    refused(lambda: triptych.train([*own, "logger=csv", "name=n", *asked]), words)
     assert not (root / "logs" / "runs" / "n").exists()
 
 

@@ -1,5 +1,6 @@
-"""``init_from=``: the weights of another run, counted; the rest of the run is its own."""
+"""Another run's model: ``init_from=`` begins with its weights, ``trained=`` draws from it in other ways."""
 
+import json
 import shutil
 
 import pytest
@@ -56,10 +57,9 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
     )
     told = run.provenance()["init_from"]
     assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12
+    other = nn.ModuleDict({"a": nn.Linear(7, 7)})
     with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*2 of another.*same network"):
-        initialise(
-            run, {"init_from": "/x", "init_partial": True}, nn.ModuleDict({"a": nn.Linear(7, 7)}), found
-        )
+        initialise(run, {"init_from": "/x", "init_partial": True}, other, found)
 
 
 def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys, root):
@@ -82,16 +82,15 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
 
 
 def test_refusals_at_the_door(prepared, root):
-    with pytest.raises(UserError, match=r"^init_from=/nowhere: no such file; pass a run's directory or"):
-        prepared("init_from=/nowhere", path="a")
-    foreign = root / "foreign.ckpt"
-    torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(UserError, match=r"^init_from=.*foreign.ckpt: not written by triptych"):
-        prepared(f"init_from='{foreign}'", path="b")
-    other = prepared(path="unfinished")
-    with pytest.raises(UserError, match=r"^init_from=.*unfinished: the run there is interrupted; finish it"):
-        prepared(f"init_from='{other.path}'", path="c")
-    assert not any((root / "logs" / "runs" / name).exists() for name in "abc")
+    torch.save({"state_dict": {}}, root / "foreign.ckpt")
+    for path, words in (
+        ("/nowhere", "no such file; pass a run's directory or"),
+        (root / "foreign.ckpt", "not written by triptych"),
+        (prepared(path="unfinished").path, "the run there is interrupted; finish it"),
+    ):
+        with pytest.raises(UserError, match=f"^init_from={path}: {words}"):
+            prepared(f"init_from='{path}'", path="x")
+    assert not (root / "logs" / "runs" / "x").exists()
 
 
 def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
@@ -120,3 +119,52 @@ def test_a_run_that_goes_on_does_not_ask_for_the_weights_again(prepared):
     stop_after(prepared(*asked, path="stopped"), 3)
     shutil.rmtree(source.path)
     assert execute(prepared(*asked, path="stopped"))["test"] == whole["test"]  # the same command typed again
+
+
+# trained=DIR: never trained again
+
+SOURCE = (
+    "data=ring denoiser=mlp objective=v schedule=cosine process=ve data.test_size=200 data.train_size=500 "
+    "data.val_size=50"
+).split()
+
+
+@pytest.fixture
+def source(finished):
+    """A finished run of a small network on the ring."""
+    return finished(*SOURCE, path="source")
+
+
+def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):
+    own = ("sampler=heun", "sampler.steps=4", "measures.n=50")
+    run = prepared(f"trained='{source.path}'", *own, path="other")
+    theirs, ours = source.summary(), execute(run)
+    assert ours["test"] == theirs["test"] and ours["steps"] == theirs["steps"] == 6
+    said = [ours["choices"][group] for group in ("data", "objective", "schedule", "process", "sampler")]
+    assert said == ["ring", "v", "cosine", "ve", "heun"]
+    assert theirs["choices"]["sampler"] != "heun" and ours["measures"]["sliced_wasserstein"]["n"] == 50
+    assert not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
+    again = torch.load(run / "samples" / "final.pt", weights_only=True)["x"]
+    assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
+    # and it stands alone: its own checkpoint gives its figures, also when the other run is gone
+    source.path.rename(source.path.with_name("gone"))
+    done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((root / "e.json").read_text()) == ours["test"]
+
+
+def test_refusals_beside_a_trained_model(source, prepared, root):
+    told, other = f"trained='{source.path}'", prepared(path="unfinished")
+    for typed, words in (
+        ([told, "objective=x0"], "objective=x0: the model is that of .*; beside it pass keys of sampler"),
+        ([told, "bound.repeats=3"], "bound.repeats=3: the model is that of trained="),
+        (["trained=/nowhere"], "trained=/nowhere: no run; pass the directory of a finished run"),
+        ([f"trained='{other.path}'"], "trained=.*unfinished: the run there is interrupted; "),
+    ):
+        with pytest.raises(UserError, match=f"^{words}"):
+            prepared(*typed, path="x")
+    last = source / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"^trained=.*last.ckpt: damaged, truncated"):
+        prepared(told, path="x")
+    assert not (root / "logs" / "runs" / "x").exists()

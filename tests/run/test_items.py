@@ -35,9 +35,8 @@ def test_a_run_keeps_each_test_item(prepared):
         assert found[name].mean() == pytest.approx(figure["mean"], rel=1e-12)
         assert found[name].std(ddof=1) / math.sqrt(297) == pytest.approx(figure["stderr"], rel=1e-9)
     assert (found["draw_variance"] > 0).all()
-    assert test["bpd"]["draw_stderr"] == pytest.approx(
-        math.sqrt(found["draw_variance"].sum()) / 297, rel=1e-12
-    )
+    error = math.sqrt(found["draw_variance"].sum()) / 297
+    assert test["bpd"]["draw_stderr"] == pytest.approx(error, rel=1e-12)
     total = found["prior"] + found["reconstruction"] + found["diffusion"]
     np.testing.assert_allclose(found["total"], total, rtol=1e-12)
     json.dumps(summary.record, allow_nan=False)
@@ -62,9 +61,8 @@ def terms():
 
 def share(rank, world, folder):
     """One process's items, counted and reduced over gloo."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
-    )
+    meet = f"file://{folder}/meet"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     accounting = Accounting(dims=3, discrete=True)
     accounting.expect(N)
     for at in torch.arange(rank, N, world).flip(0).split(2):  # in an order of its own, in small batches

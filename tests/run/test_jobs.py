@@ -4,13 +4,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.run.commands import wait_for
 from triptych.run import jobs
 from triptych.run.untrusted import OWN
+
+
+def worker(log) -> list[str]:
+    """A command in a process of its own that waits for a job."""
+    code = "from pathlib import Path; from triptych.run import jobs; "
+    code += f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(log)!r}))"
+    return [sys.executable, "-c", code]
 
 
 @pytest.fixture
@@ -74,20 +80,14 @@ def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
 
 
 def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path):
-    code = (
+    program(
         "import signal\n"
         "def stop(*_):\n    time.sleep(0.5)\n    print('saved', flush=True)\n    sys.exit(5)\n"
         "signal.signal(signal.SIGTERM, stop)\nprint('began', flush=True)\ntime.sleep(60)"
     )
-    program(code)
     log = tmp_path / "log"
-    worker = (
-        "import sys; from pathlib import Path; from triptych.run import jobs; "
-        f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(log)!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", worker], stderr=subprocess.DEVNULL)
-    while not (log.exists() and "began" in log.read_text()):
-        time.sleep(0.05)
+    process = subprocess.Popen(worker(log), stderr=subprocess.DEVNULL)
+    wait_for(lambda: log.exists() and "began" in log.read_text(), process)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(20) != 0 and log.read_text() == "began\nsaved\n"
 
@@ -96,11 +96,7 @@ def test_all_end_with_a_worker_that_is_killed_while_it_imports(program, tmp_path
     program("time.sleep(60)")
     slow = (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")
     (tmp_path / "program.py").write_text(slow)
-    worker = (
-        "import sys; from pathlib import Path; from triptych.run import jobs; "
-        f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(tmp_path / 'log')!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", worker])
+    process = subprocess.Popen(worker(tmp_path / "log"))
     wait_for(lambda: at_work(tmp_path), process)
     process.kill()
     process.wait()

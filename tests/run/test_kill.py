@@ -80,10 +80,8 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
             return where["updated"] > began and where["stage"] in ("fit", "test")
         if moment == "anywhere":
             return True
-        begun = (
-            folder.parent / "sweep.json"
-        ).stat().st_mtime > began  # if finished before, the report is next
-        return begun and (folder / "summary.json").exists()
+        begun = (folder.parent / "sweep.json").stat().st_mtime > began
+        return begun and (folder / "summary.json").exists()  # if finished before, the report is next
 
     while not is_there() and process.poll() is None:
         time.sleep(0.01)
@@ -141,12 +139,9 @@ def test_kills_leave_no_trace(root, processes):
     assert second["status"] == "finished"
     for key in ("train", "val", "test", "noise_levels", "steps", "checkpoint"):
         assert first[key] == second[key], key
-    states = [
-        torch.load(p / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for p in (undisturbed, folder)
-    ]
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
+    states = [torch.load(p / "checkpoints" / "last.ckpt", weights_only=True) for p in (undisturbed, folder)]
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][name]), name
     assert table(undisturbed) == table(folder)
     assert results(undisturbed.parent) == results(folder.parent)
     steps = [int(row["step"]) for row in table(folder)]

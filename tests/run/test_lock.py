@@ -5,7 +5,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -22,11 +21,10 @@ def flock(*_):
     raise OSError({number}, os.strerror({number}))
 fcntl.flock = flock
 from triptych.run.directory import RunDirectory
-with RunDirectory(sys.argv[1]).lock({patience}):
+with RunDirectory(sys.argv[1]).lock():
     print("held", flush=True)
-    time.sleep({seconds})
+    time.sleep(60)
 """
-
 
 NONE = (errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -43,11 +41,6 @@ def no_flock(monkeypatch, request):
     return request.param
 
 
-def other(folder, number: int = errno.EOPNOTSUPP, seconds: float = 60.0, patience: float = 0.0):
-    code = textwrap.dedent(WITHOUT).format(number=number, seconds=seconds, patience=patience)
-    return subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-
-
 def test_a_directory_is_held_by_one(tmp_path, no_flock):
     run = RunDirectory(tmp_path)
     refused = pytest.raises(Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)")
@@ -62,7 +55,8 @@ def test_a_directory_is_held_by_one(tmp_path, no_flock):
 
 @pytest.mark.parametrize("no_flock", NONE, indirect=True)
 def test_without_flock_a_killed_owner_holds_nothing(tmp_path, no_flock):
-    run, process = RunDirectory(tmp_path), other(tmp_path, no_flock)
+    run, line = RunDirectory(tmp_path), [sys.executable, "-c", WITHOUT.format(number=no_flock), str(tmp_path)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "held\n"
     with pytest.raises(Busy, match=f"pid {process.pid}"), run.lock():
         pass

@@ -59,10 +59,15 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
         assert theirs[name][last] == pytest.approx(value, rel=rounded), name
 
 
-def check_hyperparameters_and_pictures(run) -> None:
+def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
+    from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
+    run = stop_after(prepared(BOTH, "trainer.max_steps=12", csv=False), 8)
+    assert scalars(run) and max(scalars(run)["train/loss"]) < 8
+    assert execute(run)["status"] == "finished"
+    check(run, scalars(run.path), SINGLE)
     events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
     events.Reload()
     content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
@@ -71,34 +76,16 @@ def check_hyperparameters_and_pictures(run) -> None:
     assert said["objective"].string_value == "epsilon" and said["seed"].number_value == 1
     assert {*events.Tags()["images"]} == {"samples", "samples/final", "samples/trajectory"}
 
-
-def of_mlflow(root) -> tuple[object, dict[str, dict[int, float]]]:
-    """MLflow's only run, and its whole history."""
-    from mlflow import MlflowClient
-
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/logs/mlflow.db")
     [found] = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    read = {}
-    for name in found.data.metrics:
-        history = client.get_metric_history(found.info.run_id, name)
-        read[name] = by_step(name, [(one.step, one.value) for one in history])
-    return found, read
-
-
-def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
-    run = stop_after(prepared(BOTH, "trainer.max_steps=12", csv=False), 8)
-    assert scalars(run) and max(scalars(run)["train/loss"]) < 8
-    assert execute(run)["status"] == "finished"
-    check(run, scalars(run.path), SINGLE)
-    check_hyperparameters_and_pictures(run)
-    found, read = of_mlflow(root)
-    check(run, read, 1e-12)
+    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
+    points = {name: [(one.step, one.value) for one in history] for name, history in histories.items()}
+    check(run, {name: by_step(name, row) for name, row in points.items()}, 1e-12)
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
     assert found.data.params["objective"] == "epsilon" and found.data.params["seed"] == "1"
-    assert (root / "logs" / "mlflow.db").is_file() and [
-        *(root / "logs").rglob("mlflow-artifacts/**/final.png")
-    ]
+    assert (root / "logs" / "mlflow.db").is_file()
+    assert [*(root / "logs").rglob("mlflow-artifacts/**/final.png")]
 
 
 class Stub:
@@ -161,9 +148,7 @@ def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatc
             prepared(f"logger={name}", csv=False)
 
 
-def test_a_directory_that_was_sent_to_us_does_not_say_where_mlflow_writes(
-    prepared, monkeypatch, capsys, root
-):
+def test_a_directory_sent_to_us_does_not_say_where_mlflow_writes(prepared, monkeypatch, capsys, root):
     asked = f"sqlite:///{root}/elsewhere.db"
     run = prepared("logger=mlflow", f"logger.mlflow.tracking_uri={asked}", csv=False)
     node = run.config()["logger"]["mlflow"]

@@ -24,12 +24,10 @@ def table(path, every=0.0, step=0):
 def written(path) -> dict[int, dict[str, float]]:
     """{step: figures} of the file, without its clock."""
     with open(path, newline="") as file:
-        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = [{k: float(v) for k, v in row.items() if v and k != "time"} for row in csv.DictReader(file)]
     steps = [int(row.pop("step")) for row in rows]
     assert steps == sorted(set(steps)), "each step stands once, in order"
-    return {
-        s: {k: float(v) for k, v in row.items() if k != "time"} for s, row in zip(steps, rows, strict=True)
-    }
+    return dict(zip(steps, rows, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(4))

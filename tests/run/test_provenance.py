@@ -10,6 +10,7 @@ import pytest
 
 import triptych
 from tests.run.commands import command, end
+from triptych.errors import mask_password
 from triptych.run import provenance
 from triptych.run.directory import RunDirectory
 
@@ -68,15 +69,14 @@ def test_no_secret_is_recorded(root, monkeypatch):
 
 
 def test_a_password_in_a_url_is_masked(root, monkeypatch):
+    text = "a=postgresql://me:se@cret@host/db?x=1 http://host/@here"
+    assert mask_password(text) == "a=postgresql://***@host/db?x=1 http://host/@here"
     url = "https://me:hun%40ter2@host:5000/x?a=b@c"
     monkeypatch.setattr("sys.argv", ["triptych-train", "x"])
     monkeypatch.setattr("sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"])
     record = provenance.provenance(RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {})
     assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
-    assert record["command"] == [
-        "triptych-train",
-        "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'",
-    ]
+    assert record["command"][1] == "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'"
 
 
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from tests.study.fake_runs import metrics
 from triptych.models.diffusion import Diffusion
 from triptych.run.entries import parse_estimates
 from triptych.run.execute import execute
 from triptych.run.read import read_run
-from triptych.run.result import PARTS, Result, check_seal, figures_line, seal
+from triptych.run.result import Result, check_seal, figures_line, seal
 
-FIGURE = {"mean": 1.5, "stderr": 0.1, "n": 3}
-BOUND = {"bpd": FIGURE, **{f"bpd_{part}": FIGURE | {"mean": 0.5} for part in PARTS}}
+BOUND = metrics(1.5)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -43,8 +43,8 @@ def test_what_is_no_summary_is_refused(record, words):
         Result.from_json(record)
 
 
-def figure(mean, stderr=0.02, n=297, **more):
-    return {"mean": mean, "stderr": stderr, "n": n, **more}
+def figure(mean, stderr=0.02, n=297):
+    return {"mean": mean, "stderr": stderr, "n": n}
 
 
 def line_of(figures) -> str:
@@ -52,16 +52,14 @@ def line_of(figures) -> str:
 
 
 def test_a_small_error_keeps_its_digits():
-    parts = {f"nats_per_dim_{t}": figure(0.1) for t in ("prior", "reconstruction", "diffusion")}
-    test = {"nats_per_dim": figure(0.3), **parts, "gap": figure(1.32e-5, 2.1e-6)}
+    test = metrics(0.3, "nats_per_dim") | {"gap": figure(1.32e-5, 2.1e-6)}
     assert "0.0000132 ± 0.0000021 above the data's entropy" in line_of(test)
     assert "0.0771 ± 0.0012 above" in line_of(test | {"gap": figure(0.07712, 0.00123)})
 
 
 def test_the_ode_is_said_of_its_own_items():
-    parts = {f"bpd_{t}": figure(0.6) for t in ("prior", "reconstruction", "diffusion")}
     ode = {"bpd_ode": figure(1.95, n=64), "bpd_ode_bound": figure(1.88, n=64)}
-    line = line_of({"bpd": figure(1.89), **parts, **ode})
+    line = line_of(metrics(1.89) | ode)
     assert "by the ODE 1.9500 ± 0.0200 on 64 of them, whose bound is 1.8800 ± 0.0200" in line
 
 

@@ -1,7 +1,9 @@
 """Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 
@@ -12,68 +14,85 @@ from tests.run.accidents import at_call, stopped
 from tests.run.commands import command, end, problems, start, wait_for
 from tests.run.test_kill import descendants, kill, words
 from triptych.errors import StorageError, UserError
-from triptych.run.directory import write_atomic
+from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
 
 
 @pytest.fixture
 def small(tmp_path):
-    """``small("8m")``: a file system of that size; skipped where none can be mounted."""
+    """A file system of 8 MB; skipped where none can be mounted."""
     place = tmp_path / "small"
     place.mkdir()
-
-    def mount(size: str):
-        line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-        if shutil.which("mount") is None or subprocess.run(line, capture_output=True).returncode:
-            pytest.skip("mounting a small tmpfs needs root and its permission")
-        return place
-
-    yield mount
+    line = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(line, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root and its permission")
+    yield place
     subprocess.run(["umount", "-l", str(place)], capture_output=True)
-
-
-def folder_of_images(root, n: int):
-    images = root / "images"
-    images.mkdir()
-    for i in range(n):
-        Image.new("L", (8, 8), 30 * i % 256).save(images / f"{i}.png")
-    return images
-
-
-def fill(path, leave: int) -> None:
-    found = os.statvfs(path)
-    (path / "ballast").write_bytes(b"0" * max(0, found.f_bavail * found.f_frsize - leave))
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
     wait_for(lambda: list(folder.rglob("last.ckpt")), process)
 
 
-def test_a_full_disk_leaves_the_old_file(small):
-    place = small("1m")
-    target = place / "checkpoint"
-    write_atomic(target, b"old")
-    with pytest.raises(StorageError, match="No space left on device"):
-        write_atomic(target, b"1" * 2**21)
-    assert target.read_bytes() == b"old" and [p.name for p in place.iterdir()] == ["checkpoint"]
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.ESTALE])
+def test_storage_that_refuses_is_no_failure_of_the_run_and_leaves_the_old_file(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    write_atomic(tmp_path / "x", "old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=os.strerror(number)):
+        write_atomic(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "x"]
+
+
+def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
+    run = prepared()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            execute(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run.status == "interrupted" and not list(run.path.rglob(".*.tmp"))
+    assert execute(run)["status"] == "finished"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
+def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
+    """The directory was moved or deleted meanwhile."""
+    run = RunDirectory(tmp_path / "run")
+    with run.lock():
+        run.write("summary.json", {})
+        run.path.rename(tmp_path / "aside")
+        if again:
+            run.path.mkdir()  # by whoever types the name again
+            (run / ".lock").touch()
+        for name in ("summary.json", "checkpoints/last.ckpt"):
+            with pytest.raises(StorageError, match=r"run: moved or deleted while the run was at work there"):
+                write_atomic(run / name, "")
+    assert [p.name for p in run.path.iterdir()] == [".lock"] if again else not run.path.exists()
+    with run.lock():  # the next process
+        run.write("summary.json", {})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [250_000, 20_000], ids=["no room for a checkpoint", "nor for a row"])
 def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(small, root, leave):
-    place = small("8m")
     long = ["trainer.max_steps=400", "trainer.val_check_interval=20"]
-    line = command("name=mine", *long, f"paths.log_dir={place}")
+    line = command("name=mine", *long, f"paths.log_dir={small}")
     process = start(line, root)
-    folder = place / "runs" / "mine"
+    folder = small / "runs" / "mine"
     wait_for_a_checkpoint(process, folder)
-    fill(place, leave)
+    found = os.statvfs(small)
+    (small / "ballast").write_bytes(b"0" * max(0, found.f_bavail * found.f_frsize - leave))
     _, said = process.communicate(timeout=900)
     lines = problems(said)
     assert process.returncode == 74 and len(lines) == 1, said
     assert lines[0].startswith("error: ") and "No space left on device" in lines[0]
     assert not (folder / "summary.json").exists() and not list(folder.rglob(".*.tmp"))
-    (place / "ballast").unlink()
+    (small / "ballast").unlink()
     for again in (line, command("name=twin", *long)):
         end(again, root)
     ours, theirs = (json.loads((p / "summary.json").read_text()) for p in (folder, root / "logs/runs/twin"))
@@ -84,11 +103,10 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
 @pytest.mark.timeout(900)
 def test_a_read_only_disk_and_a_typed_command(small, root):
     """One line and 74; what is finished there is shown."""
-    place = small("8m")
-    here = f"paths.log_dir={place}"
+    here = f"paths.log_dir={small}"
     finished = command("-m", "name=s", "seed=1,2", here)
     end(finished, root)
-    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     for line in (finished, command("-m", "name=t", "seed=1,2", here), command("name=n", here)):
         done = end(line, root, code=74)
         [said] = done.stderr.splitlines()
@@ -98,9 +116,11 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
 
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
-    images = folder_of_images(root, 40)
+    images, broken = root / "images", root / "images" / "5.png"
+    images.mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), 30 * i % 256).save(images / f"{i}.png")
     data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
-    broken = images / "5.png"
     whole = broken.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, "training_step", 2, lambda: broken.write_bytes(whole[:20]))

@@ -8,6 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+ARTIFACT = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
+ALWAYS = {  # answers that depend on nothing
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "CreateAgent": {"createAgent": {"agent": {"id": "agent"}}},
+    "ArtifactType": {"project": {"artifact": None}},
+    "CreateArtifact": {"createArtifact": {"artifact": ARTIFACT}},  # of a table: as if it were there already
+}
 
 
 class Server:
@@ -22,8 +29,6 @@ class Server:
         self.summaries: dict[str, dict] = {}
         self.configs: dict[str, dict] = {}
         self.runs: dict[str, dict] = {}  # what the run was registered with
-        self.files: dict[str, bytes] = {}
-        self.artifacts: list[dict] = []  # what each was registered with
         self.operations: list[str] = []
         self.sweep = ""  # the configuration of the sweep that was made
         self.commands: list[dict] = []  # for an agent, one a heartbeat
@@ -64,8 +69,6 @@ class Server:
         if operation == "CreateRunFiles":
             files = [{"name": n, "uploadUrl": f"{self.url}/put/{n}"} for n in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
-        if operation == "ServerFeaturesQuery":
-            return {"serverInfo": {"features": []}}
         if operation == "UpsertSweep":
             self.sweep = given["config"]
             project = {"id": "p", "name": given["projectName"], "entity": {"id": "e", "name": "us"}}
@@ -73,38 +76,21 @@ class Server:
             return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
         if operation == "SweepWithRuns":
             return {"project": {"sweep": {"id": "s1", "config": self.sweep, "runs": {"edges": []}}}}
-        if operation == "CreateAgent":
-            return {"createAgent": {"agent": {"id": "agent"}}}
         if operation == "Heartbeat":
             commands = [self.commands.pop(0)] if self.commands else []
             return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
-        if operation == "ArtifactType":
-            return {"project": {"artifact": None}}
-        if operation == "CreateArtifact":  # of a table: as if it were there already
-            self.artifacts.append(given["input"])
-            artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
-            return {"createArtifact": {"artifact": artifact}}
-        return {}
+        return ALWAYS.get(operation, {})
 
     def _resume(self, name: str) -> dict | None:
         if name not in self.runs:
             return None
         rows = self.history(name)
-        bucket = {
-            "id": f"id-{name}",
-            "name": name,
-            "summaryMetrics": json.dumps(self.summaries.get(name, {})),
-            "displayName": name,
-            "logLineCount": 0,
-            "historyLineCount": len(rows),
-            "eventsLineCount": 0,
-            "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]),
-            "eventsTail": "[]",
-            "config": json.dumps(self.configs[name]),
-            "tags": [],
-            "notes": None,
-            "wandbConfig": json.dumps({"t": 1}),
-        }
+        tail = json.dumps([json.dumps(row) for row in rows[-1:]])
+        bucket = {"id": f"id-{name}", "name": name, "displayName": name, "tags": [], "notes": None}
+        bucket |= {"historyLineCount": len(rows), "historyTail": tail, "eventsTail": "[]"}
+        bucket |= {"summaryMetrics": json.dumps(self.summaries.get(name, {}))}
+        bucket |= {"eventsLineCount": 0, "logLineCount": 0}
+        bucket |= {"config": json.dumps(self.configs[name]), "wandbConfig": json.dumps({"t": 1})}
         return {"id": "m", "name": "triptych", "entity": {"id": "e", "name": "us"}, "bucket": bucket}
 
     def stream(self, run: str, sent: dict) -> None:
@@ -146,8 +132,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self._reply(200, {"data": data})
 
         def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            server.files[self.path.removeprefix("/put/")] = body
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self._reply(200, {})
 
         def do_GET(self) -> None:

@@ -57,14 +57,9 @@ def _below(owner: object, path: str, depth: int) -> Iterator[str]:
 def hostile(outside: Path) -> list:
     """Arguments with which something could be run, written or unpickled."""
     command = f"touch {outside}/mark"
+    texts = [f"{outside}/evil", command, f"{outside}/load.pkl", f"file://{outside}/evil"]
     return [
-        f"{outside}/evil",
-        command,
-        ["sh", "-c", command],
-        f"{outside}/load.pkl",
-        f"file://{outside}/evil",
-        "http://127.0.0.1:9/x",
-        "${oc.env:HOME}",
+        *(*texts, ["sh", "-c", command], "http://127.0.0.1:9/x", "${oc.env:HOME}"),
         {"_target_": "os.system", "command": command},
         {"_target_": "triptych.cli.startup.replace_process", "command": ["/bin/sh", "-c", command]},
         {"_target_": "triptych.networks.mlp.MLP", "shape": [2]},
@@ -72,13 +67,7 @@ def hostile(outside: Path) -> list:
         {"_target_": "triptych.callbacks.ema.EMA", "_partial_": True},
         ["cpu", {"_target_": "subprocess.Popen", "args": command}],
         {"__reduce__": command},
-        True,
-        None,
-        -1,
-        3,
-        0.5,
-        [2, 2],
-        float("nan"),
+        *(True, None, -1, 3, 0.5, [2, 2], float("nan")),
     ]
 
 
@@ -153,24 +142,15 @@ def main() -> None:
         try:
             object_ = build(node, "x")
             made += 1
-            if (
-                hasattr(object_, "prepare_data")
-                and hasattr(object_, "load")
-                and "Cifar" not in node["_target_"]
-            ):
+            is_data = hasattr(object_, "prepare_data") and hasattr(object_, "load")
+            if is_data and "Cifar" not in node["_target_"]:
                 build_data({"data": node}, download=False)
         except Exception:  # refused, by the gate or by the class
             pass
         finally:
             watch.on = False
-    found = {
-        "tried": tried,
-        "accepted": accepted,
-        "asked": asked,
-        "made": made,
-        "seen": watch.seen[:50],
-        "marks": sorted(p.name for p in outside.iterdir() if p.name != "load.pkl"),
-    }
+    found = {"tried": tried, "accepted": accepted, "asked": asked, "made": made, "seen": watch.seen[:50]}
+    found["marks"] = sorted(p.name for p in outside.iterdir() if p.name != "load.pkl")
     Path(folder, "found.json").write_text(json.dumps(found))
 
 

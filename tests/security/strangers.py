@@ -42,12 +42,9 @@ class Opener:
 def attacks(folder: Path) -> dict[str, dict]:
     """Nodes that have done something, each known by the mark that it leaves in ``folder``."""
     (folder / "load.pkl").write_bytes(pickle.dumps(Opener(folder / "mark-pickle")))
-    target = "triptych.run.directory"
+    command, target = ["/bin/sh", "-c", f"touch {folder}/mark-command"], "triptych.run.directory"
     return {
-        "command": {
-            "_target_": "triptych.cli.startup.replace_process",
-            "command": ["/bin/sh", "-c", f"touch {folder}/mark-command"],
-        },
+        "command": {"_target_": "triptych.cli.startup.replace_process", "command": command},
         "file": {
             "_target_": f"{target}.write_atomic",
             "path": {"_target_": f"{target}.Path", "_args_": [f"{folder}/mark-file"]},
@@ -80,16 +77,8 @@ def put(config: dict, place: str, node: Any) -> dict:
 def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
     """A checkpoint as a run writes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {
-            "epoch": 0,
-            "global_step": 2,
-            "state_dict": state or {},
-            "callbacks": {},
-            "triptych": {"schema": SCHEMA, "config": config},
-        },
-        path,
-    )
+    content = {"epoch": 0, "global_step": 2, "state_dict": state or {}, "callbacks": {}}
+    torch.save(content | {"triptych": {"schema": SCHEMA, "config": config}}, path)
     return path
 
 
@@ -97,9 +86,8 @@ def save_run(folder: Path, config: dict, status: str = "") -> Path:
     """A run's directory; with a status, one that has come to an end."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / "provenance.json").write_text(
-        json.dumps({"id": "abcd1234", "overrides": [], "choices": {}, "executions": []})
-    )
+    record = {"id": "abcd1234", "overrides": [], "choices": {}, "executions": []}
+    (folder / "provenance.json").write_text(json.dumps(record))
     if status:
         (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": status}))
     return folder

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torchvision import datasets
 
 from tests.refusal import refused, refused_command
 from triptych.config import own_code
@@ -17,7 +18,7 @@ from triptych.run.execute import execute
 from triptych.run.initialization import read_other
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
-from triptych.run.untrusted import OWN, check_checkpoint, check_config
+from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_config
 
 from .strangers import attacks, configuration, marks, put, save_checkpoint, save_run
 
@@ -29,25 +30,25 @@ def config():
     return configuration()
 
 
-DOORS = [("evaluate", "command"), ("sample", "file"), ("resume", "pickle"), ("trained", "command")]
+DOORS = {
+    "evaluate ckpt={ckpt}": "command",
+    "sample ckpt={ckpt}": "file",
+    "train resume={run}": "pickle",
+    "train trained={run} logger=csv": "command",
+}
 
 
-@pytest.mark.parametrize(("which", "kind"), DOORS)
-def test_at_the_doors(door, root, config, which, kind):
+@pytest.mark.parametrize("line", DOORS)
+def test_at_the_doors(door, root, config, line):
     """Refused before torch is imported, so that it is quick."""
-    evil = put(config, "data", attacks(root)[kind])
-    if which in ("evaluate", "sample"):
-        path = save_checkpoint(root / "x.ckpt", evil)
-        result = door(f"triptych.cli.{which}", f"ckpt={path}", timeout=60)
-    elif which == "resume":
-        result = door("triptych.cli.train", f"resume={save_run(root / 'theirs', evil)}", timeout=60)
-        assert sorted(os.listdir(root / "theirs")) == ["config.yaml", "provenance.json"]
-    else:
-        theirs = save_run(root / "theirs", evil, "finished")
-        save_checkpoint(theirs / "checkpoints" / "last.ckpt", evil)
-        result = door("triptych.cli.train", f"trained={theirs}", "logger=csv", timeout=60)
+    evil = put(config, "data", attacks(root)[DOORS[line]])
+    run = save_run(root / "theirs", evil, "finished" if "trained" in line else "")
+    ckpt = save_checkpoint(run / "checkpoints" / "last.ckpt", evil)
+    before = sorted(run.rglob("*"))
+    command, *typed = line.format(run=run, ckpt=ckpt).split()
+    result = door(f"triptych.cli.{command}", *typed, timeout=60)
     refused_command(result, "data", "_target_=triptych.", "not a class that a configuration may name")
-    assert not marks(root)
+    assert not marks(root) and sorted(run.rglob("*")) == before
 
 
 RING = ["data=ring", "denoiser=mlp"]
@@ -71,12 +72,12 @@ def test_a_guide_or_a_classifier(prepared, root, which):
     assert "\n" not in str(caught.value) and not marks(root)
 
 
-PLACES = (
-    "sampler callbacks.x callbacks.ema metrics metrics.x logger.x trainer.plugins schedule.gamma_min data.x"
-)
+PLACES = """
+sampler callbacks.x callbacks.ema metrics metrics.x logger.x trainer.plugins schedule.gamma_min data.x
+""".split()
 
 
-@pytest.mark.parametrize("place", PLACES.split())
+@pytest.mark.parametrize("place", PLACES)
 def test_wherever_it_lies(root, config, place):
     """Also inside a list, a group, and behind Hydra's other keys."""
     for node in attacks(root).values():
@@ -133,8 +134,6 @@ def test_text_that_looks_like_a_reference_stays_text():
 
 @pytest.mark.parametrize("which", ["evaluate", "resume", "trained"])
 def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, monkeypatch):
-    from torchvision import datasets
-
     monkeypatch.delenv(OWN, raising=False)
     asked = []
     monkeypatch.setattr(datasets, "MNIST", lambda *a, **k: asked.append(k.get("download")))
@@ -148,11 +147,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
         elif which == "resume":
             execute(RunDirectory(theirs))
         else:
-            from triptych.data.build import build_data
-            from triptych.run.untrusted import adopt
-
-            mine = configuration(f"trained={theirs}")
-            adopt(mine, {}, [])
+            adopt(mine := configuration(f"trained={theirs}"), {}, [])
             build_data(mine)
     assert not marks(root) and not any(asked)
 
@@ -174,8 +169,6 @@ def test_a_configuration_that_is_none(root, config, missing):
 
 def test_a_trusted_package(root, config, monkeypatch, trusting):
     """Its classes may be named, its functions and what it imports may not."""
-    from triptych.config import build
-
     package = root / "lab_nets"
     package.mkdir()
     (package / "__init__.py").write_text("from subprocess import Popen\nfrom lab_nets.net import Net\n")
@@ -184,16 +177,16 @@ def test_a_trusted_package(root, config, monkeypatch, trusting):
         "        super().__init__()\n        self.width = width\ndef run(width=1):\n    raise SystemExit\n"
     )
     monkeypatch.syspath_prepend(str(root))
-    for name in ("lab_nets.Net", "lab_nets.net.Net"):
+    nets = [{"_target_": name, "width": 3} for name in ("lab_nets.Net", "lab_nets.net.Net")]
+    for node in nets:
         with pytest.raises(UserError, match="not a class"):
-            build.build({"_target_": name, "width": 3}, "denoiser.network")
+            build(node, "denoiser.network")
     trusting("other, lab_nets")
-    for name in ("lab_nets.Net", "lab_nets.net.Net"):
-        assert build.build({"_target_": name, "width": 3}, "denoiser.network").width == 3
+    assert [build(node, "denoiser.network").width for node in nets] == [3, 3]
     others = "lab_nets.Popen lab_nets.net.run lab_nets.net.nn.Linear lab_netsx.Net lab_nets"
     for name in others.split():
         with pytest.raises(UserError):
-            build.build({"_target_": name}, "denoiser.network")
+            build({"_target_": name}, "denoiser.network")
 
 
 def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):

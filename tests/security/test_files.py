@@ -110,12 +110,9 @@ def test_a_config_that_is_a_bomb(tmp_path, name):
 
 
 def test_an_honest_config_is_read_as_it_was_written(tmp_path):
-    config = configuration() | {
-        "odd": [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
-    }
-    config |= {
-        "more": {"a": None, "b": True, "c": "x: y", "d": "", "e": "-", "f": "1:30", "g": "ü\n", "h": "0o7"}
-    }
+    odd = [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
+    more = {"a": None, "b": True, "c": "x: y", "d": "", "e": "-", "f": "1:30", "g": "ü\n", "h": "0o7"}
+    config = configuration() | {"odd": odd, "more": more}
     file = tmp_path / "config.yaml"
     file.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     assert read_config(file) == config == OmegaConf.to_container(OmegaConf.load(file))
@@ -146,9 +143,9 @@ class Storage:
 
 class Writer(pickle._Pickler):
     def persistent_id(self, value):
-        return (
-            ("storage", torch.FloatStorage, "0", "cpu", value.numel) if isinstance(value, Storage) else None
-        )
+        if isinstance(value, Storage):
+            return ("storage", torch.FloatStorage, "0", "cpu", value.numel)
+        return None
 
 
 class Made:
@@ -169,10 +166,8 @@ def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED, **more):
     """A checkpoint's file around one entry of a state_dict."""
     text = io.BytesIO()
     Writer(text, 2).dump({"triptych": {"schema": SCHEMA, "config": {}}, "state_dict": {"w": weights}})
-    return packed(
-        {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record} | more,
-        method,
-    )
+    records = {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record}
+    return packed(records | more, method)
 
 
 def packed(records, method=zipfile.ZIP_STORED):
@@ -185,11 +180,10 @@ def packed(records, method=zipfile.ZIP_STORED):
 
 def hash_bomb():
     """{((...),(...)): 0} with 2^60 leaves: harmless to write, endless to hash."""
-    body = b"\x80\x02}" + b"q\x00" + b")" + b"q\x01"
+    tuples = b")q\x01"
     for i in range(1, 60):
-        body += b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86" + b"q" + bytes([i + 1])
-    # the stack: dict, tuples; the last tuple is the key
-    return b"\x80\x02}" + body[body.index(b")") :].replace(b"\x00", b"\x00") + b"K\x00s."
+        tuples += b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])
+    return b"\x80\x02}" + tuples + b"K\x00s."  # the last one is the key
 
 
 FILES = {
@@ -243,11 +237,8 @@ def test_the_archives_of_these_tests_are_opened_where_they_are_honest(tmp_path):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
     path = root / "x.ckpt"
-    torch.save(
-        {"triptych": {"config": {}}, "state_dict": {}, "x": Opener(root / "mark")},
-        path,
-        pickle_protocol=protocol,
-    )
+    content = {"triptych": {"config": {}}, "state_dict": {}, "x": Opener(root / "mark")}
+    torch.save(content, path, pickle_protocol=protocol)
     with refused("holds more than plain data"):
         read_checkpoint(path)
     assert not marks(root)
@@ -259,29 +250,16 @@ def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
     laughs = ["lol"]
     for _ in range(30):
         laughs = [laughs] * 9
-    for config, words in (
-        (ring, "nested deeper"),
-        ({"x": laughs}, "more than"),
-        ({"x": {"y": 10**30}}, "longer"),
-    ):
+    long = {"x": {"y": 10**30}}
+    for config, words in ((ring, "nested deeper"), ({"x": laughs}, "more than"), (long, "longer")):
         path = save_checkpoint(tmp_path / "x.ckpt", config)
         with refused(f"ckpt={path}: config", words):
             read_checkpoint(path)
 
 
 def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
-    kinds = (
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-    )
-    state = {
-        str(k): torch.arange(6).reshape(2, 3).to(k) for k in (*kinds, torch.int8, torch.uint8, torch.bool)
-    }
+    kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    state = {kind: torch.arange(6).reshape(2, 3).to(getattr(torch, kind)) for kind in kinds}
     tied = torch.randn(5, 7)
     state |= {"tied": tied, "again": tied, "view": tied.T, "part": tied[1:3], "none": torch.empty(0, 3)}
     state |= {"scalar": torch.tensor(3.0), "parameter": torch.nn.Parameter(torch.randn(3))}
@@ -328,9 +306,8 @@ def png(path, width, height):
 
     rows = zlib.compress(bytes(1 + (width + 7) // 8) * height)
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
 def folder_of(tmp_path, files=4, size=(8, 8)):
@@ -431,17 +408,9 @@ def test_arrays(tmp_path, monkeypatch):
         assert np.array_equal(found["index"], index) and np.array_equal(found["total"], total)
         assert found["total"].dtype == np.float64 and read_arrays(file, ["index", "missing"]) is None
     objects = npy(np.array([Opener(tmp_path / "mark")], dtype=object), allow_pickle=True)
-    for bad in (
-        objects,
-        npy(total, "(1099511627776,)"),
-        npy(total, "(-5,)"),
-        npy(total, "(4,)"),
-        npy(total.reshape(5, 1)),
-        npy(np.array(["x"] * 5)),
-        npy(total[:3]),
-        b"",
-        b"x" * 100,
-    ):
+    shapes = [npy(total, shape) for shape in ("(1099511627776,)", "(-5,)", "(4,)")]
+    others = [npy(total.reshape(5, 1)), npy(np.array(["x"] * 5)), npy(total[:3])]
+    for bad in (objects, *shapes, *others, b"", b"x" * 100):
         npz(file, index=npy(index), total=bad)
         assert read_arrays(file, ["index", "total"]) is None, bad[:80]
     assert not marks(tmp_path)

@@ -18,6 +18,7 @@ SHAPES = (
     "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet "
     "denoiser.network.widths=[8,8] denoiser.network.blocks=1 samples.n=0 sampler=ddim objective=levels"
 ).split()
+QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
 BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
 BASE = [*SHAPES, *BRIEF, "data.size=8", "+denoiser.network.text_at=[4]", "model.conditional=[text]"]
 FINE = [*SHAPES, *BRIEF, "+denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
@@ -31,7 +32,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def runs(prepared, root, home, monkeypatch):
+def runs(prepared, home):
     """The directories of a trained base, fine stage and cascade of both; trained once."""
     made = {}
     for name, overrides in (("base", BASE), ("fine", FINE)):
@@ -60,10 +61,8 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
         network = drawing.model.denoiser.network
         network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     drawn = draw_all(cascade, values)
-    assert {name: tuple(x.shape) for name, x in drawn.items()} == {
-        "low": (5, 3, 8, 8),
-        "samples": (5, 3, 16, 16),
-    }
+    sizes = {name: tuple(x.shape) for name, x in drawn.items()}
+    assert sizes == {"low": (5, 3, 8, 8), "samples": (5, 3, 16, 16)}
     prompts = cascade.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
     text = torch.cat([c.parts["text"].value for c in told if len(c) in (2, 3)][:1])
     assert text.equal(prompts[[0, 1, 0]])
@@ -111,13 +110,8 @@ def test_one_run_is_asked_a_prompt(runs):
     draw_all(drawing_of(run, small), small)
     text = torch.cat([one.parts["text"].value for one in told])
     assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), "in turn over batches"
-    for prompt, words in (
-        ("one purple circle", ("prompt='one purple circle'", "purple")),
-        ("", ("prompt=''", "one word or more")),
-        ("red " * 13, ("13 tokens", "at most 12")),
-        ([], ("prompt=[]",)),
-    ):
-        refused(lambda prompt=prompt: drawing_of(run, keys | {"prompt": prompt}), *words)
+    for prompt, word in (("one purple circle", "prompt='one purple circle'"), ([], "prompt=[]")):
+        refused(lambda prompt=prompt: drawing_of(run, keys | {"prompt": prompt}), word)
     refused(lambda: drawing_of(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt")
 
 
@@ -132,26 +126,16 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
         assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
     assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
     again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
-    assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight(runs))
-    refused(
-        lambda: opened(runs | {"both": run.path}, stages=("both", "fine")),
-        "cascade[0]=",
-        "a cascade cannot be a stage",
-    )
+    fine_weight = reopen(str(runs["fine"])).model.denoiser.network.last.weight
+    assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight)
+    nested = runs | {"both": run.path}
+    refused(lambda: opened(nested, stages=("both", "fine")), "cascade[0]=", "a cascade cannot be a stage")
     wrong = [o for o in data if o != "data.held_out=0"]
     other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
     refused(lambda: execute(other), "model.stages[0]=", "items are not the 'low'")
 
 
-def fine_weight(runs):
-    return reopen(str(runs["fine"])).model.denoiser.network.last.weight
-
-
-QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
-
-
 def test_stages_that_do_not_fit_are_refused(runs):
-    refused(lambda: opened(runs, stages=("fine", "base")), "cascade[0]", "needs 'low'", "no stage before")
     other = runs | {"gone": runs["base"] / "gone"}
     refused(lambda: opened(other, stages=("gone", "fine")), "cascade[0]=", "gone")
     refused(lambda: opened(runs, "stages=[{},{},{}]"), "stages: 3 groups for 2 stages")
@@ -159,7 +143,7 @@ def test_stages_that_do_not_fit_are_refused(runs):
     refused(lambda: opened(runs, "stages=[{sampler.step:1}]"), "stages[0].sampler.step")
 
 
-def test_the_command_wants_one_run_or_a_cascade(runs, door):
+def test_the_command_wants_one_run_or_a_cascade(runs):
     refused(lambda: sample(asked("n=1")), "ckpt=null", "cascade=[RUN,RUN]")
     refused(lambda: sample(asked(f"ckpt='{runs['base']}'", "noise=0.5")), "noise=0.5", "cascade")
     both = [f"ckpt='{runs['base']}'", f"cascade=['{runs['base']}','{runs['fine']}']"]

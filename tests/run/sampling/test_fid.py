@@ -1,5 +1,6 @@
 """FID over the InceptionV3 that the papers use; its weights are random here, so nothing is fetched."""
 
+import io
 import pickle
 
 import numpy as np
@@ -95,19 +96,13 @@ def test_a_run_reports_it_beside_its_floor(weights, prepared, tmp_path):
 def test_statistics_that_are_not_there_or_are_none(tmp_path, prepared):
     file, words = tmp_path / "true.npz", r"^measures.statistics=.*: not the statistics of FID; pass an .npz"
     good = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
-    for bad in (
-        {"mu": np.zeros(64), "sigma": np.eye(64)},
-        {"sigma": good["sigma"][:64]},
-        {"mu": np.array([{}])},
-    ):
+    small = {"mu": np.zeros(64), "sigma": np.eye(64)}
+    with pytest.raises(UserError, match=words):
+        read_statistics(str(file))
+    for bad in (small, {"sigma": np.eye(2048)[:64]}, {"mu": np.array([{}])}, {"mu": np.full(2048, np.nan)}):
+        np.savez(file, **good | bad)
         with pytest.raises(UserError, match=words):
             read_statistics(str(file))
-        np.savez(file, **good | bad)
-    with pytest.raises(UserError, match=words):
-        read_statistics(str(file))
-    np.savez(file, **good | {"mu": np.full(2048, np.nan)})
-    with pytest.raises(UserError, match=words):
-        read_statistics(str(file))
     with pytest.raises(UserError, match=r"measures.statistics=.*: needs measures.inception=FILE beside it"):
         execute(prepared("measures.n=8", f"measures.statistics={file}"))
 
@@ -115,18 +110,10 @@ def test_statistics_that_are_not_there_or_are_none(tmp_path, prepared):
 def test_weights_that_are_not_there_or_are_none(tmp_path):
     with pytest.raises(UserError, match=r"^measures.inception=/nowhere: no such file; pass pt_inception-"):
         open_inception("/nowhere")
-    (tmp_path / "empty.pth").touch()
-    with pytest.raises(UserError, match="not the weights of FID's InceptionV3"):
-        open_inception(str(tmp_path / "empty.pth"))
-    (other := tmp_path / "other.pth").write_bytes(b"no weights")
-    with pytest.raises(
-        UserError, match=r"^measures.inception=.*other.pth: not the weights of FID's InceptionV3"
-    ):
-        open_inception(str(other))
-    other.write_bytes(pickle.dumps(Opener(tmp_path / "owned"), protocol=2))
-    with pytest.raises(UserError, match=r"not the weights of FID's InceptionV3"):
-        open_inception(str(other))
+    torch.save({"stranger": torch.ones(2)}, stranger := io.BytesIO())
+    opener, other = pickle.dumps(Opener(tmp_path / "owned"), protocol=2), tmp_path / "other.pth"
+    for content in (b"", b"no weights", opener, stranger.getvalue()):
+        other.write_bytes(content)
+        with pytest.raises(UserError, match=f"^measures.inception={other}: not the weights of FID's "):
+            open_inception(str(other))
     assert not (tmp_path / "owned").exists()
-    torch.save({"stranger": torch.ones(2)}, other)
-    with pytest.raises(UserError, match=r"not the weights of FID's InceptionV3"):
-        open_inception(str(other))

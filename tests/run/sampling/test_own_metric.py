@@ -25,6 +25,7 @@ class Radius(OfSamples):
     def figure(self, samples):
         return (samples.x.norm(dim=1).mean() - samples.true.norm(dim=1).mean()).abs().item()
 """
+TOLD = {"radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}}
 MEASURED = ("+metrics.radius._target_=metric_lab.Radius", "measures.n=400", "measures.repeats=1")
 
 
@@ -48,19 +49,16 @@ def test_it_is_taken_of_the_oracles_samples_which_are_at_the_floor_if_the_sample
     assert few["radius"]["mean"] > many["radius"]["mean"]
     for name in ("radius", "sliced_wasserstein"):
         assert about["noise"][name] > about["floor"][name]["high"]
-    assert about["metrics"] == {
-        "radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}
-    }
+    assert about["metrics"] == TOLD
     json.dumps(summary.record, allow_nan=False)
 
 
 def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
     """No word of it stands in our code: the report has all from the runs."""
-    words = {"radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}}
     for seed in (1, 2, 3):
         for objective, radius in (("x0", 0.1 + seed / 1000), ("v", 0.5 + seed / 2000)):
             taken = {"radius": {"mean": radius, "stderr": 0.01, "n": 400}}
-            about = {"n": 400, "reference": "400 points", "floor": {}, "metrics": words}
+            about = {"n": 400, "reference": "400 points", "floor": {}, "metrics": TOLD}
             bound = 1.9 + seed / 90 * len(objective)
             make_run(tmp_path, objective, seed, bound, measures=taken, measured=about)
     claim = {"says": "x0 is nearer.", "metric": "radius", "order": ["x0", "v"]}
