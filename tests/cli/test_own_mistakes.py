@@ -35,6 +35,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
+from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
@@ -141,6 +142,12 @@ class Points(DataModule):
         split = Split(x, Condition(label=y))
         empty = Split(x[:0], Condition(label=y[:0]))
         return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
+
+
+class Old(Sampler):
+    """Of the signature before this one."""
+    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):
+        ...
 '''
 TINY = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0".split()
 LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitlines(), 1)])}
@@ -202,12 +209,50 @@ def has(line: str, lab: Path, at: str, *words: str) -> None:
         assert word in line, line
 
 
+NET, POINTS = "denoiser.network", "data"
 FORWARD = "def forward(self, z, gamma, condition):"
+STEP = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
+MISTAKES = [
+    (own(NET, "Net", fault="mean"), FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)"),
+    (own(NET, "Net", fault="name"), "return raw * widht", "name 'widht' is not defined", ", in forward)"),
+    (
+        own(NET, "Net", fault="inside"),
+        "return self.last(z[:, :1])",
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+    ),
+    (
+        own(NET, "Net", fault="name in init"),
+        "self.width = widht",
+        "denoiser.network: name 'widht' is not defined",
+        ", in __init__)",
+    ),
+    (
+        own("schedule", "Bent", gamma_min=-6.0, gamma_max=6.0),
+        "class Bent(Schedule):",
+        "Bent lacks _inverse(), _slope(); define it",
+    ),
+    (
+        own(NET, "Unlike"),
+        "def forward(self, z, gamma, *, condition=None):",
+        "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
+    ),
+    (own(NET, "Nothing"), "class Nothing(nn.Module):", 'missing the required "forward" function'),
+    (
+        own("objective.output", "Mean", space="v"),
+        "def forward(self, raw, z, alpha, sigma):",
+        "objective.output: Mean gives shape (4, 1); must be (4, 2)",
+    ),
+    (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
+    (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
+    (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
+    (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
+]
 
 
-def test_what_a_network_gives(refused, lab):
-    line = refused(own("denoiser.network", "Net", fault="mean"))
-    has(line, lab, FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)")
+@pytest.mark.parametrize("change, at, words", [(change, at, words) for change, at, *words in MISTAKES])
+def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, change, at, words):
+    """Of its own, too, where it called torch."""
+    has(refused(change), lab, at, *words)
 
 
 @pytest.mark.parametrize(
@@ -224,53 +269,6 @@ def test_what_a_part_must_give(value, words):
     part = nn.Identity()
     outputs = iter([PartOutput("denoiser.network", part.forward, value, ((4, 2),))])
     one_refused(lambda: check_outputs(part, outputs), f"denoiser.network: Identity gives {words}")
-
-
-@pytest.mark.parametrize(
-    ("fault", "at", "words"),
-    [
-        ("name", "return raw * widht", ["name 'widht' is not defined", ", in forward)"]),
-        ("inside", "return self.last(z[:, :1])", ["RuntimeError: mat1 and mat2 shapes cannot be multiplied"]),
-        (
-            "name in init",
-            "self.width = widht",
-            ["denoiser.network: name 'widht' is not defined", ", in __init__)"],
-        ),
-    ],
-)
-def test_errors_have_the_line_of_ones_own_that_called_torch(refused, lab, fault, at, words):
-    has(refused(own("denoiser.network", "Net", fault=fault)), lab, at, *words)
-
-
-@pytest.mark.parametrize(
-    ("place", "name", "at", "words"),
-    [
-        ("schedule", "Bent", "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
-        (
-            "denoiser.network",
-            "Unlike",
-            "def forward(self, z, gamma, *, condition=None):",
-            "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
-        ),
-        (
-            "denoiser.network",
-            "Nothing",
-            "class Nothing(nn.Module):",
-            'missing the required "forward" function',
-        ),
-    ],
-)
-def test_a_method_that_is_missing_or_has_other_arguments(refused, lab, place, name, at, words):
-    keys = {"gamma_min": -6.0, "gamma_max": 6.0} if place == "schedule" else {}
-    has(refused(own(place, name, **keys)), lab, at, words)
-
-
-def test_other_parts(refused, lab):
-    line = refused(own("objective.output", "Mean", space="v"))
-    at = "def forward(self, raw, z, alpha, sigma):"
-    has(line, lab, at, "objective.output: Mean gives shape (4, 1); must be (4, 2)")
-    line = refused(own("objective.loss", "Weight"))
-    has(line, lab, "def weight(self, at):", "Weight gives shape (4, 4); must be (4,) or ()")
 
 
 def test_other_models(refused, lab):
@@ -385,18 +383,8 @@ def test_what_a_data_set_must_hold(held, words):
     one_refused(lambda: check_contract(data), "data own: ", *words)
 
 
-def test_what_a_data_set_holds(refused, lab):
-    line = refused(own("data", "Points", fault="nan", batch_size=8))
-    has(line, lab, "def load(self):", "data own: train: values: item 7 is not finite")
-
-
-def test_errors_while_data_are_loaded(refused, lab):
-    line = refused(own("data", "Points", fault="name", batch_size=8))
-    has(line, lab, "x = x * scael", "NameError: name 'scael' is not defined", ", in load)")
-
-
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
-    line = refused(own("data", "Points", fault="test empty", batch_size=8))
+    line = refused(own(POINTS, "Points", fault="test empty"))
     assert line == "test=true: data own has no test items; pass test=false"
 
 
@@ -409,21 +397,6 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     lab.write_text("import torch\n\ndef broken(:\n")
     line = refused(own("denoiser.network", "Net"))
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
-
-
-def test_a_sampler_of_the_signature_before_this_one(refused, lab):
-    step = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
-    old = [
-        "from triptych.diffusion.sampler import Sampler",
-        "class Old(Sampler):",
-        f"    {step}",
-        "        ...",
-    ]
-    lab.write_text("\n".join([*OWN.splitlines(), *old]))
-    line = refused(own("sampler", "Old", steps=2))
-    at = f"({lab}:{len(OWN.splitlines()) + 3})"
-    for word in ("sampler: ", "Old.step(self, denoiser, z, ", "must be step(self, z, at)", at):
-        assert word in line, line
 
 
 def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
