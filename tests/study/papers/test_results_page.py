@@ -132,15 +132,10 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})
     results_page.write_results(tmp_path / "results.md", [tmp_path])
     text = (tmp_path / "results.md").read_text()
-    assert (
-        "1 contradicted and 0 cannot tell.**" in text
-        and "Besides, 1 to run again: 3 findings in all." in text
-    )
-    assert ["to run again" in line for line in text.splitlines() if line.startswith("| [it")] == [
-        False,
-        False,
-        True,
-    ]
+    assert "1 contradicted and 0 cannot tell.**" in text
+    assert "Besides, 1 to run again: 3 findings in all." in text
+    rows = [line for line in text.splitlines() if line.startswith("| [it")]
+    assert ["to run again" in row for row in rows] == [False, False, True]
     # what the file sets of its runs decides, too
     file = tmp_path / "results" / "it.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
@@ -150,15 +145,12 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
 
 
 def test_a_digest_of_a_papers_settings_is_of_its_scale_and_not_of_its_words():
-    file = {
-        "paper": {"says": "a"},
-        "seed": 1,
-        "hydra": {"sweeper": {"params": {}, "scales": {"paper": {"a": 1}}}},
-    }
+    hydra = [{"sweeper": {"params": {}, "scales": {"paper": {"a": a}}}} for a in (1, 2)]
+    file = {"paper": {"says": "a"}, "seed": 1, "hydra": hydra[0]}
     small, large = (settings_digest(file, scale) for scale in ("small", "paper"))
     other = file | {"paper": {"says": "b"}}
     assert small != large and settings_digest(other, "small") == small
-    other["hydra"] = {"sweeper": {"params": {}, "scales": {"paper": {"a": 2}}}}
+    other["hydra"] = hydra[1]
     assert settings_digest(other, "small") == small and settings_digest(other, "paper") != large
     assert settings_digest(file | {"seed": 2}, "small") != small
 
@@ -200,10 +192,8 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
         done = subprocess.run([*line, f"PAPERS={papers}"], cwd=root, capture_output=True, timeout=60)
         assert done.returncode == code, done.stderr
         asked = [text for text in (root / "log").read_text().splitlines() if text.startswith("-")]
-        assert asked == [
-            *(f"-m paper={name}" for name in papers.split()),
-            "--results docs/results.md logs/sweeps",
-        ]
+        wanted = [f"-m paper={name}" for name in papers.split()]
+        assert asked == [*wanted, "--results docs/results.md logs/sweeps"]
 
 
 def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
