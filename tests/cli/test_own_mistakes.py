@@ -44,13 +44,16 @@ from triptych.networks.ladder import Ladder
 class Net(nn.Module):
     def __init__(self, shape, outputs=1, conditions=None, spacing=None, fault=""):
         super().__init__()
-        if fault == "name in init":
+        if fault == "init":
             self.width = widht
-        self.last, self.fault = nn.Linear(2, 2), fault
+        self.last, self.fault, self.calls = nn.Linear(2, 2), fault, 0
         self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(2)
 
     def forward(self, z, gamma, condition):
         raw = self.drop(self.norm(self.last(z)))
+        self.calls += self.training
+        if self.fault == "late" and self.calls == 5:
+            raise KeyError("fifth")
         if self.fault == "name":
             return raw * widht
         if self.fault == "inside":
@@ -113,19 +116,6 @@ class Head(nn.Module):
         return self.last(z)[..., None]
 
 
-class Late(nn.Module):
-    """Right until the fifth call in training."""
-    def __init__(self, shape, outputs=1, conditions=None):
-        super().__init__()
-        self.last, self.calls = nn.Linear(2, 2), 0
-
-    def forward(self, z, gamma, condition):
-        self.calls += self.training
-        if self.calls == 5:
-            raise KeyError("fifth")
-        return self.last(z)
-
-
 class Points(DataModule):
     name, shape, num_classes = "own", (2,), 3
 
@@ -166,16 +156,26 @@ def composed() -> list[dict]:
 
 
 @pytest.fixture
-def refused(prepared, lab, capfd, tmp_path, composed):
-    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+def changed(prepared, lab, tmp_path, composed):
+    """``changed(change)``: a run whose configuration was changed so."""
     if not composed:
         composed.append(prepared(*TINY).config())
 
-    def run(change) -> str:
-        made = RunDirectory(tmp_path / secrets.token_hex(4))
-        config = copy.deepcopy(composed[0])
+    def make(change) -> RunDirectory:
+        made, config = RunDirectory(tmp_path / secrets.token_hex(4)), copy.deepcopy(composed[0])
         change(config)
         made.write("config.yaml", config)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def refused(changed, capfd):
+    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+
+    def run(change) -> str:
+        made = changed(change)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended, one_line_errors():
             execute(made)
@@ -209,28 +209,15 @@ def has(line: str, lab: Path, at: str, *words: str) -> None:
         assert word in line, line
 
 
-NET, POINTS = "denoiser.network", "data"
+NET, POINTS, ENDS = "denoiser.network", "data", {"gamma_min": -6.0, "gamma_max": 6.0}
 FORWARD = "def forward(self, z, gamma, condition):"
 STEP = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
 MISTAKES = [
     (own(NET, "Net", fault="mean"), FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)"),
     (own(NET, "Net", fault="name"), "return raw * widht", "name 'widht' is not defined", ", in forward)"),
-    (
-        own(NET, "Net", fault="inside"),
-        "return self.last(z[:, :1])",
-        "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
-    ),
-    (
-        own(NET, "Net", fault="name in init"),
-        "self.width = widht",
-        "denoiser.network: name 'widht' is not defined",
-        ", in __init__)",
-    ),
-    (
-        own("schedule", "Bent", gamma_min=-6.0, gamma_max=6.0),
-        "class Bent(Schedule):",
-        "Bent lacks _inverse(), _slope(); define it",
-    ),
+    (own(NET, "Net", fault="inside"), "return self.last(z[:, :1])", "RuntimeError: mat1 and mat2 shapes "),
+    (own(NET, "Net", fault="init"), "self.width = widht", "denoiser.network: name 'widht'", ", in __init__)"),
+    (own("schedule", "Bent", **ENDS), "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
     (
         own(NET, "Unlike"),
         "def forward(self, z, gamma, *, condition=None):",
@@ -299,11 +286,9 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
     has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
 
 
-def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):
+def test_errors_in_training_have_their_line_too(changed, lab, capfd):
     """By then a step is made: the same command goes on when it is asked to."""
-    run, config = RunDirectory(tmp_path / "late"), copy.deepcopy(composed[0])
-    own("denoiser.network", "Late")(config)
-    run.write("config.yaml", config)
+    run = changed(own(NET, "Net", fault="late"))
     with pytest.raises(SystemExit), one_line_errors():
         execute(run)
     *_, line = capfd.readouterr().err.splitlines()
@@ -399,12 +384,14 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
 
 
-def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
+def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
-    run, config = RunDirectory(tmp_path / "mended"), copy.deepcopy(composed[0])
-    config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
-    own("denoiser.network", "Net")(config)
-    run.write("config.yaml", config)
+
+    def short(config):
+        config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
+        own(NET, "Net")(config)
+
+    run = changed(short)
     run.write("provenance.json", {"id": "x"})
     assert execute(run)["status"] == "finished"
     capfd.readouterr()
