@@ -5,24 +5,21 @@ import sys
 
 import joblib
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.run.commands import command, end
-from triptych.config.check import CONFIGS
-from triptych.config.names import cores, register_resolvers
+from triptych.config.compose import compose_command
+from triptych.config.names import cores
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_launcher
 
 
 def launcher(*overrides: str):
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        return cfg, cfg.hydra.launcher
+    cfg = compose_command("train", overrides)
+    HydraConfig.instance().set_config(cfg)
+    return cfg, cfg.hydra.launcher
 
 
 def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
