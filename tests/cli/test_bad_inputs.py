@@ -58,7 +58,7 @@ OWN = [
     ("train ~data", ["data: a choice is needed"]),
     ("train ~seed", ["'seed'", "not found"]),
     ("train callbacks=[]", ["callbacks: a choice is needed"]),
-    ("train denoiser=null", ["denoiser=null", "mlp, none, prior, resnet, unet"]),
+    ("train denoiser=null", ["denoiser=null: must be one of dit, "]),
     ("train denoiser.network=null", ["denoiser.network=None", "a group of keys"]),
     ("train samples=0", ["samples=0", "a group of keys (n, pictures)"]),
     ("train seed", ["seed: must be KEY=VALUE, with one ="]),
@@ -87,6 +87,8 @@ OWN = [
     ("train objective.loss=elbo", ["objective.loss=elbo: a group; its choice", "as in objective/loss=elbo"]),
     ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),
     ("train resume=x seed=2", ["resume=x", "leave out all other arguments"]),
+    ("evaluate ckpt={mine}/x=1,y.ckpt", ["ckpt={mine}/x=1,y.ckpt", "pass a"]),  # as runs are named
+    ("sample ckpt={mine}/x=1,y.ckpt", ["ckpt={mine}/x=1,y.ckpt", "pass a"]),
     ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
