@@ -171,9 +171,8 @@ def test_nothing_finished_yet(tmp_path):
 
 
 def test_mixed_units_stand_apart(tmp_path):
-    truth = {
-        name: {"mean": mean, "stderr": 0.001, "n": 500} for name, mean in (("entropy", 0.4), ("gap", 0.1))
-    }
+    figure = {"stderr": 0.001, "n": 500}
+    truth = {"entropy": figure | {"mean": 0.4}, "gap": figure | {"mean": 0.1}}
     for seed in (1, 2):
         make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
         ring = metrics(-0.5 + seed / 50, "nats_per_dim") | truth

@@ -35,10 +35,11 @@ def summaries(root) -> dict:
     }
 
 
-def killed_twice(line: list[str], root, at_least: tuple[int, int]) -> tuple[dict, dict, dict]:
+def killed_twice(line: list[str], root, at_least: tuple[int, int], rest) -> tuple[dict, dict, dict]:
     """The sweep's parent alone is killed, then its whole process group; the same command ends it.
 
-    Summaries of an undisturbed one, of this one, and those that were there when it was killed.
+    ``rest(folder)`` is the pause after each kill, in which its jobs notice. Returns the summaries of an
+    undisturbed sweep, those of this one, and those that were there when it was killed.
     """
     quiet, noisy = root / "quiet", root / "noisy"
     for folder in (quiet, noisy):
@@ -53,7 +54,7 @@ def killed_twice(line: list[str], root, at_least: tuple[int, int]) -> tuple[dict
         kill(process.pid, signal.SIGKILL)
         process.wait()
         finished = {**summaries(noisy), **finished}
-        wait_for(lambda: not at_work(noisy), None, 30.0)
+        rest(noisy)
     assert start(line, noisy).wait() == 0, (noisy / "output").read_text()
     return summaries(quiet), summaries(noisy), finished
 
@@ -61,7 +62,8 @@ def killed_twice(line: list[str], root, at_least: tuple[int, int]) -> tuple[dict
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
-    first, second, finished = killed_twice(sweep(*GRID), root, (2, 6))
+    rest = lambda noisy: wait_for(lambda: not at_work(noisy), None, 30.0)  # noqa: E731
+    first, second, finished = killed_twice(sweep(*GRID), root, (2, 6), rest)
     assert len(first) == len(second) == 12 and len(finished) >= 6
     for name, (stamp, _) in finished.items():
         assert second[name][0] == stamp, f"{name} was computed twice"
