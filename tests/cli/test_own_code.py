@@ -83,26 +83,19 @@ def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
     assert sorted(file for files in listed for file in files) == sorted(there - {"mylab/__init__.py"})
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_pages_commands_run_as_they_stand(root, tmp_path):
     """In a folder with ``examples`` in it, as in a clone, one after the other."""
     (root / "examples").symlink_to(HOUSE / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    script = "\n".join(["set -euo pipefail", *blocks()]).replace("PYTHONPATH=", "PYTHONPATH=$SOURCES:")
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=root,
-        env=os.environ | {"PATH": path, "SOURCES": str(HOUSE / "src")},
-        capture_output=True,
-        text=True,
-        timeout=1700,
-    )
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    script = "\n".join(["set -euo pipefail", *blocks]).replace("PYTHONPATH=", "PYTHONPATH=$SOURCES:")
+    env = os.environ | {"PATH": path, "SOURCES": str(HOUSE / "src")}
+    line = ["bash", "-c", script]
+    done = subprocess.run(line, cwd=root, env=env, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr
     assert (root / "logs" / "sweeps" / "shares" / "report.html").is_file()
-    assert "psnr" not in json.loads((root / "logs/runs/before/summary.json").read_text())["test"]
-    assert "psnr" in json.loads((root / "logs/runs/after/summary.json").read_text())["test"]
+    for name, measured in (("before", False), ("after", True)):
+        record = json.loads((root / "logs" / "runs" / name / "summary.json").read_text())
+        assert ("psnr" in record["test"]) == measured

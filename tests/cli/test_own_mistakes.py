@@ -35,6 +35,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
+from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
@@ -43,13 +44,16 @@ from triptych.networks.ladder import Ladder
 class Net(nn.Module):
     def __init__(self, shape, outputs=1, conditions=None, spacing=None, fault=""):
         super().__init__()
-        if fault == "name in init":
+        if fault == "init":
             self.width = widht
-        self.last, self.fault = nn.Linear(2, 2), fault
+        self.last, self.fault, self.calls = nn.Linear(2, 2), fault, 0
         self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(2)
 
     def forward(self, z, gamma, condition):
         raw = self.drop(self.norm(self.last(z)))
+        self.calls += self.training
+        if self.fault == "late" and self.calls == 5:
+            raise KeyError("fifth")
         if self.fault == "name":
             return raw * widht
         if self.fault == "inside":
@@ -112,19 +116,6 @@ class Head(nn.Module):
         return self.last(z)[..., None]
 
 
-class Late(nn.Module):
-    """Right until the fifth call in training."""
-    def __init__(self, shape, outputs=1, conditions=None):
-        super().__init__()
-        self.last, self.calls = nn.Linear(2, 2), 0
-
-    def forward(self, z, gamma, condition):
-        self.calls += self.training
-        if self.calls == 5:
-            raise KeyError("fifth")
-        return self.last(z)
-
-
 class Points(DataModule):
     name, shape, num_classes = "own", (2,), 3
 
@@ -141,6 +132,12 @@ class Points(DataModule):
         split = Split(x, Condition(label=y))
         empty = Split(x[:0], Condition(label=y[:0]))
         return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
+
+
+class Old(Sampler):
+    """Of the signature before this one."""
+    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):
+        ...
 '''
 TINY = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0".split()
 LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitlines(), 1)])}
@@ -159,16 +156,26 @@ def composed() -> list[dict]:
 
 
 @pytest.fixture
-def refused(prepared, lab, capfd, tmp_path, composed):
-    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+def changed(prepared, lab, tmp_path, composed):
+    """``changed(change)``: a run whose configuration was changed so."""
     if not composed:
         composed.append(prepared(*TINY).config())
 
-    def run(change) -> str:
-        made = RunDirectory(tmp_path / secrets.token_hex(4))
-        config = copy.deepcopy(composed[0])
+    def make(change) -> RunDirectory:
+        made, config = RunDirectory(tmp_path / secrets.token_hex(4)), copy.deepcopy(composed[0])
         change(config)
         made.write("config.yaml", config)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def refused(changed, capfd):
+    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+
+    def run(change) -> str:
+        made = changed(change)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended, one_line_errors():
             execute(made)
@@ -202,12 +209,37 @@ def has(line: str, lab: Path, at: str, *words: str) -> None:
         assert word in line, line
 
 
+NET, POINTS, ENDS = "denoiser.network", "data", {"gamma_min": -6.0, "gamma_max": 6.0}
 FORWARD = "def forward(self, z, gamma, condition):"
+STEP = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
+MISTAKES = [
+    (own(NET, "Net", fault="mean"), FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)"),
+    (own(NET, "Net", fault="name"), "return raw * widht", "name 'widht' is not defined", ", in forward)"),
+    (own(NET, "Net", fault="inside"), "return self.last(z[:, :1])", "RuntimeError: mat1 and mat2 shapes "),
+    (own(NET, "Net", fault="init"), "self.width = widht", "denoiser.network: name 'widht'", ", in __init__)"),
+    (own("schedule", "Bent", **ENDS), "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
+    (
+        own(NET, "Unlike"),
+        "def forward(self, z, gamma, *, condition=None):",
+        "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
+    ),
+    (own(NET, "Nothing"), "class Nothing(nn.Module):", 'missing the required "forward" function'),
+    (
+        own("objective.output", "Mean", space="v"),
+        "def forward(self, raw, z, alpha, sigma):",
+        "objective.output: Mean gives shape (4, 1); must be (4, 2)",
+    ),
+    (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
+    (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
+    (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
+    (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
+]
 
 
-def test_what_a_network_gives(refused, lab):
-    line = refused(own("denoiser.network", "Net", fault="mean"))
-    has(line, lab, FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)")
+@pytest.mark.parametrize("change, at, words", [(change, at, words) for change, at, *words in MISTAKES])
+def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, change, at, words):
+    """Of its own, too, where it called torch."""
+    has(refused(change), lab, at, *words)
 
 
 @pytest.mark.parametrize(
@@ -224,53 +256,6 @@ def test_what_a_part_must_give(value, words):
     part = nn.Identity()
     outputs = iter([PartOutput("denoiser.network", part.forward, value, ((4, 2),))])
     one_refused(lambda: check_outputs(part, outputs), f"denoiser.network: Identity gives {words}")
-
-
-@pytest.mark.parametrize(
-    ("fault", "at", "words"),
-    [
-        ("name", "return raw * widht", ["name 'widht' is not defined", ", in forward)"]),
-        ("inside", "return self.last(z[:, :1])", ["RuntimeError: mat1 and mat2 shapes cannot be multiplied"]),
-        (
-            "name in init",
-            "self.width = widht",
-            ["denoiser.network: name 'widht' is not defined", ", in __init__)"],
-        ),
-    ],
-)
-def test_errors_have_the_line_of_ones_own_that_called_torch(refused, lab, fault, at, words):
-    has(refused(own("denoiser.network", "Net", fault=fault)), lab, at, *words)
-
-
-@pytest.mark.parametrize(
-    ("place", "name", "at", "words"),
-    [
-        ("schedule", "Bent", "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
-        (
-            "denoiser.network",
-            "Unlike",
-            "def forward(self, z, gamma, *, condition=None):",
-            "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
-        ),
-        (
-            "denoiser.network",
-            "Nothing",
-            "class Nothing(nn.Module):",
-            'missing the required "forward" function',
-        ),
-    ],
-)
-def test_a_method_that_is_missing_or_has_other_arguments(refused, lab, place, name, at, words):
-    keys = {"gamma_min": -6.0, "gamma_max": 6.0} if place == "schedule" else {}
-    has(refused(own(place, name, **keys)), lab, at, words)
-
-
-def test_other_parts(refused, lab):
-    line = refused(own("objective.output", "Mean", space="v"))
-    at = "def forward(self, raw, z, alpha, sigma):"
-    has(line, lab, at, "objective.output: Mean gives shape (4, 1); must be (4, 2)")
-    line = refused(own("objective.loss", "Weight"))
-    has(line, lab, "def weight(self, at):", "Weight gives shape (4, 4); must be (4,) or ()")
 
 
 def test_other_models(refused, lab):
@@ -301,11 +286,9 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
     has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
 
 
-def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):
+def test_errors_in_training_have_their_line_too(changed, lab, capfd):
     """By then a step is made: the same command goes on when it is asked to."""
-    run, config = RunDirectory(tmp_path / "late"), copy.deepcopy(composed[0])
-    own("denoiser.network", "Late")(config)
-    run.write("config.yaml", config)
+    run = changed(own(NET, "Net", fault="late"))
     with pytest.raises(SystemExit), one_line_errors():
         execute(run)
     *_, line = capfd.readouterr().err.splitlines()
@@ -385,18 +368,8 @@ def test_what_a_data_set_must_hold(held, words):
     one_refused(lambda: check_contract(data), "data own: ", *words)
 
 
-def test_what_a_data_set_holds(refused, lab):
-    line = refused(own("data", "Points", fault="nan", batch_size=8))
-    has(line, lab, "def load(self):", "data own: train: values: item 7 is not finite")
-
-
-def test_errors_while_data_are_loaded(refused, lab):
-    line = refused(own("data", "Points", fault="name", batch_size=8))
-    has(line, lab, "x = x * scael", "NameError: name 'scael' is not defined", ", in load)")
-
-
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
-    line = refused(own("data", "Points", fault="test empty", batch_size=8))
+    line = refused(own(POINTS, "Points", fault="test empty"))
     assert line == "test=true: data own has no test items; pass test=false"
 
 
@@ -411,27 +384,14 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
 
 
-def test_a_sampler_of_the_signature_before_this_one(refused, lab):
-    step = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
-    old = [
-        "from triptych.diffusion.sampler import Sampler",
-        "class Old(Sampler):",
-        f"    {step}",
-        "        ...",
-    ]
-    lab.write_text("\n".join([*OWN.splitlines(), *old]))
-    line = refused(own("sampler", "Old", steps=2))
-    at = f"({lab}:{len(OWN.splitlines()) + 3})"
-    for word in ("sampler: ", "Old.step(self, denoiser, z, ", "must be step(self, z, at)", at):
-        assert word in line, line
-
-
-def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
+def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
-    run, config = RunDirectory(tmp_path / "mended"), copy.deepcopy(composed[0])
-    config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
-    own("denoiser.network", "Net")(config)
-    run.write("config.yaml", config)
+
+    def short(config):
+        config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
+        own(NET, "Net")(config)
+
+    run = changed(short)
     run.write("provenance.json", {"id": "x"})
     assert execute(run)["status"] == "finished"
     capfd.readouterr()

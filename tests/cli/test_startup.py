@@ -32,14 +32,17 @@ def command(name: str, *arguments: str) -> list[str]:
     return [*SAFE, f"triptych.cli.{name}", *arguments]
 
 
+def run(line: list[str], env: dict[str, str] | None = None, **more) -> subprocess.CompletedProcess:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 280}
+    return subprocess.run(line, env=os.environ | (env or {}), **(streams | more))
+
+
 @pytest.mark.slow
 def test_no_code_of_the_current_folder_is_imported(root):
     """A launcher's workers, a sweep's job and the processes that Lightning starts; of a run: test_doors."""
     here, sweep = traps(root / "here"), ["-m", "name=mine", "seed=1", "hydra/launcher=joblib"]
     several = ["trainer=ddp_sim", "trainer.devices=2", "data=ring", "denoiser=mlp", "logger=csv"]
-    done = subprocess.run(
-        command("train", *sweep, *several, *TINY), cwd=here, capture_output=True, text=True, timeout=280
-    )
+    done = run(command("train", *sweep, *several, *TINY), cwd=here)
     assert not (here / "imported").exists() and done.returncode == 0, done.stderr
 
 
@@ -71,9 +74,7 @@ def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, mo
     (root / "run" / "summary.json").write_text('{"status": "failed", "error": "it rained"}')
     arguments = {"train": ["name=mine", "logger=csv", *TINY], "report": [str(root / "run")]}
     line = command(name, *arguments.get(name, [f"ckpt={root}/x"]))
-    done = subprocess.run(
-        line, cwd=root, capture_output=True, text=True, timeout=120, env=os.environ | hooked
-    )
+    done = run(line, hooked, cwd=root)
     assert done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n" and done.stdout == ""
     assert done.returncode == 128 + number
 
@@ -81,8 +82,7 @@ def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, mo
 def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
     """From Hydra's process to the run's: Python itself, at its start, would answer with a traceback."""
     code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
-    line, env = command("train", "name=mine", "logger=csv", *TINY), os.environ | site(root, code)
-    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120, env=env)
+    done = run(command("train", "name=mine", "logger=csv", *TINY), site(root, code), cwd=root)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -93,14 +93,13 @@ def test_a_signal_after_the_end_changes_nothing(root):
         "class Last:\n def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 2)\n"
         "last = Last()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run([sys.executable, "-c", code])
     assert done.returncode == 0 and done.stderr == ""
 
 
 def test_nohup_goes_on_after_a_hangup(root):
-    env = os.environ | site(root, HOOK.format(module="yaml", child=False, number=int(signal.SIGHUP)))
-    line = ["nohup", *command("train", "--cfg", "job")]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=env)
+    hooked = site(root, HOOK.format(module="yaml", child=False, number=int(signal.SIGHUP)))
+    done = run(["nohup", *command("train", "--cfg", "job")], hooked)
     assert done.returncode == 0 and "objective:" in done.stdout, done.stderr
 
 
@@ -119,25 +118,23 @@ def finished(prepared) -> list[list[str]]:
 def test_a_full_standard_output_is_one_line(prepared):
     for line in finished(prepared):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+            done = run(line, stdout=full)
         assert done.returncode == 74, (line, done.stderr)
         assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
 
 
 def test_a_result_is_one_wherever_it_is_printed(prepared):
     """A reader that has gone, as of ``| head``; an encoding without ±; no standard output at all."""
-    with_ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
     line = finished(prepared)[0]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    gone = run(line, stdout=writer)
     os.close(writer)
-    assert done.returncode == 0 and done.stderr == "", line
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=with_ascii)
-    assert done.returncode == 0 and done.stderr == "" and done.stdout, line
-    closed = ["sh", "-c", '"$@" >&-', "sh", *line]
-    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == 0 and done.stderr == "", line
+    ascii_alone = run(line, {"PYTHONIOENCODING": "ascii"})
+    closed = run(["sh", "-c", '"$@" >&-', "sh", *line], stdout=None)
+    for done in (gone, ascii_alone, closed):
+        assert done.returncode == 0 and done.stderr == "", done
+    assert ascii_alone.stdout
 
 
 def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():

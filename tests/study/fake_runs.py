@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -33,6 +34,14 @@ def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) 
     if by_item is not None:
         write_items(run, bound + np.asarray(by_item) - np.mean(by_item))
     return run
+
+
+def make_runs(root: Path, table: dict[str, dict[int, float]], **extra: Any) -> Path:
+    """Finished runs of {objective: {seed: bound}}."""
+    for objective, bounds in table.items():
+        for seed, bound in bounds.items():
+            make_run(root, objective, seed, bound, **extra)
+    return Path(root)
 
 
 def edit(file: Path, **keys: Any) -> None:
@@ -148,37 +157,31 @@ def picture(path: Path, seed: int) -> None:
 
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:8, 0:8]
-    tiles = [
-        np.pad(np.exp(-((np.hypot(x - 3.5, y - 3.5) - random.uniform(1, 3)) ** 2)), 1) for _ in range(36)
-    ]
+    far = np.hypot(x - 3.5, y - 3.5)
+    tiles = [np.pad(np.exp(-((far - random.uniform(1, 3)) ** 2)), 1) for _ in range(36)]
     imsave(path, np.block([tiles[6 * i : 6 * i + 6] for i in range(6)]), cmap="gray")
 
 
 def crossed(root: Path) -> Path:
     """Three targets, two schedules, two rates, three seeds: one setting is refused, one run diverges."""
     random = np.random.default_rng(0)
-    for i, objective in enumerate(("epsilon", "v", "x0")):
-        for schedule in ("linear", "cosine"):
-            for rate in ("0.001", "0.01"):
-                for seed in (1, 2, 3):
-                    keys = [f"objective={objective}", f"schedule={schedule}", f"optimizer.lr={rate}"]
-                    choices = {"data": "digits", "objective": objective, "schedule": schedule}
-                    how: dict[str, Any] = {"overrides": [*keys, f"seed={seed}"], "choices": choices}
-                    if keys == ["objective=x0", "schedule=cosine", "optimizer.lr=0.01"]:
-                        run = start_run(root, objective, seed, **how)
-                        (run / "config.yaml").unlink()
-                        refusal = {"status": "failed", "seed": seed, "error": "objective=x0: refused"}
-                        edit(run / "summary.json", schema=1, **refusal, **how)
-                        continue
-                    if (objective, rate, seed) == ("v", "0.01", 3):
-                        how |= {
-                            "status": "diverged",
-                            "error": "the loss is not finite",
-                            "test": {},
-                            "val": {},
-                        }
-                    bound = 2 + 0.05 * i + 0.02 * (schedule == "cosine") + 0.03 * (rate == "0.01")
-                    run = make_run(root, objective, seed, bound + seed / 100 + random.normal() * 0.004, **how)
-                    write_history(run, bound)
-                    picture(run / "samples" / "final.png", i)
+    for objective, schedule, rate, seed in itertools.product(
+        ("epsilon", "v", "x0"), ("linear", "cosine"), ("0.001", "0.01"), (1, 2, 3)
+    ):
+        keys = [f"objective={objective}", f"schedule={schedule}", f"optimizer.lr={rate}"]
+        choices = {"data": "digits", "objective": objective, "schedule": schedule}
+        how: dict[str, Any] = {"overrides": [*keys, f"seed={seed}"], "choices": choices}
+        if keys == ["objective=x0", "schedule=cosine", "optimizer.lr=0.01"]:
+            run = start_run(root, objective, seed, **how)
+            (run / "config.yaml").unlink()
+            refusal = {"status": "failed", "seed": seed, "error": "objective=x0: refused"}
+            edit(run / "summary.json", schema=1, **refusal, **how)
+            continue
+        if (objective, rate, seed) == ("v", "0.01", 3):
+            how |= {"status": "diverged", "error": "the loss is not finite", "test": {}, "val": {}}
+        i = ("epsilon", "v", "x0").index(objective)
+        bound = 2 + 0.05 * i + 0.02 * (schedule == "cosine") + 0.03 * (rate == "0.01")
+        run = make_run(root, objective, seed, bound + seed / 100 + random.normal() * 0.004, **how)
+        write_history(run, bound)
+        picture(run / "samples" / "final.png", i)
     return Path(root)

@@ -1,15 +1,16 @@
 """Whole reports on figures drawn at random, in memory: what they say where the truth is known.
 
 Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells
-share, and a share of their own. Used by the tests at a small size and by benchmarks/comparison.py at 10,000
-draws.
+share, and a share of their own.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from scipy import stats
@@ -73,18 +74,14 @@ class Memory:
                     test={"bpd": Estimate(float(row.mean()), 0.01, len(row))},
                 ))  # fmt: skip
 
-    def items(self, directory: Path, bound: float) -> Items | None:
-        """What read_items would find."""
-        return self._items[directory]
+    def read(self) -> AbstractContextManager:
+        """Within which read_items finds what it would find in their files."""
+        return mock.patch.object(cells, "read_items", lambda directory, bound: self._items[directory])
 
     def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
         """The comparison of the runs of these seeds (default: all)."""
-        runs = [run for run in self.runs if seeds is None or run.seed in seeds]
-        real, cells.read_items = cells.read_items, self.items
-        try:
-            (found,) = compare.compare(runs, rule)
-        finally:
-            cells.read_items = real
+        with self.read():
+            (found,) = compare.compare([run for run in self.runs if seeds is None or run.seed in seeds], rule)
         return found
 
 

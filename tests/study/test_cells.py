@@ -7,9 +7,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from tests import forked
+from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
 from triptych.config.names import register_resolvers, sweep_name
 from triptych.run.directory import REFUSED
+from triptych.run.read import find_runs
 
 
 def name_of(*overrides: str) -> str:
@@ -24,11 +27,8 @@ def name_of(*overrides: str) -> str:
     [
         (["denoiser=unet", "seed=1"], ["denoiser=unet,resnet", "seed=1,2"], True),
         (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
-        (
-            ["objective=v"],
-            ["objective=v", "trainer.max_steps=9"],
-            False,
-        ),  # a short try is no cell of the other
+        # a short try is no cell of the other
+        (["objective=v"], ["objective=v", "trainer.max_steps=9"], False),
         (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
         (["experiment=ring", "schedule=cosine"], ["experiment=ring", "schedule=cosine,linear"], False),
@@ -46,12 +46,8 @@ def test_a_name_that_was_typed_is_the_directory():
 
 def test_a_sweep_has_a_short_name_whatever_it_shares():
     """What all runs share is the same again and again: it is recorded, and need not be read in each path."""
-    shared = [
-        "trainer.max_steps=900",
-        "optimizer.lr=0.003",
-        "data.batch_size=64",
-        "denoiser.network.width=32",
-    ]
+    shared = ["trainer.max_steps=900", "optimizer.lr=0.003", "data.batch_size=64"]
+    shared += ["denoiser.network.width=32"]
     name = name_of(*shared, "objective=v,x0")
     assert name.startswith("sweep,") and len(name) <= 48
     assert name != name_of(*shared[:3], "denoiser.network.width=64", "objective=v,x0")
@@ -75,3 +71,26 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     assert set(json.loads((sweep / "sweep.json").read_text())["refused"]) == {"seed=1"}
     assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
     assert not (run / REFUSED).exists()
+
+
+# which mean something to Hydra, to a shell or to a page
+NAME = """it's 50% [a] "b", {c}=d; $e #f\\g ~é漢"""
+
+
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_a_sweep_in_a_folder_of_any_name(root, launcher):
+    place = root / NAME
+    line = command("-m", "name=s", "seed=1", f"hydra/launcher={launcher}")
+    done = forked.run(line, environment(place))
+    assert done.returncode == 0, done.stderr
+    [run] = find_runs(place / "logs" / "sweeps")
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert (run.parent / "report.html").is_file() and run.parent.name.startswith("s")
+
+
+def test_a_reference_in_a_folders_name_is_refused(root):
+    place = root / "${a}"
+    for more in ("-m", "name=s"):
+        done = forked.run(command("seed=1", more), environment(place))
+        assert done.returncode == 1 and not place.exists()
+        assert done.stderr.startswith(f"error: TRIPTYCH_ROOT={place}: ") and done.stderr.count("\n") == 1

@@ -5,24 +5,21 @@ import sys
 
 import joblib
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.run.commands import command, end
-from triptych.config.check import CONFIGS
-from triptych.config.names import cores, register_resolvers
+from triptych.config.compose import compose_command
+from triptych.config.names import cores
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_launcher
 
 
 def launcher(*overrides: str):
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        return cfg, cfg.hydra.launcher
+    cfg = compose_command("train", overrides)
+    HydraConfig.instance().set_config(cfg)
+    return cfg, cfg.hydra.launcher
 
 
 def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
@@ -35,12 +32,10 @@ def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
 
 
 def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
-    _, slurm = launcher(
-        "hydra/launcher=slurm", "trainer.accelerator=gpu", "trainer.devices=4", "trainer.num_nodes=2"
-    )
-    assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (2, 4, 4)
-    _, slurm = launcher("hydra/launcher=slurm", "trainer=cpu")
-    assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (1, 1, None)
+    many = ["trainer.accelerator=gpu", "trainer.devices=4", "trainer.num_nodes=2"]
+    for typed, asked in ((many, (2, 4, 4)), (["trainer=cpu"], (1, 1, None))):
+        _, slurm = launcher("hydra/launcher=slurm", *typed)
+        assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == asked
 
 
 def test_a_task_of_rays_has_the_gpus_of_its_trainer_and_as_many_threads_as_cores():
@@ -83,10 +78,7 @@ def test_what_is_not_installed_is_said_in_one_line(root):
 @pytest.mark.parametrize(
     "typed, message",
     [
-        (
-            ["trainer.devices=1,2"],
-            "^trainer.devices: cannot vary within a SLURM sweep",
-        ),
+        (["trainer.devices=1,2"], "^trainer.devices: cannot vary within a SLURM sweep"),
         ([], "^hydra/launcher: no SLURM here"),
     ],
 )

@@ -4,13 +4,10 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
 
 from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.identity import leaves
-from triptych.config.names import register_resolvers
 from triptych.run.entries import Estimate
 from triptych.run.parsing import format_value
 from triptych.run.read import Run
@@ -21,19 +18,13 @@ NAMES = sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml"))
 
 
 def composed(name: str, *overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [f"ablation={name}", *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
+    cfg = compose_command("train", [f"ablation={name}", *overrides])
     choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra/")}
-    sweeper = OmegaConf.to_container(cfg.hydra.sweeper)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return OmegaConf.to_container(cfg, resolve=True), choices, sweeper
+    return to_plain(without_hydra(cfg)), choices, to_plain(cfg.hydra.sweeper)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_axes_of_an_ablation_are_its_grid(name):
-    register_resolvers()
     # two values of each tell an axis from what changes with it; what differs with the seed alone is no axis
     sweeper = composed(name)[2]
     grid = {key: str(values).split(",")[:2] for key, values in sweeper["params"].items()}

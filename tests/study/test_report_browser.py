@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 
@@ -12,26 +13,17 @@ from scipy import stats
 from triptych.cli import report as cli
 from triptych.study.render import write_report
 
+from . import fake_runs
 from .browser import CHROMIUM, Browser
-from .fake_runs import (
-    TARGETS,
-    crossed,
-    diverged,
-    edit,
-    failed,
-    make_run,
-    metrics,
-    picture,
-    running,
-    sweep,
-    write_history,
-)
+from .fake_runs import TARGETS, edit, failed, make_run, make_runs, picture, running, sweep
 from .firefox import FIREFOX, Firefox
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"),
 ]
+RUNS = ".tools:has(+ .table [data-name=runs])"  # the tools of the table of runs
+FIELD = f"{RUNS} input[type=search]"
 # rows that are shown: {key of a column: text}, in their order
 ROWS = """(() => { const table = document.querySelector(`table[data-name="${NAME}"]`);
   const heads = [...table.tHead.rows[0].cells];
@@ -96,7 +88,7 @@ def twelve(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    return write_report(crossed(tmp_path_factory.mktemp("grid") / "crossed"))
+    return write_report(fake_runs.crossed(tmp_path_factory.mktemp("grid") / "crossed"))
 
 
 @pytest.fixture
@@ -117,9 +109,8 @@ def bounds(report):
     for path in sorted(report.html.parent.glob("*/summary.json")):
         record = json.loads(path.read_text())
         if record["status"] == "finished":
-            found.setdefault(record["choices"]["objective"], {})[record["seed"]] = record["test"]["bpd"][
-                "mean"
-            ]
+            known = found.setdefault(record["choices"]["objective"], {})
+            known[record["seed"]] = record["test"]["bpd"]["mean"]
     return found
 
 
@@ -158,39 +149,34 @@ def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
     """
     known = bounds(small)
     order = sorted(known, key=lambda name: np.mean(list(known[name].values())))
-    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-    test = {}
-    for a, b in pairs:
-        found = stats.ttest_rel([known[b][s] for s in (1, 2, 3)], [known[a][s] for s in (1, 2, 3)])
-        test[a, b] = found
-    ranked = sorted(pairs, key=lambda pair: test[pair].pvalue)
+    test = {
+        (a, b): stats.ttest_rel([known[b][s] for s in (1, 2, 3)], [known[a][s] for s in (1, 2, 3)])
+        for a, b in itertools.combinations(order, 2)
+    }
     p, largest = {}, 0.0
-    for i, pair in enumerate(ranked):
-        largest = max(largest, min(1.0, (len(ranked) - i) * test[pair].pvalue))
-        p[pair] = largest
+    for i, pair in enumerate(sorted(test, key=lambda pair: test[pair].pvalue)):
+        largest = p[pair] = max(largest, min(1.0, (len(test) - i) * test[pair].pvalue))
     rows = {row["setting"]: row for row in table(page, "t0")}
     for name, row in rows.items():
-        assert numbers(row["bound"]) == pytest.approx(
-            [np.mean(list(known[name].values())), stats.sem(list(known[name].values()))], abs=5.1e-4
-        )
+        values = list(known[name].values())
+        assert numbers(row["bound"]) == pytest.approx([np.mean(values), stats.sem(values)], abs=5.1e-4)
         if name != order[0]:
             assert float(row["p"].strip("<")) == pytest.approx(p[order[0], name], rel=0.06)
-    for a in order:
-        for b in (name for name in order if name != a):
-            pair = (a, b) if order.index(a) < order.index(b) else (b, a)
-            found = test[pair].confidence_interval(1 - 0.05 * test[pair].pvalue / p[pair])
-            low, high = found if pair == (a, b) else (-found.high, -found.low)
-            mean = np.mean([known[b][s] - known[a][s] for s in (1, 2, 3)])
-            page.choose("select[name=a]", f"0:{a}")
-            page.choose("select[name=b]", f"0:{b}")
-            said = page.run("document.querySelector('.pair').textContent")
-            difference, told = said.removeprefix(f"{b} minus {a}: ").split(", p ")
-            assert numbers(difference) == pytest.approx([mean, low, high], abs=5.1e-4)
-            assert float(told.split(". ")[0].strip("<")) == pytest.approx(p[pair], rel=0.06)
-            claimed = ("worse" if mean > 0 else "better") if p[pair] <= 0.05 else "not settled"
-            assert told.endswith(f"{b}: {claimed}.")
-            if a == order[0]:
-                assert difference == rows[b]["difference"] and claimed == rows[b]["verdict"]
+    for a, b in itertools.permutations(order, 2):
+        pair = (a, b) if (a, b) in test else (b, a)
+        found = test[pair].confidence_interval(1 - 0.05 * test[pair].pvalue / p[pair])
+        low, high = found if pair == (a, b) else (-found.high, -found.low)
+        mean = np.mean([known[b][s] - known[a][s] for s in (1, 2, 3)])
+        page.choose("select[name=a]", f"0:{a}")
+        page.choose("select[name=b]", f"0:{b}")
+        said = page.run("document.querySelector('.pair').textContent")
+        difference, told = said.removeprefix(f"{b} minus {a}: ").split(", p ")
+        assert numbers(difference) == pytest.approx([mean, low, high], abs=5.1e-4)
+        assert float(told.split(". ")[0].strip("<")) == pytest.approx(p[pair], rel=0.06)
+        claimed = ("worse" if mean > 0 else "better") if p[pair] <= 0.05 else "not settled"
+        assert told.endswith(f"{b}: {claimed}.")
+        if a == order[0]:
+            assert difference == rows[b]["difference"] and claimed == rows[b]["verdict"]
 
 
 def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
@@ -202,7 +188,6 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     assert [row["run"] for row in table(page, "runs")] == sorted(known, key=known.get)
     page.click(head)
     assert [row["run"] for row in table(page, "runs")] == sorted(known, key=known.get, reverse=True)
-    field = ".tools:has(+ .table [data-name=runs]) input[type=search]"
     for text, kept in (
         ("objective=v", [n for n in known if "=v," in n]),
         ("objective!=v seed>1", [n for n in known if "=v," not in n and "seed=1" not in n]),
@@ -210,18 +195,18 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
         ("seed=9", []),
         ("", list(known)),
     ):
-        page.type(field, text)
+        page.type(FIELD, text)
         rows = table(page, "runs")
         assert {row["run"] for row in rows} == set(kept)
         assert all(row == before[row["run"]] and numbers(row["bound"]) == [round(known[row["run"]], 3)]
                    for row in rows)  # fmt: skip
-        said = page.run("document.querySelector('.tools:has(+ .table [data-name=runs]) output').value")
+        said = page.run(f"document.querySelector('{RUNS} output').value")
         assert said == ("" if len(kept) == 15 else f"{len(kept)} of 15 rows")
     # a figure of the table is a key, too; one that nothing has is named
-    page.type(field, "bound<2.1")
+    page.type(FIELD, "bound<2.1")
     assert {row["run"] for row in table(page, "runs")} == {n for n in known if known[n] < 2.1}
-    page.type(field, "bond<2.1")
-    said = page.run("document.querySelector('.tools:has(+ .table [data-name=runs]) output').value")
+    page.type(FIELD, "bond<2.1")
+    said = page.run(f"document.querySelector('{RUNS} output').value")
     assert said == "no column or setting is named bond" and table(page, "runs") == []
 
 
@@ -257,7 +242,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.choose("select[name=a]", "0:v")
     chrome.choose("select[name=b]", "0:x0")
     chrome.click("table[data-name=runs] th[data-key=bound] button")
-    chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed>1 objective!=v")
+    chrome.type(FIELD, "seed>1 objective!=v")
     chrome.click("table[data-name=runs] a")
     fragment, rows, cells = chrome.run("location.hash"), table(chrome, "runs"), table(chrome, "t0")
     title = chrome.run("document.title")
@@ -270,7 +255,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     # each choice is a step back, letters of one field are one
     chrome.run("document.querySelector('main').scrollIntoView()")
     chrome.click("table[data-name=runs] th[data-key=steps] button")
-    chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
+    chrome.type(FIELD, "seed=1")
     assert len(table(chrome, "runs")) == 5
     chrome.back()
     assert table(chrome, "runs") != rows and len(table(chrome, "runs")) == 8
@@ -283,15 +268,12 @@ def test_a_link_restores_what_was_chosen(chrome, small):
 
 def test_the_first_screen_decides(chrome, small):
     """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
+    plots = "[...document.querySelectorAll('.headline svg')]"
     for width, height in ((1200, 900), (390, 844)):
         chrome.open(small.html, width=width, height=height)
-        ends = chrome.run(
-            "[...document.querySelectorAll('.headline svg')].map(e => e.getBoundingClientRect().bottom)"
-        )
+        ends = chrome.run(f"{plots}.map(e => e.getBoundingClientRect().bottom)")
         assert len(ends) == 2 and max(ends) < height
-    shown = chrome.run(
-        "[...document.querySelectorAll('.headline svg')].map(e => e.getAttribute('aria-label'))"
-    )
+    shown = chrome.run(f"{plots}.map(e => e.getAttribute('aria-label'))")
     assert "levels 1.9" in shown[0] and "v worse" in shown[1] and "v +0.1" in shown[1]
     cells = "[...document.querySelectorAll('td.verdict')]"
     chrome.open(small.html)
@@ -300,10 +282,11 @@ def test_the_first_screen_decides(chrome, small):
 
 
 def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, small):
-    lines = "document.querySelectorAll('[data-figure$=\"of all runs\"] g[data-run]').length"
-    axis = "[...document.querySelectorAll('[data-figure$=\"of all runs\"] text')].map(e => e.textContent)"
+    figure = '[data-figure$="of all runs"]'
+    lines = f"document.querySelectorAll('{figure} g[data-run]').length"
+    axis = f"[...document.querySelectorAll('{figure} text')].map(e => e.textContent)"
     assert page.run(lines) == 15 and "training step" in page.run(axis)
-    path = "document.querySelector('[data-figure$=\"of all runs\"] g[data-run] path').getAttribute('d')"
+    path = f"document.querySelector('{figure} g[data-run] path').getAttribute('d')"
     before = page.run(path)
     page.click("input[name=logy]")
     assert page.run(path) != before
@@ -317,12 +300,10 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     assert page.run("location.hash").endswith("c.logy=1&c.name=train%2Floss&c.smooth=0.9")
     page.choose("select[name=a]", "0:v")
     page.choose("select[name=b]", "0:x0")
-    assert (
-        page.run(lines) == 6
-        and page.run("document.querySelectorAll('[data-name*=differs] tbody tr').length") == 2
-    )
+    assert page.run(lines) == 6
+    assert page.run("document.querySelectorAll('[data-name*=differs] tbody tr').length") == 2
     # a filter of runs reaches every figure
-    page.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
+    page.type(FIELD, "seed=1")
     assert page.run(lines) == 2
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
 
@@ -365,45 +346,40 @@ NASTY = [
 def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
     for place, text in enumerate(NASTY):
         for seed in (1, 2):
-            run = make_run(tmp_path / str(place), text, seed, 2 + place / 9 + seed / 77, name=text,
-                           device=text, overrides=[f"seed={seed}"], choices={"objective": text})  # fmt: skip
-            (run / "config.yaml").write_text(
-                json.dumps({"objective": {"name": text}, "seed": seed, "extra": text})
-            )
-            provenance = json.loads((run / "provenance.json").read_text())
-            provenance |= {"command": NASTY, "packages": {"torch": text}, "executions": [{"host": text}]}
-            (run / "provenance.json").write_text(json.dumps(provenance))
+            keys = {"overrides": [f"seed={seed}"], "choices": {"objective": text}}
+            bound = 2 + place / 9 + seed / 77
+            run = make_run(tmp_path / str(place), text, seed, bound, name=text, device=text, **keys)
+            config = {"objective": {"name": text}, "seed": seed, "extra": text}
+            (run / "config.yaml").write_text(json.dumps(config))
+            more = {"packages": {"torch": text}, "executions": [{"host": text}]}
+            edit(run / "provenance.json", command=NASTY, **more)
     edit(tmp_path / "sweep.json", title=NASTY[1])
     report = write_report(tmp_path)
     chrome.open(report.html)
     labels = {row["setting"] for row in table(chrome, "t0")}
     assert {text for text in NASTY if text.isprintable()} <= labels and len(labels) == len(NASTY)
     options = chrome.run("[...document.querySelectorAll('#runs-settings option')].map(e => e.value)")
-    for value in (
-        option for option in options if option.startswith("extra=")
-    ):  # a filter of each value, then each run's page
-        chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", value)
+    for value in [option for option in options if option.startswith("extra=")]:
+        # a filter of each value, then a run's page
+        chrome.type(FIELD, value)
         assert len(table(chrome, "runs")) == 2, value
         chrome.click("table[data-name=runs] a")
         text = chrome.run("document.querySelector('article.run').textContent")
         assert any(nasty in text for nasty in NASTY)
         chrome.click("article.run .back")
-        chrome.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "")
+        chrome.type(FIELD, "")
     assert chrome.run("[window.pwned ?? 0, document.querySelectorAll('img').length]") == [0, 0]
     assert chrome.complaints == [] and set(chrome.requests) == {report.html.as_uri()}
 
 
 def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     """Running, interrupted, failed and diverged runs, and two data sets, which are never compared."""
-    for seed in (1, 2):
-        for name, bound in (("x0", 2.4), ("v", 2.1)):
-            make_run(tmp_path / "a", name, seed, bound + seed / 50)
-        make_run(tmp_path / "b", "x0", seed, 0.0, measure="nats_per_dim", data="ring",
-                 test=metrics(-0.5 + seed / 50, "nats_per_dim"))  # fmt: skip
+    make_runs(tmp_path / "a", {"x0": {1: 2.42, 2: 2.44}, "v": {1: 2.12, 2: 2.14}})
+    make_runs(tmp_path / "b", {"x0": {1: -0.48, 2: -0.46}}, measure="nats_per_dim", data="ring")
     running(tmp_path / "a", "score", 1)
     running(tmp_path / "a", "score", 2, updated=1.0)
     failed(tmp_path / "a", "levels", 1, "ValueError: <b>no</b>")
-    diverged(tmp_path / "a", "levels", 2)
+    fake_runs.diverged(tmp_path / "a", "levels", 2)
     edit(tmp_path / "sweep.json", expected=12)
     report = write_report(tmp_path)
     chrome.open(report.html)
@@ -446,23 +422,21 @@ def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(c
 @pytest.mark.slow
 def test_of_very_many_runs_the_first_rows_stand_in_the_page(chrome, tmp_path):
     for seed in range(410):
-        write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
+        fake_runs.write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
     chrome.open(write_report(tmp_path).html)
     rows = "document.querySelectorAll('table[data-name=runs] tbody tr').length"
     drawn = "document.querySelectorAll('[data-figure$=\"of all runs\"] svg > path').length"
-    bar = ".tools:has(+ .table [data-name=runs])"
     assert chrome.run(rows) == 400
-    chrome.place(bar)
+    chrome.place(RUNS)
     while not chrome.run(drawn):  # as it comes near
         chrome.rest()
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     assert numbers(table(chrome, "runs")[0]["bound"]) == [2.409]
-    chrome.click(f"{bar} output + .exports button")
+    chrome.click(f"{RUNS} output + .exports button")
     assert chrome.run(rows) == 410
     assert numbers(table(chrome, "runs")[409]["bound"]) == [2]
-    chrome.type(f"{bar} input", "seed=409")
-    assert chrome.run(rows) == 1 and chrome.run(
-        f"document.querySelector('{bar} output + .exports button').hidden"
-    )
+    chrome.type(f"{RUNS} input", "seed=409")
+    assert chrome.run(rows) == 1
+    assert chrome.run(f"document.querySelector('{RUNS} output + .exports button').hidden")
     assert chrome.complaints == []

@@ -14,7 +14,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import diverged, edit, failed, make_run, metrics, running, sweep, write_items
+from .fake_runs import diverged, edit, failed, make_run, make_runs, metrics, running, sweep, write_items
 
 
 def one(root):
@@ -29,18 +29,21 @@ def faces(figure):
 
 
 def runs_of(root, table, **extra):
-    """{"x0": {seed: bound}} as run directories."""
-    for objective, bounds in table.items():
-        for seed, bound in bounds.items():
-            make_run(root, objective, seed, bound, **extra)
-    return one(root)
+    return one(make_runs(root, table, **extra))
+
+
+# p = 0.04 by itself; not after three comparisons
+HINTS = {
+    "a": {1: 1.0, 2: 1.01, 3: 1.02},
+    "b": {1: 1.1, 2: 1.16, 3: 1.22},
+    "c": {1: 1.11, 2: 1.2, 3: 1.27},
+}
 
 
 def test_different_data_and_units_are_never_compared(tmp_path):
-    for seed in (1, 2):
-        make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
-        make_run(tmp_path / "n", "v", seed, 0.5 + seed / 50, measure="nats_per_dim")
-        make_run(tmp_path / "c", "x0", seed, 3.0 + seed / 50, data="cifar10")
+    make_runs(tmp_path / "d", {"x0": {1: 2.02, 2: 2.04}})
+    make_runs(tmp_path / "n", {"v": {1: 0.52, 2: 0.54}}, measure="nats_per_dim")
+    make_runs(tmp_path / "c", {"x0": {1: 3.02, 2: 3.04}}, data="cifar10")
     comparisons = compare(read_runs(tmp_path))
     units = [("cifar10", "bits/dim"), ("digits", "bits/dim"), ("digits", "nats/dim")]
     assert [(c.data, c.unit) for c in comparisons] == units
@@ -48,13 +51,7 @@ def test_different_data_and_units_are_never_compared(tmp_path):
 
 
 def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
-    # p = 0.04 by itself; not after three comparisons
-    table = {
-        "a": {1: 1.0, 2: 1.01, 3: 1.02},
-        "b": {1: 1.1, 2: 1.16, 3: 1.22},
-        "c": {1: 1.11, 2: 1.2, 3: 1.27},
-    }
-    comparison = runs_of(tmp_path, table)
+    comparison = runs_of(tmp_path, HINTS)
     assert comparison.claim(0, 1).pair.p < 0.05 and comparison.claim(0, 1).p > 0.05
     said = verdict(comparison)
     assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
@@ -72,11 +69,8 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     said = verdict(comparison)
     # a has the lower mean, b is better wherever both ran
     assert "Over the seeds that both have, b is clear of it" in said.headline
-    assert [row.verdict for row in table_rows(comparison)] == [
-        "lowest mean",
-        "better where paired",
-        "not paired",
-    ]
+    verdicts = [row.verdict for row in table_rows(comparison)]
+    assert verdicts == ["lowest mean", "better where paired", "not paired"]
     assert any("same seeds" in note for note in comparison.notes)
 
 
@@ -97,36 +91,24 @@ def test_two_axes_and_a_default(tmp_path):
     for objective in ("x0", "v"):
         for seed in (1, 2):
             for rate in ("", "1e-3"):
-                overrides = [
-                    f"objective={objective}",
-                    f"seed={seed}",
-                    *([f"+optimizer.lr={rate}"] if rate else []),
-                ]
-                make_run(tmp_path, objective, seed, 2.0 + seed / 100, overrides=overrides, choices={})
-    comparison = one(tmp_path)
-    labels = {cell.label for cell in comparison.cells}
+                told = [f"objective={objective}", f"seed={seed}"]
+                told += [f"+optimizer.lr={rate}"] if rate else []
+                make_run(tmp_path, objective, seed, 2.0 + seed / 100, overrides=told, choices={})
+    labels = {cell.label for cell in one(tmp_path).cells}
     assert labels == {"x0 / default", "x0 / lr=1e-3", "v / default", "v / lr=1e-3"}
 
 
 def test_settings_that_change_together_are_pointed_out(tmp_path):
-    for seed in (1, 2):
-        make_run(tmp_path, "x0", seed, 2.0 + seed / 50, choices={"schedule": "linear"})
-        make_run(tmp_path, "v", seed, 2.1 + seed / 30, choices={"schedule": "cosine"})
-    comparison = one(tmp_path)
+    make_runs(tmp_path, {"x0": {1: 2.02, 2: 2.04}}, choices={"schedule": "linear"})
+    comparison = runs_of(tmp_path, {"v": {1: 2.13, 2: 2.17}}, choices={"schedule": "cosine"})
     assert [cell.label for cell in comparison.cells] == ["x0", "v"]
-    assert any(
-        note.startswith("schedule (cosine and linear) changes together with objective")
-        for note in comparison.notes
-    )
+    assert "schedule (cosine and linear) changes together with objective" in " ".join(comparison.notes)
 
 
 def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
-    runs = []
-    for name, bound in (("before", 2.2), ("after", 2.0)):
-        for seed in (1, 2, 3):
-            make_run(tmp_path / name, "x0", seed, bound + seed / 50 + (seed == 2) / 1000 * (name == "after"))
-        runs += read_runs(tmp_path / name)
-    (comparison,) = compare(runs)
+    make_runs(tmp_path / "before", {"x0": {1: 2.22, 2: 2.24, 3: 2.26}})
+    make_runs(tmp_path / "after", {"x0": {1: 2.02, 2: 2.041, 3: 2.06}})
+    (comparison,) = compare([*read_runs(tmp_path / "before"), *read_runs(tmp_path / "after")])
     assert [cell.label for cell in comparison.cells] == ["after", "before"]
     assert "Clear of before." in verdict(comparison).headline
 
@@ -149,9 +131,7 @@ def test_less_control_than_it_looks_is_noted(tmp_path):
     notes = " ".join(one(tmp_path).notes)
     assert "The networks differ in size: 77 to 123,456 parameters." in notes
     assert "different numbers of test items (297 and 300)" in notes and "uncommitted changes" in notes
-    for objective in ("x0", "v"):
-        make_run(tmp_path / "alike", objective, 1, 2.0)
-    assert one(tmp_path / "alike").notes == ()
+    assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 
 
 def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):
@@ -194,10 +174,8 @@ def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path
 
 
 def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
-    for seed in (1, 2, 3, 4, 5):
-        make_run(tmp_path, "v", seed, 2.0 + 0.01 * seed)
-    for seed in (1, 2):
-        make_run(tmp_path, "x0", seed, 2.5 + 0.0101 * seed)
+    known = {seed: 2.0 + 0.01 * seed for seed in range(1, 6)}
+    make_runs(tmp_path, {"v": known, "x0": {1: 2.5101, 2: 2.5202}})
     for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
         for seed in seeds:
             diverged(tmp_path, objective, seed)
@@ -243,26 +221,21 @@ def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
     for seed in (1, 2, 3):
         drawn = {"measures": {"precision": {"mean": 0.5 + seed / 100, "n": 100}}}
         make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
-    comparison = one(tmp_path)
-    assert set(comparison.cells[0].runs) == {1, 2, 3}
+    assert set(one(tmp_path).cells[0].runs) == {1, 2, 3}
 
 
 def test_an_interval_excludes_zero_where_the_corrected_test_claims(tmp_path):
     targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
     comparison = one(sweep(tmp_path, targets, items=True))
     claims = [comparison.claim(i, j) for j in range(5) for i in range(j)]
-    assert [low > 0 or high < 0 for low, high in (claim.interval for claim in claims)] == [
-        claim.holds for claim in claims
-    ]
+    assert all((low > 0 or high < 0) == c.holds for c in claims for low, high in [c.interval])
     assert any(claim.holds for claim in claims)
     assert all(claim.interval[0] <= claim.pair.interval(0.05)[0] for claim in claims), "wider, as corrected"
     assert any(claim.interval[0] < claim.pair.interval(0.05)[0] for claim in claims)
 
 
 def test_seeds_that_diverged_are_counted_once(tmp_path):
-    for objective in ("x0", "v"):
-        for seed in (1, 2, 3):
-            make_run(tmp_path / "a", objective, seed, 2 + seed / 10 + (objective == "x0") * seed / 10)
+    make_runs(tmp_path / "a", {"x0": {1: 2.2, 2: 2.4, 3: 2.6}, "v": {1: 2.1, 2: 2.2, 3: 2.3}})
     diverged(tmp_path / "b", "x0", 4)
     diverged(tmp_path / "c", "x0", 4)
     assert "x0 diverged with 1 of 4 seeds" in read_study([tmp_path]).answer

@@ -102,13 +102,12 @@ def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_pat
 
 def test_only_a_runs_own_pictures_are_shown(tmp_path):
     picture(tmp_path / "elsewhere.png", 1)
-    for place, make in enumerate(
-        (
-            lambda file: file.symlink_to(tmp_path / "elsewhere.png"),
-            lambda file: file.write_text("<svg onload=alert(1)>"),
-            lambda file: picture(file, 2),
-        )
-    ):
+    kinds = (
+        lambda file: file.symlink_to(tmp_path / "elsewhere.png"),
+        lambda file: file.write_text("<svg onload=alert(1)>"),
+        lambda file: picture(file, 2),
+    )
+    for place, make in enumerate(kinds):
         run = make_run(tmp_path / "a", f"m{place}", 1, 2.0)
         make(run / "samples" / "final.png")
         (run / "samples" / "real.png").symlink_to(run / "samples" / "final.png")

@@ -48,51 +48,62 @@ def run(root, seed, bound, objective="x0", fingerprint="f0", split="s0", typed=(
     return made
 
 
-def test_without_averaging_is_a_cell_of_one_name(tmp_path):
+def set_keys(made, **keys):
+    """Set keys of its configuration; of the groups that a dotted name goes through."""
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    for key, value in keys.items():
+        node, (*parents, last) = config, key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    (made / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def one(root):
+    (comparison,) = compare(read_runs(root))
+    return comparison
+
+
+def pair(root, bound, *args, **more):
+    """Two seeds of one setting."""
     for seed in (1, 2):
-        run(tmp_path / "with", seed, 2 + seed / 50)
-        run(
-            tmp_path / "without",
-            seed,
-            2.1 + seed / 40,
-            callbacks={"ema": None},
-            typed=("callbacks.ema=null",),
-        )
-    (comparison,) = compare(read_runs(tmp_path))
-    assert [axis.key for axis in comparison.axes] == ["callbacks.ema"]
-    assert {cell.label for cell in comparison.cells} == {"none", "ema=null"}
+        run(root, seed, bound + seed / 50, *args, **more)
+
+
+BARE = {"objective": "none", "choices": {"data": "digits", "objective": "none", "model": "vae"}}
+
+
+@pytest.mark.parametrize(
+    "settings, key, labels",
+    [
+        (
+            [{}, {"callbacks": {"ema": None}, "typed": ["callbacks.ema=null"]}],
+            "callbacks.ema",
+            "none, ema=null",
+        ),
+        ([{"typed": [f"bound.steps={n}"]} for n in ("null", 10)], "bound.steps", "continuous time, steps=10"),
+        ([BARE], None, "vae"),  # named by itself, as it has no objective
+        # a key of the machine that was typed
+        (
+            [{"trainer": {"devices": n}, "typed": [f"trainer.devices={n}"]} for n in (1, 2)],
+            "trainer.devices",
+            "devices=1, devices=2",
+        ),
+    ],
+)
+def test_what_a_setting_is_called(tmp_path, settings, key, labels):
+    for place, keys in enumerate(settings):
+        pair(tmp_path / str(place), 2 + place / 10, **keys)
+    comparison = one(tmp_path)
+    assert [axis.key for axis in comparison.axes] == ([key] if key else [])
+    assert ", ".join(cell.label for cell in comparison.cells) == labels
     assert not any("changes together" in note for note in comparison.notes)
-
-
-def test_a_null_is_named_by_what_it_means(tmp_path):
-    for steps in (10, None):
-        for seed in (1, 2):
-            typed = (f"bound.steps={steps or 'null'}",)
-            run(tmp_path / str(steps), seed, 2 + seed / 50 + (steps or 0) / 100, typed=typed)
-    (comparison,) = compare(read_runs(tmp_path))
-    assert [cell.label for cell in comparison.cells] == ["continuous time", "steps=10"]
-
-
-def test_a_model_without_an_objective_is_named_by_itself(tmp_path):
-    for seed in (1, 2):
-        choices = {"data": "digits", "objective": "none", "model": "vae"}
-        run(tmp_path, seed, 2 + seed / 50, "none", choices=choices)
-    (comparison,) = compare(read_runs(tmp_path))
-    assert [cell.label for cell in comparison.cells] == ["vae"]
 
 
 def test_two_roots_of_different_data_are_two_comparisons(tmp_path):
     for place, fingerprint, bound in (("/a", "f0", 2.0), ("/b", "f1", 3.0)):
-        for seed in (1, 2, 3):
-            data = {"root": place}
-            run(
-                tmp_path / place[1:],
-                seed,
-                bound + seed / 50,
-                fingerprint=fingerprint,
-                data=data,
-                dataset="folder",
-            )
+        told = {"fingerprint": fingerprint, "data": {"root": place}, "dataset": "folder"}
+        pair(tmp_path / place[1:], bound, **told)
     comparisons = compare(read_runs(tmp_path))
     assert [c.data for c in comparisons] == ["folder (root=/a)", "folder (root=/b)"]
     assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
@@ -108,19 +119,17 @@ def test_other_contents_at_the_same_place_are_two_comparisons(tmp_path):
 
 def test_the_same_data_copied_elsewhere_are_one(tmp_path):
     for place, objective, bound in (("/a", "x0", 2.0), ("/b", "v", 3.0)):
-        for seed in (1, 2, 3):
-            paths = {"root_dir": place, "data_dir": f"{place}/data"}
-            keys = {"data": {"root": f"{place}/data"}, "paths": paths}
-            run(tmp_path / place[1:], seed, bound + seed / 50, objective, dataset="folder", **keys)
-    (comparison,) = compare(read_runs(tmp_path))
+        paths = {"root_dir": place, "data_dir": f"{place}/data"}
+        keys = {"data": {"root": f"{place}/data"}, "paths": paths}
+        pair(tmp_path / place[1:], bound, objective, dataset="folder", **keys)
+    comparison = one(tmp_path)
     assert comparison.data == "folder" and [cell.label for cell in comparison.cells] == ["x0", "v"]
 
 
 def test_two_sweeps_differ_by_what_differs(tmp_path):
     roots = [tmp_path / "sweep,optimizer.lr=0.002", tmp_path / "sweep,optimizer.lr=0.004"]
     for root, rate in zip(roots, (0.002, 0.004), strict=True):
-        for seed in (1, 2):
-            run(root, seed, 2 + 10 * rate + seed / 50, optimizer={"lr": rate})
+        pair(root, 2 + 10 * rate, optimizer={"lr": rate})
     (comparison,) = read_study(roots).comparisons
     assert comparison.subject == "optimizer.lr"
     assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"lr=0.002": 2, "lr=0.004": 2}
@@ -129,11 +138,10 @@ def test_two_sweeps_differ_by_what_differs(tmp_path):
 @pytest.mark.parametrize("known", [True, False])
 def test_a_smaller_training_set_is_a_setting_and_another_test_set_is_not(tmp_path, known):
     for n in (100, 1000):
-        for seed in (1, 2):
-            data = {"train_size": n, "test_size": 50}
-            told = {"fingerprint": "f" if known else "", "split": str(n), "data": data, "dataset": "ring"}
-            run(tmp_path / str(n), seed, 2 + seed / 50, **told)
-    (comparison,) = compare(read_runs(tmp_path))
+        data = {"train_size": n, "test_size": 50}
+        told = {"fingerprint": "f" if known else "", "split": str(n), "data": data, "dataset": "ring"}
+        pair(tmp_path / str(n), 2.0, **told)
+    comparison = one(tmp_path)
     assert [axis.key for axis in comparison.axes] == ["data.train_size"]
     assert not any("splits" in note for note in comparison.notes)
     told = {"fingerprint": "g" if known else "", "data": data | {"test_size": 60}, "dataset": "ring"}
@@ -143,12 +151,10 @@ def test_a_smaller_training_set_is_a_setting_and_another_test_set_is_not(tmp_pat
 
 def test_runs_older_than_fingerprints_go_by_their_configuration(tmp_path):
     ring = {"_target_": "triptych.data.mixture.Ring"}
-    for seed in (1, 2):
-        run(tmp_path / "a", seed, 2.0 + seed / 50, fingerprint="", data=ring | {"std": 0.1}, dataset="ring")
-        run(tmp_path / "b", seed, 3.0 + seed / 50, fingerprint="", data=ring | {"std": 0.2}, dataset="ring")
-    run(
-        tmp_path / "c", 3, 2.1, fingerprint="f", data=ring | {"std": 0.1}, dataset="ring"
-    )  # begun before, ended since
+    small, large = ({"data": ring | {"std": std}, "dataset": "ring"} for std in (0.1, 0.2))
+    pair(tmp_path / "a", 2.0, fingerprint="", **small)
+    pair(tmp_path / "b", 3.0, fingerprint="", **large)
+    run(tmp_path / "c", 3, 2.1, fingerprint="f", **small)  # begun before, ended since
     found = {c.data: sum(len(cell.runs) for cell in c.cells) for c in compare(read_runs(tmp_path))}
     assert found == {"ring (std=0.1)": 3, "ring (std=0.2)": 2}
 
@@ -163,7 +169,7 @@ def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
     ]  # fmt: skip
     for seed, other in enumerate(others):
         run(tmp_path, seed, 2.0 + seed / 50, **other)
-    (comparison,) = compare(read_runs(tmp_path))
+    comparison = one(tmp_path)
     assert comparison.axes == () and [len(cell.runs) for cell in comparison.cells] == [len(others)]
 
 
@@ -179,16 +185,8 @@ def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
 def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
     for value in values:
         for seed in (1, 2):
-            group, _, name = key.partition(".")
-            made = run(tmp_path / str(value), seed, 2.0 + seed / 50)
-            config = yaml.safe_load((made / "config.yaml").read_text())
-            *parents, last = key.split(".")
-            node = config
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = value
-            (made / "config.yaml").write_text(yaml.safe_dump(config))
-    (comparison,) = compare(read_runs(tmp_path))
+            set_keys(run(tmp_path / str(value), seed, 2.0 + seed / 50), **{key: value})
+    comparison = one(tmp_path)
     assert [axis.key for axis in comparison.axes] == [key] and len(comparison.cells) == 2
     assert not any("changes together" in note or key in note for note in comparison.notes)
 
@@ -199,10 +197,8 @@ def test_a_key_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
     new = {"measures": {"n": 0, "statistics": None}, "init_partial": False}
     new["callbacks"] = {"ema": ema | {"snapshots": 0}}
     for seed, keys in ((1, old), (2, new), (3, new)):
-        made = run(tmp_path, seed, 2.0 + seed / 50)
-        config = yaml.safe_load((made / "config.yaml").read_text())
-        (made / "config.yaml").write_text(yaml.safe_dump(config | keys))
-    (comparison,) = compare(read_runs(tmp_path))
+        set_keys(run(tmp_path, seed, 2.0 + seed / 50), **keys)
+    comparison = one(tmp_path)
     assert comparison.axes == () and not [note for note in comparison.notes if "init_partial" in note]
 
 
@@ -214,29 +210,16 @@ def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, targe
     monkeypatch.chdir(tmp_path)
     made = target.format(at=str(tmp_path).strip("/"))
     for seed, extra in ((1, {"b": 1}), (2, {"_target_": made})):
-        folder = run(tmp_path / "runs", seed, 2.0 + seed / 50)
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"extra": extra}))
-    (comparison,) = compare(read_runs(tmp_path / "runs"))
+        set_keys(run(tmp_path / "runs", seed, 2.0 + seed / 50), extra=extra)
+    comparison = one(tmp_path / "runs")
     assert len(comparison.cells) == 2 and not (tmp_path / "mark").exists()
     assert arguments(made) is None
 
 
 def test_a_run_without_a_bound_is_left_out_by_that_name(tmp_path):
-    for seed in (1, 2):
-        run(tmp_path, seed, 2.0 + seed / 50)
+    pair(tmp_path, 2.0)
     edit(run(tmp_path, 3, 2.1) / "summary.json", test={"accuracy": {"mean": 0.9, "n": 297}})
-    (comparison,) = compare(read_runs(tmp_path))
-    assert "Left out, with no bound: seed=3." in comparison.notes
-
-
-def test_processes_that_a_sweep_varies_are_told_apart(tmp_path):
-    for devices in (1, 2):
-        keys = {"trainer": {"devices": devices}, "typed": (f"trainer.devices={devices}",)}
-        for seed in (1, 2):
-            run(tmp_path, seed, 2.0 + seed / 50 + devices / 100, **keys)
-    (comparison,) = compare(read_runs(tmp_path))
-    assert [axis.key for axis in comparison.axes] == ["trainer.devices"] and len(comparison.cells) == 2
+    assert "Left out, with no bound: seed=3." in one(tmp_path).notes
 
 
 def test_an_unfinished_run_waits_where_its_data_are(tmp_path):
@@ -251,8 +234,7 @@ def test_an_unfinished_run_waits_where_its_data_are(tmp_path):
 def test_data_that_changed_on_the_way_are_noted(tmp_path):
     record = {"fingerprint": "f0", "split": "s0", "n": {"test": 297}, "changed": True}
     edit(run(tmp_path, 1, 2.0) / "summary.json", data=record)
-    (comparison,) = compare(read_runs(tmp_path))
-    assert any("went on after the data had changed" in note for note in comparison.notes)
+    assert any("went on after the data had changed" in note for note in one(tmp_path).notes)
 
 
 @pytest.mark.parametrize("content", ["a: !!python/object/apply:os.system [false]", "a: " + "[" * 5000, "- 1"])

@@ -1,6 +1,5 @@
 """Measures of samples in the report: read as written, drawn by cell, ranked only where intervals allow."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -8,7 +7,6 @@ import pytest
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
-from triptych.study.compare import compare
 from triptych.study.export import write_figures
 from triptych.study.figures import measure_figure
 from triptych.study.panels import colours, draw_panels
@@ -18,6 +16,7 @@ from triptych.study.tables import table_rows
 from triptych.study.verdict import about, ranking
 
 from .fake_runs import make_run
+from .test_report_compare import one
 
 
 def measured(values, key="evaluations"):
@@ -38,8 +37,7 @@ def comparison(tmp_path):
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
         make_run(tmp_path, "x0", seed, 1.9 + noise, **measured((0.3 + noise, 0.1 + noise)))
         make_run(tmp_path, "v", seed, 1.9 - noise, **measured((0.5 + 2 * noise, 0.1 - noise)))
-    (found,) = compare(read_runs(tmp_path))
-    return found
+    return one(tmp_path)
 
 
 def test_each_measure_by_cell_seed_and_value(comparison):
@@ -57,7 +55,7 @@ def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
     for seed in (1, 2):
         measures = {"precision": {"mean": seed / 4}}
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
-    (of_dots,) = compare(read_runs(tmp_path / "dots"))
+    of_dots = one(tmp_path / "dots")
     dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
     assert "the upright bar is their mean. An arrow: beyond the axis. The dashed" in dots
     ax = measure_figure(of_dots.measures["precision"])(of_dots, colours({"x0": "x0"})).axes[0]
@@ -84,14 +82,11 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
 
 
 def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
-    measures = {
-        "prompt_accuracy": {"mean": 0.9, "n": 400},
-        "prompt_accuracy_held_out": {"mean": 0.7, "n": 200},
-    }
+    measures = {"prompt_accuracy": {"mean": 0.9, "n": 400}}
+    measures["prompt_accuracy_held_out"] = {"mean": 0.7, "n": 200}
     told = {"measures": measures, "measured": {"n": 400, "reference": "400 training images of shapes"}}
     make_run(tmp_path, "x0", 1, 1.9, **told)
-    (comparison,) = compare(read_runs(tmp_path))
-    assert about(comparison) == (
+    assert about(one(tmp_path)) == (
         "400 samples a set (share that match captions kept from training: 200), "
         "against 400 training images of shapes."
     )
@@ -118,16 +113,13 @@ def draw_run(root, sampler, seed, **extra):
 def drawn(tmp_path):
     """Three seeds of one model under two samplers: ddim is best at 5 beyond doubt, nobody is at 10."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
-        for sampler, values in (
-            ("ddim", (0.3 + noise, 0.1 + noise)),
-            ("heun", (0.5 + 2 * noise, 0.09 - noise)),
-        ):
-            draw_run(tmp_path, sampler, seed, **measured(values))
+        draw_run(tmp_path, "ddim", seed, **measured((0.3 + noise, 0.1 + noise)))
+        draw_run(tmp_path, "heun", seed, **measured((0.5 + 2 * noise, 0.09 - noise)))
     return tmp_path
 
 
 def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
-    (found,) = compare(read_runs(drawn))
+    found = one(drawn)
     assert found.question.metric.name == "sliced_wasserstein"
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
@@ -135,10 +127,8 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
     said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
     assert story.answer.endswith(f"{said} settled.")
-    assert [row.entries["sliced_wasserstein@0"].text for row in table_rows(found)] == [
-        "0.493 ± 0.018",
-        "0.297 ± 0.009",
-    ]
+    shown = [row.entries["sliced_wasserstein@0"].text for row in table_rows(found)]
+    assert shown == ["0.493 ± 0.018", "0.297 ± 0.009"]
     report = write_report(drawn)
     text = report.html.read_text()
     assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
@@ -150,53 +140,45 @@ def test_the_bound_decides_where_models_differ_or_nothing_was_measured(compariso
     assert comparison.deciding is None
     for sampler in ("ddim", "heun"):
         draw_run(tmp_path / "bare", sampler, 1)
-    (bare,) = compare(read_runs(tmp_path / "bare"))
+    bare = one(tmp_path / "bare")
     assert bare.of_drawing and bare.deciding is None
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
 def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
-    path = make_run(tmp_path, "x0", 1, 1.9)
-    summary = json.loads((path / "summary.json").read_text()) | broken
-    (path / "summary.json").write_text(json.dumps(summary))
+    make_run(tmp_path, "x0", 1, 1.9, **broken)
     (run,) = read_runs(tmp_path)
     assert run.status == "finished" and run.measured is None
 
 
-def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
+@pytest.mark.parametrize(
+    "first, second, drawing",
+    [
+        ("setting=prior condition_from.embedding=DIR", "setting=text condition_from.embedding=text", True),
+        (
+            "setting=a guidance.scale=1.0 optimizer.lr=0.1",
+            "setting=b guidance.scale=2.0 optimizer.lr=0.2",
+            False,
+        ),
+        ("sampler=ddim denoiser=resnet", "sampler=ancestral denoiser=unet", False),
+    ],
+)
+def test_settings_that_only_draw_are_compared_by_their_samples(tmp_path, first, second, drawing):
     """As ablation=dalle2 has it: a setting says what the samples are told, the bound is one and the same."""
     for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
-        for setting, part, values in (
-            ("prior", "DIR", (0.3 + noise, 0.1 + noise)),
-            ("text", "text_embedding", (0.5 + 2 * noise, 0.4 - noise)),
-        ):
-            told = [f"setting={setting}", f"seed={seed}", f"condition_from.embedding={part}"]
-            make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
-    (found,) = compare(read_runs(tmp_path))
-    assert found.subject == "setting" and found.of_drawing
-    assert found.question.metric.name == "sliced_wasserstein"
-    assert read_study([tmp_path]).answer.endswith("prior is clear of text.")
-    assert not found.notes
-
-
-def test_a_setting_that_trains_another_model_is_not_of_drawing(tmp_path):
-    for setting, scale, lr in (("a", "1.0", 0.1), ("b", "2.0", 0.2)):
-        told = [f"setting={setting}", f"guidance.scale={scale}", f"optimizer.lr={lr}", "seed=1"]
-        make_run(tmp_path, "levels", 1, 1.9, overrides=told, **measured((0.1, 0.2)))
-    (found,) = compare(read_runs(tmp_path))
-    assert found.subject == "setting" and not found.of_drawing
-
-
-def test_a_sampler_that_changes_together_with_the_network_is_not_of_drawing(tmp_path):
-    for sampler, network, bound in (("ddim", "resnet", 2.0), ("ancestral", "unet", 2.5)):
-        for seed in (1, 2, 3):
-            told = [f"sampler={sampler}", f"denoiser={network}", f"seed={seed}"]
-            choices = {"sampler": sampler, "denoiser": network}
-            figures = measured((0.3 + seed / 100, 0.1))
-            make_run(tmp_path, "v", seed, bound + seed / 100, overrides=told, choices=choices, **figures)
-    (found,) = compare(read_runs(tmp_path))
-    assert not found.of_drawing and found.deciding is None
-    assert "lowest test bound" in read_study([tmp_path]).question
+        for line, values in ((first, (0.3 + noise, 0.1 + noise)), (second, (0.5 + 2 * noise, 0.4 - noise))):
+            told = [*line.split(), f"seed={seed}"]
+            choices = dict(o.split("=") for o in told if o.startswith(("sampler", "denoiser")))
+            make_run(
+                tmp_path, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **measured(values)
+            )
+    found, story = one(tmp_path), read_study([tmp_path])
+    assert found.of_drawing == drawing
+    if drawing:
+        assert found.subject == "setting" and found.question.metric.name == "sliced_wasserstein"
+        assert story.answer.endswith("prior is clear of text.") and not found.notes
+    else:
+        assert found.deciding is None and "lowest test bound" in story.question
 
 
 def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
@@ -204,7 +186,7 @@ def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
     for seed in (1, 2, 3):
         draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
         draw_run(tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan)))
-    (found,) = compare(read_runs(tmp_path))
+    found = one(tmp_path)
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip
     assert ranking(found, found.measures["sliced_wasserstein"]).count("heun is clear") == 0

@@ -1,6 +1,5 @@
 """A run directory, whole or broken, as a `Run`."""
 
-import json
 import math
 import os
 import socket
@@ -119,14 +118,10 @@ def test_history_is_sparse_and_may_end_in_half_a_row(tmp_path):
 
 
 def test_overrides_as_hydra_writes_them():
-    assert parse_overrides(["a=1", "+b.c=x=y", "~d", "++e="]) == {
-        "a": "1",
-        "b.c": "x=y",
-        "d": "removed",
-        "e": "",
-    }
+    expected = {"a": "1", "b.c": "x=y", "d": "removed", "e": ""}
+    assert parse_overrides(["a=1", "+b.c=x=y", "~d", "++e="]) == expected
     with pytest.raises(ValueError):
-        parse_overrides(json.loads('{"a": 1}'))
+        parse_overrides({"a": 1})
 
 
 def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):

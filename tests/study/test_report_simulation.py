@@ -21,6 +21,11 @@ def at_least(hits: int, n: int, share: float) -> bool:
     return hits >= stats.binom.ppf(RARE, n, share)
 
 
+def crossed_effects(random, n: int, seeds: int, items: int, by_seed: float, by_item: float) -> np.ndarray:
+    of_seeds, of_items = random.normal(size=(n, seeds, 1)), random.normal(size=(n, 1, items))
+    return np.sqrt(by_seed) * of_seeds + np.sqrt(by_item) * of_items
+
+
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("rest", [0.0, 1.0])
@@ -28,9 +33,7 @@ def test_intervals_cover_seeds_and_items(seeds, ratio, rest):
     random, n, items = np.random.default_rng([seeds, int(ratio * 10) % 997, int(rest)]), 1500, 60
     by_seed, by_item = (3 * ratio / (1 + ratio), items / (1 + ratio))
     spread = np.sqrt(rest * max(by_item, by_seed))
-    d = np.sqrt(by_seed) * random.normal(size=(n, seeds, 1)) + np.sqrt(by_item) * random.normal(
-        size=(n, 1, items)
-    )
+    d = crossed_effects(random, n, seeds, items, by_seed, by_item)
     d = d + spread * random.normal(size=(n, seeds, items))
     mean, error = d.mean((1, 2)), crossed(d)
     p = error.p(mean)
@@ -68,11 +71,7 @@ def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(
 def test_the_variance_is_that_of_crossed_random_effects():
     """E(MS_seeds + MS_items - MS_rest) / (S I) is the variance of the mean."""
     random = np.random.default_rng(1)
-    d = (
-        random.normal(size=(4000, 4, 1)) * 0.3
-        + random.normal(size=(4000, 1, 20))
-        + random.normal(size=(4000, 4, 20))
-    )
+    d = crossed_effects(random, 4000, 4, 20, 0.09, 1.0) + random.normal(size=(4000, 4, 20))
     seeds, items, rest = mean_squares(d)
     truth = 0.09 / 4 + 1 / 20 + 1 / 80
     estimate = (seeds + items - rest).mean() / 80
@@ -127,15 +126,11 @@ def test_power_is_what_it_says(ratio, seeds, alpha):
     random, n, items = np.random.default_rng([seeds, int(ratio)]), 3000, 50
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = Error(by_seed / seeds, seeds - 1, by_item / items, items)
-    difference = brentq(
-        lambda d: power(d, truth, alpha) - 0.8, 0, 100 * (truth.of_seeds + truth.of_items) ** 0.5, xtol=1e-9
-    )
+    most = 100 * (truth.of_seeds + truth.of_items) ** 0.5
+    difference = brentq(lambda d: power(d, truth, alpha) - 0.8, 0, most, xtol=1e-9)
     assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # one variance of the whole table's interaction would be part of both: none here
-    d = np.sqrt(by_seed) * random.normal(size=(n, seeds, 1)) + np.sqrt(by_item) * random.normal(
-        size=(n, 1, items)
-    )
-    d = difference + d
+    d = difference + crossed_effects(random, n, seeds, items, by_seed, by_item)
     hits = int((crossed(d).p(d.mean((1, 2))) <= alpha).sum())
     assert at_least(hits, n, 0.78) and at_most(hits, n, 0.82), hits / n
 

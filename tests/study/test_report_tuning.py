@@ -1,7 +1,6 @@
 """A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,7 @@ from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
 from triptych.study.render import write_report
 from triptych.study.study import read_study
-from triptych.study.tuning import (
-    BEST,
-    EQUAL,
-    Tuning,
-    read_tuning,
-    sentence,
-    setting_label,
-    stages,
-)
+from triptych.study.tuning import BEST, EQUAL, Tuning, read_tuning, sentence, setting_label, stages
 
 LRS = ("0.1", "0.2", "0.4")
 BEST_OF = {"x0": "0.1", "v": "0.4"}
@@ -33,21 +24,22 @@ SWEEP = {
 }
 
 
+def add(root, objective, lr, seed, bound):
+    """A run of the report, or a trial, which has read no test set."""
+    told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}"]
+    trial = {"test": {}, "train": {}, "val": metrics(bound)} if seed > 100 else {}
+    make_run(root, objective, seed, bound, overrides=told + ["test=false"] * bool(trial), **trial)
+
+
 @pytest.fixture
 def runs(tmp_path):
     for objective in ("x0", "v"):
         for lr in LRS:
             for seed in (101, 102):
-                bound = 2.0 + abs(LRS.index(lr) - LRS.index(BEST_OF[objective])) + seed / 1000
-                told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}", "test=false"]
-                make_run(
-                    tmp_path, objective, seed, bound, overrides=told, test={}, train={}, val=metrics(bound)
-                )
+                add(tmp_path, objective, lr, seed, 2.0 + abs(LRS.index(lr) - LRS.index(BEST_OF[objective])))
         for lr in {"0.2", BEST_OF[objective]}:
             for seed in (1, 2, 3):
-                bound = 2.0 + (lr == "0.2") * 0.1 + (objective == "x0") * 0.05
-                told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}"]
-                make_run(tmp_path, objective, seed, bound, overrides=told)
+                add(tmp_path, objective, lr, seed, 2.0 + (lr == "0.2") * 0.1 + (objective == "x0") * 0.05)
     return read_runs(tmp_path)
 
 
@@ -56,10 +48,8 @@ def test_both_stages_compare_settings_by_name_alone(runs):
     assert list(found) == [BEST, EQUAL]
     for part in found.values():
         assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
-    assert {run.bound for run in found[EQUAL]} == {2.15, 2.1} and {run.bound for run in found[BEST]} == {
-        2.05,
-        2.0,
-    }
+    assert {run.bound for run in found[EQUAL]} == {2.15, 2.1}
+    assert {run.bound for run in found[BEST]} == {2.05, 2.0}
 
 
 def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
@@ -91,17 +81,9 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
     """The trials' seeds are in no comparison, and a command that lists them is refused."""
     for objective, edge in (("x0", 0.006), ("v", 0.0)):
         for seed in (101, 102):
-            told = [f"objective={objective}", "optimizer.lr=0.1", f"seed={seed}", "test=false"]
-            make_run(tmp_path, objective, seed, 2.0, overrides=told, test={}, train={}, val=metrics(2.0))
+            add(tmp_path, objective, "0.1", seed, 2.0)
         for seed, noise in ((1, 0.01), (2, -0.02), (3, 0.013)):
-            told = [f"objective={objective}", "optimizer.lr=0.1", f"seed={seed}"]
-            make_run(
-                tmp_path,
-                objective,
-                seed,
-                2.0 + seed / 10 + edge + noise * (objective == "x0"),
-                overrides=told,
-            )
+            add(tmp_path, objective, "0.1", seed, 2.0 + seed / 10 + edge + noise * (objective == "x0"))
     tuning = {
         "keys": ["optimizer.lr"], "seeds": [101, 102], "points": [["optimizer.lr=0.1"]],
         "equal": ["optimizer.lr=0.1"], "best": {f"objective={o}": ["optimizer.lr=0.1"] for o in ("x0", "v")},
@@ -115,15 +97,10 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
 def test_values_with_commas_are_one_setting():
     best = {"objective=x0,denoiser.network.widths=[24,32]": ("optimizer.lr=0.1",)}
     assert [setting_label(name) for name in best] == ["x0 / [24,32]"]
-    run = Run(
-        dir=Path("/none"),
-        status="finished",
-        overrides={"objective": "x0", "denoiser.network.widths": "[24,32]"},
-    )
-    point = {"optimizer.lr": "0.1"}
+    told = {"objective": "x0", "denoiser.network.widths": "[24,32]", "optimizer.lr": "0.1"}
+    run = Run(dir=Path("/none"), status="finished", overrides=told)
     tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, 2)
-    told = replace(run, overrides={**run.overrides, **point})
-    assert [len(part) for _, part in stages([told], tuning)] == [1, 1]
+    assert [len(part) for _, part in stages([run], tuning)] == [1, 1]
 
 
 def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():

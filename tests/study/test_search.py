@@ -1,9 +1,7 @@
 """A search: its study lies in the sweep's directory, goes on where it was, and stops hopeless runs."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 
@@ -11,7 +9,7 @@ import optuna
 import pytest
 
 from tests.run.commands import command, end
-from tests.study.test_sweep_survives import start, summaries, wait_for
+from tests.study.test_sweep_survives import killed_twice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPACE = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2"]
@@ -48,28 +46,15 @@ def test_a_search_goes_on_where_it_was(root):
 
 
 def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
-    """SIGKILL at its process, then at its process group; a pair of trials at a time is under way."""
-    quiet, noisy = root / "quiet", root / "noisy"
-    for folder in (quiet, noisy):
-        folder.mkdir()
+    """A pair of trials at a time is under way."""
     long = ["trainer.max_steps=600", "trainer.val_check_interval=100"]
     line = command("-m", *SPACE, *long, "hydra.sweeper.n_trials=6", "hydra.sweeper.prune=false")
-    assert start(line, quiet).wait(300) == 0, (quiet / "output").read_text()
-    untouched: dict = {}
-    for kill, at_least in ((os.kill, 1), (os.killpg, 3)):
-        process = start(line, noisy)
-        wait_for(lambda n=at_least: len(summaries(noisy)) >= n, process)
-        time.sleep(1.0)  # the next ones are under way
-        kill(process.pid, signal.SIGKILL)
-        process.wait()
-        untouched = {**summaries(noisy), **untouched}
-        time.sleep(3.0)  # in which its jobs notice
-    assert start(line, noisy).wait(300) == 0, (noisy / "output").read_text()
-    known, undisturbed = study(noisy), study(quiet)
+    _, found, untouched = killed_twice(line, root, (1, 3), lambda _: time.sleep(3.0))
+    known, undisturbed = study(root / "noisy"), study(root / "quiet")
     assert [t.state.name for t in known.trials] == ["COMPLETE"] * 6
     assert [(t.params, t.value) for t in known.trials] == [(t.params, t.value) for t in undisturbed.trials]
-    assert {k: v for k, v in summaries(noisy).items() if k in untouched} == untouched
-    assert len(summaries(noisy)) == 6
+    assert {k: v for k, v in found.items() if k in untouched} == untouched
+    assert len(found) == 6
 
 
 def test_hopeless_runs_are_stopped(root):

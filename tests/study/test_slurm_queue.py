@@ -2,6 +2,7 @@
 
 import os
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths
@@ -28,9 +29,8 @@ from triptych.study import slurm
 )
 def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
     looks = slurm.Looks(patience=20.0)
-    found = [
-        looks.ended(["5_0"], {"5_0": state} if state else {}, now=15.0 * i) for i, state in enumerate(states)
-    ]
+    queues = [{"5_0": state} if state else {} for state in states]
+    found = [looks.ended(["5_0"], queue, now=15.0 * i) for i, queue in enumerate(queues)]
     assert found[:2] == [{}, {}]
     assert found[3] == ({"5_0": ended} if ended else {})
 
@@ -62,25 +62,27 @@ def submitted(tmp_path, monkeypatch):
     return state
 
 
+def look(times: int) -> None:
+    for _ in range(times):
+        SlurmJob.watcher.update()
+
+
 def test_the_wait_for_a_cancelled_job_ends_with_an_outcome(submitted):
     first, second = submitted.jobs
     assert not first.done(force_check=True) and not second.done()
     submitted.queue["7_0"] = "CANCELLED"
-    for _ in range(3):
-        SlurmJob.watcher.update()
+    look(3)
     assert first.done() and not second.done()
     assert [result.return_value for result in first.results()] == [1.25, 1.25]
     assert submitted.told == [("7_0", ["seed=0"], "cancelled")]
     submitted.queue = None  # SLURM does not answer: nothing is known
-    for _ in range(5):
-        SlurmJob.watcher.update()
+    look(5)
     assert not second.done()
     submitted.queue = {}
-    for _ in range(3):
-        SlurmJob.watcher.update()
+    look(3)
     assert second.done() and submitted.told[1:] == [("7_1", ["seed=1"], "gone from the queue")]
     asked = submitted.asked
-    SlurmJob.watcher.update()
+    look(1)
     assert submitted.asked == asked  # nobody is waited for any more
 
 
@@ -90,8 +92,7 @@ def test_a_task_that_has_written_its_result_keeps_it(submitted):
     kept = JobPaths(SlurmJob.watcher.folder, "7_0", 1).result_pickle
     kept.write_bytes(b"its own")
     submitted.queue = {"7_0": "FAILED", "7_1": "RUNNING"}
-    for _ in range(3):
-        SlurmJob.watcher.update()
+    look(3)
     assert job.done() and kept.read_bytes() == b"its own"
 
 
@@ -99,16 +100,11 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
     job, write = submitted.jobs[0], slurm.write_atomic
     assert not job.done(force_check=True)
     submitted.queue["7_0"] = "NODE_FAIL"
-
-    def full(path, data):
-        raise StorageError(f"{path}: cannot be written")
-
-    monkeypatch.setattr(slurm, "write_atomic", full)
-    for _ in range(4):
-        SlurmJob.watcher.update()
+    monkeypatch.setattr(slurm, "write_atomic", mock.Mock(side_effect=StorageError("cannot be written")))
+    look(4)
     assert not job.done() and submitted.told == [("7_0", ["seed=0"], "node fail")]
     monkeypatch.setattr(slurm, "write_atomic", write)
-    SlurmJob.watcher.update()
+    look(1)
     assert job.done() and len(submitted.told) == 1
 
 
@@ -116,10 +112,7 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
     "script, queue",
     [
         # as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
-        (
-            "printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 OUT_OF_MEMORY\\n'",
-            {"17_1": "CANCELLED", "18": "OUT_OF_MEMORY"},
-        ),
+        ("printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 FAILED\\n'", {"17_1": "CANCELLED", "18": "FAILED"}),
         ("true", {}),
         ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller
         ("echo 7_0 $SQUEUE_PARTITION", {}),  # the user's filters hide nothing

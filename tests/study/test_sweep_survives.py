@@ -35,33 +35,42 @@ def summaries(root) -> dict:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
+def killed_twice(line: list[str], root, at_least: tuple[int, int], rest) -> tuple[dict, dict, dict]:
+    """The sweep's parent alone is killed, then its whole process group; the same command ends it.
+
+    ``rest(folder)`` is the pause after each kill, in which its jobs notice. Returns the summaries of an
+    undisturbed sweep, those of this one, and those that were there when it was killed.
+    """
     quiet, noisy = root / "quiet", root / "noisy"
     for folder in (quiet, noisy):
         folder.mkdir()
-    assert start(sweep(*GRID), quiet).wait() == 0, (quiet / "output").read_text()
+    assert start(line, quiet).wait() == 0, (quiet / "output").read_text()
     finished: dict = {}
-    for kill, at_least in ((os.kill, 2), (os.killpg, 6)):  # the parent alone, then its whole process group
-        process = start(sweep(*GRID), noisy)
-        wait_for(lambda n=at_least: len(summaries(noisy)) >= n, process)
-        time.sleep(1.5)  # the next ones are under way
+    for kill, least in zip((os.kill, os.killpg), at_least, strict=True):
+        process = start(line, noisy)
+        wait_for(lambda n=least: len(summaries(noisy)) >= n, process)
+        time.sleep(1.0)  # the next ones are under way
         assert at_work(noisy)
         kill(process.pid, signal.SIGKILL)
         process.wait()
         finished = {**summaries(noisy), **finished}
-        wait_for(lambda: not at_work(noisy), None, 30.0)
-    done = start(sweep(*GRID), noisy)
-    assert done.wait() == 0, (noisy / "output").read_text()
-    first, second = summaries(quiet), summaries(noisy)
+        rest(noisy)
+    assert start(line, noisy).wait() == 0, (noisy / "output").read_text()
+    return summaries(quiet), summaries(noisy), finished
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
+    rest = lambda noisy: wait_for(lambda: not at_work(noisy), None, 30.0)  # noqa: E731
+    first, second, finished = killed_twice(sweep(*GRID), root, (2, 6), rest)
     assert len(first) == len(second) == 12 and len(finished) >= 6
     for name, (stamp, _) in finished.items():
         assert second[name][0] == stamp, f"{name} was computed twice"
     for name, (_, summary) in first.items():
         for split in ("train", "val", "test"):
             assert second[name][1][split] == summary[split], name
-    assert results(quiet / "logs/sweeps/s") == results(noisy / "logs/sweeps/s")
+    assert results(root / "quiet/logs/sweeps/s") == results(root / "noisy/logs/sweeps/s")
 
 
 @pytest.mark.slow
@@ -69,16 +78,9 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
 def test_two_people_start_the_same_sweep(root):
     """One of each cell's two jobs does it; the other says who is at work, and fails nothing."""
     grid = ["seed=1,2", "trainer.max_steps=3000", "trainer.val_check_interval=1500"]
-    pair = [
-        subprocess.Popen(
-            sweep(*grid, launcher=""),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment(root),
-        )
-        for _ in range(2)
-    ]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    line, env = sweep(*grid, launcher=""), environment(root)
+    pair = [subprocess.Popen(line, env=env, **both) for _ in range(2)]
     said = [process.communicate(timeout=400)[0] for process in pair]
     codes = sorted(process.returncode for process in pair)
     found = summaries(root)
@@ -105,9 +107,8 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
     said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
     assert said[-1] == f"interrupted ({asked.name}); type the same command to go on", said
     assert not any("Traceback" in text or "rror" in text for text in said), said
-    wait_for(
-        lambda: not at_work(root), None, 40.0
-    )  # a worker has noticed within a second; its job saves a step
+    # a worker has noticed within a second; its job saves a step
+    wait_for(lambda: not at_work(root), None, 40.0)
     assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))
 

@@ -157,6 +157,10 @@ def test_a_paper_s_page_names_what_would_turn_each_finding():
                     assert markdown(f"- {name} would reverse with {claim['otherwise']}.") in text
 
 
+def test_claims_are_no_part_of_what_a_run_is(prepared):
+    assert "paper" not in prepared("paper=vdm_steps", tiny=False).config()
+
+
 def test_a_typed_value_is_that_of_the_file():
     """As YAML has it: 1 is no true, and null no text."""
     same = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1)]

@@ -5,13 +5,11 @@ import math
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from triptych.config.build import build
-from triptych.config.check import CONFIGS, check_keys
-from triptych.config.names import register_resolvers
+from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command, without_hydra
 from triptych.data.batch import Split
 from triptych.data.cifar10 import Cifar10
 from triptych.data.folder import ImageFolder
@@ -40,39 +38,20 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def configured():
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        yield
-
-
 @functools.cache
 def asked(name: str, scale: str = "paper"):
     """The sweep's configuration, its scale set, and the jobs of one seed."""
-    cfg = compose("train", [f"paper={name}", f"scale={scale}"], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
+    cfg = compose_command("train", [f"paper={name}", f"scale={scale}"])
     OmegaConf.set_readonly(cfg.hydra, False)
     check_scale(cfg)
     set_scale(cfg)
     return cfg, grid(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
 
 
-def job_of(name: str, *overrides: str, check: bool = False):
-    """A run's configuration and the choices that it was made of."""
-    cfg = compose("train", [f"paper={name}", *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    if check:  # once a paper: keys of a job beyond its file's are refused by Hydra
-        check_keys(cfg, cfg.hydra)
-    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, choices
-
-
-def plain(name: str, job: list[str], check: bool = False) -> dict:
-    cfg, choices = job_of(name, *job, check=check)
-    return resolve_config(cfg, job, choices)
+def plain(name: str, job: list[str]) -> dict:
+    """A run's configuration."""
+    cfg = compose_command("train", [f"paper={name}", *job])
+    return resolve_config(without_hydra(cfg), job, dict(cfg.hydra.runtime.choices))
 
 
 def test_every_scale_is_here():
@@ -88,19 +67,15 @@ def test_it_composes_with_the_papers_network(name):
     cfg, jobs = asked(name)
     axes = claims_of(cfg, {}, False)["paper_axes"]
     assert all(len(values) > 1 for values in axes.values()), "what all runs share is no axis"
-    config = plain(name, jobs[0], check=True)
+    config = plain(name, jobs[0])
     assert config["name"] == name and config["trainer"]["max_steps"] >= 250_000
     assert config["callbacks"]["ema"]["half_life"] in (977, 6931)
     assert f"denoiser={network}" in jobs[0] and config["trainer"]["accelerator"] == "auto"
     learned = config["bound"]["variance"] == "learned"
-    given = {
-        "shape": shape,
-        "outputs": 1 + learned,
-        "conditions": {"label": Labels(classes)} if config["model"]["conditional"] else {},
-        "spacing": 2 / 255,
-    }
+    given = {"label": Labels(classes)} if config["model"]["conditional"] else {}
+    facts = {"shape": shape, "outputs": 1 + learned, "conditions": given, "spacing": 2 / 255}
     with torch.device("meta"):
-        made = build(config["denoiser"]["network"], "denoiser.network", **given)
+        made = build(config["denoiser"]["network"], "denoiser.network", **facts)
     count = sum(p.numel() for p in made.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.02)
 
@@ -119,7 +94,7 @@ def test_a_setting_keeps_at_its_scale_what_tells_it_from_others():
     _, jobs = asked("ddpm_simple")
     for job in jobs:
         setting = job[0].removeprefix("setting=")
-        config = compose("train", ["paper=ddpm_simple"], return_hydra_config=True)
+        config = compose_command("train", ["paper=ddpm_simple"])
         assert {*config.hydra.sweeper.settings[setting]} <= {*job}
 
 
@@ -127,7 +102,7 @@ def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
     cfg, jobs = asked("jit_spaces")
     assert not any(o.startswith("data.dim=") for o in jobs[0]) and len(jobs) == 9
     assert cfg.measures.over is None and cfg.measures.n == 50_000
-    small = compose("train", ["paper=jit_spaces"], return_hydra_config=True)
+    small = compose_command("train", ["paper=jit_spaces"])
     assert "data.dim" in small.hydra.sweeper.params
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,50 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.study.simulate import at_most, bounds
+from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.entries import Estimate, SampleMeasures
-from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.study import cells
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.papers.contrasts import _figure
 from triptych.study.papers.published import judged
 
-NAMES = "abcdefgh"
-place = itertools.count()
 
-
-class Sweep:
+class Sweep(Memory):
     """Runs in memory of one axis, ``objective=a,b,...``: bounds (cells, seeds, items), and a sweep.json."""
 
     def __init__(self, table: np.ndarray, diverged: tuple[str, ...] = (), unit: str = "bpd"):
-        self.items: dict[Path, Items] = {}
-        self.runs = [
-            self._run(NAMES[c], s + 1, row, NAMES[c] in diverged, unit)
-            for c, cell in enumerate(table) for s, row in enumerate(cell)
-        ]  # fmt: skip
+        super().__init__(table)
+        for i, run in enumerate(self.runs):
+            lost = run.overrides["objective"] in diverged
+            end = {"status": "diverged", "test": {}} if lost else {"test": {unit: run.test["bpd"]}}
+            self.runs[i] = replace(run, choices={}, **end)
         self.axes = {
-            "seed": [str(s + 1) for s in range(table.shape[1])],
-            "objective": list(NAMES[: len(table)]),
+            "seed": [str(s) for s in range(table.shape[1])],
+            "objective": list("abcdefgh"[: len(table)]),
         }
-
-    def _run(self, name: str, seed: int, row: np.ndarray, diverged: bool, unit: str) -> Run:
-        path = Path(f"/nowhere/published/{next(place)}")
-        self.items[path] = Items(np.arange(len(row)), row)
-        told = {"objective": name, "seed": str(seed)}
-        if diverged:
-            return Run(dir=path, status="diverged", overrides=told, seed=seed)
-        test = {unit: Estimate(float(row.mean()), 0.01, len(row))}
-        return Run(dir=path, status="finished", overrides=told, seed=seed, test=test)
 
     def judged(self, **claims: dict[str, Any]):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
-        real, cells.read_items = cells.read_items, lambda path, bound: self.items[path]
-        try:
+        with self.read():
             return judged({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
-        finally:
-            cells.read_items = real
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements
@@ -224,27 +208,9 @@ def test_a_failed_run_of_a_setting_that_had_ended_takes_nothing_back():
     assert sweep.word(order=["a", "b"]) == "reproduced"
 
 
-def incomplete() -> Sweep:
+def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
     sweep = drawn(1, 0.0, 0.2)
-    sweep.runs = sweep.runs[:-1]
-    return sweep
-
-
-def without_a_figure() -> Sweep:
-    sweep = drawn(1, 0.0, 0.2)
-    sweep.runs[-1] = replace(sweep.runs[-1], test={})
-    return sweep
-
-
-def copied() -> Sweep:
-    sweep = drawn(1, 0.0, 0.2)
-    sweep.runs[1] = replace(sweep.runs[1], test=sweep.runs[0].test)
-    return sweep
-
-
-def on_two_data_sets() -> Sweep:
-    sweep = drawn(1, 0.0, 0.2)
-    sweep.runs = [replace(run, fingerprint=run.overrides["objective"]) for run in sweep.runs]
+    sweep.runs = change(sweep.runs)
     return sweep
 
 
@@ -252,11 +218,17 @@ def on_two_data_sets() -> Sweep:
     "sweep, why",
     [
         (drawn(1, 0.0, 0.2, seeds=1), "one seed"),
-        (incomplete(), "2 of 3 runs of b ended"),
+        (changed(lambda runs: runs[:-1]), "2 of 3 runs of b ended"),
         (Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)), "b diverged with 3 of 3"),
-        (on_two_data_sets(), "not on the same data"),
-        (without_a_figure(), "b has no finite bound"),
-        (copied(), "a: seeds 1 and 2 have the same figures to the last digit."),
+        (
+            changed(lambda runs: [replace(r, fingerprint=r.overrides["objective"]) for r in runs]),
+            "not on the same data",
+        ),
+        (changed(lambda runs: [*runs[:-1], replace(runs[-1], test={})]), "b has no finite bound"),
+        (
+            changed(lambda r: [r[0], replace(r[1], test=r[0].test), *r[2:]]),
+            "a: seeds 0 and 1 have the same figures to the last digit.",
+        ),
         (drawn(1, -9.0, 0.2), "b / a: a figure is not above 0"),
         (Sweep(np.array([[[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]])), "every seed gave the same figure"),
     ],

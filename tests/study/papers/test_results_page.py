@@ -44,16 +44,22 @@ def paper(tmp_path):
     return root
 
 
+def page(folder, *roots) -> str:
+    """The page of results over these roots."""
+    results_page.write_results(folder / "results.md", list(roots))
+    return (folder / "results.md").read_text()
+
+
 def test_a_report_opens_with_the_claims(paper):
     html = write_report(paper).html.read_text()
-    page = Checker(html)
+    checked = Checker(html)
     assert html.index("A. &lt;b&gt;Author&lt;/b&gt; 2020") < html.index('class="answer"')
     assert "x0 beats &lt;i&gt;v&lt;/i&gt;." in html and "<i>v</i>" not in html
     found = [html.index(f'class="verdict {word}"') for word in ("contradicted", "reproduced", "cannot-tell")]
     assert found == sorted(found), "one look for all, in the order of the file"
     assert "x0: 1.0" in html and "2.0 ± .1" in html and "arXiv:2001.00001" in html
     assert not re.search(r"<th(?! scope)[ >]", html) and html.count("<table") == html.count("<caption")
-    assert {a for a in page.addresses if a.startswith("objective")} == {
+    assert {a for a in checked.addresses if a.startswith("objective")} == {
         f"objective%3D{name}%2Cseed%3D{seed}" for name in ("v", "x0") for seed in (1, 2, 3)
     }
     assert "Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell." in html
@@ -71,35 +77,33 @@ def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     edit(paper / "sweep.json", claims_changed=True)
     said = "claims or their seeds were changed after some of these runs had ended"
     assert said in write_report(paper).html.read_text()
-    results_page.write_results(paper / "results.md", [paper])
-    assert "claims changed during the runs" in (paper / "results.md").read_text()
+    assert "claims changed during the runs" in page(paper, paper)
 
 
 def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}})
-    page = tmp_path / "docs" / "results.md"
-    assert cli.main(["--results", str(page), str(tmp_path)]) == 0
-    text = page.read_text()
+    file = tmp_path / "docs" / "results.md"
+    assert cli.main(["--results", str(file), str(tmp_path)]) == 0
+    text = file.read_text()
     assert "**Of 3 findings tested at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
     row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
     assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
     assert "| `other` | 90 |" in text and "to run again" not in text
-    assert (page.parent / "results" / "claims.png").read_bytes().startswith(b"\x89PNG")
-    details = (page.parent / "results" / "it.md").read_text()
+    assert (file.parent / "results" / "claims.png").read_bytes().startswith(b"\x89PNG")
+    details = (file.parent / "results" / "it.md").read_text()
     assert "A. &lt;b&gt;Author&lt;/b&gt; 2020 (arXiv:2001.00001): table \\| 1.\n" in details
     assert "commit 0123456789" in details and "x86, 2 cores" in details and "2025-01-01" in details
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
     (tmp_path / "none").mkdir()
-    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 0 and page.read_text() == text
-    page.write_bytes(b"\xff\xfe\x00")
-    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 1, "it is no page of ours"
-    assert page.read_bytes() == b"\xff\xfe\x00"
+    assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 0 and file.read_text() == text
+    file.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 1, "it is no page of ours"
+    assert file.read_bytes() == b"\xff\xfe\x00"
 
 
 def test_time_is_from_start_to_end_where_the_records_have_it(paper):
     def row() -> str:
-        results_page.write_results(paper / "results.md", [paper])
-        text = (paper / "results.md").read_text()
+        text = page(paper, paper)
         assert ("only training and test" in text) == ("\\*" in text)
         return next(line for line in text.splitlines() if line.startswith("| [it: wrong]"))
 
@@ -112,53 +116,42 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
 
 def test_an_interval_of_an_earlier_version_is_marked(paper):
     """95% each, where now they are as corrected as the verdict; of what is not tested all are 95%."""
-    page, file = paper / "results.md", paper / "results" / "it.json"
-    results_page.write_results(page, [paper])
-    assert "°" not in page.read_text()
+    file = paper / "results" / "it.json"
+    assert "°" not in page(paper, paper)
     record = json.loads(file.read_text())
     wrong, right, open_ = record["claims"]
     for claim in (right, open_):
         del claim["corrected"], claim["claimed"], claim["warning"]
     open_["word"] = "not testable here"
     file.write_text(json.dumps(record | {"claims": [wrong, right, open_, right | {"measured": "v − x0"}]}))
-    results_page.write_results(page, [])
-    rows = [line for line in page.read_text().splitlines() if line.startswith("| [it")]
+    text = page(paper)
+    rows = [line for line in text.splitlines() if line.startswith("| [it")]
     assert ["°" in row for row in rows] == [False, True, False, False]
-    assert "Claims not testable here and those marked ° have uncorrected 95% intervals" in page.read_text()
+    assert "Claims not testable here and those marked ° have uncorrected 95% intervals" in text
 
 
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})
-    results_page.write_results(tmp_path / "results.md", [tmp_path])
-    text = (tmp_path / "results.md").read_text()
-    assert (
-        "1 contradicted and 0 cannot tell.**" in text
-        and "Besides, 1 to run again: 3 findings in all." in text
-    )
-    assert ["to run again" in line for line in text.splitlines() if line.startswith("| [it")] == [
-        False,
-        False,
-        True,
-    ]
+    text = page(tmp_path, tmp_path)
+    assert "1 contradicted and 0 cannot tell.**" in text
+    assert "Besides, 1 to run again: 3 findings in all." in text
+    rows = [line for line in text.splitlines() if line.startswith("| [it")]
+    assert ["to run again" in row for row in rows] == [False, False, True]
     # what the file sets of its runs decides, too
     file = tmp_path / "results" / "it.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE | {"settings": "now"}})
-    results_page.write_results(tmp_path / "results.md", [])
-    assert "3 to run again: 3 findings in all" in (tmp_path / "results.md").read_text()
+    assert "3 to run again: 3 findings in all" in page(tmp_path)
 
 
 def test_a_digest_of_a_papers_settings_is_of_its_scale_and_not_of_its_words():
-    file = {
-        "paper": {"says": "a"},
-        "seed": 1,
-        "hydra": {"sweeper": {"params": {}, "scales": {"paper": {"a": 1}}}},
-    }
+    hydra = [{"sweeper": {"params": {}, "scales": {"paper": {"a": a}}}} for a in (1, 2)]
+    file = {"paper": {"says": "a"}, "seed": 1, "hydra": hydra[0]}
     small, large = (settings_digest(file, scale) for scale in ("small", "paper"))
     other = file | {"paper": {"says": "b"}}
     assert small != large and settings_digest(other, "small") == small
-    other["hydra"] = {"sweeper": {"params": {}, "scales": {"paper": {"a": 2}}}}
+    other["hydra"] = hydra[1]
     assert settings_digest(other, "small") == small and settings_digest(other, "paper") != large
     assert settings_digest(file | {"seed": 2}, "small") != small
 
@@ -174,9 +167,7 @@ def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
 
 
 def test_without_a_sweep_nothing_was_run(tmp_path):
-    results_page.write_results(tmp_path / "results.md", [tmp_path])
-    text = (tmp_path / "results.md").read_text()
-    assert text.partition("## Not run")[2].count("| `") == len(results_page.files()) > 10
+    assert page(tmp_path, tmp_path).partition("## Not run")[2].count("| `") == len(results_page.files()) > 10
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
@@ -200,10 +191,8 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
         done = subprocess.run([*line, f"PAPERS={papers}"], cwd=root, capture_output=True, timeout=60)
         assert done.returncode == code, done.stderr
         asked = [text for text in (root / "log").read_text().splitlines() if text.startswith("-")]
-        assert asked == [
-            *(f"-m paper={name}" for name in papers.split()),
-            "--results docs/results.md logs/sweeps",
-        ]
+        wanted = [f"-m paper={name}" for name in papers.split()]
+        assert asked == [*wanted, "--results docs/results.md logs/sweeps"]
 
 
 def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
@@ -211,7 +200,7 @@ def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, t
     node = NODE | {"claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}}
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": node})
     edit(paper / "sweep.json", paper=node)
-    results_page.write_results(tmp_path / "results.md", [tmp_path])
+    page(tmp_path, tmp_path)
     text = (tmp_path / "results" / "it.md").read_text()
     assert re.search(rf"testable here\*\*\. {why}\. x0 − v = \+0\.3[^|]*\], above 0 is claimed\. \|", text)
 
@@ -219,8 +208,7 @@ def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, t
 def test_a_setting_no_better_than_a_trivial_model_is_named_beside_the_verdict(paper):
     for file in paper.glob("objective=*/summary.json"):
         edit(file, baselines={"histogram": {"mean": 2.4, "n": 297}})
-    results_page.write_results(paper / "results.md", [paper])
-    rows = (paper / "results.md").read_text().splitlines()
+    rows = page(paper, paper).splitlines()
     marks = [row for row in rows if "**reproduced**, but x0 is no better than the per-pixel histogram" in row]
     assert len(marks) == 1 and "v beats x0" in marks[0]
 

@@ -1,8 +1,7 @@
-"""A sweep of a paper's claims on the real command: refused early, judged at its end, honest about changes."""
+"""A sweep of a paper's claims: refused before it begins, honest about changes."""
 
 import copy
 import functools
-import json
 import socket
 from contextlib import nullcontext
 
@@ -21,49 +20,6 @@ from triptych.study.papers.sweep import check_fairness, check_scale, claims_of, 
 from triptych.study.single import check_single
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
-PLANTED = """# @package _global_
-# A claim that is false, one that is true, and one that two seeds cannot tell.
-defaults:
-  - /ablation/base/exact
-
-name: planted
-data:
-  test_size: 200
-bound:
-  repeats: 4
-paper:
-  cite: A. Nobody 2020
-  where: table 1
-  minutes: 1
-  claims:
-    wrong:
-      says: Fewer steps, a lower bound.
-      kind: exact
-      table: 1
-      otherwise: an estimate that is no bound
-      order: [10, null]
-    right:
-      says: More steps, a lower bound.
-      kind: exact
-      table: 1
-      otherwise: an estimate that is no bound
-      published: {10: 4.31, inf: 2.65}
-      order: [null, 10]
-    tie:
-      says: Both are the same.
-      kind: exact
-      table: 1
-      otherwise: a denoiser that is linear along each path
-      same: [null, 10]
-      within: 6.2
-hydra:
-  sweeper:
-    params:
-      seed: 1,2,3
-      bound.steps: 10,null
-    scales:
-      paper: {bound.steps: "10,1000,null", bound.repeats: 8}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +59,9 @@ def test_a_number_in_the_place_of_a_claims_key_is_named():
     cfg = asked("vdm_steps")
     with open_dict(cfg):
         cfg.paper.claims.falls[20] = 6.84  # that is to stand below ``published``
-    refused(lambda: check_keys(cfg, cfg.hydra), "paper.claims.falls.20=6.84 (in paper=vdm_steps): no such key")
+    refused(
+        lambda: check_keys(cfg, cfg.hydra), "paper.claims.falls.20=6.84 (in paper=vdm_steps): no such key"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,6 +84,7 @@ def test_a_single_run_is_none_of_a_papers():
     "overrides, said",
     [
         (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
+        (["hydra.overrides.task=['bound.steps=10']"], "not in the sweep"),
         (["until=decided"], "until=decided: not with a paper's claims"),
         (["+hydra.sweeper.tune.seed='7,8'"], "hydra.sweeper.tune: not with a paper's claims"),
     ],
@@ -147,10 +106,7 @@ TIE = {"kind": "exact", "table": 1, "otherwise": "a coarser end", "same": [1, 2]
         ({"otherwise": None}, "a claim without it is an identity"),
         ({"kind": "identity"}, "tie.kind=identity: otherwise= contradicts it"),
         ({"within": 0.05}, "tie.within=0.05: wider than the effect by=0.02"),
-        (
-            {"within": None, "within_factor": 2},
-            "within_factor=2: wider than half of the smaller; use at most",
-        ),
+        ({"within": None, "within_factor": 2}, "within_factor=2: wider than half of the smaller; use at"),
         ({}, ""),
         ({"within": 0.05, "metric": "gap"}, ""),
     ],
@@ -177,11 +133,8 @@ def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():
         cfg.hydra.sweeper.scales = {"paper": {"bound.steps": "10,null", "data": "digits"}}
     check_scale(cfg)
     assert set_scale(cfg) == ["data"], "what all runs share is in no run's name"
-    assert dict(cfg.hydra.sweeper.params) == {
-        "seed": "1,2,3,4,5,6",
-        "bound.steps": "10,null",
-        "data": "digits",
-    }
+    params = {"seed": "1,2,3,4,5,6", "bound.steps": "10,null", "data": "digits"}
+    assert dict(cfg.hydra.sweeper.params) == params
 
 
 def test_claims_that_changed_once_results_were_there_are_told():
@@ -204,27 +157,3 @@ def test_claims_that_changed_once_results_were_there_are_told():
 
 def test_a_machine_is_told_without_its_name():
     assert "cores" in machine() and socket.gethostname() not in machine()
-
-
-@pytest.mark.slow
-def test_a_planted_false_claim_is_contradicted_on_the_real_command(root, door):
-    configs = root / "lab" / "configs"
-    (configs / "paper").mkdir(parents=True)
-    (configs / "paper" / "planted.yaml").write_text(PLANTED)
-    common = ("--config-dir", str(configs), "-m", "paper=planted", "cores=1")
-    refused = door("triptych.cli.train", *common, "bound.steps=10")
-    assert refused.returncode == 1 and "not in the sweep" in refused.stderr
-    assert not (root / "logs").exists(), "nothing was begun"
-    done = door("triptych.cli.train", *common, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "contradicted: Fewer steps, a lower bound." in done.stdout
-    assert "reproduced: More steps, a lower bound." in done.stdout
-    sweep = root / "logs" / "sweeps" / "planted"
-    page = (sweep / "report.html").read_text()
-    assert page.index("Published: A. Nobody 2020") < page.index('class="answer"')
-    assert "verdict contradicted" in page and "verdict reproduced" in page
-    assert 'href="bound.steps%3D10%2Cseed%3D1"' in page
-    config = (sweep / "bound.steps=10,seed=1" / "config.yaml").read_text()
-    assert "paper" not in config.split("paths:")[0].split("scale:")[0], "no part of what a run is"
-    record = json.loads((sweep / "sweep.json").read_text())
-    assert record["paper_axes"]["bound.steps"] == ["10", "null"]

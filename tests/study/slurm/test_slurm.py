@@ -17,6 +17,10 @@ pytestmark = [
 LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100", "denoiser.network.dropout=0.2"]
 
 
+PRESET = ["hydra/launcher=slurm", "hydra.launcher.partition=debug", "hydra.launcher.timeout_min=60"]
+PRESET += ["hydra.launcher.cpus_per_task=1"]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with Cluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
@@ -57,20 +61,8 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     grid = ["name=s", "seed=1,2,3,4", *LONG]
     undisturbed = root / "undisturbed"
     end(command("-m", "hydra/launcher=local", *grid), undisturbed)
-    preset = [
-        "hydra/launcher=slurm",
-        "hydra.launcher.partition=debug",
-        "hydra.launcher.timeout_min=60",
-        "hydra.launcher.cpus_per_task=1",
-    ]
-    sweep = begin(command("-m", *preset, *grid), cluster, root)
-    victim = wait_for(
-        lambda: next(
-            (p.parent for p in root.glob("logs/sweeps/*/*/progress.json") if step(p.parent) > 200), None
-        ),
-        sweep,
-    )
-    assert victim
+    sweep = begin(command("-m", *PRESET, *grid), cluster, root)
+    wait_for(lambda: any(step(p.parent) > 200 for p in root.glob("logs/sweeps/*/*/progress.json")), sweep)
     job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
     if how == "requeue":
         cluster.run("scontrol", "requeue", job)
@@ -89,23 +81,11 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
 
 def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
     """No accounting here. One of three jobs is cancelled at work, one in the queue; the third one counts."""
-    line = command(
-        "-m",
-        "hydra/launcher=slurm",
-        "hydra.launcher.partition=debug",
-        "hydra.launcher.timeout_min=60",
-        "hydra.launcher.cpus_per_task=1",
-        "name=s",
-        "seed=1,2,3",
-        *LONG,
-    )
+    line = command("-m", *PRESET, "name=s", "seed=1,2,3", *LONG)
     sweep = begin(line, cluster, root)
+    first_run = root / "logs" / "sweeps" / "s" / "seed=1"
     try:
-        wait_for(
-            lambda: any(step(p.parent) > 100 for p in root.glob("logs/sweeps/*/*1/progress.json")),
-            sweep,
-            200.0,
-        )
+        wait_for(lambda: step(first_run) > 100, sweep, 200.0)
         first, _, third = sorted(jobs(cluster))
         assert jobs(cluster)[first] == "RUNNING" and jobs(cluster)[third] == "PENDING"
         cluster.run("scancel", "--ctld", third)
@@ -135,13 +115,9 @@ def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
         f"#SBATCH --output={root}/job.log --export=ALL\nsrun {line}\n"
     )
     end(command("name=twin", "trainer=ddp_sim", *LONG), root)
-    done = subprocess.run(
-        ["sbatch", "--parsable", str(script)],
-        env=cluster.environment | environment(root),
-        capture_output=True,
-        text=True,
-    )
-    job = done.stdout.strip()
+    line = ["sbatch", "--parsable", str(script)]
+    env = cluster.environment | environment(root)
+    job = subprocess.run(line, env=env, capture_output=True, text=True).stdout.strip()
     folder = root / "logs" / "runs" / "mine"
     wait_for(lambda: step(folder) > 200, None)
     identity = json.loads((folder / "provenance.json").read_text())["id"]

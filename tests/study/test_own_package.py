@@ -1,0 +1,138 @@
+"""What a package of one's own adds to a report: columns, panels. What fails costs a panel, not the report."""
+
+import sys
+
+import pytest
+
+from triptych.config import trust
+from triptych.run.read import read_runs
+from triptych.study.compare import compare
+from triptych.study.export import write_figures
+from triptych.study.render import write_report
+from triptych.study.terminal import print_table
+
+from .fake_runs import make_run, metrics
+
+PANELS = """
+from matplotlib.figure import Figure
+
+def figure(comparison, colours):
+    return Figure()
+
+def broken(comparison, colours):
+    return 1 / 0
+
+def leaving(comparison, colours):
+    raise SystemExit(0)
+
+def nothing(comparison, colours):
+    return None
+
+PANELS = [
+    ("Drawn", "How.", (figure,)),
+    ("Broken", "How.", (broken,)),
+    ("Leaving", "How.", (leaving,)),
+    ("Empty", "How.", (nothing,)),
+]
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, trusting):
+    """Writes ``panels.py`` of the package panel_lab, which is trusted."""
+
+    def write(text: str):
+        (tmp_path / "panel_lab").mkdir()
+        (tmp_path / "panel_lab" / "__init__.py").write_text("")
+        (tmp_path / "panel_lab" / "panels.py").write_text(text)
+        trusting("panel_lab")
+
+    return write
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Of two settings and seeds, with a metric of one's own."""
+    for objective, base in (("v", 2.0), ("x0", 2.2)):
+        for seed in (1, 2):
+            own = {"sharp": {"mean": 10 * base + seed, "stderr": 0.5, "n": 297}}
+            test = metrics(base + seed / 100, "bpd") | own
+            make_run(tmp_path / "runs", objective, seed, base, test=test, metrics={"sharp": "higher"})
+    return tmp_path / "runs"
+
+
+def test_a_metric_of_ones_own_is_a_column_everywhere(runs, capsys):
+    report = write_report(runs)
+    html = report.html.read_text()
+    assert "test sharp (higher is better)" in html
+    assert "21.500 ± 0.500" in html and "23.500 ± 0.500" in html  # over seeds 1, 2: half their difference
+    assert "test/sharp" in report.csv.read_text().splitlines()[0]
+    print_table(runs, report=report)
+    assert "test sharp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gammas, told", [((0.0, 0.0), False), ((0.0, 1.0), True)])
+def test_metrics_of_one_name_and_different_keys_are_not_to_be_compared(tmp_path, gammas, told):
+    for seed, gamma in enumerate(gammas):
+        run = make_run(tmp_path, "v", seed, 2.0 + seed, metrics={"sharp": ""})
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"metrics: {{sharp: {{_target_: lab.Sharp, gamma: {gamma}}}}}\n")
+    (comparison,) = compare(read_runs(tmp_path))
+    assert comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2  # of one setting
+    said = "the metric sharp with different metrics.sharp.gamma: do not compare it"
+    assert any(said in note for note in comparison.notes) == told
+
+
+@pytest.mark.parametrize(
+    "said", [["sharp"], {"<b>x</b>": "higher", "a b": ""}, {"sharp": ["higher"]}, "sharp", {"": 1}]
+)
+def test_names_that_are_none_and_senses_that_are_none_are_left_out(tmp_path, said):
+    make_run(tmp_path, "v", 1, 2.0, metrics=said)
+    (run,) = read_runs(tmp_path)
+    assert run.status == "finished" and dict(run.metrics) in ({}, {"sharp": ""})
+
+
+def test_a_strangers_thousand_metrics_make_no_thousand_columns(tmp_path):
+    make_run(tmp_path, "v", 1, 2.0, metrics={f"m{i}": "" for i in range(1000)})
+    assert len(read_runs(tmp_path)[0].metrics) == 32
+
+
+def test_panels_of_a_trusted_package(lab, runs, tmp_path):
+    lab(PANELS)
+    report = write_report(runs)
+    html = report.html.read_text()
+    assert "<h3>Drawn</h3>" in html and "<h3>Empty</h3>" not in html
+    assert "It cannot be drawn. ZeroDivisionError: division by zero" in html
+    assert "It cannot be drawn. SystemExit: 0" in html
+    assert f"({tmp_path}/panel_lab/panels.py:8, in broken)" in html
+    exported = {path.name for path in write_figures(report.story, tmp_path / "figures")}
+    assert {one for one in exported if "panel_lab" in one} == {
+        f"panel_lab.panels-figure.{ending}" for ending in ("svg", "pdf", "png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import nowhere_at_all\n", "ModuleNotFoundError: No module named"),
+        ("raise SystemExit(0)\n", "SystemExit: 0"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, runs, tmp_path, text, why):
+    lab(text)
+    html = write_report(runs).html.read_text()
+    assert "<h3>Panels of panel_lab.panels</h3>" in html and f"It cannot be drawn. {why}" in html
+    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "bits/dim more than v" in html
+
+
+def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, runs, tmp_path, monkeypatch):
+    lab(PANELS)
+    monkeypatch.setenv("TRIPTYCH_TRUST", "")
+    trust.trusted.cache_clear()
+    for place in (runs, next(runs.iterdir())):
+        (place / "panels.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nPANELS = []\n")
+        (place / "panel_mine.py").write_text((place / "panels.py").read_text())
+    monkeypatch.chdir(runs)
+    html = write_report(runs).html.read_text()
+    assert "<h3>Drawn</h3>" not in html and not (tmp_path / "mark").exists()
+    assert "panel_lab.panels" not in sys.modules
