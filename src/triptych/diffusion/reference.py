@@ -116,13 +116,17 @@ class BaselineErrors:
     def _tabulate(self, gamma: Tensor) -> Tensor:  # means of ``_error`` by dimension and level of x, (d, K)
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)
-        weight = torch.exp(-0.5 * NODES.double().square())
-        away = (alpha / sigma * (self.centres[:, None] - self.centres)).double()  # (level of x, k)
-        # of k given eps, without the prior p: (K, nodes, K); dimensions share it
-        likelihood = (-0.5 * (away[:, None] + NODES.double()[:, None]).square()).softmax(-1)
-        p = self.log_p.double().exp().T
-        values = ((likelihood * away[:, None]) @ p / (likelihood @ p)).square()
-        return torch.einsum("j,cjd->dc", weight / weight.sum(), values).float()
+        weight = torch.exp(-0.5 * NODES.double().square()).float()
+        p = self.log_p.exp().T
+        columns = []
+        for centre in self.centres:
+            away = alpha / sigma * (centre - self.centres)
+            # of k given eps, but for the prior p: dimensions share it. (nodes, K, d), and no matrix product:
+            # its last digits may change from call to call
+            joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
+            error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
+            columns.append((weight[:, None] / weight.sum() * error).sum(0))
+        return torch.stack(columns, 1)
 
 
 def histogram(parts: Iterable[Tensor], levels: int, smoothing: float) -> Tensor:

@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
-from triptych.config.folders import choices_of
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -179,12 +178,9 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
-    few, data = len(experiment.data.splits["val"]), experiment.data.name
+    few = len(experiment.data.splits["val"])
     note = f"validation: {few} items, too few to choose a setting or a moment by" if 0 < few < FEW else ""
-    chosen = run.provenance().get("choices", {})
-    plain = not chosen.keys() & {"experiment", "ablation", "paper"}
-    hint = f"data={data}: the defaults are for digits; experiment={data} has settings for these data"
-    for line in (*leakage(origin.facts), note, hint if plain and data in choices_of("experiment") else ""):
+    for line in (*leakage(origin.facts), note):
         log_line(run, line)
 
 

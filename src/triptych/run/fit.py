@@ -18,6 +18,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
+from triptych.config.folders import choices_of
 from triptych.config.names import cores
 from triptych.data.batch import Batch
 from triptych.errors import UserError
@@ -152,6 +153,10 @@ def build_fit(
         if origin.start is None and warmup >= trainer.max_steps:
             problem = f"all {trainer.max_steps} steps are warm-up"
             log_line(run, f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer")
+        bundled = {"experiment", "ablation", "paper"} & run.provenance().get("choices", {}).keys()
+        if origin.start is None and not bundled and (name := data.name) in choices_of("experiment"):
+            other = f"experiment={name} has settings for these data"
+            log_line(run, f"data={name}: the other settings are for digits; {other}")
     trainer.loggers = build_loggers(config, run, origin.step, lambda: keep.seconds)
     fit = Fit(trainer, keep)
     if rank() == 0:
