@@ -145,6 +145,8 @@ def test_memory_and_curves_are_those_of_the_fit(sweep):
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"memory": 2.0**50}))
     second, here, steps = sweep("second", "sampler=ddim", "logger=tensorboard", csv=False)
     assert steps == 0 and second.cost["memory"] == 2.0**50
+    third, there, steps = sweep("third", "sampler=heun", "logger=tensorboard", csv=False)
+    assert steps == 0 and third.cost["memory"] == 2.0**50 and there.provenance()["fit_of"]["run"] == "first"
     events = EventAccumulator(str(here / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [*range(6)]
     assert [e.step for e in events.Scalars("val/bpd")] == [3, 6]

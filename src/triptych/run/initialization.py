@@ -49,8 +49,10 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
     checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    if checkpoint and (other := checkpoint["triptych"].get("fit_of")) and rank() == 0:
-        run.write("provenance.json", run.provenance() | {"fit_of": other})
+    if checkpoint and (other := checkpoint["triptych"].get("fit_of")):
+        fit = ""  # the other run has offered it
+        if rank() == 0:
+            run.write("provenance.json", run.provenance() | {"fit_of": other})
     adopted = initial = None
     if path := config.get("trained"):
         if is_pipeline(path):
