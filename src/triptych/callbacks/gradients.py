@@ -22,15 +22,17 @@ class Gradients(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
+        steps = trainer.global_step + 1
+        logged = steps % every == 0
+        gradients = [p.grad for p in module.parameters() if p.grad is not None] if logged or self.clip else []
         if not gradients:
             return
         # torch's get_total_norm, which on a CPU calls Python once for each of them
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
             self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (norm > self.clip))
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
-        if (steps := trainer.global_step + 1) % every == 0:
+        if logged:
             module.log("train/grad_norm", norm, on_step=True, on_epoch=False)
             if self.clip:
                 module.log("train/clipped", self.clipped / steps, on_step=True, on_epoch=False)
