@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from triptych.study.cells import Comparison, MeasureTable
-from triptych.study.formatting import BASELINES, format_number, plus_minus
+from triptych.study.formatting import format_number, plus_minus
 from triptych.study.style import (
     GRID,
     INK,
@@ -36,27 +36,16 @@ Colours = Mapping[str, str]
 
 
 def headline(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Test bound: each seed a dot, the mean a bar; what simpler models need is marked."""
+    """Test bound: each seed a dot, the mean a bar."""
     cells = comparison.cells
     if not cells:
         return None
-    marks = _references(comparison)
-    notes = {cell.label: plus_minus(cell.bound) for cell in cells}
-    figure, ax = _rows(notes, 0.12 + 0.17 * len(marks))
+    figure, ax = _rows({cell.label: plus_minus(cell.bound) for cell in cells})
     values = [v for cell in cells if cell.label not in comparison.bounds.far for v in cell.values().values()]
-    low, high = _frame(values, [])
-    for k, (name, at) in enumerate(marks):
-        near = low - 0.5 * (high - low) <= at <= high + 0.5 * (high - low)
-        arrow = ("", "") if near else ("← ", "") if at < low else ("", " →")
-        text = f"{arrow[0]}{name} {format_number(at)}{arrow[1]}"
-        ax.annotate(text, (1, 1), (0, 4 + 12 * k), "axes fraction", "offset points", color=MUTED, ha="right")
-        if near:
-            ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-            low, high = min(low, at), max(high, at)
     for y, cell in enumerate(cells):
         dots = [(value, mark(cell.runs[seed])) for seed, value in cell.values().items()]
         _dots(ax, y, dots, cell.bound.mean, colours[cell.label], int(cell.label in comparison.bounds.far))
-    ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    ax.set_xlim(*_frame(values, []))
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure
 
@@ -180,9 +169,9 @@ def _beyond(ax: Axes, y: int, text: str, ink: str, side: int, **how: Any) -> Non
                 ha="right" if side > 0 else "left")  # fmt: skip
 
 
-def _rows(notes: Mapping[str, str], top: float = 0.12) -> tuple[Figure, Axes]:
+def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     """Draw axes with a row for each cell: its name at the left, a note at the right; both are the label."""
-    figure, ax = axes(WIDTH, top + 0.5 + ROW * (len(notes) + 0.3), 0.15, 0.15, top)
+    figure, ax = axes(0.62 + ROW * (len(notes) + 0.3), 0.15, 0.15)
     figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
     ax.set_ylim(len(notes) - 0.35, -0.65)
     ax.set_yticks([])
@@ -212,16 +201,3 @@ def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tup
     high = min(max([high, *(end for _, end in known)]), high + reach)
     pad = 0.05 * (high - low) or 1e-3
     return low - pad, high + pad
-
-
-def _references(comparison: Comparison) -> list[tuple[str, float]]:
-    """Return what the next simpler model needs, and what is possible: nearest above and below."""
-    recorded = (run.baselines for run in comparison.runs if run.baselines)
-    known = next(recorded, {}) if comparison.measure == "bpd" else {}
-    marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]
-    truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
-    marks += [("entropy (best possible)", truth) for truth in truths[:1]]
-    best = comparison.cells[0].bound.mean
-    above = sorted((mark for mark in marks if mark[1] > best), key=lambda mark: mark[1])
-    below = sorted((mark for mark in marks if mark[1] <= best), key=lambda mark: -mark[1])
-    return above[:1] + below[:1]

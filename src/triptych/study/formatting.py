@@ -6,9 +6,6 @@ import math
 
 from triptych.run.entries import Estimate
 
-# a summary's baselines, with their articles
-BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""

@@ -69,12 +69,10 @@ def mark(run: Run) -> str:
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
-def axes(
-    width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
-) -> tuple[Figure, Axes]:
-    """Return a figure of `width` x `height` inches with one axes; the margins are inches too."""
-    figure = Figure(figsize=(width, height))
-    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+def axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
+    """Return a figure of `WIDTH` x `height` inches with one axes; margins are inches too."""
+    figure = Figure(figsize=(WIDTH, height))
+    box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
 
 
@@ -114,7 +112,7 @@ class LineFigure:
         self.ends: list[tuple[float, str, str]] = []
         # DejaVu is wide, so browser fonts fit as well
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
-        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, right + 0.4)
+        self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.4)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""
