@@ -102,8 +102,7 @@ class Judgement:
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
-            open_ = sum(m.p_not_within > ALPHA for m in self.measured)
-            return f"{text}: open{f'; and {open_ - 1} more' if open_ > 1 else ''}; {over}."
+            return f"{text}: {sum(m.p_not_within > ALPHA for m in self.measured)} open; {over}."
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
         p = p_value(self.p)
