@@ -63,17 +63,13 @@ def _by_noise_level(
     return lines.finish(GAMMA, ylabel)
 
 
-def training(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, over_seconds=False)
-
-
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, over_seconds=True)
+    return training(comparison, colours, over_seconds=True)
 
 
-def _training(comparison: Comparison, colours: Colours, over_seconds: bool) -> Figure | None:
+def training(comparison: Comparison, colours: Colours, over_seconds: bool = False) -> Figure | None:
+    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
     bound = f"val/{comparison.measure}"
     lines: dict[str, list[Line]] = {}
     for cell in comparison.cells:

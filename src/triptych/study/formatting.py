@@ -59,9 +59,9 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
-def quantity(n: int, noun: str, plural: str = "") -> str:
+def quantity(n: int, noun: str) -> str:
     """Format a count with its noun: "1 run", "3 runs"."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+    return f"{n} {noun if n == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:

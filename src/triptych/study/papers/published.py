@@ -130,15 +130,12 @@ class Judged:
 
     @property
     def answer(self) -> str:
-        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 identity holds."."""
+        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 of 1 identities hold."."""
         findings = [j.word for j in self.judgements if not j.is_identity]
         known = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
         parts = [f"Of {quantity(len(findings), 'claim')}: {listed(known)}."] if known else []
-        identities = [j.word for j in self.judgements if j.is_identity]
-        if identities:
-            holding = identities.count("holds")
-            of = quantity(len(identities), "identity", "identities")
-            parts.append(f"{holding} of {of} {'holds' if holding == 1 else 'hold'}.")
+        if identities := [j.word for j in self.judgements if j.is_identity]:
+            parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
         return " ".join(parts) or "No claim is made."
 
 
