@@ -129,7 +129,7 @@ def test_less_control_than_it_looks_is_noted(tmp_path):
     run = make_run(tmp_path, "score", 1, 2.2, parameters=77, test=metrics(2.2, n=300))
     edit(run / "provenance.json", git={"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True})
     notes = " ".join(one(tmp_path).notes)
-    assert "The networks differ in size: 77 to 123,456 parameters." in notes
+    assert "Parameters: x0 123,456; v 9,876; score 77." in notes
     assert "different numbers of test items (297 and 300)" in notes and "uncommitted changes" in notes
     assert runs_of(tmp_path / "alike", {"x0": {1: 2.0}, "v": {1: 2.0}}).notes == ()
 

@@ -102,13 +102,13 @@ def test_a_broken_record_of_looks_claims_nothing(tmp_path, record):
 def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
     add(tmp_path, (1, 2, 3))
     (whole,) = read_study([tmp_path]).comparisons
-    assert whole.claim(0, 1).pair.n_items == 50 and "paired by seed and by item" in footnote(whole)
+    assert whole.claim(0, 1).pair.n_items == 50 and "in 3 of 3 pairs by item too" in footnote(whole)
     run = whole.cells[0].runs[1].dir
     for broken in (np.full(50, np.nan), np.zeros(0)):
         write_items(run, broken)
         (part,) = read_study([tmp_path]).comparisons
         assert part.claim(0, 1).pair.n_items == 0 and part.claim(1, 2).pair.n_items == 50
-        assert "in 1 of 3 pairs they are paired by item" in footnote(part)
+        assert "in 1 of 3 pairs by item too" in footnote(part)
     # other items, or the same in another order, are matched by their index
     values = np.random.default_rng([1, ord("a")])
     bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)

@@ -67,7 +67,7 @@ class RoundsSweeper(BasicSweeper):
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, root / "multirun.yaml")
-        jobs = grid(self.config.hydra.sweeper, arguments, self.hydra_context.config_loader)
+        jobs = grid(self.config.hydra.sweeper, arguments)
         self.hook = current()
         until = self.config.get("until")
         if until and self.tune:

@@ -66,8 +66,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     keys = sorted(dict.fromkeys(key for run in runs for key in run.settings), key=place)
     # a run that failed early may not have recorded its choices: what it does not tell is no difference
     known = {key: [run for run in runs if run.status == "finished" or key in run.settings] for key in keys}
-    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in known[key]))) for key in keys]
-    axes = [axis for axis in axes if len(axis.values) > 1]
+    axes = [axis for key in keys for axis in varied(known[key], [key])]
     axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
     models = {(run.seed, value(run, "trained")) for run in runs}
     if len(models) == len({run.seed for run in runs}):  # one for each seed, as if trained by it

@@ -111,15 +111,13 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
 
 
 def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield "Parameters: levels 110,087; v and x0 104,455."; a range where sizes are many."""
+    """Yield "Parameters: levels 110,087; v and x0 104,455."."""
     named: dict[int, list[str]] = {}
     for cell in cells:
         for size in {run.parameters for run in cell.runs.values() if run.parameters}:
             named.setdefault(size, []).append(cell.label)
-    if len(named) == 2:
+    if len(named) > 1:
         yield f"Parameters: {'; '.join(f'{listed(labels)} {size:,}' for size, labels in named.items())}."
-    elif len(named) > 1:
-        yield f"The networks differ in size: {min(named):,} to {max(named):,} parameters."
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:

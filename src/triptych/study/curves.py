@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from triptych.run.entries import Curve
 from triptych.run.read import Run
 from triptych.study.cells import Comparison
 from triptych.study.figures import Colours
-from triptych.study.style import INK, LINES, PALETTE, LineFigure, mark, plain_ticks
+from triptych.study.style import INK, LineFigure, mark, plain_ticks
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 THIN = 400  # seeds whose lines can be told apart
@@ -55,7 +54,7 @@ def _by_noise_level(
         lines.ax.plot(*dashed, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     for label, (gamma, value, error) in curves.items():
         shown = np.where(value > 0, value, np.nan)
-        lines.line(label, gamma, shown, linestyle=_style(label, colours), marker=True, markersize=3)
+        lines.line(label, gamma, shown, marker=True, markersize=3)
         if error is not None:
             low, high = np.maximum(shown - error, shown * 0.05), shown + error
             lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
@@ -64,17 +63,13 @@ def _by_noise_level(
     return lines.finish(GAMMA, ylabel)
 
 
-def training(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, over_seconds=False)
-
-
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, over_seconds=True)
+    return training(comparison, colours, over_seconds=True)
 
 
-def _training(comparison: Comparison, colours: Colours, over_seconds: bool) -> Figure | None:
+def training(comparison: Comparison, colours: Colours, over_seconds: bool = False) -> Figure | None:
+    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
     bound = f"val/{comparison.measure}"
     lines: dict[str, list[Line]] = {}
     for cell in comparison.cells:
@@ -99,7 +94,7 @@ def _training(comparison: Comparison, colours: Colours, over_seconds: bool) -> F
         if places.size:
             mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
             only = mark(seeds[0][2]) if len(seeds) == 1 else None
-            drawn.line(label, places, mean, linewidth=2, linestyle=_style(label, colours), gid=only)
+            drawn.line(label, places, mean, linewidth=2, gid=only)
     # the first value says how a random network does: it would flatten everything that follows
     far = comparison.bounds.far
     near = [seeds for label, seeds in lines.items() if label not in far] or [*lines.values()]
@@ -159,20 +154,13 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     return np.interp(gamma, at, value)
 
 
-def _style(label: str, colours: Colours) -> Any:
-    return LINES[list(colours).index(label) // len(PALETTE) % len(LINES)]
-
-
 def _log(ax: Axes, values: Iterable[np.ndarray]) -> None:
     """Set a log axis with plain numbers, and some between decades; leave it where values hardly differ."""
     every = np.concatenate(list(values))
     every = every[np.isfinite(every) & (every > 0)]
     decades = math.log10(every.max() / every.min()) if every.size else 1.0
-    if decades < 0.05:  # a few percent: between the numbers that a log axis names there would be none
+    if decades < 0.5:  # between the numbers that a log axis names there would be hardly one
         return
     ax.set_yscale("log")
-    subs: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    if decades > 0.3:
-        subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
     plain_ticks(ax.yaxis)

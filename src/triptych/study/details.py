@@ -48,25 +48,24 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     keys = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
     own = [{key: values[key] for key in keys if key in values} for values in flat]
     place = {run.dir: i for i, run in enumerate(runs)}
-    homes: dict[int, tuple[int, str]] = {}  # of a sweep that tuned first, the last stage's
+    homes: dict[int, dict[str, Any]] = {}  # of a sweep that tuned first, the last stage's
     sections = []
     for k, comparison in enumerate(story.comparisons):
         cells = []
         for cell in (*comparison.cells, *comparison.pending):
             at = [place[run.dir] for run in (*cell.runs.values(), *cell.others)]
-            homes |= dict.fromkeys(at, (k, cell.label))
+            home = {"section": k, "cell": cell.label, "far": cell.label in comparison.bounds.far}
+            homes |= dict.fromkeys(at, home)
             values = {key: dict.fromkeys(own[i][key] for i in at if key in own[i]) for key in keys}
             shown = {key: cut(", ".join(several)) for key, several in values.items() if several}
             cells.append({"label": cell.label, "runs": at, "own": shown})
         sections.append({"cells": cells, "against": _against(comparison)})
-    far = {(k, label) for k, comparison in enumerate(story.comparisons) for label in comparison.bounds.far}
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
     for i, run in enumerate(runs):
-        section, label = home = homes.get(i, (None, ""))
-        row: dict[str, Any] = {"name": where[run.dir], "section": section, "cell": label}
-        row |= {"far": run.status == "diverged" or home in far}
-        row |= {"own": {key: cut(text) for key, text in own[i].items()}}
+        row = {"section": None, "cell": "", "far": False} | homes.get(i, {})
+        row["far"] |= run.status == "diverged"
+        row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[i].items()}}
         rows.append(row | _of_run(run, points))
     return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}
 

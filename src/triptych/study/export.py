@@ -47,7 +47,7 @@ def write_figures(story: Study, out: Path) -> list[Path]:
 
 
 def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[TableRow]]]:
-    results = [("seeds", "seeds"), *table_columns(comparison), ("verdict", "verdict")]
+    results = [("seeds", "seeds"), *table_columns(comparison)]
     first = ("setting", comparison.subject)
     measured, rows = measure_rows(comparison)
     return [

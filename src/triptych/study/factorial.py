@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from triptych.run.parsing import to_float
 from triptych.study.axes import Axis, value
 from triptych.study.cells import Cell, Comparison
-from triptych.study.style import LINES, PAPER, LineFigure, mark, short
+from triptych.study.style import PAPER, LineFigure, mark, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
@@ -78,19 +77,18 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     }
     inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
     lines = LineFigure(crossed.lines.values, inks)
-    for i, (name, cells) in enumerate(cells_of.items()):
+    for name, cells in cells_of.items():
         x, means = [float(at[key]) for key in cells], [cell.bound.mean for cell in cells.values()]
         errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
-        how: dict[str, Any] = {"linewidth": 1.6, "linestyle": LINES[i // 12 % len(LINES)], "capsize": 2.5}
-        lines.ax.errorbar(x, means, errors, color=inks[name], elinewidth=1.1, **how)
-        lines.end(name, means)
+        lines.line(name, x, means)
+        lines.ax.errorbar(x, means, errors, color=inks[name], fmt="none", elinewidth=1.1, capsize=2.5)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
                 lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
                               gid=mark(cell.runs[seed]))  # fmt: skip
         lowest, place = min(zip(means, x, strict=True))
-        how = {"facecolor": PAPER, "edgecolor": inks[name], "linewidth": 1.8, "zorder": 3}
-        lines.ax.scatter([place], [lowest], s=70, **how)
+        ring = {"facecolor": PAPER, "edgecolor": inks[name], "linewidth": 1.8, "zorder": 3}
+        lines.ax.scatter([place], [lowest], s=70, **ring)
     # one that is far above the median flattens no other
     shown = sorted(cell.bound.mean for cell in crossed.cells.values())
     low, top = shown[0], min(shown[-1], shown[0] + 4 * (shown[len(shown) // 2] - shown[0]) + 1e-3)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from triptych.study.cells import Comparison, MeasureTable
-from triptych.study.formatting import BASELINES, format_number, plus_minus
+from triptych.study.formatting import format_number, plus_minus
 from triptych.study.style import (
     GRID,
     INK,
@@ -36,29 +36,8 @@ Colours = Mapping[str, str]
 
 
 def headline(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Test bound: each seed a dot, the mean a bar; what simpler models need is marked."""
-    cells = comparison.cells
-    if not cells:
-        return None
-    marks = _references(comparison)
-    notes = {cell.label: plus_minus(cell.bound) for cell in cells}
-    figure, ax = _rows(notes, 0.12 + 0.17 * len(marks))
-    values = [v for cell in cells if cell.label not in comparison.bounds.far for v in cell.values().values()]
-    low, high = _frame(values, [])
-    for k, (name, at) in enumerate(marks):
-        near = low - 0.5 * (high - low) <= at <= high + 0.5 * (high - low)
-        arrow = ("", "") if near else ("← ", "") if at < low else ("", " →")
-        text = f"{arrow[0]}{name} {format_number(at)}{arrow[1]}"
-        ax.annotate(text, (1, 1), (0, 4 + 12 * k), "axes fraction", "offset points", color=MUTED, ha="right")
-        if near:
-            ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-            low, high = min(low, at), max(high, at)
-    for y, cell in enumerate(cells):
-        dots = [(value, mark(cell.runs[seed])) for seed, value in cell.values().items()]
-        _dots(ax, y, dots, cell.bound.mean, colours[cell.label], int(cell.label in comparison.bounds.far))
-    ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
-    ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
-    return figure
+    """Test bound: each seed a dot, the mean a bar."""
+    return _measure_dots(comparison, comparison.bounds, colours) if comparison.cells else None
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -77,16 +56,11 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.axvline(0, color=INK, linewidth=1)
     low, high = _frame([0.0] + [claim.pair.mean for claim in near], [claim.interval for claim in near])
     for y, (_, cell, claim) in enumerate(rivals):
-        ink, span = colours[cell.label], claim.interval
-        if not math.isnan(span[0]):
-            ax.plot(span, [y, y], color=ink, linewidth=1.8)
-            ends = [end for end in span if low <= end <= high]
-            ax.scatter(ends, [y] * len(ends), marker="|", s=42, color=ink, linewidth=1.8)
-        fill = ink if claim.holds else PAPER
+        ink, half = colours[cell.label], claim.interval[1] - claim.pair.mean
+        how: dict[str, Any] = {"color": ink, "markerfacecolor": ink if claim.holds else PAPER}
+        ax.errorbar(claim.pair.mean, y, xerr=half, fmt="o", markersize=7, elinewidth=1.8, capsize=3, **how)
         if cell.label in comparison.bounds.far:
-            _beyond(ax, y, format_number(claim.pair.mean, sign=True), ink, 1, markerfacecolor=fill)
-            continue
-        ax.scatter([claim.pair.mean], [y], s=46, color=fill, edgecolor=ink, linewidth=1.6, zorder=3)
+            _beyond(ax, y, format_number(claim.pair.mean, sign=True), side=1, **how)
     ax.set_xlim(low, high)
     best = short(comparison.cells[0].label, 22)
     ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
@@ -97,7 +71,9 @@ def measure_figure(known: MeasureTable) -> Callable[[Comparison, Colours], Figur
     """Return the figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
     def figure(comparison: Comparison, colours: Colours) -> Figure:
-        return _measure_lines(known, colours) if known.key else _measure_dots(known, colours)
+        if known.key:
+            return _measure_lines(known, colours)
+        return _measure_dots(comparison, known, colours)
 
     figure.__name__ = known.metric.name
     what, better = known.metric.label, known.metric.better
@@ -138,12 +114,16 @@ def _measure_axis(ax: Axes, known: MeasureTable) -> None:
     plain_ticks(ax.yaxis)
 
 
-def _measure_dots(known: MeasureTable, colours: Colours) -> Figure:
+def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours) -> Figure:
+    runs = {cell.label: cell.runs for cell in comparison.cells}
     figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in known.spreads.items()})
     _floor(ax.axvspan, ax.axvline, known)
     for y, (label, seeds) in enumerate(known.cells.items()):
-        dots, side = [(v[0], None) for v in seeds.values()], known.sign * (label in known.far)
+        dots = [(v[0], mark(runs[label][seed])) for seed, v in seeds.items()]
+        side = known.sign * (label in known.far)
         _dots(ax, y, dots, known.spreads[label][0].mean, colours[label], side)
+    near = [v[0] for label, seeds in known.cells.items() if label not in known.far for v in seeds.values()]
+    ax.set_xlim(*_frame([*near, *(known.floor or ())], []))
     better = known.metric.better
     ax.set_xlabel(f"{known.metric.label}{f' ({better})' if better else ''}")
     return figure
@@ -162,7 +142,7 @@ def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, Any]], mean: float, ink:
     ``side``: 1 or -1 where they lie beyond the right or left edge, at which an arrow stands for each.
     """
     for _, gid in dots if side else ():
-        _beyond(ax, y, "", ink, side, gid=gid)  # the row has the value
+        _beyond(ax, y, "", side, ink, gid=gid)  # the row has the value
     if side:
         return
     if len(dots) > 1:
@@ -172,17 +152,17 @@ def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, Any]], mean: float, ink:
                 markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
 
 
-def _beyond(ax: Axes, y: int, text: str, ink: str, side: int, **how: Any) -> None:
+def _beyond(ax: Axes, y: int, text: str, side: int, color: str, **how: Any) -> None:
     """Draw an arrow with a text at the right edge (``side`` 1) or the left one (-1): the value is beyond."""
     at, way = ((side + 1) // 2, y), ax.get_yaxis_transform()
-    ax.plot(*at, ">" if side > 0 else "<", color=ink, markersize=6, transform=way, clip_on=False, **how)
-    ax.annotate(text, at, (-8 * side, 0), way, "offset points", color=ink, va="center",
+    ax.plot(*at, ">" if side > 0 else "<", color=color, markersize=6, transform=way, clip_on=False, **how)
+    ax.annotate(text, at, (-8 * side, 0), way, "offset points", color=color, va="center",
                 ha="right" if side > 0 else "left")  # fmt: skip
 
 
-def _rows(notes: Mapping[str, str], top: float = 0.12) -> tuple[Figure, Axes]:
+def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     """Draw axes with a row for each cell: its name at the left, a note at the right; both are the label."""
-    figure, ax = axes(WIDTH, top + 0.5 + ROW * (len(notes) + 0.3), 0.15, 0.15, top)
+    figure, ax = axes(0.62 + ROW * (len(notes) + 0.3), 0.15, 0.15)
     figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
     ax.set_ylim(len(notes) - 0.35, -0.65)
     ax.set_yticks([])
@@ -212,16 +192,3 @@ def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tup
     high = min(max([high, *(end for _, end in known)]), high + reach)
     pad = 0.05 * (high - low) or 1e-3
     return low - pad, high + pad
-
-
-def _references(comparison: Comparison) -> list[tuple[str, float]]:
-    """Return what the next simpler model needs, and what is possible: nearest above and below."""
-    recorded = (run.baselines for run in comparison.runs if run.baselines)
-    known = next(recorded, {}) if comparison.measure == "bpd" else {}
-    marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]
-    truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
-    marks += [("entropy (best possible)", truth) for truth in truths[:1]]
-    best = comparison.cells[0].bound.mean
-    above = sorted((mark for mark in marks if mark[1] > best), key=lambda mark: mark[1])
-    below = sorted((mark for mark in marks if mark[1] <= best), key=lambda mark: -mark[1])
-    return above[:1] + below[:1]

@@ -6,9 +6,6 @@ import math
 
 from triptych.run.entries import Estimate
 
-# a summary's baselines, with their articles
-BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""
@@ -62,9 +59,9 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
-def quantity(n: int, noun: str, plural: str = "") -> str:
+def quantity(n: int, noun: str) -> str:
     """Format a count with its noun: "1 run", "3 runs"."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+    return f"{n} {noun if n == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:

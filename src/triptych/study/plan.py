@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from triptych.config.build import Dependencies, build
+from triptych.config.build import build
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
@@ -43,10 +43,8 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Cost]] | None = None) -> Cost:
+def network_cost(config: Mapping[str, Any]) -> Cost:
     """Return the cost of the network of a diffusion model.
-
-    ``known``: what others were made of, and their costs. One made of the same is not made again.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
@@ -66,9 +64,6 @@ def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Co
         data.num_classes = CLASSES
         assumed = f"{CLASSES} classes, as data {data.name} are not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
-    for parts, cost in known or ():
-        if parts == _parts(table, parts):
-            return cost
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -91,25 +86,18 @@ def network_cost(config: Mapping[str, Any], known: list[tuple[dict[str, Any], Co
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
-    cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
-    if known is not None:
-        known.append((_parts(table, {"data", "model", *table.built} - VALUES), cost))
-    return cost
-
-
-def _parts(table: Dependencies, places: Iterable[str]) -> dict[str, Any]:
-    """Return what stands at places of a configuration, and which other parts it has."""
-    return {place: table.node(place) for place in places if place} | {"": list(table)}
+    return Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
 
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs, of fits, and configuration."""
     _skip_imports(config for *_, config in settings)
-    costs: list[tuple[dict[str, Any], Cost]] = []
+    assumed: dict[str, None] = {}
     networks: dict[str, None] = {}
     operations = disk = 0.0
     for _, runs, fits, config in settings:
-        cost = network_cost(config, costs)
+        cost = network_cost(config)
+        assumed |= {cost.assumed: None} if cost.assumed else {}
         parameters = cost.parameters
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
@@ -133,7 +121,6 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
     )
     counted = quantity(sum(fits for *_, fits, _ in settings), "fit")
-    assumed = dict.fromkeys(cost.assumed for _, cost in costs if cost.assumed)
     return [
         f"{quantity(sum(runs for _, runs, *_ in settings), 'run')}, nothing is started",
         *networks,

@@ -22,7 +22,6 @@ from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
 from triptych.study import formatting
-from triptych.study.cells import Comparison
 from triptych.study.details import as_json
 from triptych.study.panels import colours, draw_panels, headline_panels, sample_pictures
 from triptych.study.results import results_csv
@@ -96,7 +95,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "verdict": verdict,
             "headline": headline_panels(comparison, palette),
             "drawn": table_title(comparison),
-            "columns": _columns(comparison),
+            "columns": table_columns(comparison),
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "panels": draw_panels(comparison, palette),
@@ -113,13 +112,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
         formatting=formatting, where=where, to_svg=to_svg,
         details=as_json(story, where), script=script, script_source=script_source(script),
     )  # fmt: skip
-
-
-def _columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the columns of the results: the verdict behind the figures that it rests on."""
-    known = table_columns(comparison)
-    at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
-    return [*known[:at], ("verdict", "verdict"), *known[at:]]
 
 
 def is_log(directory: Path) -> bool:

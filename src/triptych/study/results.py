@@ -75,15 +75,8 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {f"cost/{key}": value for key, value in run.cost.items()}
-    row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
-    row |= {
-        "host": run.host,
-        "commit": run.commit,
-        "dirty": run.dirty,
-        "started": run.started,
-        "data_fingerprint": run.fingerprint,
-        "sources": run.sources,
-        "changed": "; ".join([*(["data"] if run.data_changed else []), *run.code_changes]),
-        "error": run.error,
-    }
-    return row
+    facts = ("steps", "parameters", "weights", "device", "host", "commit", "dirty", "started")
+    row |= {name: getattr(run, name) for name in facts}
+    row |= {"data_fingerprint": run.fingerprint, "sources": run.sources}
+    row["changed"] = "; ".join([*(["data"] if run.data_changed else []), *run.code_changes])
+    return row | {"error": run.error}

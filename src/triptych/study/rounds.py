@@ -22,7 +22,7 @@ Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
 
 
-def grid(sweeper: Mapping[str, Any], arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
+def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
     """Return overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
 
     ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the
@@ -33,8 +33,8 @@ def grid(sweeper: Mapping[str, Any], arguments: Sequence[str], loader: Any = Non
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    if loader is None and GlobalHydra.instance().is_initialized():
-        loader = GlobalHydra.instance().config_loader()  # of which glob(x*) asks for choices
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # of which glob(x*) asks for choices
     fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
     for override in filter(Override.is_sweep_override, parsed):

@@ -25,7 +25,6 @@ from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"
-LISTED = 12  # seeds in a command; more are a range
 STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
 
 
@@ -108,9 +107,7 @@ class Study:
             return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
-        whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
-        seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
-        command.append(f"seed={seeds_of}")
+        command.append(f"seed={','.join(map(str, fresh))}")
         seconds = math.fsum(extra_seconds(c, seeds) for c, n in wanted if n)
         takes = f", {duration(seconds)} in all" if math.isfinite(seconds) else ""
         more = f"{quantity(seeds - len(used), 'more seed')} per setting"

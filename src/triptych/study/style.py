@@ -24,7 +24,6 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from scipy.optimize import isotonic_regression
 
 from triptych.run.read import Run
 
@@ -52,6 +51,7 @@ SETTINGS: dict[Any, Any] = {
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
     "axes.formatter.useoffset": False,  # small gaps keep their digits
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "legend.frameon": False, "legend.handlelength": 1.4, "legend.handletextpad": 0.4,
     "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
 }  # fmt: skip
 
@@ -69,12 +69,10 @@ def mark(run: Run) -> str:
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
-def axes(
-    width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
-) -> tuple[Figure, Axes]:
-    """Return a figure of `width` x `height` inches with one axes; the margins are inches too."""
-    figure = Figure(figsize=(width, height))
-    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+def axes(height: float, left: float, right: float) -> tuple[Figure, Axes]:
+    """Return a figure of `WIDTH` x `height` inches with one axes; margins are inches too."""
+    figure = Figure(figsize=(WIDTH, height))
+    box = (left / WIDTH, 0.5 / height, (WIDTH - left - right) / WIDTH, (height - 0.62) / height)
     return figure, figure.add_axes(box)
 
 
@@ -83,50 +81,25 @@ def short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
 
 
-def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
-    """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap.
-
-    Of more than fit, only some are written, at even distances from the lowest to the highest.
-    The frame stays as it is then: what is drawn here moves no limit.
-    """
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
-    height = ax.bbox.height / ax.figure.dpi * 72
-    line_height = SIZE * 1.28 / height
-    if len(items) > (most := int(1 / line_height) + 1):
-        ordered = sorted(items, key=lambda item: item[0])
-        items = [ordered[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
-    to_axes = (ax.transData + ax.transAxes.inverted()).transform
-    x = ax.get_xlim()[1]
-    ends = [(min(max(float(to_axes((x, y))[1]), 0.0), 1.0), text, ink) for y, text, ink in items]
-    ends.sort(key=lambda end: end[0])
-    for (end, text, ink), place in zip(ends, apart([end for end, *_ in ends], line_height), strict=True):
-        line = ((1.005, 1.03), (end, place))
-        ax.plot(*line, transform=ax.transAxes, color=ink, linewidth=0.7, clip_on=False)
-        ax.text(1.04, place, text, transform=ax.transAxes, color=ink, va="center", fontweight="bold")
-
-
 class LineFigure:
-    """Axes for a line a label, each named at its end."""
+    """Axes for a line a label, with a legend beside them in the order of the lines' last values."""
 
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = {label: short(label, 18) for label in labels}, colours
-        self.ends: list[tuple[float, str, str]] = []
+        self.ends: dict[str, float] = {}
         # DejaVu is wide, so browser fonts fit as well
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
-        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, right + 0.4)
+        self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.55)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
-        """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""
+        """Draw a line, named in the legend; with `marker=True` with the label's own marker."""
+        place = list(self.colours).index(label)
         if how.get("marker") is True:
-            how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
-        self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
-        self.end(label, y)
-
-    def end(self, label: str, values: Any) -> None:
-        """Name a label at the last finite one of `values`."""
-        if finite := [float(value) for value in values if math.isfinite(value)]:
-            self.ends.append((finite[-1], self.names[label], self.colours[label]))
+            how["marker"] = MARKERS[place % len(MARKERS)]
+        how = {"linewidth": 1.6, "linestyle": LINES[place // len(PALETTE) % len(LINES)]} | how
+        self.ax.plot(x, y, color=self.colours[label], label=label, **how)
+        if finite := [float(value) for value in y if math.isfinite(value)]:
+            self.ends[label] = finite[-1]
 
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
         """Mark the values along x, and nothing else there."""
@@ -136,32 +109,25 @@ class LineFigure:
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """Return the figure with all names, and their last values as its label."""
+        """Return the figure with its legend, of many lines of some, and all last values as its label."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
-        last = [f"{name} {value:.4g}" for value, name, _ in self.ends]
+        order = sorted(self.ends, key=lambda label: -self.ends[label])
+        last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
         low, high = self.ax.get_ylim()
-        beyond = [end for end in self.ends if not low <= end[0] <= high]
-        for line, (value, _, ink) in enumerate(beyond):
+        beyond = [label for label in order if not low <= self.ends[label] <= high]
+        for line, label in enumerate(beyond):
+            value = self.ends[label]
             at, arrow, step = (1, "↑", -12) if value > high else (0, "↓", 12)
             where = (1, at), (-2, step * (line + 0.5)), "axes fraction", "offset points"
             text = f"{value:.4g} {arrow}".replace("-", "−")
-            self.ax.annotate(text, *where, color=ink, ha="right", va="center")
-        end_labels(self.ax, self.ends)
+            self.ax.annotate(text, *where, color=self.colours[label], ha="right", va="center")
+        handles = {str(line.get_label()): line for line in self.ax.lines}
+        order = order[:: max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))]
+        named = [handles[label] for label in order], [self.names[label] for label in order]
+        self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
-
-
-def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Place points in [0, 1], ascending, at least `gap` apart, nearest to ascending ones wanted, if they fit.
-
-    Without the gaps below each they only have to ascend: an isotonic regression.
-    """
-    if not wanted:
-        return []
-    gaps = gap * np.arange(len(wanted))
-    places = isotonic_regression(wanted - gaps).x
-    return list(np.minimum(np.maximum(places, 0), 1 - gaps[-1]) + gaps)
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -14,6 +14,7 @@ from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus
 
+VERDICT = ("verdict", "verdict")
 BESIDE = {  # not the bound, and never in its place
     "iw": "importance-weighted",
     "ode": "by the ODE, its own items",
@@ -62,13 +63,13 @@ def entry(figure: Estimate, text: str | None = None) -> Entry:
 
 
 def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return key and heading of the columns: of the bound, or of the deciding measure's values."""
+    """Return key and heading of the columns: the bound or the deciding measure, the verdict, the rest."""
     if table := comparison.deciding:  # their bound is one and the same
         heads = [f"{value:g}" for value in table.values] if table.key else [table.metric.label]
-        return [(f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)]
+        return [*((f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)), VERDICT]
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
+        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)"), VERDICT]
     known += [(part, part) for part in PARTS if _differs(comparison, part)]
     known += [("gap", "gap to entropy")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]

@@ -90,8 +90,7 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     )  # fmt: skip
     known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
     known = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in known]
-    every = [("seeds", "seeds"), *known, ("verdict", "verdict")]
-    heads = [(key, head) for key, head in every if key not in without]
+    heads = [(key, head) for key, head in [("seeds", "seeds"), *known] if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
         table.add_column(Text(head), justify="left" if key in ("seeds", "verdict") else "right")

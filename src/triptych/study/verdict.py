@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from triptych.run.read import Run
 from triptych.study.cells import Comparison, MeasureTable, PairTest
-from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
+from triptych.study.formatting import format_number, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
-from triptych.study.statistics import Paired
 
+# a summary's baselines, with their articles
+BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
 NAMED = 4  # settings that are named in a sentence; more are counted
 
 
@@ -53,18 +54,16 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
     mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
     order = sorted(known, key=lambda name: -known[name])
-    failed = {name: [label for label in mean if mean[label] >= known[name]] for name in order}
     what = {name: f"{BASELINES[name]} ({format_number(known[name])} {unit})" for name in order}
-    if len(mean) > 1 and (of_all := [name for name in order if len(failed[name]) == len(mean)]):
+    if len(mean) > 1 and (of_all := [name for name in order if min(mean.values()) >= known[name]]):
         return f"No setting is better than {what[of_all[0]]}."
-    sentences: list[str] = []
-    seen: set[str] = set()
-    for name in order:
-        if fresh := [label for label in failed[name] if label not in seen]:
-            who = listed(fresh) if len(fresh) <= NAMED else f"{len(fresh)} of {len(mean)} settings"
-            sentences.append(f"{who} {'is' if len(fresh) == 1 else 'are'} no better than {what[name]}.")
-            seen |= {*fresh}
-    return " ".join(sentences)
+    worst = {label: next((name for name in order if x >= known[name]), "") for label, x in mean.items()}
+    failed = {name: [label for label in mean if worst[label] == name] for name in order}
+    return " ".join(
+        f"{_names(labels, len(mean))} {'is' if len(labels) == 1 else 'are'} no better than {what[name]}."
+        for name, labels in failed.items()
+        if labels
+    )
 
 
 def divergences(comparison: Comparison) -> str:
@@ -82,8 +81,8 @@ def divergences(comparison: Comparison) -> str:
 def failures(comparison: Comparison) -> str:
     """Name the settings of which every run failed: they are not among "the others"; "" if none did."""
     lost = [c.label for c in comparison.pending if c.others and {r.status for r in c.others} == {"failed"}]
-    who = listed(lost) if len(lost) <= NAMED else quantity(len(lost), "setting")
-    return f"{who} failed: no run has a result." if lost else ""
+    every = len(comparison.cells) + len(comparison.pending)
+    return f"{_names(lost, every)} failed: no run has a result." if lost else ""
 
 
 def _sentences(comparison: Comparison) -> list[str]:
@@ -122,18 +121,12 @@ def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
     needed: dict[int | None, list[str]] = {}
     for label, claim in left.items():
         needed.setdefault(seeds_to_settle(claim), []).append(label)
-    never, them = needed.pop(None, []), "it" if len(left) == 1 else "them"
-    parts, settled = [], [label for label in left if label not in never]
-    if settled:
-        counts = sorted(n for n in needed if n is not None)
-        (fewest, who), *more = [(str(n), _names(needed[n], rivals)) for n in counts]
-        if not more or len(settled) > NAMED:
-            fewest += f" to {counts[-1]}" if more else ""
-            who, more = _names(settled, rivals) if never else them, []
-        others = "".join(f", about {n} would settle {names}" for n, names in more)
-        parts.append(f"about {fewest} seeds per setting would settle {who}{others}")
+    never, counts = needed.pop(None, []), sorted(n for n in needed if n)
+    if len(counts) > NAMED:
+        needed, counts = {counts[-1]: [label for label in left if label not in never]}, counts[-1:]
+    parts = [f"about {n} seeds per setting would settle {_names(needed[n], rivals)}" for n in counts]
     if never:
-        parts.append(f"{MOST} seeds would not settle {_names(never, rivals) if settled else them}")
+        parts.append(f"{MOST} seeds would not settle {_names(never, rivals)}")
     return f": {', '.join(parts)}"
 
 
@@ -171,13 +164,9 @@ def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:
     clear = [label for label in rest if claims[label].holds and table.sign * claims[label].pair.mean > 0]
     if not clear:
         return "nothing is settled"
-    text = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
+    text = f"{first} is clear of {_names(clear, len(rest))}"
     left = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_some(left)}" if left else text
-
-
-def _some(labels: list[str]) -> str:
-    return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
+    return f"{text}, not settled against {_names(left, len(rest))}" if left else text
 
 
 def footnote(comparison: Comparison) -> str:
@@ -188,10 +177,15 @@ def footnote(comparison: Comparison) -> str:
 def _footnotes(comparison: Comparison) -> Iterator[str]:
     rule, name = comparison.rule, comparison.question.metric.name
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
-    known = [pair for pair in pairs if pair.error]
     yield "± is the standard error over seeds."
-    if not name:
-        yield _covered(comparison, known)
+    if pairs and not name:
+        by_item = sum(pair.n_items > 0 for pair in pairs)
+        seed = "draws" if comparison.one_training else "initial weights, batches, noise"
+        yield (
+            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by item too. "
+            f"Their intervals cover what changes with the seed ({seed}), and where they are paired by item "
+            "which items are in the test set."
+        )
     if comparison.one_training:
         yield (
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
@@ -215,7 +209,7 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
         )
     if rule.interim:
         yield "The sweep has not ended: nothing is settled before."
-    if rule.equal_within is not None and known:
+    if rule.equal_within is not None and pairs:
         yield (
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
@@ -224,29 +218,11 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
         yield about(comparison)
 
 
-def _covered(comparison: Comparison, known: list[Paired]) -> str:
-    with_items = [pair for pair in known if pair.n_items]
-    seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-    if known and len(with_items) == len(known):
-        return (
-            "Differences are paired by seed and by item. Their intervals cover what changes with the "
-            f"seed ({seed}) and which {with_items[0].n_items} items are in the test set."
-        )
-    n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
-    text = (
-        "Differences are paired by seed. Their Student-t intervals cover what changes with the seed "
-        f"({seed}), not which {n or 'the'} items are in the test set"
-    )
-    if with_items:
-        pairs = quantity(len(known), "pair")
-        return f"{text}; in {len(with_items)} of {pairs} they are paired by item and cover it."
-    return text + (" (these runs recorded no bounds by item)." if known else ".")
-
-
-def _names(labels: list[str], rivals: int) -> str:
-    if len(labels) > NAMED:
-        return f"all {rivals} others" if len(labels) == rivals else f"{len(labels)} of the {rivals} others"
-    return listed(labels)
+def _names(labels: list[str], of: int) -> str:
+    """Name settings, or count them where they are many: "all 6", "5 of 6"."""
+    if len(labels) <= NAMED:
+        return listed(labels)
+    return f"all {of}" if len(labels) == of else f"{len(labels)} of {of}"
 
 
 def about(comparison: Comparison) -> str:

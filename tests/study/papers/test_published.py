@@ -151,7 +151,7 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     )
     assert [j.word for j in judgements.judgements] == ["holds", "fails", "reproduced", "not testable here"]
     assert judgements.judgements[3].why == "Ten steps cannot tell." and judgements.judgements[3].p == 1
-    assert judgements.answer == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities holds."
+    assert judgements.answer == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities hold."
 
 
 def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows():

@@ -114,22 +114,6 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
     assert row().endswith("| 6 h 09 min |")
 
 
-def test_an_interval_of_an_earlier_version_is_marked(paper):
-    """95% each, where now they are as corrected as the verdict; of what is not tested all are 95%."""
-    file = paper / "results" / "it.json"
-    assert "°" not in page(paper, paper)
-    record = json.loads(file.read_text())
-    wrong, right, open_ = record["claims"]
-    for claim in (right, open_):
-        del claim["corrected"], claim["claimed"], claim["warning"]
-    open_["word"] = "not testable here"
-    file.write_text(json.dumps(record | {"claims": [wrong, right, open_, right | {"measured": "v − x0"}]}))
-    text = page(paper)
-    rows = [line for line in text.splitlines() if line.startswith("| [it")]
-    assert ["°" in row for row in rows] == [False, True, False, False]
-    assert "Claims not testable here and those marked ° have uncorrected 95% intervals" in text
-
-
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})

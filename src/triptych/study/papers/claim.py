@@ -28,7 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from triptych.config.keys import name_null
+import yaml
+
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
 from triptych.study.axes import value_name
@@ -87,7 +88,7 @@ class Contrast:
 class Claim:
     """What a paper says, the figures that it gives, and the contrasts that decide it.
 
-    ``rule``: how it is decided, in words. ``note``: what is to be known of the verdict. ``metric``: "" where
+    ``rule``: how it is decided. ``note``: what is to be known of the verdict. ``metric``: "" where
     metrics are compared. ``kind``: see above, "" in an earlier record. ``source``: "table 2".
     ``untestable``: why this scale cannot decide it, "" if it can.
     """
@@ -139,7 +140,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         name=name,
         says=node["says"],
         metric="" if maker.axis == METRIC else maker.metric,
-        rule=_rule(kind, node, maker.axis),
+        rule=_rule(node, kind, *TAKES[kind]),
         published=tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts=contrasts,
         source=", ".join(
@@ -256,25 +257,11 @@ def _means(text: str, wanted: Any) -> bool:
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _rule(kind: str, node: Mapping[str, Any], axis: str) -> str:
-    def named(value: Any) -> str:
-        return name_null(axis, _typed(value))
-
-    if kind == "order":
-        least = f" by at least {node['by']:g}" if node.get("by") else ""
-        times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""
-        parts = ([*map(named, one)] if isinstance(one, list) else named(one) for one in node["order"])
-        below = (f"each of {' and '.join(one)}" if isinstance(one, list) else one for one in parts)
-        return f"{' < '.join(below)}{least}{times}"
-    if kind == "diverges":
-        beyond = f" or are beyond {node['beyond']:g} times every other" if "beyond" in node else ""
-        return f"{', '.join(map(named, node['diverges']))}: most seeds diverge{beyond}"
-    near = (
-        f"within {node['within']:g}" if "within" in node else f"within a factor of {node['within_factor']:g}"
-    )
-    if kind == "same":
-        return f"{', '.join(map(named, node['same']))}: any two {near}"
-    return f"{', '.join(f'{named(k)} {v:g}' for k, v in node['value'].items())}, {near}"
+def _rule(node: Mapping[str, Any], *keys: str) -> str:
+    """Return the statistic and its tolerance as the file has them: "order: [a, b], by: 0.1"."""
+    of = {key: node[key] for key in keys if key in node}
+    shown = yaml.safe_dump(of, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+    return shown.strip()[1:-1]
 
 
 def _typed(value: Any) -> str:

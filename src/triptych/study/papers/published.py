@@ -102,8 +102,7 @@ class Judgement:
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
-            open_ = sum(m.p_not_within > ALPHA for m in self.measured)
-            return f"{text}: open{f'; and {open_ - 1} more' if open_ > 1 else ''}; {over}."
+            return f"{text}: {sum(m.p_not_within > ALPHA for m in self.measured)} open; {over}."
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
         p = p_value(self.p)
@@ -131,15 +130,12 @@ class Judged:
 
     @property
     def answer(self) -> str:
-        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 identity holds."."""
+        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 of 1 identities hold."."""
         findings = [j.word for j in self.judgements if not j.is_identity]
         known = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
         parts = [f"Of {quantity(len(findings), 'claim')}: {listed(known)}."] if known else []
-        identities = [j.word for j in self.judgements if j.is_identity]
-        if identities:
-            holding = identities.count("holds")
-            of = quantity(len(identities), "identity", "identities")
-            parts.append(f"{holding} of {of} {'holds' if holding == 1 else 'hold'}.")
+        if identities := [j.word for j in self.judgements if j.is_identity]:
+            parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
         return " ".join(parts) or "No claim is made."
 
 

@@ -126,8 +126,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
         "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
         "measured": f"{deciding.contrast.name} = {deciding.text}",
-        "claimed": deciding.accepted, "corrected": True,
-        "ratio": deciding.ratio, "metric": claim.metric,
+        "claimed": deciding.accepted, "ratio": deciding.ratio, "metric": claim.metric,
         "why": j.why, "warning": j.warning, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
         "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
@@ -176,14 +175,8 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
         against=[(entry, c) for entry, c in findings if c["word"] == "contradicted"],
         holding=sum(c["word"] == "holds" for _, c in identities),
         whole=all(entry.get("whole") for entry in entries),
-        is_uncorrected=_is_uncorrected, any_uncorrected=any(_is_uncorrected(c) for _, c in rows),
         missing=[(name, node.get("minutes", 0)) for name, node in known.items() if name not in measured],
     ) + "\n"  # fmt: skip
-
-
-def _is_uncorrected(c: Mapping[str, Any]) -> bool:
-    """Return whether a tested claim's interval is an earlier version's, 95% each."""
-    return c["word"] != "not testable here" and "[" in c["measured"] and not c.get("corrected")
 
 
 def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A sweep of a paper's claims: its scale, and what it records of the claims before its first run."""
 
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.compose import to_plain
 from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
-from triptych.config.names import grid_keys
+from triptych.config.names import cores, grid_keys
 from triptych.errors import UserError
 from triptych.study.papers.claim import METRIC
 from triptych.study.papers.paper import (
@@ -181,5 +180,4 @@ def machine() -> str:
         info = ""
     match = re.search(r"^model name\s*:\s*(.+)", info, re.MULTILINE)
     model = " ".join(match[1].split()) if match else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ", ".join(filter(None, (platform.machine(), model, f"{cores} cores")))
+    return ", ".join(filter(None, (platform.machine(), model, f"{cores()} cores")))
