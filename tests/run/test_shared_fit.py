@@ -124,6 +124,27 @@ def test_other_data_or_another_run_to_begin_with_is_another_fit(sweep, finished,
     assert sweep("fourth", "sampler=ddim")[2] == 6
 
 
+def test_a_fit_that_went_on_with_other_data_is_not_offered(sweep, monkeypatch):
+    first = sweep("first", begin=False)
+    with monkeypatch.context() as patch, pytest.raises(Accident):
+        at_call(patch, "training_step", 5, stumble)  # after a checkpoint
+        execute(first)
+    known = initialization.fingerprint
+    monkeypatch.setattr(initialization, "fingerprint", lambda data: replace(known(data), data="others"))
+    assert execute(first).data_changed
+    assert sweep("second", "sampler=ddim")[2] == 6
+
+
+def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypatch):
+    code = {"one.py": "1"}
+    monkeypatch.setattr(shared_fit, "source_files", lambda config: dict(code))
+    sweep("first")
+    code["one.py"] = "2"
+    assert sweep("first", "force=true")[2] == 6, "by other code"
+    code["one.py"] = "1"
+    assert sweep("second", "sampler=ddim")[2] == 6, "what lies there is of the other code"
+
+
 def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypatch):
     code = {"one.py": "1"}
     monkeypatch.setattr(shared_fit, "source_files", lambda config: dict(code))

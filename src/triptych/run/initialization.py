@@ -77,6 +77,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
         initial, _ = read_other("init_from", path, now, fix)
         # it was trained on theirs, too
         seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
+    fit = "" if seen["changed"] else fit  # begun with other data
     return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen, fit)
 
 

@@ -57,7 +57,7 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
     """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
     if digest and not any("changed" in one for one in run.provenance().get("executions", [])):
         with contextlib.suppress(OSError, UserError):  # then they train themselves
-            entry = to_json({"run": run.path.name, "memory": memory})
+            entry = to_json({"run": run.path.name, "id": run.provenance()["id"], "memory": memory})
             write_atomic(run.path.parent / FITS / digest, entry)
 
 
@@ -73,6 +73,8 @@ def take_fit(run: RunDirectory, digest: str) -> None:
         if not name or Path(name).name != name or name in ("..", run.path.name) or other.path.is_symlink():
             return
         check_directory(other.path)
+        if other.provenance().get("id") != entry.get("id"):  # begun anew since, by force=true
+            return
         states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
         if LAST not in states or _settings(other.config()) != _settings(run.config()):
             return
