@@ -84,14 +84,14 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
             yield from _undeclared(value, member, where)
 
 
-def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
+def defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
     loader = GlobalHydra.instance().config_loader()
     overrides = [
         f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
     ]
     overrides.append("~local")  # the one free group that is there by default
-    return loader.load_configuration(door, overrides, RunMode.RUN)
+    return loader.load_configuration("train", overrides, RunMode.RUN)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

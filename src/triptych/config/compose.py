@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -22,12 +21,11 @@ from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
-from triptych.config.identity import ABSENT
-from triptych.config.keys import Key, check_values, find_key, of_class, takes_names, walk
+from triptych.config.identity import ABSENT, leaves
+from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
-from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED, full_name
 from triptych.config.trust import check_name
 from triptych.declare import LISTS, members
@@ -207,7 +205,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
     if names and takes_names(parent):
         return f"{override}: no such key; a new name needs its class, as in +{parent}.NAME._target_=CLASS"
-    return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
+    return f"{override}: no such key; {nearest(key, _all_names())}"
 
 
 def _chosen(group: str, arguments: Sequence[str]) -> tuple[Any, str]:
@@ -256,18 +254,12 @@ def _door() -> str:
     return next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
 
 
-def _all_names(arguments: Sequence[str]) -> list[str]:
-    """Return every group, and every key of the composition of those ``arguments`` that are valid choices."""
+def _all_names() -> list[str]:
+    """Return every group of this command, and every key that its files list."""
     door = _door()
-    groups = folders.groups()
-    parts = (a.split("=", 1) for a in arguments if "=" in a)
-    own = _default_choices() if door != "train" else {}
-    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g) and (not own or g in own)]
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            plain = unresolved(hydra.compose(door, overrides=choices))
-            names = [where for where, *_ in walk(plain, Key(COMMANDS[door]))]
-            return groups + names if door == "train" else names
-    except HydraException:
-        return groups
+    groups = folders.groups() if door == "train" else [*_default_choices()]
+    names = [at for at, _ in leaves(read_yaml(CONFIGS / f"{door}.yaml"))]
+    for group in groups:
+        place = group.replace("/", ".")
+        names += [f"{place}.{at}" for file in _files(group) for at, _ in leaves(read_yaml(file))]
+    return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]
