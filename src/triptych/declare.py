@@ -220,15 +220,13 @@ def _range(limits: Sequence[Any], whole: bool) -> str:
     return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
 
 
-def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) -> str:
-    """Return the error line for ``value``; "" if it fits. ``show`` formats the value."""
+def refusal(key: str, kind: Any, value: Any) -> str:
+    """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    texts = (one for one in members(kind) if one in (str, Any) or str in map(type, get_args(one)))
-    text = isinstance(value, str) and not any(texts)
     whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
     hint = f"; type {int(value)}" if whole else ""
-    return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}{hint}"
+    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}{hint}"
 
 
 C = TypeVar("C", bound=type)

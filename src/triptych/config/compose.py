@@ -26,8 +26,8 @@ from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
-from triptych.config.source import REQUIRED, full_name
-from triptych.config.trust import check_name
+from triptych.config.source import REQUIRED, full_name, places
+from triptych.config.trust import check_name, trusted
 from triptych.declare import LISTS, members
 from triptych.errors import UserError
 
@@ -131,7 +131,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"
-        if lost := folders.missing_packages():
+        if lost := [name for name in trusted() if not places(name)]:
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
         return f"{group}={option}: no such choice; {near}"
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
@@ -190,16 +190,13 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
-        chosen, by = _chosen(group, arguments)
-        if by:
-            return f"{override}: no such key with {group}={chosen}, which {by} sets; leave it out"
         listed = " or ".join(f"{group}={one}" for one in others[:3])
-        return f"{override}: no such key with {group}={chosen}; choose {listed}"
+        return f"{override}: no such key with this choice of {group}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):
         owners = (f.stem for f in _files(above) if any(nested in one for one in _defaults_of(f)))
         listed = " or ".join(f"{above}={one}" for one in sorted(owners))
-        return f"{override}: {above}={_chosen(above, arguments)[0]} has no {nested}; choose {listed}"
+        return f"{override}: no such choice with this {above}; {listed} has it"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
     if open_to_names or ("_target_" in names and takes_names(parent.rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
@@ -208,30 +205,12 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     return f"{override}: no such key; {nearest(key, _all_names())}"
 
 
-def _chosen(group: str, arguments: Sequence[str]) -> tuple[Any, str]:
-    """Return a group's choice, and the argument that sets it in passing, as ``model=vae``; "" for none."""
-    typed = dict(one.split("=", 1) for one in arguments if "=" in one)
-    if group not in typed:
-        for one, choice in typed.items():
-            files = (file for file in _files(one) if file.stem == choice)
-            for entry in (entry for file in files for entry in _defaults_of(file)):
-                for key, value in entry.items():
-                    if key.partition("@")[0] == f"override /{group}":
-                        return value, f"{one}={choice}"
-    return (_default_choices() | typed).get(group), ""
-
-
 def _files(group: str) -> list[Path]:
     return [file for folder in folders.folders() for file in (folder / group).glob("*.yaml")]
 
 
 def _defaults_of(file: Path) -> list[dict[str, Any]]:
     return [one for one in read_yaml(file).get("defaults", []) if isinstance(one, dict)]
-
-
-def _default_choices() -> dict[str, Any]:
-    """Return the groups of this command with their default choices."""
-    return {key: value for one in _defaults_of(CONFIGS / f"{_door()}.yaml") for key, value in one.items()}
 
 
 def _unreadable(argument: str) -> bool:
@@ -256,9 +235,10 @@ def _door() -> str:
 
 def _all_names() -> list[str]:
     """Return every group of this command, and every key that its files list."""
-    door = _door()
-    groups = folders.groups() if door == "train" else [*_default_choices()]
-    names = [at for at, _ in leaves(read_yaml(CONFIGS / f"{door}.yaml"))]
+    file = CONFIGS / f"{_door()}.yaml"
+    own = [group for one in _defaults_of(file) for group in one]
+    groups = folders.groups() if file.stem == "train" else own
+    names = [at for at, _ in leaves(read_yaml(file))]
     for group in groups:
         place = group.replace("/", ".")
         names += [f"{place}.{at}" for file in _files(group) for at, _ in leaves(read_yaml(file))]

@@ -45,11 +45,6 @@ def check_apart() -> None:
             known[name] = file
 
 
-def missing_packages() -> list[str]:
-    """Return the trusted packages that cannot be found on Python's path."""
-    return [name for name in trusted() if not places(name)]
-
-
 @cache
 def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
     homes: dict[str, Path] = {}

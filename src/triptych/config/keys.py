@@ -215,10 +215,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:
         return ""  # an object, of which its owner knows what to make
-    show = (
-        repr if "." in where and isinstance(value, str) else str
-    )  # text of an argument, as its class has it
-    return refusal(where, key.kind, value, show)
+    return refusal(where, key.kind, value)
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:

@@ -58,9 +58,6 @@ class Figures(Metric):
 
     def update(self, rows: Tensor) -> None:
         """Count items' values (F, B) of the first F figures."""
-        self._count(rows)
-
-    def _count(self, rows: Tensor) -> None:
         number = torch.full_like(rows[:, :1], rows.shape[1]).squeeze(1)
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
@@ -123,7 +120,7 @@ class Accounting(Figures):
         item's total due to its draws, nats^2 (B,), where it is known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
-        self._count(rows)
+        super().update(rows)
         noise = torch.full_like(rows[0], math.nan)
         if variance is not None:
             noise = variance.to(noise) * self.scale**2

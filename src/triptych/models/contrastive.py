@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
@@ -127,7 +127,9 @@ class Contrastive(BoundModel):
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
-        u, v = (_gathered(a, rank, world) for a in self.network(batch.x, self._text(batch)))
+        u, v = self.network(batch.x, self._text(batch))
+        if world > 1 and dist.is_available() and dist.is_initialized():
+            u, v = (torch.cat(all_gather(a)) for a in (u, v))  # with the gradient of all processes' losses
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)
 
@@ -167,14 +169,3 @@ def numbers_of(text: Part) -> Tensor:
     tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
     rows = tokens.float().cpu().numpy()
     return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
-
-
-def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
-    # rows (B / W, d) of all W processes in order, (B, d), with the gradient of all their losses
-    if world == 1 or not (dist.is_available() and dist.is_initialized()):
-        return mine
-    n = len(mine)
-    whole = mine.new_zeros(n * world, mine.shape[1]).index_add(
-        0, rank * n + torch.arange(n, device=mine.device), mine
-    )
-    return all_reduce(whole)
