@@ -90,13 +90,6 @@ def alternatives(kind: Any) -> list[Any]:
     return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
 
 
-def members(kind: Any) -> list[Any]:
-    """Return the types of a union and of those in it, or the type itself, without metadata."""
-    inner, _ = unwrap(kind)
-    below = alternatives(inner)
-    return [inner] if below[0] is inner else [type_ for one in below for type_ in members(one)]
-
-
 def marks(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
     inner, more = unwrap(kind)

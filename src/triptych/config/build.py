@@ -111,7 +111,9 @@ def check_targets(config: Any, path: str = "") -> None:
     check_names(config, path)
     for where, node in targets(config, path):
         target = node["_target_"]
-        _check_role(target, where)
+        bases = find_key(where).bases
+        if bases and not issubclass(import_class(target, where), tuple(map(resolve_name, bases))):
+            raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
         names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
@@ -239,12 +241,6 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     if not issubclass(named, kind):
         raise UserError(f"{place}={value}: use a class made from {kind.__module__}.{kind.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
-
-
-def _check_role(target: str, where: str) -> None:
-    bases = find_key(where).bases
-    if bases and not issubclass(import_class(target, where), tuple(map(resolve_name, bases))):
-        raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
 
 
 def _scalar(value: Any) -> bool:

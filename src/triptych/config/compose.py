@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_origin
+from typing import Any, cast
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,7 +28,7 @@ from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
 from triptych.config.source import REQUIRED, full_name, places
 from triptych.config.trust import check_name, trusted
-from triptych.declare import LISTS, members
+from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -145,8 +145,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
-        kinds = members(find_key(key.lstrip("+")).kind)
-        lists = any(one is Any or (get_origin(one) or one) in LISTS for one in kinds)
+        kind = find_key(key.lstrip("+")).kind
+        lists = unwrap(kind)[0] is Any or "a list" in describe_kind(kind)
         fix = f"; for a list type {key}=[{values}]" if lists else ""
         return f"{match[1]}: several values need -m (a sweep){fix}"
     if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):

@@ -67,6 +67,7 @@ class Embedder:
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
+        self.conditions: dict[str, Kind] = dict.fromkeys((IMAGE, TEXT), Vectors(self.width))  # ``add_to``'s
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
@@ -88,11 +89,6 @@ class Embedder:
 
     def _scaled(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([torch.zeros(0, self.width), *parts]) * self.width**0.5
-
-    @property
-    def conditions(self) -> dict[str, Kind]:
-        """The parts that ``add_to`` adds."""
-        return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
     @torch.no_grad()
     def add_to(self, split: Split, whole: Split) -> Split:
