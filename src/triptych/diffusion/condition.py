@@ -91,14 +91,9 @@ class Condition:
 
     def __init__(self, **parts: Tensor | Part):
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
-        sizes = {
-            name if t is p.value else f"{name}'s {what}": len(t)
-            for name, p in self.parts.items()
-            for what, t in (("value", p.value), ("present", p.present), ("mask", p.mask))
-            if t is not None
-        }
-        if len(set(sizes.values())) != 1:
-            items = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no parts"
+        tensors = [t for p in self.parts.values() for t in (p.value, p.present, p.mask) if t is not None]
+        if len(sizes := {len(t) for t in tensors}) != 1:
+            items = f"{', '.join(self.parts)} of {sorted(sizes)} items" if sizes else "no parts"
             raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
 
     @staticmethod
