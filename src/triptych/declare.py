@@ -157,8 +157,6 @@ def _within(limit: Any, value: Any) -> bool:
 def describe_kind(kind: Any) -> str:
     """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
     words = _words(kind)
-    if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
-        return f"one of {', '.join(words)}"
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
 
 
@@ -173,10 +171,6 @@ def literal_values(kind: Any) -> list[str]:
         return ["true", "false"]
     literal = get_args(inner) if get_origin(inner) is Literal else ()
     return ["null" if option is None else str(option) for option in literal]
-
-
-def _is_choice(kind: Any) -> bool:
-    return get_origin(unwrap(kind)[0]) is Literal
 
 
 def _words(kind: Any) -> list[str]:
@@ -254,11 +248,9 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
     def decorate(cls: C) -> C:
         owner: Any = cls  # what type checkers say of super() is of classes that they know
-        own = vars(cls).get("__init_subclass__")
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
-            above = own.__get__(None, sub) if own else super(owner, sub).__init_subclass__
-            above(**options)
+            super(owner, sub).__init_subclass__(**options)
             hold(sub)
 
         hold(cls)

@@ -45,7 +45,7 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
     kinds: dict[str, Any] = {}
     for one in inspect.getmro(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
-            for name, hint in get_type_hints(one.__init__, include_extras=True).items():
+            for name, hint in get_type_hints(vars(one)["__init__"], include_extras=True).items():
                 for kind, limits in map(unwrap, get_args(hint) or (hint,)):
                     if hasattr(kind, "named") or IsClass in map(type, limits):
                         kinds.setdefault(name, kind)

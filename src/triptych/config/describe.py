@@ -14,7 +14,7 @@ from triptych.config.folders import CONFIGS, choices_of, folders, groups
 from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, describe_kind
+from triptych.declare import Role, Unit, describe_kind
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
@@ -47,9 +47,9 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
 
 
 def _row(path: str, key: Key, value: str | None, added: bool = False) -> KeyRow:
-    return KeyRow(
-        path, value, describe_kind(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
-    )
+    unit = key.mark(Unit)
+    values = describe_kind(key.kind) + (f" ({unit.name})" if unit else "")
+    return KeyRow(path, value, values, key.role, added=added)
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, is_typeddict
+from typing import Any, NamedTuple, TypeVar, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
@@ -18,40 +18,34 @@ from triptych.config.libraries import CLASSES, Optimizer
 from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap
+from triptych.declare import Role, alternatives, fits, marks, refusal, says, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
+M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
 
 
 class Key(NamedTuple):
-    """One key: its kind as a type, ``Any`` where none is declared, and what else its declarations say.
-
-    ``null``: what null means, by ``Annotated[None, "continuous time"]``; "" if that is not declared.
-    """
+    """One key: its kind as a type, ``Any`` where none is declared, its role and its default."""
 
     kind: Any = Any
     role: Role = Role.IDENTITY
-    unit: str = ""
-    is_path: bool = False
     default: Any = REQUIRED
-    null: str = ""
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """Return a nested key of that type; without a role of its own it inherits this one's."""
-        meanings = marks(kind)
-        role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
-        unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
-        nulls = (more for inner, more in map(unwrap, alternatives(unwrap(kind)[0])) if inner is type(None))
-        null = next((text for more in nulls for text in more), "")
-        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default, null)
+        return Key(kind, Key(kind).mark(Role) or self.role, default)
+
+    def mark(self, kind: type[M]) -> M | None:
+        """Return what the declaration says of that kind, as its ``Unit``; None for nothing."""
+        return next((one for one in marks(self.kind) if isinstance(one, kind)), None)
 
     @property
     def bases(self) -> tuple[str, ...]:
         """Base classes that a group's ``_target_`` must derive from; () for any."""
-        base = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
+        base = self.mark(Base) or Base("")
         return tuple(filter(None, (base.target, base.other)))
 
     @property
@@ -130,13 +124,14 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
         matches = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False, null=""))
+        at = next(filter(None, matches), at._replace(kind=Any))
     return at
 
 
 def name_null(key: str, value: str) -> str:
-    """Return ``value`` as reports name it: "null" by what it means, where the key declares that."""
-    return (value == "null" and find_key(key).null) or value
+    """Return ``value`` as reports name it: "null" by what it means, as ``Annotated[None, "..."]`` says."""
+    kinds = map(unwrap, alternatives(unwrap(find_key(key).kind)[0]) if value == "null" else ())
+    return next((text for inner, more in kinds if inner is type(None) for text in more), value)
 
 
 def takes_names(key: str) -> bool:
@@ -235,15 +230,10 @@ def groups() -> tuple[str, ...]:
     return tuple(key for key, inner in every if is_typeddict(inner) or typing.get_origin(inner) is dict)
 
 
-def with_roles(*roles: Role) -> tuple[str, ...]:
+def with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
     """Return the keys with one of these roles: top-level ones, and those of groups of another role."""
-    return tuple(_with_roles(Key(Train), "", set(roles)))
-
-
-def _with_roles(key: Key, path: str, roles: set[Role]) -> Iterator[str]:
-    for name, kind in (fields(key.kind) or {}).items():
-        member, where = key.inside(kind), f"{path}.{name}" if path else name
-        if member.role in roles:
-            yield where
-        else:
-            yield from _with_roles(member, where, roles)
+    names, group = [], key or Key(Train)
+    for name, kind in (fields(group.kind) or {}).items():
+        member, where = group.inside(kind), f"{path}.{name}" if path else name
+        names += [where] if member.role in roles else with_roles(*roles, key=member, path=where)
+    return names
