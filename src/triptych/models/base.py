@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -191,13 +192,18 @@ class BoundModel(pl.LightningModule):
     # the accounting ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # mixed precision is for training alone: bounds of any two runs compare
-        with torch.autocast(self.device.type, enabled=False):
+        with self._full_precision():
             self._account(batch, self.val_repeats)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        with torch.autocast(self.device.type, enabled=False):
+        with self._full_precision():
             self._account(batch, self.repeats, self.extra(batch), report=True)
+
+    def _full_precision(self) -> AbstractContextManager[Any]:
+        # mixed precision is for training alone: bounds of any two runs compare
+        kind = self.device.type
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if mixed else nullcontext()
 
     def _account(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
