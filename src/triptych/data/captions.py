@@ -178,7 +178,6 @@ def read_caption(image: Path) -> str:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if not text or len(text) > MOST:
-        problem = f"longer than {MOST} characters" if text else "empty"
-        raise DataError(f"data.root: {file} is {problem}; needs a caption")
+    if not 0 < len(text) <= MOST:
+        raise DataError(f"data.root: {file} has {len(text)} characters; needs a caption of 1 to {MOST}")
     return text

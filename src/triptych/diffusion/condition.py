@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import mix
+from .draws import Stream, seeded
 
 AUGMENTATION = "augmentation"  # the part that says what was done to a training image, and no one asks for
 
@@ -166,14 +166,14 @@ def dropout(
     """
     size = len(condition) * world
     here = slice(rank * len(condition), (rank + 1) * len(condition))
+    own: tuple[int, ...] = (seed, Stream.LABELS, step)
     if isinstance(share, Mapping):
-        draws = {name: (mix(seed, 13, step, place), share[name]) for place, name in enumerate(sorted(share))}
+        draws = {name: ((*own, place), share[name]) for place, name in enumerate(sorted(share))}
     else:
-        draws = dict.fromkeys(condition.parts, (mix(seed, 13, step), share))
-    return condition.drop(
-        {
-            name: torch.rand(size, generator=torch.Generator().manual_seed(stream))[here] < part
-            for name, (stream, part) in draws.items()
-            if name in condition.parts
-        }
-    )
+        draws = dict.fromkeys(condition.parts, (own, share))
+    gone = {
+        name: torch.rand(size, generator=seeded(*numbers))[here] < part
+        for name, (numbers, part) in draws.items()
+        if name in condition.parts
+    }
+    return condition.drop(gone)

@@ -128,12 +128,9 @@ class Accounting(Figures):
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
-        if gap is None and exact is not None:
-            gap = rows[0] - exact.double() * self.scale
-        elif gap is not None:
-            gap = gap.double() * self.scale
-        if gap is not None:
-            self.sums[len(TERMS)] += sums_of(gap)
+        if exact is not None:
+            rest = rows[0] - exact.double() * self.scale if gap is None else gap.double() * self.scale
+            self.sums[len(TERMS)] += sums_of(rest)
         for name, value in (extra or {}).items():
             known = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)

@@ -190,5 +190,5 @@ class DenoiserModel(BoundModel):
 @torch.no_grad()
 def level_edges(schedule: Schedule) -> Tensor:
     """Return the edges of the noise-level bins, from endpoint to endpoint."""
-    low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
+    low, high = schedule.ends(torch.device("cpu")).tolist()
     return torch.linspace(low, high, LEVEL_BINS + 1)
