@@ -60,8 +60,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
-        plain = equals and value and value[0] not in "'\""
-        if plain and find_key(key.lstrip("+"), command=command).mark(IsPath):
+        path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
+        if path and value[0] not in "'\"":
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"

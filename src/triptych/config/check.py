@@ -65,7 +65,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
-    declared = fields(key.kind) or {}
+    declared = fields(key.kind)
     for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
         where = f"{path}.{name}" if path else name
         member = below(key, name, target) or Key()

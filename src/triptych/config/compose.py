@@ -179,9 +179,8 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     """Suggest the choice of the group that has this key, else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
-    if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
-        value = override.partition("=")[2]
-        choice = value if value in options else "NAME"
+    if names and _options(place := key.replace(".", "/")):  # a choice, typed like a key
+        choice = override.partition("=")[2] or "NAME"
         return f"{override.lstrip('+')}: a group; its choice is typed with a slash, as in {place}={choice}"
     typed = (one.lstrip("+").partition("=") for one in arguments)
     target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
@@ -194,7 +193,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         return f"{override}: no such key with this choice of {group}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):
-        owners = (f.stem for f in _files(above) if any(nested in one for one in _defaults_of(f)))
+        owners = (f.stem for f in folders.files_of(above) if any(nested in one for one in _defaults_of(f)))
         listed = " or ".join(f"{above}={one}" for one in sorted(owners))
         return f"{override}: no such choice with this {above}; {listed} has it"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
@@ -203,10 +202,6 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     if names and takes_names(parent):
         return f"{override}: no such key; a new name needs its class, as in +{parent}.NAME._target_=CLASS"
     return f"{override}: no such key; {nearest(key, _all_names())}"
-
-
-def _files(group: str) -> list[Path]:
-    return [file for folder in folders.folders() for file in (folder / group).glob("*.yaml")]
 
 
 def _defaults_of(file: Path) -> list[dict[str, Any]]:
@@ -241,5 +236,5 @@ def _all_names() -> list[str]:
     names = [at for at, _ in leaves(read_yaml(file))]
     for group in groups:
         place = group.replace("/", ".")
-        names += [f"{place}.{at}" for file in _files(group) for at, _ in leaves(read_yaml(file))]
+        names += [f"{place}.{at}" for file in folders.files_of(group) for at, _ in leaves(read_yaml(file))]
     return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]

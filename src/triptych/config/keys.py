@@ -18,7 +18,7 @@ from triptych.config.libraries import CLASSES, Optimizer
 from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import Role, alternatives, fits, marks, refusal, says, unwrap
+from triptych.declare import Role, alternatives, fits, literal_values, marks, refusal, says, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
@@ -54,12 +54,12 @@ class Key(NamedTuple):
         return next(iter(self.bases), "")
 
 
-def fields(kind: Any) -> dict[str, Any] | None:
-    """Return {key: type} of a declared group; None for anything else."""
+def fields(kind: Any) -> dict[str, Any]:
+    """Return {key: type} of a declared group; {} for anything else."""
     for one in alternatives(unwrap(kind)[0]):
         if is_typeddict(inner := unwrap(one)[0]):
             return _hints(inner)
-    return None
+    return {}
 
 
 @cache
@@ -83,7 +83,7 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
 
 def below(key: Key, name: str, target: str = "") -> Key | None:
     """Return the key ``name`` of a group that ``target`` describes; None if unknown."""
-    declared = fields(key.kind) or {}
+    declared = fields(key.kind)
     if name in declared:
         return key.inside(declared[name])
     for one in filter(None, (target, key.base)):
@@ -99,13 +99,13 @@ def takes(key: Key, name: str, target: str = "") -> bool:
     if below(key, name, target) is not None:
         return True
     owner = target or key.base
-    return of_class(owner)[1] if owner else fields(key.kind) is None
+    return of_class(owner)[1] if owner else not fields(key.kind)
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
     """Return a group's declared keys; undeclared arguments are injected, not configured."""
-    named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
-    for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
+    named = {name: key.inside(kind) for name, kind in fields(key.kind).items()}
+    for name, one in of_class(target or key.base)[0].items():
         if name not in named and says(one.kind):
             named[name] = key.inside(one.kind, one.default)
     return named
@@ -175,37 +175,29 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
-    """Yield every declared key of a plain configuration with its value, groups first."""
-    if not isinstance(config, dict):
-        return
-    target = allowed(str(config.get("_target_") or ""))
-    for name, value in config.items():
-        if name in OPTIONS:
-            continue
-        member = below(key, str(name), target) or Key(role=key.role)
-        where = f"{path}.{name}" if path else str(name)
-        yield where, member, value
-        yield from walk(value, member, where)
-        if isinstance(value, list):
-            for i, one in enumerate(value):
-                yield from walk(one, Key(role=key.role), f"{where}[{i}]")
-
-
 def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (key, error line) of every key below ``path`` whose value is outside of its declaration."""
-    top = find_key(path, command=command) if path else Key(COMMANDS[command])
-    for where, key, value in walk(config, top, path):
-        if line := _refusal(where, key, value):
+    return _unfit(config, find_key(path, command=command) if path else Key(COMMANDS[command]), path)
+
+
+def _unfit(config: Any, key: Key, path: str) -> Iterator[tuple[str, str]]:
+    target = allowed(str(config.get("_target_") or "")) if isinstance(config, dict) else ""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if name in OPTIONS:
+            continue
+        member, where = below(key, str(name), target) or Key(), f"{path}.{name}" if path else str(name)
+        if line := _refusal(where, member, value):
             yield where, line
+        yield from _unfit(value, member, where)
+        for i, one in enumerate(value if isinstance(value, list) else ()):
+            yield from _unfit(one, Key(), f"{where}[{i}]")
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
     if where in INSTEAD and not fits(key.kind, value):
         return f"{where}={value}: {INSTEAD[where]}"
-    if fields(key.kind) is not None:
-        null = value is None and any(one in (None, type(None)) for one in alternatives(unwrap(key.kind)[0]))
-        if null or isinstance(value, Mapping):
+    if fields(key.kind):
+        if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:
@@ -233,7 +225,7 @@ def groups() -> tuple[str, ...]:
 def with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
     """Return the keys with one of these roles: top-level ones, and those of groups of another role."""
     names, group = [], key or Key(Train)
-    for name, kind in (fields(group.kind) or {}).items():
+    for name, kind in fields(group.kind).items():
         member, where = group.inside(kind), f"{path}.{name}" if path else name
         names += [where] if member.role in roles else with_roles(*roles, key=member, path=where)
     return names
