@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
 from triptych.config.own_code import check_methods, raised_at
-from triptych.config.source import REQUIRED
+from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
 from triptych.errors import UserError
@@ -50,6 +50,17 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
                     if hasattr(kind, "named") or IsClass in map(type, limits):
                         kinds.setdefault(name, kind)
     return kinds
+
+
+def _of_imported(kind: type) -> dict[str, Argument]:
+    """Return the arguments of a class whose source does not show all, as below an ``if`` or a star import."""
+    named: dict[str, Argument] = {}
+    for init in (vars(owner)["__init__"] for owner in inspect.getmro(kind) if "__init__" in vars(owner)):
+        own = inspect.signature(init).parameters.values()
+        named = {p.name: Argument(Any, REQUIRED if p.default is p.empty else p.default) for p in own} | named
+        if all(p.kind is not p.VAR_KEYWORD for p in own):
+            break
+    return named
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -190,6 +201,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
     kind, (names, more) = import_class(node["_target_"]), of_class(node["_target_"])
+    if more:
+        names = _of_imported(kind)
     later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
