@@ -90,13 +90,6 @@ def alternatives(kind: Any) -> list[Any]:
     return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
 
 
-def members(kind: Any) -> list[Any]:
-    """Return the types of a union and of those in it, or the type itself, without metadata."""
-    inner, _ = unwrap(kind)
-    below = alternatives(inner)
-    return [inner] if below[0] is inner else [type_ for one in below for type_ in members(one)]
-
-
 def marks(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
     inner, more = unwrap(kind)
@@ -164,8 +157,6 @@ def _within(limit: Any, value: Any) -> bool:
 def describe_kind(kind: Any) -> str:
     """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
     words = _words(kind)
-    if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
-        return f"one of {', '.join(words)}"
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
 
 
@@ -180,10 +171,6 @@ def literal_values(kind: Any) -> list[str]:
         return ["true", "false"]
     literal = get_args(inner) if get_origin(inner) is Literal else ()
     return ["null" if option is None else str(option) for option in literal]
-
-
-def _is_choice(kind: Any) -> bool:
-    return get_origin(unwrap(kind)[0]) is Literal
 
 
 def _words(kind: Any) -> list[str]:
@@ -220,15 +207,13 @@ def _range(limits: Sequence[Any], whole: bool) -> str:
     return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
 
 
-def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) -> str:
-    """Return the error line for ``value``; "" if it fits. ``show`` formats the value."""
+def refusal(key: str, kind: Any, value: Any) -> str:
+    """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    texts = (one for one in members(kind) if one in (str, Any) or str in map(type, get_args(one)))
-    text = isinstance(value, str) and not any(texts)
     whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
     hint = f"; type {int(value)}" if whole else ""
-    return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}{hint}"
+    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}{hint}"
 
 
 C = TypeVar("C", bound=type)
@@ -263,11 +248,9 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
     def decorate(cls: C) -> C:
         owner: Any = cls  # what type checkers say of super() is of classes that they know
-        own = vars(cls).get("__init_subclass__")
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
-            above = own.__get__(None, sub) if own else super(owner, sub).__init_subclass__
-            above(**options)
+            super(owner, sub).__init_subclass__(**options)
             hold(sub)
 
         hold(cls)

@@ -36,7 +36,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train --cfg all +foo=1", ["foo=1", "no such key"]),
     ("train -c job trainer.max_time=5m --resolve --package trainer", ["trainer.max_time=5m"]),
     ("train --cfg=hydra guidance=classifier", ["guide=null"]),
-    ("evaluate --cfg job split=tst", ["split=tst", "train, val, test"]),
+    ("evaluate --cfg job split=tst", ["split='tst'", "train, val or test"]),
     ("sample n=0 --cfg job", ["n=0", "from 1"]),
 ]  # fmt: skip
 OWN = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.config.build import build, check_targets
+from triptych.config.build import Dependencies, build, check_targets
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command, unresolved
 from triptych.config.keys import of_class
@@ -59,6 +59,27 @@ def test_a_refused_value_keeps_its_owners_words():
 def test_arguments_of_parents_count():
     named, more = of_class("triptych.data.digits.Digits")
     assert {"batch_size", "val_size", "seed"} <= set(named) and not more
+
+
+HIDDEN = """
+from triptych.networks.base import *
+if True:
+    class Hidden(Network):
+        def forward(self, z, gamma, condition=None): ...
+class Wide(Network):
+    def __init__(self, width=3, **more):
+        super().__init__(**more)
+        self.width = width
+    def forward(self, z, gamma, condition=None): ...
+"""
+
+
+@pytest.mark.parametrize("name", ["Hidden", "Wide"])
+def test_a_class_whose_source_does_not_show_its_arguments_is_handed_them(trusting, name):
+    trusting("hidden", HIDDEN)
+    table = Dependencies({}, {"shape": (2,), "outputs": 3})
+    made = build({"_target_": f"hidden.{name}"}, "denoiser.network", table)
+    assert (made.shape, made.outputs) == ((2,), 3)
 
 
 EXPERIMENTS = [f"experiment={file.stem}" for file in sorted((CONFIGS / "experiment").glob("*.yaml"))]

@@ -11,6 +11,7 @@ from triptych.config.compose import CONFIGS, compose_command, explain
 from triptych.config.describe import chain, comment
 from triptych.config.keys import find_key
 from triptych.config.names import register_resolvers
+from triptych.declare import IsPath
 from triptych.errors import UserError
 
 DATA = "_target_: lab_a.data.Mine\nwhere: x\n"
@@ -45,11 +46,11 @@ def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
 def test_a_packages_configurations_are_choices_and_no_others_are(packages):
     _, trusting = packages
     assert composed("data=mine").data.where == "x"
-    assert find_key("data.where").is_path  # its class's declaration is known, and nothing was imported
+    assert find_key("data.where").mark(IsPath)  # its class's declaration is known, and nothing was imported
     trusting("lab_b")
     with pytest.raises(MissingConfigException):
         composed("data=mine")
-    assert not find_key("data.where").is_path
+    assert not find_key("data.where").mark(IsPath)
 
 
 def test_another_program_of_hydras_is_left_alone(packages, tmp_path):

@@ -22,7 +22,7 @@ from triptych.config.keys import TARGET, find_key, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.schema import Decoders, Variances
 from triptych.config.source import arguments
-from triptych.declare import ClassName, Count, FilePath, Ge, Gt, Le, Role, Seed, Share
+from triptych.declare import ClassName, Count, FilePath, Ge, Gt, IsPath, Le, Role, Seed, Share
 from triptych.diffusion.decoder import Decoder
 from triptych.diffusion.reverse_variance import ReverseVariance
 from triptych.errors import UserError
@@ -136,7 +136,7 @@ Positive, Pair = Annotated[float, Gt(0), Le(10)], tuple[Share, Share]
         (Pair, [[0, 1], (0, 1)], [[0], [0, 2], 0, "ab"], "a list of 2, each a number in [0, 1]"),
         (Sequence[Count], [[], [1]], [[0], "1"], "a list, each a whole number of at least 1"),
         (Literal[None, "strip", "gif"], [None, "gif"], ["film", 0], "null, strip or gif"),
-        (Literal["a", "b", "c"], ["a"], ["d"], "one of a, b, c"),
+        (Literal["a", "b", "c"], ["a"], ["d"], "a, b or c"),
         (Literal[1, 3], [1], [True, 2, 1.0], "1 or 3"),
         (bool, [True], [1, "true"], "true or false"),
         (FilePath | None, ["x", Path("x"), None], [3, ""], "null or a path"),
@@ -190,8 +190,8 @@ def test_roles_of_arguments():
     register_resolvers()
     keys = ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
     assert [find_key(key).role for key in keys] == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
-    assert all(find_key(key).is_path for key in ("guidance.weak", "data.root", "measures.inception"))
-    assert find_key("items", command="evaluate").is_path and not find_key("data.std").is_path
+    assert all(find_key(key).mark(IsPath) for key in ("guidance.weak", "data.root", "measures.inception"))
+    assert find_key("items", command="evaluate").mark(IsPath) and not find_key("data.std").mark(IsPath)
 
 
 def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():

@@ -80,7 +80,7 @@ def test_a_folder_of_pairs(tmp_path):
 
 @pytest.mark.parametrize(
     ("bytes_", "word"),
-    [(None, "07.txt"), (b" \n", "empty"), (b"\xff\xfe\x00", "cannot read"), (b"?!", "no word")],
+    [(None, "07.txt"), (b" \n", "has 0 characters"), (b"\xff\xfe\x00", "cannot read"), (b"?!", "no word")],
 )
 def test_an_image_without_a_caption(tmp_path, bytes_, word):
     captions = [b"a picture"] * 12

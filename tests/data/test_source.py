@@ -216,7 +216,7 @@ def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
     for root in (None, "", tmp_path / "missing", file, tmp_path / "empty", tmp_path / "texts"):
         refused(lambda r=root: check(root=r), "data.root=")
     save_images(tmp_path / "few", 1)
-    refused(lambda: check(root=tmp_path / "few"), "data.root=", "1 images leave none to", "data.data_seed=0")
+    refused(lambda: check(root=tmp_path / "few"), "data.root=", "1 images leave none for", "data.data_seed=0")
     save_images(tmp_path / "fine", 30)
     check(root=tmp_path / "fine")
     refused(lambda: check(root=tmp_path / "fine", batch_size=10**9), "data.batch_size=1000000000")

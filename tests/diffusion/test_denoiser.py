@@ -110,6 +110,6 @@ def test_level_centres_span_the_data():
 
 
 def test_refusals():
-    refused(lambda: Output("x00"), "objective.output='x00'", "x0, epsilon, score, v")
+    refused(lambda: Output("x00"), "space='x00'", "x0, epsilon, score, v")
     for levels in (1, 0, None):
         refused(lambda levels=levels: LevelOutput(levels), "objective=levels", f"levels={levels}")

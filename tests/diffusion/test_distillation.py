@@ -92,7 +92,7 @@ def test_a_perfect_student_has_no_loss_and_draws_its_teacher_s_samples_in_half_t
     for loss in (Simple(), TruncatedSNR()):
         objective = Objective("x0", loss, STEPS)
         assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.min() > 1e-3
-        objective.teach(teacher)
+        objective.teacher = teacher
         assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.max() < 1e-12
 
     def drawn(who, steps):
@@ -110,7 +110,7 @@ def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
     taught = network(scaled, "v", process)
     x, eps, t, z = batch(process, schedule)
     objective = Objective("v", Simple(), STEPS)
-    objective.teach(taught)
+    objective.teacher = taught
     losses = objective(taught, schedule, x, t - 0.1 / STEPS, eps)
     (slope,) = torch.autograd.grad(losses.nats.sum(), scaled.gain)
     found = distilled(taught, schedule, z, t, STEPS)

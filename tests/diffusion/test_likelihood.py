@@ -124,5 +124,5 @@ def test_what_has_no_likelihood_is_refused():
     for tolerance in (0, math.nan):
         refused(lambda t=tolerance: Likelihood(WIDE, tolerance=t), f"tolerance={tolerance}")
     refused(lambda: Likelihood(WIDE, probes=1), "probes=1")
-    for how, word in (("unifrom", "none, uniform, lossless"), ("uniform", "levels"), ("lossless", "decoder")):
+    for how, word in (("unifrom", "uniform or lossless"), ("uniform", "levels"), ("lossless", "decoder")):
         refused(lambda how=how: Likelihood(WIDE, dequantisation=how), word)

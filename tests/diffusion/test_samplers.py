@@ -475,7 +475,7 @@ def test_thresholds_bound_x0_and_leave_the_rest_alone():
 def test_a_sampler_refuses_in_one_line(name):
     for steps in (0, -3, 2.5, True):
         refused(lambda steps=steps: EVERY[name](steps), "sampler.steps", str(steps))
-    refused(lambda: EVERY[name](5, grid="log"), "sampler.grid='log'", "gamma, time, karras")
+    refused(lambda: EVERY[name](5, grid="log"), "sampler.grid='log'", "gamma, time or karras")
     refused(lambda: EVERY[name](5, grid="karras", rho=0.5), "sampler.rho=0.5")
     refused(lambda: EVERY[name](5, chunk=0), "sampler.chunk=0")
 

@@ -116,7 +116,7 @@ def test_data_without_a_text_are_refused():
     make = partial(ContrastiveNetwork, (3, 8, 8))
     refused(lambda: make({"label": Labels(4)}), "images with a text are needed, these have label")
     wide = {"text": Tokens(5, 7)}
-    refused(lambda: make(wide, text_width=10), "text_width=10: must be a multiple of model.network.heads=4")
+    refused(lambda: make(wide, text_width=10), "model.network.heads=4: must divide the 10 channels")
 
 
 # processes ----------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ BAD = {
     "latent": (change(INDEX, vae=["diffusers", "VQModel"]), "vae=.*: unknown key"),
     "code": (change(INDEX, unet=["mine", "UNet"]), r"unet=.*: must be \['diffusers', 'UNet2DModel'\]"),
     "learned": (change(SCHEDULER, variance_type="learned"), "variance_type=learned: must be fixed_small"),
-    "betas": (change(SCHEDULER, beta_schedule="laplace"), "beta_schedule='laplace': must be one of linear"),
+    "betas": (change(SCHEDULER, beta_schedule="laplace"), "beta_schedule='laplace': must be linear, "),
     "beta": (change(SCHEDULER, beta_end=float("nan")), "beta_end=nan: must be a number above 0, below 1"),
     "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
     "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
@@ -244,7 +244,7 @@ BAD = {
         change(UNET, down_block_types=["CrossAttnDownBlock2D"] * 2),
         "down_block_types=.*: must be a list",
     ),
-    "escape": (change(UNET, act_fn="\x1b[2J"), r"act_fn='\\\\x1b\[2J': must be one of silu"),
+    "escape": (change(UNET, act_fn="\x1b[2J"), r"act_fn='\\\\x1b\[2J': must be silu, "),
     "pickle": (only_a_pickle, "no unet/diffusion_pytorch_model.safetensors; .* a .bin is a pickle"),
 }
 

@@ -69,12 +69,12 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
     config = prepared("optimizer.weight_decay=0.1", csv=False).config()
     found = {key for key, _ in leaves(config)}
-    for key, kind in (fields(Train) or {}).items():
+    for key, kind in fields(Train).items():
         assert key in known or any(k == key or k.startswith(f"{key}.") for k in found), key
         inner = Key().inside(kind)
         if inner.base.startswith(("pytorch_lightning", "torch")):
             continue  # what may be said to classes of others, more than our files say
-        for name in fields(kind) or {}:
+        for name in fields(kind):
             declared = f"{key}.{name}"
             there = any(k == declared or k.startswith(f"{declared}.") for k in found)
             assert there or key in ("likelihood", "model", "logger", "paper"), declared

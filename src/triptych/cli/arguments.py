@@ -17,6 +17,7 @@ from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
+from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.directory import STORAGE
 
@@ -59,7 +60,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
-        if equals and value and value[0] not in "'\"" and find_key(key.lstrip("+"), command=command).is_path:
+        path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
+        if path and value[0] not in "'\"":
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"

@@ -4,12 +4,13 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
 from triptych.config.own_code import check_methods, raised_at
-from triptych.config.source import REQUIRED
+from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
 from triptych.errors import UserError
@@ -39,41 +40,27 @@ ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are h
 
 
 @cache
-def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
-    """Return (parameters of ``target`` by name, whether it takes further keywords); or UserError."""
-    every: dict[str, inspect.Parameter] = {}
-    more = False
-    for function in _constructors(import_class(target)):
-        parameters = inspect.signature(function).parameters
-        own = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        every = own | every
-        more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    every.pop("self", None)
-    return every, more
-
-
-def _constructors(kind: type) -> Iterator[Any]:
-    """Yield ``__init__`` of a class and of its parents, to which **keywords are passed on."""
-    for owner in inspect.getmro(kind):
-        function = owner.__dict__.get("__init__")
-        if function is None:
-            continue
-        yield function
-        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
-            return
-
-
-@cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Return the arguments of a class that accept a class's name, with the base of such classes."""
     kinds: dict[str, Any] = {}
-    for function in _constructors(owner):
+    for one in inspect.getmro(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
-            for name, hint in get_type_hints(function, include_extras=True).items():
+            for name, hint in get_type_hints(vars(one)["__init__"], include_extras=True).items():
                 for kind, limits in map(unwrap, get_args(hint) or (hint,)):
                     if hasattr(kind, "named") or IsClass in map(type, limits):
                         kinds.setdefault(name, kind)
     return kinds
+
+
+def _of_imported(kind: type) -> dict[str, Argument]:
+    """Return the arguments of a class whose source does not show all, as below an ``if`` or a star import."""
+    named: dict[str, Argument] = {}
+    for init in (vars(owner)["__init__"] for owner in inspect.getmro(kind) if "__init__" in vars(owner)):
+        own = inspect.signature(init).parameters.values()
+        named = {p.name: Argument(Any, REQUIRED if p.default is p.empty else p.default) for p in own} | named
+        if all(p.kind is not p.VAR_KEYWORD for p in own):
+            break
+    return named
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -135,7 +122,9 @@ def check_targets(config: Any, path: str = "") -> None:
     check_names(config, path)
     for where, node in targets(config, path):
         target = node["_target_"]
-        _check_role(target, where)
+        bases = find_key(where).bases
+        if bases and not issubclass(import_class(target, where), tuple(map(resolve_name, bases))):
+            raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
         names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
@@ -211,7 +200,9 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         return node
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (names, more) = import_class(node["_target_"]), parameters_of(node["_target_"])
+    kind, (names, more) = import_class(node["_target_"]), of_class(node["_target_"])
+    if more:
+        names = _of_imported(kind)
     later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
@@ -225,7 +216,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
     if node.get("_partial_") or later:
         return partial(kind, **arguments, **extra)
-    network = (_class("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
+    network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
     check_methods(kind, place, kind.__mro__ + network)
     try:
         return kind(**arguments, **extra)
@@ -242,8 +233,8 @@ def _handed(
         return {}
     own = own | set(getattr(kind, "ignores", ()))
     handed = {name: table[name] for name in table if name in names and name not in own}
-    for name, parameter in names.items():
-        if name in PARTS and name not in {*handed, *own} and parameter.default is parameter.empty:
+    for name, argument in names.items():
+        if name in PARTS and name not in {*handed, *own} and argument.default is REQUIRED:
             group = PARTS[name].split(".")[0]
             raise UserError(f"{group}=none: {kind.__name__} needs one; choose another {group}")
     return handed
@@ -263,21 +254,6 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     if not issubclass(named, kind):
         raise UserError(f"{place}={value}: use a class made from {kind.__module__}.{kind.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
-
-
-@cache
-def _class(name: str) -> type:
-    import importlib
-
-    module, _, short = name.rpartition(".")
-    cls: type = getattr(importlib.import_module(module), short)
-    return cls
-
-
-def _check_role(target: str, where: str) -> None:
-    bases = find_key(where).bases
-    if bases and not issubclass(import_class(target, where), tuple(map(_class, bases))):
-        raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
 
 
 def _scalar(value: Any) -> bool:

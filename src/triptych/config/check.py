@@ -55,7 +55,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             head = "its file must begin with # @package _global_, so that its keys are those of a run"
             raise UserError(f"{group}={free[group]}: {head}")
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
-    plain = _resolved(cfg)
+    own = [str(key) for key in cfg if key != "hydra" and not OmegaConf.is_missing(cfg, key)]
+    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     keep_arguments(plain, typed)
     for key, line in chain(_undeclared(plain, Key(COMMANDS[command])), unfit(plain, command)):
         raise UserError(line if key in typed else line.replace(": ", f"{files}: ", 1))
@@ -64,45 +65,32 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
-    known = [str(name) for name in group if name not in OPTIONS and takes(key, str(name), target)]
+    declared = fields(key.kind)
     for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
         where = f"{path}.{name}" if path else name
         member = below(key, name, target) or Key()
         class_missing = value is not None and not (isinstance(value, dict) and "_target_" in value)
-        if name not in known:
-            declared = fields(key.kind) or {} if path else {}
-            siblings = [where.removesuffix(name) + one for one in [*known, *declared] or of_class(target)[0]]
-            typed = str(value).lower() if isinstance(value, bool) or value is None else str(value)
+        if not takes(key, name, target):
+            names = [*declared, *of_class(target or key.base)[0]]
+            siblings = [where.removesuffix(name) + one for one in names]
+            typed = "null" if value is None else str(value).lower() if value in (True, False) else str(value)
             line = answer(where, typed)
             yield where, line or f"{where}={value!r}: no such key; {nearest(where, siblings)}"
-        elif member.base and class_missing and name not in (fields(key.kind) or {}):
-            yield (
-                where,
-                f"{where}={value!r}: no such key; a new name needs its class, +{where}._target_=CLASS",
-            )
+        elif member.base and class_missing and name not in declared:
+            problem = f"{where}={value!r}: no such key"
+            yield where, f"{problem}; a new name needs its class, +{where}._target_=CLASS"
         elif isinstance(value, dict):
             yield from _undeclared(value, member, where)
 
 
-def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
+def defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
     loader = GlobalHydra.instance().config_loader()
     overrides = [
         f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
     ]
     overrides.append("~local")  # the one free group that is there by default
-    return loader.load_configuration(door, overrides, RunMode.RUN)
-
-
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Resolve the configuration to plain data, without Hydra's node and missing values."""
-    return {
-        str(key): OmegaConf.to_container(cfg[key], resolve=True)
-        if OmegaConf.is_config(cfg[key])
-        else cfg[key]
-        for key in cfg
-        if key != "hydra" and not OmegaConf.is_missing(cfg, key)
-    }
+    return loader.load_configuration("train", overrides, RunMode.RUN)
 
 
 def _lists(overrides: Sequence[str]) -> dict[str, str]:

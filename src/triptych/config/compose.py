@@ -8,10 +8,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_origin
+from typing import Any, cast
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -22,15 +21,14 @@ from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
-from triptych.config.identity import ABSENT
-from triptych.config.keys import Key, check_values, find_key, of_class, takes_names, walk
+from triptych.config.identity import ABSENT, leaves
+from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
-from triptych.config.schema import COMMANDS
-from triptych.config.source import REQUIRED, full_name
-from triptych.config.trust import check_name
-from triptych.declare import LISTS, members
+from triptych.config.source import REQUIRED, full_name, places
+from triptych.config.trust import check_name, trusted
+from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -133,7 +131,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"
-        if lost := folders.missing_packages():
+        if lost := [name for name in trusted() if not places(name)]:
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
         return f"{group}={option}: no such choice; {near}"
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
@@ -147,8 +145,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
-        kinds = members(find_key(key.lstrip("+")).kind)
-        lists = any(one is Any or (get_origin(one) or one) in LISTS for one in kinds)
+        kind = find_key(key.lstrip("+")).kind
+        lists = unwrap(kind)[0] is Any or "a list" in describe_kind(kind)
         fix = f"; for a list type {key}=[{values}]" if lists else ""
         return f"{match[1]}: several values need -m (a sweep){fix}"
     if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
@@ -181,9 +179,8 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     """Suggest the choice of the group that has this key, else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
-    if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
-        value = override.partition("=")[2]
-        choice = value if value in options else "NAME"
+    if names and _options(place := key.replace(".", "/")):  # a choice, typed like a key
+        choice = override.partition("=")[2] or "NAME"
         return f"{override.lstrip('+')}: a group; its choice is typed with a slash, as in {place}={choice}"
     typed = (one.lstrip("+").partition("=") for one in arguments)
     target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
@@ -192,48 +189,23 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
-        chosen, by = _chosen(group, arguments)
-        if by:
-            return f"{override}: no such key with {group}={chosen}, which {by} sets; leave it out"
         listed = " or ".join(f"{group}={one}" for one in others[:3])
-        return f"{override}: no such key with {group}={chosen}; choose {listed}"
+        return f"{override}: no such key with this choice of {group}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):
-        owners = (f.stem for f in _files(above) if any(nested in one for one in _defaults_of(f)))
+        owners = (f.stem for f in folders.files_of(above) if any(nested in one for one in _defaults_of(f)))
         listed = " or ".join(f"{above}={one}" for one in sorted(owners))
-        return f"{override}: {above}={_chosen(above, arguments)[0]} has no {nested}; choose {listed}"
+        return f"{override}: no such choice with this {above}; {listed} has it"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
     if open_to_names or ("_target_" in names and takes_names(parent.rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
     if names and takes_names(parent):
         return f"{override}: no such key; a new name needs its class, as in +{parent}.NAME._target_=CLASS"
-    return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
-
-
-def _chosen(group: str, arguments: Sequence[str]) -> tuple[Any, str]:
-    """Return a group's choice, and the argument that sets it in passing, as ``model=vae``; "" for none."""
-    typed = dict(one.split("=", 1) for one in arguments if "=" in one)
-    if group not in typed:
-        for one, choice in typed.items():
-            files = (file for file in _files(one) if file.stem == choice)
-            for entry in (entry for file in files for entry in _defaults_of(file)):
-                for key, value in entry.items():
-                    if key.partition("@")[0] == f"override /{group}":
-                        return value, f"{one}={choice}"
-    return (_default_choices() | typed).get(group), ""
-
-
-def _files(group: str) -> list[Path]:
-    return [file for folder in folders.folders() for file in (folder / group).glob("*.yaml")]
+    return f"{override}: no such key; {nearest(key, _all_names())}"
 
 
 def _defaults_of(file: Path) -> list[dict[str, Any]]:
     return [one for one in read_yaml(file).get("defaults", []) if isinstance(one, dict)]
-
-
-def _default_choices() -> dict[str, Any]:
-    """Return the groups of this command with their default choices."""
-    return {key: value for one in _defaults_of(CONFIGS / f"{_door()}.yaml") for key, value in one.items()}
 
 
 def _unreadable(argument: str) -> bool:
@@ -256,18 +228,13 @@ def _door() -> str:
     return next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
 
 
-def _all_names(arguments: Sequence[str]) -> list[str]:
-    """Return every group, and every key of the composition of those ``arguments`` that are valid choices."""
-    door = _door()
-    groups = folders.groups()
-    parts = (a.split("=", 1) for a in arguments if "=" in a)
-    own = _default_choices() if door != "train" else {}
-    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g) and (not own or g in own)]
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            plain = unresolved(hydra.compose(door, overrides=choices))
-            names = [where for where, *_ in walk(plain, Key(COMMANDS[door]))]
-            return groups + names if door == "train" else names
-    except HydraException:
-        return groups
+def _all_names() -> list[str]:
+    """Return every group of this command, and every key that its files list."""
+    file = CONFIGS / f"{_door()}.yaml"
+    own = [group for one in _defaults_of(file) for group in one]
+    groups = folders.groups() if file.stem == "train" else own
+    names = [at for at, _ in leaves(read_yaml(file))]
+    for group in groups:
+        place = group.replace("/", ".")
+        names += [f"{place}.{at}" for file in folders.files_of(group) for at, _ in leaves(read_yaml(file))]
+    return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.folders import CONFIGS, choices_of, folders, groups
+from triptych.config.folders import CONFIGS, choices_of, files_of, folders, groups
 from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, describe_kind
+from triptych.declare import Role, Unit, describe_kind
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
@@ -23,7 +23,7 @@ class KeyRow(NamedTuple):
     """A key, its value or default, its values in words, its role and its comment."""
 
     key: str
-    value: str | None
+    value: str
     values: str
     role: Role
     comment: str = ""
@@ -40,20 +40,17 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
         if isinstance(value, dict) and value:
             yield from key_rows(value, inner, where)
         elif str(name)[:1] != "_":
-            yield _row(where, inner, _text(value))
+            yield _row(where, inner, value)
     for name, inner in known.items() if path else ():
         if name not in config and inner.default is not REQUIRED:
-            yield _row(f"{path}.{name}", inner, _text(inner.default), added=True)
+            yield _row(f"{path}.{name}", inner, inner.default, added=True)
 
 
-def _row(path: str, key: Key, value: str | None, added: bool = False) -> KeyRow:
-    return KeyRow(
-        path, value, describe_kind(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
-    )
-
-
-def _text(value: Any) -> str:
-    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n...\n").strip()
+def _row(path: str, key: Key, value: Any, added: bool = False) -> KeyRow:
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=1000))
+    unit = key.mark(Unit)
+    values = describe_kind(key.kind) + (f" ({unit.name})" if unit else "")
+    return KeyRow(path, text.removesuffix("\n...\n").strip(), values, key.role, added=added)
 
 
 @cache
@@ -95,10 +92,8 @@ def listing(key: str, depth: int = 1) -> list[str]:
     """Return the choices of a key's group whose files list it; ``depth``: 2 for a nested group."""
     names = key.split(".")
     group, names = "/".join(names[:depth]), names[depth:]
-    files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
-    return sorted(
-        stem for stem, file in files.items() if any(_has(read_yaml(one), names) for one in chain(file))
-    )
+    has = (file.stem for file in files_of(group) if any(_has(read_yaml(one), names) for one in chain(file)))
+    return sorted({*has})
 
 
 def _has(node: Any, names: list[str]) -> bool:

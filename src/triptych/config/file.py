@@ -48,7 +48,8 @@ def _check_events(text: str, file: Path) -> None:
     for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{file}: an alias (&, *) is not allowed in a configuration; repeat the value")
-        if getattr(event, "tag", None) and not _quoted(event):
+        quoted = isinstance(event, yaml.ScalarEvent) and event.tag == "!"
+        if getattr(event, "tag", None) and not quoted:
             raise UserError(f"{file}: a tag ({str(event.tag)[:60]}) is not allowed; write a plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
@@ -58,10 +59,6 @@ def _check_events(text: str, file: Path) -> None:
             raise UserError(f"{file}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > TEXT:
             raise UserError(f"{file}: a value of more than {TEXT} characters")
-
-
-def _quoted(event: Any) -> bool:
-    return isinstance(event, yaml.ScalarEvent) and event.tag == "!"
 
 
 @cache

@@ -29,9 +29,14 @@ def groups(among: Sequence[Path] | None = None) -> list[str]:
     return sorted(places - {"."})
 
 
+def files_of(group: str) -> list[Path]:
+    """Return a group's files in all folders."""
+    return [file for folder in folders() for file in (folder / group).glob("*.yaml")]
+
+
 def choices_of(group: str) -> list[str]:
     """Return the names of a group's files in all folders."""
-    return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
+    return sorted({file.stem for file in files_of(group)})
 
 
 def check_apart() -> None:
@@ -43,11 +48,6 @@ def check_apart() -> None:
             if name in known:
                 raise UserError(f"{file}: {known[name]} has that name; choose another name")
             known[name] = file
-
-
-def missing_packages() -> list[str]:
-    """Return the trusted packages that cannot be found on Python's path."""
-    return [name for name in trusted() if not places(name)]
 
 
 @cache

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, is_typeddict
+from typing import Any, NamedTuple, TypeVar, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
@@ -18,40 +18,34 @@ from triptych.config.libraries import CLASSES, Optimizer
 from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap
+from triptych.declare import Role, alternatives, fits, literal_values, marks, refusal, says, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
+M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
 
 
 class Key(NamedTuple):
-    """One key: its kind as a type, ``Any`` where none is declared, and what else its declarations say.
-
-    ``null``: what null means, by ``Annotated[None, "continuous time"]``; "" if that is not declared.
-    """
+    """One key: its kind as a type, ``Any`` where none is declared, its role and its default."""
 
     kind: Any = Any
     role: Role = Role.IDENTITY
-    unit: str = ""
-    is_path: bool = False
     default: Any = REQUIRED
-    null: str = ""
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """Return a nested key of that type; without a role of its own it inherits this one's."""
-        meanings = marks(kind)
-        role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
-        unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
-        nulls = (more for inner, more in map(unwrap, alternatives(unwrap(kind)[0])) if inner is type(None))
-        null = next((text for more in nulls for text in more), "")
-        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default, null)
+        return Key(kind, Key(kind).mark(Role) or self.role, default)
+
+    def mark(self, kind: type[M]) -> M | None:
+        """Return what the declaration says of that kind, as its ``Unit``; None for nothing."""
+        return next((one for one in marks(self.kind) if isinstance(one, kind)), None)
 
     @property
     def bases(self) -> tuple[str, ...]:
         """Base classes that a group's ``_target_`` must derive from; () for any."""
-        base = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
+        base = self.mark(Base) or Base("")
         return tuple(filter(None, (base.target, base.other)))
 
     @property
@@ -60,12 +54,12 @@ class Key(NamedTuple):
         return next(iter(self.bases), "")
 
 
-def fields(kind: Any) -> dict[str, Any] | None:
-    """Return {key: type} of a declared group; None for anything else."""
+def fields(kind: Any) -> dict[str, Any]:
+    """Return {key: type} of a declared group; {} for anything else."""
     for one in alternatives(unwrap(kind)[0]):
         if is_typeddict(inner := unwrap(one)[0]):
             return _hints(inner)
-    return None
+    return {}
 
 
 @cache
@@ -89,7 +83,7 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
 
 def below(key: Key, name: str, target: str = "") -> Key | None:
     """Return the key ``name`` of a group that ``target`` describes; None if unknown."""
-    declared = fields(key.kind) or {}
+    declared = fields(key.kind)
     if name in declared:
         return key.inside(declared[name])
     for one in filter(None, (target, key.base)):
@@ -105,13 +99,13 @@ def takes(key: Key, name: str, target: str = "") -> bool:
     if below(key, name, target) is not None:
         return True
     owner = target or key.base
-    return of_class(owner)[1] if owner else fields(key.kind) is None
+    return of_class(owner)[1] if owner else not fields(key.kind)
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
     """Return a group's declared keys; undeclared arguments are injected, not configured."""
-    named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
-    for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
+    named = {name: key.inside(kind) for name, kind in fields(key.kind).items()}
+    for name, one in of_class(target or key.base)[0].items():
         if name not in named and says(one.kind):
             named[name] = key.inside(one.kind, one.default)
     return named
@@ -130,13 +124,14 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
         matches = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False, null=""))
+        at = next(filter(None, matches), at._replace(kind=Any))
     return at
 
 
 def name_null(key: str, value: str) -> str:
-    """Return ``value`` as reports name it: "null" by what it means, where the key declares that."""
-    return (value == "null" and find_key(key).null) or value
+    """Return ``value`` as reports name it: "null" by what it means, as ``Annotated[None, "..."]`` says."""
+    kinds = map(unwrap, alternatives(unwrap(find_key(key).kind)[0]) if value == "null" else ())
+    return next((text for inner, more in kinds if inner is type(None) for text in more), value)
 
 
 def takes_names(key: str) -> bool:
@@ -180,45 +175,34 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
-    """Yield every declared key of a plain configuration with its value, groups first."""
-    if not isinstance(config, dict):
-        return
-    target = allowed(str(config.get("_target_") or ""))
-    for name, value in config.items():
-        if name in OPTIONS:
-            continue
-        member = below(key, str(name), target) or Key(role=key.role)
-        where = f"{path}.{name}" if path else str(name)
-        yield where, member, value
-        yield from walk(value, member, where)
-        if isinstance(value, list):
-            for i, one in enumerate(value):
-                yield from walk(one, Key(role=key.role), f"{where}[{i}]")
-
-
 def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (key, error line) of every key below ``path`` whose value is outside of its declaration."""
-    top = find_key(path, command=command) if path else Key(COMMANDS[command])
-    for where, key, value in walk(config, top, path):
-        if line := _refusal(where, key, value):
+    return _unfit(config, find_key(path, command=command) if path else Key(COMMANDS[command]), path)
+
+
+def _unfit(config: Any, key: Key, path: str) -> Iterator[tuple[str, str]]:
+    target = allowed(str(config.get("_target_") or "")) if isinstance(config, dict) else ""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if name in OPTIONS:
+            continue
+        member, where = below(key, str(name), target) or Key(), f"{path}.{name}" if path else str(name)
+        if line := _refusal(where, member, value):
             yield where, line
+        yield from _unfit(value, member, where)
+        for i, one in enumerate(value if isinstance(value, list) else ()):
+            yield from _unfit(one, Key(), f"{where}[{i}]")
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
     if where in INSTEAD and not fits(key.kind, value):
         return f"{where}={value}: {INSTEAD[where]}"
-    if fields(key.kind) is not None:
-        null = value is None and any(one in (None, type(None)) for one in alternatives(unwrap(key.kind)[0]))
-        if null or isinstance(value, Mapping):
+    if fields(key.kind):
+        if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:
         return ""  # an object, of which its owner knows what to make
-    show = (
-        repr if "." in where and isinstance(value, str) else str
-    )  # text of an argument, as its class has it
-    return refusal(where, key.kind, value, show)
+    return refusal(where, key.kind, value)
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
@@ -238,15 +222,10 @@ def groups() -> tuple[str, ...]:
     return tuple(key for key, inner in every if is_typeddict(inner) or typing.get_origin(inner) is dict)
 
 
-def with_roles(*roles: Role) -> tuple[str, ...]:
+def with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
     """Return the keys with one of these roles: top-level ones, and those of groups of another role."""
-    return tuple(_with_roles(Key(Train), "", set(roles)))
-
-
-def _with_roles(key: Key, path: str, roles: set[Role]) -> Iterator[str]:
-    for name, kind in (fields(key.kind) or {}).items():
-        member, where = key.inside(kind), f"{path}.{name}" if path else name
-        if member.role in roles:
-            yield where
-        else:
-            yield from _with_roles(member, where, roles)
+    names, group = [], key or Key(Train)
+    for name, kind in fields(group.kind).items():
+        member, where = group.inside(kind), f"{path}.{name}" if path else name
+        names += [where] if member.role in roles else with_roles(*roles, key=member, path=where)
+    return names

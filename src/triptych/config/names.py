@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import NOT_IN_NAMES
@@ -48,14 +50,12 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
     that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
     return {
         o.key_or_group: str(o.input_line)
-        for o in OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
+        for o in _typed(cfg)
         if not o.is_sweep_override()
         and o.key_or_group not in axes
         and role(o.key_or_group) not in NOT_IN_NAMES
@@ -64,10 +64,11 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
 
 def grid_keys(cfg: DictConfig) -> set[str]:
     """Return the keys with several values on the command line."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+    return {o.key_or_group for o in _typed(cfg) if o.is_sweep_override()}
 
-    parsed = OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
-    return {o.key_or_group for o in parsed if o.is_sweep_override()}
+
+def _typed(cfg: DictConfig) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
 
 
 def sweep_name(cfg: DictConfig) -> str:

@@ -6,12 +6,9 @@ from typing import Any
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 FILES: dict[tuple[str, ...], Any] = {}  # by the folders that are searched and the file's name
-RULES: dict[tuple[str, str], Any] = {}  # by text and rule of Hydra's grammar
 MAP = defaults_list._create_interpolation_map
-PARSE = OverridesParser.parse_rule
 
 
 class SharedFiles(CachingConfigRepository):
@@ -32,17 +29,9 @@ def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
     return MAP(overrides, defaults, self_added) if any(one.is_interpolation() for one in defaults) else None
 
 
-def _parse(parser: OverridesParser, text: str, rule: str) -> Any:
-    """Return what an override says; a composition adds to it, so it gets a copy."""
-    if (text, rule) not in RULES:
-        RULES[text, rule] = PARSE(parser, text, rule)
-    return copy.copy(RULES[text, rule])
-
-
 def share_files() -> None:
     """Have Hydra share what it read, and take ``-m`` for what it composes once more for ``hydra.mode``."""
     # Hydra has no hooks for them
     config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
     defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
-    OverridesParser.parse_rule = _parse  # type: ignore[method-assign, assignment]
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]

@@ -91,27 +91,18 @@ def _part_breach(
         return ""  # nothing can be outside, and need not be read
     for start in range(0, len(value), CHUNK):
         some = value[start : start + CHUNK]
+        if levels is None and not (finite := some.isfinite().reshape(len(some), -1).all(1)).all():
+            return f": item {start + int(finite.long().argmin())} is not finite; each must be"
         if levels is not None and part.present is not None:
             some = some[part.present[start : start + CHUNK]]
-        if breach := _number_breach(some, start, levels, largest) if len(some) else "":
-            return breach
-    return ""
-
-
-def _number_breach(some: Tensor, start: int, levels: int | None, largest: float) -> str:
-    if levels is not None:
-        low, high = (int(end) for end in some.aminmax())
-        if low < 0 or high >= levels:
+        low, high = some.aminmax() if some.numel() else (0, 0)
+        if levels is not None and not 0 <= low <= high < levels:
             return f" from {low} to {high}; must be whole numbers from 0 to {levels - 1}"
-        return ""
-    finite = some.isfinite().reshape(len(some), -1).all(1)
-    if not finite.all():
-        return f": item {start + int(finite.long().argmin())} is not finite; each must be"
-    if (size := float(some.abs().max())) > largest:
-        return (
-            f" up to {size:.4g}; must be at most {largest:g} in absolute value, as noise schedules are made"
-            " for about 1; a class whose data are larger says `largest`"
-        )
+        if levels is None and (size := float(max(-low, high))) > largest:
+            return (
+                f" up to {size:.4g}; must be at most {largest:g} in absolute value, as noise schedules are"
+                " made for about 1; a class whose data are larger says `largest`"
+            )
     return ""
 
 

@@ -40,7 +40,10 @@ class Captioned(DataModule):
 
     Attributes:
         captions: split -> the caption of each item, after ``setup``.
+        attribute_names: what a caption may say of a picture; a class is one value of each.
     """
+
+    attribute_names: tuple[str, ...] = ("class",)
 
     def __init__(
         self,
@@ -98,14 +101,9 @@ class Captioned(DataModule):
             result[name] = replace(split, condition=Condition(**others, text=text))
         if self.embedder is None:
             return result
-        self.embedder.check(self.whole_shape, self.conditions[TEXT])
         whole = whole or splits
+        self.embedder.check(tuple(whole["train"].values.shape[1:]), self.conditions[TEXT])
         return {name: self.embedder.add_to(split, whole[name]) for name, split in result.items()}
-
-    @property
-    def whole_shape(self) -> tuple[int, ...]:
-        """The shape of the images that embeddings are of."""
-        return tuple(self.shape)
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -117,11 +115,6 @@ class Captioned(DataModule):
         text = Part(tokens, mask=mask)
         embedding = {} if self.embedder is None else {TEXT_EMBEDDING: self.embedder.texts(text)}
         return Condition(text=text, **embedding)
-
-    @property
-    def attribute_names(self) -> tuple[str, ...]:
-        """What a caption may say of a picture; a class is one value of each."""
-        return ("class",)
 
     def attributes(self, label: Tensor) -> Tensor:
         """Return the attributes (n, A) of classes (n,), whole numbers."""
@@ -185,7 +178,6 @@ def read_caption(image: Path) -> str:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if not text or len(text) > MOST:
-        problem = f"longer than {MOST} characters" if text else "empty"
-        raise DataError(f"data.root: {file} is {problem}; needs a caption")
+    if not 0 < len(text) <= MOST:
+        raise DataError(f"data.root: {file} has {len(text)} characters; needs a caption of 1 to {MOST}")
     return text

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 
+from triptych.config.source import places
 from triptych.data.base import DataError, DataModule, hold_out, select
 from triptych.data.batch import Split
 from triptych.declare import Ge, Le, Role, Unit
@@ -19,12 +18,11 @@ TEST = 297
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Read (images (1797, 1, 8, 8) uint8 of 0 .. 16, labels (1797,) int64), in scikit-learn's order."""
-    spec = find_spec("sklearn")
-    if spec is None:
-        raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
     # The file itself, as importing sklearn.datasets takes seconds.
-    file = Path((spec.submodule_search_locations or [""])[0]) / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(file, "rt") as lines:
+    files = places("sklearn.datasets.data")
+    if not files:
+        raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
+    with gzip.open(files[0] / "digits.csv.gz", "rt") as lines:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
 

@@ -7,7 +7,6 @@ one, as noise schedules and networks expect.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.declare import FilePath
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
-from triptych.errors import UserError
 from triptych.files import open_regular
 from triptych.networks.contrastive import ContrastiveNetwork
 
@@ -61,12 +59,12 @@ class Embedder:
             with torch.device("meta"):  # no memory but that of the file's own tensors
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
-        except (UserError, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
-                LookupError, ValueError, TypeError, AttributeError) as error:  # fmt: skip
+        except Exception as error:  # whatever a stranger's file makes its readers raise
             raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
+        self.conditions: dict[str, Kind] = dict.fromkeys((IMAGE, TEXT), Vectors(self.width))  # ``add_to``'s
 
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
@@ -88,11 +86,6 @@ class Embedder:
 
     def _scaled(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([torch.zeros(0, self.width), *parts]) * self.width**0.5
-
-    @property
-    def conditions(self) -> dict[str, Kind]:
-        """The parts that ``add_to`` adds."""
-        return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
     @torch.no_grad()
     def add_to(self, split: Split, whole: Split) -> Split:

@@ -27,7 +27,6 @@ SPLITS = {
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FOREIGN = ("__MACOSX", "@eaDir")  # folders that archives and file servers add
-TO = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def split_files(
             splits[name] = order[own[order] == name]
         elif share and not len(splits[name]):
             raise DataError(
-                f"data.root={str(root)!r}: its {len(own)} images leave none to {TO[name]} with"
+                f"data.root={str(root)!r}: its {len(own)} images leave none for {name} with"
                 f" data.val_fraction={val_fraction}, data.test_fraction={test_fraction} and"
                 f" data.data_seed={data_seed}; needs more images, other fractions or another seed"
             )

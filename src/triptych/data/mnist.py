@@ -35,18 +35,10 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
         raise DataError(
             f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
         )
-    if data[:4] != bytes([0, 0, 8, dims]) or len(data) < head:
-        raise DataError(
-            f"data.root: {file} is no idx file of {dims} dimensions of bytes:"
-            f" needs the first bytes 000008{dims:02x}, has {data[:4].hex() or 'none'};"
-            f" {len(data)} bytes in all"
-        )
-    shape = tuple(np.frombuffer(data[4:head], ">u4").tolist())
-    needed = head + math.prod(shape)
-    if min(shape) < 1 or len(data) != needed:
-        raise DataError(
-            f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
-        )
+    shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
+    whole = min(shape) > 0 and len(data) == head + math.prod(shape)
+    if data[:4] != bytes([0, 0, 8, dims]) or not whole:
+        raise DataError(f"data.root: {file} is damaged, or no idx file of {dims} dimensions of bytes")
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 

@@ -137,6 +137,7 @@ class Shapes(Captioned, Generated):
     name = "shapes"
     levels = LEVELS  # type: ignore[assignment]  # None in the base
     num_classes = len(COMBINATIONS)
+    attribute_names = tuple(ATTRIBUTES)
 
     def __init__(
         self,
@@ -153,10 +154,6 @@ class Shapes(Captioned, Generated):
     def conditions(self) -> dict[str, Kind]:
         low: dict[str, Kind] = {LOW: Images((3, SIDE // 2, SIDE // 2))} if self.known_as is None else {}
         return super().conditions | low
-
-    @property
-    def attribute_names(self) -> tuple[str, ...]:
-        return tuple(ATTRIBUTES)
 
     def attributes(self, label: Tensor) -> Tensor:
         return torch.tensor(COMBINATIONS)[label]
@@ -203,7 +200,3 @@ class Shapes(Captioned, Generated):
         order = ("train", "val", "test")
         grammar = " ".join([*MEANS, *PHRASES, *PLACES])
         return self.captioned({name: splits[name] for name in order}, captions, known=[grammar], whole=whole)
-
-    @property
-    def whole_shape(self) -> tuple[int, ...]:
-        return (3, SIDE, SIDE)  # also where the low pictures are the data

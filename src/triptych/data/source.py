@@ -121,23 +121,18 @@ def check_data_files(data: Mapping[str, Any]) -> None:
         DataError: no such folder or files, images of which no split can be made, sizes beyond reason.
     """
     target = str(data.get("_target_"))
-
-    def number(key: str, default: Any) -> Any:  # what is none is refused where values are checked
-        value = data.get(key, default)
-        return value if isinstance(value, int | float) else default
-
     items: int | None = None
     if target in FOLDERS:
         root = folder_path(data.get("root"))
-        check_pixels(number("size", 32))
+        check_pixels(data.get("size", 32))
         layout = read_layout(root)
-        shares = number("val_fraction", 0.1), number("test_fraction", 0.1), number("data_seed", 0)
+        shares = data.get("val_fraction", 0.1), data.get("test_fraction", 0.1), data.get("data_seed", 0)
         items = len(split_files(layout, root, *shares)["train"])
         if target == CAPTIONED:
             for file in layout.files:
                 caption_file(root / file)
     elif target in TRAINING:
-        held = number("val_size", 0)
+        held = data.get("val_size", 0)
         check_val_size(held, TRAINING[target])
         items = TRAINING[target] - held
         root = folder_path(data.get("root")) if target in IDX or target == CIFAR[0] else Path()
@@ -147,7 +142,7 @@ def check_data_files(data: Mapping[str, Any]) -> None:
             raise missing_cifar(root)
     elif target.startswith("triptych.data."):
         for name in ("train_size", "val_size", "test_size"):
-            check_memory(f"data.{name}", number(name, 1), max(2, number("dim", 2)))
-        items = number("train_size", None)
+            check_memory(f"data.{name}", data.get(name, 1), max(2, data.get("dim", 2)))
+        items = data.get("train_size")
     if items is not None:
-        check_batch(number("batch_size", 1), items)
+        check_batch(data.get("batch_size", 1), items)

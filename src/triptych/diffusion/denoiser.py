@@ -38,8 +38,6 @@ class Output(nn.Module):
     ):
         super().__init__()
         self.clip = clip
-        if not isinstance(space, Space) and space not in SPACES:
-            raise ValueError(f"objective.output={space!r}: must be one of {', '.join(SPACES)}, levels")
         self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:

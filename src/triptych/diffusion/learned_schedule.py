@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from triptych.declare import Count, Positive, declared
+from triptych.declare import Count, Positive
 
 from .schedule import Linear
 from .whole_batch import whole_batch
 
 
-@declared("schedule")
 class LearnedEndpoints(Linear):
     """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from triptych.declare import Ge, Positive, declared
+from triptych.errors import UserError
 
 from .condition import Condition
 from .decoder import Decoder
@@ -185,7 +186,7 @@ class Flow:
                 rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm}
             )
         except AssertionError as error:  # torchdiffeq's "underflow in dt"
-            raise RuntimeError(
+            raise UserError(
                 f"likelihood.tolerance={self.tolerance}: the solver's step vanished ({error}); "
                 "a larger tolerance suits a float32 network"
             ) from error

@@ -45,7 +45,7 @@ class Objective:
             and sigmoid.
         variance: of the bound's reverse steps.
         teacher: the checkpoint of a model of whose 2 T steps one of T is to make two (``distillation``); it
-            is handed over by ``teach``. None: the data teach.
+            is then set as the attribute. None: the data teach.
     """
 
     def __init__(
@@ -113,10 +113,6 @@ class Objective:
         if self.variance.learned:
             nats = nats + kl(squares.detach(), self.vlb_weight)
         return DiffusionTerm(nats, gamma, squared)
-
-    def teach(self, teacher: AnyDenoiser) -> None:
-        """Set the teacher: from now on the target is the guess that makes two of its steps one."""
-        self.teacher = teacher
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
         """Return the level of the loss for t in [0, 1), any shape: at t, or its step's end, in double."""

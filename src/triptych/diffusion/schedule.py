@@ -14,11 +14,12 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Ge, Le, Positive, Unit, declared, describe_kind, fits
+from triptych.declare import Ge, Le, Positive, Unit, declared
 
 Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
 
+@declared("schedule")
 class Schedule(nn.Module, ABC):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
@@ -32,11 +33,9 @@ class Schedule(nn.Module, ABC):
 
     def __init__(self, gamma_min: Gamma, gamma_max: Gamma):
         super().__init__()
-        if not (fits(Gamma, gamma_min) and fits(Gamma, gamma_max) and gamma_min < gamma_max):
-            raise ValueError(
-                f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}: "
-                f"must be gamma_min < gamma_max, each {describe_kind(Gamma)}"
-            )
+        if gamma_min >= gamma_max:
+            pair = f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}"
+            raise ValueError(f"{pair}: must be gamma_min < gamma_max")
         self.gamma_min, self.gamma_max = float(gamma_min), float(gamma_max)
         ends = self._inverse(torch.tensor([gamma_min, gamma_max], dtype=torch.float64)).tolist()
         self._start, self._length = ends[0], ends[1] - ends[0]
@@ -157,11 +156,9 @@ class BetaLinear(Schedule):
     def __init__(
         self, gamma_min: float, gamma_max: float, beta_min: Positive = 0.1, beta_max: Positive = 20.0
     ):
-        if not 0 < beta_min < beta_max:
-            raise ValueError(
-                f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}: "
-                "must be 0 < beta_min < beta_max"
-            )
+        if beta_min >= beta_max:
+            pair = f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}"
+            raise ValueError(f"{pair}: must be beta_min < beta_max")
         self.beta_min, self.beta_max = beta_min, beta_max
         super().__init__(gamma_min, gamma_max)
 
@@ -182,7 +179,6 @@ class BetaLinear(Schedule):
         return 2 * b / (self.beta_min + root)
 
 
-@declared("schedule")
 class Sigmoid(Symmetric):
     r"""alpha^2 a rescaled sigmoid of time (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
 

@@ -58,9 +58,6 @@ class Figures(Metric):
 
     def update(self, rows: Tensor) -> None:
         """Count items' values (F, B) of the first F figures."""
-        self._count(rows)
-
-    def _count(self, rows: Tensor) -> None:
         number = torch.full_like(rows[:, :1], rows.shape[1]).squeeze(1)
         self.sums[: len(rows)] += torch.stack([number, rows.sum(1), rows.square().sum(1)], 1)
 
@@ -123,7 +120,7 @@ class Accounting(Figures):
         item's total due to its draws, nats^2 (B,), where it is known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
-        self._count(rows)
+        super().update(rows)
         noise = torch.full_like(rows[0], math.nan)
         if variance is not None:
             noise = variance.to(noise) * self.scale**2
@@ -131,12 +128,9 @@ class Accounting(Figures):
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
-        if gap is None and exact is not None:
-            gap = rows[0] - exact.double() * self.scale
-        elif gap is not None:
-            gap = gap.double() * self.scale
-        if gap is not None:
-            self.sums[len(TERMS)] += sums_of(gap)
+        if exact is not None:
+            rest = rows[0] - exact.double() * self.scale if gap is None else gap.double() * self.scale
+            self.sums[len(TERMS)] += sums_of(rest)
         for name, value in (extra or {}).items():
             known = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)

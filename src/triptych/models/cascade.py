@@ -11,7 +11,7 @@ Saharia et al. 2022).
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.control import controlled_variance
 from triptych.diffusion.sampler import Sampler
 from triptych.models.base import BoundModel
-from triptych.models.diffusion import Diffusion
 
 
 class Cascade(BoundModel):
@@ -41,11 +40,8 @@ class Cascade(BoundModel):
         self, stages: Sequence[Opened], *, known_as: Sequence[str], levels: int | None = None, **more: Any
     ):
         super().__init__(**(more | {"conditional": True}))
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.known_as, self.levels = list(known_as), levels
-
-    def _each(self) -> list[Diffusion]:
-        return [cast(Diffusion, stage) for stage in self.stages]
 
     def of_stage(self, batch: Batch, i: int) -> Batch:
         """Return what a stage has of a batch: its own items, with the conditions of the whole."""
@@ -56,27 +52,27 @@ class Cascade(BoundModel):
         return Batch(part.value, batch.condition.without(*self.known_as[i:]), batch.index)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        stages = enumerate(self._each())
+        stages = enumerate(self.stages)
         bounds = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in stages]
         return BoundTerms(*(torch.stack(term).sum(0) for term in zip(*bounds, strict=True)))
 
     def before_accounting(self) -> None:
-        for stage in self._each():
+        for stage in self.stages:
             stage.before_accounting()
 
     def before_report(self) -> None:
-        for stage in self._each():
+        for stage in self.stages:
             stage.before_report()
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
         # they draw at the same times if of one seed, else NaN
-        seeds = {stage.seed for stage in self._each()}
+        seeds = {stage.seed for stage in self.stages}
         if len(seeds) > 1:
             return torch.full_like(totals[0], torch.nan)
-        return controlled_variance(totals, [stage.control for stage in self._each()], batch.index, *seeds)
+        return controlled_variance(totals, [stage.control for stage in self.stages], batch.index, *seeds)
 
     def check_sampler(self, sampler: Sampler) -> None:
-        for stage in self._each():
+        for stage in self.stages:
             stage.check_sampler(sampler)
 
     def sample(
@@ -89,7 +85,7 @@ class Cascade(BoundModel):
     ) -> Tensor:
         # each stage with the sampler, on condition of what those before it drew, on the data's levels
         whole, x = None if condition is None else condition.without(*self.known_as), torch.empty(0)
-        for name, stage in zip([*self.known_as, "x"], self._each(), strict=True):
+        for name, stage in zip([*self.known_as, "x"], self.stages, strict=True):
             x = stage.sample(n, sampler, generator, whole, progress)
             x = x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
             drawn = Condition(**{name: x})

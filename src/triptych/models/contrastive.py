@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.data.cache import item_number
 from triptych.data.embedder import FILE
 from triptych.diffusion.condition import Part
-from triptych.models.accounting import Account, figure_of, sums_of
+from triptych.models.accounting import Account, Figures, figure_of, sums_of
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
@@ -47,7 +45,7 @@ def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tup
     return nats, right.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
 
 
-class RetrievalAccounting(Metric):
+class RetrievalAccounting(Figures):
     """Image-to-text retrieval of each image of a split among all of the split's distinct texts.
 
     A text is right for an image if an image of its class in the split has it; without classes if it is its
@@ -55,13 +53,10 @@ class RetrievalAccounting(Metric):
     sought among.
     """
 
-    full_state_update = False
-    unit = "cross_entropy"
-    edges = None  # of noise levels: it has none
     rows: list[Tensor]  # u, v, text, class of each item, flat: states are joined in one dimension
 
     def __init__(self, embedding: int) -> None:
-        super().__init__()
+        super().__init__(("cross_entropy", "accuracy"))
         self.embedding, self.scale = embedding, 1.0
         self.add_state("rows", [], dist_reduce_fx="cat")
         self.reset()
@@ -71,11 +66,8 @@ class RetrievalAccounting(Metric):
         # a process may have no items at all
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
-    def expect(self, items: int) -> None:
-        """Start over; items are not kept apart."""
-        self.reset()
-
-    def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:
+    # pairs, in place of their figures
+    def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
         self.rows.append(rows.flatten())  # where the processes gather them
@@ -94,7 +86,7 @@ class RetrievalAccounting(Metric):
         right[label, text] = True
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
         rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
-        columns = zip(("cross_entropy", "accuracy"), torch.cat(rows).unbind(1), strict=True)
+        columns = zip(self.names, torch.cat(rows).unbind(1), strict=True)
         return Account({name: figure_of(*sums_of(column).tolist()) for name, column in columns}, self.unit)
 
 
@@ -127,7 +119,9 @@ class Contrastive(BoundModel):
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
-        u, v = (_gathered(a, rank, world) for a in self.network(batch.x, self._text(batch)))
+        u, v = self.network(batch.x, self._text(batch))
+        if world > 1:
+            u, v = (torch.cat(all_gather(a)) for a in (u, v))  # with the gradient of all processes' losses
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)
 
@@ -167,14 +161,3 @@ def numbers_of(text: Part) -> Tensor:
     tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
     rows = tokens.float().cpu().numpy()
     return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
-
-
-def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
-    # rows (B / W, d) of all W processes in order, (B, d), with the gradient of all their losses
-    if world == 1 or not (dist.is_available() and dist.is_initialized()):
-        return mine
-    n = len(mine)
-    whole = mine.new_zeros(n * world, mine.shape[1]).index_add(
-        0, rank * n + torch.arange(n, device=mine.device), mine
-    )
-    return all_reduce(whole)

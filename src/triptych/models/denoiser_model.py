@@ -121,12 +121,7 @@ class DenoiserModel(BoundModel):
             condition = self.condition_of(batch)
             condition = None if condition is None else condition[chosen]
             index = batch.index[chosen.cpu()]
-            try:
-                nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
-            except RuntimeError as error:  # the solver gives up at this tolerance
-                if not str(error).startswith("likelihood."):
-                    raise
-                raise UserError(str(error)) from error
+            nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
             parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
             for figure, part in zip(figures, parts, strict=True):
                 figure[chosen] = part
@@ -195,5 +190,5 @@ class DenoiserModel(BoundModel):
 @torch.no_grad()
 def level_edges(schedule: Schedule) -> Tensor:
     """Return the edges of the noise-level bins, from endpoint to endpoint."""
-    low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
+    low, high = schedule.ends(torch.device("cpu")).tolist()
     return torch.linspace(low, high, LEVEL_BINS + 1)

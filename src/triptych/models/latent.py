@@ -36,30 +36,24 @@ class Observation:
     def nats(self, x: Tensor, raw: Tensor) -> Tensor:
         """Return -log p(x | z), nats (B,)."""
         if self.centres is None:
-            return -density(raw).log_prob(x)
+            return -as_normal(raw.flatten(1, 2)).log_prob(x)
         k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
         return nn.functional.cross_entropy(raw, k, reduction="none").flatten(1).sum(1)
 
     def mean(self, raw: Tensor) -> Tensor:
         """Return E[x | z] (B, *shape)."""
         if self.centres is None:
-            return density(raw).mean
+            return as_normal(raw.flatten(1, 2)).mean
         return torch.einsum("bk...,k->b...", raw.softmax(1), self.centres.to(raw))
 
     def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Draw x ~ p(x | z), (B, *shape)."""
         if self.centres is None:
-            p = density(raw)
+            p = as_normal(raw.flatten(1, 2))
             return p.at(plain_noise(generator)(p.mean.shape).to(raw))
         uniform = torch.rand(raw.shape, generator=generator, device=generator.device).to(raw)
         level = (raw - torch.log(-torch.log(uniform))).argmax(1)  # Gumbel: one draw a dimension
         return self.centres.to(raw)[level]
-
-
-def density(raw: Tensor) -> Normal:
-    """Return a head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
-    mean, log_std = raw.unbind(1)
-    return Normal(mean, torch.exp(log_std))
 
 
 class LatentModel(BoundModel):

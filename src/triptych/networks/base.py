@@ -91,10 +91,10 @@ class LevelWaves(nn.Module):
         return torch.cat([z, *waves], 1) if waves else z
 
 
-def check_heads(channels: int, heads: int) -> None:
+def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> None:
     """Raise ValueError unless ``heads`` of attention share ``channels`` equally."""
     if channels % heads:
-        raise ValueError(f"denoiser.network.heads={heads}: must divide the {channels} channels it attends in")
+        raise ValueError(f"{place}.heads={heads}: must divide the {channels} channels it attends in")
 
 
 class ImageAttention(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, silu
 
 from triptych.declare import Count, Ge, Le, Share, declared
 from triptych.diffusion.condition import Kind, Part, Tokens
-from triptych.networks.base import image_shape, transformer
+from triptych.networks.base import check_heads, image_shape, transformer
 from triptych.networks.conv_ladder import Residual
 
 Layers = Annotated[int, Ge(1), Le(64)]
@@ -91,10 +91,7 @@ class ContrastiveNetwork(nn.Module):
         if not isinstance(text, Tokens):
             known = ", ".join(conditions or ()) or "no conditions"
             raise ValueError(f"model.network: images with a text are needed, these have {known}")
-        if text_width % heads:
-            raise ValueError(
-                f"model.network.text_width={text_width}: must be a multiple of model.network.heads={heads}"
-            )
+        check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = image_shape(shape, "contrastive", "images"), text, embedding
         self.sizes: dict[str, Any] = {
             "embedding": embedding, "width": width, "blocks": blocks, "stages": stages,

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from triptych.declare import Count, Ge, Positive, Share
 from triptych.diffusion.condition import Condition
-from triptych.networks.base import ImageNetwork, zeros
+from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
 Places = tuple[Tensor, Tensor]  # of tokens, as cosines and sines (N, d) of a head's angles
@@ -100,11 +100,9 @@ class DiT(ImageNetwork):
                 f"denoiser.network.patch={patch}: {high}x{wide} images are no whole number of patches; "
                 f"must be a divisor of {math.gcd(high, wide)}"
             )
-        if width % heads or width % 4:
-            raise ValueError(
-                f"denoiser.network.width={width}: must be a multiple of 4 and of "
-                f"denoiser.network.heads={heads}"
-            )
+        check_heads(width, heads)
+        if width % 4:
+            raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")
         self.width, self.heads = width, heads
         for part in self.conditioning.modules():
             if isinstance(part, LabelEmbedding):  # small beside the level's, as in Peebles & Xie's code

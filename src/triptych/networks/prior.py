@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from triptych.declare import Count, Share
 from triptych.diffusion.condition import Condition, Tokens
-from triptych.networks.base import Network, transformer, zeros
+from triptych.networks.base import Network, check_heads, transformer, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
 
@@ -35,10 +35,7 @@ class Prior(Network):
         **contract: Any,
     ):
         super().__init__(shape, **contract)
-        if width % heads:
-            raise ValueError(
-                f"denoiser.network.width={width}: must be a multiple of denoiser.network.heads={heads}"
-            )
+        check_heads(width, heads)
         dims = math.prod(self.shape)
         texts = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
         others = {name: kind for name, kind in self.conditions.items() if name not in texts}

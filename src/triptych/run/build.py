@@ -28,7 +28,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
         objective: Any = model.objective
-        objective.teach(_teacher(teacher, model, guides))
+        objective.teacher = _teacher(teacher, model, guides)
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"

@@ -16,7 +16,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from triptych.config.build import Dependencies, build, parameters_of
+from triptych.config.build import Dependencies, build
+from triptych.config.keys import of_class
+from triptych.config.source import REQUIRED
 from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
@@ -134,9 +136,9 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
             raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
     if "bound" in table.built or "bound" in kind.ignores:
         return
-    for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
-        value, usual = config["bound"].get(key), parameter.default
-        if key in config["bound"] and usual is not parameter.empty and value != usual:
+    for key, argument in of_class(config["bound"]["_target_"])[0].items():
+        value, usual = config["bound"].get(key), argument.default
+        if key in config["bound"] and usual is not REQUIRED and value != usual:
             shown = "null" if usual is None else usual
             raise UserError(f"bound.{key}={value}: {kind.__name__} does not read it; pass {shown}")
 
