@@ -7,7 +7,6 @@ features are in a file of the run's directory; the first process measures what a
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
-SECONDS = "seconds"  # that a chunk took
 
 
 class Features:
@@ -48,11 +46,6 @@ class Features:
             here = torch.arange(len(part)) if self.rows is None else self.rows - start
             start += len(part)
             yield part[here[(here >= 0) & (here < len(part))]]
-
-    @property
-    def seconds(self) -> float:
-        """How long the whole set took, all processes together."""
-        return float(sum(_read(path)[SECONDS] for path in self.chunks))
 
 
 class Chunks:
@@ -82,12 +75,10 @@ class Chunks:
             paths.append(path := self.folder / f"{name}_{chunk}.pt")
             self._turn += 1  # over all sets, as many have a single chunk
             if self._turn % self._world == self._rank and self.finite and not _holds(path, len(rows)):
-                began = time.perf_counter()
                 x = items(rows, chunk)
                 self.finite = bool(x.isfinite().all())
                 if self.finite:
-                    features = read(x)
-                    save_checkpoint(features | {SECONDS: time.perf_counter() - began}, path)
+                    save_checkpoint(read(x), path)
         return Features(paths)
 
 
@@ -121,6 +112,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _holds(path: Path, n: int) -> bool:
     try:
-        return path.exists() and all(len(x) == n for name, x in _read(path).items() if name != SECONDS)
+        return path.exists() and all(len(x) == n for x in _read(path).values())
     except (UserError, TypeError, AttributeError):  # damaged
         return False

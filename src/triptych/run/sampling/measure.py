@@ -84,8 +84,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
     "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
-    "evaluations", "seconds", "measures"}]}, "measured"}.
-    ``stderr`` is over ``repeats`` sets of ``n`` samples each; "seconds" are those of one set, in one process.
+    "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
@@ -130,7 +129,6 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.evaluations,
-        "seconds": round(sum(one.seconds for one in sets.values()) / node["repeats"], 3),
         "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 
