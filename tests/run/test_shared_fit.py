@@ -22,7 +22,7 @@ SMALL = (
     *("experiment=ring", "data.train_size=64", "data.val_size=10", "data.test_size=10", "data.batch_size=32"),
     *("samples.n=0", "bound.repeats=1", "denoiser.network.width=8"),
 )  # enough to see whether a run trains
-TIMES = {"seconds", "cost", "ended", "started", "id", "digests", "checksum", "wandb"}
+TIMES = {"seconds", "cost", "ended", "started", "id", "digests", "checksum"}
 
 
 @pytest.fixture

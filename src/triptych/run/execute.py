@@ -27,7 +27,7 @@ from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
-from triptych.run.loggers import closing, log_locations
+from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
@@ -228,7 +228,6 @@ def _report(
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
         **(measure_samples(experiment, sets) if first and sets else {}),
-        **log_locations(fit.trainer.loggers),
     }
     return figures | _panels(run, model) | {"ended": timestamp()}
 

@@ -137,12 +137,6 @@ def import_libraries(run: RunDirectory) -> None:
                 import_module(name)
 
 
-def log_locations(loggers: list[Logger]) -> dict[str, Any]:
-    """Return {"wandb": {"mode", "files", "sync"}}: files and command to upload them; {} without W&B."""
-    started = (getattr(logger, "logger", None) for logger in loggers)
-    return next(({"wandb": one.location()} for one in started if isinstance(one, wandb.WandbRun)), {})
-
-
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
     """Finish each logger on exit with the figures of the result, also after an exception."""

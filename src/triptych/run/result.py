@@ -87,7 +87,6 @@ class Result:
     measured: SampleMeasures | None = _entry(
         entries.parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
-    wandb: Mapping[str, str] | None = _entry(dict)
     digests: Mapping[str, str] = _entry(dict, dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

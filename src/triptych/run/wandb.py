@@ -23,7 +23,6 @@ from triptych.run.result import Result
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 SENT = 10.0  # to take the panels, and a checkpoint, before that
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
-LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
@@ -61,21 +60,20 @@ class WandbRun(WandbLogger):
                 shutil.rmtree(path, ignore_errors=True)
             self._wandb_init["mode"] = "offline"
             started = self.experiment
-            sync = self.location()["sync"]
-            log_line(None, f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
+            why = error_line(error)
+            log_line(None, f"W&B: offline ({why}); `{self.sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
-    def location(self) -> dict[str, str]:
-        """Return {"mode", "files", "sync"}: where this start's files lie, and the command that sends them."""
-        directory, mode = Path(self.experiment.settings.sync_dir), self._wandb_init["mode"]
+    @property
+    def sync(self) -> str:
+        """The command that sends this start's files."""
         # W&B passes over runs that were online, without the flag
-        online = "--include-online " if mode == "online" else ""
-        sync = f"wandb sync {online}{shlex.quote(str(directory))}"
-        return {"mode": mode, "files": os.path.relpath(directory, self.run.path), "sync": sync}
+        online = "--include-online " if self._wandb_init["mode"] == "online" else ""
+        return f"wandb sync {online}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log figures of a step; what a run has once goes into the summary alone."""
@@ -99,22 +97,13 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            sync = self.location()["sync"]
-            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{sync}` sends the rest")
+            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{self.sync}` sends the rest")
         self.wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_panels(self, summary: Result, step: int) -> None:
-        charts = {
-            key: self.wandb.plot_table(
-                LINE,
-                self.wandb.Table(columns=list(columns), data=rows),
-                {"x": columns[0], "y": columns[1]},
-                {"title": key.removeprefix("panels/").replace("_", " ")},
-            )
-            for key, (columns, rows) in panel_tables(summary).items()
-            if len(columns) > 1
-        }
-        self.log_metrics(charts, step)
+        panels = panel_tables(summary).items()
+        tables = {f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels}
+        self.log_metrics(tables, step)
 
     def _log_checkpoint(self) -> None:
         path = self.run.reported()
