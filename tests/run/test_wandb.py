@@ -200,10 +200,10 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         assert summary["status"] == "finished"
         assert time.monotonic() - began < 60
         said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
-        assert said and (line := re.search("`wandb sync (--include-online .*?)`", said[-1])), said
+        [folder] = re.findall("`wandb sync --include-online (.*?)`", said[-1])
         check_same(table(run.path), rows(only(run.path)))
         server.dead = False
-        sync(server, root, *line[1].split())
+        sync(server, root, "--include-online", folder)
         check_same(table(run.path), server.history(run.provenance()["id"]))
 
 
