@@ -164,7 +164,8 @@ def _within(limit: Any, value: Any) -> bool:
 def describe_kind(kind: Any) -> str:
     """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
     words = _words(kind)
-    if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
+    choices = all(get_origin(unwrap(one)[0]) is Literal for one in alternatives(kind))
+    if len(words) > 2 and "null" not in words and choices:
         return f"one of {', '.join(words)}"
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
 
@@ -180,10 +181,6 @@ def literal_values(kind: Any) -> list[str]:
         return ["true", "false"]
     literal = get_args(inner) if get_origin(inner) is Literal else ()
     return ["null" if option is None else str(option) for option in literal]
-
-
-def _is_choice(kind: Any) -> bool:
-    return get_origin(unwrap(kind)[0]) is Literal
 
 
 def _words(kind: Any) -> list[str]:

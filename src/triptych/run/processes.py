@@ -26,7 +26,7 @@ GRACE = 30.0  # seconds in which a process that was asked to stop should have do
 
 
 def _launcher() -> tuple[str, ...]:
-    """Return the variable of this process's rank and, by torchrun or srun, those that its launch is known by."""
+    """Return the variable of this process's rank and, of torchrun or srun, those that name its launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:

@@ -65,7 +65,7 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        with Budget(2 * file.stat().st_size + SLACK, "its file"):
+        with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data))
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError as error:  # of several runs that are opened, it says which

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from triptych.config.identity import leaves
 from triptych.run import entries
 from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, nested
 from triptych.run.parsing import error_line, first_line, parse_overrides, to_float, to_int
@@ -141,9 +142,7 @@ class Result:
 
     def figure(self, path: str) -> float | None:
         """Return a figure by its path, as in ``val.bpd.mean``; None if it is not there."""
-        value: Any = self.record
-        for part in path.split("."):
-            value = value.get(part, {}) if isinstance(value, dict) else {}
+        value = dict(leaves(self.record)).get(path)
         return value if isinstance(value, float) else None
 
 
