@@ -235,15 +235,13 @@ def _report(
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
     panels = {}
     for key, value in model.panels().items():
-        why = f"{key} is an entry of summary.json" if key in RESERVED else ""
+        why = f"{key} is an entry of summary.json, choose another" if key in RESERVED else ""
         try:
             to_json(value)
         except (TypeError, ValueError) as error:
             why = f"{key}: {error}"
         if why:
-            log_line(
-                run, f"{type(model).__name__}.panels: left out ({why}); return plain values under another key"
-            )
+            log_line(run, f"{type(model).__name__}.panels: left out ({why}); return plain values")
         else:
             panels[key] = value
     return panels
