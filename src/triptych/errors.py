@@ -91,7 +91,5 @@ def mask_password(text: str) -> str:
 def check_password(override: str) -> None:
     """Refuse an address with a password in it, before it is recorded with the run or its sweep."""
     if (masked := mask_password(override)) != override:
-        raise UserError(
-            f"{masked}: a password would be recorded with the run; set the address in the environment, "
-            "as MLFLOW_TRACKING_URI"
-        )
+        problem = "a password would be recorded with the run"
+        raise UserError(f"{masked}: {problem}; set the address in the environment, as MLFLOW_TRACKING_URI")

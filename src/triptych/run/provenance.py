@@ -218,12 +218,13 @@ def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[s
     last, parts = (record.get("executions") or [{}])[-1], []
     if last.get("sources") and last["sources"] != here["sources"]:
         before = record.get("sources", {}).get(last["sources"], {})
-        parts.append(f"code ({_few([f for f in {**before, **files} if before.get(f) != files.get(f)])})")
+        changed = sorted(f for f in {**before, **files} if before.get(f) != files.get(f))
+        parts.append(f"code ({few(changed)})")
     old, new = last.get("versions"), here["versions"]
     if old and old != new:
-        moved = [n for n in {**old, **new} if old.get(n) != new.get(n)]
-        versions_moved = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
-        parts.append(f"packages ({versions_moved})")
+        moved = sorted(n for n in {**old, **new} if old.get(n) != new.get(n))
+        names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
+        parts.append(f"packages ({names})")
     return " and ".join(parts)
 
 
@@ -234,5 +235,6 @@ def _digest(file: Path) -> str:
         return "unreadable"
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def few(names: list[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

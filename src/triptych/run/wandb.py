@@ -45,7 +45,15 @@ class WandbRun(WandbLogger):
     def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
         self.run, self.artifacts = run, artifacts
         self.wandb = import_wandb(run / "wandb")
-        super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(self.wandb), **about)
+        settings = self.wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=INIT,
+            finish_timeout=FINISH,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
+        )
+        super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
         if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
             self.wandb.run.finish()
@@ -133,18 +141,6 @@ class WandbRun(WandbLogger):
         """Leave W&B out: its process would be waited for at the end of ours."""
         cls.abandoned = True
         _end_service()
-
-
-def quiet_settings(module: Any) -> Any:
-    """Build W&B's settings: no output; waits of at most INIT seconds at first and FINISH at the end."""
-    return module.Settings(
-        console="off",
-        silent=True,
-        init_timeout=INIT,
-        finish_timeout=FINISH,
-        finish_timeout_raises=True,
-        x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
-    )
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
