@@ -155,7 +155,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monk
         for mode in ("offline", ""):  # the first one starts what the other finds
             monkeypatch.setenv("WANDB_MODE", mode)
             began = time.perf_counter()
-            loggers = build_loggers(run.config(), run, 0, float)
+            loggers = build_loggers(run, 0, float)
             loggers[1].log_metrics({"train/loss": 1.0}, 5)
             seconds[mode] = time.perf_counter() - began
             loggers[1].close({})
@@ -169,7 +169,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_one_line(prepared, monk
 def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
     """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
     run = prepared(csv=False)
-    loggers = build_loggers(run.config(), run, 0, float)
+    loggers = build_loggers(run, 0, float)
     for step in range(0, 200, 10):
         for logger in loggers:
             logger.log_metrics({"train/loss": 1.0}, step)
@@ -214,7 +214,7 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
     assert imported == [run / "wandb"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     import_libraries(run)
-    loggers = build_loggers(run.config(), run, 0, float)
+    loggers = build_loggers(run, 0, float)
     assert len(imported) == 1
     assert len(loggers) == 1 and not (run / "wandb").exists()
 
@@ -284,7 +284,7 @@ def test_a_run_is_told_whole(prepared, monkeypatch):
 
 def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
     run = prepared("logger.wandb.artifacts=true", csv=False)
-    wandb = build_loggers(run.config(), run, 0, float)[1]
+    wandb = build_loggers(run, 0, float)[1]
     wandb.close(None)
     assert not wandb.logger.artifacts and "artifacts are left out" in capsys.readouterr().err
 

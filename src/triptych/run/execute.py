@@ -17,7 +17,6 @@ from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
 from triptych.models.base import BoundModel
-from triptych.quiet import quiet
 from triptych.run.account import account, baselines, choose_weights, measure_cost
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
@@ -132,7 +131,6 @@ class Session:
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
-        quiet()
         set_up_torch(config["threads"])
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)

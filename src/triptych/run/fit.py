@@ -157,7 +157,7 @@ def build_fit(
         if origin.start is None and not bundled and (name := data.name) in choices_of("experiment"):
             other = f"experiment={name} has settings for these data"
             log_line(run, f"data={name}: the other settings are for digits; {other}")
-    trainer.loggers = build_loggers(config, run, origin.step, lambda: keep.seconds)
+    trainer.loggers = build_loggers(run, origin.step, lambda: keep.seconds)
     fit = Fit(trainer, keep)
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")

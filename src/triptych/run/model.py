@@ -22,6 +22,7 @@ from triptych.data.augment import count_numbers
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
+from triptych.quiet import quiet
 from triptych.run.parsing import error_line
 
 if TYPE_CHECKING:  # a plan builds networks without Lightning
@@ -35,7 +36,8 @@ CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that
 
 
 def set_up_torch(threads: int) -> None:
-    """Set the number of threads; make a CPU faster, with the same results."""
+    """Silence libraries; set the number of threads; make a CPU faster, with the same results."""
+    quiet()
     torch.set_num_threads(threads)  # sums in another order would differ in the last digit
     torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
     if sys.platform == "linux" and (keep := getattr(ctypes.CDLL(None), "mallopt", None)):

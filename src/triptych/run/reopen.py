@@ -14,7 +14,6 @@ from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
-from triptych.quiet import quiet
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
 from triptych.run.drawing import parts_read
@@ -59,7 +58,6 @@ def reopen(
         if adjust is not None:
             adjust(config)
         check_targets(config)
-        quiet()
         set_up_torch(config["threads"])
         data = build_data(config, download=False)
         seen = checkpoint["triptych"].get("data")

@@ -51,24 +51,18 @@ class Features:
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``finite``: whether all items of ``shape`` that this process has read were.
+    ``read``: items x (k, *shape) -> what is kept of them, (k, ...) each. ``finite``: whether all items that
+    this process has read were.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int]):
-        self.folder, self.size, self.finite = folder, chunk_size(shape), True
+    def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
+        self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
         self._turn, (self._rank, self._world) = 0, rank_world()
 
-    def fill(
-        self,
-        name: str,
-        n: int,
-        items: Callable[[Tensor, int], Tensor],
-        read: Callable[[Tensor], dict[str, Tensor]],
-    ) -> Features:
+    def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
         """Read this process's chunks of a set of n items, but those that are there.
 
         ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
-        ``read``: x -> what is kept, (k, ...) each.
         """
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
@@ -78,16 +72,16 @@ class Chunks:
                 x = items(rows, chunk)
                 self.finite = bool(x.isfinite().all())
                 if self.finite:
-                    save_checkpoint(read(x), path)
+                    save_checkpoint(self.read(x), path)
         return Features(paths)
 
 
-def open_chunks(run: Path, shape: Sequence[int], key: str) -> Chunks:
-    """Return the chunks of a run, those of another ``key`` removed by its first process."""
+def folder_of_chunks(run: Path, key: str) -> Path:
+    """Return the folder of a run's chunks, those of another ``key`` removed by its first process."""
     for folder in (run / FOLDER).glob("*") if rank_world()[0] == 0 else ():
         if folder.name != key:
             shutil.rmtree(folder, ignore_errors=True)
-    return Chunks(run / FOLDER / key, shape)
+    return run / FOLDER / key
 
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
