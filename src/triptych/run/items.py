@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -99,12 +100,14 @@ def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dic
 
     arrays = {}
     try:
-        with open_regular(file) as stream, np.load(stream, max_header_size=HEADER) as archive:
-            sizes = [archive.zip.getinfo(f"{name}.npy").file_size for name in names]
-            if sum(sizes) > limit("TRIPTYCH_MAX_ITEMS"):  # more than that is not read, whatever else is there
+        with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+            entries = {name: archive.getinfo(f"{name}.npy") for name in names}
+            if sum(entry.file_size for entry in entries.values()) > limit("TRIPTYCH_MAX_ITEMS"):
                 return None
-            for name in names:
-                arrays[name] = array = archive[name]
+            for name, entry in entries.items():
+                with archive.open(entry) as member:
+                    data = io.BytesIO(member.read(entry.file_size + 1))  # more than it claims is not read
+                arrays[name] = array = np.load(data, allow_pickle=False, max_header_size=HEADER)
                 if array.dtype.kind not in KINDS or array.ndim != (2 if name == square else 1):
                     return None
     except Exception:  # zipfile, zlib and numpy raise a dozen kinds
