@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         line = str(error)
     except OSError as error:
-        line = f"{error.filename or options.dirs[0]}: cannot be written: {error.strerror or error}"
+        place = error.filename2 or error.filename or options.dirs[0]
+        line = f"{place}: cannot be written: {error.strerror or error}"
     print(f"error: {printable(line)}", file=sys.stderr)
     return 1
 

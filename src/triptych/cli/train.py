@@ -150,8 +150,6 @@ def main() -> None:
                     sys.exit(getattr(error, "exit_code", 1))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
-            if "triptych.run.loggers" in sys.modules:
-                sys.modules["triptych.run.loggers"].exit_if_lost()
             if served:
                 jobs.leave()
             return

@@ -1,7 +1,6 @@
 """Loggers of a run: metrics.csv and those of ``logger``; their errors never end a run."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +85,7 @@ class Guarded(Logger):
                 why = error_line(error)
                 log_line(None, f"{self.kind.title} is left out ({why}): metrics.csv has the figures")
                 if self.kind is wandb.WandbRun:
-                    wandb.WandbRun.abandon()
+                    wandb.end_service()
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
@@ -145,14 +144,6 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
                 logger.close(summary)
             else:
                 logger.finalize("failed" if summary is None else "success")
-
-
-def exit_if_lost() -> None:
-    """Exit now if W&B's service has died: its exit handler would print a traceback."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if wandb.WandbRun.abandoned:
-        os._exit(0)
 
 
 class TensorBoard(TensorBoardLogger):

@@ -40,7 +40,6 @@ class WandbRun(WandbLogger):
     """
 
     title, pauses = "W&B", ()
-    abandoned = False  # a process of W&B's has been killed
 
     def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
         self.run, self.artifacts = run, artifacts
@@ -63,7 +62,7 @@ class WandbRun(WandbLogger):
         except Exception as error:
             if mode == "offline":
                 raise
-            _end_service()  # it would go on trying, and not give the run's id to another
+            end_service()  # it would go on trying, and not give the run's id to another
             for path in {*_directories(run)} - {*before}:
                 shutil.rmtree(path, ignore_errors=True)
             self._wandb_init["mode"] = "offline"
@@ -136,12 +135,6 @@ class WandbRun(WandbLogger):
         if why[0]:
             log_line(None, f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
 
-    @classmethod
-    def abandon(cls) -> None:
-        """Leave W&B out: its process would be waited for at the end of ours."""
-        cls.abandoned = True
-        _end_service()
-
 
 def mode_of(node: Mapping[str, Any]) -> str:
     """Return online, offline or disabled: by configuration, by WANDB_MODE, else by whether W&B has a key."""
@@ -187,7 +180,8 @@ def describe_run(
     }
 
 
-def _end_service() -> None:
+def end_service() -> None:
+    """Leave W&B out: its process would be waited for at the end of ours."""
     with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
