@@ -28,7 +28,7 @@ from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.run.prepare import prepare
 from triptych.run.provenance import changed_since
 from triptych.run.result import Result, one_line
-from triptych.run.untrusted import OWN, check_run
+from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()
 
@@ -115,7 +115,16 @@ def _tell_finished(run: RunDirectory) -> None:
     changes = changed_since(run)
     anew = "force=true runs it anew, the old directory is kept aside"
     print(f"finished before, under other {changes} than now; {anew}" if changes else "finished before")
+    _check_checkpoint(run)
     _print_result(run)
+
+
+def _check_checkpoint(run: RunDirectory) -> None:
+    """Warn if the checkpoint of a finished run can no longer be opened; the result stands."""
+    try:
+        check_checkpoint(str(run.path))
+    except UserError as error:
+        print(f"only the result is left: {printable(str(error))}", file=sys.stderr)
 
 
 def _print_result(run: RunDirectory) -> None:
@@ -137,7 +146,10 @@ def main() -> None:
             processes.end_with_parent()
             run = RunDirectory(resume[0])
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
-            if run.status != "finished":
+            if run.status == "finished":
+                if processes.rank() == 0:
+                    _check_checkpoint(run)
+            else:
                 # DDP's remark, once a process, that it looks for unused parameters; read by torch's import
                 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
                 try:
