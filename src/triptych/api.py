@@ -126,9 +126,8 @@ class Trained:
         most = x.abs().max().item()
         if self.data.levels and not most <= 1 + 1e-6:  # also where it is not a number
             raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
-        if not isinstance(
-            condition, Condition if self.config["model"].get("conditional") else Condition | None
-        ):
+        kind: Any = Condition if self.config["model"].get("conditional") else Condition | None
+        if not isinstance(condition, kind):
             raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")

@@ -56,14 +56,14 @@ class WandbRun(WandbLogger):
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
         if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
             self.wandb.run.finish()
-        before = _directories(run)
+        before = {*(run / "wandb").glob("*run-*")}
         try:
             started = self.experiment
         except Exception as error:
             if mode == "offline":
                 raise
             end_service()  # it would go on trying, and not give the run's id to another
-            for path in {*_directories(run)} - {*before}:
+            for path in {*(run / "wandb").glob("*run-*")} - before:
                 shutil.rmtree(path, ignore_errors=True)
             self._wandb_init["mode"] = "offline"
             started = self.experiment
@@ -190,10 +190,6 @@ def end_service() -> None:
         connection._proc._process.kill()
         module.unset_globals()
         wandb_setup.teardown()
-
-
-def _directories(run: RunDirectory) -> list[Path]:
-    return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
 
 
 def import_wandb(folder: Path) -> Any:
