@@ -40,14 +40,14 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
     data = cascade_of(asked).data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
-    chunks = Chunks(Path(tempfile.mkdtemp()), data.shape)
+    chunks = Chunks(Path(tempfile.mkdtemp()), data.shape, reference.read)
     reference.fill(chunks, torch.device("cpu"))
     names = count()
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
     unseen = reference.prompts.untrained[items]
 
     def figures(x, seed):
-        read = chunks.fill(f"set_{next(names)}", len(x), lambda rows, _: x[rows], reference.read)
+        read = chunks.fill(f"set_{next(names)}", len(x), lambda rows, _: x[rows])
         found = {"frechet_distance": reference.compare(read, None, seed)["frechet_distance"]}
         for share, kind in zip(SHARES, (~unseen, unseen), strict=True):
             rows = kind.nonzero().squeeze(1)

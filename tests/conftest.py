@@ -164,14 +164,9 @@ def door(root) -> Callable:
 
 @pytest.fixture(autouse=True)
 def environment_as_before() -> Iterator[None]:
-    """A command that runs within a test leaves none of its state to the next one.
-
-    Where W&B was lost, a command ends by ``os._exit``: the next one would take pytest's process with it.
-    """
+    """A command that runs within a test leaves none of its state to the next one."""
     with mock.patch.dict(os.environ):
         yield
-    if module := sys.modules.get("triptych.run.wandb"):
-        module.WandbRun.abandoned = False
     if module := sys.modules.get("triptych.study.sweep"):
         module._hooks.clear()  # a later command's exit code is its own sweep's
 

@@ -51,10 +51,8 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     check_single(config)
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
-        raise UserError(
-            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: Python trains in one "
-            "process; use triptych-train for several"
-        )
+        several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
+        raise UserError(f"{several}: Python trains in one process; use triptych-train for several")
     choices: Any = OmegaConf.to_container(job.runtime.choices)
     run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)
     if run.status != "finished":
@@ -128,9 +126,8 @@ class Trained:
         most = x.abs().max().item()
         if self.data.levels and not most <= 1 + 1e-6:  # also where it is not a number
             raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
-        if not isinstance(
-            condition, Condition if self.config["model"].get("conditional") else Condition | None
-        ):
+        kind: Any = Condition if self.config["model"].get("conditional") else Condition | None
+        if not isinstance(condition, kind):
             raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
@@ -166,9 +163,7 @@ class Trained:
         typed = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
         values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
         if values["devices"] != 1:
-            raise UserError(
-                f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
-            )
+            raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")
         from triptych.run.account import evaluate_checkpoint
 
         return evaluate_checkpoint(values)

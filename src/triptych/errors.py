@@ -8,6 +8,8 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 class UserError(Exception):
     """A mistake of the user's, in one line: KEY=VALUE: problem; fix."""
 
+    exit_code = 1
+
 
 class DataError(UserError):
     """Wrong data or data configuration, in one line that names the key and the fix."""
@@ -23,9 +25,13 @@ class ForeignCheckpoint(UserError):
 class Busy(UserError):
     """Another process is working in the directory."""
 
+    exit_code = 75  # as sysexits.h has it: try again later
+
 
 class StorageError(UserError):
     """A file cannot be written: disk full, read-only or no permission; complete files are kept."""
+
+    exit_code = 74
 
 
 class Diverged(UserError):
@@ -35,6 +41,8 @@ class Diverged(UserError):
         what: is not finite, "the loss".
         step: at which that was found, counted from 1.
     """
+
+    exit_code = 3
 
     def __init__(self, what: str, step: int):
         super().__init__(f"diverged at step {step}: {what} is not finite")
@@ -83,7 +91,5 @@ def mask_password(text: str) -> str:
 def check_password(override: str) -> None:
     """Refuse an address with a password in it, before it is recorded with the run or its sweep."""
     if (masked := mask_password(override)) != override:
-        raise UserError(
-            f"{masked}: a password would be recorded with the run; set the address in the environment, "
-            "as MLFLOW_TRACKING_URI"
-        )
+        problem = "a password would be recorded with the run"
+        raise UserError(f"{masked}: {problem}; set the address in the environment, as MLFLOW_TRACKING_URI")

@@ -89,17 +89,12 @@ def read_json(path: str | Path) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def read_json_or_none(path: str | Path) -> Any:
-    """Parse a JSON file; None if it is missing, invalid or too large."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None
-
-
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; {} if it is missing, invalid or no object."""
-    value = read_json_or_none(path)
+    """Parse a file with a JSON object; {} if it is missing, invalid, too large or no object."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
     return value if isinstance(value, dict) else {}
 
 

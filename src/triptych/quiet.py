@@ -6,7 +6,6 @@ import warnings
 MESSAGES = (
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory; a worker would only cost
-    ".*The anonymous setting has no effect.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run's is not
     ".*your `IterableDataset` has `__len__` defined.*",
     ".*dataloader is not resumable.*",  # ours follows from the step
@@ -20,10 +19,5 @@ def quiet() -> None:
     """Silence them, and Lightning's tips."""
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
-    for name in (
-        "pytorch_lightning",
-        "lightning.fabric",
-        "lightning_fabric",
-        "pytorch_lightning.utilities.rank_zero",
-    ):
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

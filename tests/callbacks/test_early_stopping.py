@@ -47,7 +47,7 @@ def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
 
 
 def test_a_figure_that_there_is_not_is_named():
-    with pytest.raises(UserError, match=r"monitor=val/fid: no such figure; .* one of val/bound, val/bpd"):
+    with pytest.raises(UserError, match=r"monitor=val/fid: must be one of val/bound, val/bpd"):
         EarlyStopping("val/fid").on_validation_end(trainer(val_bound=1.0, val_bpd=1.0), None)
 
 

@@ -50,12 +50,13 @@ def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, c
 
 
 def test_packages_and_many_files_in_one_line():
-    names = {"a": {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, "b": {"f1": "1", "f2": "1", "f3": "1"}}
+    before, after = {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, {"f1": "1", "f2": "1", "f3": "1"}
     old = {"sources": "a", "versions": {"torch": "2.12.0", "numpy": "2.5"}}
     new = {"sources": "b", "versions": {"torch": "2.13.0", "numpy": "2.5"}}
     told = "code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0)"
-    assert describe_changes(old, new, names) == told
-    assert describe_changes({}, new, names) == describe_changes(new, new, names) == ""  # {}: an older record
+    assert describe_changes({"sources": {"a": before}, "executions": [old]}, new, after) == told
+    for last in ({}, new):  # {}: an older record
+        assert describe_changes({"sources": {"b": after}, "executions": [last]}, new, after) == ""
 
 
 def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(root, monkeypatch):

@@ -70,7 +70,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     ]
     assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
     torch.testing.assert_close(pictures[2], pictures[3])  # a part in its own place changes nothing
-    json.dumps(execute(RunDirectory(whole.path)).to_json(), allow_nan=False)
+    json.dumps(execute(RunDirectory(whole.path)).record, allow_nan=False)
 
     stages = f"cascade=[{prior.path},{decoder.path},{upsampler.path}]"
     small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]

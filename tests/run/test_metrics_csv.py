@@ -73,7 +73,7 @@ def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
         before = path.read_bytes()
         log.flush()
         assert path.read_bytes().startswith(before)  # a kill at any moment leaves what was there
-    assert len(log._rows) == OPEN
+    assert len(log.rows) == OPEN
     assert max(sizes) < 2 * min(sizes[OPEN:])
     assert len(written(path)) == 100
 

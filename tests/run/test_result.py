@@ -16,12 +16,12 @@ BOUND = metrics(1.5)
 
 def test_what_is_written_is_read(tmp_path):
     start = {"overrides": ["seed=2"], "choices": {"data": "digits"}}
-    record = Result.of(start, "finished", seed=2, test=BOUND).to_json()
+    record = Result.of(start, "finished", seed=2, test=BOUND).record
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
     (tmp_path / "summary.json").write_text(json.dumps(seal(record)))
     run = read_run(tmp_path)
     assert (run.status, run.seed, run.test["bpd"].mean) == ("finished", 2, 1.5)
-    assert run.choices == {"data": "digits"} and run.to_json() == record
+    assert run.choices == {"data": "digits"} and run.record == seal(record)
 
 
 def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch, capfd):

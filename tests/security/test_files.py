@@ -30,7 +30,7 @@ from triptych.data.captions import read_caption
 from triptych.data.folder import ImageFolder, read_image
 from triptych.data.mnist import read_idx
 from triptych.errors import UserError
-from triptych.files import read_json_or_none
+from triptych.files import load_object
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.items import read_arrays
@@ -366,15 +366,15 @@ def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
 def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
-    assert read_json_or_none(file) is None and read_run(tmp_path).status == "unreadable"
+    assert load_object(file) == {} and read_run(tmp_path).status == "unreadable"
     file.write_text(json.dumps({"schema": 1, "status": "failed", "x": "y" * 3000}))
     assert RunDirectory(tmp_path).status == "failed"
     monkeypatch.setenv("TRIPTYCH_MAX_JSON", "2000")
-    assert read_json_or_none(file) is None and RunDirectory(tmp_path).status == "new"
+    assert load_object(file) == {} and RunDirectory(tmp_path).status == "new"
     assert "TRIPTYCH_MAX_JSON" in read_run(tmp_path).error
     file.unlink()
     os.mkfifo(file)  # nobody writes to it: reading would wait for ever
-    assert read_json_or_none(file) is None and RunDirectory(tmp_path).status == "new"
+    assert load_object(file) == {} and RunDirectory(tmp_path).status == "new"
 
 
 def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):

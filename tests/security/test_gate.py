@@ -297,7 +297,7 @@ def test_a_garbled_table_does_not_stop_a_run(root, text):
     assert len(_bounds(root)) <= 1  # what a search looks at while it goes on
     table = MetricsCsv(root / "metrics.csv", float)
     table.keep_until(100)
-    for row in table._rows.values():
+    for row in table.rows.values():
         assert all(np.isfinite(float(value)) for value in row.values())
     table.log_metrics({"x": 1.0}, 3)
     table.flush()

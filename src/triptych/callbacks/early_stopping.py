@@ -48,7 +48,5 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         figures = trainer.callback_metrics
         if self.monitor not in figures and not trainer.sanity_checking:
             known = ", ".join(sorted(name for name in figures if name.startswith("val/")))
-            raise UserError(
-                f"callbacks.early_stopping.monitor={self.monitor}: no such figure; must be one of {known}"
-            )
+            raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: must be one of {known}")
         super().on_validation_end(trainer, pl_module)

@@ -36,10 +36,8 @@ class EMA(pl.Callback):
         snapshots: Whole = 0,
     ):
         if (sigma_rel is None) == (half_life is None):
-            raise ValueError(
-                f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one of the two must be a "
-                "number, the other null"
-            )
+            both = f"sigma_rel={sigma_rel}, half_life={half_life}"
+            raise ValueError(f"callbacks.ema.{both}: one must be a number, the other null")
         lengths = [s for s in (sigma_rel, *others) if s is not None]
         for length in lengths:
             try:
@@ -48,10 +46,8 @@ class EMA(pl.Callback):
                 raise ValueError(f"callbacks.ema.{error}") from None
         self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
-            raise ValueError(
-                f"callbacks.ema.snapshots={snapshots}: needs two lengths at least, in sigma_rel and others; "
-                "or set 0"
-            )
+            problem = "needs two lengths at least, in sigma_rel and others"
+            raise ValueError(f"callbacks.ema.snapshots={snapshots}: {problem}; or set 0")
         self.snapshots = snapshots
         self._beta: dict[str, Callable[[int], float]] = {}
         if half_life is not None:

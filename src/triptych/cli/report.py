@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triptych.config.names import in_root
-from triptych.errors import StorageError, UserError
+from triptych.errors import UserError
 from triptych.files import printable
 from triptych.run.read import find_runs, is_run
 
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         line = str(error)
     except OSError as error:
-        line = f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}"
+        place = error.filename2 or error.filename or options.dirs[0]
+        line = f"{place}: cannot be written: {error.strerror or error}"
     print(f"error: {printable(line)}", file=sys.stderr)
     return 1
 
@@ -97,11 +98,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.figures:
         from triptych.study.export import write_figures
 
-        try:
-            print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
-        except OSError as error:
-            why = error.strerror or error
-            raise UserError(f"--figures {options.figures}: cannot be written ({why})") from None
+        print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
 
 
 def _results(file: Path, roots: Sequence[Path]) -> None:
@@ -111,9 +108,6 @@ def _results(file: Path, roots: Sequence[Path]) -> None:
         write_results(file, roots)
     except UnicodeDecodeError:
         raise UserError(f"--results {file}: it is there and is no text") from None
-    except (OSError, StorageError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"--results {file}: it cannot be written: {why}") from None
     print(file)
 
 

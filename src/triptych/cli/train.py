@@ -67,7 +67,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if processes.rank() != 0:
         return None
     reason = _last_words(run, code)
-    if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
+    if 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code) and run.summary() is None:
         run.record(Result.of(run.provenance(), "failed", stage="build", error=reason))  # it could not say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {reason}" if code and not quiet else ""
@@ -159,11 +159,9 @@ def main() -> None:
                 except Exception as error:
                     if processes.rank() == 0:
                         raise
-                    sys.exit(processes.exit_code_of(error))  # the first process tells
+                    sys.exit(getattr(error, "exit_code", 1))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
-            if "triptych.run.loggers" in sys.modules:
-                sys.modules["triptych.run.loggers"].exit_if_lost()
             if served:
                 jobs.leave()
             return

@@ -23,7 +23,6 @@ from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
 from triptych.run.directory import PRUNE, RunDirectory, write_atomic
 from triptych.run.leakage import log_line
-from triptych.run.metrics import MetricsCsv
 from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint
@@ -216,7 +215,7 @@ class Keep(pl.Callback):
             self.stop.look_at_weights(trainer, module)
             return
         if due or stop is not None:
-            self._row(trainer, _tables(trainer) if stop is None else trainer.loggers)
+            self._row(trainer, trainer.loggers[: 1 if stop is None else None])
             self._save(trainer, LAST)
         if stop is not None:
             raise Interrupted(stop, step)
@@ -247,8 +246,8 @@ class Keep(pl.Callback):
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self.stop.look_at_weights(trainer, trainer.lightning_module)
         self._saved = trainer.global_step
-        for table in _tables(trainer):
-            table.flush()  # before the checkpoint: what it has seen is on disk, if it is
+        table: Any = trainer.loggers[0]  # metrics.csv
+        table.flush()  # before the checkpoint: what it has seen is on disk, if it is
         trainer.save_checkpoint(self.folder / name)
 
     def _row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
@@ -256,7 +255,3 @@ class Keep(pl.Callback):
             figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
             for logger in loggers:
                 logger.log_metrics(figures, trainer.global_step - 1)
-
-
-def _tables(trainer: pl.Trainer) -> list[MetricsCsv]:
-    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]

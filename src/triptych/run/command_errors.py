@@ -16,7 +16,7 @@ from triptych.config.own_code import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import printable
 from triptych.run.directory import STORAGE
-from triptych.run.processes import ENDING, exit_code_of, rank
+from triptych.run.processes import ENDING, rank
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         if rank() == 0:
             print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
-        sys.exit(exit_code_of(refused))
+        sys.exit(refused.exit_code)
     except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
         number = getattr(interrupt, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)

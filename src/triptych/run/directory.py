@@ -163,7 +163,7 @@ class RunDirectory(Lockable):
         """Write the result with digests of the files beside it and a checksum, and return it."""
         names = (*SEALED, *REPORTED) if result.status == "finished" else SEALED[:1]
         digests = {name: file_digest(self / name) for name in names}
-        record = result.to_json() | {"digests": {name: value for name, value in digests.items() if value}}
+        record = {**result.record, "digests": {name: value for name, value in digests.items() if value}}
         sealed = seal(printable(json.loads(to_json(record))))
         self.write("summary.json", sealed)
         return Result.from_json(sealed)

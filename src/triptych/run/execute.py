@@ -17,7 +17,6 @@ from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
 from triptych.models.base import BoundModel
-from triptych.quiet import quiet
 from triptych.run.account import account, baselines, choose_weights, measure_cost
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
@@ -27,7 +26,7 @@ from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
-from triptych.run.loggers import closing, log_locations
+from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
@@ -132,7 +131,6 @@ class Session:
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
-        quiet()
         set_up_torch(config["threads"])
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -228,7 +226,6 @@ def _report(
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
         **(measure_samples(experiment, sets) if first and sets else {}),
-        **log_locations(fit.trainer.loggers),
     }
     return figures | _panels(run, model) | {"ended": timestamp()}
 
@@ -236,15 +233,13 @@ def _report(
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
     panels = {}
     for key, value in model.panels().items():
-        why = f"{key} is an entry of summary.json" if key in RESERVED else ""
+        why = f"{key} is an entry of summary.json, choose another" if key in RESERVED else ""
         try:
             to_json(value)
         except (TypeError, ValueError) as error:
             why = f"{key}: {error}"
         if why:
-            log_line(
-                run, f"{type(model).__name__}.panels: left out ({why}); return plain values under another key"
-            )
+            log_line(run, f"{type(model).__name__}.panels: left out ({why}); return plain values")
         else:
             panels[key] = value
     return panels

@@ -109,7 +109,8 @@ def build_fit(
     peers: Peers | None,
 ) -> Fit:
     """Build trainer, callbacks and, once nothing is left to be refused, loggers; record the start."""
-    config, data, samples = experiment.config, experiment.data, experiment.config["samples"]
+    config, data, drawing = experiment.config, experiment.data, experiment.drawing
+    samples = config["samples"]
     validated = len(data.splits["val"]) > 0
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
@@ -124,11 +125,7 @@ def build_fit(
         *([] if sharded else [gradients]),
         *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
         *build_metrics(config),
-        *(
-            [SampleGrid(experiment.drawing, run / "samples", samples["n"], samples["pictures"])]
-            if experiment.drawing is not None
-            else []
-        ),
+        *([SampleGrid(drawing, run / "samples", samples["n"], samples["pictures"])] if drawing else []),
         progress,
         stop,
         keep,  # last: what the others have done after a step is in its checkpoint
@@ -157,7 +154,7 @@ def build_fit(
         if origin.start is None and not bundled and (name := data.name) in choices_of("experiment"):
             other = f"experiment={name} has settings for these data"
             log_line(run, f"data={name}: the other settings are for digits; {other}")
-    trainer.loggers = build_loggers(config, run, origin.step, lambda: keep.seconds)
+    trainer.loggers = build_loggers(run, origin.step, lambda: keep.seconds)
     fit = Fit(trainer, keep)
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")

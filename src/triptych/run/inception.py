@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
 from triptych.run.items import read_arrays
-from triptych.run.parsing import first_line
+from triptych.run.parsing import error_line
 
 ROWS = 50  # images a pass: each is seen at 299 x 299
 FEATURES = 2048
@@ -32,8 +32,7 @@ def open_inception(path: str) -> nn.Module:
     except ModuleNotFoundError as error:
         raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
     except Exception as error:  # whatever torch.load says of a file of other content
-        line = first_line(error) or type(error).__name__
-        raise UserError(f"{key}: not the weights of FID's InceptionV3 ({line[:100]})") from error
+        raise UserError(f"{key}: not the weights of FID's InceptionV3 ({error_line(error)})") from error
 
 
 def read_statistics(path: str) -> Moments:

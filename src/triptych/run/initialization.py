@@ -17,9 +17,8 @@ from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
 from triptych.run.leakage import compare_data, log_line, remember
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
+from triptych.run.provenance import few
 from triptych.run.shared_fit import fit_digest, take_fit
-
-SHOWN = 3  # names of each kind in the line; provenance.json has all
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def initialise(
     path = config["init_from"]
     kinds = {"of another shape": [f"{n} {how}" for n, how in other.items()]}
     kinds |= {"not there": missing, "there not used": extra}
-    notes = "; ".join(f"{len(names)} {kind} ({_shown(names)})" for kind, names in kinds.items() if names)
+    notes = "; ".join(f"{len(names)} {kind} ({few(names)})" for kind, names in kinds.items() if names)
     if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):
         fix = "init_partial=true takes those that fit" if fitting else "choose a run of the same network"
         problem = f"{len(fitting)} of {len(ours)} tensors fit by name and shape"
@@ -120,10 +119,6 @@ def initialise(
         record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": fitting}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}
         run.write("provenance.json", run.provenance() | {"init_from": about})
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -31,10 +31,6 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _servers: list["Server"] = []  # of this process: one, or none yet
 
 
-class _SweepGone(Exception):
-    """The sweep that this worker belongs to was killed."""
-
-
 def run_job(argument: str, log: Path) -> int:
     """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
 
@@ -48,13 +44,13 @@ def run_job(argument: str, log: Path) -> int:
 
     def look() -> None:
         if worker and os.getppid() != sweep:
-            raise _SweepGone
+            raise SystemExit  # the sweep was killed: the job is stopped first
 
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
     try:
         return _servers[0].run(argument, log, look)
-    except _SweepGone:
+    except SystemExit:
         os._exit(1)
 
 

@@ -10,7 +10,7 @@ from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
-NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
+NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration

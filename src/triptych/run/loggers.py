@@ -1,7 +1,6 @@
 """Loggers of a run: metrics.csv and those of ``logger``; their errors never end a run."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -84,16 +83,12 @@ class Guarded(Logger):
                     continue
                 self.lost = True
                 why = error_line(error)
-                log_line(
-                    None, f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures"
-                )
+                log_line(None, f"{self.kind.title} is left out ({why}): metrics.csv has the figures")
                 if self.kind is wandb.WandbRun:
-                    wandb.WandbRun.abandon()
+                    wandb.end_service()
 
 
-def build_loggers(
-    config: dict[str, Any], run: RunDirectory, step: int, clock: Callable[[], float]
-) -> list[Logger]:
+def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
     """Build the logger of metrics.csv, then those that ``logger`` names.
 
     The run goes on from ``step``: rows of metrics.csv up to it stand. ``clock``: seconds of fitting so far.
@@ -101,6 +96,7 @@ def build_loggers(
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     loggers: list[Logger] = [table]
+    config = run.config()
     for name, node in (config["logger"] or {}).items():
         if not node or name == "csv":
             continue
@@ -114,9 +110,7 @@ def build_loggers(
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):
-                log_line(
-                    None, "W&B: artifacts are left out: a directory asks for them, not a command of yours"
-                )
+                log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
                 artifacts = False
             about = wandb.describe_run(node, config, run.provenance(), run)
             loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
@@ -137,12 +131,6 @@ def import_libraries(run: RunDirectory) -> None:
                 import_module(name)
 
 
-def log_locations(loggers: list[Logger]) -> dict[str, Any]:
-    """Return {"wandb": {"mode", "files", "sync"}}: files and command to upload them; {} without W&B."""
-    started = (getattr(logger, "logger", None) for logger in loggers)
-    return next(({"wandb": one.location()} for one in started if isinstance(one, wandb.WandbRun)), {})
-
-
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
     """Finish each logger on exit with the figures of the result, also after an exception."""
@@ -156,14 +144,6 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
                 logger.close(summary)
             else:
                 logger.finalize("failed" if summary is None else "success")
-
-
-def exit_if_lost() -> None:
-    """Exit now if W&B's service has died: its exit handler would print a traceback."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if wandb.WandbRun.abandoned:
-        os._exit(0)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -240,7 +220,5 @@ def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> 
     uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"
     if is_composed_here(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
         return str(uri)
-    log_line(
-        None, f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it"
-    )
+    log_line(None, f"MLflow is left out: this directory names {uri}; {ADDRESS}={uri} allows it")
     return None

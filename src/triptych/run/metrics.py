@@ -34,7 +34,7 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # of the file
-        self._rows: dict[int, dict[str, Any]] = {}  # held
+        self.rows: dict[int, dict[str, Any]] = {}  # by step: those that are held
         self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
 
@@ -54,25 +54,20 @@ class MetricsCsv(Logger):
                 damaged += 1
             elif len(at) < 19 and int(at) <= until:
                 read[int(at)] = row
-        merged = read.keys() | self._rows.keys()
-        self._rows = {step: read.get(step, {}) | self._rows.get(step, {}) for step in sorted(merged)}
+        merged = read.keys() | self.rows.keys()
+        self.rows = {step: read.get(step, {}) | self.rows.get(step, {}) for step in sorted(merged)}
         self._columns, self._closed, self._end = [], -1, 0
         return damaged
 
     @property
-    def rows(self) -> dict[int, dict[str, Any]]:
-        """Rows by step, of which a table that has been written holds the last few."""
-        return self._rows
-
-    @property
     def last(self) -> tuple[int, dict[str, Any]]:
         """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
-        step = max(self._rows, default=0)
-        return step, dict(self._rows.get(step, {}))
+        step = max(self.rows, default=0)
+        return step, dict(self.rows.get(step, {}))
 
     def time(self, step: int) -> dict[str, Any]:
         """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
-        row = self._rows.get(step, {})
+        row = self.rows.get(step, {})
         return {"time": float(row["time"])} if "time" in row else {}
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -80,7 +75,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = self._rows.setdefault(step or 0, {})
+        row = self.rows.setdefault(step or 0, {})
         row.setdefault("time", round(self.clock(), 3))
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
@@ -92,24 +87,24 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def flush(self) -> None:
         """Write what has changed now, unless there are no rows."""
-        if not self._rows and not self.path.exists():
+        if not self.rows and not self.path.exists():
             return
         columns = self._columns
-        new = {name for row in self._rows.values() for name in row} - {*columns}
+        new = {name for row in self.rows.values() for name in row} - {*columns}
         cut = not self.path.exists() or self.path.stat().st_size < self._end  # by somebody else
-        whole = new or not columns or min(self._rows, default=0) <= self._closed or cut
+        whole = new or not columns or min(self.rows, default=0) <= self._closed or cut
         if whole:
             if columns:
                 self._read(self._closed)
-            columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]
-        rows = sorted(self._rows.items())
+            columns = ["step", *dict.fromkeys(name for row in self.rows.values() for name in row)]
+        rows = sorted(self.rows.items())
         closed, held = (_lines(columns, some) for some in (rows[:-OPEN], rows[-OPEN:]))
         if whole:
             closed = _lines(columns, [], header=True) + closed
             write_atomic(self.path, closed + held)
         else:
             write_end(self.path, self._end, closed + held)
-        self._columns, self._rows, self._end = columns, dict(rows[-OPEN:]), self._end + len(closed)
+        self._columns, self.rows, self._end = columns, dict(rows[-OPEN:]), self._end + len(closed)
         self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
         self._written = time.monotonic()
 

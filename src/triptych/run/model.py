@@ -24,7 +24,8 @@ from triptych.data.augment import count_numbers
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
-from triptych.run.parsing import first_line
+from triptych.quiet import quiet
+from triptych.run.parsing import error_line
 
 if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.data.base import DataModule
@@ -37,7 +38,8 @@ CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that
 
 
 def set_up_torch(threads: int) -> None:
-    """Set the number of threads; make a CPU faster, with the same results."""
+    """Silence libraries; set the number of threads; make a CPU faster, with the same results."""
+    quiet()
     torch.set_num_threads(threads)  # sums in another order would differ in the last digit
     torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
     if sys.platform == "linux" and (keep := getattr(ctypes.CDLL(None), "mallopt", None)):
@@ -152,11 +154,7 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
     try:
         torch.compile(lambda x: (x + 1).sin())(torch.zeros(2, device=device))
     except Exception as error:  # a compiler's own, under many names
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = first_line(cause)[:200] or type(cause).__name__
-        problem = f"this machine cannot compile for {device.type} ({reason})"
+        problem = f"this machine cannot compile for {device.type} ({error_line(error)})"
         fix = "pass false, or install a C++ compiler, g++ or the one that CXX names"
         raise UserError(f"compile=true: {problem}; {fix}") from error
 
@@ -175,14 +173,11 @@ def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
 
 
 class Budget(TorchFunctionMode):
-    """Limit the bytes of tensors created within the context to ``most``, before they are allocated.
+    """Limit the bytes of tensors that are created within the context to ``most``, before they are."""
 
-    ``of``: whose size that is, for the message of the MemoryError.
-    """
-
-    def __init__(self, most: int, of: str):
+    def __init__(self, most: int):
         super().__init__()
-        self.most, self.left, self.of, self.calls = most, most, of, CALLS
+        self.most, self.left, self.calls = most, most, CALLS
         self.constructors = _device_constructors()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -206,4 +201,4 @@ class Budget(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def _refusal(self, tensor: str) -> str:
-        return f"needs more than {self.of}, {self.most / 2**30:.3g} GiB ({tensor}); choose a smaller network"
+        return f"needs more than its file, {self.most / 2**30:.3g} GiB ({tensor}); choose a smaller network"

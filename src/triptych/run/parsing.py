@@ -57,8 +57,7 @@ def error_line(error: BaseException) -> str:
 
 def natural_key(text: str) -> list[Any]:
     """Return a sort key under which "seed=2" comes before "seed=10"."""
-    parts = filter(None, re.split(r"(\d+)", text))
-    return [(0, float(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:

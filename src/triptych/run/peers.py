@@ -5,7 +5,6 @@ but the first leaves the message of its own error in the run's directory, for th
 """
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 from triptych.config.own_code import describe_error
 from triptych.errors import Interrupted, UserError
+from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch, rank
 
@@ -100,15 +100,11 @@ class Peers:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
-        reports: list[tuple[float, int, str]] = []
+        reports = []
         for path in self.run.path.glob(".error-*.json"):
-            try:
-                record: Any = json.loads(path.read_text())
-                if record["token"] == _token(os.getpid()):
-                    number = int(path.stem.rpartition("-")[2])
-                    reports.append((path.stat().st_mtime, number, str(record["error"])))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
+            if (record := load_object(path)).get("token") == _token(os.getpid()):
+                number = int(path.stem.rpartition("-")[2])
+                reports.append((path.stat().st_mtime, number, str(record["error"])))
         return min(reports)[1:] if reports else None
 
     def _watch(self) -> None:

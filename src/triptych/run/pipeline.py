@@ -4,13 +4,13 @@ Its JSON files become a run's configuration; its weights are safetensors. It may
 it is run or unpickled, and a class that it names is compared with ``VALUES`` and never imported.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from triptych.config.archive import SCHEMA
+from triptych.config.identity import leaves
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, printable, read_json
@@ -187,11 +187,9 @@ def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
     config = run.config()
+    settings = dict(leaves(config))
     for key, values in NEEDED.items():
-        value: Any = config
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if value not in values:
+        if (value := settings.get(key)) not in values:
             problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
             raise UserError(f"{run.path}: {key}={value} {problem}")
     return result, config
@@ -224,9 +222,9 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
     name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
-    front: dict[str, Any] = {"license": license, "library_name": "diffusers"}
-    front |= {"pipeline_tag": "unconditional-image-generation", "tags": ["diffusers", "ddpm", "triptych"]}
-    bound = "Not measured"
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task, figures, bound = "unconditional-image-generation", [], "Not measured"
     if bits := result.test.get("bpd"):
         terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
         low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
@@ -235,11 +233,10 @@ def model_card(result: Result, config: dict[str, Any], license: str) -> str:
             f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
             f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
         )
-        metrics = [{"type": "bpd", "name": "bound, bits/dim", "value": bits.mean}]
-        dataset = {"name": data, "type": result.choices.get("data", "custom")}
-        measured = {"task": {"type": front["pipeline_tag"]}, "dataset": dataset, "metrics": metrics}
-        front["model-index"] = [{"name": name, "results": [measured]}]
-    lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
+        kind = result.choices.get("data", "custom")
+        figures.append(EvalResult(task, kind, data, "bpd", bits.mean, metric_name="bound, bits/dim"))
+    about: dict[str, Any] = {"license": license, "library_name": "diffusers", "pipeline_tag": task}
+    about |= {"tags": ["diffusers", "ddpm", "triptych"], "model_name": name, "eval_results": figures}
     settings = "\n".join(f"- `{key}={value}`" for key, value in result.overrides.items()) or "The defaults."
     card = CARD.format(name=name, data=data, bound=bound, settings=settings)
-    return printable("\n".join(["---", *lines, "---", "", card]))
+    return printable(f"---\n{ModelCardData(**about)}\n---\n\n{card}")

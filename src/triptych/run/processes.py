@@ -10,49 +10,38 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.errors import UserError
 
 # What tells a process that it is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 }
-BUSY, STORAGE = 75, 74  # as sysexits.h has them
-DIVERGED = 3
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 WANTED_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *WANTED_BACK)  # that stop a run
+PATIENCE = 60.0  # seconds for a first process, or for SLURM
 GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
 
 
-def by_torchrun() -> bool:
-    """Return whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def by_srun() -> bool:
-    """Return whether srun started this process as one of several tasks."""
-    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
+def _launcher() -> tuple[str, ...]:
+    """Return the variable of this process's rank and, of torchrun or srun, those that name its launch."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
+    return ("LOCAL_RANK",)  # of a process that Lightning started
 
 
 def rank() -> int:
     """Return this process's rank, before torch.distributed is initialised."""
-    if by_torchrun():
-        return int(os.environ.get("RANK", 0))
-    if by_srun():
-        return int(os.environ.get("SLURM_PROCID", 0))
-    return int(os.environ.get("LOCAL_RANK", 0))  # of a process that Lightning started
+    return int(os.environ.get(_launcher()[0], 0))
 
 
 def launch() -> str:
     """Return an identifier shared by all ranks that torchrun or srun launched; "" for a single process."""
-    names: tuple[str, ...] = ()
-    if by_torchrun():
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    elif by_srun():
-        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    return " ".join(f"{name}={os.environ.get(name, '')}" for name in names)
+    return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher()[1:])
 
 
 def announce(folder: Path) -> None:
@@ -61,15 +50,15 @@ def announce(folder: Path) -> None:
         (folder / ".launch").write_text(launch())
 
 
-def await_announcement(folder: Path, patience: float = 60.0) -> None:
+def await_announcement(folder: Path) -> None:
     """Wait until rank 0 has created the directory; UserError on timeout."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         with suppress(OSError):
             if (folder / ".launch").read_text() == launch():
                 return
         time.sleep(0.1)
-    raise UserError(f"{folder}: the first process did not prepare it within {patience:.0f} s")
+    raise UserError(f"{folder}: the first process did not prepare it within {PATIENCE:.0f} s")
 
 
 def lives(pid: int) -> bool:
@@ -81,10 +70,10 @@ def lives(pid: int) -> bool:
     return True
 
 
-def await_requeue(patience: float = 60.0) -> None:
+def await_requeue() -> None:
     """Wait in a preempted SLURM job of a sweep, until SLURM ends and requeues it."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        time.sleep(patience)
+        time.sleep(PATIENCE)
 
 
 def end_with_parent() -> None:
@@ -145,9 +134,3 @@ def owner() -> str:
     except (OSError, KeyError):
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()} pid {os.getpid()}"
-
-
-def exit_code_of(error: Exception) -> int:
-    """Return the exit code: 75 busy, 74 storage error (try again later), 3 diverged, 1 otherwise."""
-    kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
-    return next((code for kind, code in kinds if isinstance(error, kind)), 1)

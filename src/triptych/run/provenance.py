@@ -76,7 +76,8 @@ def add_execution(
         "versions": versions(),
         "data": {key: data[key] for key in ("fingerprint", "split")},
     }
-    changes = _changes(record, here, files) if step else ""  # under what it made no step, nothing was trained
+    # under what it made no step, nothing was trained
+    changes = describe_changes(record, here, files) if step else ""
     line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
     names = record.get("sources", {}) | {here["sources"]: files}
@@ -87,13 +88,9 @@ def add_execution(
 
 def changed_since(run: RunDirectory) -> str:
     """Describe the changes of code and packages since a run's last execution."""
-    files = source_files(run.config())
-    return _changes(run.provenance(), {"sources": digest_of(files), "versions": versions()}, files)
-
-
-def _changes(record: dict[str, Any], here: dict[str, Any], files: dict[str, str]) -> str:
-    names = record.get("sources", {}) | {here["sources"]: files}
-    return describe_changes((record.get("executions") or [{}])[-1], here, names)
+    record, files = run.provenance(), source_files(run.config())
+    here = {"sources": digest_of(files), "versions": versions()}
+    return describe_changes(record, here, files)
 
 
 def git_state(
@@ -216,17 +213,18 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 
-def describe_changes(last: dict[str, Any], here: dict[str, Any], names: dict[str, dict[str, str]]) -> str:
-    """Describe changes between executions: "code (FILES) and packages (NAME OLD -> NEW)", or ""."""
-    parts = []
+def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[str, str]) -> str:
+    """Describe changes since the last execution: "code (FILES) and packages (NAME OLD -> NEW)", or ""."""
+    last, parts = (record.get("executions") or [{}])[-1], []
     if last.get("sources") and last["sources"] != here["sources"]:
-        before, after = (names.get(e["sources"], {}) for e in (last, here))
-        parts.append(f"code ({_few([f for f in {**before, **after} if before.get(f) != after.get(f)])})")
+        before = record.get("sources", {}).get(last["sources"], {})
+        changed = sorted(f for f in {**before, **files} if before.get(f) != files.get(f))
+        parts.append(f"code ({few(changed)})")
     old, new = last.get("versions"), here["versions"]
     if old and old != new:
-        moved = [n for n in {**old, **new} if old.get(n) != new.get(n)]
-        versions_moved = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
-        parts.append(f"packages ({versions_moved})")
+        moved = sorted(n for n in {**old, **new} if old.get(n) != new.get(n))
+        names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
+        parts.append(f"packages ({names})")
     return " and ".join(parts)
 
 
@@ -237,5 +235,6 @@ def _digest(file: Path) -> str:
         return "unreadable"
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def few(names: list[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -57,7 +57,7 @@ class SampleReference:
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
         """Read this process's chunks of what samples are compared with, on ``device``; of pure noise here."""
-        self.pure = chunks.fill("noise", self.n, self._noise, self.read)
+        self.pure = chunks.fill("noise", self.n, self._noise)
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Return every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
@@ -216,11 +216,11 @@ class ImageReference(SampleReference):
             val, test = rows[rows < first], rows[rows >= first] - first
             return torch.cat([splits["val"].batch(val).x, splits["test"].batch(test).x])
 
-        self.true = chunks.fill("true", len(self.order), lambda r, _: train.batch(self.order[r]).x, self.read)
-        self.held_out = chunks.fill("held_out", first + second, held, self.read)
+        self.true = chunks.fill("true", len(self.order), lambda r, _: train.batch(self.order[r]).x)
+        self.held_out = chunks.fill("held_out", first + second, held)
         if self.prompts is not None:
             split = splits[self.prompts.split]
-            self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x, self.read)
+            self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x)
 
     @cached_property
     def features(self) -> Tensor | None:

@@ -14,7 +14,6 @@ from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
-from triptych.quiet import quiet
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
 from triptych.run.drawing import parts_read
@@ -59,13 +58,12 @@ def reopen(
         if adjust is not None:
             adjust(config)
         check_targets(config)
-        quiet()
         set_up_torch(config["threads"])
         data = build_data(config, download=False)
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        with Budget(2 * file.stat().st_size + SLACK, "its file"):
+        with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data))
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError as error:  # of several runs that are opened, it says which

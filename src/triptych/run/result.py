@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from triptych.config.identity import leaves
 from triptych.run import entries
 from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, nested
 from triptych.run.parsing import error_line, first_line, parse_overrides, to_float, to_int
@@ -87,7 +88,6 @@ class Result:
     measured: SampleMeasures | None = _entry(
         entries.parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
-    wandb: Mapping[str, str] | None = _entry(dict)
     digests: Mapping[str, str] = _entry(dict, dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -126,10 +126,6 @@ class Result:
         check_seal(record)
         return cls(**known | parse_entries(record), record=record)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the entries of the file, without its checksum."""
-        return {key: value for key, value in self.record.items() if key != "checksum"}
-
     @cached_property
     def measure(self) -> str | None:
         """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""
@@ -142,9 +138,7 @@ class Result:
 
     def figure(self, path: str) -> float | None:
         """Return a figure by its path, as in ``val.bpd.mean``; None if it is not there."""
-        value: Any = self.record
-        for part in path.split("."):
-            value = value.get(part, {}) if isinstance(value, dict) else {}
+        value = dict(leaves(self.record)).get(path)
         return value if isinstance(value, float) else None
 
 
@@ -176,8 +170,7 @@ def seal(record: dict[str, Any]) -> dict[str, Any]:
 
 def check_seal(record: dict[str, Any]) -> None:
     """Raise ValueError unless a record matches its checksum, and each bound is the sum of its terms."""
-    content = {key: value for key, value in record.items() if key != "checksum"}
-    if "checksum" in record and record["checksum"] != _checksum(content):
+    if "checksum" in record and record["checksum"] != _checksum(record):
         raise ValueError("checksum: damaged or edited after it was written")
     for split in SPLITS:
         figures: dict[str, Any] = entry if isinstance(entry := record.get(split), dict) else {}
@@ -193,7 +186,8 @@ def check_seal(record: dict[str, Any]) -> None:
 
 
 def _checksum(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

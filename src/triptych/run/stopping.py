@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -132,14 +133,12 @@ class Stop(pl.Callback):
         self._training = False
 
 
-def requeue(stop: Interrupted) -> bool:
+def requeue(stop: Interrupted) -> None:
     """Requeue this SLURM job if a signal stopped it; submitit does so itself."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or stop.signal not in WANTED_BACK or "SUBMITIT_EXECUTOR" in os.environ:
-        return False
+        return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        return subprocess.run(["scontrol", "requeue", job], timeout=60).returncode == 0
-    except (OSError, subprocess.SubprocessError):
-        return False
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["scontrol", "requeue", job], timeout=60)

@@ -23,7 +23,6 @@ from triptych.run.result import Result
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 SENT = 10.0  # to take the panels, and a checkpoint, before that
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
-LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
@@ -41,41 +40,47 @@ class WandbRun(WandbLogger):
     """
 
     title, pauses = "W&B", ()
-    abandoned = False  # a process of W&B's has been killed
 
     def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
         self.run, self.artifacts = run, artifacts
         self.wandb = import_wandb(run / "wandb")
-        super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(self.wandb), **about)
+        settings = self.wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=INIT,
+            finish_timeout=FINISH,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
+        )
+        super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
         if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
             self.wandb.run.finish()
-        before = _directories(run)
+        before = {*(run / "wandb").glob("*run-*")}
         try:
             started = self.experiment
         except Exception as error:
             if mode == "offline":
                 raise
-            _end_service()  # it would go on trying, and not give the run's id to another
-            for path in {*_directories(run)} - {*before}:
+            end_service()  # it would go on trying, and not give the run's id to another
+            for path in {*(run / "wandb").glob("*run-*")} - before:
                 shutil.rmtree(path, ignore_errors=True)
             self._wandb_init["mode"] = "offline"
             started = self.experiment
-            sync = self.location()["sync"]
-            log_line(None, f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
+            why = error_line(error)
+            log_line(None, f"W&B: offline ({why}); `{self.sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
-    def location(self) -> dict[str, str]:
-        """Return {"mode", "files", "sync"}: where this start's files lie, and the command that sends them."""
-        directory, mode = Path(self.experiment.settings.sync_dir), self._wandb_init["mode"]
+    @property
+    def sync(self) -> str:
+        """The command that sends this start's files."""
         # W&B passes over runs that were online, without the flag
-        online = "--include-online " if mode == "online" else ""
-        sync = f"wandb sync {online}{shlex.quote(str(directory))}"
-        return {"mode": mode, "files": os.path.relpath(directory, self.run.path), "sync": sync}
+        online = "--include-online " if self._wandb_init["mode"] == "online" else ""
+        return f"wandb sync {online}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log figures of a step; what a run has once goes into the summary alone."""
@@ -99,22 +104,13 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            sync = self.location()["sync"]
-            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{sync}` sends the rest")
+            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{self.sync}` sends the rest")
         self.wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_panels(self, summary: Result, step: int) -> None:
-        charts = {
-            key: self.wandb.plot_table(
-                LINE,
-                self.wandb.Table(columns=list(columns), data=rows),
-                {"x": columns[0], "y": columns[1]},
-                {"title": key.removeprefix("panels/").replace("_", " ")},
-            )
-            for key, (columns, rows) in panel_tables(summary).items()
-            if len(columns) > 1
-        }
-        self.log_metrics(charts, step)
+        panels = panel_tables(summary).items()
+        tables = {f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels}
+        self.log_metrics(tables, step)
 
     def _log_checkpoint(self) -> None:
         path = self.run.reported()
@@ -138,24 +134,6 @@ class WandbRun(WandbLogger):
         sending.join(SENT)
         if why[0]:
             log_line(None, f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
-
-    @classmethod
-    def abandon(cls) -> None:
-        """Leave W&B out: its process would be waited for at the end of ours."""
-        cls.abandoned = True
-        _end_service()
-
-
-def quiet_settings(module: Any) -> Any:
-    """Build W&B's settings: no output; waits of at most INIT seconds at first and FINISH at the end."""
-    return module.Settings(
-        console="off",
-        silent=True,
-        init_timeout=INIT,
-        finish_timeout=FINISH,
-        finish_timeout_raises=True,
-        x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
-    )
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
@@ -202,7 +180,8 @@ def describe_run(
     }
 
 
-def _end_service() -> None:
+def end_service() -> None:
+    """Leave W&B out: its process would be waited for at the end of ours."""
     with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
@@ -211,10 +190,6 @@ def _end_service() -> None:
         connection._proc._process.kill()
         module.unset_globals()
         wandb_setup.teardown()
-
-
-def _directories(run: RunDirectory) -> list[Path]:
-    return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
 
 
 def import_wandb(folder: Path) -> Any:

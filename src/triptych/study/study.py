@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load_object, printable, read_json_or_none
+from triptych.files import load_object, printable
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
@@ -143,7 +143,7 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
     record = roots[0] / "sweep.json"  # unreadable, it leaves open how many runs are to come
-    damaged = record.exists() and not isinstance(read_json_or_none(record), dict)
+    damaged = record.exists() and not sweep
     going_on = expected > len(runs) or any(run.status == "running" for run in runs)
     if damaged or (rule.looks == 1 and going_on):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.check import check_keys
 from triptych.config.keys import check_values
 from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
-from triptych.errors import StorageError, UserError
+from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
@@ -50,8 +50,8 @@ def sweep_exit_code() -> int:
     if ended <= {"finished"}:
         return 0
     if ended <= {"finished", "diverged"}:
-        return processes.DIVERGED
-    return processes.BUSY if ended <= {"finished", "diverged", "busy"} else 1
+        return Diverged.exit_code
+    return Busy.exit_code if ended <= {"finished", "diverged", "busy"} else 1
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:

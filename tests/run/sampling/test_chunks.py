@@ -59,8 +59,8 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
     read, calls, shares = (lambda x: {"x": x}), [], []
     for rank in range(world):
         monkeypatch.setattr(chunks, "rank_world", lambda rank=rank: (rank, world))
-        ours, before = Chunks(tmp_path, (2,)), len(calls)
-        sets = [ours.fill(name, n, items, read) for name, n in (("a", 70), ("b", 5), ("c", 5), ("d", 33))]
+        ours, before = Chunks(tmp_path, (2,), read), len(calls)
+        sets = [ours.fill(name, n, items) for name, n in (("a", 70), ("b", 5), ("c", 5), ("d", 33))]
         shares.append(len(calls) - before)
     assert sum(shares) == 5 + 1 + 1 + 3 and max(shares) - min(shares) <= 1
     expected = [torch.randn(16, 2, generator=torch.Generator().manual_seed(mix(1, 2)))]
@@ -130,7 +130,7 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
     for name, sizes in (("samples_0_0", [7, 7, 6]), ("true", [7, 7, 6]), ("held_out", [7] * 5 + [5])):
         for chunk, size in enumerate(sizes):
             (path,) = (run / FOLDER).glob(f"*/{name}_{chunk}.pt")
-            shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items() if key != "seconds"}
+            shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items()}
             assert shapes == {"features": (size, 64), "logits": (size, 10)}, path
 
 

@@ -27,13 +27,15 @@ def generator():
 def test_the_moments_lie_on_the_sampler_s_own_path():
     denoiser, schedule = Denoiser(Half(), Output("epsilon"), VariancePreserving()), Linear(-8.0, 5.0)
     sampler, shape = DPMSolver(8), (3, 1, 6, 5)
-    x, gamma = trajectory(denoiser, sampler, schedule, shape, generator(), frames=5)
+    model = SimpleNamespace(denoiser=denoiser, schedule=schedule, event=shape[1:], prepared=lambda s: s)
+    drawing = SimpleNamespace(model=model, sampler=sampler, denoiser=None)
+    x, gamma = trajectory(drawing, None, 3, generator(), frames=5)
     assert x.shape == (5, *shape)
     torch.testing.assert_close(gamma, sampler.gammas(schedule)[::2])
     torch.testing.assert_close(x[0], torch.randn(shape, generator=generator()))
     torch.testing.assert_close(x[-1], sampler(denoiser, schedule, shape, generator=generator()))
     # never more moments than the sampler has
-    assert len(trajectory(denoiser, sampler, schedule, shape, generator(), frames=50)[0]) == 9
+    assert len(trajectory(drawing, None, 3, generator(), frames=50)[0]) == 9
 
 
 def test_a_strip_has_a_row_a_sample(tmp_path):

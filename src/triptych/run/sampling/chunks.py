@@ -7,7 +7,6 @@ features are in a file of the run's directory; the first process measures what a
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
-SECONDS = "seconds"  # that a chunk took
 
 
 class Features:
@@ -49,54 +47,41 @@ class Features:
             start += len(part)
             yield part[here[(here >= 0) & (here < len(part))]]
 
-    @property
-    def seconds(self) -> float:
-        """How long the whole set took, all processes together."""
-        return float(sum(_read(path)[SECONDS] for path in self.chunks))
-
 
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``finite``: whether all items of ``shape`` that this process has read were.
+    ``read``: items x (k, *shape) -> what is kept of them, (k, ...) each. ``finite``: whether all items that
+    this process has read were.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int]):
-        self.folder, self.size, self.finite = folder, chunk_size(shape), True
+    def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
+        self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
         self._turn, (self._rank, self._world) = 0, rank_world()
 
-    def fill(
-        self,
-        name: str,
-        n: int,
-        items: Callable[[Tensor, int], Tensor],
-        read: Callable[[Tensor], dict[str, Tensor]],
-    ) -> Features:
+    def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
         """Read this process's chunks of a set of n items, but those that are there.
 
         ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
-        ``read``: x -> what is kept, (k, ...) each.
         """
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
             paths.append(path := self.folder / f"{name}_{chunk}.pt")
             self._turn += 1  # over all sets, as many have a single chunk
             if self._turn % self._world == self._rank and self.finite and not _holds(path, len(rows)):
-                began = time.perf_counter()
                 x = items(rows, chunk)
                 self.finite = bool(x.isfinite().all())
                 if self.finite:
-                    features = read(x)
-                    save_checkpoint(features | {SECONDS: time.perf_counter() - began}, path)
+                    save_checkpoint(self.read(x), path)
         return Features(paths)
 
 
-def open_chunks(run: Path, shape: Sequence[int], key: str) -> Chunks:
-    """Return the chunks of a run, those of another ``key`` removed by its first process."""
+def folder_of_chunks(run: Path, key: str) -> Path:
+    """Return the folder of a run's chunks, those of another ``key`` removed by its first process."""
     for folder in (run / FOLDER).glob("*") if rank_world()[0] == 0 else ():
         if folder.name != key:
             shutil.rmtree(folder, ignore_errors=True)
-    return Chunks(run / FOLDER / key, shape)
+    return run / FOLDER / key
 
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
@@ -121,6 +106,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _holds(path: Path, n: int) -> bool:
     try:
-        return path.exists() and all(len(x) == n for name, x in _read(path).items() if name != SECONDS)
+        return path.exists() and all(len(x) == n for x in _read(path).values())
     except (UserError, TypeError, AttributeError):  # damaged
         return False

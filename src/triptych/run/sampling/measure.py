@@ -19,7 +19,7 @@ from triptych.errors import Diverged
 from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
-from triptych.run.sampling.chunks import Features, chunk_seed, open_chunks, weights_digest
+from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 
 Sets = list[dict[int, Features]]  # of each value of ``measures.over``, by repeat
 LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
@@ -36,7 +36,8 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
         return None
-    chunks = open_chunks(run.path, experiment.data.shape, strategy.broadcast(_key(experiment, run)))
+    folder = folder_of_chunks(run.path, strategy.broadcast(_key(experiment, run)))
+    chunks = Chunks(folder, experiment.data.shape, reference.read)
     experiment.model.to(strategy.root_device)  # from where Lightning has taken it
     reference.fill(chunks, strategy.root_device)
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
@@ -51,7 +52,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
                 if some is not None:
                     draw = partial(_draw, drawing, some, experiment.config["seed"], place)
                     name = f"samples_{row}_{place}"
-                    sets[row][place] = chunks.fill(name, len(some), draw, reference.read)
+                    sets[row][place] = chunks.fill(name, len(some), draw)
         if not strategy.reduce_boolean_decision(chunks.finite):
             raise Diverged("a sample" if over is None else f"a sample with {over}={value}", step)
     experiment.model.cpu()
@@ -84,8 +85,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
     "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
-    "evaluations", "seconds", "measures"}]}, "measured"}.
-    ``stderr`` is over ``repeats`` sets of ``n`` samples each; "seconds" are those of one set, in one process.
+    "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
@@ -130,7 +130,6 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.evaluations,
-        "seconds": round(sum(one.seconds for one in sets.values()) / node["repeats"], 3),
         "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 

@@ -11,8 +11,6 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.sampler import Sampler
-from triptych.diffusion.schedule import Schedule
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 
@@ -71,14 +69,8 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    x, gammas = trajectory(
-        drawing.denoiser or model.denoiser,
-        model.prepared(drawing.sampler),
-        model.schedule,
-        (n, *model.event),
-        generator,
-        drawing.fill(None if condition is None else condition[slice(n)], n, generator),
-    )
+    condition = drawing.fill(None if condition is None else condition[slice(n)], n, generator)
+    x, gammas = trajectory(drawing, condition, n, generator)
     x = model.shown(x)
     model.train(training)
     path = folder / "trajectory.png"
@@ -92,21 +84,18 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 
 @torch.no_grad()
 def trajectory(
-    denoiser: Any,
-    sampler: Sampler,
-    schedule: Schedule,
-    shape: tuple[int, ...],
-    generator: torch.Generator,
-    condition: Condition | None = None,
-    frames: int = FRAMES,
+    drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, frames: int = FRAMES
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, B, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
+    """Return (x (F, n, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
 
     x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
     """
-    gammas = sampler.gammas(schedule, generator.device)
+    model = drawing.model
+    denoiser: Any = drawing.denoiser or model.denoiser
+    sampler = model.prepared(drawing.sampler)
+    gammas = sampler.gammas(model.schedule, generator.device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
-    z = torch.randn(shape, generator=generator, device=generator.device)
+    z = torch.randn((n, *model.event), generator=generator, device=generator.device)
     z = z * denoiser.process.prior_std(gammas[0])
     moments = torch.linspace(0, len(gammas) - 1, min(frames, len(gammas))).round().long().tolist()
     scale = torch.hypot(alpha, sigma)
