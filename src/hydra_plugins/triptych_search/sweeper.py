@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
@@ -22,10 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.declare import Count, Seed, Unit, Whole
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
+FIGURE = "figure"  # of a trial, as its run has it
 
 
 class OptunaSweeper(BasicSweeper):
-    """Minimise ``optimized_metric`` in ``n_trials`` trials, ``n_jobs`` at a time.
+    """Optimise ``optimized_metric`` in ``n_trials`` trials, ``n_jobs`` at a time.
+
+    The study minimises: a figure of which higher is better has its sign changed there.
 
     Args:
         n_trials: of the study, those of earlier commands included.
@@ -66,9 +69,10 @@ class OptunaSweeper(BasicSweeper):
         from triptych.errors import UserError
 
         typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
-        parsed = OverridesParser.create().parse_overrides(typed)
-        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-        space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
+        # of a key that ``params`` has, too, what is typed counts
+        parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(typed)}
+        fixed = [str(o.input_line) for o in parsed.values() if not o.is_sweep_override()]
+        space = {key: _distribution(o) for key, o in parsed.items() if o.is_sweep_override()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = f"{self.config.hydra.sweep.dir}/study.db"
         try:
@@ -100,14 +104,14 @@ class OptunaSweeper(BasicSweeper):
                 results = self.launcher.launch(overrides, initial_job_idx=launched)
             launched += len(batch)
             for trial, folder, result in zip(batch, folders, results, strict=True):
-                _tell(study, trial, folder, result.return_value)
+                _tell(study, trial, folder, result.return_value, self.config.optimized_metric)
             if any(t.state.name == "RUNNING" for t in study.trials if t.number in {b.number for b in batch}):
                 break  # interrupted: the same command goes on with it
             done += len(batch)
         if any(t.state.name == "COMPLETE" for t in study.trials):
             best = study.best_trial
             values = ", ".join(f"{k}={v}" for k, v in best.params.items())
-            print(f"best of {len(study.trials)} trials: {best.value:.4f} with {values}")
+            print(f"best of {len(study.trials)} trials: {best.user_attrs[FIGURE]:.4f} with {values}")
 
     def _folder(self, overrides: Sequence[str]) -> Path:
         job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -150,15 +154,21 @@ def _bounds(folder: Path) -> list[tuple[int, float]]:
     return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
 
 
-def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
+def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str) -> None:
     from optuna.trial import TrialState
 
+    from triptych.errors import UserError
     from triptych.run.directory import RunDirectory
 
     run = RunDirectory(folder)
+    result = run.summary()
     if value is not None and value == value:
-        study.tell(trial, value)
-    elif run.status in ("finished", "failed", "diverged"):  # without a figure that could be compared
+        higher = result is not None and result.higher_is_better(metric)
+        trial.set_user_attr(FIGURE, value)
+        study.tell(trial, -value if higher else value)
+    elif run.status == "finished" and value is None:
+        raise UserError(f"optimized_metric={metric}: {folder.name} has no such figure; use val.bound.mean")
+    elif run.status in ("finished", "failed", "diverged"):
         study.tell(trial, state=TrialState.FAIL)
     elif (folder / "prune").exists():
         study.tell(trial, state=TrialState.PRUNED)
@@ -170,15 +180,26 @@ def _distribution(override: Override) -> Any:
     """Return what Optuna calls the values that an override sweeps over."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    from triptych.errors import UserError
+
     value: Any = override.value()
-    tags = set(value.tags) if override.is_interval_sweep() else set()
+    log = "log" in getattr(value, "tags", ())
+    if isinstance(value, Glob) or (override.is_range_sweep() and log):
+        raise UserError(
+            f"{override.input_line}: not for a search; list the values, or use interval(LOW,HIGH)"
+        )
     if override.is_choice_sweep():
         return CategoricalDistribution([_plain(v) for v in value.list])
     if override.is_range_sweep():
-        return IntDistribution(int(value.start), int(value.stop) - 1, step=int(value.step))
+        values = [*value.range()]
+        if not values:
+            raise UserError(f"{override.input_line}: no values; list one or more")
+        if value.step > 0 and all(isinstance(one, int) for one in values):
+            return IntDistribution(values[0], values[-1], step=int(value.step))
+        return CategoricalDistribution(values)
     if isinstance(value.start, int) and isinstance(value.end, int):
-        return IntDistribution(value.start, value.end, log="log" in tags)
-    return FloatDistribution(float(value.start), float(value.end), log="log" in tags)
+        return IntDistribution(value.start, value.end, log=log)
+    return FloatDistribution(float(value.start), float(value.end), log=log)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from triptych.errors import UserError, check_password
 
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
+RESERVED = re.compile(r"(bound|bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
 
 
 def check_metric_names(names: Iterable[str]) -> None:
@@ -90,7 +90,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
-        ("optimized_metric", known, "no such figure is measured; use val.bpd.mean or test.bpd.mean"),
+        ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):
         group, _, leaf = key.rpartition(".")

@@ -137,9 +137,16 @@ class Result:
         return self.test[self.measure].mean if self.measure else math.nan
 
     def figure(self, path: str) -> float | None:
-        """Return a figure by its path, as in ``val.bpd.mean``; None if it is not there."""
-        value = dict(leaves(self.record)).get(path)
-        return value if isinstance(value, float) else None
+        """Return a figure by its path, as ``val.bound.mean``, the bound in its unit; None if it is not there."""
+        split, _, rest = path.partition(".bound.")
+        known = dict(leaves(self.record))
+        paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]
+        return next((value for one in paths if isinstance(value := known.get(one), float)), None)
+
+    def higher_is_better(self, path: str) -> bool:
+        """Return whether it is, of a figure by its path."""
+        _, name, *_ = f"{path}..".split(".")
+        return name == "accuracy" or self.metrics.get(name) == "higher"
 
 
 PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of each field, and its entries

@@ -1,0 +1,88 @@
+"""What a search draws from, and what it makes of each trial's figure."""
+
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hydra_plugins.triptych_search.sweeper import OptunaSweeper, _distribution
+from tests.study.fake_runs import make_run
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+
+
+def drawn_from(text: str):
+    return _distribution(OverridesParser.create().parse_override(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "space"),
+    [
+        ("a=range(0.5,3.5,1)", CategoricalDistribution([0.5, 1.5, 2.5])),
+        ("a=range(4,1,-1)", CategoricalDistribution([4, 3, 2])),
+        ("a=range(1,6,2)", IntDistribution(1, 5, step=2)),
+        ("a=int(interval(1,9))", IntDistribution(1, 9)),
+        ("a=tag(log,interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
+        ("a=x,y", CategoricalDistribution(["x", "y"])),
+    ],
+)
+def test_values_are_those_that_hydra_sweeps_over(text, space):
+    assert drawn_from(text) == space
+
+
+@pytest.mark.parametrize("text", ["a=glob(e*)", "a=tag(log,range(1,9))", "a=range(3,1)"])
+def test_what_has_no_such_space_is_refused(text):
+    with pytest.raises(UserError, match="list "):
+        drawn_from(text)
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """``search(figures, *typed, metric=...)``: a search whose trials end with these figures of psnr."""
+
+    def run(figures, *typed: str, metric: str = "val.bound.mean"):
+        sweeper = OptunaSweeper(len(figures), 1, 1, False, 0, 0, {"optimizer.lr": "interval(0.1,0.2)"})
+        sweeper.config = OmegaConf.create(
+            {"optimized_metric": metric, "hydra": {"sweep": {"dir": str(tmp_path)}}}
+        )
+        asked = []
+
+        def launch(overrides, initial_job_idx):
+            asked.append(overrides[0])
+            make_run(tmp_path, "v", 1, 2.0, overrides=[str(len(asked))], metrics={"psnr": "higher"})
+            return [SimpleNamespace(return_value=figures[len(asked) - 1])]
+
+        sweeper.launcher = SimpleNamespace(launch=launch)
+        monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
+        monkeypatch.setattr(sweeper, "_folder", lambda overrides: tmp_path / str(len(asked) + 1))
+        sweeper._search([*typed])
+        return asked, optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+
+    return run
+
+
+def test_a_typed_value_takes_the_place_of_one_that_would_be_drawn(search):
+    asked, study = search([1.0], "optimizer.lr=0.01", "optimizer.weight_decay=interval(0,1)")
+    assert asked[0][0] == "optimizer.lr=0.01" and {*study.best_params} == {"optimizer.weight_decay"}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val.psnr.mean", 1), ("val.bound.mean", 0)])
+def test_the_best_of_a_figure_that_should_rise_is_the_highest(search, capsys, metric, best):
+    figures = [8.5, 8.7, 8.6]
+    _, study = search(figures, metric=metric)
+    assert study.best_trial.number == best
+    assert f"best of 3 trials: {figures[best]:.4f}" in capsys.readouterr().out
+
+
+def test_a_finished_run_without_the_figure_is_no_failed_trial(search):
+    with pytest.raises(UserError, match=r"optimized_metric=val\.none\.mean: 1 has no such figure"):
+        search([None], metric="val.none.mean")
+
+
+@pytest.mark.parametrize("measure", ["bpd", "nats_per_dim"])
+def test_a_search_reads_the_bound_in_its_unit(tmp_path, measure):
+    run = RunDirectory(make_run(tmp_path, "v", 1, 2.0, measure=measure))
+    assert run.summary().figure("test.bound.mean") == 2.0 and run.summary().figure("test.none.mean") is None
