@@ -9,7 +9,9 @@ from triptych.errors import UserError, check_password
 
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED = re.compile(r"(bound|bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
+RESERVED = re.compile(
+    r"(bound|bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy"
+)  # by a bound's figures
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -137,7 +137,7 @@ class Result:
         return self.test[self.measure].mean if self.measure else math.nan
 
     def figure(self, path: str) -> float | None:
-        """Return a figure by its path, as ``val.bound.mean``, the bound in its unit; None if it is not there."""
+        """Return a figure by its path, as ``val.bound.mean`` in any unit; None if it is not there."""
         split, _, rest = path.partition(".bound.")
         known = dict(leaves(self.record))
         paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]

@@ -60,7 +60,8 @@ class PairTest:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
-        return self.pair.interval(min(ALPHA * self.pair.p / self.p, 0.5) if self.p else self.level)
+        # a p that was cut off at 1 no longer tells what it was multiplied by
+        return self.pair.interval(ALPHA * self.pair.p / self.p if 0 < self.p < 1 else self.level)
 
     @property
     def text(self) -> str:
@@ -259,6 +260,11 @@ class Comparison:
         """The measure that decides where cells share one model; None: the bound decides."""
         ranked = (table for table in self.measures.values() if table.metric.better and len(table.cells) > 1)
         return next(ranked, None) if self.of_drawing else None
+
+    @property
+    def is_unmeasured(self) -> bool:
+        """Whether the cells share one model, and no measure says how samples drawn from it differ."""
+        return self.of_drawing and len(self.cells) > 1 and self.deciding is None
 
     @property
     def question(self) -> MeasureTable:

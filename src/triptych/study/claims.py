@@ -39,9 +39,15 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     same = holm([_same(looks, rule) if primary else math.nan for *_, looks, primary in family])
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     for (k, key, pair, *_), q, alike, weight in zip(family, holm(p, weights), same, weights, strict=True):
-        claims[k][key] = PairTest(pair, q, alike, ALPHA * weight / rule.looks, rule.interim)
+        claims[k][key] = PairTest(pair, q, alike, ALPHA * weight / rule.looks)
     tests = sum(not math.isnan(value) for value in p)
     return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
+
+
+def unsettle(comparison: Comparison) -> Comparison:
+    """Return the comparison while runs of it are to come: it claims nothing."""
+    claims = {key: replace(claim, interim=True) for key, claim in comparison.claims.items()}
+    return replace(comparison, claims=claims, rule=replace(comparison.rule, interim=True))
 
 
 def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:

@@ -66,8 +66,8 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         row = {"section": None, "cell": "", "far": False} | homes.get(i, {})
         row["far"] |= run.status == "diverged"
         row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[i].items()}}
-        rows.append(row | _of_run(run, points))
-    return {"running": bool(story.counts["running"]), "runs": rows, "keys": keys, "sections": sections}
+        rows.append(row | _of_run(run, points, bool(story.tuned)))
+    return {"running": story.going_on, "runs": rows, "keys": keys, "sections": sections}
 
 
 def _flat(run: Run) -> dict[str, str]:
@@ -99,8 +99,8 @@ def _against(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
     return [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
 
 
-def _of_run(run: Run, points: int) -> dict[str, Any]:
-    """Collect everything of a run; ``points``: of each curve, about."""
+def _of_run(run: Run, points: int, tuned: bool) -> dict[str, Any]:
+    """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     record = load_object(run.dir / "provenance.json")
     return {
@@ -110,7 +110,7 @@ def _of_run(run: Run, points: int) -> dict[str, Any]:
         "bound": bound,
         "facts": list(_facts(run)),
         "curves": _curves(run, points),
-        "again": command_again(record),
+        "again": command_again(record, tuned),
         "provenance": list(_provenance(run, record)),
     }
 
@@ -166,15 +166,19 @@ def _short(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 
-def command_again(record: Mapping[str, Any]) -> str:
-    """Return the command that makes the run of this provenance again; "" if unknown."""
+def command_again(record: Mapping[str, Any], tuned: bool) -> str:
+    """Return the command that makes the run of this provenance again; "" if unknown.
+
+    ``tuned``: by a sweep that chose its values first, which are typed now.
+    """
     typed = record.get("overrides")
     if not isinstance(typed, list):
         return ""
     words = [word for word in map(str, typed) if word.partition("=")[0] not in OF_SWEEP]
     several = any(word.startswith(("ablation=", "paper=")) for word in words)
+    own = ["hydra.sweeper.tune=null"] if several and tuned else []
     # under the sweep's own name finished runs are returned, and nothing runs
-    return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words])
+    return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words, *own])
 
 
 def _provenance(run: Run, record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -63,7 +63,7 @@ def seeds_next(comparison: Comparison) -> int:
 
     By the bound, or by the measure that decides, at its last value.
     """
-    if comparison.rule.looks > 1 or comparison.rule.interim:
+    if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
     table = comparison.question
     name, last, order = table.metric.name, len(table.values) - 1, table.order(-1)

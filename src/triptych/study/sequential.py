@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +70,14 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
     seen = tuple(_seen(root)[:looks])
     # between looks a report shows figures and claims what the last look claimed; before the first, nothing
     return Rule(margin, looks, seen, interim=looks > 1 and not seen)
+
+
+def joint_rule(rules: Sequence[Rule]) -> Rule:
+    """Return the rule of a report over several sweeps: the most looks, and a margin that all have."""
+    if len(rules) == 1:
+        return replace(rules[0], interim=False)
+    margins = {rule.equal_within for rule in rules}
+    return Rule(margins.pop() if len(margins) == 1 else None, max((rule.looks for rule in rules), default=1))
 
 
 def _seen(root: Path) -> list[frozenset[int]]:

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object, printable
+from triptych.run.directory import PRUNE
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
-from triptych.study.claims import correct
+from triptych.study.claims import correct, unsettle
 from triptych.study.compare import comparisons_of
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
-from triptych.study.sequential import read_rule
+from triptych.study.sequential import joint_rule, read_rule
 from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
@@ -96,11 +97,12 @@ class Study:
         # a stranger's sweep.json has one type whatever it says
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
             return ""
+        if any(word.startswith("hparams_search=") for word in words):
+            return ""  # a search goes on by its own count of trials
+        words = [word for word in words if word not in (RETRY, "force=true")]
         if (failed := self.counts["failed"]) and not self.going_on:
-            command = [*(word for word in words if word != RETRY), RETRY]
-            return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join(command)}"
-        wanted = [(c, seeds_next(c)) for c in self.comparisons]
-        seeds = max((n for _, n in wanted), default=0)
+            return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join([*words, RETRY])}"
+        seeds = max(map(seeds_next, self.comparisons), default=0)
         compared = (run for run in self.runs if not is_trial(run))
         used = sorted({run.seed for run in compared if run.seed is not None})
         if not self.complete or not used or seeds <= len(used):
@@ -108,7 +110,7 @@ class Study:
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
         command.append(f"seed={','.join(map(str, fresh))}")
-        seconds = math.fsum(extra_seconds(c, seeds) for c, n in wanted if n)
+        seconds = math.fsum(extra_seconds(c, seeds) for c in self.comparisons)
         takes = f", {duration(seconds)} in all" if math.isfinite(seconds) else ""
         more = f"{quantity(seeds - len(used), 'more seed')} per setting"
         return f"{more}{takes}, finished runs stay: {shlex.join(command)}"
@@ -131,26 +133,43 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     `equal_within`: the difference below which settings are called the same, in the unit of what decides.
     """
     roots = tuple(Path(root) for root in roots)
-    sweeps = {root: load_object(root / "sweep.json") for root in roots}
-    own = (run for root in roots for run in _own(read_runs(root), sweeps[root]))
-    runs = tuple({run.dir.resolve(): run for run in own}.values())
-    sweep, alone = sweeps[roots[0]], len(roots) == 1
-    known = sweep.get("expected") if alone else None
-    # runs that have another one's configuration, name and all, are copies and stand for none that is missing
-    digests = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
-    expected = (known if isinstance(known, int) else 0) + len(digests) - len({*digests})
-    rule = read_rule(roots[0], sweep)
+    every = {run.dir.resolve(): run for root in roots for run in read_runs(root)}
+    of: dict[Path, list[Run]] = {root.resolve(): [] for root in roots}  # runs by the folder of their sweep
+    for path, run in every.items():
+        of.setdefault(path.parent, []).append(run)
+    sweeps = {folder: load_object(folder / "sweep.json") for folder in of}
+    of = {folder: _own(runs, sweeps[folder]) for folder, runs in of.items()}
+    runs = tuple(run for several in of.values() for run in several)
+    missing = {folder: _missing(sweeps[folder], several) for folder, several in of.items()}
+    # one that is there and cannot be read leaves open how many runs are to come
+    damaged = {folder for folder, sweep in sweeps.items() if not sweep and (folder / "sweep.json").exists()}
+    rules = {folder: read_rule(folder, sweeps[folder]) for folder in of if of[folder] or len(of) == 1}
+    rule = joint_rule([*rules.values()])
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
-    record = roots[0] / "sweep.json"  # unreadable, it leaves open how many runs are to come
-    damaged = record.exists() and not sweep
-    going_on = expected > len(runs) or any(run.status == "running" for run in runs)
-    if damaged or (rule.looks == 1 and going_on):
-        rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
-    tuning = read_tuning(sweep)
-    parts = [(stage, comparisons_of(part)) for stage, part in stages(runs, tuning)]
-    staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
-    comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
+    # who may stop when the table looks good has looked before the end
+    unsettled = {
+        run.dir
+        for folder, own in rules.items()
+        for run in of[folder]
+        if folder in damaged
+        or own.interim
+        or (own.looks == 1 and (missing[folder] or _any_open(of[folder], bool(sweeps[folder]))))
+    }
+    tunings = {folder: tuning for folder in of if (tuning := read_tuning(sweeps[folder]))}
+    parts = [
+        (f"{folder.name}: {stage}" if len(of) > 1 else stage, part)
+        for folder, tuning in tunings.items()
+        for stage, part in stages(of[folder], tuning)
+    ]
+    parts += stages([run for folder in of if folder not in tunings for run in of[folder]], None)
+    staged = [
+        replace(comparison, title=stage) for stage, part in parts for comparison in comparisons_of(part)
+    ]
+    comparisons = tuple(  # corrected over all stages: they are one report
+        unsettle(c) if any(run.dir in unsettled for run in c.runs) else c for c in correct(staged, rule)
+    )
+    alone, sweep = len(roots) == 1, sweeps[roots[0].resolve()]
     shared = sweep.get("shared")
     name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
@@ -159,14 +178,27 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         question=_question(comparisons),
         command=_command(sweep, runs) if alone else "",
         runs=runs,
-        expected=max(expected, len(runs)),
+        expected=len(runs) + sum(missing.values()),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
-        tuned=sentence(tuning) if tuning else "",
+        tuned=" ".join(map(sentence, tunings.values())),
         shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
         published=judged(sweep, runs) if alone else None,
-        damaged=damaged,
+        damaged=bool(damaged),
     )
+
+
+def _missing(sweep: dict[str, Any], runs: Sequence[Run]) -> int:
+    """Count a sweep's runs that have no directory: copies, of one configuration, name and all, are one."""
+    known = sweep.get("expected")
+    digests = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
+    return max(known - len(runs) + len(digests) - len({*digests}), 0) if isinstance(known, int) else 0
+
+
+def _any_open(runs: Sequence[Run], sweep: bool) -> bool:
+    """Return whether a run goes on; one of a sweep that was interrupted will, unless a search stopped it."""
+    states = {run.status for run in runs if not (run.dir / PRUNE).exists()}
+    return "running" in states or (sweep and "interrupted" in states)
 
 
 def _question(comparisons: Sequence[Comparison]) -> str:

@@ -30,6 +30,7 @@ from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import command
+from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
@@ -104,7 +105,7 @@ class SweepHook(Callback):
             self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
             try:
                 self._forget_refusals()
-                self.record(expected=len(self.cells))
+                self.record(expected=self._expected())
             except OSError as error:
                 raise UserError(
                     f"{self.root}: cannot be written ({error.strerror}); choose another"
@@ -134,6 +135,9 @@ class SweepHook(Callback):
         check_keys(config, config.hydra)
         check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
         rounds.check_rounds(config, grid=rounds.is_grid(config))
+        typed_keys = {one.partition("=")[0].lstrip("+~") for one in map(str, config.hydra.overrides.task)}
+        for key in typed_keys & {*(config.hydra.sweeper.get("tune") or {})}:
+            raise UserError(f"{key}: tuned by this sweep; leave it out, or add hydra.sweeper.tune=null")
         check_scale(config)
         of_scale = set_scale(config)
         check_launcher(config)
@@ -194,7 +198,13 @@ class SweepHook(Callback):
         new = [name for name in map(self.cell, jobs) if name not in self.cells]
         self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
         self._forget_refusals()
-        self.record(expected=len(self.cells) + more)
+        self.record(expected=self._expected() + more)
+
+    def _expected(self) -> int:
+        """Count the cells, and runs of earlier commands that are none of them; copies of a run are one."""
+        there = find_runs(self.root)
+        before = {RunDirectory(path).provenance().get("id", path) for path in there}
+        return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of a run's directory."""

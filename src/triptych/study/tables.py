@@ -12,7 +12,7 @@ from triptych.run.entries import Estimate
 from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
-from triptych.study.formatting import format_number, listed, p_value, plus_minus
+from triptych.study.formatting import format_number, listed, p_value, plus_minus, quantity
 
 VERDICT = ("verdict", "verdict")
 BESIDE = {  # not the bound, and never in its place
@@ -105,12 +105,19 @@ def _lost(cell: Cell) -> str:
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
     with_error = ["gap", *(f"{METRIC}{name}" for name, _ in metrics(comparison))]
-    entries = {"bound": entry(cell.bound)} | {part: entry(cell.spread(part=part)) for part in with_error}
+    entries = {"bound": entry(cell.bound)} | {part: _beside(cell, part) for part in with_error}
     for part in (*PARTS, *BESIDE):
         figure = cell.spread(part=part)
         entries[part] = entry(figure, format_number(figure.mean))
     beside, verdict = against(comparison, 0, i)
     return TableRow(cell.label, entries | beside, _seeds(cell), verdict, best=i == 0)
+
+
+def _beside(cell: Cell, part: str) -> Entry:
+    """Return a part's mean over seeds, and of how many where not all have a finite one."""
+    figure = cell.spread(part=part)
+    fewer = f" ({quantity(figure.n, 'seed')})" if 0 < figure.n < len(cell.runs) else ""
+    return entry(figure, plus_minus(figure) + fewer)
 
 
 def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, Entry], str]:

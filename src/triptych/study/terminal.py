@@ -44,11 +44,9 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         for note in comparison.notes:
             say(f"Note: {note}", "dim", wrap=True)
     if len(story.comparisons) > 1:
-        say(
-            "Different data or units: not comparable with each other; p is corrected over all of them.",
-            "dim",
-            wrap=True,
-        )
+        differ = len({(c.data, c.measure) for c in story.comparisons}) > 1
+        apart = "Different data or units: not comparable with each other; p" if differ else "p"
+        say(f"{apart} is corrected over all of them.", "dim", wrap=True)
     for run in story.runs:
         if run.error:
             say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
@@ -81,6 +79,7 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     # as plain Text throughout: names may hold what rich would read as markup
     better = comparison.question.metric.better
     what = table_title(comparison) or comparison.unit
+    what = ", ".join(filter(None, (comparison.title, what)))
     rows = table_rows(comparison)
     table = Table(
         title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),

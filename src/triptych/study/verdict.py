@@ -32,7 +32,11 @@ class Verdict:
 def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
     deciding = comparison.deciding
-    if comparison.cells:
+    if comparison.is_unmeasured:
+        answer = [
+            "These settings draw from one model, whose bound they share: measures.n=1000 compares samples."
+        ]
+    elif comparison.cells:
         answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison)
     else:
         answer = ["No run has reported a finite test bound yet."]
