@@ -88,13 +88,10 @@ class EMA(pl.Callback):
                 torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
         times = (round(k * trainer.max_steps / self.snapshots) for k in range(1, self.snapshots + 1))
         if self.updates in times and trainer.is_global_zero:
-            self._store(trainer)
-
-    def _store(self, trainer: pl.Trainer) -> None:
-        averages = {name: self.averages[name] for name in self._powers}
-        stored = {"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}
-        file = Path(trainer.default_root_dir) / SNAPSHOTS / f"{self.updates:09d}.pt"
-        trainer.strategy.checkpoint_io.save_checkpoint(stored, file)
+            averages = {name: self.averages[name] for name in self._powers}
+            stored = {"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}
+            file = Path(trainer.default_root_dir) / SNAPSHOTS / f"{self.updates:09d}.pt"
+            trainer.strategy.checkpoint_io.save_checkpoint(stored, file)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.average and self.validates:

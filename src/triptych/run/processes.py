@@ -129,8 +129,7 @@ def owner() -> str:
     """Describe this process: user@host pid N."""
     import getpass
 
-    try:
+    user = str(os.getuid())
+    with suppress(OSError, KeyError):
         user = getpass.getuser()
-    except (OSError, KeyError):
-        user = str(os.getuid())
     return f"{user}@{socket.gethostname()} pid {os.getpid()}"

@@ -126,10 +126,8 @@ def find_runs(root: Path) -> list[Path]:
 
 def is_run(directory: Path) -> bool:
     """Return whether a directory is a run's: other programs write files of these names too."""
-    if (
-        load_object(directory / "summary.json").get("status") in ENDED
-        or (directory / "provenance.json").is_file()
-    ):
+    ended = load_object(directory / "summary.json").get("status") in ENDED
+    if ended or (directory / "provenance.json").is_file():
         return True
     return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
 

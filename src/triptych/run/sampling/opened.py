@@ -23,7 +23,6 @@ from triptych.run.guided import Guides
 from triptych.run.reopen import PROMPTED, drawn_as, open_stages
 
 SAMPLES = "samples"
-TEXT = "text"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
@@ -103,7 +102,7 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
     if not prompts:
         raise UserError("prompt=[]: must be a text, or a list of one text or more")
     conditions = drawing.data.encode_prompts(prompts)
-    if not any(TEXT in parts_read(one.model, one.data) for one in (drawing, *drawing.stages.values())):
+    if not any("text" in parts_read(one.model, one.data) for one in (drawing, *drawing.stages.values())):
         fix = "pass one trained with model.conditional=[text]"
         raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
     return conditions[torch.arange(n) % len(prompts)]
