@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from triptych.run.parsing import to_float
 from triptych.run.read import Run
 from triptych.study.axes import value_name
 from triptych.study.formatting import listed
@@ -73,10 +74,7 @@ def sentence(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * tuning.seeds
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
-    try:
-        ordered = sorted(tuning.points, key=lambda point: float(_values(point)[0]))
-    except ValueError:  # no numbers: as typed
-        ordered = list(tuning.points)
+    ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)[0]))  # no numbers: as typed
     ends = (ordered[0], ordered[-1]) if len(tuning.keys) == 1 else ()
     edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (
