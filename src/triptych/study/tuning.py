@@ -56,7 +56,9 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
         return [("", rest)]
     equal, best = [], []
     for run in rest:
-        setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
+        typed = {**run.choices, **run.overrides}.items()
+        setting = next((setting for setting in tuning.best if _parts(setting).items() <= typed), None)
+        point = tuple(f"{key}={run.overrides.get(key, '')}" for key in tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
         overrides, config = (
             {key: value for key, value in values.items() if key not in tuning.keys}
@@ -95,15 +97,6 @@ def setting_label(setting: str) -> str:
 def _parts(setting: str) -> dict[str, str]:
     """Return {key: value} of a setting's name; a list's commas are no ends of its value."""
     return dict(part.split("=", 1) for part in re.split(r",(?=[^,=\[\]{}]+=)", setting) if "=" in part)
-
-
-def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
-    typed = {**run.choices, **run.overrides}.items()
-    return next((setting for setting in known if _parts(setting).items() <= typed), None)
-
-
-def _point(run: Run, keys: Sequence[str]) -> Point:
-    return tuple(f"{key}={run.overrides.get(key, '')}" for key in keys)
 
 
 def _values(point: Point) -> list[str]:
