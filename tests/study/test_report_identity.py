@@ -219,7 +219,7 @@ def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, targe
 def test_a_run_without_a_bound_is_left_out_by_that_name(tmp_path):
     pair(tmp_path, 2.0)
     edit(run(tmp_path, 3, 2.1) / "summary.json", test={"accuracy": {"mean": 0.9, "n": 297}})
-    assert "Left out, with no bound: seed=3." in one(tmp_path).notes
+    assert "Left out, without a finite bound: seed=3." in one(tmp_path).notes
 
 
 def test_an_unfinished_run_waits_where_its_data_are(tmp_path):

@@ -8,7 +8,6 @@ it takes no Optuna where they run, and works on every launcher.
 
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +97,9 @@ class OptunaSweeper(BasicSweeper):
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
                 batch.append(study.ask(space))
             overrides = [fixed + [f"{k}={_text(v)}" for k, v in t.params.items()] for t in batch]
-            folders = [self._folder(o) for o in overrides]
+            loader = self.hydra_context.config_loader
+            sweeps = [loader.load_sweep_config(self.config, one).hydra.sweep for one in overrides]
+            folders = [Path(sweep.dir) / sweep.subdir for sweep in sweeps]
             self.validate_batch_is_legal(overrides)
             with _Watch(batch, folders if self.prune else []):
                 results = self.launcher.launch(overrides, initial_job_idx=launched)
@@ -112,10 +113,6 @@ class OptunaSweeper(BasicSweeper):
             best = study.best_trial
             values = ", ".join(f"{k}={v}" for k, v in best.params.items())
             print(f"best of {len(study.trials)} trials: {best.user_attrs[FIGURE]:.4f} with {values}")
-
-    def _folder(self, overrides: Sequence[str]) -> Path:
-        job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
 
 
 class _Watch(threading.Thread):

@@ -82,10 +82,8 @@ def _in_order(cell: Cell) -> Cell:
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     used = [run for cell in cells for run in cell.runs.values()]
-    broken = [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]
-    for has_bound, what in ((True, "a bound that is not finite"), (False, "no bound")):
-        if names := [run.dir.name for run in broken if bool(run.measure) is has_bound]:
-            yield f"Left out, with {what}: {listed(names)}."
+    if left := [run.dir.name for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
+        yield f"Left out, without a finite bound: {listed(left)}."
     if len({tuple(cell.runs) for cell in cells}) > 1:
         yield "Not every setting has the same seeds: paired differences use only the seeds both have."
     yield from (counted_once(cell.label, cell.copies) for cell in cells if cell.copies)

@@ -79,16 +79,15 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     lines = LineFigure(crossed.lines.values, inks)
     for name, cells in cells_of.items():
         x, means = [float(at[key]) for key in cells], [cell.bound.mean for cell in cells.values()]
-        errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
+        ink, errors = inks[name], [cell.bound.stderr for cell in cells.values()]
         lines.line(name, x, means)
-        lines.ax.errorbar(x, means, errors, color=inks[name], fmt="none", elinewidth=1.1, capsize=2.5)
+        lines.ax.errorbar(x, means, errors, color=ink, fmt="none", elinewidth=1.1, capsize=2.5)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
-                lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
+                lines.ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
                               gid=mark(cell.runs[seed]))  # fmt: skip
         lowest, place = min(zip(means, x, strict=True))
-        ring = {"facecolor": PAPER, "edgecolor": inks[name], "linewidth": 1.8, "zorder": 3}
-        lines.ax.scatter([place], [lowest], s=70, **ring)
+        lines.ax.scatter([place], [lowest], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
     # one that is far above the median flattens no other
     shown = sorted(cell.bound.mean for cell in crossed.cells.values())
     low, top = shown[0], min(shown[-1], shown[0] + 4 * (shown[len(shown) // 2] - shown[0]) + 1e-3)

@@ -127,18 +127,15 @@ def progress_text(progress: dict[str, Any]) -> str:
     """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
     from triptych.study.formatting import duration, format_number
 
-    stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
+    alive = time.time() - progress["updated"] < QUIET
+    stage = progress["stage"] if alive else "stalled or interrupted"
     parts = [f"{stage} {progress['step']}/{progress['max_steps']}"]
     if (bound := progress.get("bound")) is not None:
         parts.append(f"val {format_number(bound)}")
-    if (rate := progress.get("steps_per_second")) and _alive(progress):
+    if alive and (rate := progress.get("steps_per_second")):
         left = (progress["max_steps"] - progress["step"]) / rate
         parts += [f"{rate:.3g} steps/s", f"{duration(left)} left"]
     return ", ".join(parts)
-
-
-def _alive(progress: dict[str, Any]) -> bool:
-    return time.time() - progress["updated"] < QUIET
 
 
 def _progress(run: RunDirectory) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,10 +103,8 @@ def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
 
 
 def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float | None, seeds: int) -> str:
-    tally = [f"{sum(o == 'separated' for o in pairs.values())} separated"]
-    if margin is not None:
-        tally.append(f"{sum(o == 'same' for o in pairs.values())} the same within {margin:g}")
-    left = [f"{a} and {b}" for (a, b), outcome in pairs.items() if outcome == "open"]
-    named = f" ({'; '.join(left[:3])}{f'; {len(left) - 3} more' if len(left) > 3 else ''})" if left else ""
-    parts = ", ".join([*tally, f"{len(left)} open{named}"])
-    return f"look {look} of {looks}, {quantity(seeds, 'seed')}: of {quantity(len(pairs), 'pair')} {parts}"
+    of_each = Counter(pairs.values())
+    same = [] if margin is None else [f"{of_each['same']} the same within {margin:g}"]
+    tally = [f"{of_each['separated']} separated", *same, f"{of_each['open']} open"]
+    of = quantity(len(pairs), "pair")
+    return f"look {look} of {looks}, {quantity(seeds, 'seed')}: of {of} {', '.join(tally)}"

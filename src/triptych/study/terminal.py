@@ -12,7 +12,6 @@ from rich.text import Text
 
 from triptych.files import printable
 from triptych.run.result import PARTS
-from triptych.study.cells import METRIC
 from triptych.study.render import Report
 from triptych.study.study import Study, read_study
 from triptych.study.style import short
@@ -43,10 +42,8 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         console.print(_fitting(story, i, console))
         for note in comparison.notes:
             say(f"Note: {note}", "dim", wrap=True)
-    if len(story.comparisons) > 1:
-        differ = len({(c.data, c.measure) for c in story.comparisons}) > 1
-        apart = "Different data or units: not comparable with each other; p" if differ else "p"
-        say(f"{apart} is corrected over all of them.", "dim", wrap=True)
+    if len({(c.data, c.measure) for c in story.comparisons}) > 1:
+        say("Different data or units: not comparable with each other.", "dim", wrap=True)
     for run in story.runs:
         if run.error:
             say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
@@ -88,7 +85,6 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
         caption_justify="left",
     )  # fmt: skip
     known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
-    known = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in known]
     heads = [(key, head) for key, head in [("seeds", "seeds"), *known] if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:

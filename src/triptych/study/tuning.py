@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from triptych.run.parsing import to_float
 from triptych.run.read import Run
 from triptych.study.axes import value_name
 from triptych.study.formatting import listed
@@ -55,7 +56,9 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
         return [("", rest)]
     equal, best = [], []
     for run in rest:
-        setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
+        typed = {**run.choices, **run.overrides}.items()
+        setting = next((setting for setting in tuning.best if _parts(setting).items() <= typed), None)
+        point = tuple(f"{key}={run.overrides.get(key, '')}" for key in tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
         overrides, config = (
             {key: value for key, value in values.items() if key not in tuning.keys}
@@ -73,10 +76,7 @@ def sentence(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * tuning.seeds
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
-    try:
-        ordered = sorted(tuning.points, key=lambda point: float(_values(point)[0]))
-    except ValueError:  # no numbers: as typed
-        ordered = list(tuning.points)
+    ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)[0]))  # no numbers: as typed
     ends = (ordered[0], ordered[-1]) if len(tuning.keys) == 1 else ()
     edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (
@@ -97,15 +97,6 @@ def setting_label(setting: str) -> str:
 def _parts(setting: str) -> dict[str, str]:
     """Return {key: value} of a setting's name; a list's commas are no ends of its value."""
     return dict(part.split("=", 1) for part in re.split(r",(?=[^,=\[\]{}]+=)", setting) if "=" in part)
-
-
-def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
-    typed = {**run.choices, **run.overrides}.items()
-    return next((setting for setting in known if _parts(setting).items() <= typed), None)
-
-
-def _point(run: Run, keys: Sequence[str]) -> Point:
-    return tuple(f"{key}={run.overrides.get(key, '')}" for key in keys)
 
 
 def _values(point: Point) -> list[str]:

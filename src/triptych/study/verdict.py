@@ -204,8 +204,6 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             "of”. All pairs count, so it is covered that the best was picked on the same test items. "
             "Intervals are corrected likewise: one excludes zero where p is at most 0.05."
         )
-    elif name:
-        yield "One setting is clear of another only where p is at most 0.05."
     if rule.looks > 1:
         yield (
             f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend 1/{rule.looks} of the "

@@ -74,11 +74,6 @@ class Contrast:
     others: tuple[MetricPoint, ...] = ()
 
     @property
-    def ends(self) -> int:
-        """How many ends the range has; "within it" is tested at each."""
-        return math.isfinite(self.low) + math.isfinite(self.high)
-
-    @property
     def is_tie(self) -> bool:
         """Two figures are to be the same."""
         return self.second is not None and math.isfinite(self.low) and self.low == -self.high

@@ -97,9 +97,7 @@ def exp(x: float) -> float:
 
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
-    """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end; 1 unknown."""
-    if pair.error is None:
-        return 1.0, 1.0
+    """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end."""
     inward = [distance for distance in (pair.mean - low, high - pair.mean) if math.isfinite(distance)]
     outside = max(pair.not_beyond(distance) for distance in inward)
     inside = min(pair.not_beyond(-distance) for distance in inward)

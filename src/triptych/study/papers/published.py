@@ -193,9 +193,10 @@ def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
         tail = ALPHA * inside / j.reproduced
     elif j.contradicted <= ALPHA and outside:
         tail = ALPHA * outside / j.contradicted
-    return tuple(
-        replace(m, tail=tail / (1 if j.reproduced <= ALPHA else m.contrast.ends)) for m in j.measured
-    )
+    if j.reproduced <= ALPHA:
+        return tuple(replace(m, tail=tail) for m in j.measured)
+    ends = [math.isfinite(m.contrast.low) + math.isfinite(m.contrast.high) for m in j.measured]
+    return tuple(replace(m, tail=tail / n) for m, n in zip(j.measured, ends, strict=True))
 
 
 def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:

@@ -93,7 +93,7 @@ def paper_entry(story: Study) -> dict[str, Any]:
     """Return a finished sweep's result as plain data."""
     results, runs = story.published, story.runs
     assert results is not None
-    node = results.node
+    node, seconds = results.node, sum(map(wall_seconds, runs))
     return {
         "title": results.name + (f"_{results.scale}" if results.scale != "small" else ""),
         "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv") or "",
@@ -101,8 +101,8 @@ def paper_entry(story: Study) -> dict[str, Any]:
         "differs": node.get("differs") or [], "discarded_seeds": node.get("discarded_seeds") or [],
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
-        "seconds": round(sum(map(wall_seconds, runs)), 1), "whole": all("ended" in run for run in runs),
-        "origin": _origin(story), "changed": results.changed,
+        "seconds": round(seconds, 1), "whole": all("ended" in run for run in runs),
+        "origin": _origin(runs, seconds, results.machine), "changed": results.changed,
         "decides": decisive_keys(node["claims"], results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
     }  # fmt: skip
@@ -195,17 +195,14 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     ]
 
 
-def _origin(story: Study) -> str:
-    assert story.published is not None
-    runs = story.runs
+def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
-    seconds = sum(map(wall_seconds, runs))
     facts = [
         f"{quantity(len(runs), 'run')}, {duration(seconds)}",
         f"commit {listed(commits) or 'unknown'}",
-        story.published.machine or "machine unknown",
+        machine or "machine unknown",
         when,
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
