@@ -20,13 +20,12 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(
 
 
 class KeyRow(NamedTuple):
-    """A key, its value or default, its values in words, its role and its comment."""
+    """A key, its value or default, its values in words and its role."""
 
     key: str
     value: str
     values: str
     role: Role
-    comment: str = ""
     added: bool = False  # not in the composed configuration: typed with a +
 
 
@@ -123,30 +122,26 @@ def comment(key: str, file: Path, folder: str = "") -> str:
     return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
 
 
-def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
-    """Return the keys of a composed configuration, each with a comment from its files."""
-    plain: Any = OmegaConf.to_container(cfg)
-    plain.pop("hydra", None)
-    runtime = cfg.hydra.runtime
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    described = []
-    for row in key_rows(plain, Key(COMMANDS[command])):
-        text = comment(row.key, CONFIGS / f"{command}.yaml")
-        for group in (row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]):
-            files = (folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders)
-            if not text and group and (file := next(filter(Path.is_file, files), None)):
-                text = comment(row.key, file, group)
-        described.append(row._replace(comment=text))
-    return described
-
-
 def help_text(command: str, cfg: DictConfig) -> str:
     """Return the text of ``--help``."""
     own = (group for group in groups() if group.split("/")[0] != "hydra")
     choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in own)
+    runtime = cfg.hydra.runtime
+    plain: Any = OmegaConf.to_container(cfg)
+    plain.pop("hydra", None)
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = {
+        group: file
+        for folder in reversed(folders)  # the first that has it counts
+        for group, choice in runtime.choices.items()
+        if (file := folder / group / f"{choice}.yaml").is_file()
+    }
+    files[""] = CONFIGS / f"{command}.yaml"
     lines = []
-    for row in of_command(cfg, command):
-        about = "; ".join(filter(None, (row.values, row.comment)))
+    for row in key_rows(plain, Key(COMMANDS[command])):
+        places = "", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]
+        texts = (comment(row.key, files[place], place) for place in places if place in files)
+        about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))
         lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
     keys = "\n".join(lines)
     example = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
