@@ -1,5 +1,6 @@
 """How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
 
+import shutil
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -56,6 +57,16 @@ def test_the_code_says_how_the_runs_ended(hook, ends, code):
     for end in ends:
         add(hook, end)
     assert sweep_exit_code() == code
+
+
+def test_cells_of_an_earlier_command_are_expected_too(hook):
+    """A second command, of another setting in the same directory, and a copy of a run."""
+    for n in (1, 2):
+        edit(add(hook, "finished") / "provenance.json", id=f"run-{n}")
+    shutil.copytree(hook.root / hook.cells[0], hook.root / "copy")
+    hook.cells[:] = ["objective=v,seed=1", "objective=v,seed=2"]
+    hook.expect([["objective=v", "seed=3"]])
+    assert hook.facts["expected"] == 2 + 3
 
 
 def test_a_cell_that_holds_another_run_has_not_ended_well(hook):

@@ -10,7 +10,7 @@ from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote
 
-from .fake_runs import edit, failed, make_run, write_items
+from .fake_runs import edit, failed, make_run, running, write_items
 
 
 def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
@@ -83,6 +83,38 @@ def test_a_sweep_that_goes_on_claims_nothing_yet(tmp_path):
     story = read_study([tmp_path])
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
     assert "Not settled against" in story.answer and "has not ended" in footnote(story.comparisons[0])
+
+
+def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
+    add(tmp_path, range(1, 9))
+    running(tmp_path, "a", 9, updated=1.0)
+    assert "lear of" in read_study([tmp_path]).answer, "of runs that no sweep has made"
+    edit(tmp_path / "sweep.json", expected=25)
+    story = read_study([tmp_path])
+    assert story.counts["interrupted"] == 1 and "lear of" not in story.answer
+
+
+def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
+    """By its folder, or as one of several: what a sweep's own report does not claim is claimed nowhere."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, gap in ((1, 0.05), (2, 0.07), (3, 0.10)):  # p = .03 by itself
+        make_run(first, "a", seed, 2.0 + seed / 100)
+        make_run(first, "b", seed, 2.0 + seed / 100 + gap)
+    add(second, range(1, 9), cells=(("c", 2.0), ("d", 2.3)))
+    alone, both = [first], ([tmp_path], [second, first])
+    assert all("lear of" in read_study(roots).answer for roots in (alone, [tmp_path]))
+    until(first, 1, 4)
+    decide(first, 1, 4)
+    assert "lear of" not in read_study(alone).answer
+    assert all("This is look 1 of 4" in footnote(read_study(roots).comparisons[0]) for roots in both)
+    assert all(c.rule.looks == 4 for c in read_study([tmp_path]).comparisons)
+    (first / "sweep.json").unlink()
+    (first / "looks.json").unlink()
+    edit(second / "sweep.json", expected=30, equal_within=0.5)
+    for roots in both:
+        story = read_study(roots)
+        assert "lear of" not in story.answer and story.expected == 36
+        assert story.comparisons[0].rule.equal_within is None, "not a margin of all"
 
 
 def test_a_setting_without_result_is_in_no_pair(tmp_path):

@@ -94,6 +94,16 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
     assert "seed=1,2,3,4" in step
 
 
+def test_each_sweep_of_a_report_has_its_own_tuning(runs, tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    make_run(tmp_path / "other", "levels", 1, 1.5)
+    for roots in ([tmp_path], [tmp_path / "other", tmp_path]):
+        labels = {cell.label for c in read_study(roots).comparisons for cell in c.cells}
+        assert labels == {"x0", "v", "levels"}
+        titles = [c.title for c in read_study(roots).comparisons]
+        assert titles == [f"{tmp_path.name}: {BEST}", f"{tmp_path.name}: {EQUAL}", ""]
+
+
 def test_values_with_commas_are_one_setting():
     best = {"objective=x0,denoiser.network.widths=[24,32]": ("optimizer.lr=0.1",)}
     assert [setting_label(name) for name in best] == ["x0 / [24,32]"]

@@ -1,17 +1,20 @@
 """The answer in words: plain, no more than the corrected test carries, and what would settle the rest."""
 
 import json
+import math
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from triptych.study.power import seeds_needed
 from triptych.study.render import write_report
 from triptych.study.study import read_study
+from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
 
-from .fake_runs import edit, failed, make_run
+from .fake_runs import edit, failed, make_run, make_runs, metrics
 from .test_report_compare import HINTS, one, runs_of
 
 CLEAR = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
@@ -136,3 +139,42 @@ def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
         edit(run / "summary.json", seed=None)
         edit(run / "provenance.json", command=["triptych-train", "-m", "seed=1"])
     assert read_study([tmp_path]).next_step == ""
+
+
+def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
+    close = {"x0": {1: 2.0, 2: 2.1, 3: 2.3}, "v": {1: 2.1, 2: 2.0, 3: 2.4}}
+    make_runs(tmp_path, close)
+    command = ["triptych-train", "-m", "objective=x0,v", "seed=1,2,3", "force=true"]
+    edit(tmp_path / "sweep.json", command=command)
+    assert "seed=1,2,3,4" in (step := read_study([tmp_path]).next_step) and "force" not in step
+    edit(tmp_path / "sweep.json", command=[*command[:2], "hparams_search=optuna"])
+    assert read_study([tmp_path]).next_step == ""
+
+
+def test_settings_that_share_a_model_and_are_not_measured_have_no_verdict(tmp_path):
+    for sampler in ("ddim", "heun"):
+        for seed in (1, 2):
+            own = {"overrides": [f"sampler={sampler}", f"seed={seed}"], "choices": {"sampler": sampler}}
+            make_run(tmp_path, "v", seed, 2.0 + seed / 100, **own)
+    story = read_study([tmp_path])
+    assert "measures.n=1000 compares their samples" in story.answer and "lowest" not in story.answer
+
+
+def test_an_interval_is_as_wide_as_holms_level_where_p_is_cut_off(tmp_path):
+    random = np.random.default_rng(1)
+    for name in "abcde":
+        for seed in (1, 2, 3, 4):
+            make_run(tmp_path, name, seed, 2.0 + 0.01 * random.normal())
+    comparison = one(tmp_path)
+    cut_off = [claim for claim in comparison.claims.values() if claim.p == 1.0]
+    assert cut_off
+    for claim in cut_off:
+        assert claim.interval == claim.pair.interval(0.05 / 10)
+
+
+def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):
+    for seed, psnr in ((1, 21.0), (2, 22.0), (3, math.nan)):
+        figure = {"psnr": {"mean": psnr, "stderr": 0.1, "n": 297}}
+        make_run(tmp_path, "v", seed, 2.0, test=metrics(2.0) | figure, metrics={"psnr": "higher"})
+    (row,) = table_rows(one(tmp_path))
+    assert row.entry("metric/psnr").text.endswith("(2 seeds)")

@@ -33,9 +33,7 @@ def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
     deciding = comparison.deciding
     if comparison.is_unmeasured:
-        answer = [
-            "These settings draw from one model, whose bound they share: measures.n=1000 compares samples."
-        ]
+        answer = ["These settings share one model and its bound: measures.n=1000 compares their samples."]
     elif comparison.cells:
         answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison)
     else:
