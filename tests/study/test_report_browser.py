@@ -192,6 +192,7 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
         ("objective=v", [n for n in known if "=v," in n]),
         ("objective!=v seed>1", [n for n in known if "=v," not in n and "seed=1" not in n]),
         ("SEED=2 x0", ["objective=x0,seed=2"]),
+        ("seed>=2.0 seed<=2", [n for n in known if "seed=2" in n]),
         ("seed=9", []),
         ("", list(known)),
     ):
@@ -202,6 +203,12 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
                    for row in rows)  # fmt: skip
         said = page.run(f"document.querySelector('{RUNS} output').value")
         assert said == ("" if len(kept) == 15 else f"{len(kept)} of 15 rows")
+    # a setting has what one of its runs has
+    page.type(FIELD.replace("=runs", "=t0"), "seed=1 objective!=v")
+    assert {row["setting"] for row in table(page, "t0")} == {
+        name.split("=")[1].split(",")[0] for name in known
+    } - {"v"}
+    page.type(FIELD.replace("=runs", "=t0"), "")
     # a figure of the table is a key, too; one that nothing has is named
     page.type(FIELD, "bound<2.1")
     assert {row["run"] for row in table(page, "runs")} == {n for n in known if known[n] < 2.1}

@@ -34,7 +34,7 @@ class Worktable {
     const bar = element("div", {class: "tools", role: "group", "aria-label": "Work with this table"});
     if (this.items) {
       this.filter = element("input", {type: "search", size: 22, placeholder: "text, or key=value",
-        title: "Rows that have every word; key=value, key!=value, key<value and key>value ask for a setting"});
+        title: "Rows that have every word; key=value, key!=value, key<value, key>=value ... ask for a setting"});
       this.filter.addEventListener("input", () => this.set("filter", this.filter.value));
       bar.append(element("label", {}, "Filter ", this.filter));
       const pairs = data.keys.flatMap(key => [...new Set(this.items.map(item => item.own[key] ?? "none"))].slice(0, 60)
@@ -93,7 +93,7 @@ class Worktable {
 // key=value of its settings, or of its columns.
 function wanted(text, table) {
   const unknown = [];
-  const terms = [...text.matchAll(/([\w./@-]+)(!=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
+  const terms = [...text.matchAll(/([\w./@-]+)(!=|<=|>=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
     const shown = row => row.textContent.toLowerCase().includes(word.toLowerCase());
     if (key === undefined) return shown;
     const plain = value.startsWith('"') ? unquoted(value) : value;
@@ -110,9 +110,11 @@ function unquoted(text) {
   try { return JSON.parse(text); } catch { return text.replaceAll('"', ""); }
 }
 
+const COMPARED = {"<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b};
+
+// of a row of several runs, whether one of its values does
 function holds(own, sign, value) {
-  if (sign === "=") return own === value;
-  if (sign === "!=") return own !== value;
-  if (!numeric(own) || !numeric(value)) return false;
-  return sign === "<" ? Number(own) < Number(value) : Number(own) > Number(value);
+  if (sign === "!=") return !holds(own, "=", value);
+  return [own, ...own.split(", ")].some(one => numeric(one) && numeric(value)
+    ? (COMPARED[sign] ?? ((a, b) => a === b))(Number(one), Number(value)) : sign === "=" && one === value);
 }
