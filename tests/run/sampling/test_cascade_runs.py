@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.refusal import refused
+from triptych.cli.evaluate import evaluate_composed
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.augment import ConditioningNoise
@@ -125,6 +126,8 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
         low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
         assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
     assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
+    fewer = without_hydra(compose_command("evaluate", [f"ckpt='{run.path}'", "repeats=1"]))
+    assert evaluate_composed(fewer)["bpd"]["mean"] != found["bpd"]["mean"]
     for key in ("bound.steps=2", "bound.decoder=discretised_gaussian"):
         other = prepared(*QUICK, *data, "model=cascade", stages, key, path=key, tiny=False)
         refused(lambda other=other: execute(other), f"{key}: Cascade does not read it; pass ")
