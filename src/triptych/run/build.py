@@ -19,7 +19,14 @@ from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import PROMPTED, check_condition_source, drawn_as, open_model_stages, set_key
+from triptych.run.reopen import (
+    DRAWING,
+    PROMPTED,
+    check_condition_source,
+    drawn_as,
+    open_model_stages,
+    set_key,
+)
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
@@ -132,9 +139,10 @@ def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> 
             part: dict(stages.get(part) or {}) | {rest: value}
         }
         return config
-    if not set_key(config, key, value):
+    group, _, name = key.partition(".")
+    if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         fix = "use evaluations, or one as sampler.steps"
-        raise UserError(f"measures.over={key}: not a key of this run; {fix}")
+        raise UserError(f"measures.over={key}: not a key of how this run draws; {fix}")
     return config
 
 
