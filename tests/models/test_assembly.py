@@ -62,6 +62,8 @@ def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
         (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "pass null"]),
+        (["model=vae", "bound.decoder=discretised_gaussian"], ["VAE does not read it; pass categorical"]),
+        (["model=classifier", "bound.steps=7"], ["bound.steps=7: Classifier does not read it; pass null"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
         (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),

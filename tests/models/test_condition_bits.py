@@ -76,9 +76,9 @@ def test_a_model_that_can_answer_both_times_is_taken():
     [
         (None, told(0.1, conditional=False), "set model.conditional=true"),
         (["text"], told(0.1), "condition has no text; it has label, more"),
-        (None, told(0.0), "model.label_dropout=0.0: never trained without its condition"),
-        (None, told({"label": 0.5}), "never trained without its condition"),
-        (["more"], told({"label": 0.5}), "never trained without its condition"),
+        (None, told(0.0), "never trained without label, more, as model.label_dropout=0.0"),
+        (None, told({"label": 0.5}), "never trained without more, as model.label_dropout={"),
+        (["more"], told({"label": 0.5}), "never trained without more, as model.label_dropout={"),
     ],
 )
 def test_another_is_refused(parts, model, said):

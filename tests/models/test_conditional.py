@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from tests.refusal import refused, refused_command
 from triptych.data.batch import Batch
 from triptych.data.build import build_data
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
-from triptych.diffusion.condition import Condition, Labels
+from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.run.drawing import Drawing
 from triptych.run.guided import Guides, guided
@@ -69,6 +70,32 @@ def test_parts_that_the_data_do_not_have(model):
     refused(
         lambda: guided(made, data, wrong, Guides(config)), "guidance.parts: 'text' is no part", "from label"
     )
+
+
+@pytest.mark.parametrize(
+    ("dropout", "parts", "gone"),
+    [
+        (0.0, None, "label, more"),
+        ({"label": 0.5}, None, "more"),
+        ({"label": 0.5}, ["more"], "more"),
+        ({"label": 0.5}, ["label"], ""),
+        (0.1, None, ""),
+    ],
+)
+def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
+    """Elsewhere its null token is one that no step has trained; at scale 1 it is not asked."""
+    network = SimpleNamespace(conditions={"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)})
+    denoiser = nn.Module()
+    denoiser.conditional, denoiser.network, denoiser.process = True, network, None
+    made = SimpleNamespace(denoiser=denoiser, conditional=True, of_latents=False, label_dropout=dropout)
+    data = SimpleNamespace(conditions=network.conditions)
+    for scale in (0.0, 1.0, 2.0):
+        config = {"guidance": CFG | {"scale": scale, "parts": parts}}
+        wrap = lambda config=config: guided(made, data, config, Guides(config))  # noqa: E731
+        if gone and scale != 1:
+            refused(wrap, f"guidance.scale={scale}: never trained without {gone}, as model.label_dropout=")
+        else:
+            assert wrap().scale == scale
 
 
 def test_threshold_keeps_samples_in_range(model):

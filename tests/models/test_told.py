@@ -16,6 +16,7 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.models.diffusion import Diffusion
 from triptych.networks.mlp import MLP
+from triptych.run.build import build_experiment
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 
@@ -81,3 +82,23 @@ def test_it_is_a_choice_of_a_run(prepared):
 def test_a_model_that_cannot_be_told_is_refused(prepared):
     run = prepared("model=vae", "augmentation=flip", "augmentation.flip.told=true")
     refused(lambda: execute(run), "augmentation: VAE ", " pass told=false")
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "parts", "said"),
+    [
+        ("flip", "[low]", "'low'"),
+        ("flip_crop", "[text,low]", "'low'"),
+        ("non_leaking", "true", "'low'"),
+        ("flip", "[text]", ""),
+        ("flip", "[label]", ""),
+        ("conditioning_noise", "[low]", ""),
+    ],
+)
+def test_an_item_is_not_changed_beside_a_picture_of_it(prepared, augmentation, parts, said):
+    small = "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 denoiser=unet".split()
+    config = prepared(*small, f"augmentation={augmentation}", f"model.conditional={parts}").config()
+    if said:
+        refused(lambda: build_experiment(config, False), f"augmentation: changes the item and not {said}")
+    else:
+        build_experiment(config, False)

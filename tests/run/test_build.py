@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from tests.refusal import refused
 from triptych.config.build import PARTS, build
 from triptych.config.file import copy_plain
 from triptych.data.build import build_data
@@ -111,6 +112,13 @@ def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
     rows = execute(run)["measures_over"]["rows"]
     assert [row["value"] for row in rows] == [0.0, 1.0, 2.0]
     assert len(opened) == len(set(opened)) == 2
+
+
+@pytest.mark.parametrize("key", ["bound.steps", "data.seed", "seed", "sampler", "sampler.stops"])
+def test_samples_are_measured_over_what_draws_them(prepared, key):
+    measures = ["measures.n=8", "measures.repeats=1", f"measures.over={key}", "measures.values=[1,2]"]
+    config = prepared(*RING, *measures).config()
+    refused(lambda: build_experiment(config, download=False), f"measures.over={key}: ", "sampler.steps")
 
 
 def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():

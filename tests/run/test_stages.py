@@ -65,6 +65,20 @@ def test_a_bare_number_of_stages(opened):
         opened(run(**BASE))
 
 
+def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
+    """A DALL-E 2 chain: nats of embeddings do not add to bits of pictures."""
+    runs = [
+        run("embedding", (6,), ["text"], TEXT),
+        run(told=["embedding"], conditions={"embedding": Vectors(6)}),
+    ]
+    runs[0].data.levels, runs[1].data.levels = None, 16
+    left = iter(runs)
+    monkeypatch.setattr(reopen, "reopen", lambda *_, **__: next(left))
+    config = {"model": {"stages": ["prior", "decoder"]}}
+    words = ("model.stages[0]=prior: its data have no levels", "triptych-sample cascade=")
+    refused(lambda: reopen.open_model_stages(config, runs[1].data), *words)
+
+
 def test_a_source_is_told_what_was_drawn_before_it():
     """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
     every = TEXT | LOW | {"embedding": Vectors(6)}

@@ -34,7 +34,7 @@ class Cascade(BoundModel):
         levels: of the data.
     """
 
-    ignores = ("schedule", "process", "denoiser", "objective", "likelihood", "bound")
+    ignores = ("schedule", "process", "denoiser", "objective", "likelihood")
 
     def __init__(
         self, stages: Sequence[Opened], *, known_as: Sequence[str], levels: int | None = None, **more: Any

@@ -8,7 +8,7 @@ more than that; here one network answers both times, at the same times and noise
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from triptych.diffusion.draws import Draw
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
+
+
+def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise UserError, which begins with ``what``, unless training left out each of the parts ``names``."""
+    kept = [name for name in names if not (share.get(name) if isinstance(share, Mapping) else share)]
+    if kept:
+        problem = f"never trained without {', '.join(kept)}, as model.label_dropout={share}"
+        raise UserError(f"{what}: {problem}; train with one above 0, or choose other parts")
 
 
 class ConditionBits(PerItem):
@@ -47,13 +55,7 @@ class ConditionBits(PerItem):
         if unknown := [name for name in names if name not in known]:
             problem = f"this model's condition has no {', '.join(unknown)}"
             raise UserError(f"{type(self).__name__}: {problem}; it has {', '.join(known)}")
-        share = model.label_dropout
-        shares = [share.get(name, 0.0) if isinstance(share, Mapping) else share for name in names]
-        if not all(shares):
-            raise UserError(
-                f"model.label_dropout={share}: never trained without its condition; "
-                f"{type(self).__name__} needs it above 0"
-            )
+        check_dropped(type(self).__name__, model.label_dropout, names)
 
     # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]

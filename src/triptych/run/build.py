@@ -8,23 +8,32 @@ from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
 from triptych.data.embedder import Embedder
+from triptych.diffusion.condition import Images
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
-from triptych.run.drawing import Drawing
+from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, set_key
+from triptych.run.reopen import (
+    DRAWING,
+    PROMPTED,
+    check_condition_source,
+    drawn_as,
+    open_model_stages,
+    set_key,
+)
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
+    _check_augmentation(model, data)
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
         objective: Any = model.objective
@@ -46,6 +55,16 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
         raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
     measured = _measured(config, drawing, guides)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
+
+
+def _check_augmentation(model: BoundModel, data: DataModule) -> None:
+    """Refuse a change of items where the network reads a picture, or an embedding, of the unchanged item."""
+    read = parts_read(model, data) if any(change.part is None for change in data.augmentations) else ()
+    for name in read:
+        of_item = isinstance(data.conditions[name], Images) or name in data.computed
+        if of_item and name not in PROMPTED:
+            problem = f"changes the item and not {name!r} of it, which the network reads"
+            raise UserError(f"augmentation: {problem}; pass none, or conditioning_noise")
 
 
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
@@ -120,9 +139,10 @@ def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> 
             part: dict(stages.get(part) or {}) | {rest: value}
         }
         return config
-    if not set_key(config, key, value):
+    group, _, name = key.partition(".")
+    if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         fix = "use evaluations, or one as sampler.steps"
-        raise UserError(f"measures.over={key}: not a key of this run; {fix}")
+        raise UserError(f"measures.over={key}: not a key of how this run draws; {fix}")
     return config
 
 

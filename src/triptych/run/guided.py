@@ -5,9 +5,11 @@ from typing import Any
 from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
+from triptych.diffusion.condition import AUGMENTATION
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
+from triptych.models.condition_bits import check_dropped
 from triptych.run.experiment import Experiment
 from triptych.run.model import training_items
 from triptych.run.reopen import refuse_cascade, reopen
@@ -80,6 +82,11 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         for name in set(guidance.get("parts") or ()) - set(data.conditions):
             problem = f"{name!r} is no part of the data's conditions"
             raise UserError(f"guidance.parts: {problem}; choose from {', '.join(data.conditions)}")
+        if free and guidance["scale"] != 1:
+            parts = guidance.get("parts")
+            known = getattr(getattr(denoiser, "network", None), "conditions", ())  # none of an exact denoiser
+            gone = [name for name in known if name != AUGMENTATION and (parts is None or name in parts)]
+            check_dropped(f"guidance.scale={guidance['scale']}", model.label_dropout, gone)
         extra = {}
         if "classifier" in guidance:
             extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)

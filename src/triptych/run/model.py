@@ -136,11 +136,12 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
             raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
-    if "bound" in table.built or "bound" in kind.ignores:
-        return
     for key, argument in of_class(config["bound"]["_target_"])[0].items():
         value, usual = config["bound"].get(key), argument.default
-        if key in config["bound"] and usual is not REQUIRED and value != usual:
+        read = bool({"bound", f"bound.{key}"} & {*table.built})
+        if key == "decoder":  # of latents it is a Gaussian
+            usual, read = "categorical", read and not getattr(kind, "of_latents", False)
+        if not read and key in config["bound"] and usual is not REQUIRED and value != usual:
             shown = "null" if usual is None else usual
             raise UserError(f"bound.{key}={value}: {kind.__name__} does not read it; pass {shown}")
 

@@ -97,6 +97,10 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
+    for i, stage in enumerate(runs):
+        if stage.data.levels is None:
+            problem = "its data have no levels, and a density's bound does not add to a probability's"
+            raise UserError(f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=...")
     theirs = runs[-1].config["data"]
     if data_identity(theirs) != data_identity(config["data"]):
         problem, fix = f"trained on {describe(theirs)}", f"pass one trained on {describe(config['data'])}"

@@ -1,18 +1,28 @@
 """A cascade of two runs on the real path: drawn from prompts, accounted as one model, refused in one line."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from tests.refusal import refused
+from triptych.cli.evaluate import evaluate_composed
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
-from triptych.data.augment import ConditioningNoise
-from triptych.diffusion.condition import AUGMENTATION
+from triptych.data.augment import ConditioningNoise, Flip
+from triptych.diffusion.condition import AUGMENTATION, Condition, Images, Vectors
 from triptych.run.directory import RunDirectory
+from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
-from triptych.run.sampling.opened import cascade_of, condition_of, draw_all, drawing_of
+from triptych.run.sampling.opened import (
+    _conditioning_noise,
+    cascade_of,
+    condition_of,
+    draw_all,
+    drawing_of,
+)
 
 SHAPES = (
     "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet "
@@ -88,6 +98,22 @@ def test_noise_is_on_the_low_picture_and_told(runs):
     assert abs(eps.square().mean() - 1) < 4 * (2 / eps.numel()) ** 0.5
 
 
+def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
+    """DALL-E 2: the decoder is told an embedding, the upsampler that and a low picture, which was noised."""
+    told = {"embedding": Vectors(6), "low": Images((3, 8, 8))}
+    whole = Condition(embedding=torch.ones(2, 6), low=torch.ones(2, 3, 8, 8))
+    steps = [Flip(told=True), ConditioningNoise("low")]
+    model, data = SimpleNamespace(conditional=[*told]), SimpleNamespace(conditions=told, augmentations=steps)
+    prepare = _conditioning_noise(Drawing(model, data, None), 0.5)
+    found = prepare(whole, torch.Generator().manual_seed(0)).parts
+    assert found["embedding"].value.equal(torch.ones(2, 6)) and not found["low"].value.eq(1).any()
+    assert found[AUGMENTATION].value.tolist() == [[0.0, 0.5]] * 2
+    data.augmentations = steps[:1]
+    assert _conditioning_noise(Drawing(model, data, None), 0.5) is None
+    monkeypatch.setattr("triptych.run.sampling.opened._conditioning_noise", lambda *_: None)
+    refused(lambda: opened(runs, "noise=0.5"), "noise=0.5: no stage", "augmentation=conditioning_noise")
+
+
 def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
     cascade, values = opened(runs, "n=3")
     condition = condition_of(cascade, values, 3)
@@ -125,6 +151,11 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
         low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
         assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
     assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
+    fewer = without_hydra(compose_command("evaluate", [f"ckpt='{run.path}'", "repeats=1"]))
+    assert evaluate_composed(fewer)["bpd"]["mean"] != found["bpd"]["mean"]
+    for key in ("bound.steps=2", "bound.decoder=discretised_gaussian"):
+        other = prepared(*QUICK, *data, "model=cascade", stages, key, path=key, tiny=False)
+        refused(lambda other=other: execute(other), f"{key}: Cascade does not read it; pass ")
     again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
     fine_weight = reopen(str(runs["fine"])).model.denoiser.network.last.weight
     assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight)

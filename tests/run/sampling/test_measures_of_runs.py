@@ -44,7 +44,7 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
         (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
         ([*RING, "measures.n=3"], "measures.n=3: must be 0 or a whole number from 8 to 1000000"),
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
-         "measures.over=sampler.stepz: not a key of this run"),
+         "measures.over=sampler.stepz: not a key of how this run draws"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps"], r"measures.values=\[\]"),
         (["model=oracle"], "model=oracle: data digits have no known density"),

@@ -20,7 +20,7 @@ from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.reopen import PROMPTED, drawn_as, open_stages
+from triptych.run.reopen import drawn_as, open_stages
 
 SAMPLES = "samples"
 
@@ -58,6 +58,10 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
         drawing = build_drawing(config, run.model, run.data, Guides(config))
         prepare = _conditioning_noise(drawing, values["noise"]) if values["noise"] else None
         drawings.append(replace(drawing, prepare=prepare))
+    if values["noise"] and all(one.prepare is None for one in drawings):
+        problem = "no stage was trained with noise on what those before it draw"
+        fix = "set noise=0, or use a stage trained with augmentation=conditioning_noise"
+        raise UserError(f"noise={values['noise']}: {problem}; {fix}")
     *before, last = drawings
     return _ready(replace(last, sources={str(one.data.known_as): one for one in before}), values)
 
@@ -132,11 +136,13 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that noises what a stage takes from those before it; None if it takes nothing."""
-    part = next((name for name in parts_read(drawing.model, drawing.data) if name not in PROMPTED), None)
+    """Return a function that noises the part that training noised; None without such a part."""
+    steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
+    noised = (step.part for step in steps if isinstance(step, ConditioningNoise))
+    part = next((name for name in noised if name in read), None)
     if part is None:
         return None
-    numbers = noise_numbers(drawing.data.augmentations, part, level)
+    numbers = noise_numbers(steps, part, level)
 
     def prepare(condition: Condition, generator: torch.Generator) -> Condition:
         x = condition.parts[part].value
