@@ -22,14 +22,15 @@ from tests import references
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.warm"])
-ROOT = str(Path(__file__).parents[1])
+ROOT = Path(__file__).parents[1]
+OWN = os.pathsep.join([str(ROOT / "src"), str(ROOT)])  # of this tree, wherever one is installed
 SHARED = "TRIPTYCH_TEST_FORKS"  # in the environment: where the server of this session is
 
 
 def serve() -> None:
     """Start the server, which the workers of a session share: its imports take ten seconds."""
     # it looks for modules where it is started, and there are other packages named tests
-    with mock.patch.dict(os.environ, {"PYTHONPATH": ROOT, "PYTHONSAFEPATH": "1"}):
+    with mock.patch.dict(os.environ, {"PYTHONPATH": OWN, "PYTHONSAFEPATH": "1"}):
         forkserver.ensure_running()
     os.environ[SHARED] = forkserver._forkserver._forkserver_address
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ISSUE = [  # the inputs of those who tried 119, of which these were not answered well
     ("train schedule=[linear,cosine]", ["one choice only", "-m schedule=linear,cosine"]),
     ("train lr_schedule.warmup_steps=1000000 trainer.max_steps=4", ["warmup_steps=1000000", "from 0 to 4"]),
@@ -175,7 +177,7 @@ def answers(commands: list[str], mine: Path) -> list[dict]:
         capture_output=True,
         text=True,
         cwd=mine.parent,
-        env=os.environ | {"PYTHONPATH": str(program.parents[2])},
+        env=os.environ | {"PYTHONPATH": forked.OWN},
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
