@@ -111,6 +111,14 @@ def test_the_bound_of_a_batch(finished):
         refused(wrong, problem)
 
 
+def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkeypatch):
+    trained, moves = triptych.load(finished().path), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
+    trained.sample(2)
+    assert moves == ["cuda", "cpu"]
+
+
 @pytest.mark.parametrize(
     "overrides, said",
     [

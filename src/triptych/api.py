@@ -151,8 +151,11 @@ class Trained:
         from triptych.run.experiment import Experiment
         from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 
-        opened = Experiment(self.config, self.data, self.model)
-        return draw_all(drawing_of(opened, values), values)[SAMPLES]
+        opened, device = Experiment(self.config, self.data, self.model), self.model.device
+        try:
+            return draw_all(drawing_of(opened, values), values)[SAMPLES]
+        finally:  # it draws on a GPU
+            self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
