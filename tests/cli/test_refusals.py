@@ -33,6 +33,8 @@ REFUSED = [
         "lr_schedule: step_size=0 ... by zero",
     ),
     ("callbacks=early_stopping data.val_size=0", "callbacks.early_stopping: there are no validation items"),
+    ("checkpoint=best trainer.val_check_interval=7", "checkpoint=best: ... beyond the 6 steps; lower it"),
+    ("callbacks=early_stopping trainer.val_check_interval=7", "callbacks.early_stopping: ... =7 is beyond"),
     ("test=false data.val_size=0", "test=false: a validation set is needed"),
     ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
     ("experiment=ring measures.n=8 measures.classifier=x", "measures.classifier=x: points are measured"),
