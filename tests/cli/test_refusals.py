@@ -27,6 +27,8 @@ REFUSED = [
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),
     ("metrics=noisy_bounds model=vae", "metrics.weighted_loss ... needs model=diffusion"),
     ("metrics=gradient_noise metrics.gradient_noise.batch=100", "batch=100 is too large ... has 150 items"),
+    ("data=ring model=oracle metrics=gradient_noise", "metrics.gradient_noise: this model trains no network"),
+    ("data=ring model=oracle model.conditional=true metrics=condition_bits", "use a network that reads one"),
     ("optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "nesterov=True, ... : Nesterov"),
     (
         "lr_schedule._target_=torch.optim.lr_scheduler.StepLR +lr_schedule.step_size=0",
