@@ -24,6 +24,7 @@ from triptych.run.reopen import check_condition_source, drawn_as, open_model_sta
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
+    data.shown = "test" if config.get("test", True) else "val"
     model = build_model(config, data, open_model_stages(config, data))
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
