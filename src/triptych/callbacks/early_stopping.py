@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import pytorch_lightning as pl
 import torch
 
+from triptych.callbacks.metrics import metrics_of
 from triptych.declare import Count, NonNegative, Unit, declared
 from triptych.errors import UserError
 
@@ -46,6 +47,10 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if every > trainer.max_steps:
             problem = f"trainer.val_check_interval={every} is beyond the {trainer.max_steps} steps"
             raise UserError(f"callbacks.early_stopping: {problem}; lower it, or set null")
+        better = {"accuracy": "higher"} | metrics_of(trainer).better
+        if better.get(self.monitor.removeprefix("val/")) == "higher":
+            problem = "higher is better, and this waits for a lower figure"
+            raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
         trainer.should_stop |= self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
