@@ -17,6 +17,7 @@ from tests.refusal import refused
 from triptych.api import _settled
 from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
+from triptych.diffusion.bound import Bound
 from triptych.diffusion.draws import evaluation_draw
 from triptych.run.directory import RunDirectory
 from triptych.run.entries import Estimate
@@ -104,11 +105,29 @@ def test_the_bound_of_a_batch(finished):
         (lambda: trained.bound(x[:0]), "bound(x): x is (0, 1, 8, 8); pass a tensor of shape"),
         (lambda: trained.bound(x / 0), "bound(x): x reaches nan; pass images in [-1, 1]"),
         (lambda: trained.bound(-255 * torch.ones_like(x)), "bound(x): x reaches 255; pass images in"),
+        (lambda: trained.bound(0.94 * x), "bound(x): x is not on the data's 17 levels; pass"),
         (lambda: trained.bound(x, condition=3), "bound(x): condition=3; pass condition=BATCH.condition"),
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
         (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
     ):
         refused(wrong, problem)
+
+
+def test_a_bound_of_an_optimal_variance_is_measured_once(finished, monkeypatch):
+    trained, calls = triptych.load(finished("bound.steps=10", "bound.variance=optimal").path), []
+    x = trained.data.splits["test"].batch(torch.arange(5)).x
+    calibrate = Bound.calibrate
+    monkeypatch.setattr(Bound, "calibrate", lambda *a: calls.append(1) or calibrate(*a))
+    first, second = trained.bound(x).total, trained.bound(x).total
+    assert calls == [1] and torch.isfinite(first).all() and torch.equal(first, second)
+
+
+def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkeypatch):
+    trained, moves = triptych.load(finished().path), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
+    trained.sample(2)
+    assert moves == ["cuda", "cpu"]
 
 
 @pytest.mark.parametrize(

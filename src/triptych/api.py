@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,27 +113,35 @@ class Trained:
             condition: of the items, where the model has one.
 
         Raises:
-            UserError: no such items, as images outside of [-1, 1]; no condition, or no bound.
+            UserError: no such items, as images off the data's levels; no condition, or no bound.
         """
         import torch
 
-        from triptych.data.batch import Batch
+        from triptych.data.batch import Batch, to_level, to_unit
         from triptych.diffusion.condition import Condition
 
         shape = tuple(self.data.shape)
         if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
             held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
             raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
-        most = x.abs().max().item()
-        if self.data.levels and not most <= 1 + 1e-6:  # also where it is not a number
+        most, levels = x.abs().max().item(), self.data.levels
+        if levels and not most <= 1 + 1e-6:  # also where it is not a number
             raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
-        kind: Any = Condition if self.config["model"].get("conditional") else Condition | None
+        if levels and not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
+            fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
+            raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
+        kind: Any = Condition if self.model.conditional else Condition | None
         if not isinstance(condition, kind):
             raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
         with torch.no_grad():
-            return self.model.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
+            return self._calibrated.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
+
+    @cached_property
+    def _calibrated(self) -> Any:
+        self.model.before_accounting()
+        return self.model
 
     def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
         """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
@@ -151,8 +160,11 @@ class Trained:
         from triptych.run.experiment import Experiment
         from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 
-        opened = Experiment(self.config, self.data, self.model)
-        return draw_all(drawing_of(opened, values), values)[SAMPLES]
+        opened, device = Experiment(self.config, self.data, self.model), self.model.device
+        try:
+            return draw_all(drawing_of(opened, values), values)[SAMPLES]
+        finally:  # it draws on a GPU
+            self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.

@@ -18,8 +18,14 @@ def test_a_run_logs_its_norms_and_how_often_it_was_clipped(prepared):
     free = prepared(*UNTESTED, path="free")
     execute(free)
     assert "train/clipped" not in rows(free)[0] and len(norms(free)) == 6
-    for path, limit, share in (("clipped", min(norms(free)) / 10, 1.0), ("never", 1e9, 0.0)):
-        run = prepared(*UNTESTED, f"trainer.gradient_clip_val={limit}", path=path)
+    low, by_value = min(norms(free)), "+trainer.gradient_clip_algorithm=value"
+    for path, limit, share, *how in (
+        ("clipped", low / 10, 1.0),
+        ("never", 1e9, 0.0),
+        ("no_element", low * 0.9, 0.0, by_value),
+        ("an_element", low / 1e4, 1.0, by_value),
+    ):
+        run = prepared(*UNTESTED, f"trainer.gradient_clip_val={limit}", *how, path=path)
         execute(run)
         assert {float(row["train/clipped"]) for row in rows(run) if row["train/loss"]} == {share}
         assert norms(run)[0] == norms(free)[0]  # before it is clipped

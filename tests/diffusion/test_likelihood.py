@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output, level_centres
 from triptych.diffusion.likelihood import Likelihood
@@ -96,7 +97,7 @@ def test_lossless_charges_the_entropy_of_its_noise_and_the_reconstruction():
     assert torch.allclose(found.total, found.density + found.dequantisation + found.reconstruction)
 
 
-def test_a_network_on_images_under_inference_mode():
+def test_a_network_on_images_that_is_told_a_condition_under_inference_mode():
     torch.manual_seed(0)
 
     class Small(nn.Module):
@@ -104,16 +105,19 @@ def test_a_network_on_images_under_inference_mode():
             super().__init__()
             one, other = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
             self.net = nn.Sequential(one, nn.GroupNorm(2, 4), nn.SiLU(), other)
+            self.told = nn.Linear(2, 1)
 
         def forward(self, z, gamma, condition):
-            return self.net(z.contiguous(memory_format=torch.channels_last))
+            shift = self.told(condition.parts["vector"].value).view(-1, 1, 1, 1)
+            return self.net(z.contiguous(memory_format=torch.channels_last) + shift)
 
     denoiser = Denoiser(Small(), Output("epsilon"), VP).eval()
     x = torch.randn(3, 1, 4, 4)
     schedule = Linear(-4, 4)
-    with torch.inference_mode():
-        exact = Likelihood(schedule)(denoiser, x.clone())
-        estimate = Likelihood(schedule, probes=16)(denoiser, x.clone())
+    with torch.inference_mode():  # its tensors are of that mode, as those of a test's batch are
+        condition = Condition(vector=torch.randn(3, 2))
+        exact = Likelihood(schedule)(denoiser, x.clone(), condition=condition)
+        estimate = Likelihood(schedule, probes=16)(denoiser, x.clone(), condition=condition)
     assert not exact.total.requires_grad
     assert ((estimate.total - exact.total).abs() < 4 * estimate.stderr).all()
 

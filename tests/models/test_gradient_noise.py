@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.diffusion.oracles import generator, network, refused
+from tests.diffusion.oracles import generator, network
+from tests.refusal import refused
 from triptych.data.batch import Batch
 from triptych.diffusion.loss import Elbo
 from triptych.diffusion.objective import Objective
@@ -108,6 +109,5 @@ def test_nothing_is_trained_or_remembered(times):
 
 def test_a_model_without_a_network_is_refused():
     of = model(Uniform())
-    of.networks = list
-    batch = Batch(torch.randn(N, DIM), None, torch.arange(N))
-    refused(lambda: GradientNoise().update(of, batch), "trains none")
+    of.networks, of.of_latents = list, False
+    refused(lambda: GradientNoise().check(of), "trains no network")

@@ -22,16 +22,21 @@ RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500",
 
 
 def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
-    """Of six tensors three match; a constant without parameters beside it is the run's own."""
+    """Of six tensors three match; the schedule, and a constant without parameters, are the run's own."""
 
     class Constant(nn.Module):
         def __init__(self, value):
             super().__init__()
             self.register_buffer("beta", torch.full((3,), value))
 
+    class Learned(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(value))
+
     def model(value, width, **more):
         layers = {"a": nn.Linear(2, 3), "b": nn.Linear(3, width), "norm": nn.BatchNorm1d(3, affine=True)}
-        return nn.ModuleDict(layers | {"schedule": Constant(value)} | more)
+        return nn.ModuleDict(layers | {"process": Constant(value), "schedule": Learned(value)} | more)
 
     theirs, ours = model(1.0, 5, old=nn.Linear(1, 1)), model(2.0, 4, new=nn.Linear(1, 1))
     theirs["norm"].running_mean.fill_(7.0)
@@ -48,7 +53,8 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
     assert not (ours["a"].weight == 9).any()
     initialise(run, {"init_from": "/x", "init_partial": True}, ours, found)
     assert (ours["a"].weight == 9).all() and torch.equal(ours["a"].bias, theirs["a"].bias)
-    assert (ours["norm"].running_mean == 7).all() and (ours["schedule"].beta == 2).all()
+    assert (ours["norm"].running_mean == 7).all() and (ours["process"].beta == 2).all()
+    assert ours["schedule"].shift == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
         "init_from=/x: 7 of 11 tensors taken (step 12, weights sigma_rel_0.05); "

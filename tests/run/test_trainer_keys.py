@@ -1,13 +1,18 @@
 """What users of Lightning tell its trainer is done, or refused: never recorded and overridden."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pytorch_lightning.profilers import SimpleProfiler
 
 import triptych
+from tests.run.accidents import rows, stop_after
+from triptych.models import base
+from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
 from triptych.run.fit import build_trainer, steps_of
 from triptych.run.progress import Progress
 
@@ -108,3 +113,22 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     run = prepared()
     assert build_trainer(run.config(), run, []).world_size == 1
+
+
+def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monkeypatch):
+    """With a clock that shows the images seen so far, it is about one a second."""
+    seen, loss = [0.0], Diffusion.loss
+
+    def counted(model, batch, *rest):
+        seen[0] += len(batch.x)
+        return loss(model, batch, *rest)
+
+    monkeypatch.setattr(Diffusion, "loss", counted)
+    monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: seen[0]))
+    often = ("trainer.max_steps=8", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=2")
+    run = prepared(*often, "samples.n=0", "test=false")
+    stop_after(run, 5)
+    execute(run)
+    speeds = [float(s) for row in rows(run) if (s := row["train/images_per_second"])]
+    # the first of a start is of n steps and the batch that the next has begun with
+    assert speeds == pytest.approx([2 / 3, 1, 4 / 5, 1])

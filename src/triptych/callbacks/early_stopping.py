@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import pytorch_lightning as pl
 import torch
 
+from triptych.callbacks.metrics import metrics_of
 from triptych.declare import Count, NonNegative, Unit, declared
 from triptych.errors import UserError
 
@@ -42,6 +43,14 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.enable_validation or not sum(trainer.num_val_batches or [0]):
             raise UserError("callbacks.early_stopping: there are no validation items to stop by; set null")
+        every = int(trainer.val_check_interval or 1) // trainer.accumulate_grad_batches
+        if every > trainer.max_steps:
+            problem = f"trainer.val_check_interval={every} is beyond the {trainer.max_steps} steps"
+            raise UserError(f"callbacks.early_stopping: {problem}; lower it, or set null")
+        better = {"accuracy": "higher"} | metrics_of(trainer).better
+        if better.get(self.monitor.removeprefix("val/")) == "higher":
+            problem = "higher is better, and this waits for a lower figure"
+            raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
         trainer.should_stop |= self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

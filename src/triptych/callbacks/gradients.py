@@ -1,5 +1,6 @@
 """The norms of a run's gradients, and how often clipping changed them."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,10 +14,11 @@ class Gradients(pl.Callback):
 
     Args:
         clip: norm at which the trainer clips; None: it does not.
+        by_value: ``clip`` is of each element instead.
     """
 
-    def __init__(self, clip: float | None = None):
-        self.clip = clip
+    def __init__(self, clip: float | None = None, by_value: bool = False):
+        self.clip, self.by_value = clip, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
     def on_before_optimizer_step(
@@ -31,7 +33,8 @@ class Gradients(pl.Callback):
         # torch's get_total_norm, which on a CPU calls Python once for each of them
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
-            self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (norm > self.clip))
+            most = torch.stack(torch._foreach_norm(gradients, math.inf)).max() if self.by_value else norm
+            self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (most > self.clip))
         if logged:
             module.log("train/grad_norm", norm, on_step=True, on_epoch=False)
             if self.clip:

@@ -57,6 +57,7 @@ class DataModule(pl.LightningDataModule, ABC):
     largest: float = 100.0
     class_names: Sequence[str] = ()  # of the labels, where they have some
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 
     def __init__(

@@ -100,6 +100,7 @@ class Likelihood:
         # autograd is needed for the divergence, wherever this is called from
         with torch.inference_mode(False), torch.no_grad():
             x = x.detach().clone()
+            condition = None if condition is None else condition.map(torch.clone)
             low, high = self.schedule.ends(x.device).double().tolist()
             noise = self._noise(x, index)
             u, scale, dequantisation = dequantise(self.dequantisation, x, low, noise, self.levels)

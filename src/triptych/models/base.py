@@ -135,6 +135,9 @@ class BoundModel(pl.LightningModule):
         """Return the modules that are called as networks, for ``compile``."""
         return []
 
+    def on_train_start(self) -> None:
+        self._clock = (self.global_step, time.perf_counter())
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # the mean loss in nats per dimension
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
@@ -149,20 +152,21 @@ class BoundModel(pl.LightningModule):
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (self.global_step + 1) % every == 0:
-            self._log_step(mean, nats.detach(), len(batch.x) * world)
+            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # of a step
+            self._log_step(mean, nats.detach(), images)
         return mean
 
-    def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
+    def _log_step(self, mean: Tensor, nats: Tensor, images: int) -> None:
         step, then = self._clock
         now = time.perf_counter()
-        self._clock = (self.global_step, now)
         figures = {
             "train/loss": mean.detach(),
             "train/loss_variance": nats.div(self.dims).var(),
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
-        if (steps := self.global_step - step) > 0:
-            figures["train/images_per_second"] = torch.tensor(batch * steps / (now - then))
+        if (steps := self.global_step - step) > 0:  # else of an accumulated step's later batch
+            self._clock = (self.global_step, now)
+            figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 

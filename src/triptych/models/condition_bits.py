@@ -48,10 +48,13 @@ class ConditionBits(PerItem):
     def check(self, model: Diffusion) -> None:
         """Refuse a model that cannot answer both times."""
         check_diffuses_data(model)
-        known = getattr(model.denoiser.network, "conditions", {}) if model.conditional else {}
+        network = getattr(model.denoiser, "network", None)
+        known = getattr(network, "conditions", {}) if model.conditional else {}
         names = [name for name in known if name != AUGMENTATION] if self.parts is None else self.parts
         if not known:
-            raise UserError(f"{type(self).__name__}: this model has no condition; set model.conditional=true")
+            problem = "this model has no condition"
+            fix = "use a network that reads one" if model.conditional else "set model.conditional=true"
+            raise UserError(f"{type(self).__name__}: {problem}; {fix}")
         if unknown := [name for name in names if name not in known]:
             problem = f"this model's condition has no {', '.join(unknown)}"
             raise UserError(f"{type(self).__name__}: {problem}; it has {', '.join(known)}")

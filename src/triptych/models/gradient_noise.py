@@ -54,8 +54,10 @@ class GradientNoise(Metric):
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def check(self, model: Diffusion) -> None:
-        """Refuse a model without a denoiser, and evaluated batches too small for two groups of items."""
+        """Refuse a model without a trained denoiser, and batches too small for two groups of items."""
         check_diffuses_data(model)
+        if not _weights(model):
+            raise UserError("this model trains no network; leave it out")
         data: Any = getattr(model._trainer, "datamodule", None)
         for name in ("val", "test") if data else ():
             items, most = len(data.splits[name]), data.eval_batch_size
@@ -65,9 +67,7 @@ class GradientNoise(Metric):
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Count the gradients of as many groups of ``batch`` items as there are."""
-        weights = [p for network in model.networks() for p in network.parameters() if p.requires_grad]
-        if not weights:
-            raise ValueError("metrics: gradient_noise is of a network's weights, and this model trains none")
+        weights = _weights(model)
         for start in range(0, len(batch.x) - self.batch + 1, self.batch):
             self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
@@ -106,3 +106,7 @@ class GradientNoise(Metric):
             loss = (nats if density is None else nats / density).mean() / model.dims
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         return torch.cat([g.flatten() for g in gradients if g is not None]).detach()
+
+
+def _weights(model: Diffusion) -> list[nn.Parameter]:
+    return [p for network in model.networks() for p in network.parameters() if p.requires_grad]

@@ -118,9 +118,10 @@ def build_fit(
         raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
     record = {"schema": SCHEMA, "config": config, "data": origin.data}
     monitor = "val/bound" if validated else None
-    keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
-    gradients = Gradients(config["trainer"]["gradient_clip_val"])
-    sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient
+    node = config["trainer"]
+    keep = Keep(run, monitor, node["val_check_interval"], stop, record)
+    gradients = Gradients(node["gradient_clip_val"], node.get("gradient_clip_algorithm") == "value")
+    sharded = str(node["strategy"]).startswith("fsdp")  # no process has a whole gradient
     callbacks = [
         *([] if sharded else [gradients]),
         *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
@@ -146,6 +147,10 @@ def build_fit(
                 made["lr_scheduler"]["scheduler"].step()
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
+        every = node["val_check_interval"]
+        if origin.start is None and config["checkpoint"] == "best" and every > steps:
+            problem = f"trainer.val_check_interval={every} is beyond the {steps} steps"
+            raise UserError(f"checkpoint=best: {problem}; lower it, or pass checkpoint=last")
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
         if origin.start is None and warmup >= trainer.max_steps:
             problem = f"all {trainer.max_steps} steps are warm-up"

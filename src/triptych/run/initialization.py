@@ -91,11 +91,12 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters, and the buffers of modules that have parameters. UserError where nothing matches, or not
-    everything and ``init_partial`` is false.
+    Parameters but those of a learned schedule, and the buffers of modules that have parameters. UserError
+    where nothing matches, or not everything and ``init_partial`` is false.
     """
     name = reported(checkpoint)
-    theirs, ours = state_dict_of(checkpoint, name), dict(_weights(model))
+    ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}
+    theirs = state_dict_of(checkpoint, name)
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import triptych
 from tests.refusal import refused
 from triptych.cli.evaluate import evaluate_composed
 from triptych.cli.sample import sample
@@ -159,6 +160,8 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
     fine_weight = reopen(str(runs["fine"])).model.denoiser.network.last.weight
     assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight)
+    x = again.data.splits["test"].batch(torch.arange(2)).x
+    refused(lambda: triptych.load(run.path).bound(x), "bound(x): condition=None; pass condition=")
     nested = runs | {"both": run.path}
     refused(lambda: opened(nested, stages=("both", "fine")), "cascade[0]=", "a cascade cannot be a stage")
     wrong = [o for o in data if o != "data.held_out=0"]

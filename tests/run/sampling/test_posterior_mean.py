@@ -1,9 +1,13 @@
 """The posterior mean from a model's score, against the oracle's, in the summary and in the report."""
 
+import pytest
+import torch
+
 from tests.study.fake_runs import make_run
 from triptych.run.build import build_experiment
 from triptych.run.read import read_run
 from triptych.run.sampling.measure import measure_posterior_mean
+from triptych.run.sampling.pictures import save_picture, save_real
 from triptych.study.compare import compare
 from triptych.study.curves import posterior_mean_error
 from triptych.study.panels import colours
@@ -26,3 +30,16 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
         figure = posterior_mean_error(comparison, colours({c.label: c.label for c in comparison.cells}))
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")
+
+
+@pytest.mark.parametrize("overrides", [SMALL, ()])
+def test_without_a_test_no_item_of_its_set_is_looked_at(prepared, tmp_path, overrides):
+    """Neither by the formula nor by a picture, of points or of images."""
+    experiment = build_experiment(prepared(*overrides, "test=false").config(), download=False)
+    data = experiment.data
+    x = data.splits["val"].batch(torch.arange(9)).x
+    data.splits["test"] = None
+    assert bool(measure_posterior_mean(experiment)) == bool(overrides)
+    save_picture(x, data, tmp_path / "final.png")
+    save_real(data, 9, tmp_path / "real.png")
+    assert (tmp_path / "real.png").exists() != bool(overrides)

@@ -52,7 +52,9 @@ def test_a_strip_has_a_row_a_sample(tmp_path):
 def test_the_real_images_are_from_all_of_the_test_set(tmp_path, monkeypatch):
     """A folder's first images are all of one class."""
     images = torch.linspace(-1, 1, 12)[:, None, None, None].expand(12, 1, 8, 8)
-    data = SimpleNamespace(shape=(1, 8, 8), splits={"test": Split(images, Condition.of(label=None))})
+    data = SimpleNamespace(
+        shape=(1, 8, 8), shown="test", splits={"test": Split(images, Condition.of(label=None))}
+    )
     shown = []
     monkeypatch.setattr(pictures, "save_picture", lambda x, *_: shown.append(x))
     for n in (3, 50):

@@ -22,7 +22,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 
 Sets = list[dict[int, Features]]  # of each value of ``measures.over``, by repeat
-LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
+LEVELS, POINTS = 20, 1000  # of noise and of items, at which Tweedie's formula is measured
 
 
 def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0) -> Sets | None:
@@ -167,18 +167,19 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} if no truth.
 
-    At unlabelled test points. Excess: from the model's score to the oracle's mean; spread: the posterior's
-    own variance.
+    At unlabelled points of the data's ``shown`` split. Excess: from the model's score to the oracle's mean;
+    spread: the posterior's own variance.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data
     denoiser = getattr(model, "denoiser", None)
-    if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits["test"]):
+    if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits[data.shown]):
         return {}
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
-    x = data.splits["test"].batch(torch.arange(min(POINTS, len(data.splits["test"])))).x.to(model.device)
+    split = data.splits[data.shown]
+    x = split.batch(torch.arange(min(POINTS, len(split)))).x.to(model.device)
     generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
     with torch.no_grad():
         gammas = torch.linspace(low, high, LEVELS, device=model.device)

@@ -30,14 +30,14 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save a grid of n test images; none of points, whose pictures all have the data.
+    """Save a grid of n of the data's ``shown`` images; none of points, whose pictures all have the data.
 
     They are spread evenly over the set: a folder's first images are all of one class.
     """
     if len(data.shape) == 3:
-        test = data.splits["test"]
-        some = torch.arange(n := min(n, len(test))) * len(test) // n
-        save_picture(test.batch(some).x, data, path)
+        split = data.splits[data.shown]
+        some = torch.arange(n := min(n, len(split))) * len(split) // n
+        save_picture(split.batch(some).x, data, path)
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
@@ -158,8 +158,8 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
 
 
 def _points(x: Tensor, data: DataModule) -> Any:
-    test = data.splits["test"]
-    truth = test.batch(torch.arange(len(test))).x
+    split = data.splits[data.shown]
+    truth = split.batch(torch.arange(len(split))).x
     figure = new_figure(4, 4)
     axes = figure.subplots()
     if data.shape[0] == 1:
