@@ -47,7 +47,9 @@ def test_without_a_compiler_it_is_one_line_before_the_first_step(prepared, monke
 
     monkeypatch.setattr(torch, "compile", lambda function: broken)
     run = prepared("compile=true", *FEW)
-    with pytest.raises(UserError, match=r"^compile=true: .*\(No working C\+\+ compiler found\); pass false"):
+    with pytest.raises(
+        UserError, match=r"^compile=true: .*\(No working C\+\+ compiler found and more\); pass false"
+    ):
         execute(run)
     assert run.summary()["stage"] == "build" and not run.checkpoints()
 

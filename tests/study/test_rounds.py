@@ -98,7 +98,7 @@ def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"until": "bored"}, "until=bored: must be null or decided"),
+        ({"until": "bored"}, "until='bored': must be null or decided"),
         ({"until": "decided"}, "until=decided: needs a sweep"),
         ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
         ({"max_seeds": 1}, "max_seeds=1: must be a whole number of at least 2"),

@@ -57,7 +57,13 @@ def search(tmp_path, monkeypatch):
 
         sweeper.launcher = SimpleNamespace(launch=launch)
         monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
-        monkeypatch.setattr(sweeper, "_folder", lambda overrides: tmp_path / str(len(asked) + 1))
+
+        def composed(*_):
+            sweep = {"dir": str(tmp_path), "subdir": str(len(asked) + 1)}
+            return OmegaConf.create({"hydra": {"sweep": sweep}})
+
+        loader = SimpleNamespace(load_sweep_config=composed)
+        sweeper.hydra_context = SimpleNamespace(config_loader=loader)
         sweeper._search([*typed])
         return asked, optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
 
