@@ -74,7 +74,7 @@ KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_si
         ("trainer.steps", "trainer.max_steps"),
         ("datta.train_size", "data.train_size"),
         ("train_size", "data.train_size"),
-        ("test_size", "data.test_size"),
+        ("test_size", "data.test_size or model.test_size"),
     ],
 )
 def test_the_name_that_was_meant(typed, meant):

@@ -102,7 +102,13 @@ def moved(model):
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
     rate = SimpleNamespace(param_groups=[{"lr": 1e-3}])
     model._trainer = SimpleNamespace(
-        fit_loop=loop, world_size=1, global_rank=0, global_step=3, log_every_n_steps=1, optimizers=[rate]
+        accumulate_grad_batches=1,
+        fit_loop=loop,
+        world_size=1,
+        global_rank=0,
+        global_step=3,
+        log_every_n_steps=1,
+        optimizers=[rate],
     )
     model.logged = []
     model.log_dict = lambda figures, **_: model.logged.append(figures)
@@ -141,7 +147,7 @@ def test_what_is_done_after_a_step():
     told = {}
     model.log = lambda name, value, **_: told.update({name: value.device})
     average, gradients, stop = EMA(others=(0.1,)), Gradients(clip=1.0), Stop()
-    trainer = SimpleNamespace(**vars(model._trainer), accumulate_grad_batches=1, max_steps=10)
+    trainer = SimpleNamespace(**vars(model._trainer), max_steps=10)
     average.on_fit_start(trainer, model)
     average.on_train_start(trainer, model)
     loss = model.training_step(batch(), 0)

@@ -55,6 +55,14 @@ def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
         prepared()
 
 
+def test_what_an_earlier_version_optimised_is_no_difference(prepared):
+    run = prepared()
+    (run / "config.yaml").write_text(
+        (run / "config.yaml").read_text().replace("val.bound.mean", "val.bpd.mean")
+    )
+    assert run.config()["optimized_metric"] == "val.bpd.mean" and prepared().path == run.path
+
+
 def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
     register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")

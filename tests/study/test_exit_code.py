@@ -20,7 +20,9 @@ from triptych.study.sweep import SweepHook, sweep_exit_code
 def hook(root, monkeypatch):
     """The hook of this process's sweep over one objective, whose runs a test makes."""
     found = SweepHook()
-    config = {"hydra": {"job": {"config": {"override_dirname": {"exclude_keys": []}}}}}
+    config = {
+        "hydra": {"overrides": {"hydra": []}, "job": {"config": {"override_dirname": {"exclude_keys": []}}}}
+    }
     found.root, found.config = root, OmegaConf.create(config | {"optimized_metric": "val.bpd.mean"})
     found.cells, found.facts, found.refused = [], {}, {}
     found.monitor = SimpleNamespace(stop=lambda: None)

@@ -117,6 +117,22 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
         assert story.comparisons[0].rule.equal_within is None, "not a margin of all"
 
 
+def test_a_report_on_some_of_a_sweeps_runs_misses_no_others(tmp_path):
+    add(tmp_path, range(1, 9))
+    edit(tmp_path / "sweep.json", expected=30)
+    several = [
+        path
+        for path in sorted(tmp_path.iterdir())
+        if "objective=a" in path.name or "objective=c" in path.name
+    ]
+    story = read_study(several)
+    assert story.expected == len(several) == 16 and "lear of" in story.answer and not story.going_on
+    nested = tmp_path / "nested"
+    add(nested / "runs", range(1, 9))
+    edit(nested / "sweep.json", expected=24, equal_within=0.5)
+    assert read_study([nested]).comparisons[0].rule.equal_within == 0.5 and read_study([nested]).complete
+
+
 def test_a_setting_without_result_is_in_no_pair(tmp_path):
     add(tmp_path, (1, 2, 3))
     failed(tmp_path, "d", 1, "boom")

@@ -97,6 +97,7 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
 def test_each_sweep_of_a_report_has_its_own_tuning(runs, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
     make_run(tmp_path / "other", "levels", 1, 1.5)
+    (tmp_path / "other" / "sweep.json").write_text('{"expected": 1}')
     for roots in ([tmp_path], [tmp_path / "other", tmp_path]):
         labels = {cell.label for c in read_study(roots).comparisons for cell in c.cells}
         assert labels == {"x0", "v", "levels"}

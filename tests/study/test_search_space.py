@@ -43,12 +43,12 @@ def test_what_has_no_such_space_is_refused(text):
 def search(tmp_path, monkeypatch):
     """``search(figures, *typed, metric=...)``: a search whose trials end with these figures of psnr."""
 
-    def run(figures, *typed: str, metric: str = "val.bound.mean"):
+    def run(figures, *typed: str, metric: str = "val.bound.mean", first: int = 0):
         sweeper = OptunaSweeper(len(figures), 1, 1, False, 0, 0, {"optimizer.lr": "interval(0.1,0.2)"})
         sweeper.config = OmegaConf.create(
             {"optimized_metric": metric, "hydra": {"sweep": {"dir": str(tmp_path)}}}
         )
-        asked = []
+        asked = [[]] * first
 
         def launch(overrides, initial_job_idx):
             asked.append(overrides[0])
@@ -92,3 +92,12 @@ def test_a_finished_run_without_the_figure_is_no_failed_trial(search):
 def test_a_search_reads_the_bound_in_its_unit(tmp_path, measure):
     run = RunDirectory(make_run(tmp_path, "v", 1, 2.0, measure=measure))
     assert run.summary().figure("test.bound.mean") == 2.0 and run.summary().figure("test.none.mean") is None
+
+
+def test_a_study_of_an_earlier_version_goes_on_unless_it_minimised_what_should_rise(search, tmp_path, capsys):
+    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
+    search([2.0, 2.5])
+    assert "best of 2 trials: 1.5000" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has minimised it so far"):
+        search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2)

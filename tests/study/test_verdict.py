@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,14 +163,16 @@ def test_settings_that_share_a_model_and_are_not_measured_have_no_verdict(tmp_pa
 
 def test_an_interval_is_as_wide_as_holms_level_where_p_is_cut_off(tmp_path):
     random = np.random.default_rng(1)
-    for name in "abcde":
+    for name in "abcdz":
         for seed in (1, 2, 3, 4):
-            make_run(tmp_path, name, seed, 2.0 + 0.01 * random.normal())
+            make_run(tmp_path, name, seed, 2.0 + 0.01 * random.normal() + (name == "z"))
     comparison = one(tmp_path)
     cut_off = [claim for claim in comparison.claims.values() if claim.p == 1.0]
     assert cut_off
     for claim in cut_off:
         assert claim.interval == claim.pair.interval(0.05 / 10)
+    clear = replace(comparison.claims["", 0, "a", "z"], p=1.0)  # as between two looks
+    assert clear.pair.p < 0.001 and clear.interval[0] < 0 < clear.interval[1]
 
 
 def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):

@@ -112,7 +112,8 @@ class OptunaSweeper(BasicSweeper):
         if any(t.state.name == "COMPLETE" for t in study.trials):
             best = study.best_trial
             values = ", ".join(f"{k}={v}" for k, v in best.params.items())
-            print(f"best of {len(study.trials)} trials: {best.user_attrs[FIGURE]:.4f} with {values}")
+            figure = best.user_attrs.get(FIGURE, best.value)
+            print(f"best of {len(study.trials)} trials: {figure:.4f} with {values}")
 
 
 class _Watch(threading.Thread):
@@ -161,6 +162,9 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str
     result = run.summary()
     if value is not None and value == value:
         higher = result is not None and result.higher_is_better(metric)
+        earlier = any(t.state.name == "COMPLETE" and FIGURE not in t.user_attrs for t in study.trials)
+        if higher and earlier:  # an earlier version minimised it
+            raise UserError(f"optimized_metric={metric}: its study has minimised it so far; use a new name")
         trial.set_user_attr(FIGURE, value)
         study.tell(trial, -value if higher else value)
     elif run.status == "finished" and value is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triptych.config.names import in_root
-from triptych.errors import UserError
+from triptych.errors import StorageError, UserError
 from triptych.files import printable
 from triptych.run.read import find_runs, is_run
 
@@ -108,6 +108,8 @@ def _results(file: Path, roots: Sequence[Path]) -> None:
         write_results(file, roots)
     except UnicodeDecodeError:
         raise UserError(f"--results {file}: it is there and is no text") from None
+    except (OSError, StorageError) as error:  # which names a temporary file
+        raise UserError(f"--results {file}: cannot be written") from error
     print(file)
 
 

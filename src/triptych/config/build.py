@@ -52,8 +52,9 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
     return kinds
 
 
+@cache
 def _of_imported(kind: type) -> dict[str, Argument]:
-    """Return the arguments of a class whose source does not show all, as below an ``if`` or a star import."""
+    """Return the arguments of a class, also those that its source does not show, as a dataclass's."""
     named: dict[str, Argument] = {}
     for init in (vars(owner)["__init__"] for owner in inspect.getmro(kind) if "__init__" in vars(owner)):
         own = inspect.signature(init).parameters.values()
@@ -200,9 +201,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         return node
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (names, more) = import_class(node["_target_"]), of_class(node["_target_"])
-    if more:
-        names = _of_imported(kind)
+    kind, (_, more) = import_class(node["_target_"]), of_class(node["_target_"])
+    names = _of_imported(kind)
     later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)

@@ -10,7 +10,7 @@ from triptych.errors import UserError, check_password
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RESERVED = re.compile(
-    r"(bound|bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy"
+    r"bound|(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy"
 )  # by a bound's figures
 
 

@@ -75,7 +75,8 @@ def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[
             below = recorded.get(name, ABSENT), composed.get(name, ABSENT)
             differing |= differences(*below, f"{key}.{name}" if key else str(name))
         return differing
-    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START
+    # what a sweep optimises, only the sweep reads: earlier versions had another default
+    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START or key == "optimized_metric"
     # a key that is null is as good as not there
     values = [None if value is ABSENT else value for value in (recorded, composed)]
     return {} if may or values[0] == values[1] else {key: (recorded, composed)}

@@ -9,7 +9,8 @@ NEAR = 0.5  # difflib's ratio from which names are alike
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return "did you mean ...?" if a name is near, else the list of names.
 
-    Near is what is alike as a whole and in its last part: an equal group alone makes any two keys alike.
+    Near is the same name in a group (``steps``: ``sampler.steps``), then what is alike as a whole and in its
+    last part: an equal group alone makes any two keys alike.
     """
     names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
     group, _, leaf = name.rpartition(".")
@@ -19,6 +20,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
         ratios = [SequenceMatcher(None, *pair).ratio() for pair in pairs]
         return sum(ratios) if min(ratios) >= NEAR and "._" not in one else 0.0
 
+    if inside := [one for one in names if one.rpartition(".")[2] == name]:  # typed without its group
+        return f"did you mean {' or '.join(inside[:3])}?"
     if close := max(filter(likeness, names), key=likeness, default=""):
         return f"did you mean {close}?"
     names = [one for one in names if one.rpartition(".")[0] == group] or names

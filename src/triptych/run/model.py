@@ -48,12 +48,16 @@ def set_up_torch(threads: int) -> None:
 
 
 def build_model(
-    config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
+    config: dict[str, Any],
+    data: DataModule,
+    stages: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a value that its owner refuses,
-    or a choice that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``; ``recorded``: the keys of the bound that a
+    run was trained with, read or not. UserError for a value that its owner refuses, or a choice that this
+    model would not read.
     """
     from triptych.models.diffusion import Diffusion
 
@@ -64,7 +68,7 @@ def build_model(
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
-    _check_read(config, table, type(model))
+    _check_read(config, table, type(model), recorded or {})
     return model
 
 
@@ -131,7 +135,9 @@ def training_items(data: DataModule, n: int) -> Batch:
     return train.batch(torch.arange(min(n, len(train))))
 
 
-def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
+def _check_read(
+    config: dict[str, Any], table: Dependencies, kind: type[BoundModel], recorded: Mapping[str, Any]
+) -> None:
     used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -139,6 +145,8 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
     for key, argument in of_class(config["bound"]["_target_"])[0].items():
         value, usual = config["bound"].get(key), argument.default
         read = bool({"bound", f"bound.{key}"} & {*table.built})
+        if key in recorded and recorded[key] == value:
+            continue
         if key == "decoder":  # of latents it is a Gaussian
             usual, read = "categorical", read and not getattr(kind, "of_latents", False)
         if not read and key in config["bound"] and usual is not REQUIRED and value != usual:

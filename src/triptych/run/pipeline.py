@@ -236,7 +236,7 @@ def model_card(result: Result, config: dict[str, Any], license: str) -> str:
         kind = result.choices.get("data", "custom")
         figures.append(EvalResult(task, kind, data, "bpd", bits.mean, metric_name="bound, bits/dim"))
     about: dict[str, Any] = {"license": license, "library_name": "diffusers", "pipeline_tag": task}
-    about |= {"tags": ["diffusers", "ddpm", "triptych"], "model_name": name, "eval_results": figures}
+    about |= {"tags": ["diffusers", "ddpm", "triptych"], "model_name": name, "eval_results": figures or None}
     settings = "\n".join(f"- `{key}={value}`" for key, value in result.overrides.items()) or "The defaults."
     card = CARD.format(name=name, data=data, bound=bound, settings=settings)
     return printable(f"---\n{ModelCardData(**about)}\n---\n\n{card}")

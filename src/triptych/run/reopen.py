@@ -55,6 +55,7 @@ def reopen(
                 problem = f"{config['data']['_target_']} lies in no folder"
                 raise UserError(f"data_root={data_root}: {problem}; pass null")
             config["data"]["root"] = data_root
+        recorded = dict(config["bound"])
         if adjust is not None:
             adjust(config)
         check_targets(config)
@@ -64,7 +65,7 @@ def reopen(
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
         with Budget(2 * file.stat().st_size + SLACK):
-            model = build_model(config, data, open_model_stages(config, data))
+            model = build_model(config, data, open_model_stages(config, data), recorded)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):

@@ -57,7 +57,7 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
     """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
     if digest and not any("changed" in one for one in run.provenance().get("executions", [])):
         with contextlib.suppress(OSError, UserError):  # then they train themselves
-            entry = to_json({"run": run.path.name, "id": run.provenance()["id"], "memory": memory})
+            entry = to_json({"run": run.path.name, "id": run.provenance().get("id"), "memory": memory})
             write_atomic(run.path.parent / FITS / digest, entry)
 
 

@@ -60,8 +60,9 @@ class PairTest:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
+        level = ALPHA * self.pair.p / self.p if self.p > 0 else self.level
         # a p that was cut off at 1 no longer tells what it was multiplied by
-        return self.pair.interval(ALPHA * self.pair.p / self.p if 0 < self.p < 1 else self.level)
+        return self.pair.interval(min(level, self.level) if self.p >= 1 else level)
 
     @property
     def text(self) -> str:

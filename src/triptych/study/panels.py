@@ -40,9 +40,9 @@ HEADLINE = (
 )
 DIFFERENCES = (
     "Paired differences to the best setting. A line is the interval at the level of the corrected test: "
-    "without zero, and with a filled dot, where the test claims a difference. A grey band holds "
-    "what is called the same."
+    "without zero, and with a filled dot, where the test claims a difference."
 )
+SAME = " The grey band holds what is called the same."
 FAILED = "It cannot be drawn."  # before an own panel's error
 FLOOR = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
@@ -114,7 +114,8 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 def headline_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
     """Draw what decides: bound and differences to the best, or a measure where cells share a model."""
-    known: list[tuple[str, Draw]] = [(HEADLINE, figures.headline), (DIFFERENCES, figures.forest)]
+    how = DIFFERENCES if comparison.rule.equal_within is None else DIFFERENCES + SAME
+    known: list[tuple[str, Draw]] = [(HEADLINE, figures.headline), (how, figures.forest)]
     if table := comparison.deciding:
         known = [(_measured(comparison), figures.measure_figure(table))]
     elif crossed := factorial.crossing(comparison):

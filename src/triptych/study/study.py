@@ -134,9 +134,10 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     """
     roots = tuple(Path(root) for root in roots)
     every = {run.dir.resolve(): run for root in roots for run in read_runs(root)}
-    of: dict[Path, list[Run]] = {root.resolve(): [] for root in roots}  # runs by the folder of their sweep
+    bases = [root.resolve() for root in roots]
+    of: dict[Path, list[Run]] = {base: [] for base in bases}  # runs by the folder of their sweep
     for path, run in every.items():
-        of.setdefault(path.parent, []).append(run)
+        of.setdefault(_home(path, bases), []).append(run)
     sweeps = {folder: load_object(folder / "sweep.json") for folder in of}
     of = {folder: _own(runs, sweeps[folder]) for folder, runs in of.items()}
     runs = tuple(run for several in of.values() for run in several)
@@ -169,7 +170,7 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     comparisons = tuple(  # corrected over all stages: they are one report
         unsettle(c) if any(run.dir in unsettled for run in c.runs) else c for c in correct(staged, rule)
     )
-    alone, sweep = len(roots) == 1, sweeps[roots[0].resolve()]
+    alone, sweep = len(roots) == 1, sweeps[bases[0]]
     shared = sweep.get("shared")
     name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
@@ -186,6 +187,12 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         published=judged(sweep, runs) if alone else None,
         damaged=bool(damaged),
     )
+
+
+def _home(path: Path, roots: Sequence[Path]) -> Path:
+    """Return the folder of a run's sweep, at or beneath a root; else its parent there, or its own."""
+    inside = [folder for folder in path.parents if any(map(folder.is_relative_to, roots))]
+    return next((one for one in inside if (one / "sweep.json").exists()), (inside or [path])[0])
 
 
 def _missing(sweep: dict[str, Any], runs: Sequence[Run]) -> int:

@@ -124,7 +124,8 @@ class LineFigure:
             text = f"{value:.4g} {arrow}".replace("-", "−")
             self.ax.annotate(text, *where, color=self.colours[label], ha="right", va="center")
         handles = {str(line.get_label()): line for line in self.ax.lines}
-        order = order[:: max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))]
+        every = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
+        order = order[::-1][::every][::-1]  # the lowest is among those named
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure

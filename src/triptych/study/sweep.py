@@ -202,8 +202,10 @@ class SweepHook(Callback):
 
     def _expected(self) -> int:
         """Count the cells, and runs of earlier commands that are none of them; copies of a run are one."""
+        if any(str(one).startswith("hydra.sweep.subdir=") for one in self.config.hydra.overrides.hydra):
+            return len(self.cells)  # their directories have other names
         there = find_runs(self.root)
-        before = {RunDirectory(path).provenance().get("id", path) for path in there}
+        before = {str(RunDirectory(path).provenance().get("id") or path) for path in there}
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:

@@ -69,7 +69,8 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
         return [*((f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)), VERDICT]
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)"), VERDICT]
+        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
+    known += [VERDICT] if len(comparison.cells) + len(comparison.pending) > 1 else []
     known += [(part, part) for part in PARTS if _differs(comparison, part)]
     known += [("gap", "gap to entropy")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
