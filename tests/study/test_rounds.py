@@ -123,6 +123,7 @@ class Offline(RoundsSweeper):
                 "until": "decided", "max_seeds": 12, "equal_within": None,
                 "hydra": {
                     "sweep": {"dir": str(root)},
+                    "overrides": {"hydra": []},
                     "job": {"config": {"override_dirname": {"exclude_keys": []}}},
                 },
             }
