@@ -105,6 +105,8 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
             "no such key with this choice of guidance; guidance=auto or guidance=classifier or ",
         ),
         ("data=ring data.root=/x", "no such key with this choice of data; data=captioned_folder or "),
+        ("width=64", "did you mean denoiser.network.width or model.network.width?"),
+        ("steps=5", "did you mean bound.steps or objective.steps or sampler.steps?"),
         ("model=vae denoiser.network.width=8", "no such key with this choice of denoiser; denoiser=dit"),
         ("data/encoder=words", "no such choice with this data; data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),

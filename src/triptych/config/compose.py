@@ -22,7 +22,7 @@ from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.identity import ABSENT, leaves
-from triptych.config.keys import check_values, find_key, of_class, takes_names
+from triptych.config.keys import FREE_GROUPS, check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
@@ -234,7 +234,9 @@ def _all_names() -> list[str]:
     own = [group for one in _defaults_of(file) for group in one]
     groups = folders.groups() if file.stem == "train" else own
     names = [at for at, _ in leaves(read_yaml(file))]
-    for group in groups:
-        place = group.replace("/", ".")
+    for group in (
+        one for one in groups if one.split("/")[0] not in FREE_GROUPS
+    ):  # theirs are keys of other groups
+        place = group.removesuffix("/base").replace("/", ".")
         names += [f"{place}.{at}" for file in folders.files_of(group) for at, _ in leaves(read_yaml(file))]
     return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]
