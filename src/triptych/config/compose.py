@@ -234,9 +234,9 @@ def _all_names() -> list[str]:
     own = [group for one in _defaults_of(file) for group in one]
     groups = folders.groups() if file.stem == "train" else own
     names = [at for at, _ in leaves(read_yaml(file))]
-    for group in (
-        one for one in groups if one.split("/")[0] not in FREE_GROUPS
-    ):  # theirs are keys of other groups
+    for group in groups:
+        if group.split("/")[0] in FREE_GROUPS:  # whose files have keys of other groups
+            continue
         place = group.removesuffix("/base").replace("/", ".")
         names += [f"{place}.{at}" for file in folders.files_of(group) for at, _ in leaves(read_yaml(file))]
     return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]
