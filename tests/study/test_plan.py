@@ -97,6 +97,16 @@ def test_a_learned_variance_is_a_second_output():
     assert more > 0 and sum("parameters" in line for line in lines) == 2
 
 
+def test_networks_of_equal_shapes_are_counted_once_and_others_apart(monkeypatch):
+    counted = []
+    counter = "triptych.study.plan.FlopCounterMode"
+    monkeypatch.setattr(counter, lambda **options: counted.append(1) or FlopCounterMode(**options))
+    epsilon, v = (resolved("denoiser=dit", f"objective={name}") for name in ("epsilon", "v"))
+    wide = resolved("denoiser=dit", "denoiser.network.patch=4")
+    plan([("epsilon", 1, 1, epsilon), ("v", 1, 1, v), ("wide", 1, 1, wide), ("again", 1, 1, epsilon)])
+    assert len(counted) == 2
+
+
 LOADED = """
 import atexit, sys
 from triptych.cli.train import main

@@ -43,8 +43,8 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-def network_cost(config: Mapping[str, Any]) -> Cost:
-    """Return the cost of the network of a diffusion model.
+def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | None = None) -> Cost:
+    """Return the cost of the network of a diffusion model; ``known`` are those of networks counted before.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
@@ -76,6 +76,9 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
             raise UserError("plan=true: for networks without conditions other than labels")
+        key = str(config["denoiser"]["network"]), data.shape, *(p.shape for p in network.parameters())
+        if known and key in known:
+            return known[key]._replace(assumed=assumed)
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -86,7 +89,10 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
-    return Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
+    cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
+    if known is not None:
+        known[key] = cost
+    return cost
 
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
@@ -94,9 +100,10 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
     _skip_imports(config for *_, config in settings)
     assumed: dict[str, None] = {}
     networks: dict[str, None] = {}
+    known: dict[tuple[object, ...], Cost] = {}
     operations = disk = 0.0
     for _, runs, fits, config in settings:
-        cost = network_cost(config)
+        cost = network_cost(config, known)
         assumed |= {cost.assumed: None} if cost.assumed else {}
         parameters = cost.parameters
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
