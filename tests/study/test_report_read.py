@@ -34,6 +34,8 @@ def test_running_becomes_interrupted_when_it_falls_silent(tmp_path):
     assert run.status == "running" and run.progress is not None and run.progress.step == 120
     assert run.overrides["objective"] == "v" and run.seed == 3
     assert read_run(path, now=5000.0).status == "interrupted"
+    (path / "prune").touch()
+    assert read_run(path, now=5000.0).status == "pruned", "a search has stopped it"
 
 
 def test_a_run_that_has_only_its_config_is_starting_or_lost(tmp_path):

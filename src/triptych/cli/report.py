@@ -90,7 +90,7 @@ def _report(options: argparse.Namespace) -> None:
     from triptych.study.render import is_log, write_index, write_report
     from triptych.study.terminal import print_table
 
-    if len(options.dirs) == 1 and is_log(options.dirs[0]) and not options.figures:
+    if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.figures or options.equal_within):
         print(f"Index: {write_index(options.dirs[0])}")
         return
     report = write_report(*options.dirs, equal_within=options.equal_within)

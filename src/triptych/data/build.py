@@ -28,6 +28,7 @@ def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
     """
     data = build(config["data"], "data")
     changes = config.get("augmentation") or {}
+    data.shown = "test" if config.get("test", True) else "val"
     data.augmentations = [build(node, f"augmentation.{name}") for name, node in changes.items() if node]
     if not download and getattr(data, "download", False):
         data.download = False  # it would write where the configuration says

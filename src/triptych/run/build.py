@@ -32,7 +32,6 @@ from triptych.run.reopen import (
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
-    data.shown = "test" if config.get("test", True) else "val"
     model = build_model(config, data, open_model_stages(config, data))
     _check_augmentation(model, data)
     guides = Guides(config)

@@ -79,13 +79,14 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
             problem = f"guidance.scale={guidance['scale']}: this model was trained without labels"
             fix = "pass guidance=none, or a model trained with model.conditional=true"
             raise UserError(f"{problem}; {fix}")
-        for name in set(guidance.get("parts") or ()) - set(data.conditions):
-            problem = f"{name!r} is no part of the data's conditions"
-            raise UserError(f"guidance.parts: {problem}; choose from {', '.join(data.conditions)}")
-        if free and guidance["scale"] != 1:
-            parts = guidance.get("parts")
-            known = getattr(getattr(denoiser, "network", None), "conditions", ())  # none of an exact denoiser
-            gone = [name for name in known if name != AUGMENTATION and (parts is None or name in parts)]
+        parts, network = guidance.get("parts"), getattr(denoiser, "network", None)  # none: exact
+        read = getattr(network, "conditions", data.conditions)
+        read = [name for name in read if name != AUGMENTATION]
+        for name in set(parts or ()) - set(read):
+            problem = f"{name!r} is no part of the condition that the model reads"
+            raise UserError(f"guidance.parts: {problem}; choose from {', '.join(read)}")
+        if free and guidance["scale"] != 1 and network is not None:
+            gone = [name for name in read if parts is None or name in parts]
             check_dropped(f"guidance.scale={guidance['scale']}", model.label_dropout, gone)
         extra = {}
         if "classifier" in guidance:

@@ -17,11 +17,11 @@ from typing import Any
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
-from triptych.run.directory import RunDirectory, check_digests
+from triptych.run.directory import PRUNE, RunDirectory, check_digests
 from triptych.run.items import load_items, read_items
 from triptych.run.parsing import error_line, first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
-from triptych.run.result import ENDED, Result, one_line, parse_entries
+from triptych.run.result import ENDED, Result, Status, one_line, parse_entries
 
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
@@ -202,4 +202,5 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
     except OSError:
         abandoned = False
     running = now - alive < STALE and not abandoned
-    return Run(**known, status="running" if running else "interrupted", progress=progress)
+    ended: Status = "pruned" if (directory / PRUNE).exists() else "interrupted"  # by a search
+    return Run(**known, status="running" if running else ended, progress=progress)

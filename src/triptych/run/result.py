@@ -17,7 +17,7 @@ from triptych.run import entries
 from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, nested
 from triptych.run.parsing import error_line, first_line, parse_overrides, to_float, to_int
 
-Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
+Status = Literal["finished", "failed", "diverged", "running", "interrupted", "pruned", "unreadable"]
 
 SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object, printable
-from triptych.run.directory import PRUNE
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
@@ -26,7 +25,7 @@ from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"
-STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
+STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Study:
 
     @property
     def complete(self) -> bool:
-        """Whether as many runs as expected have a result: finished, or diverged."""
-        return self.counts["finished"] + self.counts["diverged"] >= self.expected
+        """Whether as many runs as expected have an end: finished, diverged, or stopped by a search."""
+        return sum(self.counts[one] for one in ("finished", "diverged", "pruned")) >= self.expected
 
     @property
     def banner(self) -> str:
@@ -203,8 +202,8 @@ def _missing(sweep: dict[str, Any], runs: Sequence[Run]) -> int:
 
 
 def _any_open(runs: Sequence[Run], sweep: bool) -> bool:
-    """Return whether a run goes on; one of a sweep that was interrupted will, unless a search stopped it."""
-    states = {run.status for run in runs if not (run.dir / PRUNE).exists()}
+    """Return whether a run goes on; one of a sweep that was interrupted will."""
+    states = {run.status for run in runs}
     return "running" in states or (sweep and "interrupted" in states)
 
 

@@ -253,6 +253,9 @@ class SweepHook(Callback):
         runs, fits = rounds.settings_of(jobs), rounds.settings_of(rounds.fits_first(jobs)[0])
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
         named = rounds.names(list(runs))
+        if self.config.get("until"):
+            more = f"{self.config.max_seeds} seeds a setting at most"
+            print(f"until=decided: counted with the first seeds, of {more}")
         print("\n".join(plan([(named[one] or "all", n, fits[one], plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:

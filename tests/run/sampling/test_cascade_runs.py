@@ -140,6 +140,8 @@ def test_one_run_is_asked_a_prompt(runs):
     for prompt, word in (("one purple circle", "prompt='one purple circle'"), ([], "prompt=[]")):
         refused(lambda prompt=prompt: drawing_of(run, keys | {"prompt": prompt}), word)
     refused(lambda: drawing_of(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt")
+    run.model.conditional, run.model.label_dropout = ["text", "label"], {"text": 0.1}
+    refused(lambda: drawing_of(run, keys | {"prompt": "one red circle"}), "prompt=", "without label")
 
 
 def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):

@@ -16,6 +16,7 @@ from triptych.data.embedder import IMAGE, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
+from triptych.models.condition_bits import check_dropped
 from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
@@ -109,6 +110,9 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
     if not any("text" in parts_read(one.model, one.data) for one in (drawing, *drawing.stages.values())):
         fix = "pass one trained with model.conditional=[text]"
         raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
+    given = {*conditions.parts, *drawing.sources, *([IMAGE] if values["like"] is not None else [])}
+    absent = [name for name in parts_read(drawing.model, drawing.data) if name not in given]
+    check_dropped(f"prompt={prompts[0]!r}", getattr(drawing.model, "label_dropout", 1.0), absent)
     return conditions[torch.arange(n) % len(prompts)]
 
 
@@ -160,7 +164,7 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
 
     Raises:
-        UserError: a model that is told no embeddings, another number of images, or no such item.
+        UserError: a model without embeddings, another number of images, or no such item.
     """
     data, key = drawing.data, f"like={[*images]}"
     network = getattr(getattr(drawing.model, "denoiser", None), "network", None)
