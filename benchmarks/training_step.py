@@ -91,7 +91,7 @@ def fit(model, callbacks, logger, batches, steps, warmup) -> float:
             gradient_clip_val=1.0,
             log_every_n_steps=20,
             callbacks=[*callbacks, clock],
-            logger=logger and MetricsCsv(Path(folder) / "metrics.csv"),
+            logger=logger and MetricsCsv(Path(folder) / "metrics.csv", time.monotonic),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
