@@ -1,5 +1,6 @@
 """When to stop: by Ctrl-C, by kill, by a SLURM that wants the machine back; or because nothing is finite."""
 
+import math
 import os
 import signal
 import subprocess
@@ -108,9 +109,11 @@ class Stop(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is not None:
+        # elsewhere looking would wait for the device
+        seen = loss is not None and loss.device.type == "cpu" and math.isfinite(loss.item())
+        if loss is not None and not seen:
             step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
-            self._note(loss.detach().isfinite().all(), step)
+            self._note(loss.detach().isfinite(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()  # Lightning's own, set a moment ago, talk to other processes from within a handler
