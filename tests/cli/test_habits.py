@@ -5,7 +5,6 @@ import re
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.refusal import refused
@@ -16,7 +15,6 @@ from triptych.config.habits import INSTEAD, MEANT, answer
 from triptych.config.schema import Trainer
 from triptych.config.trust import check_name
 from triptych.errors import UserError
-from triptych.run.prepare import resolve_config
 from triptych.study.single import check_single
 
 CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
@@ -25,11 +23,7 @@ SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
 
 def configuration(line: str) -> dict:
     """What the command would record, without a directory and without torch."""
-    cfg = compose_command("train", as_hydra_wants(line.split(), "train"))
-    check_single(cfg)
-    overrides, choices = list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices)
-    task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return resolve_config(task, overrides, choices)
+    return check_single(compose_command("train", as_hydra_wants(line.split(), "train")))
 
 
 def value_at(config: dict, key: str):
@@ -51,6 +45,7 @@ def value_at(config: dict, key: str):
         ("+trainer.fast_dev_run=True", {"trainer.max_steps": 2, "bound.repeats": 1}),
         ("trainer.fast_dev_run=5", {"trainer.max_steps": 5, "bound.repeats": 1}),
         ("trainer.fast_dev_run=false", {"trainer.max_steps": 1200}),
+        ("experiment=ring debug=fdr", {"trainer.max_steps": 2, "trainer.val_check_interval": 1}),
         (
             "optimizer=sgd optimizer.dampening=0.1 lr_schedule=constant callbacks=[default,early_stopping] "
             f"logger=[wandb,csv] {CALLBACK}EarlyStopping +callbacks.x.monitor=val/bound",
@@ -78,6 +73,20 @@ def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
     sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 8.0e-3, "momentum": 0.9}
     assert config["optimizer"] == sgd
     assert config["lr_schedule"] == {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"optimizer._target_=torch.optim.NAdam {SCHEDULE}StepLR lr_schedule.step_size=3",
+        "experiment=ring trainer.max_epochs=3",
+    ],
+)
+def test_what_cfg_prints_is_what_a_run_has(line, capsys):
+    with pytest.raises(SystemExit):
+        as_hydra_wants([*line.split(), "--cfg", "job", "--resolve"], "train")
+    shown, config = yaml.safe_load(capsys.readouterr().out), configuration(line)
+    assert all(shown[group] == config[group] for group in ("optimizer", "lr_schedule", "trainer"))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import re
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
@@ -96,11 +97,24 @@ def shown(options: Namespace, command: str) -> str:
     elif not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
         from triptych.study.single import check_single
 
-        check_single(cfg)
+        _keep(cfg, check_single(cfg))
     if options.resolve:
         OmegaConf.resolve(cfg)
     parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}
     return OmegaConf.to_yaml(OmegaConf.select(parts[options.cfg], options.package or ""))
+
+
+def _keep(cfg: Any, plain: dict[str, Any]) -> None:
+    """Remove what a run's configuration ``plain`` has not: a file's keys beside a typed class or length."""
+    OmegaConf.set_struct(cfg, False)
+    for key in [str(key) for key in cfg if key != "hydra"]:
+        node = cfg._get_node(key)  # an interpolation stays one
+        if key not in plain:
+            del cfg[key]
+        elif isinstance(node, DictConfig) and isinstance(plain[key], dict):
+            _keep(node, plain[key])
+        elif plain[key] is None:
+            cfg[key] = None
 
 
 def check_place(key: str, path: str | None, folder: bool = False) -> None:

@@ -31,8 +31,8 @@ class SingleHook(Callback):
             check_single(config)
 
 
-def check_single(config: DictConfig) -> None:
-    """Raise UserError for what no run could be made of; ``config`` still contains Hydra's own part.
+def check_single(config: DictConfig) -> dict[str, Any]:
+    """Return a run's configuration of a composed one; UserError for what no run could be made of.
 
     Its keys were checked: by Hydra's callback, or by ``config.compose``.
     """
@@ -56,3 +56,4 @@ def check_single(config: DictConfig) -> None:
                 "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
             )
         check_files(OmegaConf.create(plain))
+    return plain
