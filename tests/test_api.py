@@ -77,6 +77,7 @@ def test_overrides_are_texts_with_a_key_and_a_value(root):
         (["-m", "seed=1,2"], "-m: is for the command triptych-train; from Python, use KEY=VALUE alone"),
         (["--cfg=job"], "--cfg=job: is for the command"),
         (["resume=x"], "resume=x: is for the command"),
+        (["plan=true"], "plan=true: is for the command"),
     ):
         assert refused(lambda typed=overrides: triptych.compose(typed)).startswith(problem)
 
@@ -99,6 +100,7 @@ def test_the_bound_of_a_batch(finished):
         formula = trained.model.bound(trained.denoiser, x, draw)
     assert found.total.shape == (5,) and torch.isfinite(found.total).all()
     assert torch.allclose(found.prior, formula.prior)
+    assert torch.allclose(trained.bound(x.double()).total, found.total)
     for wrong, problem in (
         (lambda: trained.bound(3), "bound(x): x is int; pass a tensor of shape ('B', 1, 8, 8)"),
         (lambda: trained.bound(x[0]), "bound(x): x is (1, 8, 8); pass a tensor of shape ('B', 1, 8, 8)"),
@@ -109,6 +111,8 @@ def test_the_bound_of_a_batch(finished):
         (lambda: trained.bound(x, condition=3), "bound(x): condition=3; pass condition=BATCH.condition"),
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
         (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
+        (lambda: trained.sample(2, "weights=raw"), "weights=raw: is for the command triptych-sample"),
+        (lambda: trained.evaluate("val", "out=f.json"), "out=f.json: is for the command triptych-evaluate"),
     ):
         refused(wrong, problem)
 

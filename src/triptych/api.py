@@ -27,6 +27,11 @@ from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
 
+UNREAD = {  # keys of the commands that an opened run has no use for
+    "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
+    "evaluate": ("out", "items"),
+}
+
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     """Compose the configuration of ``triptych-train OVERRIDES``, a list or one; values may be set afterwards.
@@ -136,7 +141,9 @@ class Trained:
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
         with torch.no_grad():
-            return self._calibrated.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
+            return self._calibrated.elbo(
+                Batch(x.float(), condition, torch.arange(len(x))), repeat=0, repeats=1
+            )
 
     @cached_property
     def _calibrated(self) -> Any:
@@ -155,8 +162,6 @@ class Trained:
         """
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
-        if values["trajectory"] is not None:
-            raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
         from triptych.run.experiment import Experiment
         from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 
@@ -222,7 +227,7 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """Compose as ``triptych-COMMAND`` does; UserError for its options."""
     for one in overrides:
-        if without_hyphens(one).startswith(("-", "resume=")):
+        if without_hyphens(one).startswith(("-", "resume=", "plan=true")):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
     return composing.compose_command(command, as_hydra_wants([*overrides], command))
 
@@ -234,4 +239,6 @@ def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str
     for one in overrides:
         if (key := one.partition("=")[0]) in keys:
             raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
+        if key in UNREAD[command]:
+            raise UserError(f"{one}: is for the command triptych-{command}; weights and data_root are load's")
     return composing.checked_values(composing.without_hydra(cfg), command)

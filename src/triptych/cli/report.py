@@ -68,6 +68,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
         _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
+    if options.results and (options.figures or options.equal_within):
+        _refuse("--results: writes no report; leave out --figures and --equal-within")
     if "" in argv:
         _refuse("DIR='': must be a directory; . is the current one")
     for directory in options.dirs:

@@ -89,10 +89,12 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
         else RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
     )
     none = "measures.n=0 measures no samples; add measures.n=1000"
+    untested = "test=false measures no samples; leave it out"
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
         ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
+        *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):
         group, _, leaf = key.rpartition(".")

@@ -148,9 +148,10 @@ def build_fit(
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
         every = node["val_check_interval"]
-        if origin.start is None and config["checkpoint"] == "best" and every > steps:
-            problem = f"trainer.val_check_interval={every} is beyond the {steps} steps"
-            raise UserError(f"checkpoint=best: {problem}; lower it, or pass checkpoint=last")
+        if origin.start is None and config["checkpoint"] == "best" and (every > steps or not validated):
+            problem = f"trainer.val_check_interval={every} is beyond the {steps} steps; lower it, or"
+            problem = problem if validated else f"data {data.name} has no validation items;"
+            raise UserError(f"checkpoint=best: {problem} pass checkpoint=last")
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
         if origin.start is None and warmup >= trainer.max_steps:
             problem = f"all {trainer.max_steps} steps are warm-up"
