@@ -45,7 +45,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
         trained, _, untrained = _conditions(experiment, drawing)
-        items = torch.arange(node["n"]) if trained is None else trained
+        items = drawing.held_out(node["n"]) if trained is None else trained
         sets.append({})
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
@@ -150,7 +150,7 @@ def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None
     trained, untrained = chosen
     if trained is not None:
         return trained, None, untrained
-    rows = torch.arange(n).split(chunk_size(experiment.data.shape))
+    rows = drawing.held_out(n).split(chunk_size(experiment.data.shape))
     conditions = (drawing.condition(len(some), items=some) for some in rows)
     labels = [one.label for one in conditions if one is not None and "label" in one.parts]
     return None, torch.cat(labels) if labels else None, untrained
