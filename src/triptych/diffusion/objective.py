@@ -96,6 +96,8 @@ class Objective:
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
+            if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
+                self.teacher.to(z.device)
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
