@@ -120,6 +120,29 @@ def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
     torch.testing.assert_close(slope, (2 * (said - target) * said).sum(), rtol=1e-6, atol=0)
 
 
+def test_the_teacher_goes_where_the_student_is():
+    """It is no part of the model, which Lightning moves."""
+    moved = []
+
+    class Teacher(torch.nn.Module):
+        process = PROCESSES["vp"]
+
+        def to(self, device):
+            moved.append(device.type)
+            return self
+
+        def forward(self, z, gamma, condition=None):
+            assert moved
+            return taught(z, gamma, condition)
+
+    schedule, taught = Linear(-6.0, 5.0), network(Wrong(), "v", PROCESSES["vp"])
+    x, eps, t, _ = batch(PROCESSES["vp"], schedule)
+    objective = Objective("v", Simple(), STEPS)
+    objective.teacher = Teacher()
+    objective(taught, schedule, x, t - 0.1 / STEPS, eps)
+    assert moved == ["cpu"]
+
+
 def test_a_teacher_needs_steps():
     words = ("objective.teacher=run", "objective.steps=T")
     refused(lambda: Objective("v", Simple(), teacher="run"), *words)

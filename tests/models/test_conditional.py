@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.refusal import refused, refused_command
-from triptych.data.batch import Batch
+from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
@@ -145,6 +145,18 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
     model.conditional = ["text"]
     tokens, held_out = (c.parts["text"].value for c in (drawing.condition(8), data.splits["val"].condition))
     assert tokens.equal(torch.cat([held_out[:6], held_out[:2]])), "those of held-out items, in turn"
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 0, 0, 0, 5, 5]), None])
+def test_measured_samples_are_of_the_held_out_classes_also_where_these_lie_in_order(labels):
+    split = Split(torch.zeros(6, 3, 8, 8), Condition.of(label=labels))
+    told = SimpleNamespace(splits={"val": split}, condition_split="val", num_classes=9)
+    drawing = Drawing(SimpleNamespace(conditional=["label"]), told, DDIM(3))
+    for n, shares in ((3, [0, 0, 5]), (9, [0] * 6 + [5] * 3)):
+        parts = drawing.held_out(n).split(2)
+        asked = torch.cat([drawing.condition(len(some), items=some).label for some in parts])
+        assert asked.tolist() == shares if labels is not None else asked.max() < 9
+    assert drawing.condition(10).label.tolist() == [*range(9), 0], "pictures show each class"
 
 
 def test_a_part_that_the_data_do_not_have(prepared, data):

@@ -74,7 +74,7 @@ class Moments(NamedTuple):
     def of(cls, parts: Iterable[Tensor]) -> "Moments":
         """Return moments of the features (n_i, f) of all parts; only sums are held (Chan et al. 1979)."""
         n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
-        for part in parts:
+        for part in filter(len, parts):
             rows = part.double()
             m, centre = len(rows), rows.mean(0)
             away = rows - centre

@@ -78,6 +78,9 @@ class Objective:
                     "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
                 )
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
+        elif vlb_weight is not None:
+            fix = "set bound.variance=learned and a loss other than vlb, or null"
+            raise ValueError(f"objective.vlb_weight={vlb_weight}: this objective does not read it; {fix}")
 
     def __call__(
         self,
@@ -96,6 +99,8 @@ class Objective:
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
+            if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
+                self.teacher.to(z.device)
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)

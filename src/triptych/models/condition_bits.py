@@ -8,7 +8,7 @@ more than that; here one network answers both times, at the same times and noise
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,14 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
 
 
+def never_dropped(share: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
+    """Return those of the parts ``names`` that training under a ``label_dropout`` never leaves out."""
+    return [name for name in names if not (share.get(name) if isinstance(share, Mapping) else share)]
+
+
 def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence[str]) -> None:
     """Raise UserError, which begins with ``what``, unless training left out each of the parts ``names``."""
-    kept = [name for name in names if not (share.get(name) if isinstance(share, Mapping) else share)]
-    if kept:
+    if kept := never_dropped(share, names):
         problem = f"never trained without {', '.join(kept)}, as model.label_dropout={share}"
         raise UserError(f"{what}: {problem}; train with one above 0, or choose other parts")
 

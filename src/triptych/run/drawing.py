@@ -47,17 +47,27 @@ class Drawing:
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
         """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
 
-        Labels alone: all classes in turn. Else those of held-out ``items``, by default in their order.
+        Those of held-out ``items``; by default in their order, but all classes in turn of labels alone.
         """
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))
-        items = torch.arange(n) if items is None else items
+        rows = torch.arange(n) if items is None else items
         if self.class_conditional:
-            return named or Condition(label=items % self.data.num_classes)
+            labels = None if items is None else self.data.splits[self.data.condition_split].labels
+            labels = torch.arange(self.data.num_classes) if labels is None else labels
+            return named or Condition(label=labels[rows % len(labels)])
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[items % len(split)].together(named)
+        return split.condition[rows % len(split)].together(named)
+
+    def held_out(self, n: int) -> Tensor:
+        """Return the items (n,) whose conditions measured samples have: in their order.
+
+        Of labels alone evenly over all of them, as a folder's first items may be of one class.
+        """
+        size = len(self.data.splits[self.data.condition_split])
+        return torch.arange(n) * size // n if self.class_conditional else torch.arange(n)
 
     @property
     def stages(self) -> dict[str, "Drawing"]:

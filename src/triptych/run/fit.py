@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
@@ -138,6 +139,10 @@ def build_fit(
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
     check_compiler(config, model, trainer.strategy.root_device)
+    lacking = trainer.strategy.root_device.type == "cpu" and not find_spec("psutil")
+    for name, one in config["callbacks"].items() if lacking else ():
+        if one and one["_target_"].endswith(".DeviceStatsMonitor") and one.get("cpu_stats") is not False:
+            raise UserError(f"callbacks.{name}: needs psutil on a CPU; install it, or pass null")
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     metrics_of(trainer).setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):

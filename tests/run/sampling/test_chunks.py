@@ -13,6 +13,7 @@ from PIL import Image
 from tests.run.commands import command, end, environment
 from tests.run.hooks import hook
 from triptych.diffusion.draws import mix
+from triptych.diffusion.measures import Moments
 from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.sampler import base
 from triptych.errors import Interrupted
@@ -72,6 +73,9 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
     assert torch.equal(sets[0].subset(some)["x"], whole[some])
     parts = torch.cat([*sets[0].subset(some).parts("x")])
     assert torch.equal(parts, whole[torch.tensor([3, 3, 17, 69])])
+    for rows in ([17, 18, 19], [3, 4, 69]):  # chunks of which no item is among them
+        found = Moments.of(sets[0].subset(torch.tensor(rows)).parts("x"))
+        torch.testing.assert_close(found.covariance, whole[rows].double().T.cov())
 
 
 def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, monkeypatch):

@@ -23,6 +23,16 @@ def test_an_oracle_opens_again_and_its_trajectory_is_drawn(finished, inside, roo
     assert (angle - 2 * torch.pi * 3 / 8).abs().max() < 0.5  # all in the mode that was asked for
 
 
+UNEVEN = ("data=mixture", "data.weights=[.9,.1]", "data.means=[[-1,0],[1,0]]", "data.covariances=[.02,.02]")
+
+
+def test_samples_of_classes_are_measured_in_the_datas_shares(prepared):
+    """An exact denoiser of each class is near true points, whatever the shares of its classes."""
+    more = ("denoiser=none", "model.conditional=true", "measures.n=200", "measures.repeats=2", "samples.n=0")
+    measures = execute(prepared(*RING, *UNEVEN, *more, path="uneven"))["measures"]
+    assert measures["mode_error"]["mean"] < 0.1 and measures["sliced_wasserstein"]["mean"] < 0.4
+
+
 def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
     over = ("sampler=heun", "measures.n=8", "measures.over=evaluations", "measures.values=[5,10]")
     measured = build_experiment(prepared(*RING, *over).config(), download=False).measured

@@ -32,6 +32,24 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "known"),
+    [
+        (("model.label_dropout=0",), False),
+        (("model.label_dropout={label:0}",), False),
+        (("model.label_dropout={label:0.1}",), True),
+        (("model.label_dropout=0.1",), True),
+        (("model=oracle",), True),
+    ],
+)
+def test_it_is_not_asked_of_a_network_that_was_never_trained_without_its_condition(
+    prepared, overrides, known
+):
+    told = "model.conditional=true"
+    experiment = build_experiment(prepared(*SMALL, *overrides, told).config(), download=False)
+    assert bool(measure_posterior_mean(experiment)) == known
+
+
 @pytest.mark.parametrize("overrides", [SMALL, ()])
 def test_without_a_test_no_item_of_its_set_is_looked_at(prepared, tmp_path, overrides):
     """Neither by the formula nor by a picture, of points or of images."""

@@ -11,11 +11,13 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 from triptych.callbacks.metrics import BETTER
+from triptych.diffusion.condition import AUGMENTATION
 from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.sampler import chunk_size
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
+from triptych.models.condition_bits import never_dropped
 from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
@@ -45,7 +47,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
         trained, _, untrained = _conditions(experiment, drawing)
-        items = torch.arange(node["n"]) if trained is None else trained
+        items = drawing.held_out(node["n"]) if trained is None else trained
         sets.append({})
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
@@ -150,7 +152,7 @@ def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None
     trained, untrained = chosen
     if trained is not None:
         return trained, None, untrained
-    rows = torch.arange(n).split(chunk_size(experiment.data.shape))
+    rows = drawing.held_out(n).split(chunk_size(experiment.data.shape))
     conditions = (drawing.condition(len(some), items=some) for some in rows)
     labels = [one.label for one in conditions if one is not None and "label" in one.parts]
     return None, torch.cat(labels) if labels else None, untrained
@@ -165,15 +167,18 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 
 
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
-    """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} if no truth.
+    """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
-    At unlabelled points of the data's ``shown`` split. Excess: from the model's score to the oracle's mean;
-    spread: the posterior's own variance.
+    {} without a truth, or where training never left out the condition: points of the data's ``shown`` split
+    have none here. Excess: from the model's score to the oracle's mean; spread: the posterior's own variance.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data
     denoiser = getattr(model, "denoiser", None)
     if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits[data.shown]):
+        return {}
+    told = {*getattr(getattr(denoiser, "network", None), "conditions", ())} - {AUGMENTATION}
+    if never_dropped(getattr(model, "label_dropout", 0.0), told):
         return {}
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)
