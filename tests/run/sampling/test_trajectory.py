@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from triptych.data.batch import Split
+from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
@@ -43,10 +44,10 @@ def test_the_moments_lie_on_the_sampler_s_own_path():
     assert len(trajectory(drawing, None, 3, generator(), frames=50)[0]) == 9
 
 
-@pytest.mark.parametrize("schedule", [Linear(-8.0, 5.0)])
+@pytest.mark.parametrize("schedule", [Linear(-8.0, 5.0), Betas(num_train_timesteps=20, beta_end=0.3)])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_it_ends_with_the_first_of_the_samples(schedule, steps):
-    """Whatever is drawn at each step, and in chunks."""
+    """Whatever is drawn at each step, and in chunks; under betas with the guess at z_0."""
     sampler = Ancestral(steps, chunk=3)
     denoiser, drawing = of(sampler, schedule, (2,))
     x, gamma = trajectory(drawing, None, 8, generator(), shown=5)

@@ -93,7 +93,7 @@ def trajectory(
 ) -> tuple[Tensor, Tensor]:
     """Return (x (F, n, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
 
-    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
+    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at the end.
     Of n samples, drawn as the sampler draws them, the first ``shown``.
     """
     model = drawing.model
@@ -103,10 +103,11 @@ def trajectory(
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
     start = torch.randn((n, *model.event), generator=generator, device=generator.device)
     start *= denoiser.process.prior_std(gammas[0])
-    steps = len(gammas) - 1
+    steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(frames, steps + 1)).round().long()
     scale = torch.hypot(alpha, sigma)
-    scale[-1] = alpha[-1]
+    if not model.schedule.denoised:
+        scale[-1] = alpha[-1]
     size, rows = sampler.chunk or chunk_size(model.event), []
     for first in range(0, min(n, shown or n), size):
         z = start[first : first + size]
@@ -115,8 +116,10 @@ def trajectory(
         for i, z in enumerate(sampler.path(denoiser, gammas, z, own, generator), start=1):  # noqa: B020
             if i in moments:
                 frames_of.append(z / scale[i])
+        if model.schedule.denoised:
+            frames_of.append(denoiser(z, gammas[-1], own).x0)
         rows.append(torch.stack(frames_of))
-    return torch.cat(rows, 1)[:, :shown].cpu(), gammas[moments].cpu()
+    return torch.cat(rows, 1)[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
 def save_strip(x: Tensor, path: Path) -> None:
