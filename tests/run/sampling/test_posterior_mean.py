@@ -5,6 +5,7 @@ import torch
 
 from tests.study.fake_runs import make_run
 from triptych.run.build import build_experiment
+from triptych.run.execute import execute
 from triptych.run.read import read_run
 from triptych.run.sampling.measure import measure_posterior_mean
 from triptych.run.sampling.pictures import save_picture, save_real
@@ -30,6 +31,15 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
         figure = posterior_mean_error(comparison, colours({c.label: c.label for c in comparison.cells}))
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t") and "$" not in to_svg(figure, "t")
+
+
+def test_a_run_s_last_figures_are_of_a_network_without_dropout(prepared, monkeypatch):
+    seen = []
+    for name in ("draw_sets", "measure_posterior_mean"):
+        look = lambda experiment, *_: seen.append(experiment.model.denoiser.network.training) or {}  # noqa: E731
+        monkeypatch.setattr(f"triptych.run.execute.{name}", look)
+    execute(prepared(*SMALL, "trainer.max_steps=2"))
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize("overrides", [SMALL, ()])
