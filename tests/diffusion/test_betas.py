@@ -8,7 +8,8 @@ from scipy.stats import norm
 
 from triptych.diffusion.betas import Betas
 from triptych.diffusion.decoder import DiscretisedGaussian
-from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.reverse_variance import step_of
+from triptych.diffusion.sampler import DDIM, Ancestral
 
 from .oracles import generator, network, normal, refused
 
@@ -79,6 +80,14 @@ def test_the_decoder_is_that_of_ho_et_al():
     lower = np.where(truth < -0.99, -np.inf, truth - 1 / 8)
     theirs = -np.log(norm.cdf(upper, mean, std) - norm.cdf(lower, mean, std)).sum((1, 2, 3))
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-4)
+
+
+def test_an_ancestral_sampler_of_t_steps_has_the_levels_of_the_bound_of_one_fewer():
+    schedule = Betas(num_train_timesteps=20)
+    k = torch.arange(20).double()
+    upper, lower = step_of(schedule, (k[1:] - 0.5) / 19, 19)
+    gammas = Ancestral(20, grid="time").gammas(schedule, dtype=torch.float64)
+    torch.testing.assert_close(gammas, torch.cat([upper.flip(0), lower[:1]]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 20])

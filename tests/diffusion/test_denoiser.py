@@ -41,6 +41,14 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
     torch.testing.assert_close(many.sigma.flatten(), sigma)
 
 
+def test_a_guess_is_clipped_but_in_training():
+    """Ho et al. 2020's code: p_mean_variance clips x0, the training loss does not."""
+    z, output = 9 * torch.randn(20, 2, generator=generator()), Output("x0", clip=1.0)
+    denoiser = Denoiser(Constant(torch.tensor([3.0, -0.5])), output, VariancePreserving())
+    assert denoiser(z, torch.tensor(0.0)).x0.unique().tolist() == [-0.5, 3.0]
+    assert denoiser.eval()(z, torch.tensor(0.0)).x0.unique().tolist() == [-0.5, 1.0]
+
+
 def levels_denoiser(logits):
     return Denoiser(Constant(logits), LevelOutput(len(logits)), VariancePreserving())
 

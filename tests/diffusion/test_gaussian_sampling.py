@@ -15,6 +15,7 @@ from torch import nn
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
+from triptych.diffusion.betas import Betas
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
 from triptych.diffusion.sampler import (
@@ -142,6 +143,14 @@ def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, var
     # the optimal variance is measured on 20 000 items: 2% of it
     more = 0.02 if variance == "optimal" else 0.0
     matches(drawn(sampler, process, variance, 40_000), *recursion(process, gammas, variance), more)
+
+
+@pytest.mark.parametrize("kind", [Ancestral, PredictorCorrector])
+def test_an_optimal_variance_of_a_single_step_and_of_none(kind):
+    denoiser, x = oracle(parts(), PROCESSES["vp"]), torch.zeros(4, 2)
+    for schedule, steps in ((WIDE, 1), (Betas(), 2), (Betas(), 1)):
+        sampler = kind(steps, variance="optimal").calibrated(denoiser, schedule, x)
+        assert sampler(denoiser, schedule, (3, 2), generator=generator(0)).isfinite().all()
 
 
 @both

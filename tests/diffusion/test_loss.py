@@ -208,6 +208,34 @@ def test_jit_s_loss_draw_by_draw(output):
     close(guess.ours(Squared("velocity", over=times)) / density, guess.square(lambda x, eps: x - eps))
 
 
+@pytest.mark.parametrize("kind", [Linear, Cosine])
+@pytest.mark.parametrize("steps", [None, 1000, 20, 8])
+@pytest.mark.parametrize("over", [None, LogNormal(), LogitNormal()])
+def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
+    t = (torch.arange(20_000).double() + 0.5) / 20_000
+    for loss in (Squared("epsilon", over), P2(1.0, 0.0, over), *[EDM()] * isinstance(over, LogNormal)):
+        at = Objective("epsilon", loss, steps).level(VP, kind(-12.43, 8.76), t)
+        square = 1 + torch.exp(at.gamma) / 0.25 if isinstance(loss, EDM) else torch.ones(())
+        assert (0.5 * loss.weight(at) * at.dgamma / square).mean().item() == pytest.approx(1, abs=2e-3)
+
+
+def test_edm_monotonic_in_a_step_holds_its_largest_weight():
+    """Of 16 levels in the step, all beyond the peak: 2 q (e^peak + sd^2) / sd^2 times the step's width."""
+    at = Objective("x0", EDM(), 8).level(VP, Linear(-12.0, 12.0), torch.tensor([0.99]).double())
+    plain = EDM(monotonic=True)
+    peak = torch.tensor([plain.peak]).double()
+    largest = EDM().weight(Level(VP, peak, torch.ones(1), torch.ones(1), "x0"))
+    close(plain.weight(at) * at.dgamma, largest * 24)
+
+
+def test_the_velocity_at_t_steps_is_that_of_a_step():
+    """(sigma gamma' / 2)^2 |eps - eps_hat|^2 with T (gamma_t - gamma_s) in place of gamma'(t)."""
+    guess = Guess("x0", Cosine(-6.0, 5.0), Rectified(), steps=STEPS)
+    slope = STEPS * (guess.gamma - guess.schedule.gamma(torch.ceil(T * STEPS) / STEPS - 1 / STEPS))
+    scale = guess.sigma * slope.view(-1, 1, 1) / 2
+    close(guess.ours(PathVelocity()), guess.square(lambda x, eps: scale * eps))
+
+
 GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.measures import mode_fractions, sliced_wasserstein
 from triptych.diffusion.sampler import (
@@ -15,6 +16,7 @@ from triptych.diffusion.sampler import (
     EDM,
     Ancestral,
     AnnealedLangevin,
+    Chosen,
     DPMSolver,
     Euler,
     Heun,
@@ -202,7 +204,7 @@ def test_at_20_evaluations_the_best_sampler_is_at_the_noise_floor(process):
     reference, _ = truth.mixture.sample(n, generator(99))
     found = {}
     for sampler in (DPMSolver(20), Ancestral(20), Heun(10), Euler(20)):
-        assert sampler.evaluations == 20
+        assert sampler.evaluations() == 20
         x = sampler(truth, Linear(-7.0, 4.0), (n, 2), generator=generator(0))
         found[type(sampler).__name__] = sliced_wasserstein(x, reference)
     assert min(found.values()) < 2 * floor[4], (found, floor)
@@ -406,7 +408,8 @@ def test_any_number_of_samples_and_a_bar_over_all_the_steps(name):
         assert seen.pop() == 4 * chunks
 
 
-def test_evaluations_count_the_calls_of_the_denoiser():
+@pytest.mark.parametrize("schedule", [Linear(-4.0, 4.0), Betas(num_train_timesteps=20)])
+def test_evaluations_count_the_calls_of_the_denoiser(schedule):
     class Counting(Wrong):
         calls = 0
 
@@ -414,10 +417,12 @@ def test_evaluations_count_the_calls_of_the_denoiser():
             self.calls += 1
             return super().forward(z, gamma, condition)
 
-    for make in EVERY.values():
-        net, sampler = Counting(), make(3)
-        sampler(network(net, "epsilon"), Linear(-4.0, 4.0), (2, 2), generator=generator())
-        assert net.calls == sampler.evaluations
+    told = Condition(text_embedding=torch.ones(2, 2))
+    for make in (*EVERY.values(), Chosen):
+        for steps in (1, 3):
+            net, sampler = Counting(), make(steps)
+            sampler(network(net, "epsilon"), schedule, (2, 2), generator=generator(), condition=told)
+            assert net.calls == sampler.evaluations(schedule)
 
 
 # grids --------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from triptych.data.batch import Batch
-from triptych.diffusion.loss import EDM, Elbo, MinSNR, Sigmoid, Squared
+from triptych.diffusion.loss import EDM, Elbo, MinSNR, MuTilde, Sigmoid, Squared, Vlb
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Cosine
+from triptych.errors import UserError
 from triptych.models.noisy import Distortion, NoisyBounds, WeightedLoss
 
 DIM, STD, N = 2, 0.5, 2000
@@ -19,12 +20,12 @@ PROCESS, SCHEDULE = VariancePreserving(), Cosine(-7.0, 6.0)
 X = STD * torch.randn(N, DIM, generator=torch.Generator().manual_seed(1))
 
 
-def model(loss, levels=None):
+def model(loss, levels=None, steps=None):
     """The exact denoiser of N(0, STD^2 I) that trains on ``loss``."""
     truth = GaussianMixture([1.0], [[0.0] * DIM], [(STD**2 * torch.eye(DIM)).tolist()])
     return SimpleNamespace(
-        denoiser=Oracle(truth, PROCESS), schedule=SCHEDULE, objective=Objective("x0", loss),
-        dims=DIM, levels=levels, condition_of=lambda batch: None,
+        denoiser=Oracle(truth, PROCESS), schedule=SCHEDULE, objective=Objective("x0", loss, steps),
+        of_latents=False, dims=DIM, levels=levels, condition_of=lambda batch: None,
     )  # fmt: skip
 
 
@@ -51,6 +52,13 @@ def test_both_sides_are_the_weighted_loss(metric, loss):
     found, wanted = taken(metric(draws=16), model(loss)), published(loss)
     assert found["n"] == N and found["stderr"] < 0.07 * wanted
     assert abs(found["mean"] - wanted) < 4 * found["stderr"]
+
+
+def test_a_loss_of_a_step_has_no_weight_in_continuous_time():
+    for metric in (WeightedLoss, NoisyBounds):
+        metric.check(model(Vlb(), steps=10))
+        with pytest.raises(UserError, match="objective.loss=MuTilde: .*objective/loss=elbo"):
+            metric.check(model(MuTilde(), steps=10))
 
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])

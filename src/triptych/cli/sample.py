@@ -48,7 +48,8 @@ def sample(cfg: DictConfig) -> Path:
         if name in drawing.stages:
             save_picture(drawn[name][:400], drawing.stages[name].data, folder / f"stage_{i}.png")
     if values["trajectory"] is not None:
-        save_trajectory(drawing, opened.condition_of(drawing, values, cfg.n), cfg.n, cfg.seed, folder)
+        condition, first = opened.condition_of(drawing, values, cfg.n), min(cfg.n, cfg.batch_size)
+        save_trajectory(drawing, condition, first, opened.seed_of(values, 0), folder)
     return folder
 
 

@@ -8,9 +8,9 @@ with g_k the term of the ``BaselineErrors`` denoisers, which know the training s
 unbiased whatever the density and whatever b, as long as neither has seen the draws they are used on
 (importance sampling, VDM app. I; control variates, Owen 2013, ch. 8):
 
-- the density follows from training items, schedule and T alone, so that all settings on one data set and
-  schedule meet the same times and noise, and differences between them stay paired. It is proportional to
-  the spread over eps of the better reference's term at t, and nowhere below a fifth of uniform, so that no
+- the density follows from training items, schedule and T alone, so that all settings of one data set,
+  schedule and T meet the same times and noise, and differences between them stay paired. It is proportional
+  to the spread over eps of the better reference's term at t, and nowhere below a fifth of uniform, so that no
   weight exceeds 5;
 - b is fitted to the network by least squares on ITEMS x REPEATS draws at training items, linear in t between
   nodes, together with f's mean curve m(t), which is used for the standard error alone.

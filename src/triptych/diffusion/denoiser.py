@@ -23,7 +23,7 @@ class Output(nn.Module):
 
     Args:
         space: a name among ``SPACES``, or a ``Space`` of one's own.
-        clip: clamp the guess's x0 to [-clip, clip], as DDPM's code does in bound and samples; None: do not.
+        clip: clamp the guess's x0 to [-clip, clip], but in training, as DDPM's code does; None: do not.
 
     Attributes:
         per_dim: numbers the network gives per dimension of z.
@@ -43,7 +43,7 @@ class Output(nn.Module):
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """Convert the network's raw output (B, *event) to a Prediction at z (B, *event)."""
         guess = Prediction(self.space, raw, z, alpha, sigma)
-        if self.clip is None:
+        if self.clip is None or self.training:
             return guess
         return guess.moved("x0", guess.x0.clamp(-self.clip, self.clip))
 

@@ -1,7 +1,8 @@
 r"""Guidance: denoisers that wrap denoisers and push their guess towards a condition.
 
-Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (the papers' w
-is s - 1). A linear mix of two guesses at the same (z, gamma) is the same mix in x0, epsilon, score and v.
+Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (Ho & Salimans'
+w is s - 1, the other papers' w is s). A linear mix of two guesses at the same (z, gamma) is the same mix in
+x0, epsilon, score and v.
 """
 
 from collections.abc import Sequence

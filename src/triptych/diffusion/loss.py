@@ -24,13 +24,13 @@ from triptych.declare import IsClass, NonNegative, Positive, declared
 from .denoiser import Output
 from .prediction import Space, error_scale, space_of
 from .process import Process
-from .times import Density, LogNormal, Uniform
+from .times import Density, LogitNormal, LogNormal, Stratified, Uniform
 
 
 class Level(NamedTuple):
     """Where a loss is weighed: gamma, its slope and its time t, any shape; own: the network's output's space.
 
-    lower: gamma_s of the step at T steps, where dgamma is T expm1(gamma - lower), None in continuous time.
+    lower, steps: at T steps gamma_s and T, where dgamma is T expm1(gamma - lower); None in continuous time.
     """
 
     process: Process
@@ -39,6 +39,23 @@ class Level(NamedTuple):
     t: Tensor
     own: str | Space
     lower: Tensor | None = None
+    steps: int | None = None
+
+    @property
+    def slope(self) -> Tensor:
+        """gamma's own slope: at T steps T (gamma - lower), in continuous time dgamma."""
+        if self.steps is None or self.lower is None:
+            return self.dgamma
+        return self.steps * (self.gamma - self.lower)
+
+    def averaged(self, over: Density, most: float = math.inf) -> Tensor:
+        """Return the density at gamma, or ``most`` if above; at T steps, T / dgamma times a step's share."""
+        if self.steps is None or self.lower is None or isinstance(over, Stratified | LogitNormal):  # of t
+            return over.per_gamma(self.gamma.clamp(max=most), self.dgamma, self.t)
+        back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
+        gamma, t = self.gamma - back * (self.gamma - self.lower), (self.t - back / self.steps).clamp(min=0)
+        within = over.per_gamma(gamma.clamp(max=most), self.slope.expand_as(gamma), t).mean(0)
+        return within * self.slope / self.dgamma
 
     def squared(self, space: str | Space) -> Tensor:
         """Return s^2, the squared error in a space where that of epsilon is 1."""
@@ -95,7 +112,7 @@ class Squared(Loss):
         self.over = over or Uniform()
 
     def weight(self, at: Level) -> Tensor:
-        return 2 * at.squared(self.space or at.own) * self.over.per_gamma(at.gamma, at.dgamma, at.t)
+        return 2 * at.squared(self.space or at.own) * at.averaged(self.over)
 
 
 class Simple(Squared):
@@ -109,13 +126,13 @@ class PathVelocity(Loss):
     """Plain squared error of the path's own velocity dz/dt, t the schedule's (Lipman et al. 2023; SiT).
 
     dz/dt = alpha' x + sigma' eps and gamma = 2 ln(sigma / alpha), so that its error is |sigma' - sigma
-    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. It is SiT's
-    weighted score loss and its velocity loss at once (Ma et al. 2024); on the straight path it is
-    ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
+    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. At T steps gamma'
+    is T (gamma_t - gamma_s). It is SiT's weighted score loss and its velocity loss at once (Ma et al. 2024);
+    on the straight path it is ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
     """
 
     def weight(self, at: Level) -> Tensor:
-        return 0.5 * at.process.alpha_sigma(at.gamma)[1].square() * at.dgamma
+        return 0.5 * at.process.alpha_sigma(at.gamma)[1].square() * at.slope * (at.slope / at.dgamma)
 
 
 class MuTilde(Loss):
@@ -216,7 +233,7 @@ class EDM(Loss):
     def weight(self, at: Level) -> Tensor:
         gamma = at.gamma.clamp(max=self.peak)
         scale = 1 + torch.exp(gamma) / self.sigma_data**2
-        return 2 * scale * self.over.per_gamma(gamma, at.dgamma, at.t)
+        return 2 * scale * at.averaged(self.over, self.peak)
 
 
 def _peak(mean: float, std: float, variance: float) -> float:

@@ -125,13 +125,13 @@ class Objective:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)
         dgamma = self.steps * torch.expm1(gamma - lower)
-        return Level(process, gamma, dgamma, schedule.t_of(gamma), self.space, lower)
+        return Level(process, gamma, dgamma, schedule.t_of(gamma), self.space, lower, self.steps)
 
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
         """Return w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
         t = schedule.t_of(gamma)
         lower = None if self.steps is None else step_below(schedule, gamma, self.steps)
-        return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space, lower))
+        return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space, lower, self.steps))
 
 
 def _natural(loss: Loss) -> float:

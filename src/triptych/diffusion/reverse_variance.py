@@ -178,7 +178,7 @@ def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
 
 def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:  # constant beyond the nodes
     if len(nodes) == 1:
-        return values.expand(at.shape)
+        return values[0].expand(at.shape)
     right = torch.searchsorted(nodes, at.contiguous()).clamp(1, len(nodes) - 1)
     left = right - 1
     share = ((at - nodes[left]) / (nodes[right] - nodes[left])).clamp(0, 1)

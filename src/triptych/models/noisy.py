@@ -17,7 +17,8 @@ from torch import Tensor
 
 from triptych.data.batch import Batch
 from triptych.declare import Count, Share
-from triptych.diffusion.loss import Level
+from triptych.diffusion.loss import Elbo, Level
+from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
 
@@ -33,7 +34,14 @@ class WeightedLoss(PerItem):
         super().__init__()
         self.per_item = draws
 
-    check = staticmethod(check_diffuses_data)
+    @staticmethod
+    def check(model: Diffusion) -> None:
+        """Raise UserError for a model of no data, and for a loss that is of a step alone."""
+        check_diffuses_data(model)
+        loss = model.objective.loss
+        if loss.of_steps and not isinstance(loss, Elbo):
+            problem = "has no weight in continuous time; set objective/loss=elbo, or leave out this metric"
+            raise UserError(f"objective.loss={type(loss).__name__}: {problem}")
 
     # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]

@@ -190,6 +190,7 @@ def _report(
     path, step, averaging = choose_weights(run, trainer, experiment, origin)
     began = time.perf_counter()
     accounts = account(trainer, experiment)
+    model.eval()  # Lightning leaves it as it was in the fit
     for split in filter(accounts.get, ("val", "test", "train")):
         bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):

@@ -6,6 +6,7 @@ import torch
 from triptych.errors import Diverged, UserError
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
+from triptych.run.sampling import pictures
 
 RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
         "data.test_size=500", "data.train_size=500", "data.val_size=100")  # fmt: skip
@@ -33,10 +34,19 @@ def test_samples_of_classes_are_measured_in_the_datas_shares(prepared):
     assert measures["mode_error"]["mean"] < 0.1 and measures["sliced_wasserstein"]["mean"] < 0.4
 
 
+def test_its_trajectory_ends_with_the_first_of_the_samples(finished, inside, root, monkeypatch):
+    ckpt, ends = finished(*RING, path="oracle") / "checkpoints" / "last.ckpt", []
+    monkeypatch.setattr(pictures, "_moments", lambda x, _: ends.append(x[-1]) or pictures.new_figure(1, 1))
+    asked = "n=20 batch_size=12 seed=3 sampler.steps=4 trajectory=strip out=same"
+    result = inside("triptych.cli.sample", f"ckpt={ckpt}", *asked.split())
+    assert result.returncode == 0, result.stderr
+    torch.testing.assert_close(ends[0], torch.load(root / "same" / "samples.pt")["x"][:12])
+
+
 def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
     over = ("sampler=heun", "measures.n=8", "measures.over=evaluations", "measures.values=[5,10]")
     measured = build_experiment(prepared(*RING, *over).config(), download=False).measured
-    assert [drawing.sampler.evaluations for _, drawing in measured] == [4, 10]
+    assert [drawing.sampler.evaluations() for _, drawing in measured] == [4, 10]
 
 
 def test_a_run_of_which_samples_are_not_finite_diverged(prepared):

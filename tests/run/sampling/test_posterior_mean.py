@@ -5,6 +5,7 @@ import torch
 
 from tests.study.fake_runs import make_run
 from triptych.run.build import build_experiment
+from triptych.run.execute import execute
 from triptych.run.read import read_run
 from triptych.run.sampling.measure import measure_posterior_mean
 from triptych.run.sampling.pictures import save_picture, save_real
@@ -48,6 +49,15 @@ def test_it_is_not_asked_of_a_network_that_was_never_trained_without_its_conditi
     told = "model.conditional=true"
     experiment = build_experiment(prepared(*SMALL, *overrides, told).config(), download=False)
     assert bool(measure_posterior_mean(experiment)) == known
+
+
+def test_a_run_s_last_figures_are_of_a_network_without_dropout(prepared, monkeypatch):
+    seen = []
+    for name in ("draw_sets", "measure_posterior_mean"):
+        look = lambda experiment, *_: seen.append(experiment.model.denoiser.network.training) or {}  # noqa: E731
+        monkeypatch.setattr(f"triptych.run.execute.{name}", look)
+    execute(prepared(*SMALL, "trainer.max_steps=2"))
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize("overrides", [SMALL, ()])

@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from PIL import Image
 
 from triptych.data.batch import Split
+from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.sampler import DPMSolver
+from triptych.diffusion.sampler import Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.run.sampling import pictures
 from triptych.run.sampling.pictures import save_strip, trajectory
@@ -24,11 +26,15 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+def of(sampler, schedule, event):
+    denoiser = Denoiser(Half(), Output("epsilon"), VariancePreserving())
+    model = SimpleNamespace(denoiser=denoiser, schedule=schedule, event=event, prepared=lambda s: s)
+    return denoiser, SimpleNamespace(model=model, sampler=sampler, denoiser=None)
+
+
 def test_the_moments_lie_on_the_sampler_s_own_path():
-    denoiser, schedule = Denoiser(Half(), Output("epsilon"), VariancePreserving()), Linear(-8.0, 5.0)
-    sampler, shape = DPMSolver(8), (3, 1, 6, 5)
-    model = SimpleNamespace(denoiser=denoiser, schedule=schedule, event=shape[1:], prepared=lambda s: s)
-    drawing = SimpleNamespace(model=model, sampler=sampler, denoiser=None)
+    schedule, sampler, shape = Linear(-8.0, 5.0), DPMSolver(8), (3, 1, 6, 5)
+    denoiser, drawing = of(sampler, schedule, shape[1:])
     x, gamma = trajectory(drawing, None, 3, generator(), frames=5)
     assert x.shape == (5, *shape)
     torch.testing.assert_close(gamma, sampler.gammas(schedule)[::2])
@@ -36,6 +42,18 @@ def test_the_moments_lie_on_the_sampler_s_own_path():
     torch.testing.assert_close(x[-1], sampler(denoiser, schedule, shape, generator=generator()))
     # never more moments than the sampler has
     assert len(trajectory(drawing, None, 3, generator(), frames=50)[0]) == 9
+
+
+@pytest.mark.parametrize("schedule", [Linear(-8.0, 5.0), Betas(num_train_timesteps=20, beta_end=0.3)])
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_it_ends_with_the_first_of_the_samples(schedule, steps):
+    """Whatever is drawn at each step, and in chunks; under betas with the guess at z_0."""
+    sampler = Ancestral(steps, chunk=3)
+    denoiser, drawing = of(sampler, schedule, (2,))
+    x, gamma = trajectory(drawing, None, 8, generator(), shown=5)
+    samples = sampler(denoiser, schedule, (8, 2), generator=generator())
+    assert len(x) == len(gamma) == min(steps + 1, 9)
+    torch.testing.assert_close(x[-1], samples[:5])
 
 
 def test_a_strip_has_a_row_a_sample(tmp_path):

@@ -61,6 +61,8 @@ class Ancestral(Sampler):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)
+        if not len(levels):  # samples are a guess alone
+            return self
         optimal.measure(denoiser, levels, x, seed, condition)
         other = copy.copy(self)
         other.variance = other.reverse = optimal

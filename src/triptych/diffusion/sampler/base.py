@@ -77,11 +77,11 @@ class Sampler(ABC):
         chunk: samples drawn at a time; null for about a million numbers at a time.
 
     Attributes:
-        calls: calls of the denoiser in one step.
+        calls, guesses: calls of the denoiser in one step, and for the guess that some schedules end with.
         reverse: the reverse variance it draws with, None where it is no ancestral one.
     """
 
-    calls = 1
+    calls = guesses = 1
     reverse: ReverseVariance | None = None
 
     def __init__(
@@ -93,10 +93,10 @@ class Sampler(ABC):
     ):
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
-    @property
-    def evaluations(self) -> int:
-        """Calls of the denoiser for one sample (NFE)."""
-        return self.steps * self.calls
+    def evaluations(self, schedule: Schedule | None = None) -> int:
+        """Count the calls of the denoiser for one sample (NFE)."""
+        guessed = schedule is not None and schedule.denoised
+        return self.steps * self.calls - guessed * (self.calls - self.guesses)
 
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -61,7 +61,8 @@ class Chosen(DDIM):
 
     def __init__(self, steps: int, draws: Count = 2, by: str = "text_embedding", **more: Any):
         super().__init__(steps, **more)
-        self.draws, self.by, self.calls = draws, by, draws
+        self.draws, self.by = draws, by
+        self.calls = self.guesses = draws
 
     @torch.no_grad()
     def __call__(

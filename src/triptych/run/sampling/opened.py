@@ -126,7 +126,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
     for start in range(0, n, most):
         size = min(most, n - start)
         some = None if wanted is None else wanted[slice(start, start + size)]
-        generator = drawing.generator(mix(values["seed"], Stream.SAMPLES, start))
+        generator = drawing.generator(seed_of(values, start))
         bar = partial(tqdm, desc=f"samples {start + size}/{n}", disable=None, leave=False)
         condition = drawing.fill(some, size, generator, bar)
         parts = {} if condition is None else condition.parts
@@ -135,6 +135,11 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
             x = drawing.data.as_condition(x)  # on the data's levels, as what the stages before it drew
         drawn.append({name: parts[name].value for name in drawing.sources} | {SAMPLES: x})
     return {name: torch.cat([one[name] for one in drawn]).cpu() for name in drawn[0]}
+
+
+def seed_of(values: dict[str, Any], start: int) -> int:
+    """Return the seed of the batch that begins with the sample ``start``."""
+    return mix(values["seed"], Stream.SAMPLES, start)
 
 
 def _conditioning_noise(

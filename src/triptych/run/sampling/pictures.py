@@ -11,6 +11,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
+from triptych.diffusion.sampler import chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 
@@ -63,14 +64,13 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
 
 
 def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
-    """Save the way from noise of n samples, up to 16 images or 1000 points, as ``trajectory.png``."""
+    """Save the way from noise of n samples' first 16 images or 1000 points, as ``trajectory.png``."""
     model, images = drawing.model, len(drawing.data.shape) == 3
-    n = min(n, 16 if images else 1000)
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
     condition = drawing.fill(None if condition is None else condition[slice(n)], n, generator)
-    x, gammas = trajectory(drawing, condition, n, generator)
+    x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
     x = model.shown(x)
     model.train(training)
     path = folder / "trajectory.png"
@@ -84,27 +84,42 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 
 @torch.no_grad()
 def trajectory(
-    drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, frames: int = FRAMES
+    drawing: Drawing,
+    condition: Condition | None,
+    n: int,
+    generator: torch.Generator,
+    frames: int = FRAMES,
+    shown: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (x (F, n, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
 
-    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
+    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at the end.
+    Of n samples, drawn as the sampler draws them, the first ``shown``.
     """
     model = drawing.model
     denoiser: Any = drawing.denoiser or model.denoiser
     sampler = model.prepared(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
-    z = torch.randn((n, *model.event), generator=generator, device=generator.device)
-    z = z * denoiser.process.prior_std(gammas[0])
-    moments = torch.linspace(0, len(gammas) - 1, min(frames, len(gammas))).round().long().tolist()
+    start = torch.randn((n, *model.event), generator=generator, device=generator.device)
+    start *= denoiser.process.prior_std(gammas[0])
+    steps = len(gammas) - 1 + model.schedule.denoised
+    moments = torch.linspace(0, steps, min(frames, steps + 1)).round().long()
     scale = torch.hypot(alpha, sigma)
-    scale[-1] = alpha[-1]
-    frames_of = [z / scale[0]]
-    for i, z_s in enumerate(sampler.path(denoiser, gammas, z, condition, generator), start=1):
-        if i in moments:
-            frames_of.append(z_s / scale[i])
-    return torch.stack(frames_of).cpu(), gammas[moments].cpu()
+    if not model.schedule.denoised:
+        scale[-1] = alpha[-1]
+    size, rows = sampler.chunk or chunk_size(model.event), []
+    for first in range(0, min(n, shown or n), size):
+        z = start[first : first + size]
+        own = None if condition is None else condition[slice(first, first + size)]
+        frames_of = [z / scale[0]]
+        for i, z in enumerate(sampler.path(denoiser, gammas, z, own, generator), start=1):  # noqa: B020
+            if i in moments:
+                frames_of.append(z / scale[i])
+        if model.schedule.denoised:
+            frames_of.append(denoiser(z, gammas[-1], own).x0)
+        rows.append(torch.stack(frames_of))
+    return torch.cat(rows, 1)[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
 def save_strip(x: Tensor, path: Path) -> None:
