@@ -182,7 +182,9 @@ class Keep(pl.Callback):
         self.best = math.inf
         self._before: float = 0.0
         self._began: float | None = None  # while nothing is being fitted
-        self._seen = self._saved = 0
+        self._seen = 0
+        self._saved = (0, False)  # the step, and whether a callback had ended the fit
+        self._stopped = False  # whether one had in the checkpoint that the run goes on from
 
     @property
     def seconds(self) -> float:
@@ -190,10 +192,11 @@ class Keep(pl.Callback):
         return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self.seconds}
+        return {"best": self.best, "seconds": self.seconds, "stopped": self._saved[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self._before = state_dict["best"], state_dict["seconds"]
+        self._stopped = state_dict.get("stopped", False)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -202,7 +205,9 @@ class Keep(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()
-        self._seen = self._saved = trainer.global_step
+        trainer.should_stop |= self._stopped
+        self._seen = trainer.global_step
+        self._saved = (trainer.global_step, trainer.should_stop)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -239,13 +244,13 @@ class Keep(pl.Callback):
             raise Interrupted(stop, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.global_step > self._saved:
+        if (trainer.global_step, trainer.should_stop) != self._saved:
             self._save(trainer, LAST)
         self._before, self._began = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self.stop.look_at_weights(trainer, trainer.lightning_module)
-        self._saved = trainer.global_step
+        self._saved = (trainer.global_step, trainer.should_stop)
         table: Any = trainer.loggers[0]  # metrics.csv
         table.flush()  # before the checkpoint: what it has seen is on disk, if it is
         trainer.save_checkpoint(self.folder / name)
