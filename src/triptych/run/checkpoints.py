@@ -5,7 +5,8 @@ import math
 import pickle
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = N
         tensors |= stored[weights]
     elif weights != "raw":
         names = [*literal_values(find_key("weights").kind), *stored]
-        tensors |= _reconstruct(run, checkpoint.get("global_step", 0), weights, names)
+        tensors |= _reconstruct(run, checkpoint, weights, names)
     return tensors
 
 
@@ -130,8 +131,11 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
-def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
-    """Reconstruct the average that ``weights`` names, from snapshots up to ``step``."""
+def _reconstruct(
+    run: Path | None, checkpoint: dict[str, Any], weights: str, choices: Sequence[str]
+) -> dict[str, Tensor]:
+    """Reconstruct the average that ``weights`` names, from snapshots and the checkpoint's own averages."""
+    step, own = checkpoint.get("global_step", 0), averages(checkpoint)
     try:
         sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
         exponent(sigma_rel)
@@ -141,11 +145,15 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
     if not files:
         problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {', '.join(choices)}")
-    stored = [(int(p.stem), s) for p in files for s in read_tensors(p, "a snapshot")["sigma_rel"].values()]
+    reads: dict[int, Callable[[], Any]] = {int(p.stem): partial(read_tensors, p, "a snapshot") for p in files}
+    if step not in reads:
+        lengths = {name: s for name, s in reads[max(reads)]()["sigma_rel"].items() if name in own}
+        reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: own[name] for name in lengths}}
+    stored = [(at, s) for at, read in reads.items() for s in read()["sigma_rel"].values()]
     factors = iter(combination(stored, step, sigma_rel).tolist())
     total: dict[str, Tensor] = {}
-    for path in files:  # one file at a time in memory, summed in double: factors have both signs
-        for average in read_tensors(path, "a snapshot")["averages"].values():
+    for read in reads.values():  # one file at a time in memory, summed in double: factors have both signs
+        for average in read()["averages"].values():
             factor = next(factors)
             for name, value in average.items():
                 total[name] = total.get(name, 0) + factor * value.double()
