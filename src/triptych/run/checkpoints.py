@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
+from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
@@ -170,6 +172,27 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: truncated or not {kind} of a run") from error
+
+
+def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
+    """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
+    name = type(model).__name__
+    states: dict[Any, tuple[str, Any, str]] = {}  # what, its state, where it is defined
+    for key, value in model.state_dict().items():  # an empty tensor of each kind stands for all
+        kind = value.dtype if isinstance(value, Tensor) else key
+        states[kind] = (f"{key} of {name}", value.new_empty(0) if isinstance(value, Tensor) else value, "")
+    for one in callbacks:
+        if not type(one).__module__.startswith("triptych."):
+            with suppress(Exception):  # of one that has a state only in training
+                states[one] = (type(one).__name__, one.state_dict(), defined_at(type(one)))
+    for what, state, at in states.values():
+        try:
+            torch.save(state, file := io.BytesIO())
+            file.seek(0)
+            go_through(file, what, "")
+        except Exception as error:
+            fix = "return numbers, text, lists, dicts or common tensors"
+            raise UserError(f"{what}.state_dict(): no plain data; {fix}{at}") from error
 
 
 class Keep(pl.Callback):

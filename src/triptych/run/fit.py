@@ -24,7 +24,7 @@ from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.models.lr_schedule import refused_keys
-from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, save_checkpoint
+from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
@@ -147,6 +147,8 @@ def build_fit(
                 made["lr_scheduler"]["scheduler"].step()
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
+        if origin.start is None:
+            check_states(model, callbacks)
         every = node["val_check_interval"]
         if origin.start is None and config["checkpoint"] == "best" and every > steps:
             problem = f"trainer.val_check_interval={every} is beyond the {steps} steps"
