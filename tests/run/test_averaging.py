@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.run.accidents import rows
+from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination
 from triptych.cli.evaluate import evaluate_composed
 from triptych.config.compose import compose_command, without_hydra
@@ -111,3 +112,11 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
             torch.testing.assert_close(found.detach(), expected.float())
         # of a fit that ended after its last snapshot: the checkpoint's own averages stand for one
         (run / "averages" / "000000006.pt").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["EMADrift", "EMA"])
+def test_the_state_of_another_callback_is_no_average(name):
+    """Whatever a class of one's own is called; one that inherits ours keeps its averages."""
+    assert averages({"callbacks": {name: {"drift": 1.0}}}) == {}
+    own = type("Slow", (EMA,), {})()
+    assert averages({"callbacks": {own.state_key: own.state_dict()}}) == {own.name: {}}

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
@@ -82,10 +83,10 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
-    for name, state in checkpoint.get("callbacks", {}).items():
-        if name.startswith("EMA"):
-            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
-    return {}
+    state = checkpoint.get("callbacks", {}).get(EMA.state_key, {})
+    if "average" not in state:
+        return {}
+    return {state.get("name", "ema"): state["average"]} | state.get("others", {})
 
 
 def load_weights(
