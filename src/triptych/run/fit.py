@@ -137,6 +137,10 @@ def build_fit(
     if data.batch_size % trainer.world_size:
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
+    share, batches = trainer.limit_val_batches, len(data.eval_dataloader("val")) if validated else 0
+    if isinstance(share, float) and batches * share < 1 <= batches:
+        problem = f"less than one of {batches} validation batches"
+        raise UserError(f"trainer.limit_val_batches={share}: {problem}; pass a number of batches")
     check_compiler(config, model, trainer.strategy.root_device)
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     metrics_of(trainer).setup(trainer, model, "fit")
