@@ -11,6 +11,7 @@ from tests.run.accidents import rows
 from triptych.callbacks.early_stopping import EarlyStopping
 from triptych.callbacks.metrics import Metrics
 from triptych.errors import UserError
+from triptych.models.base import BoundModel
 from triptych.run.execute import execute
 
 RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50")
@@ -63,11 +64,12 @@ def test_a_figure_that_should_rise_is_refused(monitor):
     EarlyStopping().on_train_start(now, None)
 
 
-def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch):
-    """On data of nats. The first validation is the lowest; two more are waited for: steps 2, 4, 6."""
-    run = prepared(*RING, *STILL, *OFTEN, "callbacks=early_stopping",
-                   "callbacks.early_stopping.patience=2", path="a")  # fmt: skip
+OURS = ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")
+LIGHTNINGS = [f"+callbacks.mine.{key}" for key in ("monitor=val/bound", "patience=2")]
+LIGHTNINGS += ["+callbacks.mine._target_=pytorch_lightning.callbacks.EarlyStopping"]
 
+
+def resumed_after_its_fit(run, monkeypatch):
     def killed(*_, **__):
         raise RuntimeError("an accident")
 
@@ -75,9 +77,24 @@ def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared
         patch.setattr("triptych.run.execute.choose_weights", killed)
         execute(run)
     (run / "summary.json").unlink()
-    summary = execute(run)
-    assert summary["steps"] == 6
+    return execute(run)
+
+
+@pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])
+def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch, stopping):
+    """On data of nats. The first validation is the lowest; two more are waited for: steps 2, 4, 6."""
+    run = prepared(*RING, *STILL, *OFTEN, *stopping, path="a")
+    assert resumed_after_its_fit(run, monkeypatch)["steps"] == 6
     table = [row for row in rows(run) if row["val/bound"]]
     assert [row["step"] for row in table] == ["2", "4", "6"]
     for row in table:
         assert row["val/nats_per_dim"] == row["val/bound"] and math.isfinite(float(row["val/bound"]))
+
+
+def test_a_stop_after_a_step_that_was_saved_is_kept(prepared, monkeypatch):
+    def stop(model, *_):
+        model.trainer.should_stop = model.global_step == 2
+
+    monkeypatch.setattr(BoundModel, "on_train_batch_end", stop)  # Lightning calls it after all callbacks
+    run = prepared(*RING, *STILL, *OFTEN, "data.val_size=0", "test=true", path="a")
+    assert resumed_after_its_fit(run, monkeypatch)["steps"] == 2

@@ -29,6 +29,7 @@ from triptych.run.execute import execute
 OWN = '''
 import numpy as np
 import torch
+from pytorch_lightning import Callback
 from torch import nn
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
@@ -48,6 +49,8 @@ class Net(nn.Module):
             self.width = widht
         self.last, self.fault, self.calls = nn.Linear(2, 2), fault, 0
         self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(2)
+        kind = torch.uint16 if fault == "table" else torch.complex64
+        self.register_buffer("table", torch.ones(2, dtype=kind))
 
     def forward(self, z, gamma, condition):
         raw = self.drop(self.norm(self.last(z)))
@@ -132,6 +135,11 @@ class Points(DataModule):
         split = Split(x, Condition(label=y))
         empty = Split(x[:0], Condition(label=y[:0]))
         return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
+
+
+class Best(Callback):
+    def state_dict(self):
+        return {"best": np.float64(0)}
 
 
 class Old(Sampler):
@@ -231,6 +239,7 @@ MISTAKES = [
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
     (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
+    (own("callbacks.best", "Best"), "class Best(Callback):", "Best.state_dict(): no plain data; return "),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
     (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
 ]
@@ -268,6 +277,11 @@ def test_other_models(refused, lab):
     has(refused(vae), lab, "def forward(self, z):", words)
     line = refused(lambda config: vae(config, "top"))
     assert "model.network.encoders: Linear gives shape (4, 3); must be (4, 4)" in line
+
+
+def test_a_tensor_that_no_checkpoint_can_hold(refused, lab):
+    line = refused(own(NET, "Net", fault="table"))
+    assert line.startswith("denoiser.network.table of Diffusion.state_dict(): no plain data"), line
 
 
 def test_a_change_of_images_that_changes_their_shape(refused, lab):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.run.accidents import rows
+from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination
 from triptych.cli.evaluate import evaluate_composed
 from triptych.config.compose import compose_command, without_hydra
@@ -104,6 +105,18 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
     known = {(s["step"], s["sigma_rel"][name]): x for s in stored for name, x in s["averages"].items()}
     assert [*known] == [(step, s) for step in (2, 4, 6) for s in (0.05, 0.1)]
     factors = combination([*known], 6, 0.07)
-    for name, found in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
-        expected = sum(f * average[name].double() for f, average in zip(factors, known.values(), strict=True))
-        torch.testing.assert_close(found.detach(), expected.float())
+    for _ in range(2):
+        for name, found in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
+            of = zip(factors, known.values(), strict=True)
+            expected = sum(factor * average[name].double() for factor, average in of)
+            torch.testing.assert_close(found.detach(), expected.float())
+        # of a fit that ended after its last snapshot: the checkpoint's own averages stand for one
+        (run / "averages" / "000000006.pt").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["EMADrift", "EMA"])
+def test_the_state_of_another_callback_is_no_average(name):
+    """Whatever a class of one's own is called; one that inherits ours keeps its averages."""
+    assert averages({"callbacks": {name: {"drift": 1.0}}}) == {}
+    own = type("Slow", (EMA,), {})()
+    assert averages({"callbacks": {own.state_key: own.state_dict()}}) == {own.name: {}}

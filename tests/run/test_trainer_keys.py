@@ -10,6 +10,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 import triptych
 from tests.refusal import refused
 from tests.run.accidents import rows, stop_after
+from triptych.errors import UserError
 from triptych.models import base
 from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
@@ -112,6 +113,13 @@ def test_epochs_decide_the_length(root, tiny):
     assert run.status == "finished" and run.steps == 5
     assert run.val["bpd"].n == 150, "the reported figures are of the whole split"
     assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound
+
+
+def test_a_share_of_validation_that_is_no_batch_is_refused(prepared):
+    """Lightning's own error comes after the start, with a traceback."""
+    words = r"^trainer\.limit_val_batches=0\.1: less than one of 1 validation batches; pass a number"
+    with pytest.raises(UserError, match=words):
+        execute(prepared("+trainer.limit_val_batches=0.1"))
 
 
 def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):

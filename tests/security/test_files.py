@@ -258,7 +258,7 @@ def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
 
 
 def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
-    kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    kinds = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
     state = {kind: torch.arange(6).reshape(2, 3).to(getattr(torch, kind)) for kind in kinds}
     tied = torch.randn(5, 7)
     state |= {"tied": tied, "again": tied, "view": tied.T, "part": tied[1:3], "none": torch.empty(0, 3)}

@@ -14,7 +14,7 @@ from triptych.errors import UserError
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
 
-    Its state is in each checkpoint: a run that goes on counts on, and one that had stopped stays so.
+    Its state is in each checkpoint: a run that goes on counts on.
 
     Args:
         monitor: a figure of validation; "val/bound" is the bound in the data's own unit.
@@ -51,7 +51,6 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
-        trainer.should_stop |= self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         figures = trainer.callback_metrics

@@ -56,8 +56,8 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
     """Name what ``files`` under ``top`` are decoded to; the name changes if one is changed or moved."""
     name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
     for file in files:
-        facts = (top / file).stat()
-        line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+        facts = (top / file).stat()  # tar and rsync set mtime, nothing sets ctime
+        line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n"
         name.update(line.encode("utf-8", "surrogateescape"))
     return name.hexdigest()
 

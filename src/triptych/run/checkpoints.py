@@ -5,7 +5,9 @@ import math
 import pickle
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
+from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
@@ -79,10 +83,10 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
-    for name, state in checkpoint.get("callbacks", {}).items():
-        if name.startswith("EMA"):
-            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
-    return {}
+    state = checkpoint.get("callbacks", {}).get(EMA.state_key, {})
+    if "average" not in state:
+        return {}
+    return {state.get("name", "ema"): state["average"]} | state.get("others", {})
 
 
 def load_weights(
@@ -117,7 +121,7 @@ def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = N
         tensors |= stored[weights]
     elif weights != "raw":
         names = [*literal_values(find_key("weights").kind), *stored]
-        tensors |= _reconstruct(run, checkpoint.get("global_step", 0), weights, names)
+        tensors |= _reconstruct(run, checkpoint, weights, names)
     return tensors
 
 
@@ -130,8 +134,11 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
-def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
-    """Reconstruct the average that ``weights`` names, from snapshots up to ``step``."""
+def _reconstruct(
+    run: Path | None, checkpoint: dict[str, Any], weights: str, choices: Sequence[str]
+) -> dict[str, Tensor]:
+    """Reconstruct the average that ``weights`` names, from snapshots and the checkpoint's own averages."""
+    step, own = checkpoint.get("global_step", 0), averages(checkpoint)
     try:
         sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
         exponent(sigma_rel)
@@ -141,11 +148,15 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
     if not files:
         problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {', '.join(choices)}")
-    stored = [(int(p.stem), s) for p in files for s in read_tensors(p, "a snapshot")["sigma_rel"].values()]
+    reads: dict[int, Callable[[], Any]] = {int(p.stem): partial(read_tensors, p, "a snapshot") for p in files}
+    if step not in reads:
+        lengths = {name: s for name, s in reads[max(reads)]()["sigma_rel"].items() if name in own}
+        reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: own[name] for name in lengths}}
+    stored = [(at, s) for at, read in reads.items() for s in read()["sigma_rel"].values()]
     factors = iter(combination(stored, step, sigma_rel).tolist())
     total: dict[str, Tensor] = {}
-    for path in files:  # one file at a time in memory, summed in double: factors have both signs
-        for average in read_tensors(path, "a snapshot")["averages"].values():
+    for read in reads.values():  # one file at a time in memory, summed in double: factors have both signs
+        for average in read()["averages"].values():
             factor = next(factors)
             for name, value in average.items():
                 total[name] = total.get(name, 0) + factor * value.double()
@@ -162,6 +173,27 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: truncated or not {kind} of a run") from error
+
+
+def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
+    """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
+    name = type(model).__name__
+    states: dict[Any, tuple[str, Any, str]] = {}  # what, its state, where it is defined
+    for key, value in model.state_dict().items():  # an empty tensor of each kind stands for all
+        kind = value.dtype if isinstance(value, Tensor) else key
+        states[kind] = (f"{key} of {name}", value.new_empty(0) if isinstance(value, Tensor) else value, "")
+    for one in callbacks:
+        if not type(one).__module__.startswith("triptych."):
+            with suppress(Exception):  # of one that has a state only in training
+                states[one] = (type(one).__name__, one.state_dict(), defined_at(type(one)))
+    for what, state, at in states.values():
+        try:
+            torch.save(state, file := io.BytesIO())
+            file.seek(0)
+            go_through(file, what, "")
+        except Exception as error:
+            fix = "return numbers, text, lists, dicts or common tensors"
+            raise UserError(f"{what}.state_dict(): no plain data; {fix}{at}") from error
 
 
 class Keep(pl.Callback):
@@ -182,7 +214,9 @@ class Keep(pl.Callback):
         self.best = math.inf
         self._before: float = 0.0
         self._began: float | None = None  # while nothing is being fitted
-        self._seen = self._saved = 0
+        self._seen = 0
+        self._saved = (0, False)  # the step, and whether a callback had ended the fit
+        self._stopped = False  # whether one had in the checkpoint that the run goes on from
 
     @property
     def seconds(self) -> float:
@@ -190,10 +224,11 @@ class Keep(pl.Callback):
         return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self.seconds}
+        return {"best": self.best, "seconds": self.seconds, "stopped": self._saved[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self._before = state_dict["best"], state_dict["seconds"]
+        self._stopped = state_dict.get("stopped", False)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -202,7 +237,9 @@ class Keep(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()
-        self._seen = self._saved = trainer.global_step
+        trainer.should_stop |= self._stopped
+        self._seen = trainer.global_step
+        self._saved = (trainer.global_step, trainer.should_stop)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -239,13 +276,13 @@ class Keep(pl.Callback):
             raise Interrupted(stop, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.global_step > self._saved:
+        if (trainer.global_step, trainer.should_stop) != self._saved:
             self._save(trainer, LAST)
         self._before, self._began = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self.stop.look_at_weights(trainer, trainer.lightning_module)
-        self._saved = trainer.global_step
+        self._saved = (trainer.global_step, trainer.should_stop)
         table: Any = trainer.loggers[0]  # metrics.csv
         table.flush()  # before the checkpoint: what it has seen is on disk, if it is
         trainer.save_checkpoint(self.folder / name)

@@ -200,7 +200,7 @@ def _report(
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
-    step = trainer.global_step or step  # of the model, whoever trained it
+    step = trainer.global_step or step  # of the whole fit, whose costs these are, also with checkpoint=best
     cost = measure_cost(trainer.strategy.root_device, experiment)
     cost["memory"] = max(cost["memory"], run.provenance().get("fit_of", {}).get("memory", 0.0))
     figures = {

@@ -25,7 +25,7 @@ from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.models.lr_schedule import refused_keys
-from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, save_checkpoint
+from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
@@ -138,6 +138,10 @@ def build_fit(
     if data.batch_size % trainer.world_size:
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
+    share, batches = trainer.limit_val_batches, len(data.eval_dataloader("val")) if validated else 0
+    if isinstance(share, float) and batches * share < 1 <= batches:
+        problem = f"less than one of {batches} validation batches"
+        raise UserError(f"trainer.limit_val_batches={share}: {problem}; pass a number of batches")
     check_compiler(config, model, trainer.strategy.root_device)
     lacking = trainer.strategy.root_device.type == "cpu" and not find_spec("psutil")
     for name, one in config["callbacks"].items() if lacking else ():
@@ -152,6 +156,8 @@ def build_fit(
                 made["lr_scheduler"]["scheduler"].step()
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
+        if origin.start is None:
+            check_states(model, callbacks)
         every = node["val_check_interval"]
         if origin.start is None and config["checkpoint"] == "best" and (every > steps or not validated):
             problem = f"trainer.val_check_interval={every} is beyond the {steps} steps; lower it, or"

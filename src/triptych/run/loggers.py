@@ -201,7 +201,8 @@ class MLflowRun(MLFlowLogger):
             match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
             self._run_id = match[0].info.run_id if match else None
         self.experiment.update_run(self.run_id, status="RUNNING")
-        self.log_hyperparams(parameters(run))
+        there = self._mlflow_client.get_run(str(self.run_id)).data.params  # MLflow refuses to change one
+        self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in there})
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """Log a picture as an artifact."""

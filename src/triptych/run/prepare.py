@@ -3,6 +3,8 @@
 import re
 import secrets
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
 
 ROOT = "data.root"
-COMPILE = "compile"
 ANOTHER = "choose another name, or force=true to start over"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
@@ -95,14 +96,17 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
                 return run
     changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
     finished = run.status == "finished"
-    other = {key: pair for key, pair in changes.items() if key != COMPILE or finished}
+    typed = {one.lstrip("+").partition("=")[0] for one in overrides} if finished else set()
+    other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE or key in typed}
     if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
         raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
     _settle_failure(run, retry)
-    if changes and not finished:  # it goes on, compiled or not, with its data where they are now
+    if changes and not finished:  # it goes on as this machine can, with its data where they are now
         with run.lock(PATIENCE):
-            config = run.config() | {COMPILE: plain[COMPILE]}
-            config["data"] |= {"root": plain["data"]["root"]} if ROOT in changes else {}
+            config = run.config()
+            for key, (_, now) in changes.items():
+                *groups_above, name = key.split(".")
+                reduce(getitem, groups_above, config)[name] = None if now is ABSENT else now
             _record(run, config)
     return run
 

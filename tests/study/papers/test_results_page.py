@@ -219,3 +219,13 @@ def test_a_file_that_refers_beyond_itself_is_read_as_it_is_written(tmp_path, mon
     monkeypatch.setattr(results_page, "folders", lambda: (tmp_path,))
     claims = results_page.files()["theirs"]["claims"]
     assert claims == {"a": {"at": {"sampler.steps": "${sampler.steps}"}}}
+
+
+@pytest.mark.parametrize("facts", [{"scale": "/../../../pwned"}, {"paper_name": "/../../pwned"}])
+def test_a_sweep_of_a_strangers_writes_into_the_folder_alone(paper, tmp_path, facts):
+    edit(paper / "sweep.json", **facts)
+    (tmp_path / "docs" / "results" / "it_").mkdir(parents=True)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert cli.main(["--results", str(tmp_path / "docs" / "results.md"), str(tmp_path / "sweeps")]) == 0
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert all(path.is_relative_to(tmp_path / "docs") for path in new)

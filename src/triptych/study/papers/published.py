@@ -141,10 +141,9 @@ class Judged:
 
 def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
-    node, axes = sweep.get("paper"), sweep.get("paper_axes")
-    if not isinstance(node, dict) or not isinstance(axes, dict):
+    node, axes, scale = sweep.get("paper"), sweep.get("paper_axes"), str(sweep.get("scale") or "small")
+    if not isinstance(node, dict) or not isinstance(axes, dict) or scale not in ("small", "paper"):
         return None
-    scale = str(sweep.get("scale") or "small")
     try:
         known = {str(key): [str(value) for value in values] for key, values in axes.items()}
         name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]

@@ -72,7 +72,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
             settings = load_object(place / "sweep.json").get("paper_settings")
             entry = paper_entry(story) | {"settings": settings}
             text = json.dumps(entry, indent=1, ensure_ascii=False)
-            write_atomic(folder / f"{entry['title']}.json", text + "\n")
+            write_atomic(folder / Path(f"{entry['title']}.json").name, text + "\n")
     kept = read_entries(folder)
     known = {scale: files(scale) for scale in {"small", *(entry["scale"] for entry in kept)}}
     entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
