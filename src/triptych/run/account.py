@@ -149,7 +149,8 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
         memory = most if sys.platform == "darwin" else 1024 * most  # kilobytes on Linux
     figures = {"memory": float(memory)}
     if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
-        figures["evaluations"] = float(experiment.drawing.sampler.evaluations(experiment.model.schedule))
+        schedule = getattr(experiment.model, "schedule", None)
+        figures["evaluations"] = float(experiment.drawing.sampler.evaluations(schedule))
     return figures
 
 
