@@ -117,7 +117,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("typed", ["name=mine", "-m paper=iddpm_hybrid scale=paper"])
+@pytest.mark.parametrize("typed", ["name=mine", "-m paper=vdm_bits scale=paper"])
 def test_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root, typed):
     before = {*root.rglob("*")}
     line = [sys.executable, "-c", LOADED, *typed.split()]
