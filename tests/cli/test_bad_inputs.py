@@ -96,6 +96,7 @@ OWN = [
     ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
+    ("train objective.vlb_weight=7", ["objective.vlb_weight=7: nothing reads it", "learned"]),
     ("train test=false measures.n=64", ["measures.n=64: test=false", "leave it out"]),
     ("train init_partial=true", ["init_partial=true", "add init_from=RUN"]),
     ("train max_seeds=5", ["max_seeds=5", "add until=decided"]),

@@ -42,7 +42,7 @@ def test_one_draw_or_nothing_to_be_near_is_ddim():
     assert torch.equal(draw(Chosen(6, 1), told()), expected)
     assert torch.equal(draw(Chosen(6, 2), None), expected)
     assert torch.equal(draw(Chosen(6, 2), Condition(other=torch.zeros(N, 3))), expected)
-    assert Chosen(6, 2).evaluations() == 12
+    assert Chosen(6, 2).evaluations == 12
 
 
 def test_a_vector_of_another_size_is_refused():

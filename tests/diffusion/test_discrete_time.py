@@ -324,8 +324,5 @@ def test_vlb_is_the_bound_itself_and_reaches_mean_and_variance(variance):
 def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_loss_s_own_or_asked_for():
     assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
     assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
-    for loss, variance in ((Elbo(), "beta"), (Vlb(), "learned"), (Vlb(), "beta")):
-        unread = functools.partial(Objective, "x0", loss, 5, 7.0, variance)
-        refused(unread, "objective.vlb_weight=7.0: ", "bound.variance=learned", "null")
     for loss in (MinSNR(), NCSN()):
         refused(lambda loss=loss: hybrid("x0", loss, 5), "vlb_weight=null: must be a positive number with")

@@ -204,7 +204,7 @@ def test_at_20_evaluations_the_best_sampler_is_at_the_noise_floor(process):
     reference, _ = truth.mixture.sample(n, generator(99))
     found = {}
     for sampler in (DPMSolver(20), Ancestral(20), Heun(10), Euler(20)):
-        assert sampler.evaluations() == 20
+        assert sampler.evaluations == 20
         x = sampler(truth, Linear(-7.0, 4.0), (n, 2), generator=generator(0))
         found[type(sampler).__name__] = sliced_wasserstein(x, reference)
     assert min(found.values()) < 2 * floor[4], (found, floor)
@@ -422,7 +422,7 @@ def test_evaluations_count_the_calls_of_the_denoiser(schedule):
         for steps in (1, 3):
             net, sampler = Counting(), make(steps)
             sampler(network(net, "epsilon"), schedule, (2, 2), generator=generator(), condition=told)
-            assert net.calls == sampler.evaluations(schedule)
+            assert net.calls == sampler.calls_under(schedule)
 
 
 # grids --------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
+        trainer.should_stop |= self.wait_count >= self.patience  # of an earlier version, which kept no stop
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         figures = trainer.callback_metrics

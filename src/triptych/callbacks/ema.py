@@ -28,8 +28,6 @@ class EMA(pl.Callback):
             any other (``weights=sigma_rel_0.07``) can be had after the run; needs two lengths.
     """
 
-    state_key = "EMA"  # in checkpoints; of classes that inherit this one, too
-
     def __init__(
         self,
         sigma_rel: Annotated[Positive | None, Unit("of the run")] = 0.05,

@@ -97,7 +97,9 @@ def shown(options: Namespace, command: str) -> str:
     elif not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
         from triptych.study.single import check_single
 
-        _keep(cfg, check_single(cfg))
+        plain = check_single(cfg)
+        if plain["trained"] is None:  # else it has the other run's model
+            _keep(cfg, plain)
     if options.resolve:
         OmegaConf.resolve(cfg)
     parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}

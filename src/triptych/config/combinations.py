@@ -90,10 +90,19 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     )
     none = "measures.n=0 measures no samples; add measures.n=1000"
     untested = "test=false measures no samples; leave it out"
+    objective = config.get("objective") or {}
+    learned = config["bound"].get("variance") not in (
+        "beta_tilde",
+        "beta",
+        "optimal",
+    )  # or a class of one's own
+    hybrid = learned and not str((objective.get("loss") or {}).get("_target_")).endswith(".Vlb")
+    unweighted = "nothing reads it; set bound.variance=learned and a loss other than vlb, or leave it out"
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
         ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
+        *((f"objective.{leaf}", hybrid, unweighted) for leaf in objective if leaf == "vlb_weight"),
         *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):

@@ -221,7 +221,7 @@ class EDM(Loss):
     Args:
         mean, std: their P_mean and P_std; sigma_data: sd, standard deviation of the data.
         monotonic: below the log SNR at which w is largest, it stays there (Kingma & Gao 2023,
-            "EDM-monotonic"): the loss is then a bound of noisy data.
+            "EDM-monotonic"): in continuous time the loss is then a bound of noisy data.
     """
 
     def __init__(

@@ -78,9 +78,6 @@ class Objective:
                     "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
                 )
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
-        elif vlb_weight is not None:
-            fix = "set bound.variance=learned and a loss other than vlb, or null"
-            raise ValueError(f"objective.vlb_weight={vlb_weight}: this objective does not read it; {fix}")
 
     def __call__(
         self,

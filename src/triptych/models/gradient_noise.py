@@ -102,7 +102,12 @@ class GradientNoise(Metric):
                 t, density = model.times(u, model.schedule)
             condition = model.condition_of(batch)
             condition = None if condition is None else condition[part].map(torch.clone)
+            output = getattr(model.denoiser, "output", None)  # whose clip is not of the loss
+            if output is not None:
+                output.train()
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
+            if output is not None:
+                output.eval()
             loss = (nats if density is None else nats / density).mean() / model.dims
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         return torch.cat([g.flatten() for g in gradients if g is not None]).detach()

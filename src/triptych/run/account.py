@@ -150,7 +150,7 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
     figures = {"memory": float(memory)}
     if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
         schedule = getattr(experiment.model, "schedule", None)
-        figures["evaluations"] = float(experiment.drawing.sampler.evaluations(schedule))
+        figures["evaluations"] = float(experiment.drawing.sampler.calls_under(schedule))
     return figures
 
 

@@ -16,8 +16,8 @@ import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 
-from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
@@ -83,10 +83,10 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
-    state = checkpoint.get("callbacks", {}).get(EMA.state_key, {})
-    if "average" not in state:
-        return {}
-    return {state.get("name", "ema"): state["average"]} | state.get("others", {})
+    for state in checkpoint.get("callbacks", {}).values():  # EMA's, or of a class made from it
+        if isinstance(state, dict) and isinstance(state.get("average"), dict):
+            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
+    return {}
 
 
 def load_weights(
@@ -180,8 +180,9 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
     name = type(model).__name__
     states: dict[Any, tuple[str, Any, str]] = {}  # what, its state, where it is defined
     for key, value in model.state_dict().items():  # an empty tensor of each kind stands for all
-        kind = value.dtype if isinstance(value, Tensor) else key
-        states[kind] = (f"{key} of {name}", value.new_empty(0) if isinstance(value, Tensor) else value, "")
+        tensor = isinstance(value, Tensor) and not isinstance(value, UninitializedTensorMixin)
+        empty = torch.empty(0, dtype=value.dtype) if tensor else value
+        states[value.dtype if tensor else key] = (f"{key} of {name}", empty, "")
     for one in callbacks:
         if not type(one).__module__.startswith("triptych."):
             with suppress(Exception):  # of one that has a state only in training

@@ -3,6 +3,7 @@
 import re
 import secrets
 import shutil
+import sys
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -96,12 +97,12 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
                 return run
     changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
     finished = run.status == "finished"
-    typed = {one.lstrip("+").partition("=")[0] for one in overrides} if finished else set()
-    other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE or key in typed}
+    other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
     if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
         raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on as this machine can, with its data where they are now
+        print(f"{run.path.name}: goes on with {describe_differences(changes)}", file=sys.stderr, flush=True)
         with run.lock(PATIENCE):
             config = run.config()
             for key, (_, now) in changes.items():

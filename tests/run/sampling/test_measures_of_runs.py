@@ -46,7 +46,7 @@ def test_its_trajectory_ends_with_the_first_of_the_samples(finished, inside, roo
 def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
     over = ("sampler=heun", "measures.n=8", "measures.over=evaluations", "measures.values=[5,10]")
     measured = build_experiment(prepared(*RING, *over).config(), download=False).measured
-    assert [drawing.sampler.evaluations() for _, drawing in measured] == [4, 10]
+    assert [drawing.sampler.evaluations for _, drawing in measured] == [4, 10]
 
 
 def test_a_run_of_which_samples_are_not_finite_diverged(prepared):

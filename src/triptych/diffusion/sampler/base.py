@@ -93,10 +93,15 @@ class Sampler(ABC):
     ):
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
-    def evaluations(self, schedule: Schedule | None = None) -> int:
-        """Count the calls of the denoiser for one sample (NFE)."""
+    @property
+    def evaluations(self) -> int:
+        """Calls of the denoiser for one sample (NFE)."""
+        return self.steps * self.calls
+
+    def calls_under(self, schedule: Schedule | None) -> int:
+        """Count the calls for one sample under a schedule, of which some end with a guess."""
         guessed = schedule is not None and schedule.denoised
-        return self.steps * self.calls - guessed * (self.calls - self.guesses)
+        return self.evaluations - guessed * (self.calls - self.guesses)
 
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -131,7 +131,7 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
             sizes = dict.fromkeys(unseen, len(untrained))
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
-        "evaluations": drawing.sampler.evaluations(getattr(drawing.model, "schedule", None)),
+        "evaluations": drawing.sampler.calls_under(getattr(drawing.model, "schedule", None)),
         "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 

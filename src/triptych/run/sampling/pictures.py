@@ -70,6 +70,8 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
     training = model.training
     model.eval()
     condition = drawing.fill(None if condition is None else condition[slice(n)], n, generator)
+    if drawing.prepare is not None and condition is not None:
+        condition = drawing.prepare(condition, generator)
     x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
     x = model.shown(x)
     model.train(training)
