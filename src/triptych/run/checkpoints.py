@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
@@ -180,7 +180,7 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
     name = type(model).__name__
     states: dict[Any, tuple[str, Any, str]] = {}  # what, its state, where it is defined
     for key, value in model.state_dict().items():  # an empty tensor of each kind stands for all
-        tensor = isinstance(value, Tensor) and not isinstance(value, UninitializedTensorMixin)
+        tensor = isinstance(value, Tensor) and not is_lazy(value)
         empty = torch.empty(0, dtype=value.dtype) if tensor else value
         states[value.dtype if tensor else key] = (f"{key} of {name}", empty, "")
     for one in callbacks:
