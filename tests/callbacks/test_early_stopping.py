@@ -69,7 +69,7 @@ LIGHTNINGS = [f"+callbacks.mine.{key}" for key in ("monitor=val/bound", "patienc
 LIGHTNINGS += ["+callbacks.mine._target_=pytorch_lightning.callbacks.EarlyStopping"]
 
 
-def resumed_after_its_fit(run, monkeypatch):
+def resumed_after_its_fit(run, monkeypatch, edit=lambda callbacks: None):
     def killed(*_, **__):
         raise RuntimeError("an accident")
 
@@ -77,7 +77,16 @@ def resumed_after_its_fit(run, monkeypatch):
         patch.setattr("triptych.run.execute.choose_weights", killed)
         execute(run)
     (run / "summary.json").unlink()
+    checkpoint = torch.load(last := run / "checkpoints" / "last.ckpt", weights_only=True)
+    edit(checkpoint["callbacks"])
+    torch.save(checkpoint, last)
     return execute(run)
+
+
+def test_one_of_an_earlier_version_which_kept_no_stop_trains_no_more(prepared, monkeypatch):
+    run = prepared(*RING, *STILL, *OFTEN, *OURS, path="a")
+    edit = lambda callbacks: callbacks["Keep"].pop("stopped")  # noqa: E731
+    assert resumed_after_its_fit(run, monkeypatch, edit)["steps"] == 6
 
 
 @pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])

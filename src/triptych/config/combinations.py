@@ -91,11 +91,8 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     none = "measures.n=0 measures no samples; add measures.n=1000"
     untested = "test=false measures no samples; leave it out"
     objective = config.get("objective") or {}
-    learned = config["bound"].get("variance") not in (
-        "beta_tilde",
-        "beta",
-        "optimal",
-    )  # or a class of one's own
+    # or a class of one's own
+    learned = config["bound"].get("variance") not in ("beta_tilde", "beta", "optimal")
     hybrid = learned and not str((objective.get("loss") or {}).get("_target_")).endswith(".Vlb")
     unweighted = "nothing reads it; set bound.variance=learned and a loss other than vlb, or leave it out"
     for key, used, fix in (

@@ -254,8 +254,7 @@ class SweepHook(Callback):
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
         named = rounds.names(list(runs))
         if self.config.get("until"):
-            more = f"{self.config.max_seeds} seeds a setting at most"
-            print(f"until=decided: counted with the first seeds, of {more}")
+            print(f"until=decided: the first seeds are counted, of at most {self.config.max_seeds} a setting")
         print("\n".join(plan([(named[one] or "all", n, fits[one], plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:

@@ -177,8 +177,8 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     denoiser = getattr(model, "denoiser", None)
     if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits[data.shown]):
         return {}
-    told = {*getattr(getattr(denoiser, "network", None), "conditions", ())} - {AUGMENTATION}
-    if never_dropped(getattr(model, "label_dropout", 0.0), told):
+    parts = {*getattr(getattr(denoiser, "network", None), "conditions", ())} - {AUGMENTATION}
+    if never_dropped(getattr(model, "label_dropout", 0.0), parts):
         return {}
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)
