@@ -312,12 +312,13 @@ def test_other_weights_are_no_bound_of_noisy_data(loss):
 WEIGHTINGS = [Elbo(), Simple(), MinSNR(), Sigmoid()]
 
 
+@pytest.mark.parametrize("steps", [None, STEPS])
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @every_schedule
-def test_effective_weight_is_the_loss_relative_to_the_bound(weighting, kind):
-    guess = Guess("x0", kind(-6.0, 5.0))
-    bound = Bound(guess.schedule, None).diffusion(guess.denoiser, guess.x, T, guess.eps).nats
-    weight = Objective("x0", weighting).effective_weight(VP, guess.schedule, guess.gamma)
+def test_effective_weight_is_the_loss_relative_to_the_bound(weighting, kind, steps):
+    guess = Guess("x0", kind(-6.0, 5.0), steps=steps)
+    bound = Bound(guess.schedule, None, steps).diffusion(guess.denoiser, guess.x, T, guess.eps).nats
+    weight = Objective("x0", weighting, steps).effective_weight(VP, guess.schedule, guess.gamma)
     torch.testing.assert_close(guess.ours(weighting) / bound, weight, rtol=1e-6, atol=0)
 
 

@@ -121,14 +121,20 @@ class Objective:
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)
+        return self._step(process, gamma, lower, schedule.t_of(gamma))
+
+    def _step(self, process: Process, gamma: Tensor, lower: Tensor, t: Tensor) -> Level:
+        assert self.steps is not None
         dgamma = self.steps * torch.expm1(gamma - lower)
-        return Level(process, gamma, dgamma, schedule.t_of(gamma), self.space, lower, self.steps)
+        return Level(process, gamma, dgamma, t, self.space, lower, self.steps)
 
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
         """Return w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
         t = schedule.t_of(gamma)
-        lower = None if self.steps is None else step_below(schedule, gamma, self.steps)
-        return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space, lower, self.steps))
+        if self.steps is None:
+            return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space))
+        lower = step_below(schedule, gamma, self.steps)
+        return self.loss.weight(self._step(process, gamma, lower, t))
 
 
 def _natural(loss: Loss) -> float:
