@@ -72,6 +72,13 @@ def test_parts_that_the_data_do_not_have(model):
     )
 
 
+def test_one_number_has_no_deviation_to_rescale(model):
+    made, data, config = model("model.conditional=true")
+    made.event = (1,)
+    wrong = config | {"guidance": CFG | {"rescale": 0.7}}
+    refused(lambda: guided(made, data, wrong, Guides(config)), "guidance.rescale=0.7: an item of one number")
+
+
 @pytest.mark.parametrize(
     ("dropout", "parts", "gone"),
     [

@@ -1,5 +1,6 @@
 """Wrap a model's denoiser in the guidance and threshold of its configuration."""
 
+import math
 from typing import Any
 
 from triptych.config.build import build
@@ -79,6 +80,9 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
             problem = f"guidance.scale={guidance['scale']}: this model was trained without labels"
             fix = "pass guidance=none, or a model trained with model.conditional=true"
             raise UserError(f"{problem}; {fix}")
+        if guidance.get("rescale") and math.prod(model.event) == 1:
+            rescale = f"guidance.rescale={guidance['rescale']}"
+            raise UserError(f"{rescale}: an item of one number has no standard deviation; pass 0")
         parts, network = guidance.get("parts"), getattr(denoiser, "network", None)  # none: exact
         read = getattr(network, "conditions", data.conditions)
         read = [name for name in read if name != AUGMENTATION]
