@@ -54,10 +54,6 @@ class Paired:
         """Return the same comparison seen from the other side."""
         return Paired(-self.mean, self.n, self.error)
 
-    def same_within(self, margin: float) -> float:
-        """Return p of "they differ by `margin` or more": larger of two one-sided tests (Schuirmann 1987)."""
-        return self.not_beyond(margin - abs(self.mean))
-
     def not_beyond(self, distance: float) -> float:
         """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
         if self.error is None:
