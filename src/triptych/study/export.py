@@ -10,7 +10,6 @@ from pathlib import Path
 
 from triptych.files import printable
 from triptych.run.directory import write_atomic
-from triptych.study.cells import Comparison
 from triptych.study.panels import colours, known_figures
 from triptych.study.results import plain_cell
 from triptych.study.study import Study
@@ -39,21 +38,17 @@ def write_figures(story: Study, out: Path) -> list[Path]:
                     figure.savefig(data, format=ending, dpi=300, metadata={date: None} if date else None)
                 written.append(out / f"{prefix}{name}.{ending}")
                 write_atomic(written[-1], data.getvalue())
-        for name, columns, rows in _tables(comparison):
+        setting = "setting", comparison.subject
+        results = [setting, ("seeds", "seeds"), *table_columns(comparison)]
+        tables = {"results": (results, table_rows(comparison))}
+        measured, rows = measure_rows(comparison)
+        if measured:
+            tables["measures"] = [setting, *measured], rows
+        for name, (columns, rows) in tables.items():
             for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
                 written.append(out / f"{prefix}{name}.{ending}")
                 write_atomic(written[-1], printable(text))
     return written
-
-
-def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[TableRow]]]:
-    results = [("seeds", "seeds"), *table_columns(comparison)]
-    first = ("setting", comparison.subject)
-    measured, rows = measure_rows(comparison)
-    return [
-        ("results", [first, *results], table_rows(comparison)),
-        *([("measures", [first, *measured], rows)] if measured else []),
-    ]
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
