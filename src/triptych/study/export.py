@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from triptych.files import printable
 from triptych.run.directory import write_atomic
 from triptych.study.panels import colours, known_figures
-from triptych.study.results import plain_cell
+from triptych.study.results import csv_text
 from triptych.study.study import Study
 from triptych.study.style import styled
 from triptych.study.tables import TableRow, measure_rows, table_columns, table_rows
@@ -57,13 +56,11 @@ def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
         key: [n for n in NUMBERS if n != "v" and any(n in row.entry(key).numbers for row in rows)]
         for key, _ in columns
     }
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])])
+    table: list[list[object]] = [[head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])]]
     for row in rows:
         shown = [(row.entry(key), n) for key, _ in columns for n in ("v", *more[key])]
-        writer.writerow([plain_cell(one.numbers.get(n, one.text if n == "v" else "")) for one, n in shown])
-    return out.getvalue()
+        table.append([one.numbers.get(n, one.text if n == "v" else "") for one, n in shown])
+    return csv_text(table)
 
 
 def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
