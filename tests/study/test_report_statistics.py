@@ -66,7 +66,7 @@ def test_only_common_seeds_count():
 def test_nothing_is_claimed_of_fewer_than_two_pairs(reference, other, n):
     pair = paired(reference, other)
     assert pair.n == n and math.isnan(pair.interval(0.05)[0]) and math.isnan(pair.p)
-    assert math.isnan(pair.same_within(9.0)), "nor that they are the same"
+    assert math.isnan(pair.not_beyond(9.0 - abs(pair.mean))), "nor that they are the same"
 
 
 def test_seeds_that_change_nothing_are_not_certainty():

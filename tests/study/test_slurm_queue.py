@@ -28,7 +28,7 @@ from triptych.study import slurm
     ],
 )
 def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
-    looks = slurm.Looks(patience=20.0)
+    looks = slurm.Looks()
     queues = [{"5_0": state} if state else {} for state in states]
     found = [looks.ended(["5_0"], queue, now=15.0 * i) for i, queue in enumerate(queues)]
     assert found[:2] == [{}, {}]

@@ -15,7 +15,7 @@ from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
 from triptych.config.habits import MEANT, translated
 from triptych.config.keys import check_values, find_key
-from triptych.config.names import check_environment, quote
+from triptych.config.names import check_environment, quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
 from triptych.declare import IsPath
@@ -46,6 +46,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     """
     share_files()
     check_environment()
+    register_resolvers()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}

@@ -10,12 +10,9 @@ from omegaconf import DictConfig
 from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.compose import checked_values
 from triptych.config.folders import CONFIGS
-from triptych.config.names import register_resolvers
 from triptych.run.command_errors import one_line_errors
 from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
-
-register_resolvers()
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.compose import checked_values
 from triptych.config.folders import CONFIGS
-from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import atomic
@@ -20,8 +19,6 @@ from triptych.run.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-register_resolvers()
 
 
 def sample(cfg: DictConfig) -> Path:

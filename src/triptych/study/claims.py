@@ -57,9 +57,11 @@ def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:
 
 
 def _same(looks: list[Paired], rule: Rule) -> float:
+    """Combine p of "they differ by the margin or more": larger of two one-sided tests (Schuirmann 1987)."""
     if rule.equal_within is None:
         return math.nan
-    seen = [p for look in looks if not math.isnan(p := look.same_within(rule.equal_within))]
+    each = (look.not_beyond(rule.equal_within - abs(look.mean)) for look in looks)
+    seen = [p for p in each if not math.isnan(p)]
     return min(1.0, rule.looks * min(seen)) if seen else math.nan
 
 

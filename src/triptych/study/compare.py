@@ -27,16 +27,12 @@ ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in o
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    return correct(comparisons_of(runs), rule or Rule())
+    return correct(list(map(comparison_of, group_runs(runs))), rule or Rule())
 
 
-def comparisons_of(runs: Sequence[Run]) -> list[Comparison]:
-    """Return the comparisons of each group of data and unit, without the tests of their pairs."""
-    return [_compare(one) for one in group_runs(runs)]
-
-
-def _compare(one: Group) -> Comparison:
-    runs, measure = one.runs, str(one.runs[0].measure)
+def comparison_of(group: Group) -> Comparison:
+    """Return the comparison of a group of data and unit, without the tests of its pairs."""
+    runs, measure = group.runs, str(group.runs[0].measure)
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
     # keys of the machine that were typed are no settings, nor is where equal settings lie
@@ -51,8 +47,8 @@ def _compare(one: Group) -> Comparison:
         )
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
     pending = tuple(cell for cell in cells if not cell.runs)
-    notes += [*one.notes, *_warnings(runs, usable, axes)]
-    return Comparison(one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes))
+    notes += [*group.notes, *_warnings(runs, usable, axes)]
+    return Comparison(group.data, measure, tuple(axes), tuple(usable), pending, tuple(notes))
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:

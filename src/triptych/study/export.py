@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Sequence
@@ -10,9 +9,8 @@ from pathlib import Path
 
 from triptych.files import printable
 from triptych.run.directory import write_atomic
-from triptych.study.cells import Comparison
 from triptych.study.panels import colours, known_figures
-from triptych.study.results import plain_cell
+from triptych.study.results import csv_text
 from triptych.study.study import Study
 from triptych.study.style import styled
 from triptych.study.tables import TableRow, measure_rows, table_columns, table_rows
@@ -39,21 +37,17 @@ def write_figures(story: Study, out: Path) -> list[Path]:
                     figure.savefig(data, format=ending, dpi=300, metadata={date: None} if date else None)
                 written.append(out / f"{prefix}{name}.{ending}")
                 write_atomic(written[-1], data.getvalue())
-        for name, columns, rows in _tables(comparison):
+        setting = "setting", comparison.subject
+        results = [setting, ("seeds", "seeds"), *table_columns(comparison)]
+        tables = {"results": (results, table_rows(comparison))}
+        measured, rows = measure_rows(comparison)
+        if measured:
+            tables["measures"] = [setting, *measured], rows
+        for name, (columns, rows) in tables.items():
             for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
                 written.append(out / f"{prefix}{name}.{ending}")
                 write_atomic(written[-1], printable(text))
     return written
-
-
-def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[TableRow]]]:
-    results = [("seeds", "seeds"), *table_columns(comparison)]
-    first = ("setting", comparison.subject)
-    measured, rows = measure_rows(comparison)
-    return [
-        ("results", [first, *results], table_rows(comparison)),
-        *([("measures", [first, *measured], rows)] if measured else []),
-    ]
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
@@ -62,13 +56,11 @@ def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
         key: [n for n in NUMBERS if n != "v" and any(n in row.entry(key).numbers for row in rows)]
         for key, _ in columns
     }
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])])
+    table: list[list[object]] = [[head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])]]
     for row in rows:
         shown = [(row.entry(key), n) for key, _ in columns for n in ("v", *more[key])]
-        writer.writerow([plain_cell(one.numbers.get(n, one.text if n == "v" else "")) for one, n in shown])
-    return out.getvalue()
+        table.append([one.numbers.get(n, one.text if n == "v" else "") for one, n in shown])
+    return csv_text(table)
 
 
 def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:

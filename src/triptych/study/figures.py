@@ -119,9 +119,16 @@ def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours)
     figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in known.spreads.items()})
     _floor(ax.axvspan, ax.axvline, known)
     for y, (label, seeds) in enumerate(known.cells.items()):
-        dots = [(v[0], mark(runs[label][seed])) for seed, v in seeds.items()]
-        side = known.sign * (label in known.far)
-        _dots(ax, y, dots, known.spreads[label][0].mean, colours[label], side)
+        side, ink = known.sign * (label in known.far), colours[label]
+        if len(seeds) > 1 and not side:
+            ax.plot([known.spreads[label][0].mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
+        for seed, (value, *_) in seeds.items():
+            gid = mark(runs[label][seed])
+            if side:
+                _beyond(ax, y, "", side, ink, gid=gid)  # the row has the value
+            else:
+                ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
+                        markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
     near = [v[0] for label, seeds in known.cells.items() if label not in known.far for v in seeds.values()]
     ax.set_xlim(*_frame([*near, *(known.floor or ())], []))
     better = known.metric.better
@@ -134,22 +141,6 @@ def _floor(span: Callable[..., Any], line: Callable[..., Any], known: MeasureTab
         median, low, high = known.floor
         span(low, high, color=MUTED, alpha=0.18, linewidth=0)
         line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
-
-
-def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, Any]], mean: float, ink: str, side: int = 0) -> None:
-    """Draw each value, with the mark of its run, and an upright bar at the mean of several.
-
-    ``side``: 1 or -1 where they lie beyond the right or left edge, at which an arrow stands for each.
-    """
-    for _, gid in dots if side else ():
-        _beyond(ax, y, "", side, ink, gid=gid)  # the row has the value
-    if side:
-        return
-    if len(dots) > 1:
-        ax.plot([mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
-    for value, gid in dots:
-        ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
-                markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
 
 
 def _beyond(ax: Axes, y: int, text: str, side: int, color: str, **how: Any) -> None:

@@ -44,10 +44,9 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
         from triptych.data.source import check_data_files  # numpy, which help does without
 
         check_data_files(to_plain(data))
-    for key, value in _named(config):
+    for group, key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue
-        group = next(one for one in (*CHECKPOINTS, *OTHERS) if key.startswith(one))
         if not {group, group.rpartition(".")[0]}.isdisjoint(but):
             continue
         path = Path(value).expanduser()
@@ -59,16 +58,16 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
             check_reference(key, str(path))
 
 
-def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield (key, path) of each path in the configuration, with each entry of lists and mappings."""
+def _named(config: DictConfig) -> Iterator[tuple[str, str, str]]:
+    """Yield (declared key, key, path) of each path in the configuration, of lists and mappings each entry."""
     for key in (*CHECKPOINTS, *OTHERS):
         value: Any = OmegaConf.select(config, key)
         if isinstance(value, str) and value != "exact":
-            yield key, value
+            yield key, key, value
         elif OmegaConf.is_list(value):
-            yield from ((f"{key}[{i}]", str(one)) for i, one in enumerate(value))
+            yield from ((key, f"{key}[{i}]", str(one)) for i, one in enumerate(value))
         elif OmegaConf.is_dict(value):  # of condition_from; without a slash it is another part
-            yield from ((f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
+            yield from ((key, f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
 
 
 def _suggestion(path: Path) -> str:

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
@@ -30,13 +30,8 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
     rows = results(runs)
     for row, run in zip(rows, runs, strict=True):
         row["directory"] = os.path.relpath(run.dir.resolve(), base)
-    table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in rows]
-    first = dict.fromkeys(key for row in table for key in row)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return out.getvalue()
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["directory"]
+    return csv_text([columns, *([row.get(key) for key in columns] for row in rows)])
 
 
 def results(runs: Sequence[Run]) -> list[dict[str, object]]:
@@ -45,8 +40,14 @@ def results(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [_row(run, axes) for run in runs]
 
 
-def plain_cell(value: object) -> str:
-    """Return a value as text, an apostrophe in front of what a spreadsheet would take for a formula."""
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV, an apostrophe in front of what a spreadsheet would take for a formula."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(map(_plain, row) for row in rows)
+    return out.getvalue()
+
+
+def _plain(value: object) -> str:
     text = "" if value is None else str(value)
     quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
     return quote + text.replace("\r", " ")

@@ -92,13 +92,6 @@ def is_grid(config: DictConfig) -> bool:
     return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
 
 
-def expected_cells(config: DictConfig) -> list[str]:
-    """Name the directories that a grid sweep will make, in order; [] for adaptive sweepers."""
-    if not is_grid(config) or config.hydra.sweeper.get("tune"):
-        return []
-    return [cell_name(config, job) for job in jobs_of(config)]
-
-
 def differing(config: DictConfig) -> set[str]:
     """Return the keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
     if not is_grid(config):  # an adaptive sweeper's are those that it is given

@@ -50,8 +50,7 @@ def ask_queue() -> dict[str, str] | None:
 class Looks:
     """What repeated looks at the queue say about jobs that leave no result."""
 
-    def __init__(self, patience: float = PATIENCE):
-        self.patience = patience
+    def __init__(self) -> None:
         self._state: dict[str, str] = {}  # as last seen
         self._since: dict[str, float] = {}  # the first look of those that all have found a job ended
 
@@ -69,7 +68,7 @@ class Looks:
             self._state[job] = state
             if state not in ENDED and state != GONE:
                 self._since.pop(job, None)
-            elif now - self._since.setdefault(job, now) >= self.patience:
+            elif now - self._since.setdefault(job, now) >= PATIENCE:
                 over[job] = state.replace("_", " ").lower()
         return over
 

@@ -7,10 +7,9 @@ items, so their difference varies far less than either figure: pairs, not pooled
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from triptych.study.crossed import Error, crossed
 
 LEVEL = 0.95
 REACH = 6.0
-Seed = TypeVar("Seed", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,6 @@ class Paired:
         """Return the same comparison seen from the other side."""
         return Paired(-self.mean, self.n, self.error)
 
-    def same_within(self, margin: float) -> float:
-        """Return p of "they differ by `margin` or more": larger of two one-sided tests (Schuirmann 1987)."""
-        return self.not_beyond(margin - abs(self.mean))
-
     def not_beyond(self, distance: float) -> float:
         """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
         if self.error is None:
@@ -76,9 +70,9 @@ def spread(values: Sequence[float]) -> Estimate:
 
 
 def paired(
-    reference: Mapping[Seed, float],
-    other: Mapping[Seed, float],
-    items: Mapping[Seed, np.ndarray] | None = None,
+    reference: Mapping[int | None, float],
+    other: Mapping[int | None, float],
+    items: Mapping[int | None, np.ndarray] | None = None,
 ) -> Paired:
     """Pair `other - reference` over common seeds. `items`: the same difference by item, (n,) for each seed.
 

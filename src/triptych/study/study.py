@@ -15,11 +15,12 @@ from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
 from triptych.study.claims import correct, unsettle
-from triptych.study.compare import comparisons_of
+from triptych.study.compare import comparison_of
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
+from triptych.study.same_data import group_runs
 from triptych.study.sequential import joint_rule, read_rule
 from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
@@ -164,7 +165,7 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     ]
     parts += stages([run for folder in of if folder not in tunings for run in of[folder]], None)
     staged = [
-        replace(comparison, title=stage) for stage, part in parts for comparison in comparisons_of(part)
+        replace(comparison_of(group), title=stage) for stage, part in parts for group in group_runs(part)
     ]
     comparisons = tuple(  # corrected over all stages: they are one report
         unsettle(c) if any(run.dir in unsettled for run in c.runs) else c for c in correct(staged, rule)

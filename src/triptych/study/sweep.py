@@ -87,7 +87,9 @@ class SweepHook(Callback):
             with open_dict(config):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)
-            self.cells = rounds.expected_cells(config)
+            known = rounds.is_grid(config) and not config.hydra.sweeper.get("tune")
+            self.jobs = rounds.jobs_of(config) if known else []
+            self.cells = [self.cell(job) for job in self.jobs]  # more, as a sweeper expects them
             if len({*self.cells}) < len(self.cells):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
@@ -100,8 +102,8 @@ class SweepHook(Callback):
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
             runs = self.runs()
             if not self.cells or any(run.status != "finished" for run in runs):
-                jobs = rounds.jobs_of(config) if self.cells else []
-                check_cells(config, jobs, begun=any(r.checkpoints() or r.status == "finished" for r in runs))
+                begun = any(run.checkpoints() or run.status == "finished" for run in runs)
+                check_cells(config, self.jobs, begun)
             self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
             try:
                 self._forget_refusals()
@@ -247,10 +249,9 @@ class SweepHook(Callback):
         from triptych.study.plan import plan
 
         loader = GlobalHydra.instance().config_loader()
-        jobs = rounds.jobs_of(self.config) if self.cells else []
-        if not jobs:
+        if not self.jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
-        runs, fits = rounds.settings_of(jobs), rounds.settings_of(rounds.fits_first(jobs)[0])
+        runs, fits = rounds.settings_of(self.jobs), rounds.settings_of(rounds.fits_first(self.jobs)[0])
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
         named = rounds.names(list(runs))
         if self.config.get("until"):

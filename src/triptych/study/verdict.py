@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
@@ -173,29 +173,25 @@ def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """Return what the intervals and p-values do and do not cover."""
-    return " ".join(_footnotes(comparison))
-
-
-def _footnotes(comparison: Comparison) -> Iterator[str]:
     rule, name = comparison.rule, comparison.question.metric.name
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
-    yield "± is the standard error over seeds."
+    parts = ["± is the standard error over seeds."]
     if pairs and not name:
         by_item = sum(pair.n_items > 0 for pair in pairs)
         seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-        yield (
+        parts.append(
             f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by item too. "
             f"Their intervals cover what changes with the seed ({seed}), and where they are paired by item "
             "which items are in the test set."
         )
     if comparison.one_training:
-        yield (
+        parts.append(
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
             "random after training, not what another training would have changed."
         )
     if comparison.tests > 1:
         measured = len({key[0] for key in comparison.claims}) > 1
-        yield (
+        parts.append(
             f"{comparison.tests} differences are tested here (pairs of settings"
             f"{', by the bound and by each measure' if measured else ''}). Holm's method "
             "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
@@ -203,19 +199,20 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             "Intervals are corrected likewise: one excludes zero where p is at most 0.05."
         )
     if rule.looks > 1:
-        yield (
+        parts.append(
             f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend 1/{rule.looks} of the "
             "5%, so looking again adds no errors."
         )
     if rule.interim:
-        yield "The sweep has not ended: nothing is settled before."
+        parts.append("The sweep has not ended: nothing is settled before.")
     if rule.equal_within is not None and pairs:
-        yield (
+        parts.append(
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
     if name:
-        yield about(comparison)
+        parts.append(about(comparison))
+    return " ".join(parts)
 
 
 def _names(labels: list[str], of: int) -> str:

@@ -147,7 +147,7 @@ def test_a_digest_of_a_papers_settings_is_of_its_scale_and_not_of_its_words():
 def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
     claim = Claim("it", "It.", "bound", "", tuple(zip("ab", map(str, settings), strict=False)), ())
     points = [MetricPoint("bound", (("objective", name), ("objective/loss", "b"))) for name in "ab"]
-    assert results_page.published_ratio(claim, *points) == (ratio and pytest.approx(ratio))
+    assert results_page.published_at(claim, *points)[1] == (ratio and pytest.approx(ratio))
 
 
 def test_without_a_sweep_nothing_was_run(tmp_path):

@@ -127,6 +127,8 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
     if "by" in node and "by_factor" in node:
         raise UserError(f"{path}: both by and by_factor; use one of the two")
     maker = _Contrasts(path, node, axes)
+    if kind in ("order", "same") and len(node[kind]) < 2:
+        raise UserError(f"{path}.{kind}={node[kind]}: must be two or more settings")
     contrasts = tuple(getattr(maker, kind)())
     if not contrasts:
         raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
@@ -174,8 +176,6 @@ class _Contrasts:
 
     def order(self) -> Iterable[Contrast]:
         groups = [entry if isinstance(entry, list) else [entry] for entry in self.node["order"]]
-        if len(groups) < 2:
-            raise UserError(f"{self.path}.order={self.node['order']}: must be two or more settings")
         ratio = "by_factor" in self.node
         low = math.log(self.node["by_factor"]) if ratio else float(self.node.get("by", 0.0))
         for below, above in itertools.pairwise(groups):
@@ -183,8 +183,6 @@ class _Contrasts:
                 yield from self._each("order", b, a, low=low, ratio=ratio)
 
     def same(self) -> Iterable[Contrast]:
-        if len(self.node["same"]) < 2:
-            raise UserError(f"{self.path}.same={self.node['same']}: must be two or more settings")
         ratio = "within_factor" in self.node
         high = math.log(self.node["within_factor"]) if ratio else float(self.node["within"])
         for a, b in itertools.combinations(self.node["same"], 2):

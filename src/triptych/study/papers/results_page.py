@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -121,10 +121,10 @@ def wall_seconds(run: Run) -> float:
 
 def _claim(j: Judgement) -> dict[str, Any]:
     deciding, claim = j.deciding, j.claim
-    points = deciding.contrast.first, deciding.contrast.second
+    published, ratio = published_at(claim, deciding.contrast.first, deciding.contrast.second)
     return {
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
-        "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
+        "published": published, "published_ratio": ratio,
         "measured": f"{deciding.contrast.name} = {deciding.text}",
         "claimed": deciding.accepted, "ratio": deciding.ratio, "metric": claim.metric,
         "why": j.why, "warning": j.warning, "rule": claim.rule,
@@ -134,29 +134,22 @@ def _claim(j: Judgement) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def published_figures(claim: Claim, *points: MetricPoint | None) -> str:
-    """Return the published figures of these settings; of all where they are not named alike."""
-    known = dict(claim.published)
-    names = list(filter(None, _published_names(claim, points)))
-    return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known))
+def published_at(claim: Claim, *points: MetricPoint | None) -> tuple[str, float | None]:
+    """Return the published figures of these settings, and the first over the second.
 
-
-def published_ratio(claim: Claim, *points: MetricPoint | None) -> float | None:
-    """Return the first published figure over the second; None where one is missing or is no number."""
-    known = dict(claim.published)
-    numbers = [re.search(r"\d+(\.\d+)?", known.get(name, "")) for name in _published_names(claim, points)]
+    The figures of all where these are not named alike; None for a ratio of which one is missing or no number.
+    """
+    known, given = dict(claim.published), list(filter(None, points))
+    names: list[str] = []
+    for point in given:  # by what tells it from the other
+        shared = [one for one in point.setting if all(one in other.setting for other in given)]
+        own = [value for key, value in point.setting if (key, value) not in shared or len(given) == 1]
+        matches = [one for one in (*own, point.metric) if one in known]
+        names += matches if len(matches) == 1 else []
+    numbers = [re.search(r"\d+(\.\d+)?", known[name]) for name in names]
     figures = [float(number[0]) for number in numbers if number]
-    return figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
-
-
-def _published_names(claim: Claim, points: Iterable[MetricPoint | None]) -> Iterator[str]:
-    """Yield under which name each setting was published; "" where none or several fit."""
-    known, names = list(filter(None, points)), [name for name, _ in claim.published]
-    for point in known:  # by what tells it from the other
-        shared = [one for one in point.setting if all(one in other.setting for other in known)]
-        own = [value for key, value in point.setting if (key, value) not in shared or len(known) == 1]
-        matches = [one for one in (*own, point.metric) if one in names]
-        yield matches[0] if len(matches) == 1 else ""
+    ratio = figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
+    return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known)), ratio
 
 
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
