@@ -3,7 +3,6 @@
 Hydra's and OmegaConf's errors are explained in one line: KEY=VALUE: problem; fix.
 """
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,8 +76,6 @@ def typed(value: Any) -> str:
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
