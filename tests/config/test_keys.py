@@ -18,9 +18,9 @@ from triptych import declare
 from triptych.config import compose as composing
 from triptych.config import trust
 from triptych.config.check import CONFIGS
-from triptych.config.keys import TARGET, find_key, unfit
+from triptych.config.keys import TARGET, Key, find_key, unfit
 from triptych.config.names import register_resolvers
-from triptych.config.schema import Decoders, Variances
+from triptych.config.schema import Decoders, Train, Variances
 from triptych.config.source import arguments
 from triptych.declare import ClassName, Count, FilePath, Ge, Gt, IsPath, Le, Role, Seed, Share
 from triptych.diffusion.decoder import Decoder
@@ -170,7 +170,7 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
 
 def test_what_is_out_of_range_is_named(prepared):
     config = prepared().config()
-    assert not list(unfit(config))
+    assert not list(unfit(config, Key(Train)))
     for key, value in (
         ("optimizer.lr", 1e10), ("optimizer.betas", [0.9]), ("schedule.gamma_min", -1e6), ("samples.n", -1),
         ("denoiser.network.blocks", -1), ("denoiser.network.width", 0), ("trainer.max_steps", 0),
@@ -182,7 +182,7 @@ def test_what_is_out_of_range_is_named(prepared):
     ):  # fmt: skip
         changed = OmegaConf.create(config)
         OmegaConf.update(changed, key, value, force_add=True)
-        [(named, said)] = unfit(OmegaConf.to_container(changed))
+        [(named, said)] = unfit(OmegaConf.to_container(changed), Key(Train))
         assert named == key and said.startswith(f"{key}=") and ": must be " in said, said
 
 

@@ -46,7 +46,7 @@ def by_name(rows) -> dict[str, dict[int, float]]:
 def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
     """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
     rows, last = by_name(table(run.path)), max(table(run.path))
-    final = {k: float(v) for k, v in flat_figures(run.summary()).items() if isinstance(v, int | float)}
+    final = {k: float(v) for k, v in flat_figures(run.summary().record).items() if isinstance(v, int | float)}
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
     assert set(theirs) == set(rows) | set(final)
     for name, row in rows.items():

@@ -11,6 +11,7 @@ from triptych.errors import UserError
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.execute import execute
+from triptych.run.result import Result
 
 BASE = (
     "denoiser.network.dropout=0.3 trainer.val_check_interval=2 samples.n=0 callbacks.ema.others=[0.1] "
@@ -28,9 +29,9 @@ VARIANTS = {
 LEARNED = {"importance": "losses", "adaptive": "means"}  # of the losses, by the times of training
 
 
-def same(one, other, first: dict, second: dict) -> None:
+def same(one, other, first: Result, second: Result) -> None:
     for key in ("test", "val", "train", "noise_levels", "steps", "checkpoint", "weighting"):
-        assert first.get(key) == second.get(key), key
+        assert first.record.get(key) == second.record.get(key), key
     states = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other)]
     torch.testing.assert_close(*(state["state_dict"] for state in states), rtol=0, atol=0)
     averages = [state["callbacks"]["EMA"] for state in states]

@@ -44,7 +44,7 @@ def sweep(prepared, monkeypatch):
 
 
 def plain(result) -> dict:
-    return {key: value for key, value in result.items() if key not in TIMES}
+    return {key: value for key, value in result.record.items() if key not in TIMES}
 
 
 def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):

@@ -257,7 +257,7 @@ def test_a_run_is_told_whole(prepared, monkeypatch):
             [entry] = record.artifact.manifest.contents
             artifacts[record.artifact.name] = Path(entry.local_path).read_bytes()
     assert artifacts == {f"model-{run.provenance()['id']}": run.reported().read_bytes()}
-    figures = flat_figures(summary)
+    figures = flat_figures(summary.record)
     assert {name: told.get(name) for name in figures} == figures
     assert {"test/nats_per_dim_draw_stderr", "measures/sliced_wasserstein_stderr"} <= {*figures}
     bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]

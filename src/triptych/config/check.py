@@ -58,7 +58,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     own = [str(key) for key in cfg if key != "hydra" and not OmegaConf.is_missing(cfg, key)]
     plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     keep_arguments(plain, typed)
-    for key, line in chain(_undeclared(plain, Key(COMMANDS[command])), unfit(plain, command)):
+    top = Key(COMMANDS[command])
+    for key, line in chain(_undeclared(plain, top), unfit(plain, top)):
         raise UserError(line if key in typed else line.replace(": ", f"{files}: ", 1))
 
 

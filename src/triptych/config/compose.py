@@ -3,7 +3,6 @@
 Hydra's and OmegaConf's errors are explained in one line: KEY=VALUE: problem; fix.
 """
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -78,8 +76,6 @@ def typed(value: Any) -> str:
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
@@ -149,7 +145,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         lists = unwrap(kind)[0] is Any or "a list" in describe_kind(kind)
         fix = f"; for a list type {key}=[{values}]" if lists else ""
         return f"{match[1]}: several values need -m (a sweep){fix}"
-    if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
+    if isinstance(error, OverrideParseException) and (override := error.override) in arguments:
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
         if "/" in override and "=" not in override and _door() != "train":
@@ -206,15 +202,6 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
 
 def _defaults_of(file: Path) -> list[dict[str, Any]]:
     return [one for one in read_yaml(file).get("defaults", []) if isinstance(one, dict)]
-
-
-def _unreadable(argument: str) -> bool:
-    try:
-        if argument[:1] != "-":
-            OverridesParser.create().parse_override(argument)
-    except (HydraException, ValueError):
-        return True
-    return False
 
 
 def _options(group: str) -> list[str]:

@@ -38,8 +38,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
-    config: dict[str, Any] = copy_plain(value, str(file))
-    return config
+    return copy_plain(value, str(file))
 
 
 def _check_events(text: str, file: Path) -> None:

@@ -175,12 +175,8 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (key, error line) of every key below ``path`` whose value is outside of its declaration."""
-    return _unfit(config, find_key(path, command=command) if path else Key(COMMANDS[command]), path)
-
-
-def _unfit(config: Any, key: Key, path: str) -> Iterator[tuple[str, str]]:
+def unfit(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, error line) of every key below ``key``, at ``path``, with an undeclared value."""
     target = allowed(str(config.get("_target_") or "")) if isinstance(config, dict) else ""
     for name, value in config.items() if isinstance(config, dict) else ():
         if name in OPTIONS:
@@ -188,9 +184,9 @@ def _unfit(config: Any, key: Key, path: str) -> Iterator[tuple[str, str]]:
         member, where = below(key, str(name), target) or Key(), f"{path}.{name}" if path else str(name)
         if line := _refusal(where, member, value):
             yield where, line
-        yield from _unfit(value, member, where)
+        yield from unfit(value, member, where)
         for i, one in enumerate(value if isinstance(value, list) else ()):
-            yield from _unfit(one, Key(), f"{where}[{i}]")
+            yield from unfit(one, Key(), f"{where}[{i}]")
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
@@ -207,7 +203,8 @@ def _refusal(where: str, key: Key, value: Any) -> str:
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
     """Raise UserError for the first key below ``path`` whose value is outside of its declaration."""
-    for _, line in unfit(config, command, path):
+    key = find_key(path, command=command) if path else Key(COMMANDS[command])
+    for _, line in unfit(config, key, path):
         raise UserError(line)
 
 

@@ -199,8 +199,6 @@ class Generated(DataModule):
     So the test set stays the same whatever the run's seed and the other sizes are.
     """
 
-    levels = None
-
     def __init__(
         self,
         train_size: Annotated[Count, Role.SPLIT, Unit("items")] = 20000,

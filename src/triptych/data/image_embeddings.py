@@ -24,7 +24,6 @@ class ImageEmbeddings(DataModule):
     """
 
     name = "image_embeddings"
-    levels = None
     known_as = IMAGE
 
     def __init__(self, base: Annotated[Any, Role.DATA], embeddings: FilePath, **loading: Any) -> None:

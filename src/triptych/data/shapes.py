@@ -135,7 +135,7 @@ class Shapes(Captioned, Generated):
     """
 
     name = "shapes"
-    levels = LEVELS  # type: ignore[assignment]  # None in the base
+    levels = LEVELS
     num_classes = len(COMBINATIONS)
     attribute_names = tuple(ATTRIBUTES)
 

@@ -171,7 +171,10 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
-        how = {"fused": False} if self._unfused() else {}
+        # in mixed precision a fused one takes its gradients' scale off within its step: a norm before that
+        # would be of scaled gradients, and Lightning refuses to clip it
+        fused = getattr(self.optimizer, "keywords", {}).get("fused")
+        how = {"fused": False} if fused and str(self.trainer.precision).endswith("-mixed") else {}
         with refused_keys("optimizer", self.optimizer):
             optimizer = self.optimizer(self.parameter_groups(), **how)
         steps = self.trainer.max_steps
@@ -186,12 +189,6 @@ class BoundModel(pl.LightningModule):
         # torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter
         for state in checkpoint.get("lr_schedulers", ()):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
-
-    def _unfused(self) -> bool:
-        # in mixed precision a fused one takes its gradients' scale off within its step: a norm before that
-        # would be of scaled gradients, and Lightning refuses to clip it
-        fused = getattr(self.optimizer, "keywords", {}).get("fused")
-        return bool(fused) and str(self.trainer.precision).endswith("-mixed")
 
     # the accounting ---------------------------------------------------------------------------------
 

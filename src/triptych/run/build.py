@@ -51,8 +51,6 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     node = config["measures"]
     if not node["n"]:
         return Experiment(config, data, model, drawing)
-    if node["n"] < 8 or node["repeats"] < 1:
-        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
     measured = _measured(config, drawing, guides)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 

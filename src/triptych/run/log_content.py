@@ -49,10 +49,10 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
     return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
 
 
-def flat_figures(summary: Result) -> dict[str, Any]:
+def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: dict[str, Any] = {}
-    for key, value in summary.items():
+    for key, value in record.items():
         if key not in NOT_FIGURES:
             _flatten(value, key, SPLITS.get(key, f"{key}/"), flat)
     return flat
@@ -60,7 +60,7 @@ def flat_figures(summary: Result) -> dict[str, Any]:
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
     """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
-    flat = flat_figures(summary) if summary else {}
+    flat = flat_figures(summary.record) if summary else {}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
@@ -77,10 +77,10 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]]:
+def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
-    for key, value in summary.items():
+    for key, value in record.items():
         columns = [*value.values()] if isinstance(value, dict) else []
         lists = bool(columns) and all(isinstance(column, list) and column for column in columns)
         if lists and not any(isinstance(one, list | dict) for column in columns for one in column):

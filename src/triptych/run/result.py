@@ -97,14 +97,6 @@ class Result:
     def __contains__(self, key: str) -> bool:
         return key in self.record
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return an entry as the file has it, or ``default``."""
-        return self.record.get(key, default)
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return the entries as the file has them."""
-        return self.record.items()
-
     @classmethod
     def of(cls, provenance: Mapping[str, Any], status: str, **more: Any) -> Self:
         """Build the result of the run of ``provenance`` from the file's entries; None is left out."""

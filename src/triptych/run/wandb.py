@@ -98,7 +98,7 @@ class WandbRun(WandbLogger):
         """Log the panels and figures of ``summary``, and end."""
         if summary:
             self._send("the panels", lambda: self._log_panels(summary, step))
-            self.experiment.summary.update(flat_figures(summary))
+            self.experiment.summary.update(flat_figures(summary.record))
             if self.artifacts:
                 self._send("the checkpoint", self._log_checkpoint)
         try:
@@ -108,7 +108,7 @@ class WandbRun(WandbLogger):
         self.wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_panels(self, summary: Result, step: int) -> None:
-        panels = panel_tables(summary).items()
+        panels = panel_tables(summary.record).items()
         tables = {f"{key}_table": self.wandb.Table(columns, rows) for key, (columns, rows) in panels}
         self.log_metrics(tables, step)
 

@@ -114,7 +114,7 @@ def wall_seconds(run: Run) -> float:
     if len(load_object(run.dir / "provenance.json").get("executions") or []) != 1:
         return parts
     with suppress(ValueError, TypeError):
-        begun, ended = (datetime.strptime(text, STAMP) for text in (run.started, run.get("ended")))
+        begun, ended = (datetime.strptime(text, STAMP) for text in (run.started, run.record.get("ended", "")))
         return max((ended - begun).total_seconds(), parts)
     return parts
 
