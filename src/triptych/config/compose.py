@@ -188,6 +188,10 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         of_target = of_class(check_name(target, parent))[0].items()
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
+    models = [one.partition("=")[2] for one in arguments if one.startswith("model=")]
+    if group == "denoiser" and {*models} & {*listing(own := f"model.{'.'.join(names)}")}:
+        fix = f"type {own}={override.partition('=')[2]}"
+        return f"{override}: no such key with this model, which has a network of its own; {fix}"
     if names and (others := listing(key)):
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with this choice of {group}; {listed} has it"
