@@ -118,6 +118,7 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("steps=5", "did you mean bound.steps or objective.steps or sampler.steps?"),
         ("model=vae denoiser.network.width=8", "has a network of its own; type model.network.width=8"),
         ("model=vae denoiser.network.heads=8", "no such key with this choice of denoiser; denoiser=dit"),
+        ("data=shapes data.embeddings=/x", "type +data.embeddings="),
         ("data/encoder=words", "no such choice with this data; data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
