@@ -77,7 +77,7 @@ def test_overrides_are_texts_with_a_key_and_a_value(root):
         (["-m", "seed=1,2"], "-m: is for the command triptych-train; from Python, use KEY=VALUE alone"),
         (["--cfg=job"], "--cfg=job: is for the command"),
         (["resume=x"], "resume=x: is for the command"),
-        (["plan=true"], "plan=true: is for the command"),
+        *(([one], f"{one}: is for the command") for one in ("plan=true", "plan=True", "+plan=true")),
     ):
         assert refused(lambda typed=overrides: triptych.compose(typed)).startswith(problem)
 
@@ -130,7 +130,7 @@ def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkey
     trained, moves = triptych.load(finished().path), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
-    trained.sample(2)
+    trained.sample(2, "trajectory=null")
     assert moves == ["cuda", "cpu"]
 
 

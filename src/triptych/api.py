@@ -227,7 +227,8 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """Compose as ``triptych-COMMAND`` does; UserError for its options."""
     for one in overrides:
-        if without_hyphens(one).startswith(("-", "resume=", "plan=true")):
+        key, _, value = without_hyphens(one).lstrip("+").partition("=")
+        if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
     return composing.compose_command(command, as_hydra_wants([*overrides], command))
 
@@ -239,6 +240,6 @@ def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str
     for one in overrides:
         if (key := one.partition("=")[0]) in keys:
             raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
-        if key in UNREAD[command]:
+        if key in UNREAD[command] and one != "trajectory=null":  # which it is
             raise UserError(f"{one}: is for the command triptych-{command}; weights and data_root are load's")
     return composing.checked_values(composing.without_hydra(cfg), command)

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import _keep, as_hydra_wants
 from triptych.errors import UserError
 
 
@@ -28,6 +29,12 @@ def test_options_may_stand_anywhere(typed, meant):
 def test_an_option_without_its_value_is_refused():
     with pytest.raises(UserError, match="--config-dir"):
         as_hydra_wants(["seed=1", "--config-dir"], "train")
+
+
+def test_a_reference_to_null_is_shown_as_one():
+    shown = OmegaConf.create({"guide": None, "guidance": {"weak": "${guide}", "scale": 2}, "steps": 3})
+    _keep(shown, {"guide": None, "guidance": {"weak": None}, "steps": None})
+    assert OmegaConf.to_container(shown) == {"guide": None, "guidance": {"weak": "${guide}"}, "steps": None}
 
 
 def show(typed: str) -> float:

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.refusal import refused
+from triptych.cli.evaluate import evaluate_composed
+from triptych.config.compose import compose_command, without_hydra
 from triptych.config.identity import data_identity
 from triptych.data.build import build_data
 from triptych.diffusion.sampler import DDIM
@@ -41,6 +43,16 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
     assert features.shape == (297, 64)
     right = (logits.argmax(1) == test.condition.label).double().mean().item()
     assert right == pytest.approx(accuracy["mean"])
+
+
+def test_a_noisy_one_is_measured_by_as_many_draws_as_are_asked_for(trained):
+    def measured(ckpt, *more):
+        asked = compose_command("evaluate", [f"ckpt='{ckpt}'", "split=val", *more])
+        return evaluate_composed(without_hydra(asked))["cross_entropy"]["mean"]
+
+    noisy, clean = trained(*BRIEF)[0], trained("model.noise=false", *BRIEF, path="clean")[0]
+    assert measured(noisy, "repeats=5") != measured(noisy) == measured(noisy, "repeats=2")
+    refused(lambda: measured(clean, "repeats=5"), "repeats=5: ", "its cross_entropy and accuracy no draws")
 
 
 def test_its_gradient_guides_an_unconditional_model(trained, prepared):

@@ -16,6 +16,7 @@ from triptych.diffusion.sampler import DDIM
 from triptych.run.drawing import Drawing
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, facts
+from triptych.run.sampling.measure import _conditions
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
@@ -164,6 +165,19 @@ def test_measured_samples_are_of_the_held_out_classes_also_where_these_lie_in_or
         asked = torch.cat([drawing.condition(len(some), items=some).label for some in parts])
         assert asked.tolist() == shares if labels is not None else asked.max() < 9
     assert drawing.condition(10).label.tolist() == [*range(9), 0], "pictures show each class"
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are_sorted(kinds):
+    told = SimpleNamespace(splits={"val": torch.zeros(1000)}, condition_split="val", conditions=["text"])
+    drawing = Drawing(SimpleNamespace(conditional=["text"]), told, DDIM(3))
+    of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
+    for n, same in ((100, 100), (1000, 1000 // kinds), (1500, 1000 // kinds)):
+        node = SimpleNamespace(config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes))
+        items = drawing.held_out(n) if kinds == 1 else _conditions(node, drawing)[0]
+        assert len(items) == n and len(items.unique()) == same
+        assert abs(items[:100].float().mean() - 500 / kinds) < 120 / kinds or n > 100
+        assert n < 1000 or items.equal(torch.arange(n) % (1000 // kinds)), "as they are"
 
 
 def test_a_part_that_the_data_do_not_have(prepared, data):

@@ -107,6 +107,19 @@ def test_nothing_is_trained_or_remembered(times):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_the_outputs_clip_is_not_of_the_loss():
+    sums = []
+    for clip in (None, 0.01):
+        of, metric = model(Uniform()), GradientNoise(batch=8, draws=2)
+        output = of.denoiser.eval().output
+        output.clip = clip
+        torch.manual_seed(1)
+        metric.update(of, Batch(torch.randn(N, DIM), None, torch.arange(N)))
+        sums.append(metric.sums)
+        assert not output.training, "as it was"
+    assert sums[0].equal(sums[1]) and sums[0].isfinite().all()
+
+
 def test_a_model_without_a_network_is_refused():
     of = model(Uniform())
     of.networks, of.of_latents = list, False

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.refusal import refused
 from tests.run.accidents import rows
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination
@@ -11,7 +12,7 @@ from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.run.checkpoints import averages, read_checkpoint
+from triptych.run.checkpoints import averages, read_checkpoint, state_dict_of
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 
@@ -112,6 +113,13 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
             torch.testing.assert_close(found.detach(), expected.float())
         # of a fit that ended after its last snapshot: the checkpoint's own averages stand for one
         (run / "averages" / "000000006.pt").unlink(missing_ok=True)
+    # of one that ended before the first snapshot, those alone; of a run that has lost them none
+    early = read_checkpoint(run / "checkpoints/last.ckpt") | {"global_step": 1}
+    found = state_dict_of(early, "sigma_rel_0.07", run / "samples")
+    short, long = combination([(1, 0.05), (1, 0.1)], 1, 0.07)
+    name, one = next(iter(averages(early)["sigma_rel_0.05"].items()))
+    torch.testing.assert_close(found[name], short * one + long * averages(early)["sigma_rel_0.1"][name])
+    refused(lambda: state_dict_of(early | {"global_step": 6}, "sigma_rel_0.07", run / "samples"), "not kept")
 
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])

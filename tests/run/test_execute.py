@@ -165,6 +165,15 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
     assert run.checkpoints() and run.status == "failed" and run.config()
 
 
+def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
+    """Whose key for their number may have any name."""
+    run = prepared("data=ring", "denoiser=mlp", "checkpoint=best")
+    config = run.config()
+    config["data"]["val_size"] = 0
+    run.write("config.yaml", config)  # JSON is YAML
+    refused(lambda: execute(run), "checkpoint=best: data ring has no validation items; pass checkpoint=last")
+
+
 def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):
     """Steps that are all of warm-up, progress without a terminal, where it goes on, and how."""
     run = prepared("data.val_size=8")

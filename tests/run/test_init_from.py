@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from tests.run.accidents import stop_after
+from triptych.cli.arguments import as_hydra_wants
+from triptych.config.compose import compose_command, unresolved
 from triptych.data.fingerprint import Fingerprint
 from triptych.errors import UserError
 from triptych.run.checkpoints import averages, read_checkpoint
@@ -157,6 +160,14 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((root / "e.json").read_text()) == ours["test"]
+
+
+def test_cfg_shows_the_composed_configuration_beside_a_trained_model(source, capsys):
+    """The other run's, of another network, is read when the run begins; no key is taken for superfluous."""
+    line = [f"trained='{source.path}'", "sampler=heun"]
+    with pytest.raises(SystemExit):
+        as_hydra_wants([*line, "--cfg", "job"], "train")
+    assert yaml.safe_load(capsys.readouterr().out) == unresolved(compose_command("train", line))
 
 
 def test_refusals_beside_a_trained_model(source, prepared, root):

@@ -4,6 +4,7 @@ import io
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import SimpleProfiler
 
@@ -115,11 +116,16 @@ def test_epochs_decide_the_length(root, tiny):
     assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound
 
 
-def test_a_share_of_validation_that_is_no_batch_is_refused(prepared):
-    """Lightning's own error comes after the start, with a traceback."""
-    words = r"^trainer\.limit_val_batches=0\.1: less than one of 1 validation batches; pass a number"
+@pytest.mark.parametrize(("share", "more"), [(0.1, ""), (0.5, "trainer.devices=2 data.eval_batch_size=75")])
+def test_a_share_of_validation_that_is_no_batch_is_refused(prepared, monkeypatch, share, more):
+    """Lightning's own error comes after the start, with a traceback; of 150 items each process has half."""
+    monkeypatch.setattr(pl.Trainer, "fit", None)  # which starts the other process
+    each = " a process" if more else ""
+    words = (
+        rf"^trainer\.limit_val_batches={share}: less than one of 1 validation batches{each}; pass a number"
+    )
     with pytest.raises(UserError, match=words):
-        execute(prepared("+trainer.limit_val_batches=0.1"))
+        execute(prepared(f"+trainer.limit_val_batches={share}", *more.split()))
 
 
 def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):

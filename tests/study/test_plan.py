@@ -117,7 +117,10 @@ main()
 """
 
 
-@pytest.mark.parametrize("typed", ["name=mine", "-m paper=vdm_bits scale=paper"])
+@pytest.mark.parametrize(
+    "typed",
+    ["name=mine", "-m paper=vdm_bits scale=paper", "-m until=decided seed=1,2 max_seeds=5 sampler=ddim,heun"],
+)
 def test_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root, typed):
     before = {*root.rglob("*")}
     line = [sys.executable, "-c", LOADED, *typed.split()]
@@ -125,6 +128,8 @@ def test_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "nothing is started" in done.stdout and "hours on one A100" in done.stdout
     assert done.stdout.endswith("loaded:\n")
+    counted = "until=decided: the first seeds are counted, of at most 5 a setting"
+    assert (counted in done.stdout) == ("until" in typed)
     assert {*root.rglob("*")} == before
 
 

@@ -5,6 +5,7 @@ import math
 import matplotlib.colors
 import numpy as np
 
+from triptych.cli import report as cli
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import forest
@@ -37,6 +38,16 @@ HINTS = {
     "b": {1: 1.1, 2: 1.16, 3: 1.22},
     "c": {1: 1.11, 2: 1.2, 3: 1.27},
 }
+
+
+def test_of_logs_options_compare_what_is_there_and_without_one_it_is_listed(tmp_path, capsys):
+    make_runs(tmp_path / "sweeps" / "a", {"x0": {1: 2.0, 2: 2.1}, "v": {1: 2.0, 2: 2.1}})
+    for options, written in (([], "index.html"), (["--equal-within=0.5"], "report.html")):
+        assert cli.main([str(tmp_path), *options]) == 0, capsys.readouterr().err
+        assert [page.name for page in tmp_path.glob("*.html")] == [written]
+        (tmp_path / written).unlink()
+    assert cli.main([str(tmp_path), f"--figures={tmp_path / 'out'}"]) == 0
+    assert (tmp_path / "out" / "results.csv").exists() and not (tmp_path / "index.html").exists()
 
 
 def test_different_data_and_units_are_never_compared(tmp_path):

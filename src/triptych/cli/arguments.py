@@ -116,7 +116,7 @@ def _keep(cfg: Any, plain: dict[str, Any]) -> None:
             del cfg[key]
         elif isinstance(node, DictConfig) and isinstance(plain[key], dict):
             _keep(node, plain[key])
-        elif plain[key] is None:
+        elif plain[key] is None and cfg.get(key) is not None:  # a reference to null stays one
             cfg[key] = None
 
 

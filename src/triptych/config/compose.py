@@ -20,7 +20,7 @@ from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.identity import ABSENT, leaves
-from triptych.config.keys import FREE_GROUPS, check_values, find_key, of_class, takes_names
+from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
@@ -184,6 +184,13 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         of_target = of_class(check_name(target, parent))[0].items()
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
         return f"{override}: {target} has no such argument; {nearest(key, known)}"
+    models = [one.partition("=")[2] for one in arguments if one.startswith("model=")]
+    if group == "denoiser" and {*models} & {*listing(own := f"model.{'.'.join(names)}")}:
+        fix = f"type {own}={override.partition('=')[2]}"
+        return f"{override}: no such key with this model, which has a network of its own; {fix}"
+    chosen = [f for f in folders.files_of(group) if f"{group}={f.stem}" in arguments]
+    if any(".".join(names) in of_class(allowed(str(read_yaml(f).get("_target_"))))[0] for f in chosen):
+        return f"{override}: a key that its file does not list; type +{override}"
     if names and (others := listing(key)):
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with this choice of {group}; {listed} has it"

@@ -178,8 +178,12 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     try:
         opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
         for key, usual in (("steps", "run"), ("variance", None), ("repeats", None)):
-            if values[key] != usual and "bound" in opened.model.ignores:
-                raise UserError(f"{key}={values[key]}: this model has no bound; leave it out")
+            if values[key] == usual or "bound" not in opened.model.ignores:
+                continue
+            if key != "repeats" or not getattr(opened.model, "noise", False):
+                has = " and ".join(getattr(opened.model.accounting, "names", ["retrieval"]))
+                problem = f"this model has no bound, and its {has} no draws"
+                raise UserError(f"{key}={values[key]}: {problem}; leave it out")
         if not len(opened.data.splits[split]):
             raise UserError(f"split={split}: this run has no items there; choose another")
         trainer = build_trainer(opened.config, None, build_metrics(opened.config))

@@ -145,12 +145,17 @@ def _reconstruct(
     except ValueError:
         raise UserError(f"weights={weights}: must be one of {', '.join(choices)}") from None
     files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
-    if not files:
+    node = checkpoint["triptych"]["config"]
+    every = (one.get("snapshots") for one in node["callbacks"].values() if one)
+    first = min(((node["trainer"]["max_steps"] or 0) / n for n in every if n), default=0)
+    if not files and not (run and 0 < step < round(first)):  # of one that ended before, its own have to do
         problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {', '.join(choices)}")
     reads: dict[int, Callable[[], Any]] = {int(p.stem): partial(read_tensors, p, "a snapshot") for p in files}
     if step not in reads:
-        lengths = {name: s for name, s in reads[max(reads)]()["sigma_rel"].items() if name in own}
+        named = {name: float(name.removeprefix(POWER)) for name in own if name.startswith(POWER)}
+        known = reads[max(reads)]()["sigma_rel"] if reads else named
+        lengths = {name: s for name, s in known.items() if name in own}
         reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: own[name] for name in lengths}}
     stored = [(at, s) for at, read in reads.items() for s in read()["sigma_rel"].values()]
     factors = iter(combination(stored, step, sigma_rel).tolist())

@@ -62,12 +62,12 @@ class Drawing:
         return split.condition[rows % len(split)].together(named)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have: in their order.
+        """Return the items (n,) whose conditions measured samples have: as of ``chosen``.
 
         Of labels alone evenly over all of them, as a folder's first items may be of one class.
         """
         size = len(self.data.splits[self.data.condition_split])
-        return torch.arange(n) * size // n if self.class_conditional else torch.arange(n)
+        return torch.arange(n) * size // n if self.class_conditional else chosen(n, size)
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
@@ -121,6 +121,12 @@ class Drawing:
         """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
+
+
+def chosen(n: int, size: int) -> Tensor:
+    """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
+    fixed = torch.Generator().manual_seed(0)
+    return torch.arange(n) % max(1, size) if n >= size else torch.randperm(size, generator=fixed)[:n]
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:

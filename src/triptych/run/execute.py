@@ -7,6 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -134,7 +135,8 @@ class Session:
         set_up_torch(config["threads"])
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        experiment = build_experiment(config, download=is_composed_here(run))
+        experiment = build_experiment(run.located(config), download=is_composed_here(run))
+        experiment = replace(experiment, config=config)  # as it is recorded
         origin = find_origin(run, config, experiment.data, experiment.model)
         _describe(run, experiment, origin)
         if origin.initial is not None:

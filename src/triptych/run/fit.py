@@ -138,9 +138,11 @@ def build_fit(
     if data.batch_size % trainer.world_size:
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
-    share, batches = trainer.limit_val_batches, len(data.eval_dataloader("val")) if validated else 0
+    share, each = trainer.limit_val_batches, len(data.splits["val"]) // trainer.world_size
+    batches = math.ceil(each / data.eval_batch_size)  # of the process with the fewest
     if isinstance(share, float) and batches * share < 1 <= batches:
-        problem = f"less than one of {batches} validation batches"
+        processes = " a process" if trainer.world_size > 1 else ""
+        problem = f"less than one of {batches} validation batches{processes}"
         raise UserError(f"trainer.limit_val_batches={share}: {problem}; pass a number of batches")
     check_compiler(config, model, trainer.strategy.root_device)
     lacking = trainer.strategy.root_device.type == "cpu" and not find_spec("psutil")

@@ -11,8 +11,9 @@ from triptych.diffusion.betas import Betas
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.sampler import Ancestral, DPMSolver
+from triptych.diffusion.sampler import DDIM, Ancestral, Chosen, DPMSolver
 from triptych.diffusion.schedule import Linear
+from triptych.run.drawing import Drawing
 from triptych.run.sampling import pictures
 from triptych.run.sampling.pictures import save_strip, trajectory
 
@@ -54,6 +55,28 @@ def test_it_ends_with_the_first_of_the_samples(schedule, steps):
     samples = sampler(denoiser, schedule, (8, 2), generator=generator())
     assert len(x) == len(gamma) == min(steps + 1, 9)
     torch.testing.assert_close(x[-1], samples[:5])
+
+
+def test_of_several_draws_it_is_the_way_of_the_one_that_is_kept():
+    schedule, sampler = Linear(-8.0, 5.0), Chosen(4, 3, eta=1.0, chunk=3)
+    denoiser, drawing = of(sampler, schedule, (2,))
+    told = Condition(text_embedding=torch.randn(8, 2, generator=generator()))
+    x, _ = trajectory(drawing, told, 8, generator(), shown=5)
+    samples = sampler(denoiser, schedule, (8, 2), generator=generator(), condition=told)
+    torch.testing.assert_close(x[-1], samples[:5])
+
+
+def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
+    """As a cascade's stage, whose condition is noised before it is drawn from."""
+    told, mode = [], lambda *_: None
+    denoiser, drawing = of(DDIM(3), Linear(-8.0, 5.0), (2,))
+    denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2].parts["low"].value))
+    model = SimpleNamespace(**vars(drawing.model), device="cpu", training=False, eval=mode, train=mode)
+    model.shown = lambda x: x
+    noised = Drawing(model, SimpleNamespace(shape=(2,)), DDIM(3), prepare=lambda c, _: c.map(lambda x: x + 1))
+    monkeypatch.setattr(pictures, "_moments", lambda *_: pictures.new_figure(1, 1))
+    pictures.save_trajectory(noised, Condition(low=torch.zeros(4, 2)), 3, 0, tmp_path)
+    assert len(told) == 3 and all(one.equal(torch.ones(3, 2)) for one in told)
 
 
 def test_a_strip_has_a_row_a_sample(tmp_path):

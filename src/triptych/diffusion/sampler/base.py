@@ -122,6 +122,10 @@ class Sampler(ABC):
         """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
         return self
 
+    def draws_under(self, condition: Condition | None) -> int:
+        """Return how many samples are drawn for each that is kept, as ``Chosen`` keeps one."""
+        return 1
+
     @abstractmethod
     def step(self, z: Tensor, at: Step) -> Tensor:
         """Step from z_t at ``at.gamma_t`` to z_s at ``at.gamma_s``, (B, *event)."""

@@ -74,19 +74,23 @@ class Chosen(DDIM):
         condition: Condition | None = None,
         **more: Any,
     ) -> Tensor:
-        part = None if condition is None else condition.part(self.by)
-        draw = super().__call__
-        if part is None or self.draws == 1:
-            return draw(denoiser, schedule, shape, condition=condition, **more)
-        draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(self.draws)]
-        samples, near = torch.stack(draws), part.value.flatten(1)
-        if near[0].numel() != samples[0, 0].numel():
+        draw, count = super().__call__, self.draws_under(condition)
+        draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
+        return draws[0] if condition is None or count == 1 else self.choose(torch.stack(draws), condition)
+
+    def draws_under(self, condition: Condition | None) -> int:
+        return self.draws if condition is not None and condition.part(self.by) is not None else 1
+
+    def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
+        """Return the nearest of ``draws`` (D, B, *event), or of ``ways`` (D, B, ...) that lead to them."""
+        near = condition.parts[self.by].value.flatten(1)
+        if near[0].numel() != draws[0, 0].numel():
             raise ValueError(
                 f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
-                f"{samples[0, 0].numel()} of a sample"
+                f"{draws[0, 0].numel()} of a sample"
             )
-        best = (samples.flatten(2) * near).sum(2).argmax(0)
-        return samples[best, torch.arange(len(best), device=best.device)]
+        best = (draws.flatten(2) * near).sum(2).argmax(0)
+        return (draws if ways is None else ways)[best, torch.arange(len(best), device=best.device)]
 
 
 class DPMSolver(Sampler):

@@ -19,7 +19,7 @@ from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.models.condition_bits import never_dropped
 from triptych.run.directory import RunDirectory
-from triptych.run.drawing import Drawing
+from triptych.run.drawing import Drawing, chosen
 from triptych.run.experiment import Experiment
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 
@@ -143,13 +143,11 @@ def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
-    chosen: list[Tensor | None] = [None, None]
+    items: list[Tensor | None] = [None, None]
     if prompts is not None and drawing.conditional and not drawing.class_conditional:
         places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
-        chosen = [
-            p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)
-        ]
-    trained, untrained = chosen
+        items = [p[chosen(k, len(p))] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)]
+    trained, untrained = items
     if trained is not None:
         return trained, None, untrained
     rows = drawing.held_out(n).split(chunk_size(experiment.data.shape))

@@ -11,7 +11,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.sampler import chunk_size
+from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 
@@ -103,25 +103,32 @@ def trajectory(
     sampler = model.prepared(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
-    start = torch.randn((n, *model.event), generator=generator, device=generator.device)
-    start *= denoiser.process.prior_std(gammas[0])
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(frames, steps + 1)).round().long()
     scale = torch.hypot(alpha, sigma)
     if not model.schedule.denoised:
         scale[-1] = alpha[-1]
-    size, rows = sampler.chunk or chunk_size(model.event), []
-    for first in range(0, min(n, shown or n), size):
-        z = start[first : first + size]
-        own = None if condition is None else condition[slice(first, first + size)]
-        frames_of = [z / scale[0]]
-        for i, z in enumerate(sampler.path(denoiser, gammas, z, own, generator), start=1):  # noqa: B020
-            if i in moments:
-                frames_of.append(z / scale[i])
-        if model.schedule.denoised:
-            frames_of.append(denoiser(z, gammas[-1], own).x0)
-        rows.append(torch.stack(frames_of))
-    return torch.cat(rows, 1)[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
+    size, draws, ways = sampler.chunk or chunk_size(model.event), sampler.draws_under(condition), []
+    for _ in range(draws):
+        start = torch.randn((n, *model.event), generator=generator, device=generator.device)
+        start *= denoiser.process.prior_std(gammas[0])
+        rows = []
+        for first in range(0, n if draws > 1 else min(n, shown or n), size):
+            z = start[first : first + size]
+            own = None if condition is None else condition[slice(first, first + size)]
+            frames_of = [z / scale[0]]
+            for i, z in enumerate(sampler.path(denoiser, gammas, z, own, generator), start=1):  # noqa: B020
+                if i in moments:
+                    frames_of.append(z / scale[i])
+            if model.schedule.denoised:
+                frames_of.append(denoiser(z, gammas[-1], own).x0)
+            rows.append(torch.stack(frames_of))
+        ways.append(torch.cat(rows, 1))
+    x = ways[0]
+    if isinstance(sampler, Chosen) and condition is not None and draws > 1:
+        every = torch.stack(ways)
+        x = sampler.choose(every[:, -1], condition, every.transpose(1, 2)).transpose(0, 1)
+    return x[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
 def save_strip(x: Tensor, path: Path) -> None:
