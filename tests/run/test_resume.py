@@ -131,5 +131,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
         os.utime(early, (1e9, 1e9))
         os.utime(late, (2e9, 2e9))
         assert newest_readable(run.checkpoints()) == last
+    torch.save(read_checkpoint(last), best)  # of one step: "last" is saved again if a callback ends the fit
+    assert newest_readable(run.checkpoints()) == last
     last.write_bytes(last.read_bytes()[:-100])
     assert newest_readable(run.checkpoints()) == best
