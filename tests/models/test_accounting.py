@@ -58,9 +58,8 @@ def test_noise_levels_are_binned_by_gamma():
 
 def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_lies_beyond():
     """Five of [-10, 10], each named after its ends; none without a level."""
-    model = SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21))
     levels = {"gamma": [-11.0, -9.0, 1.0, 7.0, 12.0], "epsilon_mse": [1.0, 2.0, 3.0, 4.0, 8.0]}
-    found = BoundModel._level_figures(model, levels)
+    found = BoundModel._level_figures(SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels)
     means = {"-10.0_to_-6.0": 1.5, "-2.0_to_2.0": 3.0, "6.0_to_10.0": 6.0}
     assert found == {f"val_levels/epsilon_mse_gamma_{band}": mean for band, mean in means.items()}
 
