@@ -358,10 +358,7 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
         (splits(X * 1e6), ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
         (splits((255 * X).byte()), ["values: torch.uint8; must be float32"]),
         (splits((17 * X).long() + 1, levels=17), ["values from 1 to 17; must be whole numbers from 0 to 16"]),
-        (
-            splits(X, levels=17),
-            ["torch.float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"],
-        ),
+        (splits(X, levels=17), ["float32; must be whole numbers from 0 to 16 as torch.int64 or torch.uint8"]),
         (splits(X.numpy()), ["values: a numpy.ndarray; must be a torch.Tensor"]),
         (splits(X[:, :1]), ["values of shape (40, 1); must be (40, 2)"]),
         (splits(label=Y + 1), ["label from 1 to 3; must be whole numbers from 0 to 2"]),

@@ -1,12 +1,14 @@
 """The accounting against plain formulas."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from triptych.diffusion.bound import BoundTerms
 from triptych.models.accounting import Accounting
+from triptych.models.base import BoundModel
 
 
 def some_terms(n: int) -> tuple[torch.Tensor, ...]:
@@ -54,12 +56,18 @@ def test_noise_levels_are_binned_by_gamma():
     assert found["stderr"] == pytest.approx([0.5, 5.0])
 
 
-def test_nothing_counted_is_nothing_found():
-    assert Accounting(dims=4, discrete=True).compute().figures == {}
+def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_lies_beyond():
+    """Five of [-10, 10], each named after its ends; none without a level."""
+    levels = {"gamma": [-11.0, -9.0, 1.0, 7.0, 12.0], "epsilon_mse": [1.0, 2.0, 3.0, 4.0, 8.0]}
+    found = BoundModel._level_figures(SimpleNamespace(_levels=torch.linspace(-10.0, 10.0, 21)), levels)
+    means = {"-10.0_to_-6.0": 1.5, "-2.0_to_2.0": 3.0, "6.0_to_10.0": 6.0}
+    assert found == {f"val_levels/epsilon_mse_gamma_{band}": mean for band, mean in means.items()}
 
 
-def test_one_item_has_a_mean_and_no_error():
+def test_one_item_has_a_mean_and_no_error_one_draw_none_of_draws_and_nothing_counted_no_figure():
     accounting = Accounting(dims=4, discrete=True)
-    accounting.update(BoundTerms(*some_terms(1)))
+    assert accounting.compute().figures == {}
+    accounting.update(BoundTerms(*some_terms(1)), variance=torch.tensor([math.nan]))
     figure = accounting.compute().figures["bpd"]
+    assert "draw_stderr" not in figure
     assert figure["n"] == 1 and math.isfinite(figure["mean"]) and math.isnan(figure["stderr"])

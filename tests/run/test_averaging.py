@@ -12,7 +12,7 @@ from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.run.checkpoints import averages, read_checkpoint, state_dict_of
+from triptych.run.checkpoints import averages, read_checkpoint, reported, state_dict_of
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 
@@ -70,15 +70,18 @@ def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepare
     assert execute(follower)["test"] == summary["test"]
 
 
-def test_a_run_has_chosen_before_chosen_weights_are_asked_for(finished):
-    run = finished("callbacks.ema.others=[0.1]")
+def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
+    ema = {"name": "sigma_rel_0.05", "average": {}, "others": {"sigma_rel_0.1": {}}}
     for weights, words in (
         ("chosen", "has not chosen"),
         ("sigma_rel_0.07", r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.1"),
         ("sigma_rel_9", r"weights=sigma_rel_9: .* ema, raw, chosen, sigma_rel_0\.05, sigma_rel_0\.1"),
     ):
         with pytest.raises(UserError, match=words):
-            reopen(last(run), weights)
+            state_dict_of({"state_dict": {}, "callbacks": {"EMA": ema}}, weights)
+    for weights, said in (("raw", "raw"), ("ema", "sigma_rel_0.05"), ("chosen", "sigma_rel_0.1")):
+        about = {"config": {"weights": weights}, "chosen": "sigma_rel_0.1"}
+        assert reported({"callbacks": {"EMA": ema}, "triptych": about}) == said
 
 
 def test_best_is_decided_by_the_weights_that_are_reported(prepared):
@@ -105,14 +108,18 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
     stored = [torch.load(path, weights_only=True) for path in sorted((run / "averages").iterdir())]
     known = {(s["step"], s["sigma_rel"][name]): x for s in stored for name, x in s["averages"].items()}
     assert [*known] == [(step, s) for step in (2, 4, 6) for s in (0.05, 0.1)]
-    factors = combination([*known], 6, 0.07)
-    for _ in range(2):
-        for name, found in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
-            of = zip(factors, known.values(), strict=True)
-            expected = sum(factor * average[name].double() for factor, average in of)
-            torch.testing.assert_close(found.detach(), expected.float())
-        # of a fit that ended after its last snapshot: the checkpoint's own averages stand for one
-        (run / "averages" / "000000006.pt").unlink(missing_ok=True)
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    for step in (4, 6, 6):  # of an earlier checkpoint, as the best may be: later snapshots are no part of it
+        until = [of for of in known if of[0] <= step]
+        found = state_dict_of(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
+        factors = dict(zip(until, combination(until, step, 0.07), strict=True))
+        for name in known[until[0]]:
+            expected = sum(factor * known[of][name].double() for of, factor in factors.items())
+            torch.testing.assert_close(found[name], expected.float())
+        if step == 6:  # of a fit that ended after its last snapshot: its own averages stand for one
+            (run / "averages" / "000000006.pt").unlink(missing_ok=True)
+    for name, value in reopen(last(run), "sigma_rel_0.07").model.named_parameters():
+        assert torch.equal(value, found[name])
     # of one that ended before the first snapshot, those alone; of a run that has lost them none
     early = read_checkpoint(run / "checkpoints/last.ckpt") | {"global_step": 1}
     found = state_dict_of(early, "sigma_rel_0.07", run / "samples")

@@ -57,13 +57,7 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
 
 
 def test_data_that_have_settings_of_their_own_are_pointed_to_them(prepared):
-    few = (
-        "data.train_size=60",
-        "data.test_size=20",
-        "data.val_size=20",
-        "samples.n=0",
-        "trainer.max_steps=1",
-    )
+    few = "data.train_size=60 data.test_size=20 data.val_size=20 samples.n=0 trainer.max_steps=1".split()
     for extra, hinted in (("data=ring", True), ("experiment=ring", False)):
         run = prepared(extra, "denoiser=mlp", *few, path=extra)
         execute(run)
@@ -77,12 +71,9 @@ def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(p
     assert not {"gap", "entropy"} & {*summary["test"], *summary["val"]}
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared, finished):
-    first = finished().summary()
-    again = execute(prepared("seed=1", path="again"))
-    other = execute(prepared("seed=2", path="other"))
-    assert first["test"] == again["test"] and first["train"] == again["train"]
-    assert first["test"] != other["test"]
+def test_another_seed_gives_other_figures(prepared, finished):
+    """That the same seed gives the same is shown by each accident of test_resume."""
+    assert execute(prepared("seed=2", path="other"))["test"] != finished().summary()["test"]
 
 
 def test_objectives_start_from_the_same_weights(prepared):
@@ -147,7 +138,7 @@ def test_what_was_in_its_directory_before_stays_there(root, tiny):
     folder = root / "logs" / "runs" / "n"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="callbacks.ema"):
+    with pytest.raises(UserError, match="callbacks.ema=null .*pass weights=raw"):
         triptych.train([*tiny, "logger=csv", "name=n", "callbacks.ema=null"])
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

@@ -42,14 +42,6 @@ def test_a_run_keeps_each_test_item(prepared):
     json.dumps(summary.record, allow_nan=False)
 
 
-def test_one_draw_has_no_draw_error(prepared):
-    run = prepared("bound.repeats=1")
-    summary = execute(run)
-    assert "draw_stderr" not in summary["test"]["bpd"]
-    assert np.isnan(read(run / "items.npz")["draw_variance"]).all()
-    json.dumps(json.loads((run / "summary.json").read_text()), allow_nan=False)
-
-
 def test_a_model_without_a_bound_of_each_item_writes_none(tmp_path):
     assert not write_items(tmp_path / "items.npz", Account({}, "bpd")) and not [*tmp_path.iterdir()]
 

@@ -82,7 +82,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
-    for file in (kept / "net.py", loose):
+    for file in (kept / "net.py", loose, root / "kept" / "lab_file.py"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("class Net: ...\n")
     (root / "kept" / ".gitignore").write_text("lab_hidden\n")
@@ -92,15 +92,19 @@ def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     (kept / "net.py").write_text("class Net: pass\n")
     for folder in (root, root / "kept"):
         monkeypatch.syspath_prepend(str(folder))
-    names = ("lab_kept.net.Net", "lab_loose.Net", "lab_hidden.net.Net", "triptych.networks.mlp.MLP")
-    config = {"parts": [{"_target_": name} for name in (*names, "torch.optim.AdamW")]}
+    names = "lab_kept.net.Net lab_loose.Net lab_hidden.net.Net lab_file.Net triptych.networks.mlp.MLP"
+    config = {"parts": [{"_target_": name} for name in (*names.split(), "torch.optim.AdamW")]}
     own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-    assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden"}
+    assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden", "lab_file"}
+    assert own["lab_file"]["commit"] == head.strip() and not own["lab_file"]["untracked"]
     assert own["lab_kept"]["commit"] == head.strip() and "+class Net: pass" in own["lab_kept"]["diff"]
     assert own["lab_kept"]["untracked"] == {"lab_kept/more.py": "new = 1\n"}
     assert own["lab_loose"] == {"untracked": {"lab_loose.py": "class Net: ...\n"}}
     assert own["lab_hidden"] == {"untracked": {"lab_hidden/net.py": "class Net: ...\n"}}
+    monkeypatch.setattr(provenance, "DIFF_LIMIT", 20)  # characters of all files together
+    (hidden / "z.py").write_text("class Net: ...\n")
+    assert [*provenance._package_state(hidden)["untracked"].values()] == ["class Net: ...\n", "class"]
 
 
 @pytest.mark.slow

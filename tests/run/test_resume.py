@@ -112,20 +112,14 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, mo
     same(whole, broken, whole.summary(), execute(broken))
 
 
-def test_half_written_files_of_a_killed_process_are_swept_up(finished):
-    run = finished()
-    (run / "summary.json").unlink()
-    (run / "checkpoints" / ".last.ckpt.123.tmp").write_bytes(b"half")
-    execute(run)
-    assert not list(run.path.rglob(".*.tmp"))
-
-
-def test_a_corrupted_summary_is_made_again(finished):
+def test_half_written_files_of_a_killed_process_are_swept_up_and_a_corrupted_summary_made_again(finished):
     run = finished()
     first = run.summary()
     (run / "summary.json").write_text('{"schema": 1, "stat')
+    (run / "checkpoints" / ".last.ckpt.123.tmp").write_bytes(b"half")
     assert run.status == "interrupted"
     assert execute(run)["test"] == first["test"]
+    assert not list(run.path.rglob(".*.tmp"))
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(finished):
@@ -138,5 +132,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
         os.utime(early, (1e9, 1e9))
         os.utime(late, (2e9, 2e9))
         assert newest_readable(run.checkpoints()) == last
+    torch.save(read_checkpoint(last), best)  # of one step: "last" is saved again if a callback ends the fit
+    assert newest_readable(run.checkpoints()) == last
     last.write_bytes(last.read_bytes()[:-100])
     assert newest_readable(run.checkpoints()) == best

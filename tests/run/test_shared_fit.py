@@ -203,12 +203,8 @@ def test_a_sweep_begins_with_one_run_of_each_fit():
 
 
 def test_an_early_stop_is_taken_too(sweep):
-    early = (
-        "callbacks=early_stopping",
-        "callbacks.early_stopping.patience=1",
-        "optimizer.lr=5.0",
-        "trainer.max_steps=30",
-    )
+    early = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    early += ["optimizer.lr=5.0", "trainer.max_steps=30"]
     one, there, steps = sweep("first", *early)
     assert steps < 30
     other, here, steps = sweep("second", *early, "sampler=ddim")

@@ -1,12 +1,16 @@
 """Measures of a run's samples in its summary, the model that needs no training, and trajectories."""
 
+import math
+
 import pytest
 import torch
 
 from triptych.errors import Diverged, UserError
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
+from triptych.run.reference import _spread
 from triptych.run.sampling import pictures
+from triptych.run.sampling.measure import _figure
 
 RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
         "data.test_size=500", "data.train_size=500", "data.val_size=100")  # fmt: skip
@@ -32,6 +36,14 @@ def test_samples_of_classes_are_measured_in_the_datas_shares(prepared):
     more = ("denoiser=none", "model.conditional=true", "measures.n=200", "measures.repeats=2", "samples.n=0")
     measures = execute(prepared(*RING, *UNEVEN, *more, path="uneven"))["measures"]
     assert measures["mode_error"]["mean"] < 0.1 and measures["sliced_wasserstein"]["mean"] < 0.4
+
+
+def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_finite():
+    """sd / sqrt(n), 1 / n - 1 in the variance: of 1, 2 and 6 it is sqrt(14 / 2 / 3); of one set, unknown."""
+    assert _figure([1.0, 2.0, 6.0], 9) == {"mean": 3.0, "stderr": pytest.approx(math.sqrt(7 / 3)), "n": 9}
+    assert _figure([4.0], 9) == {"mean": 4.0, "stderr": None, "n": 9}
+    sets = [{"a": a, "b": b} for a, b in ((5.0, 1.0), (1.0, math.nan), (2.0, 2.0))]
+    assert _spread(sets) == {"a": {"median": 2.0, "low": 1.0, "high": 5.0}}
 
 
 def test_its_trajectory_ends_with_the_first_of_the_samples(finished, inside, root, monkeypatch):

@@ -192,7 +192,8 @@ def test_a_failure_is_a_figure_far_beyond_all_others():
     table = np.exp(0.1 * rng.normal(size=(3, 6)))[:, :, None].repeat(9, 2)
     table[1] *= 50
     sweep = Sweep(table)
-    assert sweep.word(diverges=["b"], beyond=10) == "reproduced"
+    (judgement,) = sweep.judged(one={"diverges": ["b"], "beyond": 10}).judgements
+    assert (judgement.word, judgement.measured[0].text) == ("reproduced", "100% of 6 seeds")
     assert sweep.word(diverges=["b"], beyond=100) == "contradicted"
     assert sweep.word(diverges=["b"]) == "contradicted", "no run ended without a finite figure"
     assert sweep.word(diverges=["a"], beyond=10) == "contradicted"
