@@ -107,8 +107,7 @@ def load_weights(
 
 def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
     """Return the ``state_dict`` that ``load_weights`` loads."""
-    tensors = dict(checkpoint["state_dict"])
-    stored = averages(checkpoint)
+    tensors, stored = dict(checkpoint["state_dict"]), averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint.get("triptych", {}).get("chosen")
         if not weights:
@@ -134,6 +133,11 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
+def _first_snapshot(config: dict[str, Any]) -> int:
+    snapshots = (one.get("snapshots") for one in config["callbacks"].values() if one)
+    return round(min(((config["trainer"]["max_steps"] or 0) / n for n in snapshots if n), default=0))
+
+
 def _reconstruct(
     run: Path | None, checkpoint: dict[str, Any], weights: str, choices: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -145,17 +149,14 @@ def _reconstruct(
     except ValueError:
         raise UserError(f"weights={weights}: must be one of {', '.join(choices)}") from None
     files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
-    node = checkpoint["triptych"]["config"]
-    every = (one.get("snapshots") for one in node["callbacks"].values() if one)
-    first = min(((node["trainer"]["max_steps"] or 0) / n for n in every if n), default=0)
-    if not files and not (run and 0 < step < round(first)):  # of one that ended before, its own have to do
+    # of a fit that ended before its first snapshot, the checkpoint's own averages have to do
+    if not files and not (run and 0 < step < _first_snapshot(checkpoint["triptych"]["config"])):
         problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {', '.join(choices)}")
     reads: dict[int, Callable[[], Any]] = {int(p.stem): partial(read_tensors, p, "a snapshot") for p in files}
     if step not in reads:
-        named = {name: float(name.removeprefix(POWER)) for name in own if name.startswith(POWER)}
-        known = reads[max(reads)]()["sigma_rel"] if reads else named
-        lengths = {name: s for name, s in known.items() if name in own}
+        known = reads[max(reads)]()["sigma_rel"] if reads else {}
+        lengths = {n: known.get(n, float(n.removeprefix(POWER))) for n in own if n.startswith(POWER)}
         reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: own[name] for name in lengths}}
     stored = [(at, s) for at, read in reads.items() for s in read()["sigma_rel"].values()]
     factors = iter(combination(stored, step, sigma_rel).tolist())
@@ -165,8 +166,7 @@ def _reconstruct(
             factor = next(factors)
             for name, value in average.items():
                 total[name] = total.get(name, 0) + factor * value.double()
-    dtypes = {name: value.dtype for name, value in average.items()}
-    return {name: value.to(dtypes[name]) for name, value in total.items()}
+    return {name: value.to(average[name].dtype) for name, value in total.items()}
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:
