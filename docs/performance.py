@@ -1,6 +1,7 @@
-"""The picture of docs/performance.md from benchmarks/results: python docs/performance.py."""
+"""The picture of docs/performance.md from benchmarks/results: python docs/performance.py [PNG]."""
 
 import json
+import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,8 +13,8 @@ NAMES = {"parameters": "parameters", "side": "pixels", "batch": "items a batch"}
 NAMES |= {"test items": "test items", "runs": "runs in a report"}
 
 
-def main() -> None:
-    """Write docs/images/performance.png: how cost grows, each kind beside a line of slope 1."""
+def main(path: str | Path = HERE / "images" / "performance.png") -> None:
+    """Draw how cost grows, each kind beside a line of slope 1."""
     found = json.loads((RESULTS / "growth.json").read_text())
     figure = Figure(figsize=(10, 2.4), layout="constrained", dpi=150)
     for axes, (kind, points) in zip(figure.subplots(1, len(NAMES)), found["figures"].items(), strict=True):
@@ -29,8 +30,8 @@ def main() -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("CPU seconds", fontsize=8)
-    figure.savefig(HERE / "images" / "performance.png")
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
