@@ -30,6 +30,11 @@ def is_trusted(name: str) -> bool:
     return any(lies_in(name, package) for package in trusted())
 
 
+def is_own(part: object) -> bool:
+    """Return whether an object's class, or a function, is a user's."""
+    return is_trusted(getattr(part, "__module__", None) or "")
+
+
 def lies_in(name: str, package: str) -> bool:
     """Return whether a dotted name is ``package`` or lies in it."""
     return name == package or name.startswith(f"{package}.")

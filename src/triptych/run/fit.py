@@ -25,6 +25,7 @@ from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.models.lr_schedule import refused_keys
+from triptych.models.own import own_outputs
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
@@ -82,7 +83,7 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
         PartOutput("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
         for change in experiment.data.augmentations[-1:]
     ]
-    check_outputs(model.to(device), chain(changed, model.gives(batch)))
+    check_outputs(model.to(device), chain(changed, model.gives(batch), own_outputs(model)))
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
