@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from tests.refusal import refused
+from triptych.data.batch import Batch
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
 from triptych.models.own import own_outputs
 
 SCHEDULES = """
@@ -91,10 +95,146 @@ class Table(Linear):
 """
 
 
-def check(**parts) -> None:
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.told = nn.Linear(3, 8), nn.Linear(8, 2), nn.Embedding(4, 8)
+        nn.init.zeros_(self.last.weight), nn.init.zeros_(self.last.bias), nn.init.zeros_(self.told.weight)
+
+    def forward(self, z, gamma, condition=None):
+        h = self.first(torch.cat([z, gamma[:, None] / 10], 1))
+        return self.last(torch.tanh(h if condition is None else h + self.told(condition.label)))
+
+
+class Free(Net):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.randn(2)
+
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z * self.table, gamma, condition)
+
+
+class Unsaved(Free):
+    def __init__(self):
+        super().__init__()
+        table = self.table
+        del self.table
+        self.register_buffer("table", table, persistent=False)
+
+
+class Listed(Net):
+    def __init__(self):
+        super().__init__()
+        self.inner = [nn.Linear(2, 2)]
+
+    def forward(self, z, gamma, condition=None):
+        return super().forward(self.inner[0](z), gamma, condition)
+
+
+class Noise(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z + 0.1 * torch.randn_like(z), gamma, condition)
+
+
+class Counts(Net):
+    calls = 0
+
+    def forward(self, z, gamma, condition=None):
+        self.calls += 1
+        return super().forward(z, gamma, condition) * (1 + 0.01 * self.calls)
+
+
+class OneLevel(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma[:1].expand(len(z)), condition)
+
+
+class Batchwise(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z - z.mean(0), gamma, condition)
+
+
+class InPlace(Net):
+    def forward(self, z, gamma, condition=None):
+        z -= 1
+        return super().forward(z, gamma, condition)
+
+
+class InPlaceGamma(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma.div_(10), condition)
+
+
+class Detached(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma, condition).detach()
+
+
+class Deaf(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma)
+
+
+class Usual(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.calls = nn.BatchNorm1d(2), nn.Dropout(0.5), 0
+        self.register_buffer("table", torch.arange(2.0), persistent=False)
+
+    def forward(self, z, gamma, condition=None):
+        self.calls += 1
+        z = z + torch.randn_like(z) if self.training else z
+        return super().forward(self.drop(self.norm(z * self.table)), gamma, condition)
+"""
+
+
+def check(network=None, again=None, **parts) -> None:
+    x, label = torch.zeros(16, 2), Condition(label=torch.arange(16) % 3)
+    parts = {"event": (2,), "condition_of": lambda batch: batch.condition, "schedule": Linear(-6, 6)} | parts
+    denoiser = SimpleNamespace(network=network, process=VariancePreserving(), output=None)
+    model = SimpleNamespace(denoiser=denoiser, **parts)
     with torch.no_grad():
-        for _ in own_outputs(SimpleNamespace(**parts)):
+        for _ in own_outputs(model, Batch(x, label, torch.arange(16)), again):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Free", "has numbers that state_dict() lacks"),
+        ("Unsaved", "has numbers that state_dict() lacks"),
+        ("Listed", "has numbers that state_dict() lacks"),
+        ("Noise", "gives two outputs for one input"),
+        ("Counts", "gives two outputs for one input"),
+        ("OneLevel", "gives an item another output alone than in a batch"),
+        ("Batchwise", "gives an item another output alone than in a batch"),
+        ("InPlace", "changes z or gamma in place"),
+        ("InPlaceGamma", "changes z or gamma in place"),
+        ("Detached", "gives an output without a gradient"),
+        ("Net", ""),
+        ("Usual", ""),
+    ],
+)
+def test_a_network(trusting, name, words):
+    """Its own weights are those of before: a last layer of zeros would hide all."""
+    file = trusting("own_networks", NETWORKS)
+    kind = getattr(import_module("own_networks"), name)
+    network = kind().eval()
+
+    def again():
+        return SimpleNamespace(network=kind())
+
+    if words:
+        refused(lambda: check(network, again), f"denoiser.network: {name} {words}", f"({file}:")
+    else:
+        check(network, again)
+    assert not network.last.weight.any()
 
 
 @pytest.mark.parametrize(
