@@ -217,6 +217,7 @@ def check(network=None, again=None, **parts) -> None:
         ("InPlace", "changes z or gamma in place"),
         ("InPlaceGamma", "changes z or gamma in place"),
         ("Detached", "gives an output without a gradient"),
+        ("Deaf", "gives the same under any condition; it must read it, or pass model.conditional=false"),
         ("Net", ""),
         ("Usual", ""),
     ],

@@ -94,6 +94,12 @@ def _of_network(
     raw, alone = raw.detach(), None if condition is None else condition[last]
     if _differ(raw, first(z.clone(), gamma.clone(), condition)):
         return "gives two outputs for one input; in evaluation mode it must give one"
+    other = None if condition is None else condition[torch.arange(len(z)).roll(1)]
+    if other and any(
+        not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items()
+    ):
+        if torch.equal(raw, first(z.clone(), gamma.clone(), other)):
+            return "gives the same under any condition; it must read it, or pass model.conditional=false"
     if _differ(raw[last], first(z[last].clone(), gamma[last].clone(), alone)):
         return "gives an item another output alone than in a batch; it must not depend on the others"
     if _differ(raw, second(z.clone(), gamma.clone(), condition)):
