@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule
 
 from tests.refusal import refused
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.models.contract import Logged
 from triptych.models.own import own_outputs
 
 SCHEDULES = """
@@ -194,11 +196,11 @@ class Usual(Net):
 """
 
 
-def check(network=None, again=None, **parts) -> None:
+def check(network=None, again=None, output=None, **parts) -> None:
     x, label = torch.zeros(16, 2), Condition(label=torch.arange(16) % 3)
-    parts = {"event": (2,), "condition_of": lambda batch: batch.condition, "schedule": Linear(-6, 6)} | parts
-    denoiser = SimpleNamespace(network=network, process=VariancePreserving(), output=None)
-    model = SimpleNamespace(denoiser=denoiser, **parts)
+    parts = {"objective": None, "event": (2,), "schedule": Linear(-6, 6)} | parts
+    denoiser = SimpleNamespace(network=network, process=VariancePreserving(), output=output)
+    model = SimpleNamespace(denoiser=denoiser, condition_of=lambda batch: batch.condition, **parts)
     with torch.no_grad():
         for _ in own_outputs(model, Batch(x, label, torch.arange(16)), again):
             pass
@@ -267,3 +269,16 @@ def test_a_schedule(trusting, name, words):
 def test_the_examples_schedule(trusting):
     trusting("mylab", folder=Path(__file__).parents[2] / "examples")
     check(schedule=import_module("mylab.laplace").Laplace(-13.3, 5.0))
+
+
+def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
+    """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
+    logged, problem = [], ": a callback's figure, and the run's own; choose another name"
+    monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
+    model = Logged()
+    model.log_own({"val/bound": 1.0, "step": 2})
+    model.log("step", 2)
+    model.log("val/mine", 1.0)
+    refused(lambda: model.log("val/bound", 2.0), f"log('val/bound'){problem}")
+    refused(lambda: model.log_own({"val/mine": 2.0}), f"log('val/mine'){problem}")
+    assert logged == ["val/bound", "step", "step", "val/mine"]

@@ -10,12 +10,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from triptych.config.own_code import defined_at
 from triptych.errors import UserError
+
+
+class Logged(pl.LightningModule):
+    """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
+
+    def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
+        sides = self.__dict__.setdefault("_sides", {})
+        if sides.setdefault(name, own) != own and name != "step":  # which sets a row
+            raise UserError(f"log({name!r}): a callback's figure, and the run's own; choose another name")
+        super().log(name, *value, **how)
+
+    def log_own(self, figures: dict[str, Any], **how: Any) -> None:
+        """Log the model's own figures."""
+        for name, value in figures.items():
+            self.log(name, value, own=True, **how)
 
 
 class PartOutput(NamedTuple):
