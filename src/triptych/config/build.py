@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
-from triptych.config.own_code import check_methods, raised_at
+from triptych.config.own_code import check_made, check_methods, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
@@ -164,7 +164,7 @@ class Dependencies:
 
     def beside(self, kind: type) -> "Dependencies":
         """Return this table for parts of a model class, which may set ``outputs``."""
-        if not hasattr(kind, "outputs"):
+        if not callable(getattr(kind, "outputs", None)):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
         return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
@@ -219,7 +219,9 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
     check_methods(kind, place, kind.__mro__ + network)
     try:
-        return kind(**arguments, **extra)
+        made = kind(**arguments, **extra)
+        check_made(made, place)
+        return made
     except UserError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
 """User packages: which are trusted, and where in them an error was raised."""
 
+import dis
 import inspect
 import os
 import traceback
@@ -66,6 +67,24 @@ def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
                 except TypeError as error:
                     line = f"{place}: {name}.{method}{arguments}; must be {method}{must}{defined_at(own)}"
                     raise UserError(line) from error
+
+
+def check_made(part: Any, place: str) -> None:
+    """Refuse an object of a user's class whose parents were not set up, or a module that has no hash."""
+    kind = type(part)
+    if not is_own(part):
+        return
+    module, breach = hasattr(kind, "register_forward_hook"), ""
+    if module and kind.__hash__ is None:
+        breach = "has no hash, which a module needs; write @dataclass(eq=False)"
+    for one in kind.__mro__:  # of ours that are to be completed; what they set
+        own = one.__module__.startswith("triptych.") and getattr(one, "__abstractmethods__", ())
+        code = dis.get_instructions(inspect.unwrap(one.__init__)) if own and "__init__" in vars(one) else ()
+        names = {step.argval for step in code if step.opname == "STORE_ATTR"} or {"__class__"}
+        if not any(hasattr(part, name) for name in names) or (module and "_modules" not in vars(part)):
+            breach = "is not set up; call super().__init__(...) first in its __init__"
+    if breach:
+        raise UserError(f"{place}: {kind.__name__} {breach}{defined_at(kind)}")
 
 
 def _plain_signature(function: Any) -> inspect.Signature:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
+from triptych.config.own_code import raised_at
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -167,7 +168,7 @@ class Session:
 
     def record_failure(self, error: Exception) -> None:
         """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError) or raised_at(error):
             _log_traceback(self.directory)
         self.record("failed", error=failure_line(error)[:1000])
 
