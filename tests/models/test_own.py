@@ -271,6 +271,48 @@ def test_the_examples_schedule(trusting):
     check(schedule=import_module("mylab.laplace").Laplace(-13.3, 5.0))
 
 
+SPACES = """
+import torch
+from triptych.diffusion.denoiser import Output
+from triptych.diffusion.prediction import Row, Space, edm
+
+
+class Own(Output):
+    def __init__(self, space):
+        super().__init__(space)
+
+
+ALONG = Own(Space("along", lambda alpha, sigma: Row(alpha, sigma)))
+SUM = Own(Space("sum", lambda alpha, sigma: Row(1.0, 1.0)))
+TAKEN = Own(Space("epsilon", lambda alpha, sigma: Row(1.0, 0.0)))
+TUPLE = Own(Space("tuple", lambda alpha, sigma: (0.0, 1.0)))
+X0 = Own(Space("mine", lambda alpha, sigma: Row(1.0, 0.0)))
+V = Own(Space("mine", lambda alpha, sigma: Row(-sigma, alpha)))
+OURS = Own(edm(0.3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ALONG", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
+        ("SUM", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
+        ("TAKEN", "names its space 'epsilon', as one of ours; choose another name"),
+        ("TUPLE", "gives a tuple as its row; must be a Row"),
+        ("X0", ""),
+        ("V", ""),
+        ("OURS", ""),
+    ],
+)
+def test_an_output_space(trusting, name, words):
+    file = trusting("own_spaces", SPACES)
+    output = getattr(import_module("own_spaces"), name)
+    if words:
+        refused(lambda: check(output=output), f"objective.output: Own {words}", f"({file}:")
+    else:
+        check(output=output, schedule=Linear(-50, 50))
+
+
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
     """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
     logged, problem = [], ": a callback's figure, and the run's own; choose another name"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from triptych.config.own_code import defined_at, is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition
+from triptych.diffusion.prediction import SPACES, Row, Space
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput
 
@@ -29,7 +30,13 @@ def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Ite
     """
     if is_own(schedule := getattr(model, "schedule", None)):
         _check_schedule(schedule)
-    network = getattr(getattr(model, "denoiser", None), "network", None)
+    denoiser, objective = getattr(model, "denoiser", None), getattr(model, "objective", None)
+    for key, owner in {"objective.output": denoiser, "objective.loss": objective}.items():
+        part = getattr(owner, key.partition(".")[2], None)
+        if isinstance(space := getattr(part, "space", None), Space) and is_own(space.row):
+            gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=batch.x.device))
+            _check_space(key, part, space, *denoiser.process.alpha_sigma(gamma))
+    network = getattr(denoiser, "network", None)
     if own := next(filter(is_own, network.modules() if network else ()), None):
         gamma = model.schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
         z = torch.randn(len(batch.x), *model.event, device=batch.x.device)
@@ -46,36 +53,46 @@ def _check_schedule(schedule: Any) -> None:
     """Refuse a gamma(t) that does not rise, and a slope, an inverse or ends that are not those of it."""
     one = copy.deepcopy(schedule).double().cpu()
     t = (torch.arange(TIMES, dtype=torch.float64) + 0.618034) / TIMES
-    gamma, slope, (low, high) = one.gamma(t), one.dgamma(t), one.gamma(t.new_tensor([0.0, 1.0])).tolist()
-    step, close = (1e-6, 1e-3) if gamma.dtype == t.dtype else (1e-3, 0.02)  # some compute in float32
-    rise = (one.gamma(t + step) - one.gamma(t - step)) / (2 * step)
-    back, ends = one.t_of(gamma), t.new_tensor([low, high])
-    must = t.new_tensor([getattr(one, "gamma_min", low), getattr(one, "gamma_max", high)])
-    if any(p.requires_grad for p in one.parameters()):  # its ends may have been learned before
-        must = ends
-    for what, given, right, off in (
+    gamma, slope, ends = one.gamma(t), one.dgamma(t), one.gamma(t.new_tensor([0.0, 1.0]))
+    must, back = ends, one.t_of(gamma)
+    if not any(p.requires_grad for p in one.parameters()):  # else they may have been learned before
+        limits = zip(("gamma_min", "gamma_max"), ends.tolist(), strict=True)
+        must = ends.new_tensor([getattr(one, name, end) for name, end in limits])
+    # one step is for tables, the other for what is computed in float32
+    fine, rise = ((one.gamma(t + step) - one.gamma(t - step)) / (2 * step) for step in (1e-6, 1e-3))
+    size = rise.abs() + 0.1 * (ends[1] - ends[0]).abs()
+    off = torch.minimum((slope - fine).abs() / CLOSE, (slope - rise).abs() / (20 * CLOSE)) / size
+    for what, given, right, far in (
         ("the slope of gamma", rise, "above 0", (rise <= 0).double()),
-        ("dgamma", slope, rise, (slope - rise) / (rise + 0.1 * (high - low)) / close),
-        ("t_of(gamma)", back, t, (back - t) / close / 10),
-        ("gamma", ends, must, (ends - must) / (high - low) / close),
+        ("dgamma", slope, rise, off),
+        ("t_of(gamma)", back, t, (back - t) / (10 * CLOSE)),
+        ("gamma", ends, must, (ends - must) / CLOSE / (ends[1] - ends[0])),
     ):
-        i = int(off.abs().argmax())
-        if not off[i].abs() < 1:
-            fix = right if isinstance(right, str) else f"{right[i]:.4g}"
-            at = t[i] if len(off) == TIMES else i
+        i = int(far.abs().argmax())
+        if not far[i].abs() < 1:
+            at, fix = (i, t[i])[len(far) == TIMES], right if isinstance(right, str) else f"{right[i]:.4g}"
             _refuse("schedule", schedule, f"at t={at:.3g}: {what} is {given[i]:.4g}; must be {fix}")
 
 
-def _of_network(
-    network: nn.Module,
-    again: Callable[[], Any],
-    z: Tensor,
-    gamma: Tensor,
-    condition: Condition | None,
-) -> str:
-    """Say how the network's output follows from more than the item and the checkpoint; "" if it does not.
+def _check_space(key: str, part: Any, space: Space, alpha: Tensor, sigma: Tensor) -> None:
+    """Refuse the name of a space of ours, and a row along z at some level, where x0 is not in it."""
+    if space.name in SPACES:
+        _refuse(key, part, f"names its space {space.name!r}, as one of ours; choose another name")
+    c, d, *_ = row = space.row(alpha, sigma)
+    if not isinstance(row, Row):
+        _refuse(key, part, f"gives a {type(row).__name__} as its row; must be a Row")
+    low, high = ((alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)).aminmax()
+    if not low * high > 1e-12:  # or it changes its sign between two levels
+        problem = "has a determinant alpha d - sigma c that is 0 at a level of the schedule"
+        _refuse(key, part, f"{problem}, where neither x0 nor the noise follows from it; it must be 0 nowhere")
 
-    Two others are asked, under the same weights: the network's own, moved, as those of a last layer may be 0.
+
+def _of_network(
+    network: nn.Module, again: Callable[[], Any], z: Tensor, gamma: Tensor, condition: Condition | None
+) -> str:
+    """Say how the output follows from more than item and checkpoint, "" if it does not.
+
+    Asked are two others under one state: the network's own, moved, as a last layer's weights may be 0.
     """
     state, last = copy.deepcopy(network.state_dict()), slice(len(z) - 1, len(z))
     for name, p in network.named_parameters():
@@ -84,25 +101,24 @@ def _of_network(
     first, second = (again().network.to(z.device).eval() for _ in range(2))
     for one in (first, second):
         one.load_state_dict(state)
-    given = z.clone(), gamma.clone()
+    given, levels = z.clone(), gamma.clone()
     with torch.enable_grad():
-        raw = first(*given, condition)
-    if not (torch.equal(given[0], z) and torch.equal(given[1], gamma)):
+        raw = first(given, levels, condition)
+    if not (torch.equal(given, z) and torch.equal(levels, gamma)):
         return "changes z or gamma in place; it must work on copies"
     if not raw.requires_grad and any(p.requires_grad for p in first.parameters()):
         return "gives an output without a gradient; leave out detach() and no_grad()"
     raw, alone = raw.detach(), None if condition is None else condition[last]
-    if _differ(raw, first(z.clone(), gamma.clone(), condition)):
+    if _differ(raw, first(z, gamma, condition)):
         return "gives two outputs for one input; in evaluation mode it must give one"
-    other = None if condition is None else condition[torch.arange(len(z)).roll(1)]
-    if other and any(
-        not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items()
-    ):
-        if torch.equal(raw, first(z.clone(), gamma.clone(), other)):
+    if condition is not None:
+        other = condition[torch.arange(len(z)).roll(1)]
+        told = any(not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items())
+        if told and torch.equal(raw, first(z, gamma, other)):
             return "gives the same under any condition; it must read it, or pass model.conditional=false"
-    if _differ(raw[last], first(z[last].clone(), gamma[last].clone(), alone)):
+    if _differ(raw[last], first(z[last], gamma[last], alone)):
         return "gives an item another output alone than in a batch; it must not depend on the others"
-    if _differ(raw, second(z.clone(), gamma.clone(), condition)):
+    if _differ(raw, second(z, gamma, condition)):
         lacks = "has numbers that state_dict() lacks, so no checkpoint holds them"
         return f"{lacks}; register them (nn.ModuleList, register_buffer)"
     return ""
