@@ -11,10 +11,12 @@ from pytorch_lightning import LightningModule
 from tests.refusal import refused
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition
+from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
-from triptych.models.contract import Logged
-from triptych.models.own import own_outputs
+from triptych.models.contract import Logged, check_outputs
+from triptych.models.own import own_outputs, sampler_outputs
+from triptych.networks.mlp import MLP
 
 SCHEDULES = """
 import torch
@@ -311,6 +313,98 @@ def test_an_output_space(trusting, name, words):
         refused(lambda: check(output=output), f"objective.output: Own {words}", f"({file}:")
     else:
         check(output=output, schedule=Linear(-50, 50))
+
+
+SAMPLERS = """
+import dataclasses
+import torch
+from triptych.diffusion.sampler import Sampler
+
+
+def ddim(z, at):
+    return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+
+
+class Plain(Sampler):
+    def step(self, z, at):
+        return ddim(z, at)
+
+
+class Noisy(Plain):
+    def __init__(self, steps, grid="gamma"):
+        if steps < 3:
+            raise ValueError("sampler.steps: must be 3 or more")
+        super().__init__(steps, grid, chunk=1)
+
+    def step(self, z, at):
+        return super().step(z, at) + 0.1 * at.noise(z)
+
+
+class Twice(Sampler):
+    def step(self, z, at):
+        return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)
+
+
+class Flat(Sampler):
+    def step(self, z, at):
+        return ddim(z, at).mean(0, keepdim=True)
+
+
+class Nothing(Sampler):
+    def step(self, z, at):
+        ddim(z, at)
+
+
+class NaN(Sampler):
+    def step(self, z, at):
+        return ddim(z, at) / 0
+
+
+class Global(Sampler):
+    def step(self, z, at):
+        return ddim(z, at) + 0.1 * torch.randn_like(z)
+
+
+class Keeps(Sampler):
+    old = 0
+
+    def step(self, z, at):
+        z = ddim(z, at) + 0.5 * self.old
+        self.old = z
+        return z
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Twice", "Twice calls the denoiser 4 times in 2 steps, and says 2; set `calls`, of one step"),
+        ("Flat", "Flat gives shape (1, 2); must be (2, 2)"),
+        ("Nothing", "Nothing gives a NoneType; must be a tensor of shape (2, 2)"),
+        ("NaN", "NaN gives 4 of 4 numbers that are not finite"),
+        ("Global", "Global gives two sets of samples for one seed; draw with at.noise(z)"),
+        ("Keeps", "Keeps gives two sets of samples for one seed"),
+        ("Plain", ""),
+        ("Noisy", ""),
+    ],
+)
+def test_a_sampler(trusting, name, words):
+    file = trusting("own_samplers", SAMPLERS)
+    sampler = getattr(import_module("own_samplers"), name)(steps=5)
+    network = MLP((2,), width=8, blocks=1)
+    parts = {"event": (2,), "schedule": Linear(-6, 6), "training_items": None, "device": torch.device("cpu")}
+    denoiser = Denoiser(network, Output("epsilon"), VariancePreserving())
+    model = SimpleNamespace(denoiser=denoiser, prepared=lambda one: one, **parts)
+    node = {"_target_": f"own_samplers.{name}", "steps": 5}
+
+    def draw():
+        check_outputs(denoiser, sampler_outputs(sampler, node, model))
+
+    if words:
+        refused(draw, f"sampler: {words}", f"({file}:")
+    else:
+        draw()
+    assert not denoiser._forward_hooks and sampler.steps == 5 and "step" not in vars(sampler)
 
 
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from triptych.config.build import build
 from triptych.config.own_code import defined_at, is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.prediction import SPACES, Row, Space
 from triptych.errors import UserError
-from triptych.models.contract import PartOutput
+from triptych.models.contract import PartOutput, check_output
 
 TIMES = 100  # at which a schedule is looked at, between those of a table
 CLOSE = 1e-3  # of an output's size: more than another kernel rounds off
@@ -127,3 +129,40 @@ def _of_network(
 def _differ(one: Tensor, other: Tensor) -> bool:
     one, other = one.nan_to_num(0, 0, 0), other.nan_to_num(0, 0, 0)
     return bool((one - other).abs().max() > CLOSE * one.abs().max())
+
+
+def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[PartOutput]:
+    """Draw two items twice from one seed with a user's sampler, of two steps if ``node``, its keys, has some.
+
+    Raises:
+        UserError: a step, or the samples, are not what a model's may be; other calls than it says.
+    """
+    if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
+        return
+    short = copy.copy(sampler)
+    with suppress(UserError):  # some have a least number of steps
+        short = build({**node, "steps": 2}, "sampler") if "steps" in node else short
+    short, shape, asked, drawn = model.prepared(short), (2, *model.event), [], []
+    condition = None if model.training_items is None else model.items(2)[1]
+
+    def step(z: Tensor, at: Any) -> Any:
+        z_s = type(short).step(short, z, at)
+        check_output(PartOutput("sampler", sampler.step, z_s, (tuple(z.shape),)))
+        return z_s
+
+    short.step = step
+    hook = model.denoiser.register_forward_hook(lambda _, given, __: asked.append(len(given[0])))
+    try:
+        for _ in range(2):
+            noise = torch.Generator(model.device).manual_seed(0)
+            about = {"generator": noise, "condition": condition, "device": model.device}
+            drawn.append(short(model.denoiser, model.schedule, shape, **about))
+            yield PartOutput("sampler", sampler.step, drawn[-1], (shape,))
+    finally:
+        hook.remove()
+    if (calls := sum(asked) / 4) != (says := short.calls_under(model.schedule)):
+        breach = f"calls the denoiser {calls:g} times in {short.steps} steps, and says {says}"
+        _refuse("sampler", sampler, f"{breach}; set `calls`, of one step")
+    if _differ(*drawn):
+        fix = "draw with at.noise(z), and leave for the next step in at.before"
+        _refuse("sampler", sampler, f"gives two sets of samples for one seed; {fix}")

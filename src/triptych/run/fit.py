@@ -24,8 +24,9 @@ from triptych.config.names import cores
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
+from triptych.models.denoiser_model import DenoiserModel
 from triptych.models.lr_schedule import refused_keys
-from triptych.models.own import own_outputs
+from triptych.models.own import own_outputs, sampler_outputs
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
@@ -87,7 +88,9 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
         PartOutput("augmentation", change.__call__, batch.x, ((len(batch.x), *data.shape),))
         for change in data.augmentations[-1:]
     ]
-    own = own_outputs(model, first(MORE), again)
+    own, drawing, config = own_outputs(model, first(MORE), again), experiment.drawing, experiment.config
+    if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
+        own = chain(own, sampler_outputs(drawing.sampler, config["sampler"], model))
     check_outputs(model.to(device), chain(changed, model.gives(batch), own))
 
 
