@@ -159,6 +159,12 @@ class Frozen(nn.Module):
         return self.last(z)
 
 
+class Seeded(Net):
+    def __init__(self, shape, outputs=1):
+        torch.manual_seed(7)
+        super().__init__(shape, outputs)
+
+
 class Bare(Elbo):
     def weight(self, gamma):
         return torch.sigmoid(gamma)
@@ -420,6 +426,11 @@ def test_what_a_data_set_must_hold(held, words):
     data.splits = held
     data.levels = held["train"].levels if isinstance(held, dict) else None
     one_refused(lambda: check_contract(data), "data own: ", *words)
+
+
+def test_a_seed_of_ones_own(refused, lab):
+    line = refused(own(NET, "Seeded"))
+    assert line.startswith("seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from")
 
 
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
@@ -136,6 +137,9 @@ class Session:
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))
+        if torch.initial_seed() != config["seed"]:
+            problem = f"code of your own calls torch.manual_seed({torch.initial_seed()}) while it is built"
+            raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
         origin = find_origin(run, config, experiment.data, experiment.model)
         _describe(run, experiment, origin)
         if origin.initial is not None:
