@@ -200,7 +200,10 @@ def _report(
         bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", trainer.global_step)
-    last = accounts[next(reversed(accounts))]
+    last = accounts[split := next(reversed(accounts))]
+    for name, figure in metrics_of(trainer).figures.items():
+        if figure["n"] < (items := len(data.splits[split])):
+            log_line(run, f"metric {name}: {figure['n']} of {items} items of {split} have a value")
     if first and tested:
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():
