@@ -13,6 +13,7 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
+from triptych.config.keys import of_class
 from triptych.config.names import root
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
@@ -106,7 +107,9 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if uri := address(node, config, run):
                 loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
-            loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
+            names, more = of_class(node["_target_"])
+            where = {"save_dir": str(run.path)} if more or "save_dir" in names else {}
+            loggers.append(build(node, f"logger.{name}", **where))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):
