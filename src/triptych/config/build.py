@@ -164,10 +164,11 @@ class Dependencies:
 
     def beside(self, kind: type) -> "Dependencies":
         """Return this table for parts of a model class, which may set ``outputs``."""
-        if not callable(getattr(kind, "outputs", None)):
+        outputs: Any = getattr(kind, "outputs", None)
+        if not callable(outputs):
             return self
-        reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
-        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
+        reads = {name: self[name] for name in inspect.signature(outputs).parameters}
+        return Dependencies(self.config, self.facts | {"outputs": outputs(**reads)}, self.built)
 
     def node(self, place: str) -> Any:
         """Return what stands at a dotted key; None for nothing."""

@@ -78,10 +78,12 @@ def check_made(part: Any, place: str) -> None:
     if module and kind.__hash__ is None:
         breach = "has no hash, which a module needs; write @dataclass(eq=False)"
     for one in kind.__mro__:  # of ours that are to be completed; what they set
-        own = one.__module__.startswith("triptych.") and getattr(one, "__abstractmethods__", ())
-        code = dis.get_instructions(inspect.unwrap(one.__init__)) if own and "__init__" in vars(one) else ()
-        names = {step.argval for step in code if step.opname == "STORE_ATTR"} or {"__class__"}
-        if not any(hasattr(part, name) for name in names) or (module and "_modules" not in vars(part)):
+        ours = inspect.isabstract(one) and lies_in(one.__module__, "triptych")
+        init = vars(one).get("__init__") if ours else None
+        code = dis.get_instructions(inspect.unwrap(init)) if init else ()
+        names = {step.argval for step in code if step.opname == "STORE_ATTR"}
+        unset = names and not any(hasattr(part, name) for name in names)
+        if unset or (module and "_modules" not in vars(part)):
             breach = "is not set up; call super().__init__(...) first in its __init__"
     if breach:
         raise UserError(f"{place}: {kind.__name__} {breach}{defined_at(kind)}")

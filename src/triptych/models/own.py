@@ -30,17 +30,19 @@ def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Ite
     Raises:
         UserError: a part is not what the bound takes it for.
     """
-    if is_own(schedule := getattr(model, "schedule", None)):
+    schedule: Any = getattr(model, "schedule", None)
+    denoiser: Any = getattr(model, "denoiser", None)
+    if is_own(schedule):
         _check_schedule(schedule)
-    denoiser, objective = getattr(model, "denoiser", None), getattr(model, "objective", None)
-    for key, owner in {"objective.output": denoiser, "objective.loss": objective}.items():
+    owners = {"objective.output": denoiser, "objective.loss": getattr(model, "objective", None)}
+    for key, owner in owners.items():
         part = getattr(owner, key.partition(".")[2], None)
         if isinstance(space := getattr(part, "space", None), Space) and is_own(space.row):
             gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=batch.x.device))
             _check_space(key, part, space, *denoiser.process.alpha_sigma(gamma))
-    network = getattr(denoiser, "network", None)
+    network: Any = getattr(denoiser, "network", None)
     if own := next(filter(is_own, network.modules() if network else ()), None):
-        gamma = model.schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
+        gamma = schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
         z = torch.randn(len(batch.x), *model.event, device=batch.x.device)
         if breach := _of_network(network, again, z, gamma, model.condition_of(batch)):
             _refuse("denoiser.network", own, breach)
@@ -142,7 +144,7 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
     short = copy.copy(sampler)
     with suppress(UserError):  # some have a least number of steps
         short = build({**node, "steps": 2}, "sampler") if "steps" in node else short
-    short, shape, asked, drawn = model.prepared(short), (2, *model.event), [], []
+    short, shape, calls, drawn = model.prepared(short), (2, *model.event), [], []
     condition = None if model.training_items is None else model.items(2)[1]
 
     def step(z: Tensor, at: Any) -> Any:
@@ -151,7 +153,7 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
         return z_s
 
     short.step = step
-    hook = model.denoiser.register_forward_hook(lambda _, given, __: asked.append(len(given[0])))
+    hook = model.denoiser.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
     try:
         for _ in range(2):
             noise = torch.Generator(model.device).manual_seed(0)
@@ -160,8 +162,8 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
             yield PartOutput("sampler", sampler.step, drawn[-1], (shape,))
     finally:
         hook.remove()
-    if (calls := sum(asked) / 4) != (says := short.calls_under(model.schedule)):
-        breach = f"calls the denoiser {calls:g} times in {short.steps} steps, and says {says}"
+    if (made := sum(calls) / 4) != (says := short.calls_under(model.schedule)):
+        breach = f"calls the denoiser {made:g} times in {short.steps} steps, and says {says}"
         _refuse("sampler", sampler, f"{breach}; set `calls`, of one step")
     if _differ(*drawn):
         fix = "draw with at.noise(z), and leave for the next step in at.before"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
-from triptych.config.keys import of_class
 from triptych.config.names import root
+from triptych.config.trust import import_class
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
@@ -107,8 +108,9 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if uri := address(node, config, run):
                 loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
-            names, more = of_class(node["_target_"])
-            where = {"save_dir": str(run.path)} if more or "save_dir" in names else {}
+            takes = signature(import_class(node["_target_"], f"logger.{name}")).parameters.values()
+            placed = any(one.name == "save_dir" or one.kind is one.VAR_KEYWORD for one in takes)
+            where: dict[str, Any] = {"save_dir": str(run.path)} if placed else {}
             loggers.append(build(node, f"logger.{name}", **where))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
