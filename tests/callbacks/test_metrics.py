@@ -1,5 +1,6 @@
 """Metrics of one's own: beside the bound in every record, and without a trace in what is trained."""
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 import triptych
+from tests.refusal import refused
 from tests.run.accidents import rows
 from triptych.callbacks.metrics import Metrics, _figure
 from triptych.config.combinations import check_metric_names
@@ -37,6 +39,25 @@ class Largest(MeanMetric):
     def update(self, model, batch):
         super().update(batch.x.amax(1))
 
+class Half(PerItem):
+    def values(self, model, batch):
+        return torch.where(batch.index % 2 == 0, batch.x[:, 0], torch.nan)
+
+class Halves(PerItem):
+    def values(self, model, batch):
+        with torch.no_grad():
+            model.weight.mul_(0.5)
+        return batch.x[:, 0]
+
+class Trains(PerItem):
+    def values(self, model, batch):
+        model.train()
+        return batch.x[:, 0]
+
+class Float(PerItem):
+    def values(self, model, batch):
+        return batch.x.mean().item()
+
 class Careless(PerItem):
     '''Draws, and seeds the generator that dropout draws from.'''
     def values(self, model, batch):
@@ -51,15 +72,17 @@ def lab(trusting):
     return trusting("metric_lab", LAB)
 
 
-def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
+def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared, capfd):
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
-    named = {"squares": "Squares", "largest": "Largest", "careless": "Careless"}
+    named = {"squares": "Squares", "largest": "Largest", "careless": "Careless", "half": "Half"}
     config = read_config(run / "config.yaml")
     config["metrics"] = {name: {"_target_": f"metric_lab.{kind}"} for name, kind in named.items()}
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     without, said = execute(plain), execute(run)
+    assert capfd.readouterr().err.count("metric half: 15 of 30 items of test have a value\n") == 1
+    assert said["test"]["half"]["n"] == 15
 
     data = build_data(config)
     for split, n in (("train", 30), ("val", 20), ("test", 30)):  # of the training items as many as test
@@ -71,7 +94,7 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
         assert said[split]["largest"] == {
             "mean": pytest.approx(x.max(1).mean(), rel=1e-5), "stderr": None, "n": n
         }  # fmt: skip
-    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": ""}
+    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": "", "half": ""}
     table = rows(run)
     validated = [float(row["val/squares"]) for row in table if row["val/squares"]]  # at steps 3 and 6
     assert validated == pytest.approx([said["val"]["squares"]["mean"]] * 2, rel=1e-6)
@@ -83,6 +106,31 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
 
     again = triptych.load(run.path).evaluate("test")
     assert {name: again[name] for name in named} == {name: said["test"][name] for name in named}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Halves", "metrics.mine: update() changes the model's weights or mode; work on a copy ("),
+        ("Trains", "metrics.mine: update() changes the model's weights or mode; work on a copy ("),
+        ("Float", "Float.values gave a float; must be a tensor of shape (3,), one number an item"),
+        ("Squares", ""),
+    ],
+)
+def test_a_metric_that_changes_what_it_measures(lab, name, words):
+    model = torch.nn.Linear(2, 2).eval()
+    model.device, model.global_rank, model.seed = torch.device("cpu"), 0, 0
+    metric = getattr(import_module("metric_lab"), name)()
+    batch = Batch(torch.ones(3, 2), None, torch.arange(3))
+
+    def update():
+        with torch.inference_mode():  # as Lightning evaluates
+            Metrics({"mine": metric}).on_validation_batch_end(None, model, None, batch, 0)
+
+    if words:
+        refused(update, words, error=(UserError, ValueError))
+    else:
+        update()
 
 
 class Given(PerItem):
@@ -111,7 +159,7 @@ def test_items_are_counted_once_whatever_the_batches_and_nan_is_not_counted():
 
 
 def test_another_number_of_values_than_items_is_refused():
-    with pytest.raises(ValueError, match=r"Given.values gave shape \(2,\); must be \(3,\)"):
+    with pytest.raises(ValueError, match=r"Given.values gave shape \(2,\); must be a tensor of shape \(3,\)"):
         seen(Given([1.0, 2.0]), 3)
 
 

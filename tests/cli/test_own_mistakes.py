@@ -27,6 +27,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 
 OWN = '''
+import dataclasses
 import numpy as np
 import torch
 from pytorch_lightning import Callback
@@ -137,6 +138,38 @@ class Points(DataModule):
         return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
 
 
+class Spent(Sampler):
+    def __init__(self, eta=0.3):
+        self.eta = eta
+
+    def step(self, z, at):
+        return z
+
+
+@dataclasses.dataclass
+class Frozen(nn.Module):
+    shape: tuple
+    outputs: int = 1
+
+    def __post_init__(self):
+        super().__init__()
+        self.last = nn.Linear(2, 2)
+
+    def forward(self, z, gamma, condition=None):
+        return self.last(z)
+
+
+class Seeded(Net):
+    def __init__(self, shape, outputs=1):
+        torch.manual_seed(7)
+        super().__init__(shape, outputs)
+
+
+class Bare(Elbo):
+    def weight(self, gamma):
+        return torch.sigmoid(gamma)
+
+
 class Best(Callback):
     def state_dict(self):
         return {"best": np.float64(0)}
@@ -239,6 +272,19 @@ MISTAKES = [
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
     (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
+    (
+        own("sampler", "Spent"),
+        "class Spent(Sampler):",
+        "sampler: Spent is not set up; call super().__init__(",
+    ),
+    (own(NET, "Frozen"), "@dataclasses.dataclass", "denoiser.network: Frozen has no hash", "(eq=False)"),
+    (
+        own("objective.loss", "Bare"),
+        "return torch.sigmoid(gamma)",
+        "objective.loss: TypeError: ",
+        "must be Tensor, not Level",
+        "it must give shape (4,) or ()",
+    ),
     (own("callbacks.best", "Best"), "class Best(Callback):", "Best.state_dict(): no plain data; return "),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
     (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
@@ -377,6 +423,11 @@ def test_what_a_data_set_must_hold(held, words):
     data.splits = held
     data.levels = held["train"].levels if isinstance(held, dict) else None
     one_refused(lambda: check_contract(data), "data own: ", *words)
+
+
+def test_a_seed_of_ones_own(refused, lab):
+    line = refused(own(NET, "Seeded"))
+    assert line.startswith("seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from")
 
 
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):

@@ -111,7 +111,7 @@ def moved(model):
         optimizers=[rate],
     )
     model.logged = []
-    model.log_dict = lambda figures, **_: model.logged.append(figures)
+    model.log_own = lambda figures, **_: model.logged.append(figures)
     return model
 
 

@@ -9,9 +9,28 @@ from triptych.config import combinations
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.log_content import flat_figures
-from triptych.run.loggers import Guarded, address
+from triptych.run.loggers import Guarded, address, build_loggers
 from triptych.run.metrics import MetricsCsv
 
+OWN = """
+from pytorch_lightning.loggers import Logger
+
+
+class Plain(Logger):
+    name = version = ""
+
+    def log_hyperparams(self, *more):
+        ...
+
+    def log_metrics(self, metrics, step=None):
+        ...
+
+
+class Placed(Plain):
+    def __init__(self, save_dir):
+        super().__init__()
+        self.place = save_dir
+"""
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
 
@@ -175,3 +194,12 @@ def test_so_it_is_at_the_door_of_a_sweep():
     """Which is recorded with its command, before there are runs."""
     with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
         as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
+
+
+def test_a_logger_of_ones_own_gets_the_runs_directory_if_it_takes_it(prepared, trusting):
+    trusting("own_loggers", OWN)
+    run = prepared("data=ring", "denoiser=mlp")
+    kinds = {"a": {"_target_": "own_loggers.Plain"}, "b": {"_target_": "own_loggers.Placed"}}
+    run.write("config.yaml", run.config() | {"logger": kinds})
+    _, plain, placed = build_loggers(run, 0, lambda: 0.0)
+    assert placed.place == str(run.path) and not hasattr(plain, "place")

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
-from triptych.config.own_code import check_methods, raised_at
+from triptych.config.own_code import check_made, check_methods, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
@@ -164,10 +164,11 @@ class Dependencies:
 
     def beside(self, kind: type) -> "Dependencies":
         """Return this table for parts of a model class, which may set ``outputs``."""
-        if not hasattr(kind, "outputs"):
+        outputs: Any = getattr(kind, "outputs", None)
+        if not callable(outputs):
             return self
-        reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
-        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
+        reads = {name: self[name] for name in inspect.signature(outputs).parameters}
+        return Dependencies(self.config, self.facts | {"outputs": outputs(**reads)}, self.built)
 
     def node(self, place: str) -> Any:
         """Return what stands at a dotted key; None for nothing."""
@@ -219,7 +220,9 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
     check_methods(kind, place, kind.__mro__ + network)
     try:
-        return kind(**arguments, **extra)
+        made = kind(**arguments, **extra)
+        check_made(made, place)
+        return made
     except UserError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
 """User packages: which are trusted, and where in them an error was raised."""
 
+import dis
 import inspect
 import os
 import traceback
@@ -28,6 +29,11 @@ def trusted() -> tuple[str, ...]:
 def is_trusted(name: str) -> bool:
     """Return whether a dotted name lies in a trusted package."""
     return any(lies_in(name, package) for package in trusted())
+
+
+def is_own(part: object) -> bool:
+    """Return whether an object's class, or a function, is a user's."""
+    return is_trusted(getattr(part, "__module__", None) or "")
 
 
 def lies_in(name: str, package: str) -> bool:
@@ -61,6 +67,26 @@ def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
                 except TypeError as error:
                     line = f"{place}: {name}.{method}{arguments}; must be {method}{must}{defined_at(own)}"
                     raise UserError(line) from error
+
+
+def check_made(part: Any, place: str) -> None:
+    """Refuse an object of a user's class whose parents were not set up, or a module that has no hash."""
+    kind = type(part)
+    if not is_own(part):
+        return
+    module, breach = hasattr(kind, "register_forward_hook"), ""
+    if module and kind.__hash__ is None:
+        breach = "has no hash, which a module needs; write @dataclass(eq=False)"
+    for one in kind.__mro__:  # of ours that are to be completed; what they set
+        ours = inspect.isabstract(one) and lies_in(one.__module__, "triptych")
+        init = vars(one).get("__init__") if ours else None
+        code = dis.get_instructions(inspect.unwrap(init)) if init else ()
+        names = {step.argval for step in code if step.opname == "STORE_ATTR"}
+        unset = names and not any(hasattr(part, name) for name in names)
+        if unset or (module and "_modules" not in vars(part)):
+            breach = "is not set up; call super().__init__(...) first in its __init__"
+    if breach:
+        raise UserError(f"{place}: {kind.__name__} {breach}{defined_at(kind)}")
 
 
 def _plain_signature(function: Any) -> inspect.Signature:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -23,14 +22,14 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
-from triptych.models.contract import PartOutput
+from triptych.models.contract import Logged, PartOutput
 from triptych.models.lr_schedule import refused_keys
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
 
 @declared("model")
-class BoundModel(pl.LightningModule):
+class BoundModel(Logged):
     """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
 
     Args:
@@ -168,7 +167,7 @@ class BoundModel(pl.LightningModule):
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
+        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
         # in mixed precision a fused one takes its gradients' scale off within its step: a norm before that
@@ -268,7 +267,7 @@ class BoundModel(pl.LightningModule):
             figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
             figures |= self._level_figures(account.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
-        self.log_dict(figures | {"step": float(self.trainer.global_step)})
+        self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
         # epsilon's error per dimension in a few bands of noise, named after their ranges of gamma; learned

@@ -10,18 +10,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from triptych.config.own_code import defined_at
+from triptych.config.own_code import defined_at, describe_error, raised_at
 from triptych.errors import UserError
+
+
+class Logged(pl.LightningModule):
+    """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
+
+    def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
+        sides = self.__dict__.setdefault("_sides", {})
+        if sides.setdefault(name, own) != own and name != "step":  # which sets a row
+            raise UserError(f"log({name!r}): a callback's figure, and the run's own; choose another name")
+        super().log(name, *value, **how)
+
+    def log_own(self, figures: dict[str, Any], **how: Any) -> None:
+        """Log the model's own figures."""
+        for name, value in figures.items():
+            self.log(name, value, own=True, **how)
 
 
 class PartOutput(NamedTuple):
     """What one part gave.
 
-    key: the part's place in a configuration; by: the function that gave ``value``; shapes: right ones.
+    key: the part's place in a configuration; by: the function that gave ``value``, or gives it when it is
+    called; shapes: right ones.
     """
 
     key: str
@@ -37,23 +54,39 @@ def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
         UserError: no tensor, another shape, or numbers that are not finite.
     """
     with isolate_rng(), torch.no_grad(), _at_rest(model):
-        for one in outputs:
-            if breach := _breach(one):
-                kind = type(getattr(one.by, "__self__", one.by))
-                at = defined_at(one.by) or defined_at(kind)  # forward may be a parent's
-                raise UserError(f"{one.key}: {kind.__name__} gives {breach}{at}")
+        try:
+            for one in outputs:
+                check_output(one)
+        except Exception as error:
+            if isinstance(error, UserError) or not raised_at(error):
+                raise
+            raise UserError(describe_error(error)) from error
 
 
-def _breach(one: PartOutput) -> str:
-    shapes = " or ".join(map(str, one.shapes))
-    if not isinstance(one.value, Tensor):
-        return f"a {type(one.value).__name__}; must be a tensor of shape {shapes}"
-    if tuple(one.value.shape) not in one.shapes:
-        return f"shape {tuple(one.value.shape)}; must be {shapes}"
-    if not one.value.is_floating_point():
-        return f"{one.value.dtype}; must be floating point"
-    if bad := int((~one.value.isfinite()).sum()):
-        return f"{bad} of {one.value.numel()} numbers that are not finite; all must be"
+def check_output(one: PartOutput) -> None:
+    """Check one output; UserError as ``check_outputs``, also for what its call raises."""
+    kind, shapes = type(getattr(one.by, "__self__", one.by)), " or ".join(map(str, one.shapes))
+    at = defined_at(one.by) or defined_at(kind)  # forward may be a parent's
+    try:
+        value = one.value() if callable(one.value) else one.value
+    except Exception as error:
+        if isinstance(error, UserError) or not (raised_at(error) or at):
+            raise
+        where = "" if raised_at(error) else at
+        raise UserError(f"{one.key}: {describe_error(error)}{where}; it must give shape {shapes}") from error
+    if breach := _breach(value, shapes, one.shapes):
+        raise UserError(f"{one.key}: {kind.__name__} gives {breach}{at}")
+
+
+def _breach(value: Any, shapes: str, right: tuple[tuple[int, ...], ...]) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}; must be a tensor of shape {shapes}"
+    if tuple(value.shape) not in right:
+        return f"shape {tuple(value.shape)}; must be {shapes}"
+    if not value.is_floating_point():
+        return f"{value.dtype}; must be floating point"
+    if bad := int((~value.isfinite()).sum()):
+        return f"{bad} of {value.numel()} numbers that are not finite; all must be"
     return ""
 
 

@@ -56,11 +56,11 @@ class DenoiserModel(BoundModel):
         self.control = None
         self.accounting.edges = level_edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
-            x, condition = self._items(CALIBRATION)
+            x, condition = self.items(CALIBRATION)
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
-    def _items(self, n: int) -> tuple[Tensor, Condition | None]:
-        # what the noise is added to and the condition that the network reads, on the device
+    def items(self, n: int) -> tuple[Tensor, Condition | None]:
+        """Return of n training items what the noise is added to and the condition, on the device."""
         assert self.training_items is not None
         items = self.training_items(n)
         condition = self.condition_of(items)
@@ -79,7 +79,7 @@ class DenoiserModel(BoundModel):
         if self._reference is None or self._reference[0] != ends:
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
             self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
-        x, condition = self._items(ITEMS)
+        x, condition = self.items(ITEMS)
         self.control = Control(self.bound, self.denoiser, self._reference[1], x, self.seed, condition)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -162,7 +162,7 @@ class DenoiserModel(BoundModel):
         """
         sampler = sampler.drawing_from(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
-            x, condition = self._items(CALIBRATION)
+            x, condition = self.items(CALIBRATION)
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
         return sampler
 

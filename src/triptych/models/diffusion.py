@@ -1,6 +1,7 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class Diffusion(DenoiserModel):
         yield PartOutput("schedule", self.schedule.dgamma, dgamma, ((n,),))
         at = self.objective.level(self.denoiser.process, self.schedule, t)
         weight = self.objective.loss.weight
-        yield PartOutput("objective.loss", weight, weight(at), ((n,), ()))
+        yield PartOutput("objective.loss", weight, partial(weight, at), ((n,), ()))
         for drawn in self.times(t, self.schedule):
             if drawn is not None:  # the density of even times
                 yield PartOutput("objective.times", self.times.forward, drawn, ((n,),))
@@ -163,9 +164,12 @@ class Diffusion(DenoiserModel):
         z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
         numbers = () if output.per_dim == 1 else (output.per_dim,)
         shape = (n, *numbers, *self.event)
-        yield PartOutput("denoiser.network", network.forward, network(z, gamma, condition), (shape,))
-        guess = self.denoiser(z, gamma, condition)
-        value = guess.value if isinstance(guess, Prediction) else guess
+        yield PartOutput("denoiser.network", network.forward, lambda: network(z, gamma, condition), (shape,))
+
+        def value() -> Any:
+            guess = self.denoiser(z, gamma, condition)
+            return guess.value if isinstance(guess, Prediction) else guess
+
         yield PartOutput("objective.output", output.forward, value, (tuple(x.shape),))
 
     @torch.no_grad()

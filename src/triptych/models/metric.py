@@ -41,13 +41,16 @@ class PerItem(Figures):
         Raises:
             ValueError: ``values`` has another shape than (B,).
         """
-        values, items = self.values(model, batch).detach(), len(batch.x)
-        if values.shape != (items,):
+        values, items = self.values(model, batch), len(batch.x)
+        if not isinstance(values, Tensor) or values.shape != (items,):
+            given = (
+                f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            )
             raise ValueError(
-                f"{type(self).__name__}.values gave shape {tuple(values.shape)}; must be ({items},), one "
+                f"{type(self).__name__}.values gave {given}; must be a tensor of shape ({items},), one "
                 "number an item"
             )
-        self.sums[0] += sums_of(values[~values.isnan()].double())
+        self.sums[0] += sums_of(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
         """Return {"mean", "stderr", "n"}; a mean of None where no item had a number."""

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
+from triptych.config.own_code import raised_at
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -137,6 +139,9 @@ class Session:
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(run.located(config), download=is_composed_here(run))
         experiment = replace(experiment, config=config)  # as it is recorded
+        if torch.initial_seed() != config["seed"]:
+            problem = f"code of your own calls torch.manual_seed({torch.initial_seed()}) while it is built"
+            raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
         origin = find_origin(run, config, experiment.data, experiment.model)
         _describe(run, experiment, origin)
         if origin.initial is not None:
@@ -169,7 +174,7 @@ class Session:
 
     def record_failure(self, error: Exception) -> None:
         """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError) or raised_at(error):
             _log_traceback(self.directory)
         self.record("failed", error=failure_line(error)[:1000])
 
@@ -197,7 +202,10 @@ def _report(
         bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", trainer.global_step)
-    last = accounts[next(reversed(accounts))]
+    last = accounts[split := next(reversed(accounts))]
+    for name, figure in metrics_of(trainer).figures.items():
+        if figure["n"] < (items := len(data.splits[split])):
+            log_line(run, f"metric {name}: {figure['n']} of {items} items of {split} have a value")
     if first and tested:
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():

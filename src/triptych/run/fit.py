@@ -24,14 +24,16 @@ from triptych.config.names import cores
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
+from triptych.models.denoiser_model import DenoiserModel
 from triptych.models.lr_schedule import refused_keys
+from triptych.models.own import own_outputs, sampler_outputs
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
-from triptych.run.model import check_compiler, compiled
+from triptych.run.model import build_denoiser, check_compiler, compiled
 from triptych.run.peers import Peers
 from triptych.run.processes import launch, rank
 from triptych.run.progress import Progress, SampleGrid
@@ -41,7 +43,7 @@ from triptych.run.stopping import Stop
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
-FEW = 4  # items on which a model is checked before its first step
+FEW, MORE = 4, 16  # items on which a model is checked before its first step, and parts of one's own
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,21 @@ class Fit:
 def check_first_step(experiment: Experiment, device: torch.device) -> None:
     """Check the outputs of all parts on a few items of the first batch; UserError for the first mismatch."""
     x, condition, index = experiment.data.train_dataloader().batch(0)
-    few, model = min(FEW, len(x)), experiment.model
-    condition = None if condition is None else condition[slice(few)].to(device)
-    batch = Batch(x[:few].to(device), condition, index[:few].to(device))
+    model, data = experiment.model, experiment.data
+
+    def first(n: int) -> Batch:
+        some = None if condition is None else condition[slice(n)].to(device)
+        return Batch(x[:n].to(device), some, index[:n].to(device))
+
+    batch, again = first(FEW), partial(build_denoiser, experiment.config, data)
     changed = [
-        PartOutput("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
-        for change in experiment.data.augmentations[-1:]
+        PartOutput("augmentation", change.__call__, batch.x, ((len(batch.x), *data.shape),))
+        for change in data.augmentations[-1:]
     ]
-    check_outputs(model.to(device), chain(changed, model.gives(batch)))
+    own, drawing, config = own_outputs(model, first(MORE), again), experiment.drawing, experiment.config
+    if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
+        own = chain(own, sampler_outputs(drawing.sampler, config["sampler"], model))
+    check_outputs(model.to(device), chain(changed, model.gives(batch), own))
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:

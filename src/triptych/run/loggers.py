@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.names import root
+from triptych.config.trust import import_class
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
@@ -106,7 +108,10 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if uri := address(node, config, run):
                 loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
-            loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
+            takes = signature(import_class(node["_target_"], f"logger.{name}")).parameters.values()
+            placed = any(one.name == "save_dir" or one.kind is one.VAR_KEYWORD for one in takes)
+            where: dict[str, Any] = {"save_dir": str(run.path)} if placed else {}
+            loggers.append(build(node, f"logger.{name}", **where))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):

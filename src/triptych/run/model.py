@@ -61,15 +61,25 @@ def build_model(
     """
     from triptych.models.diffusion import Diffusion
 
-    table = parts_table(config, data)
-    kind = import_class(config["model"].get("_target_"), "model")
-    if getattr(kind, "of_latents", False):
-        _of_latents(table, kind)
+    table = _parts(config, data)
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
     _check_read(config, table, type(model), recorded or {})
     return model
+
+
+def build_denoiser(config: dict[str, Any], data: DataModule) -> Any:
+    """Build the denoiser alone, with initial weights."""
+    return _parts(config, data).at("denoiser")
+
+
+def _parts(config: dict[str, Any], data: DataModule) -> Dependencies:
+    table = parts_table(config, data)
+    kind = import_class(config["model"].get("_target_"), "model")
+    if getattr(kind, "of_latents", False):
+        _of_latents(table, kind)
+    return table
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:

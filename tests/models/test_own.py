@@ -1,0 +1,420 @@
+"""Parts of one's own: what the bound takes them for is tried before the first step."""
+
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule
+
+from tests.refusal import refused
+from triptych.data.batch import Batch
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
+from triptych.models.contract import Logged, check_outputs
+from triptych.models.own import own_outputs, sampler_outputs
+from triptych.networks.mlp import MLP
+
+SCHEDULES = """
+import torch
+from torch import nn
+from triptych.diffusion.learned_schedule import Monotone
+from triptych.diffusion.schedule import Cosine, Linear, Schedule
+
+
+class Power(Schedule):
+    def _curve(self, u):
+        return torch.sinh(2 * u - 1)
+
+    def _slope(self, u):
+        return 2 * torch.cosh(2 * u - 1)
+
+    def _inverse(self, gamma):
+        return 0.5 + torch.asinh(gamma) / 2
+
+
+class Slope(Power):
+    def _slope(self, u):
+        return 1.05 * super()._slope(u)
+
+
+class Inverse(Power):
+    def t_of(self, gamma):
+        return super().t_of(gamma) ** 2
+
+
+class Ends(Linear):
+    def gamma(self, t):
+        return 10 * t - 5
+
+    def dgamma(self, t):
+        return torch.full_like(t, 10.0)
+
+    def t_of(self, gamma):
+        return (gamma + 5) / 10
+
+
+class Wave(Linear):
+    def _curve(self, u):
+        return u + 3 * torch.sin(2 * u)
+
+    def _slope(self, u):
+        return 1 + 6 * torch.cos(2 * u)
+
+
+class Steep(Cosine):
+    pass
+
+
+class Learned(Monotone):
+    pass
+
+
+class Single(Linear):
+    def _curve(self, u):
+        return u.float()
+
+
+class Table(Linear):
+    def __init__(self, gamma_min, gamma_max):
+        super().__init__(gamma_min, gamma_max)
+        self.raw = nn.Parameter(torch.randn(1000))
+
+    def gamma(self, t):
+        knots = torch.cat([self.raw.new_zeros(1), self.raw.exp().cumsum(0)]) / self.raw.exp().sum()
+        i = (1000 * t).long().clamp(0, 999)
+        return -6 + 12 * (knots[i] + (1000 * t - i) * (knots[i + 1] - knots[i]))
+
+    def dgamma(self, t):
+        i = (1000 * t).long().clamp(0, 999)
+        return 12 * 1000 * self.raw.softmax(0)[i]
+
+    def t_of(self, gamma):
+        knots = self.gamma(torch.linspace(0, 1, 1001, dtype=gamma.dtype))
+        i = (torch.searchsorted(knots, gamma) - 1).clamp(0, 999)
+        return (i + (gamma - knots[i]) / (knots[i + 1] - knots[i])) / 1000
+"""
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.told = nn.Linear(3, 8), nn.Linear(8, 2), nn.Embedding(4, 8)
+        nn.init.zeros_(self.last.weight), nn.init.zeros_(self.last.bias), nn.init.zeros_(self.told.weight)
+
+    def forward(self, z, gamma, condition=None):
+        h = self.first(torch.cat([z, gamma[:, None] / 10], 1))
+        return self.last(torch.tanh(h if condition is None else h + self.told(condition.label)))
+
+
+class Free(Net):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.randn(2)
+
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z * self.table, gamma, condition)
+
+
+class Unsaved(Free):
+    def __init__(self):
+        super().__init__()
+        table = self.table
+        del self.table
+        self.register_buffer("table", table, persistent=False)
+
+
+class Listed(Net):
+    def __init__(self):
+        super().__init__()
+        self.inner = [nn.Linear(2, 2)]
+
+    def forward(self, z, gamma, condition=None):
+        return super().forward(self.inner[0](z), gamma, condition)
+
+
+class Noise(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z + 0.1 * torch.randn_like(z), gamma, condition)
+
+
+class Counts(Net):
+    calls = 0
+
+    def forward(self, z, gamma, condition=None):
+        self.calls += 1
+        return super().forward(z, gamma, condition) * (1 + 0.01 * self.calls)
+
+
+class OneLevel(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma[:1].expand(len(z)), condition)
+
+
+class Batchwise(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z - z.mean(0), gamma, condition)
+
+
+class InPlace(Net):
+    def forward(self, z, gamma, condition=None):
+        z -= 1
+        return super().forward(z, gamma, condition)
+
+
+class InPlaceGamma(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma.div_(10), condition)
+
+
+class Detached(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma, condition).detach()
+
+
+class Deaf(Net):
+    def forward(self, z, gamma, condition=None):
+        return super().forward(z, gamma)
+
+
+class Usual(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.calls = nn.BatchNorm1d(2), nn.Dropout(0.5), 0
+        self.register_buffer("table", torch.arange(2.0), persistent=False)
+
+    def forward(self, z, gamma, condition=None):
+        self.calls += 1
+        z = z + torch.randn_like(z) if self.training else z
+        return super().forward(self.drop(self.norm(z * self.table)), gamma, condition)
+"""
+
+
+def check(network=None, again=None, output=None, **parts) -> None:
+    x, label = torch.zeros(16, 2), Condition(label=torch.arange(16) % 3)
+    parts = {"objective": None, "event": (2,), "schedule": Linear(-6, 6)} | parts
+    denoiser = SimpleNamespace(network=network, process=VariancePreserving(), output=output)
+    model = SimpleNamespace(denoiser=denoiser, condition_of=lambda batch: batch.condition, **parts)
+    with torch.no_grad():
+        for _ in own_outputs(model, Batch(x, label, torch.arange(16)), again):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Free", "has numbers that state_dict() lacks"),
+        ("Unsaved", "has numbers that state_dict() lacks"),
+        ("Listed", "has numbers that state_dict() lacks"),
+        ("Noise", "gives two outputs for one input"),
+        ("Counts", "gives two outputs for one input"),
+        ("OneLevel", "gives an item another output alone than in a batch"),
+        ("Batchwise", "gives an item another output alone than in a batch"),
+        ("InPlace", "changes z or gamma in place"),
+        ("InPlaceGamma", "changes z or gamma in place"),
+        ("Detached", "gives an output without a gradient"),
+        ("Deaf", "gives the same under any condition; it must read it, or pass model.conditional=false"),
+        ("Net", ""),
+        ("Usual", ""),
+    ],
+)
+def test_a_network(trusting, name, words):
+    """Its own weights are those of before: a last layer of zeros would hide all."""
+    file = trusting("own_networks", NETWORKS)
+    kind = getattr(import_module("own_networks"), name)
+    network = kind().eval()
+
+    def again():
+        return SimpleNamespace(network=kind())
+
+    if words:
+        refused(lambda: check(network, again), f"denoiser.network: {name} {words}", f"({file}:")
+    else:
+        check(network, again)
+    assert not network.last.weight.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Slope", "dgamma is "),
+        ("Inverse", "t_of(gamma) is "),
+        ("Ends", "gamma is -5; must be -6"),
+        ("Wave", "the slope of gamma is -"),
+        ("Power", ""),
+        ("Steep", ""),
+        ("Learned", ""),
+        ("Single", ""),
+        ("Table", ""),
+    ],
+)
+def test_a_schedule(trusting, name, words):
+    file = trusting("own_schedules", SCHEDULES)
+    low, high = (-13.3, 5.0) if name == "Steep" else (-6.0, 6.0)
+    schedule = getattr(import_module("own_schedules"), name)(gamma_min=low, gamma_max=high)
+    if words:
+        where = f"({file}:"
+        refused(lambda: check(schedule=schedule), f"schedule: {name} at t=", words, where)
+    else:
+        check(schedule=schedule)
+        assert {p.dtype for p in schedule.parameters()} <= {torch.float32}
+
+
+def test_the_examples_schedule(trusting):
+    trusting("mylab", folder=Path(__file__).parents[2] / "examples")
+    check(schedule=import_module("mylab.laplace").Laplace(-13.3, 5.0))
+
+
+SPACES = """
+import torch
+from triptych.diffusion.denoiser import Output
+from triptych.diffusion.prediction import Row, Space, edm
+
+
+class Own(Output):
+    def __init__(self, space):
+        super().__init__(space)
+
+
+ALONG = Own(Space("along", lambda alpha, sigma: Row(alpha, sigma)))
+SUM = Own(Space("sum", lambda alpha, sigma: Row(1.0, 1.0)))
+TAKEN = Own(Space("epsilon", lambda alpha, sigma: Row(1.0, 0.0)))
+TUPLE = Own(Space("tuple", lambda alpha, sigma: (0.0, 1.0)))
+X0 = Own(Space("mine", lambda alpha, sigma: Row(1.0, 0.0)))
+V = Own(Space("mine", lambda alpha, sigma: Row(-sigma, alpha)))
+OURS = Own(edm(0.3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ALONG", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
+        ("SUM", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
+        ("TAKEN", "names its space 'epsilon', as one of ours; choose another name"),
+        ("TUPLE", "gives a tuple as its row; must be a Row"),
+        ("X0", ""),
+        ("V", ""),
+        ("OURS", ""),
+    ],
+)
+def test_an_output_space(trusting, name, words):
+    file = trusting("own_spaces", SPACES)
+    output = getattr(import_module("own_spaces"), name)
+    if words:
+        refused(lambda: check(output=output), f"objective.output: Own {words}", f"({file}:")
+    else:
+        check(output=output, schedule=Linear(-50, 50))
+
+
+SAMPLERS = """
+import dataclasses
+import torch
+from triptych.diffusion.sampler import Sampler
+
+
+def ddim(z, at):
+    return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+
+
+class Plain(Sampler):
+    def step(self, z, at):
+        return ddim(z, at)
+
+
+class Noisy(Plain):
+    def __init__(self, steps, grid="gamma"):
+        if steps < 3:
+            raise ValueError("sampler.steps: must be 3 or more")
+        super().__init__(steps, grid, chunk=1)
+
+    def step(self, z, at):
+        return super().step(z, at) + 0.1 * at.noise(z)
+
+
+class Twice(Sampler):
+    def step(self, z, at):
+        return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)
+
+
+class Flat(Sampler):
+    def step(self, z, at):
+        return ddim(z, at).mean(0, keepdim=True)
+
+
+class Nothing(Sampler):
+    def step(self, z, at):
+        ddim(z, at)
+
+
+class NaN(Sampler):
+    def step(self, z, at):
+        return ddim(z, at) / 0
+
+
+class Global(Sampler):
+    def step(self, z, at):
+        return ddim(z, at) + 0.1 * torch.randn_like(z)
+
+
+class Keeps(Sampler):
+    old = 0
+
+    def step(self, z, at):
+        z = ddim(z, at) + 0.5 * self.old
+        self.old = z
+        return z
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Twice", "Twice calls the denoiser 4 times in 2 steps, and says 2; set `calls`, of one step"),
+        ("Flat", "Flat gives shape (1, 2); must be (2, 2)"),
+        ("Nothing", "Nothing gives a NoneType; must be a tensor of shape (2, 2)"),
+        ("NaN", "NaN gives 4 of 4 numbers that are not finite"),
+        ("Global", "Global gives two sets of samples for one seed; draw with at.noise(z)"),
+        ("Keeps", "Keeps gives two sets of samples for one seed"),
+        ("Plain", ""),
+        ("Noisy", ""),
+    ],
+)
+def test_a_sampler(trusting, name, words):
+    file = trusting("own_samplers", SAMPLERS)
+    sampler = getattr(import_module("own_samplers"), name)(steps=5)
+    network = MLP((2,), width=8, blocks=1)
+    parts = {"event": (2,), "schedule": Linear(-6, 6), "training_items": None, "device": torch.device("cpu")}
+    denoiser = Denoiser(network, Output("epsilon"), VariancePreserving())
+    model = SimpleNamespace(denoiser=denoiser, prepared=lambda one: one, **parts)
+    node = {"_target_": f"own_samplers.{name}", "steps": 5}
+
+    def draw():
+        check_outputs(denoiser, sampler_outputs(sampler, node, model))
+
+    if words:
+        refused(draw, f"sampler: {words}", f"({file}:")
+    else:
+        draw()
+    assert not denoiser._forward_hooks and sampler.steps == 5 and "step" not in vars(sampler)
+
+
+def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
+    """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
+    logged, problem = [], ": a callback's figure, and the run's own; choose another name"
+    monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
+    model = Logged()
+    model.log_own({"val/bound": 1.0, "step": 2})
+    model.log("step", 2)
+    model.log("val/mine", 1.0)
+    refused(lambda: model.log("val/bound", 2.0), f"log('val/bound'){problem}")
+    refused(lambda: model.log_own({"val/mine": 2.0}), f"log('val/mine'){problem}")
+    assert logged == ["val/bound", "step", "step", "val/mine"]
