@@ -138,11 +138,11 @@ class Points(DataModule):
         return {"train": split, "val": split, "test": empty if self.fault == "test empty" else split}
 
 
-class Spent(Sampler):
-    def __init__(self, eta=0.3):
-        self.eta = eta
+class Spent(nn.Module):
+    def __init__(self, shape, outputs):
+        self.outputs = outputs
 
-    def step(self, z, at):
+    def forward(self, z, gamma, condition):
         return z
 
 
@@ -272,11 +272,7 @@ MISTAKES = [
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
     (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
-    (
-        own("sampler", "Spent"),
-        "class Spent(Sampler):",
-        "sampler: Spent is not set up; call super().__init__(",
-    ),
+    (own(NET, "Spent"), "class Spent(nn.Module):", "network: Spent is not set up; call super().__init__("),
     (own(NET, "Frozen"), "@dataclasses.dataclass", "denoiser.network: Frozen has no hash", "(eq=False)"),
     (
         own("objective.loss", "Bare"),

@@ -1,6 +1,5 @@
 """User packages: which are trusted, and where in them an error was raised."""
 
-import dis
 import inspect
 import os
 import traceback
@@ -70,21 +69,14 @@ def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
 
 
 def check_made(part: Any, place: str) -> None:
-    """Refuse an object of a user's class whose parents were not set up, or a module that has no hash."""
-    kind = type(part)
-    if not is_own(part):
+    """Refuse a user's module that is not set up, or that has no hash, as torch needs one."""
+    kind, breach = type(part), ""
+    if not is_own(part) or not hasattr(kind, "register_forward_hook"):
         return
-    module, breach = hasattr(kind, "register_forward_hook"), ""
-    if module and kind.__hash__ is None:
+    if kind.__hash__ is None:
         breach = "has no hash, which a module needs; write @dataclass(eq=False)"
-    for one in kind.__mro__:  # of ours that are to be completed; what they set
-        ours = inspect.isabstract(one) and lies_in(one.__module__, "triptych")
-        init = vars(one).get("__init__") if ours else None
-        code = dis.get_instructions(inspect.unwrap(init)) if init else ()
-        names = {step.argval for step in code if step.opname == "STORE_ATTR"}
-        unset = names and not any(hasattr(part, name) for name in names)
-        if unset or (module and "_modules" not in vars(part)):
-            breach = "is not set up; call super().__init__(...) first in its __init__"
+    if "_modules" not in vars(part):
+        breach = "is not set up; call super().__init__(...) first in its __init__"
     if breach:
         raise UserError(f"{place}: {kind.__name__} {breach}{defined_at(kind)}")
 
