@@ -190,3 +190,18 @@ def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
     assert [(row.label, row.verdict) for row in table_rows(found)] == [
         ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip
     assert ranking(found, found.measures["sliced_wasserstein"]).count("heun is clear") == 0
+
+
+@pytest.mark.parametrize(
+    "key, other", [("_target_", "b.R"), ("title", "square"), ("unit", "m"), ("direction", "higher")]
+)
+def test_different_metrics_of_samples_under_one_name_are_noted(tmp_path, key, other):
+    same = {"_target_": "a.R", "title": "radius", "unit": "", "direction": "lower"}
+    for objective, is_it in (("x0", same), ("v", same | {key: other})):
+        told = {"title": is_it["title"], "unit": is_it["unit"], "better": is_it["direction"]}
+        about = {"n": 8, "metrics": {"r": told}}
+        run = make_run(tmp_path, objective, 1, 1.9, measures={"r": {"mean": 0.5}}, measured=about)
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"metrics: {{r: {{_target_: {is_it['_target_']}}}}}\n")
+    named = "metrics.r._target_" if key == "_target_" else key
+    assert f"The runs took the metric r with different {named}: do not compare it." in one(tmp_path).notes

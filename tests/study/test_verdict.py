@@ -148,6 +148,11 @@ def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
     command = ["triptych-train", "-m", "objective=x0,v", "seed=1,2,3", "force=true"]
     edit(tmp_path / "sweep.json", command=command)
     assert "seed=1,2,3,4" in (step := read_study([tmp_path]).next_step) and "force" not in step
+    claims = {"one": {"says": "It is so.", "order": ["x0", "v"]}}
+    node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": claims}
+    axes = {"seed": ["1", "2", "3"], "objective": ["x0", "v"]}
+    edit(tmp_path / "sweep.json", command=[*command[:2], "paper=it"], paper=node, paper_axes=axes)
+    assert (story := read_study([tmp_path])).published and story.next_step == "", "claims have their seeds"
     edit(tmp_path / "sweep.json", command=[*command[:2], "hparams_search=optuna"])
     assert read_study([tmp_path]).next_step == ""
 

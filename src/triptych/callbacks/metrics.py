@@ -87,7 +87,11 @@ def _state(module: pl.LightningModule) -> tuple[bool, int]:
 def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     """Build the user's metrics that ``config`` names, of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
-    return {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+    metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
+    for name, metric in metrics.items():
+        if (higher := getattr(metric, "higher_is_better", None)) not in [*BETTER]:
+            raise UserError(f"metrics.{name}: higher_is_better={higher!r}; must be True, False or None")
+    return metrics
 
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:

@@ -115,11 +115,15 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
-    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+    taken = [dict.fromkeys(run.metrics, frozenset[tuple[str, str]]()) for run in runs]
+    for run, own in zip(runs, taken, strict=True):
+        for name, m in (run.measured.metrics if run.measured else {}).items():
+            own[name] = frozenset({("title", m.title), ("unit", m.unit), ("direction", m.better)})
+    for name in dict.fromkeys(name for own in taken for name in own):
         configs = [
-            {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}
-            for run in runs
-            if name in run.metrics
+            own[name] | {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}
+            for run, own in zip(runs, taken, strict=True)
+            if name in own
         ]
         if differ := sorted({key for one in configs for key, _ in one ^ configs[0]}):
             yield f"The runs took the metric {name} with different {listed(differ)}: do not compare it."

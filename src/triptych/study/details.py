@@ -27,6 +27,11 @@ from triptych.study.tables import against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 CURVES = 8
+# which every run has: after one's own
+LAST = (
+    "val/bound_stderr", "train/loss_variance", "train/lr", "train/images_per_second", "train/grad_norm",
+    "train/clipped",
+)  # fmt: skip
 TEXT = 240  # characters of one value
 # typed for a sweep, not for one run of it
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
@@ -136,7 +141,8 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     """Return columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
     histories = run.histories()
     drawn = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
-    drawn += ["train/loss", *(name for name in histories if name.startswith(("val/", "train/")))]
+    others = (name for name in histories if name.startswith(("val/", "train/")))
+    drawn += ["train/loss", *sorted(others, key=LAST.__contains__)]
     drawn = [name for name in dict.fromkeys(drawn) if len({*histories.get(name, ((), ()))[1]}) > 1]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
     clock = dict(zip(*histories.get("time", ([], [])), strict=True))

@@ -105,8 +105,8 @@ class Study:
         seeds = max(map(seeds_next, self.comparisons), default=0)
         compared = (run for run in self.runs if not is_trial(run))
         used = sorted({run.seed for run in compared if run.seed is not None})
-        if not self.complete or not used or seeds <= len(used):
-            return ""
+        if self.published or not self.complete or not used or seeds <= len(used):
+            return ""  # of published claims, further seeds would be others than those that they began with
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
         command.append(f"seed={','.join(map(str, fresh))}")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.refusal import refused
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.reference import own_metrics
@@ -103,3 +104,12 @@ def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, wor
 def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, overrides, words):
     with pytest.raises(UserError, match=words):
         own_metrics(prepared(*RING, *MEASURED, *overrides).config())
+
+
+@pytest.mark.parametrize("sense", ["lower", []])
+def test_a_direction_that_is_none_is_refused_before_training(prepared, lab, monkeypatch, sense):
+    import metric_lab
+
+    monkeypatch.setattr(metric_lab.Radius, "higher_is_better", sense)
+    said = f"metrics.radius: higher_is_better={sense!r}; must be True, False or None"
+    refused(lambda: own_metrics(prepared(*RING, *MEASURED).config()), said)

@@ -14,6 +14,8 @@ from triptych.study.papers.claim import _means
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
 from triptych.study.render import markdown
 
+from ...run.sampling.test_own_metric import RADIUS
+
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
 
@@ -70,6 +72,8 @@ def test_the_axis_may_be_left_out_where_there_is_one():
         ({"compare": "objective", "order": ["x0", "velocity"]},
          "order=velocity: not in the sweep; objective is one of x0, epsilon, v"),
         ({"compare": "objective", "order": ["x0"]}, "order=['x0']: must be two or more settings"),
+        ({"compare": "objective", "order": ["v", "v"]}, "order=v: twice; use different settings"),
+        ({"compare": "bound.steps", "same": [10, "10"], "within": 1}, "same=10: twice; use different"),
         ({"compare": "objective"}, "none of order, same, value, diverges; use exactly one"),
         ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "order, diverges of order, same"),
         ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within=1.0: not with order"),
@@ -119,6 +123,18 @@ def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
     if not said:
         return check_claimed_metrics(claims, CONFIG | config, AXES)
     refused(lambda: check_claimed_metrics(claims, CONFIG | config, AXES), said)
+
+
+def test_a_metric_of_samples_of_ones_own_needs_samples(trusting):
+    trusting("metric_lab", RADIUS)
+    own = CONFIG | {"metrics": {"radius": {"_target_": "metric_lab.Radius"}}}
+    claims = read_claims(node(compare="objective", order=["x0", "v"], metric="radius"), AXES)
+    refused(lambda: check_claimed_metrics(claims, own, AXES), "metrics.radius: measures.n=0 draws no samples")
+    check_claimed_metrics(claims, own | {"measures": {"n": 9}}, AXES)
+    check_claimed_metrics(claims, own, AXES | {"measures.n": ["9", "99"]})
+    claims = read_claims(node(compare="objective", order=["x0", "v"], metric="recall"), AXES)
+    repeats = AXES | {"measures.repeats": ["1", "2"]}
+    refused(lambda: check_claimed_metrics(claims, CONFIG, repeats), "measures.n=0 measures no samples")
 
 
 def test_a_claim_of_another_scale_is_not_made_here():

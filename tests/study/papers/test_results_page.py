@@ -4,6 +4,7 @@ import io
 import json
 import re
 import subprocess
+import warnings
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
+from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import settings_digest
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
@@ -229,3 +231,12 @@ def test_a_sweep_of_a_strangers_writes_into_the_folder_alone(paper, tmp_path, fa
     assert cli.main(["--results", str(tmp_path / "docs" / "results.md"), str(tmp_path / "sweeps")]) == 0
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(tmp_path / "docs") for path in new)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_figure_of_few_claims_has_room_for_them(n):
+    claim = {"name": "soft", "kind": "trained", "word": "reproduced", "is_tie": False, "published_ratio": 1.5}
+    claims = [claim | {"ratio": [1.2, 1.0, 1.4]}] * n
+    with warnings.catch_warnings(action="error"):  # else of axes without a size
+        png = claims_figure([{"title": "A. Author 2020", "claims": claims}])
+    assert int.from_bytes(png[20:24], "big") > 230  # pixels of the height

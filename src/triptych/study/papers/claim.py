@@ -208,6 +208,8 @@ class _Contrasts:
     def _each(self, key: str, first: Any, *second: Any, **how: Any) -> Iterable[Contrast]:
         """Return the contrast at each value of the axes that the claim leaves open."""
         texts = [self._value(key, self.axis, one) for one in (first, *second)]
+        if texts[1:] == texts[:1]:
+            raise UserError(f"{self.path}.{key}={texts[0]}: twice; use different settings")
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]

@@ -27,7 +27,7 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
     if not rows:
         return None
     with styled():
-        figure = Figure(figsize=(7.6, 0.9 + 0.19 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.6, 0.9 + 0.19 * max(3, len(rows))), layout="constrained")
         figure.set_facecolor("white")
         ax = figure.subplots()
         ax.axvline(1, color=INK, linewidth=0.8)

@@ -83,11 +83,12 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
     """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = tuple(config.get("metrics") or {})
+    drawn = config["measures"]["n"] or {"measures", "measures.n"} & axes.keys()
     for claim in claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
             at = f"paper.claims.{claim.name}.metric={metric}"
             if metric in SAMPLE_METRICS:
-                if not (config["measures"]["n"] or "measures" in swept):
+                if not drawn:
                     raise UserError(f"{at}: measures.n=0 measures no samples; measures.n=1000 does")
                 points = SAMPLE_METRICS[metric].of == "points"
                 if points and config["measures"].get("classifier"):
@@ -98,3 +99,7 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
             elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
                 known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
+            elif metric in own and not drawn and not {"metrics", "setting"} & swept:
+                from triptych.run.reference import own_metrics  # torch, which no other claim needs
+
+                own_metrics(config)  # which refuses one of samples
