@@ -22,6 +22,7 @@ from triptych.config.repository import FILES
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
+from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
@@ -69,6 +70,10 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             execute(run)
         finally:
             os.environ.pop(OWN, None)
+    elif line := finished_before(run):
+        from triptych.run.leakage import log_line
+
+        log_line(None, f"{run.path.name}: {line}")
     return read_run(run.path)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
+from triptych.config.own_code import is_trusted
 from triptych.errors import mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
@@ -94,6 +95,26 @@ def changed_since(run: RunDirectory) -> str:
     return describe_changes(record, here, files)
 
 
+def finished_before(run: RunDirectory) -> str:
+    """Return the line of a finished run whose code has changed; "" for none."""
+    anew = "force=true runs it anew, the old directory is kept aside"
+    changes = changed_since(run)
+    return f"finished before, under other {changes} than now; {anew}" if changes else ""
+
+
+def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
+    """Describe the changes of trusted packages in ``config`` since a run's last execution: "code (FILES)"."""
+    own = set(filter(is_trusted, _named(config)))
+    record = run.provenance() if own else {}
+    last = (record.get("executions") or [{}])[-1].get("sources")
+    if not (before := record.get("sources", {}).get(last)):
+        return ""
+    before = {f: digest for f, digest in before.items() if f.partition("/")[0].removesuffix(".py") in own}
+    now = _digests(own)
+    changed = sorted(f for f in {**before, **now} if before.get(f) != now.get(f))
+    return f"code ({few(changed)})" if changed else ""
+
+
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict[str, Any]:
@@ -157,8 +178,12 @@ def timestamp() -> str:
 
 def source_files(config: dict[str, Any]) -> dict[str, str]:
     """Return {file: digest} of all Python sources of triptych and of the packages that ``config`` uses."""
+    return _digests({"triptych", *_named(config)} - {*BY_VERSION})
+
+
+def _digests(packages: set[str]) -> dict[str, str]:
     digests = {}
-    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
+    for package in sorted(packages):
         for place in _places(package):
             if place.is_dir():
                 for file in sorted(place.rglob("*.py")):
