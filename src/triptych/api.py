@@ -7,6 +7,7 @@ with what the other has begun.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
 
+_training = threading.Lock()
 UNREAD = {  # keys of the commands that an opened run has no use for
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
@@ -53,7 +55,15 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
         UserError: a value that is refused, several processes, a run of that name of another configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
-    config = _settled(config)
+    if not _training.acquire(blocking=False):  # they would share seeds and threads
+        raise UserError("another run is trained in this process; wait for it")
+    try:
+        return _train(_settled(config))
+    finally:
+        _training.release()
+
+
+def _train(config: DictConfig) -> Run:
     job = config.hydra
     check_single(config)
     trainer = config.trainer
