@@ -13,10 +13,14 @@ from triptych.errors import UserError
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
-@cache
 def trusted() -> tuple[str, ...]:
     """Return the packages whose classes configurations may name."""
-    names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
+    return _trusted(os.environ.get("TRIPTYCH_TRUST", ""))  # which a notebook may set at any time
+
+
+@cache
+def _trusted(typed: str) -> tuple[str, ...]:
+    names = [name.strip() for name in typed.split(",")]
     if PYPROJECT.is_file():
         import tomllib
 
