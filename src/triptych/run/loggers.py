@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.names import root
+from triptych.config.own_code import raised_at
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
@@ -27,6 +28,7 @@ from triptych.run.untrusted import is_composed_here
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
+CALLED = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint")
 
 
 class Guarded(Logger):
@@ -88,6 +90,28 @@ class Guarded(Logger):
                     wandb.end_service()
 
 
+def guard(logger: Logger, title: str) -> Logger:
+    """Return a user's own logger, whose first error prints one line and disables it."""
+    lost = False
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal lost
+            try:
+                return None if lost else method(*arguments, **more)
+            except (Exception, SystemExit) as error:
+                lost = True
+                why = error_line(error) + raised_at(error)
+                log_line(None, f"{title} is left out ({why}): metrics.csv has the figures")
+
+        return call
+
+    for name in (*CALLED, "finalize"):
+        if method := getattr(logger, name, None):
+            setattr(logger, name, guarded(method))
+    return logger
+
+
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
     """Build the logger of metrics.csv, then those that ``logger`` names.
 
@@ -106,7 +130,8 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if uri := address(node, config, run):
                 loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
-            loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
+            place = f"logger.{name}"
+            loggers.append(guard(build(node, place, save_dir=str(run.path)), place))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):
