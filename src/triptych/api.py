@@ -189,6 +189,8 @@ class Trained:
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
 
+        Reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` as it is in memory.
+
         Raises:
             UserError: what the command would refuse.
         """
