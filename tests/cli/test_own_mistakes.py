@@ -4,7 +4,7 @@ import copy
 import json
 import random
 import secrets
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.initialization import read_other
+from triptych.run.provenance import check_imported
 
 OWN = '''
 import numpy as np
@@ -397,6 +398,17 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     lab.write_text("import torch\n\ndef broken(:\n")
     line = refused(own("denoiser.network", "Net"))
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
+
+
+def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, changed, lab):
+    """What a notebook runs would not be what is recorded."""
+    import_class("own_faults.Net")
+    lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.25)"))
+    line = refused(own(NET, "Net"))
+    assert line == f"{lab}: has changed since it was imported; restart Python"
+    reload(import_module("own_faults"))
+    import_class("own_faults.Net")
+    check_imported(changed(own(NET, "Net")).config())
 
 
 def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch):

@@ -1,7 +1,9 @@
 """User packages: which are trusted, and where in them an error was raised."""
 
+import hashlib
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +13,7 @@ from typing import Any
 from triptych.errors import UserError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: its spec, which a reload replaces; digest of its file}
 
 
 def trusted() -> tuple[str, ...]:
@@ -32,6 +35,23 @@ def _trusted(typed: str) -> tuple[str, ...]:
 def is_trusted(name: str) -> bool:
     """Return whether a dotted name lies in a trusted package."""
     return any(lies_in(name, package) for package in trusted())
+
+
+def remember_imported() -> None:
+    """Keep the digests of the user's modules as they are imported, for ``provenance.check_imported``."""
+    tops = {name.partition(".")[0] for name in trusted()}  # thousands of modules are not to be asked for
+    for name in [name for name in [*sys.modules] if name.partition(".")[0] in tops and is_trusted(name)]:
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:
+            IMPORTED[name] = spec, digest_file(spec.origin)
+
+
+def digest_file(file: str | Path) -> str:
+    """Return a short digest of a file."""
+    try:
+        return hashlib.blake2b(Path(file).read_bytes(), digest_size=4).hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 def lies_in(name: str, package: str) -> bool:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
-from triptych.config.own_code import is_trusted
-from triptych.errors import mask_password
+from triptych.config.own_code import IMPORTED, digest_file, is_trusted
+from triptych.errors import UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 
@@ -86,6 +86,15 @@ def add_execution(
     executions = [*record.get("executions", []), here]
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": executions})
     return line
+
+
+def check_imported(config: dict[str, Any]) -> None:
+    """Refuse a package in ``config`` of which a file is no longer what this process has imported."""
+    named = _named(config)
+    for name, (spec, digest) in IMPORTED.items():
+        live = getattr(sys.modules.get(name), "__spec__", None) is spec and name.partition(".")[0] in named
+        if live and digest_file(spec.origin) != digest:
+            raise UserError(f"{spec.origin}: has changed since it was imported; restart Python")
 
 
 def changed_since(run: RunDirectory) -> str:
@@ -187,9 +196,9 @@ def _digests(packages: set[str]) -> dict[str, str]:
         for place in _places(package):
             if place.is_dir():
                 for file in sorted(place.rglob("*.py")):
-                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = digest_file(file)
             else:
-                digests[place.name] = _digest(place)
+                digests[place.name] = digest_file(place)
     return digests
 
 
@@ -252,13 +261,6 @@ def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[s
         names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
         parts.append(f"packages ({names})")
     return " and ".join(parts)
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()
-    except OSError:
-        return "unreadable"
 
 
 def few(names: list[str]) -> str:
