@@ -128,7 +128,6 @@ def finished(prepared) -> Callable:
 @pytest.fixture
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """``trusting("lab", text)``: the file of a module of one's own, which configurations may name."""
-    from triptych.config import trust
 
     def trust_module(name: str, text: str = "", folder: Path = tmp_path) -> Path:
         file = folder / f"{name}.py"
@@ -136,12 +135,10 @@ def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
             file.write_text(text)
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.setenv("TRIPTYCH_TRUST", name)
-        trust.trusted.cache_clear()
         return file
 
     before = {*sys.modules}
     yield trust_module
-    trust.trusted.cache_clear()
     own = os.environ.get("TRIPTYCH_TRUST", "").split(",")
     for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in before]:
         del sys.modules[name]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import triptych
 from tests.refusal import refused
+from triptych import api
 from triptych.api import _settled
 from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
@@ -149,6 +150,13 @@ def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkey
 def test_what_a_command_refuses_is_refused(root, overrides, said):
     refused(lambda: triptych.train(["name=no", *overrides]), said)
     assert not (root / "logs").exists()
+
+
+def test_two_runs_are_not_trained_in_one_process_at_once(root):
+    """They would share its random numbers."""
+    with api._training:
+        refused(lambda: triptych.train(["name=no"]), "another run is trained in this process; wait for it")
+    assert not (root / "logs").exists() and not api._training.locked()
 
 
 def test_values_set_by_hand_are_checked(root):

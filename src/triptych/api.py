@@ -7,6 +7,7 @@ with what the other has begun.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +23,13 @@ from triptych.config.repository import FILES
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
+from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
 
+_training = threading.Lock()
 UNREAD = {  # keys of the commands that an opened run has no use for
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
@@ -52,7 +55,15 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
         UserError: a value that is refused, several processes, a run of that name of another configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
-    config = _settled(config)
+    if not _training.acquire(blocking=False):  # they would share seeds and threads
+        raise UserError("another run is trained in this process; wait for it")
+    try:
+        return _train(_settled(config))
+    finally:
+        _training.release()
+
+
+def _train(config: DictConfig) -> Run:
     job = config.hydra
     check_single(config)
     trainer = config.trainer
@@ -69,6 +80,10 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             execute(run)
         finally:
             os.environ.pop(OWN, None)
+    elif line := finished_before(run):
+        from triptych.run.leakage import log_line
+
+        log_line(None, f"{run.path.name}: {line}")
     return read_run(run.path)
 
 
@@ -173,6 +188,8 @@ class Trained:
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
+
+        Reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` as it is in memory.
 
         Raises:
             UserError: what the command would refuse.

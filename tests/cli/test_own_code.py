@@ -11,7 +11,6 @@ import pytest
 
 import triptych
 from tests.run.accidents import rows
-from triptych.config import trust
 from triptych.config.build import targets
 from triptych.config.check import CONFIGS
 from triptych.config.file import read_config
@@ -34,7 +33,6 @@ def run(tmp_path_factory) -> Path:
         patch.setenv("TRIPTYCH_ROOT", str(tmp_path_factory.mktemp("mylab")))
         patch.setenv("TRIPTYCH_TRUST", "mylab")
         patch.syspath_prepend(str(MYLAB.parent))
-        trust.trusted.cache_clear()
         return triptych.train(["experiment=bars", *SMALL]).dir
 
 
@@ -67,7 +65,6 @@ def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhe
     path = str(run / "checkpoints" / "last.ckpt")
     check_checkpoint(path)
     monkeypatch.setenv("TRIPTYCH_TRUST", "")
-    trust.trusted.cache_clear()
     with pytest.raises(UserError, match="_target_=mylab.*not a class that a configuration may name"):
         check_checkpoint(path)
 

@@ -4,7 +4,7 @@ import copy
 import json
 import random
 import secrets
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,24 @@ import pytest
 import torch
 from torch import nn
 
+import triptych
 from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
+from triptych import api
 from triptych.cli.train import _tell_finished
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
 from triptych.data.build import check_contract
+from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
+from triptych.run.initialization import read_other
+from triptych.run.provenance import check_imported
 
 OWN = '''
 import dataclasses
@@ -442,7 +447,18 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
 
 
-def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd):
+def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, changed, lab):
+    """What a notebook runs would not be what is recorded."""
+    import_class("own_faults.Net")
+    lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.25)"))
+    line = refused(own(NET, "Net"))
+    assert line == f"{lab}: has changed since it was imported; restart Python"
+    reload(import_module("own_faults"))
+    import_class("own_faults.Net")
+    check_imported(changed(own(NET, "Net")).config())
+
+
+def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
 
     def short(config):
@@ -463,3 +479,10 @@ def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd):
         "the old directory is kept aside"
     )
     assert result.startswith("test bound")
+    monkeypatch.setattr(api, "prepare", lambda *_: run)
+    assert triptych.train().dir == run.path
+    assert capfd.readouterr().err == f"{run.path.name}: {said}\n"
+    trained, again = triptych.load(run.path), triptych.load(run.reported())
+    read_other("trained", str(run.path), fingerprint(again.data), "")
+    line = f"ckpt={run.path}: trained under other code (own_faults.py) than now\n"
+    assert capfd.readouterr().err == line and trained.path == run.path

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
-from triptych.config import folders, source, trust
+from triptych.config import folders, source
 from triptych.config.compose import CONFIGS, compose_command, explain
 from triptych.config.describe import chain, comment
 from triptych.config.keys import find_key
@@ -24,7 +24,6 @@ def packages(tmp_path, monkeypatch):
 
     def trusting(names: str) -> None:
         monkeypatch.setenv("TRIPTYCH_TRUST", names)
-        trust.trusted.cache_clear()
 
     for name in ("lab_a", "lab_b"):
         (tmp_path / name / "configs" / "data").mkdir(parents=True)
@@ -34,7 +33,6 @@ def packages(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     trusting("lab_a,lab_lost")
     yield tmp_path, trusting
-    trust.trusted.cache_clear()
 
 
 def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
@@ -108,7 +106,7 @@ ESCAPE = f"[c for c in {CLASSES} if c.__name__ == '_wrap_close'][0].__init__.__g
 
 @pytest.fixture
 def forget():
-    caches = (trust.trusted, source.arguments, source._find, source._module)
+    caches = (source.arguments, source._find, source._module)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from triptych import declare
 from triptych.config import compose as composing
-from triptych.config import trust
 from triptych.config.check import CONFIGS
 from triptych.config.keys import TARGET, Key, find_key, unfit
 from triptych.config.names import register_resolvers
@@ -67,7 +66,6 @@ def train(lab: Path, *typed: str) -> subprocess.CompletedProcess:
 
 def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     """In the check, its message, the help, the page of all keys and the axes of a report."""
-    trust.trusted.cache_clear()
     refused = train(lab, "denoiser=mine", "denoiser.network.heat=4")
     assert refused.stderr == "error: denoiser.network.heat=4: must be a number above 0, at most 3\n"
     told = train(lab, "denoiser=mine", "--help").stdout
@@ -79,7 +77,6 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     about = {"status": "finished", "seed": 1, "dir": Path("x"), "name": "x"}
     runs = [Run(config=config | {"denoiser.network.heat": heat}, **about) for heat in "12"]
     assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]
-    trust.trusted.cache_clear()
 
 
 def test_the_page_of_all_keys_is_current():

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +49,10 @@ class Weight(Elbo):
 
 class Schedule(Linear): pass
 class Sampler(DDIM): pass
+
+class Rate(torch.optim.lr_scheduler.LambdaLR):
+    def __init__(self, optimizer, half=10):
+        super().__init__(optimizer, lambda step: 0.5 ** (step / half))
 '''
 
 
@@ -59,6 +64,7 @@ def test_classes_of_ones_own_take_every_place(trusting, prepared):
     config["objective"]["loss"] = {"_target_": "own_lab.Weight", "strength": 2.0}
     config["schedule"]["_target_"] = "own_lab.Schedule"
     config["sampler"] = {"_target_": "own_lab.Sampler", "steps": 3}
+    config["lr_schedule"] = {"_target_": "own_lab.Rate", "half": 1}
     made = build_experiment(config, download=False)
     model = made.model
     assert model.denoiser.network.outputs == 2 and model.objective.space == "epsilon"
@@ -67,6 +73,9 @@ def test_classes_of_ones_own_take_every_place(trusting, prepared):
     kinds = [model.bound.variance, model.schedule, made.drawing.sampler]
     assert [type(kind).__name__ for kind in kinds] == ["Halved", "Schedule", "Sampler"]
     assert model.objective.variance is model.bound.variance and model.bound.schedule is model.schedule
+    model.trainer = SimpleNamespace(max_steps=4, precision="32-true")
+    scheduler = model.configure_optimizers()["lr_scheduler"]["scheduler"]
+    assert type(scheduler).__name__ == "Rate" and scheduler.lr_lambdas[0](1) == 0.5
 
 
 def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):

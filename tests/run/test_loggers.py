@@ -9,7 +9,7 @@ from triptych.config import combinations
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.log_content import flat_figures
-from triptych.run.loggers import Guarded, address, build_loggers
+from triptych.run.loggers import Guarded, address, build_loggers, closing
 from triptych.run.metrics import MetricsCsv
 
 OWN = """
@@ -155,6 +155,30 @@ def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
     assert stub(**{moment: 9}).lost
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Stub is left out (broken pipe)") and "metrics.csv" in line
+
+
+OWN = """
+from pytorch_lightning.loggers import Logger
+
+class Mine(Logger):
+    name = version = ""
+    def __init__(self, save_dir): super().__init__()
+    def log_hyperparams(self, *_): pass
+    def log_metrics(self, metrics, step=None): raise OSError("no disk")
+    def finalize(self, status): raise OSError("no disk")
+"""
+
+
+def test_whatever_a_logger_of_ones_own_raises_is_a_line(trusting, prepared, capsys):
+    file, run = trusting("own_logger", OWN), prepared()
+    run.write("config.yaml", run.config() | {"logger": {"mine": {"_target_": "own_logger.Mine"}}})
+    loggers = build_loggers(run, 0, float)
+    with closing(loggers, run):
+        for step in (0, 1):
+            loggers[1].log_metrics({"train/loss": 1.0}, step)
+    [line] = capsys.readouterr().err.splitlines()
+    said = f"logger.mine is left out (no disk ({file}:8, in log_metrics)): metrics.csv has the figures"
+    assert line == said
 
 
 def test_a_failure_that_passes_is_tried_again(stub, capsys):

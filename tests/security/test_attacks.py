@@ -193,7 +193,13 @@ def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[tool.triptych]\ntrust = ["my_lab"]\n')
     monkeypatch.setattr(own_code, "PYPROJECT", tmp_path / "pyproject.toml")
     monkeypatch.delenv("TRIPTYCH_TRUST", raising=False)
-    assert own_code.trusted.__wrapped__() == ("my_lab",)
+    assert own_code._trusted.__wrapped__("") == ("my_lab",)
+
+
+def test_trust_that_a_notebook_sets_counts_from_then_on(monkeypatch):
+    for names in ((), ("lab_a",), ("lab_a", "lab_b")):
+        monkeypatch.setenv("TRIPTYCH_TRUST", ",".join(names))
+        assert own_code.trusted() == names
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from triptych.config import trust
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.export import write_figures
@@ -128,7 +127,6 @@ def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, runs, tmp
 def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, runs, tmp_path, monkeypatch):
     lab(PANELS)
     monkeypatch.setenv("TRIPTYCH_TRUST", "")
-    trust.trusted.cache_clear()
     for place in (runs, next(runs.iterdir())):
         (place / "panels.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nPANELS = []\n")
         (place / "panel_mine.py").write_text((place / "panels.py").read_text())

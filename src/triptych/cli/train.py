@@ -26,7 +26,7 @@ from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.run.prepare import prepare
-from triptych.run.provenance import changed_since
+from triptych.run.provenance import finished_before
 from triptych.run.result import Result, one_line
 from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
@@ -112,9 +112,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 def _tell_finished(run: RunDirectory) -> None:
     """Print the recorded result of a finished run, and whether its code has changed."""
-    changes = changed_since(run)
-    anew = "force=true runs it anew, the old directory is kept aside"
-    print(f"finished before, under other {changes} than now; {anew}" if changes else "finished before")
+    print(finished_before(run) or "finished before")
     _check_checkpoint(run)
     _print_result(run)
 

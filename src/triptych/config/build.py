@@ -204,7 +204,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
     kind, (_, more) = import_class(node["_target_"]), of_class(node["_target_"])
     names = _of_imported(kind)
-    later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
+    # torch's schedules and those made from them, whose optimiser there is not yet
+    later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
     for key, value in node.items():

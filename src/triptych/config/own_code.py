@@ -1,7 +1,9 @@
 """User packages: which are trusted, and where in them an error was raised."""
 
+import hashlib
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from functools import cache
@@ -11,12 +13,17 @@ from typing import Any
 from triptych.errors import UserError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: its spec, which a reload replaces; digest of its file}
+
+
+def trusted() -> tuple[str, ...]:
+    """Return the packages whose classes configurations may name."""
+    return _trusted(os.environ.get("TRIPTYCH_TRUST", ""))  # which a notebook may set at any time
 
 
 @cache
-def trusted() -> tuple[str, ...]:
-    """Return the packages whose classes configurations may name."""
-    names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
+def _trusted(typed: str) -> tuple[str, ...]:
+    names = [name.strip() for name in typed.split(",")]
     if PYPROJECT.is_file():
         import tomllib
 
@@ -33,6 +40,23 @@ def is_trusted(name: str) -> bool:
 def is_own(part: object) -> bool:
     """Return whether an object's class, or a function, is a user's."""
     return is_trusted(getattr(part, "__module__", None) or "")
+
+
+def remember_imported() -> None:
+    """Keep the digests of the user's modules as they are imported, for ``provenance.check_imported``."""
+    tops = {name.partition(".")[0] for name in trusted()}  # thousands of modules are not to be asked for
+    for name in [name for name in [*sys.modules] if name.partition(".")[0] in tops and is_trusted(name)]:
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:
+            IMPORTED[name] = spec, digest_file(spec.origin)
+
+
+def digest_file(file: str | Path) -> str:
+    """Return a short digest of a file."""
+    try:
+        return hashlib.blake2b(Path(file).read_bytes(), digest_size=4).hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 def lies_in(name: str, package: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.habits import CALLBACKS
-from triptych.config.own_code import is_trusted, lies_in, raised_at
+from triptych.config.own_code import is_trusted, lies_in, raised_at, remember_imported
 from triptych.config.own_code import trusted as trusted
 from triptych.config.source import class_names, full_name
 from triptych.errors import UserError
@@ -86,6 +86,8 @@ def import_class(target: Any, where: str = "") -> type:
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
+    if is_trusted(target):
+        remember_imported()
     if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
         raise _refused(target, where, f"{module} defines no class of that name{_near_in(module, target)}")
     return cls

@@ -34,7 +34,7 @@ from triptych.run.model import set_up_torch
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
-from triptych.run.provenance import timestamp
+from triptych.run.provenance import check_imported, timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
@@ -136,6 +136,7 @@ class Session:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         set_up_torch(config["threads"])
         check_targets(config)
+        check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(run.located(config), download=is_composed_here(run))
         experiment = replace(experiment, config=config)  # as it is recorded

@@ -14,7 +14,7 @@ from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
-from triptych.run.leakage import compare_data, log_line, remember
+from triptych.run.leakage import compare_data, log_line, log_own_changes, remember
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
 from triptych.run.provenance import few
@@ -82,7 +82,9 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
     """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
-    checkpoint = read_checkpoint(checkpoint_at(path), key)
+    file = checkpoint_at(path)
+    checkpoint = read_checkpoint(file, key)
+    log_own_changes(f"{key}={path}", file.absolute().parents[1], checkpoint["triptych"]["config"])
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from triptych.errors import UserError, mask_password
 from triptych.files import no_link, printable
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
+from triptych.run.provenance import own_changes
+
+_noted: set[Path] = set()
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
@@ -64,6 +68,13 @@ def log_line(run: RunDirectory | None, line: str) -> None:
     if not same:
         with suppress(OSError), open(log, "a", opener=no_link) as file:
             file.write(line + "\n")
+
+
+def log_own_changes(what: str, run: Path, config: dict[str, Any]) -> None:
+    """Print one line, once a run, if own packages are not those with which the run ``what`` was trained."""
+    if run not in _noted and (changes := own_changes(RunDirectory(run), config)):
+        _noted.add(run)
+        log_line(None, f"{what}: trained under other {changes} than now")
 
 
 def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:

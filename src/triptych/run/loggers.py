@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.names import root
+from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
@@ -29,6 +30,7 @@ from triptych.run.untrusted import is_composed_here
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
+CALLED = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint")
 
 
 class Guarded(Logger):
@@ -90,6 +92,28 @@ class Guarded(Logger):
                     wandb.end_service()
 
 
+def guard(logger: Logger, title: str) -> Logger:
+    """Return a user's own logger, whose first error prints one line and disables it."""
+    lost = False
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal lost
+            try:
+                return None if lost else method(*arguments, **more)
+            except (Exception, SystemExit) as error:
+                lost = True
+                why = error_line(error) + raised_at(error)
+                log_line(None, f"{title} is left out ({why}): metrics.csv has the figures")
+
+        return call
+
+    for name in (*CALLED, "finalize"):
+        if method := getattr(logger, name, None):
+            setattr(logger, name, guarded(method))
+    return logger
+
+
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
     """Build the logger of metrics.csv, then those that ``logger`` names.
 
@@ -108,10 +132,11 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if uri := address(node, config, run):
                 loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
-            takes = signature(import_class(node["_target_"], f"logger.{name}")).parameters.values()
+            place = f"logger.{name}"
+            takes = signature(import_class(node["_target_"], place)).parameters.values()
             placed = any(one.name == "save_dir" or one.kind is one.VAR_KEYWORD for one in takes)
             where: dict[str, Any] = {"save_dir": str(run.path)} if placed else {}
-            loggers.append(build(node, f"logger.{name}", **where))
+            loggers.append(guard(build(node, place, **where), place))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
             if artifacts and not is_composed_here(run):

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
-from triptych.errors import mask_password
+from triptych.config.own_code import IMPORTED, digest_file, is_trusted
+from triptych.errors import UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 
@@ -87,11 +88,40 @@ def add_execution(
     return line
 
 
+def check_imported(config: dict[str, Any]) -> None:
+    """Refuse a package in ``config`` of which a file is no longer what this process has imported."""
+    named = _named(config)
+    for name, (spec, digest) in IMPORTED.items():
+        live = getattr(sys.modules.get(name), "__spec__", None) is spec and name.partition(".")[0] in named
+        if live and digest_file(spec.origin) != digest:
+            raise UserError(f"{spec.origin}: has changed since it was imported; restart Python")
+
+
 def changed_since(run: RunDirectory) -> str:
     """Describe the changes of code and packages since a run's last execution."""
     record, files = run.provenance(), source_files(run.config())
     here = {"sources": digest_of(files), "versions": versions()}
     return describe_changes(record, here, files)
+
+
+def finished_before(run: RunDirectory) -> str:
+    """Return the line of a finished run whose code has changed; "" for none."""
+    anew = "force=true runs it anew, the old directory is kept aside"
+    changes = changed_since(run)
+    return f"finished before, under other {changes} than now; {anew}" if changes else ""
+
+
+def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
+    """Describe the changes of trusted packages in ``config`` since a run's last execution: "code (FILES)"."""
+    own = set(filter(is_trusted, _named(config)))
+    record = run.provenance() if own else {}
+    last = (record.get("executions") or [{}])[-1].get("sources")
+    if not (before := record.get("sources", {}).get(last)):
+        return ""
+    before = {f: digest for f, digest in before.items() if f.partition("/")[0].removesuffix(".py") in own}
+    now = _digests(own)
+    changed = sorted(f for f in {**before, **now} if before.get(f) != now.get(f))
+    return f"code ({few(changed)})" if changed else ""
 
 
 def git_state(
@@ -157,14 +187,18 @@ def timestamp() -> str:
 
 def source_files(config: dict[str, Any]) -> dict[str, str]:
     """Return {file: digest} of all Python sources of triptych and of the packages that ``config`` uses."""
+    return _digests({"triptych", *_named(config)} - {*BY_VERSION})
+
+
+def _digests(packages: set[str]) -> dict[str, str]:
     digests = {}
-    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
+    for package in sorted(packages):
         for place in _places(package):
             if place.is_dir():
                 for file in sorted(place.rglob("*.py")):
-                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = digest_file(file)
             else:
-                digests[place.name] = _digest(place)
+                digests[place.name] = digest_file(place)
     return digests
 
 
@@ -227,13 +261,6 @@ def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[s
         names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
         parts.append(f"packages ({names})")
     return " and ".join(parts)
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()
-    except OSError:
-        return "unreadable"
 
 
 def few(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import RunDirectory, checkpoint_at
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
-from triptych.run.leakage import compare_data, log_line
+from triptych.run.leakage import compare_data, log_line, log_own_changes
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config
 
@@ -65,6 +65,7 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        log_own_changes(where, file.absolute().parents[1], config)
         with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data), recorded)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
