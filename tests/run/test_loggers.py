@@ -12,7 +12,7 @@ from triptych.run.log_content import flat_figures
 from triptych.run.loggers import Guarded, address, build_loggers, closing
 from triptych.run.metrics import MetricsCsv
 
-OWN = """
+PLACED = """
 from pytorch_lightning.loggers import Logger
 
 
@@ -221,7 +221,7 @@ def test_so_it_is_at_the_door_of_a_sweep():
 
 
 def test_a_logger_of_ones_own_gets_the_runs_directory_if_it_takes_it(prepared, trusting):
-    trusting("own_loggers", OWN)
+    trusting("own_loggers", PLACED)
     run = prepared("data=ring", "denoiser=mlp")
     kinds = {"a": {"_target_": "own_loggers.Plain"}, "b": {"_target_": "own_loggers.Placed"}}
     run.write("config.yaml", run.config() | {"logger": kinds})
