@@ -69,11 +69,6 @@ def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhe
         check_checkpoint(path)
 
 
-def test_a_typed_sampler_leaves_the_keys_of_the_file_that_it_does_not_take(run, trusted):
-    typed = "sampler._target_=mylab.midpoint.Midpoint", "sampler.steps=2"
-    assert len(triptych.load(run).sample(2, *typed)) == 2
-
-
 def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
     """Every file of the package stands in one row of the page's table, or belongs to no kind."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]

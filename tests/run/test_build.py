@@ -14,7 +14,6 @@ from triptych.data.build import build_data
 from triptych.errors import UserError
 from triptych.run import guided as guides
 from triptych.run.build import build_experiment
-from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.model import build_model, parts_table, set_up_torch
 
@@ -122,18 +121,6 @@ def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
     rows = execute(run)["measures_over"]["rows"]
     assert [row["value"] for row in rows] == [0.0, 1.0, 2.0]
     assert len(opened) == len(set(opened)) == 2
-
-
-def test_another_run_is_that_of_the_folder_in_which_the_command_ran(prepared, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    weak = execute(prepared(*RING, path="weak"))
-    run = prepared(*RING, "guidance=auto", "guide=logs/runs/weak", path="strong")
-    monkeypatch.chdir("/")
-    assert execute(run).status == weak.status == "finished" and run.config()["guide"] == "logs/runs/weak"
-    names = {"model": {"stages": ["logs/runs/weak"]}, "condition_from": {"text": "logs", "low": "text"}}
-    assert run.located(names) == names | {"model": {"stages": [f"{tmp_path}/logs/runs/weak"]}}
-    moved = run.path.parents[1].rename(tmp_path / "elsewhere")
-    assert RunDirectory(moved / "runs" / "strong").located(names) == names, "as it is from here"
 
 
 @pytest.mark.parametrize("key", ["bound.steps", "data.seed", "seed", "sampler", "sampler.stops"])

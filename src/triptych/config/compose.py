@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config import folders
-from triptych.config.build import keep_arguments
 from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
@@ -102,7 +101,6 @@ def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> 
 def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
     """Resolve ``cfg``; UserError for a value outside of its declaration."""
     values = to_plain(cfg)
-    keep_arguments(values, ["sampler._target_"])  # what was typed and does not fit is refused before
     check_values(values, command)
     return values
 

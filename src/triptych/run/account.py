@@ -182,7 +182,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
                 continue
             if key != "repeats" or not getattr(opened.model, "noise", False):
                 has = " and ".join(getattr(opened.model.accounting, "names", ["retrieval"]))
-                problem = f"this model has no bound, and its {has} no draws"
+                problem = "this model has no bound" + f", and its {has} no draws" * (key == "repeats")
                 raise UserError(f"{key}={values[key]}: {problem}; leave it out")
         if not len(opened.data.splits[split]):
             raise UserError(f"split={split}: this run has no items there; choose another")

@@ -134,7 +134,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _first_snapshot(config: dict[str, Any]) -> int:
-    snapshots = (one.get("snapshots") for one in config["callbacks"].values() if one)
+    snapshots = (one.get("snapshots") for one in (config.get("callbacks") or {}).values() if one)
     return round(min(((config["trainer"]["max_steps"] or 0) / n for n in snapshots if n), default=0))
 
 

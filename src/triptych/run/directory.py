@@ -27,8 +27,6 @@ SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
-# groups and keys that name other runs, or files
-NAMING = ("data", "model", "objective", "guide", "guidance", "condition_from", "measures")
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -133,20 +131,6 @@ class RunDirectory(Lockable):
         record = load_object(self / "provenance.json")
         return {key: value for key, value in record.items() if _is_sound(key, value)}
 
-    def located(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return its ``config`` with relative paths of others as of the folder in which its command ran.
-
-        Those of a model of ``trained`` from that one's. What lies there no more is left as it is.
-        """
-        placed = dict(config)
-        for key in filter(config.get, NAMING):
-            theirs = config.get("trained") and key in ("data", "model", "objective")
-            run = RunDirectory(config["trained"]) if theirs else self
-            folder = run.provenance().get("folder", "")
-            if folder not in ("", os.getcwd()):
-                placed[key] = _placed(config[key], folder, bare=key != "condition_from")
-        return placed
-
     def summary(self) -> Result | None:
         """Read the recorded result; None if it is absent, unreadable, altered or of another run."""
         try:
@@ -217,22 +201,8 @@ class RunDirectory(Lockable):
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
 
 
-def _placed(value: Any, folder: str, bare: bool) -> Any:
-    if isinstance(value, dict):
-        return {key: _placed(one, folder, bare) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_placed(one, folder, bare) for one in value]
-    if not isinstance(value, str) or value in ("", "exact") or not (bare or "/" in value):
-        return value
-    place = os.path.join(folder, value)
-    named = "." in value and os.path.isfile(place)  # text may be a word, and a file's name too
-    return place if named or os.path.isfile(os.path.join(place, "config.yaml")) else value
-
-
 def _is_sound(key: str, value: Any) -> bool:
     match key:
-        case "folder":
-            return isinstance(value, str)
         case "overrides" | "command":
             return isinstance(value, list)
         case "choices" | "git" | "fit_of":

@@ -7,7 +7,6 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -138,8 +137,7 @@ class Session:
         check_targets(config)
         check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        experiment = build_experiment(run.located(config), download=is_composed_here(run))
-        experiment = replace(experiment, config=config)  # as it is recorded
+        experiment = build_experiment(config, download=is_composed_here(run))
         if torch.initial_seed() != config["seed"]:
             problem = f"code of your own calls torch.manual_seed({torch.initial_seed()}) while it is built"
             raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")

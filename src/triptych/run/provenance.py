@@ -45,7 +45,6 @@ def provenance(
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": sweep.get("command") or command(),
-        "folder": os.getcwd(),
         "started": timestamp(),
         "git": git_state(),
         **({"own": own} if own else {}),

@@ -15,7 +15,7 @@ from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
-from triptych.run.directory import RunDirectory, checkpoint_at
+from triptych.run.directory import checkpoint_at
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line, log_own_changes
@@ -50,7 +50,6 @@ def reopen(
         file = checkpoint_at(ckpt)
         checkpoint = read_checkpoint(file, key)
         config = check_config(checkpoint["triptych"]["config"], where)
-        config = RunDirectory(file.absolute().parents[1]).located(config)
         if data_root is not None:
             if "root" not in config["data"]:
                 problem = f"{config['data']['_target_']} lies in no folder"
