@@ -78,6 +78,16 @@ class Single(Linear):
         return u.float()
 
 
+class Single32(Linear):
+    def __init__(self, gamma_min, gamma_max):
+        super().__init__(gamma_min, gamma_max)
+        self.knots = [torch.linspace(-6, 6, 101)]
+
+    def gamma(self, t):
+        i = (100 * t).long().clamp(0, 99)
+        return torch.lerp(self.knots[0][i], self.knots[0][i + 1], 100 * t - i)
+
+
 class Table(Linear):
     def __init__(self, gamma_min, gamma_max):
         super().__init__(gamma_min, gamma_max)
@@ -253,6 +263,7 @@ def test_a_network(trusting, name, words):
         ("Steep", ""),
         ("Learned", ""),
         ("Single", ""),
+        ("Single32", ""),  # it takes no times in double, and is not tried
         ("Table", ""),
     ],
 )
@@ -372,6 +383,25 @@ class Keeps(Sampler):
         z = ddim(z, at) + 0.5 * self.old
         self.old = z
         return z
+
+
+class Keyword(Sampler):
+    def step(self, z, at):
+        guess = at.denoiser(z=z, gamma=at.gamma_t, condition=at.condition)
+        return guess.at(*at.process.alpha_sigma(at.gamma_s))
+
+
+class Thirds(Sampler):
+    def step(self, z, at):
+        assert 2 // (self.steps // 3)
+        return ddim(z, at)
+
+
+class Most(Sampler):
+    calls = 3
+
+    def step(self, z, at):
+        return ddim(z, at)
 """
 
 
@@ -386,6 +416,9 @@ class Keeps(Sampler):
         ("Keeps", "Keeps gives two sets of samples for one seed"),
         ("Plain", ""),
         ("Noisy", ""),
+        ("Keyword", ""),
+        ("Thirds", ""),  # of two steps it cannot be tried
+        ("Most", ""),
     ],
 )
 def test_a_sampler(trusting, name, words):

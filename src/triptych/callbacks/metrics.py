@@ -11,7 +11,6 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.combinations import check_metric_names
-from triptych.config.own_code import defined_at, is_own
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
@@ -56,14 +55,10 @@ class Metrics(pl.Callback):
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         rank = [pl_module.global_rank] if pl_module.global_rank else []  # else all processes draw the same
-        for name, metric in self.metrics.items():
-            before = is_own(metric) and _state(pl_module)
+        for metric in self.metrics.values():
             with torch.random.fork_rng(devices):
                 torch.manual_seed(mix(pl_module.seed, Stream.METRICS, batch_idx, *rank))
                 metric.update(pl_module, batch)
-            if before and _state(pl_module) != before:
-                problem = "update() changes the model's weights or mode; work on a copy"
-                raise UserError(f"metrics.{name}: {problem}{defined_at(type(metric))}")
 
     on_test_batch_end = on_validation_batch_end
 
@@ -78,10 +73,6 @@ class Metrics(pl.Callback):
         self.figures = {name: _figure(name, m.compute(), items) for name, m in self.metrics.items()}
         known = {n: math.nan if f["mean"] is None else f["mean"] for n, f in self.figures.items()}
         module.log_dict({prefix + name: mean for name, mean in known.items()})
-
-
-def _state(module: pl.LightningModule) -> tuple[bool, int]:
-    return module.training, sum(p._version for p in module.parameters())
 
 
 def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:

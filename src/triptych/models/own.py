@@ -33,7 +33,8 @@ def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Ite
     schedule: Any = getattr(model, "schedule", None)
     denoiser: Any = getattr(model, "denoiser", None)
     if is_own(schedule):
-        _check_schedule(schedule)
+        with suppress(RuntimeError):  # of one that computes in float32 alone
+            _check_schedule(schedule)
     owners = {"objective.output": denoiser, "objective.loss": getattr(model, "objective", None)}
     for key, owner in owners.items():
         part = getattr(owner, key.partition(".")[2], None)
@@ -101,7 +102,8 @@ def _of_network(
     state, last = copy.deepcopy(network.state_dict()), slice(len(z) - 1, len(z))
     for name, p in network.named_parameters():
         if p.requires_grad and name in state:
-            state[name] += torch.randn_like(p) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1)
+            size = p[0].numel() ** -0.5 if p.ndim > 1 else 0.1
+            state[name] += torch.randn_like(p) * torch.where(p == 0, size, 0.1 * p.abs())  # the sign stays
     first, second = (again().network.to(z.device).eval() for _ in range(2))
     for one in (first, second):
         one.load_state_dict(state)
@@ -141,10 +143,28 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
     """
     if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
         return
-    short = copy.copy(sampler)
+    few = sampler
     with suppress(UserError):  # some have a least number of steps
-        short = build({**node, "steps": 2}, "sampler") if "steps" in node else short
-    short, shape, calls, drawn = model.prepared(short), (2, *model.event), [], []
+        few = build({**node, "steps": 2}, "sampler") if "steps" in node else sampler
+    try:
+        calls, drawn = _drawn_twice(few, model)
+    except UserError:
+        raise
+    except Exception:  # of two steps, which nobody chose
+        few = sampler
+        calls, drawn = _drawn_twice(few, model)
+    yield PartOutput("sampler", sampler.step, drawn[0], ((2, *model.event),))
+    if calls > (says := few.calls_under(model.schedule)):
+        breach = f"calls the denoiser {calls:g} times in {few.steps} steps, and says {says}"
+        _refuse("sampler", sampler, f"{breach}; set `calls`, of one step")
+    if _differ(*drawn):
+        fix = "draw with at.noise(z), and leave for the next step in at.before"
+        _refuse("sampler", sampler, f"gives two sets of samples for one seed; {fix}")
+
+
+def _drawn_twice(sampler: Any, model: Any) -> tuple[float, list[Tensor]]:
+    """Draw two items twice from one seed; return the calls of the denoiser for each set, and the sets."""
+    short, calls, drawn = model.prepared(copy.copy(sampler)), [], []
     condition = None if model.training_items is None else model.items(2)[1]
 
     def step(z: Tensor, at: Any) -> Any:
@@ -152,19 +172,16 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
         check_output(PartOutput("sampler", sampler.step, z_s, (tuple(z.shape),)))
         return z_s
 
-    short.step = step
-    hook = model.denoiser.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+    def count(_: Any, given: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
+        calls.append(len(given[0] if given else named["z"]))
+
+    vars(short)["step"] = step
+    hook = model.denoiser.register_forward_hook(count, with_kwargs=True)
     try:
         for _ in range(2):
             noise = torch.Generator(model.device).manual_seed(0)
             about = {"generator": noise, "condition": condition, "device": model.device}
-            drawn.append(short(model.denoiser, model.schedule, shape, **about))
-            yield PartOutput("sampler", sampler.step, drawn[-1], (shape,))
+            drawn.append(short(model.denoiser, model.schedule, (2, *model.event), **about))
     finally:
         hook.remove()
-    if (made := sum(calls) / 4) != (says := short.calls_under(model.schedule)):
-        breach = f"calls the denoiser {made:g} times in {short.steps} steps, and says {says}"
-        _refuse("sampler", sampler, f"{breach}; set `calls`, of one step")
-    if _differ(*drawn):
-        fix = "draw with at.noise(z), and leave for the next step in at.before"
-        _refuse("sampler", sampler, f"gives two sets of samples for one seed; {fix}")
+    return sum(calls) / 4, drawn

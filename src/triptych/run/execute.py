@@ -138,10 +138,11 @@ class Session:
         check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))
-        if torch.initial_seed() != config["seed"]:
-            problem = f"code of your own calls torch.manual_seed({torch.initial_seed()}) while it is built"
-            raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
+        seeded = torch.initial_seed()
         origin = find_origin(run, config, experiment.data, experiment.model)
+        if seeded != config["seed"] and origin.start is None:
+            problem = f"code of your own calls torch.manual_seed({seeded}) while it is built"
+            raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
