@@ -44,7 +44,7 @@ def is_own(part: object) -> bool:
 
 def remember_imported() -> None:
     """Keep the digests of the user's modules as they are imported, for ``provenance.check_imported``."""
-    tops = {name.partition(".")[0] for name in trusted()}  # thousands of modules are not to be asked for
+    tops = {name.partition(".")[0] for name in trusted()}  # of thousands of modules
     for name in [name for name in [*sys.modules] if name.partition(".")[0] in tops and is_trusted(name)]:
         spec = getattr(sys.modules[name], "__spec__", None)
         if spec and spec.has_location and IMPORTED.get(name, (None,))[0] is not spec:

@@ -119,8 +119,8 @@ def _of_network(
         return "gives two outputs for one input; in evaluation mode it must give one"
     if condition is not None:
         other = condition[torch.arange(len(z)).roll(1)]
-        told = any(not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items())
-        if told and torch.equal(raw, first(z, gamma, other)):
+        moved = any(not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items())
+        if moved and torch.equal(raw, first(z, gamma, other)):
             return "gives the same under any condition; it must read it, or pass model.conditional=false"
     if _differ(raw[last], first(z[last], gamma[last], alone)):
         return "gives an item another output alone than in a batch; it must not depend on the others"
