@@ -84,7 +84,7 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
     """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
     file = checkpoint_at(path)
     checkpoint = read_checkpoint(file, key)
-    log_own_changes(f"{key}={path}", file.absolute().parents[1], checkpoint["triptych"]["config"])
+    log_own_changes(f"{key}={path}", file.absolute().parent.parent, checkpoint["triptych"].get("config", {}))
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 

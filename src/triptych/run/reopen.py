@@ -64,7 +64,7 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        log_own_changes(where, file.absolute().parents[1], config)
+        log_own_changes(where, file.absolute().parent.parent, config)
         with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data), recorded)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
