@@ -442,7 +442,7 @@ def test_a_sampler(trusting, name, words):
 
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
     """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
-    logged, problem = [], ": a callback's figure, and the run's own; choose another name"
+    logged, problem = [], ": also logged by the run itself, under this name; choose another"
     monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
     model = Logged()
     model.log_own({"val/bound": 1.0, "step": 2})

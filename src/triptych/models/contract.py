@@ -25,7 +25,7 @@ class Logged(pl.LightningModule):
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
         if sides.setdefault(name, own) != own and name != "step":  # which sets a row
-            raise UserError(f"log({name!r}): a callback's figure, and the run's own; choose another name")
+            raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
         super().log(name, *value, **how)
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:

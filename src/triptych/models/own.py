@@ -23,9 +23,10 @@ CLOSE = 1e-3  # of an output's size: more than another kernel rounds off
 
 
 def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Iterator[PartOutput]:
-    """Check the parts of a model that are a user's classes; yield what has a shape to be checked.
+    """Check the parts of a model that are a user's classes: an empty generator, for ``check_outputs`` to run.
 
-    ``batch``: a few items; ``again`` makes another denoiser of the same configuration.
+    So it is without gradients and leaves random streams alone. ``batch``: a few items; ``again`` makes
+    another denoiser of the same configuration.
 
     Raises:
         UserError: a part is not what the bound takes it for.
@@ -97,7 +98,7 @@ def _of_network(
 ) -> str:
     """Say how the output follows from more than item and checkpoint, "" if it does not.
 
-    Asked are two others under one state: the network's own, moved, as a last layer's weights may be 0.
+    Two others are tried, under one state: the network's own, moved, as a last layer's weights may be 0.
     """
     state, last = copy.deepcopy(network.state_dict()), slice(len(z) - 1, len(z))
     for name, p in network.named_parameters():
