@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.config.build import build
+from triptych.config.identity import leaves
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
@@ -76,7 +77,9 @@ def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
             raise UserError("plan=true: for networks without conditions other than labels")
-        key = str(config["denoiser"]["network"]), data.shape, *(p.shape for p in network.parameters())
+        # how much is dropped out changes no size, but that something is keeps its mask
+        typed = [(k, bool(v) if "dropout" in k else v) for k, v in leaves(config["denoiser"]["network"])]
+        key = str(typed), data.shape, *(p.shape for p in network.parameters())
         if known and key in known:
             return known[key]._replace(assumed=assumed)
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}

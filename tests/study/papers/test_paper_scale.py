@@ -28,10 +28,13 @@ VDM += 34 * _BLOCK + 33 * _JOINED + _NORM + 4 * (128 * 128 + 128) + _NORM + 128 
 # millions of parameters that the papers or their code give: Ho et al. 2020, Nichol & Dhariwal 2021,
 # Karras et al. 2022, Ma et al. 2024 (DiT-B of Peebles & Xie 2023), Li & He 2025
 PUBLISHED = {
+    "ddim": ("unet_ddpm", (3, 32, 32), 0, 35.7),
     "ddpm_simple": ("unet_ddpm", (3, 32, 32), 0, 35.7),
     "iddpm_hybrid": ("unet_iddpm", (3, 32, 32), 0, 52.5),
-    "vdm_learned_schedule": ("unet_vdm", (3, 32, 32), 0, VDM / 1e6),
-    "vdm_bits": ("unet_vdm", (3, 32, 32), 0, VDM / 1e6),
+    **dict.fromkeys(
+        ("vdm_bits", "vdm_endpoints", "vdm_fourier", "vdm_learned_schedule", "vdm_training_steps"),
+        ("unet_vdm", (3, 32, 32), 0, VDM / 1e6),
+    ),
     "edm_training": ("unet_edm", (3, 32, 32), 0, 55.7),
     "sit_paths": ("dit_b", (3, 32, 32), 1000, 130.0),
     "jit_spaces": ("jit_b", (3, 256, 256), 1000, 131.0),
@@ -55,7 +58,7 @@ def plain(name: str, job: list[str]) -> dict:
 
 
 def test_every_scale_is_here():
-    ways = ("\n    scales:", "/base/vdm_cifar10")
+    ways = ("\n    scales:", "_cifar10\n")
     papers = {f.stem: f.read_text() for f in (CONFIGS / "paper").glob("*.yaml")}
     scaled = {name for name, text in papers.items() if any(way in text for way in ways)}
     assert scaled == set(PUBLISHED)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from triptych.config.describe import read_yaml
+from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
@@ -53,7 +55,15 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     sweeper = (file.get("hydra") or {}).get("sweeper") or {}
     own = sweeper | {"scales": (sweeper.get("scales") or {}).get(scale)}
     rest = {key: value for key, value in file.items() if key not in ("paper", "hydra")} | {"sweeper": own}
+    if scale == "small":  # to which a file of another scale's values adds nothing
+        rest["defaults"] = [one for one in rest.get("defaults", []) if not _only_sweeps(one)]
     return sha256(yaml.safe_dump(rest).encode()).hexdigest()[:16]
+
+
+def _only_sweeps(default: Any) -> bool:
+    """Return whether an entry of ``defaults`` names a file that sets nothing but Hydra's own node."""
+    file = CONFIGS / f"{str(default).lstrip('/')}.yaml"
+    return file.is_file() and read_yaml(file).keys() == {"hydra"}
 
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
