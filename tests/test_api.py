@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import triptych
+from tests.conftest import TINY
 from tests.refusal import refused
 from triptych import api
 from triptych.api import _settled
@@ -20,9 +22,11 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.draws import evaluation_draw
+from triptych.errors import Interrupted
+from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
 from triptych.run.entries import Estimate
-from triptych.run.read import Run
+from triptych.run.read import Run, read_run
 from triptych.run.untrusted import OWN
 
 HOUSE = CONFIGS.parent
@@ -157,6 +161,16 @@ def test_two_runs_are_not_trained_in_one_process_at_once(root):
     with api._training:
         refused(lambda: triptych.train(["name=no"]), "another run is trained in this process; wait for it")
     assert not (root / "logs").exists() and not api._training.locked()
+
+
+def test_an_interrupted_run_is_at_work_no_more_though_its_process_lives_on(root, monkeypatch):
+    def interrupt(*_):
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(Diffusion, "loss", interrupt)
+    with pytest.raises(Interrupted):
+        triptych.train(["name=stopped", *TINY])
+    assert read_run(root / "logs/runs/stopped").status == "interrupted"
 
 
 def test_values_set_by_hand_are_checked(root):

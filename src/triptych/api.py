@@ -80,6 +80,7 @@ def _train(config: DictConfig) -> Run:
             execute(run)
         finally:
             os.environ.pop(OWN, None)
+            run.leave()  # an interrupted run is at work no more, though this process lives on
     elif line := finished_before(run):
         from triptych.run.leakage import log_line
 

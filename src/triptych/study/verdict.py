@@ -40,14 +40,14 @@ def verdict(comparison: Comparison) -> Verdict:
         answer = ["No run has reported a finite test bound yet."]
     others = (table for table in comparison.measures.values() if table is not deciding)
     lines = tuple(filter(None, (ranking(comparison, other) for other in others)))
-    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells}, comparison.unit)
+    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells})
     best = comparison.cells[0].label if comparison.cells else ""
     before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
     sentences = (before, *answer, after, divergences(comparison), failures(comparison))
     return Verdict(tuple(filter(None, sentences)), lines)
 
 
-def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
+def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
     """Name settings whose mean test bound is no better than a trivial baseline; "" if there are none.
 
     A uniform guess needs log2 K bits a value; the histogram knows how often each value occurs at each pixel.
@@ -56,7 +56,7 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
     mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
     order = sorted(known, key=lambda name: -known[name])
-    what = {name: f"{BASELINES[name]} ({format_number(known[name])} {unit})" for name in order}
+    what = {name: f"{BASELINES[name]} ({format_number(known[name])} bits/dim)" for name in order}
     if len(mean) > 1 and (of_all := [name for name in order if min(mean.values()) >= known[name]]):
         return f"No setting is better than {what[of_all[0]]}."
     worst = {label: next((name for name in order if x >= known[name]), "") for label, x in mean.items()}
