@@ -108,6 +108,9 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
     assert "lear of" not in read_study(alone).answer
     assert all("This is look 1 of 4" in footnote(read_study(roots).comparisons[0]) for roots in both)
     assert all(c.rule.looks == 4 for c in read_study([tmp_path]).comparisons)
+    assert all("lear of" in read_study(roots).answer for roots in both)
+    edit(first / "sweep.json", expected=20)
+    assert all("lear of" not in read_study(roots).answer for roots in both), "in the middle of a round"
     (first / "sweep.json").unlink()
     (first / "looks.json").unlink()
     edit(second / "sweep.json", expected=30, equal_within=0.5)

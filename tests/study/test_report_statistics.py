@@ -134,6 +134,13 @@ def test_far_are_those_that_would_squeeze_all_others(values, bad):
 
 
 def test_a_time_has_the_digits_that_it_can_have():
-    shown = {2.34: "2.3 s", 41: "41 s", 200: "3 min 20 s", 7500: "2 h 05 min", 2.0916e10: "5,810,000 h"}
+    shown = {
+        2.34: "2.3 s",
+        41: "41 s",
+        200: "3 min 20 s",
+        7500: "2 h 05 min",
+        540_000: "150 h",
+        2.0916e10: "5,810,000 h",
+    }
     assert {seconds: duration(seconds) for seconds in shown} == shown
     assert duration(math.nan) == "–"

@@ -51,7 +51,7 @@ def unsettle(comparison: Comparison) -> Comparison:
 
 
 def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:
-    """Combine the pair's p over all looks; a look that saw the opposite difference says nothing."""
+    """Combine the pair's p over all looks; a look with the other sign does not count."""
     seen = [look.p for look in looks if not math.isnan(look.p) and look.mean * pair.mean > 0]
     return min(1.0, rule.looks * min(seen)) if seen else math.nan if math.isnan(pair.p) else 1.0
 
@@ -81,7 +81,7 @@ def _as_seen(comparison: Comparison, seeds: frozenset[int]) -> Comparison:
 
 
 def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model.
+    """Yield each pair that may be claimed: by each measure, and by the bound unless a measure decides.
 
     By the bound also by item, where the runs of common seeds recorded the same ones.
     """

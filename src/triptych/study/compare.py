@@ -52,6 +52,7 @@ def comparison_of(group: Group) -> Comparison:
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
+    """Return the cells, with the newest run of each seed, and how many runs repeated one."""
     labels = {id(run): label(run, axes) for run in runs}
     cells = {name: Cell(name, measure, {}) for name in labels.values()}
     repeated = 0
@@ -99,7 +100,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
+    yield from (*_measured(used), *_metrics(used), *_changes(used), *_same_in_effect(cells))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
@@ -112,6 +113,13 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
             named.setdefault(size, []).append(cell.label)
     if len(named) > 1:
         yield f"Parameters: {'; '.join(f'{listed(labels)} {size:,}' for size, labels in named.items())}."
+
+
+def _measured(runs: list[Run]) -> Iterator[str]:
+    taken = dict.fromkeys((m.key, m.values) for run in runs if (m := run.measured))
+    if len(taken) > 1:
+        each = [f"{key} {listed([f'{v:g}' for v in values])}" if key else "as drawn" for key, values in taken]
+        yield f"Samples were measured at different values ({'; '.join(each)}): only the first are compared."
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:

@@ -65,7 +65,7 @@ def quantity(n: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: "41 s", "3 min 20 s", "2 h 05 min", "5,800 h"; a dash unless finite."""
+    """Format seconds: "41 s", "3 min 20 s", "2 h 05 min", "5,810 h"; a dash unless finite."""
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
@@ -75,7 +75,7 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 360_000:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{round(whole / 3600, -2):,.0f} h"
+    return f"{float(f'{whole / 3600:.3g}'):,.0f} h"
 
 
 def listed(names: list[str]) -> str:

@@ -156,8 +156,9 @@ def _drawn(comparison: Comparison, palette: Mapping[str, str], *draws: Draw) -> 
     with styled():
         known = {draw: figure for draw in draws if (figure := draw(comparison, palette))}
     for draw, figure in known.items():
-        what = f"{first_line(draw.__doc__ or '')} Cells: {', '.join(c.label for c in comparison.cells)}."
-        figure.set_label(f"{what} {figure.get_label()}")
+        what = first_line(draw.__doc__ or "").removeprefix("Return ")
+        cells = ", ".join(cell.label for cell in comparison.cells)
+        figure.set_label(f"{what[:1].upper()}{what[1:]} Cells: {cells}. {figure.get_label()}")
     return {draw.__name__: figure for draw, figure in known.items()}
 
 

@@ -55,7 +55,7 @@ def seeds_to_settle(claim: PairTest) -> int | None:
     """Return how many seeds in all would claim the measured difference; None: over `MOST`, or unknown."""
     pair = claim.pair
     needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
-    return needed and max(needed, pair.n + 1)
+    return None if needed is None else max(needed, pair.n + 1)
 
 
 def seeds_next(comparison: Comparison) -> int:

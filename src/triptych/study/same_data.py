@@ -24,7 +24,7 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 class Group(NamedTuple):
     """Runs on the same data and in the same unit, the first of them finished.
 
-    `data` tells them from all other groups' data; `notes` go with a comparison of these runs.
+    `data` is a name that no other group has; `notes` go with a comparison of these runs.
     """
 
     runs: list[Run]

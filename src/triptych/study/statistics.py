@@ -53,7 +53,7 @@ class Paired:
         return Paired(-self.mean, self.n, self.error)
 
     def not_beyond(self, distance: float) -> float:
-        """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
+        """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""
         if self.error is None:
             return math.nan
         half = float(self.error.p(distance)) / 2

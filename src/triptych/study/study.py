@@ -155,7 +155,10 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         for run in of[folder]
         if folder in damaged
         or own.interim
-        or (own.looks == 1 and (missing[folder] or _any_open(of[folder], bool(sweeps[folder]))))
+        or (
+            (own.looks == 1 or len(rules) > 1)  # the looks of one sweep are not those of several
+            and (missing[folder] or _any_open(of[folder], bool(sweeps[folder])))
+        )
     }
     tunings = {folder: tuning for folder in of if (tuning := read_tuning(sweeps[folder]))}
     parts = [

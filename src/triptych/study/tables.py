@@ -191,7 +191,8 @@ def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[Ta
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter(map(_outcome, cell.others))
+    others = (run for run in cell.others if not (run.status == "diverged" and run.seed in cell.runs))
+    tally = Counter(map(_outcome, others))
     rest = ", ".join(f"{n} {outcome}" for outcome, n in tally.items())
     return f"{len(cell.runs)} ({rest})" if rest else str(len(cell.runs))
 

@@ -76,7 +76,7 @@ def sentence(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * tuning.seeds
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
-    ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)[0]))  # no numbers: as typed
+    ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)[0]))  # NaN keeps the order
     ends = (ordered[0], ordered[-1]) if len(tuning.keys) == 1 else ()
     edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (

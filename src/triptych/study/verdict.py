@@ -54,7 +54,8 @@ def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
     """
     every = [run for of in runs.values() for run in of if run.measure == "bpd"]
     known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
-    mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
+    bounds = {label: [run.bound for run in of if math.isfinite(run.bound)] for label, of in runs.items()}
+    mean = {label: math.fsum(of) / len(of) for label, of in bounds.items() if of}
     order = sorted(known, key=lambda name: -known[name])
     what = {name: f"{BASELINES[name]} ({format_number(known[name])} bits/dim)" for name in order}
     if len(mean) > 1 and (of_all := [name for name in order if min(mean.values()) >= known[name]]):
@@ -139,7 +140,7 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     """
     if not table.metric.better:
         return ""
-    lost = _lost(table)
+    lost = _like_noise(table)
     parts = [f"no better than noise ({format_number(table.noise)}): {listed(lost)}"] if lost else []
     if len(table.cells) > 1:
         at: dict[str, list[str]] = {}
@@ -150,7 +151,7 @@ def ranking(comparison: Comparison, table: MeasureTable) -> str:
     return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}." if parts else ""
 
 
-def _lost(table: MeasureTable) -> list[str]:
+def _like_noise(table: MeasureTable) -> list[str]:
     labels = []
     for label, spreads in table.spreads.items():
         at = [f"{v:g}" for v, s in zip(table.values, spreads, strict=True)

@@ -178,6 +178,13 @@ def test_a_margin_and_an_effect_are_compared_as_differences_or_as_ratios():
         assert words == ["cannot tell", "reproduced"]
 
 
+def test_an_effect_claimed_as_a_ratio_is_as_large_as_its_difference():
+    sweep, effect = drawn(1, 10.0, 10.1, 30.0), {"order": ["a", "c"], "by_factor": 1.5}
+    tie = {"same": ["a", "b"], "within": 5.0}  # less than 20, though more than log 3
+    words = [j.word for j in sweep.judged(tie=tie, effect=effect).judgements]
+    assert words == ["reproduced", "reproduced"]
+
+
 def test_no_margin_is_wider_than_half_of_the_smaller_figure():
     rng = np.random.default_rng(3)
     table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(9, 2)

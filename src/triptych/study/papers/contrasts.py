@@ -22,9 +22,10 @@ Values = dict[int | None, float]
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """A contrast as it was measured. ``p_not_within`` its range, and ``p_within`` it, are p-values.
+    """A contrast as it was measured.
 
-    ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1. ``means``: of each setting.
+    ``p_not_within``: p of "outside of its range", small where reproduced; ``p_within``: of "inside".
+    ``trouble``: why it cannot be measured, "" if it can; both are then 1. ``means``: of each setting.
     ``wide``: why a tie's margin cannot reproduce it. ``tail``: the chance beyond each end of the interval.
     """
 
@@ -37,7 +38,7 @@ class ContrastResult:
     wide: str = ""
     tail: float = (1 - LEVEL) / 2
 
-    def limited(self, least: float, what: str) -> ContrastResult:
+    def refuse_wide(self, least: float, what: str) -> ContrastResult:
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
@@ -151,11 +152,11 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
     for point, figures in zip(points, values, strict=True):
         if len(figures) < len(of[point]):
             return cannot(f"{point_label(point, axes)} has no finite {point.metric}")
+    means = tuple(spread(list(figures.values())).mean for figures in values)
     if contrast.ratio:
         if any(value <= 0 for figures in values for value in figures.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
         values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
-    means = tuple(spread(list(figures.values())).mean for figures in values)
     by_item = not contrast.ratio and all(point.metric == "bound" for point in points)
     items = bound_by_item(*(of[point] for point in points)) if by_item else None
     if contrast.second is None:
@@ -168,7 +169,7 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
     measured = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
     # a bound may be near 0, as densities have no scale
     smaller = math.inf if contrast.ratio or points[0].metric in OF_THE_BOUND else min(map(abs, means))
-    return measured.limited(smaller / 2, "half of the smaller figure")
+    return measured.refuse_wide(smaller / 2, "half of the smaller figure")
 
 
 def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:

@@ -18,7 +18,7 @@ from triptych.config.schema import PaperClaim, PaperNode
 from triptych.errors import UserError
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
-# of a claim: what decides nothing where it is made
+# of a claim: what changes none of its statistics
 WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",

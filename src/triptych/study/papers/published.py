@@ -102,7 +102,8 @@ class Judgement:
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
-            return f"{text}: {sum(m.p_not_within > ALPHA for m in self.measured)} open; {over}."
+            n = sum(m.p_not_within > ALPHA for m in self.measured)
+            return f"{text}: {f'{n} open' if n else 'open once corrected'}; {over}."
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
         p = p_value(self.p)
@@ -181,8 +182,8 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
 def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
     """Return the contrasts with intervals as corrected as the verdict.
 
-    One lies within its range where the claim is reproduced, out of it where that contradicts the claim, and
-    neither where none can tell; of a claim that is not tested each is 95%.
+    One lies within its range where the claim is reproduced, outside where that contradicts it, and neither
+    where none can tell; of a claim that is not tested each is 95%.
     """
     if j.claim.untestable:
         return j.measured
@@ -203,7 +204,7 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
     def checked(m: ContrastResult) -> ContrastResult:
         same = [e for e in effects if e.contrast.first.metric == m.contrast.first.metric]
-        return m.limited(
+        return m.refuse_wide(
             min((e.size(m.contrast.ratio) for e in same), default=math.inf), "an effect in this table"
         )
 

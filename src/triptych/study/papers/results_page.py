@@ -159,7 +159,7 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
     count = Counter(c["word"] for _, c in findings)
     *tested, untestable = FINDINGS
-    measured = {entry["name"] for entry in entries}
+    measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
     return page_template("results.md.j2").render(
         findings=findings, identities=identities, folder=folder, pictured=pictured, duration=duration,
         tested=sum(count[word] for word in tested), untestable=untestable,
