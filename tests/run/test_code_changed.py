@@ -9,8 +9,9 @@ import triptych
 from tests.run.accidents import stopped
 from tests.study.fake_runs import make_run
 from triptych.run import provenance
+from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.provenance import describe_changes, digest_of, source_files, versions
+from triptych.run.provenance import describe_changes, digest_of, finished_before, source_files, versions
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
@@ -92,3 +93,45 @@ def test_runs_of_other_code_are_noted(tmp_path, same_commit):
     notes = " ".join(comparison.notes)
     assert ("different code at the same commit" in notes) is same_commit
     assert ("different commits of the code" in notes) is not same_commit
+
+
+def test_seeds_of_a_setting_under_other_code_are_named_and_a_package_that_one_setting_needs_is_no_other_code(
+    tmp_path,
+):
+    ours = {"triptych/a.py": "0"}
+    for seed in (1, 2, 3):
+        for objective, files in (("x0", ours), ("mine", ours | {"lab/net.py": "0"})):
+            under(make_run(tmp_path, objective, seed, 2.0 + seed / 10), files)
+    assert not [note for note in compare(read_runs(tmp_path))[0].notes if "code" in note]
+    (edited,) = tmp_path.glob("*objective=mine*seed=3*")
+    under(edited, ours | {"lab/net.py": "1"})
+    notes = [note for note in compare(read_runs(tmp_path))[0].notes if "code" in note]
+    assert notes == ["mine: seed 3 used other code (lab/net.py) than seeds 1 and 2."]
+    for seed in (1, 2):
+        (run,) = tmp_path.glob(f"*objective=mine*seed={seed}*")
+        under(run, {"triptych/a.py": "1", "lab/net.py": "1"})
+    under(edited, {"triptych/a.py": "1", "lab/net.py": "1"})
+    notes = [note for note in compare(read_runs(tmp_path))[0].notes if "code" in note]
+    assert notes == ["The runs used different code at the same commit: triptych/a.py."]
+
+
+def under(run, files):
+    record = json.loads((run / "provenance.json").read_text())
+    code = digest_of(files)
+    record |= {"executions": [{"sources": code}], "sources": {code: files}}
+    (run / "provenance.json").write_text(json.dumps(record))
+
+
+def test_a_sweep_typed_again_after_an_edit_names_it_once(tmp_path, monkeypatch):
+    now = {"triptych/a.py": "0"}
+    monkeypatch.setattr(provenance, "source_files", lambda config: now)
+    runs = [RunDirectory(make_run(tmp_path, "x0", seed, 2.0)) for seed in (1, 2, 3)]
+    for run in runs:
+        under(run.path, now)
+    assert finished_before(*runs) == ""
+    for run in runs[:2]:
+        under(run.path, {"triptych/a.py": "1"})
+    assert finished_before(*runs) == (
+        "2 runs finished before, under other code (triptych/a.py) than now; force=true runs them anew, "
+        "the old directories are kept aside"
+    )

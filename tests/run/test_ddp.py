@@ -156,7 +156,8 @@ def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devi
 def test_several_processes_say_nothing_but_the_result(root):
     done = end(command("name=many", "trainer=ddp_sim"), root)
     said = [*done.stdout.splitlines(), *problems(done.stderr)]
-    assert len(said) == 2 and said[0].startswith("test bound") and said[1].startswith("run: "), said
+    data, bound, run = said
+    assert data.startswith("data: ") and bound.startswith("test bound") and run.startswith("run: "), said
 
 
 def test_a_batch_without_equal_parts_is_refused_before_there_are_processes(prepared, monkeypatch):

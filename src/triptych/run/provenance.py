@@ -96,18 +96,29 @@ def check_imported(config: dict[str, Any]) -> None:
             raise UserError(f"{spec.origin}: has changed since it was imported; restart Python")
 
 
-def changed_since(run: RunDirectory) -> str:
+def changed_since(run: RunDirectory, files: dict[str, str] | None = None) -> str:
     """Describe the changes of code and packages since a run's last execution."""
-    record, files = run.provenance(), source_files(run.config())
+    record, files = run.provenance(), source_files(run.config()) if files is None else files
     here = {"sources": digest_of(files), "versions": versions()}
     return describe_changes(record, here, files)
 
 
-def finished_before(run: RunDirectory) -> str:
-    """Return the line of a finished run whose code has changed; "" for none."""
-    anew = "force=true runs it anew, the old directory is kept aside"
-    changes = changed_since(run)
-    return f"finished before, under other {changes} than now; {anew}" if changes else ""
+def finished_before(*runs: RunDirectory) -> str:
+    """Return the line of finished runs whose code has changed, "2 runs ..." of several; "" for none."""
+    files: dict[frozenset[str], dict[str, str]] = {}  # of the same packages
+    changes: list[str] = []
+    for run in runs:
+        config = run.config()
+        named = frozenset(_named(config))
+        if named not in files:
+            files[named] = source_files(config)
+        changes += filter(None, [changed_since(run, files[named])])
+    if not changes:
+        return ""
+    count = f"{len(changes)} runs " if len(changes) > 1 else ""
+    anew = "runs them anew, the old directories are" if count else "runs it anew, the old directory is"
+    several = few([*dict.fromkeys(changes)])
+    return f"{count}finished before, under other {several} than now; force=true {anew} kept aside"
 
 
 def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
@@ -228,6 +239,7 @@ def digest_of(files: dict[str, str]) -> str:
     ).hexdigest()
 
 
+@functools.cache  # those that this process imports
 def versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies."""
     known: dict[str, str] = {}

@@ -11,10 +11,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 from triptych.config.identity import BUNDLES
 from triptych.config.keys import role
 from triptych.declare import Role
+from triptych.run.directory import RunDirectory
+from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
@@ -100,7 +104,8 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*_measured(used), *_metrics(used), *_changes(used), *_same_in_effect(cells))
+    yield from (*_measured(used), *_metrics(used))
+    yield from (*_changes(used), *_code(used, cells), *_same_in_effect(cells))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
@@ -159,12 +164,42 @@ def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:
-    """Note runs whose code or data changed on the way, or differs at an equal commit."""
+    """Note runs whose code or data changed on the way."""
     if changed := [run for run in runs if run.code_changes]:
         changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
         yield f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
         yield f"{quantity(len(changed), 'run')} went on after the data had changed ({names})."
-    if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
-        yield "The runs used different code at the same commit."
+
+
+def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
+    """Note code that differs between the seeds of a cell, else between runs of one commit."""
+    places = {run.sources: run.dir for run in runs if run.sources}
+    files = {code: _files(place, code) for code, place in places.items()}
+    mixed = False
+    for cell in cells:
+        seeds: dict[str, list[str]] = {}
+        for seed, run in cell.runs.items():
+            seeds.setdefault(run.sources, []).append(str(seed))
+        first, *others = seeds
+        for other in others:
+            if names := _differing(files.get(first, {}), files.get(other, {})):
+                mixed = True
+                one, rest = (f"seed{'s' * (len(s) > 1)} {listed(s)}" for s in (seeds[other], seeds[first]))
+                yield f"{cell.label}: {one} used other code ({listed(names[:3])}) than {rest}."
+    names = sorted({name for a, b in combinations(files.values(), 2) for name in _differing(a, b)})
+    unknown = len(files) > 1 and not all(files.values())
+    if not mixed and (names or unknown) and len({run.commit for run in runs}) == 1:
+        yield f"The runs used different code at the same commit{': ' * bool(names)}{listed(names[:3])}."
+
+
+def _files(place: Path, code: str) -> dict[str, Any]:
+    return RunDirectory(place).provenance().get("sources", {}).get(code, {})  # type: ignore[no-any-return]
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the files that differ of packages in both: a setting may need one that others do not."""
+    shared = {name.partition("/")[0] for name in one} & {name.partition("/")[0] for name in other}
+    changed = (f for f in {**one, **other} if f.partition("/")[0] in shared and one.get(f) != other.get(f))
+    return sorted(map(first_line, changed))

@@ -29,7 +29,7 @@ from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
-from triptych.run.provenance import command
+from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
@@ -114,6 +114,9 @@ class SweepHook(Callback):
                 ) from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        finished = [] if config.force else [run for run in runs if run.status == "finished"]
+        if line := finished_before(*finished):
+            print(line, file=sys.stderr, flush=True)
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
