@@ -106,8 +106,17 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
     yield from _sizes(cells)
     yield from (*_measured(used), *_metrics(used))
     yield from (*_changes(used), *_code(used, cells), *_same_in_effect(cells))
+    if any(len({_typed_seeds(run) for run in cell.runs.values()}) > 1 for cell in cells):
+        errs = '"clear of" errs more often than 5% of the time'
+        yield f"Seeds were added to a sweep: after a look at its figures {errs}; until=decided plans looks."
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
+
+
+def _typed_seeds(run: Run) -> str:
+    """Return the seeds of the sweep that made a run, as typed; "" for its file's, and for no sweep."""
+    seeds = next((one for one in run.command if one.startswith("seed=")), "")
+    return seeds if {"-m", "--multirun"} & {*run.command} else ""
 
 
 def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
