@@ -153,13 +153,14 @@ def write_history(run: Path, bound: float) -> None:
 
 def picture(path: Path, seed: int) -> None:
     """A grid of 6 x 6 blobs of 8 x 8 pixels."""
-    from matplotlib.image import imsave
+    from PIL import Image
 
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:8, 0:8]
     far = np.hypot(x - 3.5, y - 3.5)
     tiles = [np.pad(np.exp(-((far - random.uniform(1, 3)) ** 2)), 1) for _ in range(36)]
-    imsave(path, np.block([tiles[6 * i : 6 * i + 6] for i in range(6)]), cmap="gray")
+    grid = np.block([tiles[6 * i : 6 * i + 6] for i in range(6)])
+    Image.fromarray((255 * grid).astype(np.uint8)).save(path)
 
 
 def crossed(root: Path) -> Path:

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from triptych.run.metrics import MetricsCsv
@@ -15,7 +16,7 @@ from triptych.study.compare import compare
 from triptych.study.curves import noise_levels, training, training_time
 from triptych.study.factorial import crossing, crossing_figure
 from triptych.study.figures import forest, headline
-from triptych.study.panels import colours
+from triptych.study.panels import colours, draw_panels, headline_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
@@ -62,6 +63,39 @@ def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
     comparison, palette = compared(tmp_path)
     thick = [line for line in training_time(comparison, palette).axes[0].lines if line.get_linewidth() == 2]
     assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
+
+
+def test_seeds_without_a_common_moment_are_thin_lines_that_the_legend_names(tmp_path):
+    history(tmp_path, "a", 1, [2.4, 2.2], 20.0)
+    history(tmp_path, "a", 2, [2.5, 2.3], 80.0)
+    ax = training_time(*compared(tmp_path)).axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
+    assert {line.get_linewidth() for line in ax.lines} == {0.7}
+
+
+def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
+    for seed in (1, 2, 3):
+        make_run(tmp_path, "v", seed, 2.0 + seed / 1e6)
+        make_run(tmp_path, "epsilon", seed, 2.1 + seed / 100)
+    with styled():
+        figures = [draw(*compared(tmp_path)) for draw in (headline, forest)]
+        dots = [line for line in figures[0].axes[0].lines if line.get_marker() == "o"]
+        assert len({float(line.get_ydata()[0]) for line in dots}) == 6
+        (ax,) = figures[1].axes
+        (label,) = (text for text in ax.texts if text.get_text() == "epsilon")
+        end = label.get_window_extent(FigureCanvasAgg(figures[1]).get_renderer()).x1
+        assert end < ax.transData.transform((0, 0))[0]
+
+
+def test_a_caption_leaves_out_what_its_figures_do_not_show(tmp_path):
+    sweep(tmp_path / "one", {"v": 2.0}, seeds=(1,))
+    sweep(tmp_path / "far", TARGETS | {"bad": 13.0})
+    one, far = ([[p.how for p in draw(*compared(tmp_path / name))] for draw in (headline_panels, draw_panels)]
+                for name in ("one", "far"))  # fmt: skip
+    assert one[0] == ["Each dot is one seed. Further left is better."]
+    assert not re.search("Bands|thick|arrow", " ".join(one[1])) and "400" not in " ".join(far[1])
+    assert far[0][0].endswith("their mean. Further left is better. An arrow: beyond the axis.")
+    assert "Bands are" in far[1][0] and "thin lines are seeds. The axis" in " ".join(far[1])
 
 
 def test_the_clock_of_metrics_is_that_of_fitting(tmp_path):

@@ -12,6 +12,7 @@ from triptych.study.figures import measure_figure
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
+from triptych.study.style import styled
 from triptych.study.tables import table_rows
 from triptych.study.verdict import about, ranking
 
@@ -57,13 +58,35 @@ def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
         make_run(tmp_path / "dots", "x0", seed, 1.9, measures=measures, measured=about)
     of_dots = one(tmp_path / "dots")
     dots = draw_panels(of_dots, colours({"x0": "x0"}))[-1].how
-    assert "the upright bar is their mean. An arrow: beyond the axis. The dashed" in dots
+    assert "the upright bar is their mean. The dashed" in dots
     ax = measure_figure(of_dots.measures["precision"])(of_dots, colours({"x0": "x0"})).axes[0]
     across = {marker: [[*line.get_xdata()] for line in ax.lines if line.get_marker() == marker]
               for marker in ("o", "None")}  # fmt: skip
     assert across == {"o": [[0.25], [0.5]], "None": [[0.97, 0.97], [0.375, 0.375]]}
     (floor,) = ax.patches
     assert floor.get_extents().transformed(ax.transData.inverted()).intervalx == pytest.approx([0.96, 0.99])
+
+
+@pytest.mark.parametrize(
+    ("values", "floor", "scale"),
+    [
+        ((0.09, 0.07), (0.086, 0.077, 0.136), "linear"),
+        ((0.022, 0.062), None, "linear"),  # of 1, 2 and 5 a log axis would have one
+        ((0.0045, -0.0004), (0.0013, 0.0005, 0.0068), "linear"),
+        ((0.9, -0.0004), (0.0013, 0.0005, 0.0068), "symlog"),
+        ((2.8, 0.06), (0.07, 0.03, 0.14), "log"),
+        ((0.5, 0.0), (0.0, 0.0, 0.0), "symlog"),
+        ((0.0, 0.0), (0.0, 0.0, 0.0), "linear"),
+    ],
+)
+def test_an_axis_of_a_measure_has_two_numbers_or_more(comparison, values, floor, scale):
+    cells = {"x0": {1: values}}
+    table = replace(comparison.measures["sliced_wasserstein"], cells=cells, floor=floor)
+    with styled():
+        ax = measure_figure(table)(comparison, {"x0": "C0"}).axes[0]
+        low, high = ax.get_ylim()
+        ticks = [one for one in ax.get_yticklabels() if low <= one.get_position()[1] <= high]
+    assert ax.get_yscale() == scale and len([one for one in ticks if one.get_text()]) >= 2
 
 
 def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from triptych.run.entries import Curve
 from triptych.run.read import Run
 from triptych.study.cells import Comparison
 from triptych.study.figures import Colours
-from triptych.study.style import INK, LineFigure, mark, plain_ticks
+from triptych.study.style import INK, LineFigure, log_axis, mark
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 THIN = 400  # seeds whose lines can be told apart
@@ -58,7 +56,7 @@ def _by_noise_level(
         if error is not None:
             low, high = np.maximum(shown - error, shown * 0.05), shown + error
             lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
-    _log(lines.ax, [value for _, value, _ in curves.values()])
+    log_axis(lines.ax, np.concatenate([value for _, value, _ in curves.values()]))
     lines.ax.margins(x=0.02)
     return lines.finish(GAMMA, ylabel)
 
@@ -85,16 +83,19 @@ def training(comparison: Comparison, colours: Colours, over_seconds: bool = Fals
     drawn = LineFigure(lines, colours)
     thin = sum(map(len, lines.values())) <= THIN
     for label, seeds in lines.items():
-        if len(seeds) > 1 and thin:
-            for at, values, run in seeds:
-                drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
         places = np.unique(np.concatenate([at for at, *_ in seeds]))
         first, end = max(at[0] for at, *_ in seeds), min(at[-1] for at, *_ in seeds)
         places = places[(places >= first) & (places <= end)]
+        if len(seeds) > 1 and (thin or not places.size):
+            for at, values, run in seeds:
+                drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
         if places.size:
             mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
             only = mark(seeds[0][2]) if len(seeds) == 1 else None
             drawn.line(label, places, mean, linewidth=2, gid=only)
+        else:  # no moment that all seeds share: the legend names the thin lines
+            drawn.line(label, [], [], linewidth=0.7)
+            drawn.ends[label] = float(np.mean([values[-1] for _, values, _ in seeds]))
     # the first value says how a random network does: it would flatten everything that follows
     far = comparison.bounds.far
     near = [seeds for label, seeds in lines.items() if label not in far] or [*lines.values()]
@@ -152,15 +153,3 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     if (value > 0).all():
         return np.exp(np.interp(gamma, at, np.log(value)))
     return np.interp(gamma, at, value)
-
-
-def _log(ax: Axes, values: Iterable[np.ndarray]) -> None:
-    """Set a log axis with plain numbers, and some between decades; leave it where values hardly differ."""
-    every = np.concatenate(list(values))
-    every = every[np.isfinite(every) & (every > 0)]
-    decades = math.log10(every.max() / every.min()) if every.size else 1.0
-    if decades < 0.5:  # between the numbers that a log axis names there would be hardly one
-        return
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
-    plain_ticks(ax.yaxis)

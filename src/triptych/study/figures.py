@@ -6,6 +6,7 @@ nothing to show. Rows are in the order of the table, the best on top.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,13 +26,14 @@ from triptych.study.style import (
     WIDTH,
     LineFigure,
     axes,
+    log_axis,
     mark,
     plain_ticks,
     short,
 )
 from triptych.study.tables import against
 
-ROW = 0.46  # inches
+ROW, LETTER = 0.46, 0.62 * SIZE / 72  # inches
 Colours = Mapping[str, str]
 
 
@@ -61,7 +63,9 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         ax.errorbar(claim.pair.mean, y, xerr=half, fmt="o", markersize=7, elinewidth=1.8, capsize=3, **how)
         if cell.label in comparison.bounds.far:
             _beyond(ax, y, format_number(claim.pair.mean, sign=True), side=1, **how)
-    ax.set_xlim(low, high)
+    # room at the left for the labels, which would cover the zero line
+    room = min(0.4, max(len(cell.label) for _, cell, _ in rivals) * LETTER / (WIDTH - 0.3) + 0.02)
+    ax.set_xlim(min(low, -high * room / (1 - room)), high)
     best = short(comparison.cells[0].label, 22)
     ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
     return figure
@@ -103,15 +107,16 @@ def _measure_lines(known: MeasureTable, colours: Colours) -> Figure:
 
 
 def _measure_axis(ax: Axes, known: MeasureTable) -> None:
-    """Set a log axis with plain numbers; linear below the floor for a measure that may be zero or less."""
-    lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
-    if lowest > 0:
-        ax.set_yscale("log")
-    else:
-        around = known.floor[2] if known.floor else 1e-3
+    """Set a log axis where values differ by factors, linear below the floor if some are zero or less."""
+    rows = [value for seeds in known.cells.values() for value in seeds.values()]
+    values = np.array([*itertools.chain(*rows), *(known.floor or ())])
+    around = known.floor[2] if known.floor and known.floor[2] > 0 else 1e-3
+    if np.nanmin(values) > 0:
+        log_axis(ax, values)
+    elif np.nanmax(values) > 10 * around:  # a power of ten lies between, beside zero
         ax.set_yscale("symlog", linthresh=around)
-        ax.set_ylim(bottom=lowest - around / 2)
-    plain_ticks(ax.yaxis)
+        ax.set_ylim(bottom=np.nanmin(values) - around / 10)
+        plain_ticks(ax.yaxis)
 
 
 def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours) -> Figure:
@@ -122,12 +127,14 @@ def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours)
         side, ink = known.sign * (label in known.far), colours[label]
         if len(seeds) > 1 and not side:
             ax.plot([known.spreads[label][0].mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
-        for seed, (value, *_) in seeds.items():
+        # at heights of their own no dot hides another
+        heights = y + np.linspace(-0.12, 0.12, len(seeds)) if len(seeds) > 1 else [y]
+        for height, (seed, (value, *_)) in zip(heights, seeds.items(), strict=True):
             gid = mark(runs[label][seed])
             if side:
                 _beyond(ax, y, "", side, ink, gid=gid)  # the row has the value
             else:
-                ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
+                ax.plot(value, height, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
                         markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
     near = [v[0] for label, seeds in known.cells.items() if label not in known.far for v in seeds.values()]
     ax.set_xlim(*_frame([*near, *(known.floor or ())], []))
@@ -160,7 +167,7 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     ax.spines["left"].set_color(GRID)
     ax.locator_params(axis="x", nbins=5)
     back = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # no line runs through the words
-    letters = int((WIDTH - 0.3) / (0.62 * SIZE / 72)) - max(map(len, notes.values()), default=0)
+    letters = int((WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
     for y, (label, note) in enumerate(notes.items()):
         for x, text, side, weight in (
             (0, short(label, letters), "left", "bold"),

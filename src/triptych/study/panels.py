@@ -35,9 +35,14 @@ class Panel(NamedTuple):
     figures: Mapping[str, Figure]
 
 
-HEADLINE = (
-    "Each dot is one seed; the upright bar is their mean. Further left is better. An arrow: beyond the axis."
-)
+# parts of captions, left out where no figure shows it
+ARROW = " An arrow: beyond the axis."
+OVER = f", left out where there are over {curves.THIN}"
+BARS = ", at a height of its own; the upright bar is their mean"
+POINTS = "Points are means over seeds, and upright lines span the seeds. "
+BANDS = " Bands are standard errors over seeds."
+THICK = f" The thick line is the mean where seeds overlap; thin lines are seeds{OVER}."
+HEADLINE = f"Each dot is one seed{BARS}. Further left is better.{ARROW}"
 DIFFERENCES = (
     "Paired differences to the best setting. A line is the interval at the level of the corrected test: "
     "without zero, and with a filled dot, where the test claims a difference."
@@ -46,14 +51,13 @@ SAME = " The grey band holds what is called the same."
 FAILED = "It cannot be drawn."  # before an own panel's error
 FLOOR = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
-    "differences below it mean nothing."
+    "values in it look like true data."
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     (
         "Error by noise level",
-        "How wrong the network's idea of the noise is at each noise level. Bands are standard errors "
-        "over seeds.",
+        f"How wrong the network's idea of the noise is at each noise level.{BANDS}",
         (curves.noise_levels,),
     ),
     (
@@ -64,9 +68,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "Left against steps, right against seconds of training: equal steps are not equal cost. The thick "
-        "line is the mean; thin lines are seeds, left out where there are over 400. A line still falling at "
-        "the right edge would gain from more steps.",
+        f"Left against steps, right against seconds of training: equal steps are not equal cost.{THICK} "
+        "The axis fits the later values: earlier ones may lie above it. A line still falling at the right "
+        "edge would gain from more steps.",
         (curves.training, curves.training_time),
     ),
     (
@@ -90,13 +94,13 @@ PICTURES: tuple[tuple[str, str, str, Callable[[Run], Path | None]], ...] = (
         "By caption",
         "A row of samples of each setting's first seed for each of a few held-out captions, some of "
         "combinations that were kept from training.",
-        "strips",
+        "",
         lambda run: run.dir / "samples" / "prompts.png",
     ),
     (
         "From noise to sample",
-        "The way of a few samples of each setting's first seed: a row each, from noise at the left to the "
-        "sample at the right, at equal shares of the sampler's steps.",
+        "The way of a few samples of each setting's first seed, from noise at the left to the sample at "
+        "the right, at equal shares of the sampler's steps.",
         "strips",
         lambda run: run.dir / "samples" / "trajectory.png",
     ),
@@ -121,15 +125,15 @@ def headline_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[
     elif crossed := factorial.crossing(comparison):
         how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
         known[0] = how, factorial.crossing_figure
-    panels = (Panel(comparison.heading, how, _drawn(comparison, palette, draw)) for how, draw in known)
+    panels = (_panel(comparison, palette, comparison.heading, how, draw) for how, draw in known)
     return [panel for panel in panels if panel.figures]
 
 
 def _measured(comparison: Comparison) -> str:
     """Return how to read figures of measures: lines over a key's values, or a row of dots a setting."""
     if any(run.measured.key for run in comparison.runs if run.measured):
-        return f"Points are means over seeds, and upright lines span the seeds. {FLOOR}"
-    return f"Each dot is one seed; the upright bar is their mean. An arrow: beyond the axis. {FLOOR}"
+        return POINTS + FLOOR
+    return f"Each dot is one seed{BARS}.{ARROW} {FLOOR}"
 
 
 def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
@@ -147,9 +151,23 @@ def draw_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Pane
     how = " ".join(filter(None, (about(comparison), _measured(comparison))))
     others = [figures.measure_figure(one) for one in comparison.measures.values() if one is not deciding]
     known = [*(() if deciding else PANELS), ("Measures of samples", how, others)]
-    panels = [Panel(title, how, _drawn(comparison, palette, *draws)) for title, how, draws in known]
+    panels = [_panel(comparison, palette, title, how, *draws) for title, how, draws in known]
     panels += _own_panels(comparison, palette)
     return [panel for panel in panels if panel.figures or panel.how.startswith(FAILED)]
+
+
+def _panel(comparison: Comparison, palette: Mapping[str, str], title: str, how: str, *draws: Draw) -> Panel:
+    """Draw a panel, its caption without words on what these figures do not show."""
+    drawn = _drawn(comparison, palette, *draws)
+    lines = (line for figure in drawn.values() for ax in figure.axes for line in ax.lines)
+    absent = [] if any(line.get_marker() in ("<", ">") for line in lines) else [ARROW]
+    if max((len(cell.runs) for cell in comparison.cells), default=0) < 2:
+        absent += [BARS, POINTS, BANDS, THICK]
+    if len(comparison.runs) <= curves.THIN:
+        absent.append(OVER)
+    for words in absent:
+        how = how.replace(words, "")
+    return Panel(title, how, drawn)
 
 
 def _drawn(comparison: Comparison, palette: Mapping[str, str], *draws: Draw) -> dict[str, Figure]:
@@ -193,7 +211,16 @@ def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[Pi
     real = (_data_uri(run.dir / "samples" / "real.png", run) for run in comparison.runs)
     if shown[0][3] and (uri := next(filter(None, real), "")):
         shown[0][3].append(("", "real images of the test set", uri))
-    return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
+    return [
+        (title, how, kind + " plotted" * _plotted(pictures[0][2]), pictures)
+        for title, how, kind, pictures in shown
+        if pictures
+    ]
+
+
+def _plotted(uri: str) -> bool:
+    """Whether a PNG is a plot: those of matplotlib have an alpha channel, grids of images none."""
+    return base64.b64decode(uri.partition(",")[2][:36])[25:26] == b"\x06"
 
 
 def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Picture]:

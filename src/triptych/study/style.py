@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from triptych.run.read import Run
 
@@ -129,6 +129,17 @@ class LineFigure:
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
+
+
+def log_axis(ax: Axes, values: np.ndarray) -> None:
+    """Set a log y axis with plain numbers, and some between decades; leave it where values hardly differ."""
+    values = values[np.isfinite(values) & (values > 0)]
+    decades = math.log10(values.max() / values.min()) if values.size else 1.0
+    if decades < 0.7:  # a factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not
+        return
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
+    plain_ticks(ax.yaxis)
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -90,6 +90,14 @@ def test_a_strip_has_a_row_a_sample(tmp_path):
             assert ends == ([0, 255] if channels == 1 else [(0,) * 3, (255,) * 3])
 
 
+def test_a_cell_without_an_image_is_grey(tmp_path):
+    data = SimpleNamespace(shape=(1, 8, 8), levels=256)
+    pictures.save_picture(-torch.ones(7, 1, 8, 8), data, tmp_path / "real.png")
+    picture = Image.open(tmp_path / "real.png")
+    black, empty = (picture.getpixel((picture.width * at // 6, picture.height * 5 // 6)) for at in (1, 5))
+    assert (black, empty) == (0, pictures.GREY)
+
+
 def test_the_real_images_are_from_all_of_the_test_set(tmp_path, monkeypatch):
     """A folder's first images are all of one class."""
     images = torch.linspace(-1, 1, 12)[:, None, None, None].expand(12, 1, 8, 8)

@@ -17,6 +17,7 @@ from triptych.run.drawing import Drawing
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
 FRAMES = 9  # moments of a trajectory
+GREY = 96  # of the lines between images, and of cells without one
 
 
 def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
@@ -24,7 +25,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
     with atomic(path) as file:
         if len(data.shape) == 3:
             columns = max(1, round(len(x) ** 0.5))
-            filled = pad(shades(x, data), (0,) * 7 + (-len(x) % columns,))
+            filled = pad(shades(x, data), (0,) * 7 + (-len(x) % columns,), value=GREY)
             tiled(filled.unflatten(0, (-1, columns))).save(file, "PNG")
         else:
             _points(x, data).savefig(file, dpi=120)
@@ -161,7 +162,7 @@ def tiled(pixels: Tensor) -> Any:
     """Tile images (rows, columns, C, H, W), uint8, into one picture, with grey lines between."""
     from PIL import Image
 
-    pixels = pad(pixels, (0, 1, 0, 1), value=96).permute(0, 3, 1, 4, 2)
+    pixels = pad(pixels, (0, 1, 0, 1), value=GREY).permute(0, 3, 1, 4, 2)
     rows, height, columns, width, channels = pixels.shape
     array = pixels.reshape(rows * height, columns * width, channels)
     picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
@@ -194,14 +195,14 @@ def _points(x: Tensor, data: DataModule) -> Any:
         axes.scatter(truth[:2000, 0], truth[:2000, 1], s=3, color="0.8", label="data", linewidths=0)
         axes.scatter(x[:, 0], x[:, 1], s=3, color="C0", label="samples", linewidths=0)
         axes.set_aspect("equal")
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="upper right", markerscale=3)
     return figure
 
 
 def _moments(x: Tensor, gammas: Tensor) -> Any:
     """Draw points x (F, B, d) at gammas (F,), a panel each; a histogram of points of one coordinate."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
-    figure = new_figure(2 * len(x), 2)
+    figure = new_figure(1.3 * len(x), 1.5)
     for axes, points, gamma in zip(
         figure.subplots(1, len(x), squeeze=False)[0], x, gammas.tolist(), strict=True
     ):
