@@ -15,7 +15,7 @@ from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
-from triptych.run.directory import checkpoint_at
+from triptych.run.directory import RunDirectory, checkpoint_at
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line, log_own_changes
@@ -64,6 +64,10 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        step, most = checkpoint["global_step"], config["trainer"].get("max_steps")
+        # "new": a checkpoint that lies in no run's directory
+        if step != most and RunDirectory(file.absolute().parents[1]).status not in ("new", "finished"):
+            log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
         log_own_changes(where, file.absolute().parent.parent, config)
         with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data), recorded)
