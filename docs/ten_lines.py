@@ -14,14 +14,14 @@ mixture = GaussianMixture([0.2, 0.8], [[-1.0, -1.0], [1.0, 1.0]], torch.eye(2).e
 x, _ = mixture.sample(40_000, torch.Generator().manual_seed(0))
 
 schedule, denoiser = Linear(-10.0, 8.0), Oracle(mixture, VariancePreserving())
-elbo = Bound(schedule, GaussianDensity())(denoiser, x, evaluation_draw((2,), torch.arange(40_000), 0, 0, 1))
+nelbo = Bound(schedule, GaussianDensity())(denoiser, x, evaluation_draw((2,), torch.arange(40_000), 0, 0, 1))
 samples = DDIM(steps=50)(denoiser, schedule, (4000, 2), generator=torch.Generator().manual_seed(1))
 
 if __name__ == "__main__":
     exact = -mixture.log_prob(x).mean()
     print(f"exact   {exact:.3f} nats")
-    print(f"bound   {elbo.total.mean():.3f} ± {elbo.total.std() / 200:.3f} nats")
-    terms = {"prior": elbo.prior, "reconstruction": elbo.reconstruction, "diffusion": elbo.diffusion}
+    print(f"bound   {nelbo.total.mean():.3f} ± {nelbo.total.std() / 200:.3f} nats")
+    terms = {"prior": nelbo.prior, "reconstruction": nelbo.reconstruction, "diffusion": nelbo.diffusion}
     print(f"      = {' + '.join(f'{name} {value.mean():.3f}' for name, value in terms.items())}")
     print(
         f"share of the smaller mode: data {(x[:, 0] < 0).float().mean():.3f}, "

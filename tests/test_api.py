@@ -59,7 +59,7 @@ def test_the_page_runs_and_its_run_is_the_commands(root, inside):
 def test_the_block_of_the_readme_runs_and_warns_of_nothing(root, capfd):
     names = run_blocks(HOUSE / "README.md")
     assert names["run"].dir == root / "logs" / "runs" / "demo"
-    assert names["images"].shape == (4, 1, 8, 8) and names["elbo"].total.shape == (8,)
+    assert names["images"].shape == (4, 1, 8, 8) and names["nelbo"].total.shape == (8,)
     lines = capfd.readouterr().err.splitlines()
     assert lines and all(line.startswith("step ") for line in lines), lines
 
@@ -115,6 +115,7 @@ def test_the_bound_of_a_batch(finished):
         (lambda: trained.bound(0.94 * x), "bound(x): x is not on the data's 17 levels; pass"),
         (lambda: trained.bound(x, condition=3), "bound(x): condition=3; pass condition=BATCH.condition"),
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
+        (lambda: trained.evaluate("split=val"), "split='split=val': must be train, val or test"),
         (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
         (lambda: trained.sample(2, "weights=raw"), "weights=raw: is for the command triptych-sample"),
         (lambda: trained.evaluate("val", "out=f.json"), "out=f.json: is for the command triptych-evaluate"),

@@ -195,7 +195,8 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        typed = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
+        typed = {"ckpt": self.path, "weights": self.weights, "data_root": self.data_root}
+        typed["split"] = composing.typed(split)  # quoted: it may be no split's name
         values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
         if values["devices"] != 1:
             raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")

@@ -122,7 +122,7 @@ OWN = [
     ("sample", ["type ckpt=RUN, or else cascade=[RUN,RUN]"]),
 ]  # fmt: skip
 NAMES = [  # misspelt, at each door and in a file
-    ("train objective=x00", ["objective=x00", "did you mean x0?", "epsilon"]),
+    ("train objective=x00", ["objective=x00", "did you mean x0?", "epsilon", "own package? set"]),
     ("train objctive=x0", ["objctive=x0", "did you mean objective?"]),
     ("train schedule.gama_min=3", ["schedule.gama_min=3", "did you mean schedule.gamma_min?"]),
     ("train +trainer.max_stepz=1", ["trainer.max_stepz=1", "did you mean trainer.max_steps?"]),

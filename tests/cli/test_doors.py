@@ -26,7 +26,12 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize(
-    "arguments, words", [("--help", "Choices, as in"), ("-sc query=bash", "objective=v")]
+    "arguments, words",
+    [
+        ("--help", "# gamma, time or karras; time: equal steps of the schedule's t\n"),
+        ("--help", "# no likelihood beside the bound\n"),
+        ("-sc query=bash", "objective=v"),
+    ],
 )
 def test_looking_around_is_quick(arguments, words, monkeypatch):
     """No heavy import: that is what takes seconds (test_arguments counts them)."""

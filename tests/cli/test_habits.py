@@ -121,6 +121,7 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("data=shapes data.embeddings=/x", "type +data.embeddings="),
         ("data/encoder=words", "no such choice with this data; data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
+        ("metrics=fid", "metrics=fid: no such choice; use measures.n=1000 measures.inception=FILE"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
         ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),
@@ -158,6 +159,7 @@ def test_the_table_names_keys_that_there_are(tmp_path):
     values |= {"trainer.profiler": "simple", "trainer.gradient_clip_algorithm": "norm", "trainer.devices": 2}
     values |= {"trainer.limit_test_batches": 1.0, "trainer.max_time": "00:00:10:00", "data.root": tmp_path}
     values |= {"trainer.val_check_interval": 2, "data.size": 8, "guidance.scale": 2, "paths.data_dir": "x"}
+    values |= {"measures.n": 8, "measures.inception": tmp_path / "0.png"}
     others = {"data.num_workers", "data.pin_memory", "trainer.fast_dev_run", "trainer.max_steps"}
     line = ["data=folder", "guidance=classifier_free"]
     for part in (part for meant in MEANT.values() for part in meant.split()):

@@ -59,7 +59,10 @@ def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = f"; did you mean {tmp_path}/root/logs/runs/a?"
     assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
-    assert in_root(Path("logs/runs/c")) == in_root(Path("../b")) == ""
+    assert in_root(Path("logs/runs/cos")) == in_root(Path("../b")) == ""
+    (tmp_path / "root" / "logs" / "runs" / "coss").mkdir()
+    assert in_root(Path("logs/runs/cos")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
+    assert in_root(tmp_path / "bb") == f"; did you mean {tmp_path}/b?"
 
 
 KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()

@@ -11,6 +11,7 @@ from triptych.errors import UserError
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.execute import execute
+from triptych.run.reopen import reopen
 from triptych.run.result import Result
 
 BASE = (
@@ -82,14 +83,18 @@ def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, m
         pytest.param(signal.SIGTERM, "no validation", 5, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_the_step_and_stops(prepared, finished, number, variant, at):
+def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, variant, at):
     extra = VARIANTS[variant]
     whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     stopped(broken, at, number)
     assert broken.status == "interrupted"
     saved = {3: 3, 4: 2, 8: 3, 5: 5}[at]  # the step under way is finished; a validation under way is not
     assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
+    reopen(str(broken.path))
+    assert f"{broken.path}: unfinished, step {saved} of 6\n" in capsys.readouterr().err
     same(whole, broken, whole.summary(), execute(broken))
+    reopen(str(broken.path))
+    assert "unfinished" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))])

@@ -137,7 +137,7 @@ def test_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root
     "overrides, message",
     [
         (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
-        (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion .* leave it out"),
+        (["model=oracle", "data=ring", "denoiser=mlp"], "nothing to train, .* leave it out"),
         (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
         (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],

@@ -47,6 +47,11 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     again = "triptych-train -m ablation=objectives seed=1,2,3"
     assert story.next_step == f"2 more seeds per setting, 2 min 00 s in all, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
+    # one run alone has the error over its items, and is called by its name
+    (run,) = tmp_path.glob("*x0*")
+    story = read_study([run])
+    assert story.answer.startswith("x0: 1.900 ± 0.018 bits/dim (297 items), 1 seed.")
+    assert f'"name":"{run.name}"' in write_report(run).html.read_text()
 
 
 def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):

@@ -129,6 +129,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             near += f" (choose from {', '.join(sorted(options))})"
         if lost := [name for name in trusted() if not places(name)]:
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
+        if not trusted():
+            near += "; own package? set TRIPTYCH_TRUST"
         return f"{group}={option}: no such choice; {near}"
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = match[1].split("@")[0]

@@ -118,8 +118,16 @@ def plus(key: str, typed: Mapping[str, str]) -> str:
 
 def comment(key: str, file: Path, folder: str = "") -> str:
     """Return the comment of a dotted key in a file or one that it inherits from; ``folder``: their group."""
-    inner = key.removeprefix(folder.replace("/", ".") + ".") if folder else key
+    inner = "" if key == folder else key.removeprefix(folder.replace("/", ".") + ".") if folder else key
     return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
+
+
+def _beside(values: str, text: str) -> Iterator[str]:
+    """Yield the parts of a comment, without "or time, karras" where ``values`` lists these."""
+    for part in text.split("; "):
+        names, colon, rest = part.removeprefix("or ").partition(": ")
+        again = part[:3] == "or " and {*names.split(", ")} <= {*re.split(", | or ", values)}
+        yield (names + colon + rest) * bool(colon) if again else part
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
@@ -141,7 +149,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
     for row in key_rows(plain, Key(COMMANDS[command])):
         places = "", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]
         texts = (comment(row.key, files[place], place) for place in places if place in files)
-        about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))
+        about = "; ".join(filter(None, (row.values, *_beside(row.values, next(filter(None, texts), "")))))
         lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
     keys = "\n".join(lines)
     example = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")

@@ -44,6 +44,7 @@ MEANT = {  # typed: the key, or the choices and a key, to type instead; with = i
     **dict.fromkeys(("logger=none", "logger=false", "logger=null"), "logger=csv"),
     "trainer=gpu": "trainer.accelerator=gpu",
     "lr_schedule=none": "lr_schedule=constant",
+    **dict.fromkeys(("metrics=fid", "metrics=FID"), "measures.n=1000 measures.inception=FILE"),
 }
 
 SEED_AND_STEP = "batches follow from (seed, step), so that a run goes on where it was"

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import NOT_IN_NAMES
 from triptych.config.keys import role, with_roles
+from triptych.config.nearest import closest
 from triptych.errors import UserError
 
 SWEEP = 48  # characters of a sweep's directory
@@ -104,9 +106,16 @@ def root() -> str:
 
 
 def in_root(path: Path) -> str:
-    """Suggest the same path below ``root``, where the current folder has none; "" unless it is there."""
+    """Suggest the same path below ``root``, where the current folder has none, or a near name; else ""."""
     there = Path(root()) / os.path.relpath(path)
-    return f"; did you mean {there}?" if ".." not in there.parts and there.exists() else ""
+    inside = ".." not in there.parts
+    if inside and there.exists():
+        return f"; did you mean {there}?"
+    for folder in (path.parent, *[there.parent] * inside):
+        with suppress(OSError):
+            if near := closest(path.name, sorted(os.listdir(folder))):
+                return f"; did you mean {folder / near}?"
+    return ""
 
 
 def check_environment() -> None:

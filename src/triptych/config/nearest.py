@@ -9,21 +9,28 @@ NEAR = 0.5  # difflib's ratio from which names are alike
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return "did you mean ...?" if a name is near, else the list of names.
 
-    Near is the same name in a group (``steps``: ``sampler.steps``), then what is alike as a whole and in its
-    last part: an equal group alone makes any two keys alike.
+    Near is the same name in a group (``steps``: ``sampler.steps``), then the ``closest``.
     """
     names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
-    group, _, leaf = name.rpartition(".")
-
-    def likeness(one: str) -> float:
-        pairs = (one, name), (one.rpartition(".")[2], leaf)
-        ratios = [SequenceMatcher(None, *pair).ratio() for pair in pairs]
-        return sum(ratios) if min(ratios) >= NEAR and "._" not in one else 0.0
-
+    group = name.rpartition(".")[0]
     if inside := [one for one in names if one.rpartition(".")[2] == name]:  # typed without its group
         return f"did you mean {' or '.join(inside[:3])}?"
-    if close := max(filter(likeness, names), key=likeness, default=""):
+    if close := closest(name, names):
         return f"did you mean {close}?"
     names = [one for one in names if one.rpartition(".")[0] == group] or names
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"choose from {shown or 'nothing'}"
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """Return what is most alike as a whole and in its last part, for an equal group makes any two keys alike.
+
+    "" if nothing is.
+    """
+
+    def likeness(one: str) -> float:
+        pairs = (one, name), (one.rpartition(".")[2], name.rpartition(".")[2])
+        ratios = [SequenceMatcher(None, *pair).ratio() for pair in pairs]
+        return sum(ratios) if min(ratios) >= NEAR and "._" not in one else 0.0
+
+    return max(filter(likeness, names), key=likeness, default="")

@@ -15,7 +15,7 @@ from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
-from triptych.run.directory import checkpoint_at
+from triptych.run.directory import RunDirectory, checkpoint_at
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line, log_own_changes
@@ -48,6 +48,7 @@ def reopen(
     where = f"{key}={ckpt}"
     try:
         file = checkpoint_at(ckpt)
+        run = RunDirectory(file.absolute().parent.parent)
         checkpoint = read_checkpoint(file, key)
         config = check_config(checkpoint["triptych"]["config"], where)
         if data_root is not None:
@@ -64,10 +65,13 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        log_own_changes(where, file.absolute().parent.parent, config)
+        step, most = checkpoint.get("global_step", 0), config.get("trainer", {}).get("max_steps")
+        if step != most and run.status not in ("new", "finished"):  # "new": not in a run's directory
+            log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
+        log_own_changes(where, run.path, config)
         with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data, open_model_stages(config, data), recorded)
-        load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
+        load_weights(model, checkpoint, weights or config["weights"], run.path)
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):
             raise

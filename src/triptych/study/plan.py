@@ -29,7 +29,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "pytorch_lightning": {"LightningDataModule": type("LightningDataModule", (), {})},
     "torch._dynamo": {"disable": lambda function, *_, **__: function},  # of torch's own kernels for meta
 }
-DIFFUSION = "triptych.models.diffusion.Diffusion"
+DIFFUSION, ORACLE = "triptych.models.diffusion.Diffusion", "triptych.models.oracle.OracleModel"
 VALUES = {"schedule", "process"}  # whose values are computed with, and which change no network's size
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
@@ -50,6 +50,8 @@ def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
     """
+    if config["model"]["_target_"] == ORACLE:
+        raise UserError("plan=true: nothing to train, no cost to count; leave it out")
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
         raise UserError(
             "plan=true: only for model=diffusion with a network to train, whose cost it counts; leave it out"

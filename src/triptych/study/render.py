@@ -107,6 +107,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
+    where = {run: base.name if at == "." else at for run, at in where.items()}  # a single run's report
     return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         formatting=formatting, where=where, to_svg=to_svg,

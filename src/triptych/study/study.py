@@ -218,7 +218,8 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     data = f" on {varied[0].data}" if len({c.data for c in comparisons}) == 1 and varied[0].data else ""
     if varied[0].deciding:
         return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
-    return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
+    alike = all(len({run.parameters for run in c.runs if run.parameters}) < 2 for c in varied)
+    return f"Which {varied[0].subject} gives the lowest test bound{data}{', all else being equal' * alike}?"
 
 
 def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:

@@ -81,7 +81,7 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     table = Table(
         title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="± is over seeds" if any(len(cell.runs) > 1 for cell in comparison.cells) else None,
+        caption="±: seeds alone" if any(len(cell.runs) > 1 for cell in comparison.cells) else None,
         caption_justify="left",
     )  # fmt: skip
     known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]

@@ -92,6 +92,9 @@ def _sentences(comparison: Comparison) -> list[str]:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
+        if len(comparison.runs) == 1:  # whose ± is over the items of its test set
+            own = comparison.runs[0].test[comparison.measure]
+            figure = f"{plus_minus(own)} {comparison.unit} ({quantity(own.n, 'item')})"
         return [
             f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}.",
             "No other setting to compare with.",

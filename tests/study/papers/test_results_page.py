@@ -87,7 +87,8 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     file = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(file), str(tmp_path)]) == 0
     text = file.read_text()
-    assert "**Of 3 findings tested at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
+    counts = "1 reproduced, 1 contradicted and 1 [cannot tell](#words)"
+    assert f"**Of 3 findings tested at small scale, {counts}.**" in text and "## Words" in text
     row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
     assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
     assert "| `other` | 90 |" in text and "to run again" not in text
@@ -120,7 +121,7 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
     monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})
     text = page(tmp_path, tmp_path)
-    assert "1 contradicted and 0 cannot tell.**" in text
+    assert "1 contradicted and 0 [cannot tell](#words).**" in text
     assert "Besides, 1 to run again: 3 findings in all." in text
     rows = [line for line in text.splitlines() if line.startswith("| [it")]
     assert ["to run again" in row for row in rows] == [False, False, True]
