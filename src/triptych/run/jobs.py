@@ -63,6 +63,13 @@ class Server:
             self.process = subprocess.Popen(
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """Wait until the process is gone, with the log that it holds open."""
+        with suppress(OSError, subprocess.TimeoutExpired):
+            self.process.stdin.close()  # type: ignore[union-attr]
+            self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
         """Run a fork and return its exit code; ``look`` is called each second and stops it by raising."""
@@ -121,7 +128,7 @@ def serve() -> None:
         print(pid, file=answers, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
     else:
-        sys.exit()
+        os._exit(0)  # at once: see ``leave``
     job = json.loads(line)
     if os.getpid() == here:
         print(here, file=answers, flush=True)

@@ -108,6 +108,10 @@ class SweepHook(Callback):
             try:
                 self._forget_refusals()
                 self.record(expected=self._expected())
+            except StorageError:
+                if self.cells and all(run.status == "finished" for run in runs):
+                    write_report_or_say_why(self.root, show=True)
+                raise
             except OSError as error:
                 raise UserError(
                     f"{self.root}: cannot be written ({error.strerror}); choose another"
