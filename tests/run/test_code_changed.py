@@ -106,13 +106,13 @@ def test_seeds_of_a_setting_under_other_code_are_named_and_a_package_that_one_se
     (edited,) = tmp_path.glob("*objective=mine*seed=3*")
     under(edited, ours | {"lab/net.py": "1"})
     notes = [note for note in compare(read_runs(tmp_path))[0].notes if "code" in note]
-    assert notes == ["mine: seed 3 used other code (lab/net.py) than seeds 1 and 2."]
+    assert notes == ["mine with seed 3 used other code (lab/net.py) than others."]
     for seed in (1, 2):
         (run,) = tmp_path.glob(f"*objective=mine*seed={seed}*")
         under(run, {"triptych/a.py": "1", "lab/net.py": "1"})
     under(edited, {"triptych/a.py": "1", "lab/net.py": "1"})
     notes = [note for note in compare(read_runs(tmp_path))[0].notes if "code" in note]
-    assert notes == ["The runs used different code at the same commit: triptych/a.py."]
+    assert notes == ["x0 used other code (triptych/a.py) than others."]
 
 
 def under(run, files):
@@ -131,6 +131,7 @@ def test_a_sweep_typed_again_after_an_edit_names_it_once(tmp_path, monkeypatch):
     assert finished_before(*runs) == ""
     for run in runs[:2]:
         under(run.path, {"triptych/a.py": "1"})
+    (runs[2] / "config.yaml").unlink()  # which that run's own job says
     assert finished_before(*runs) == (
         "2 runs finished before, under other code (triptych/a.py) than now; force=true runs them anew, "
         "the old directories are kept aside"

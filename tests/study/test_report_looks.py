@@ -120,14 +120,27 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
         assert story.comparisons[0].rule.equal_within is None, "not a margin of all"
 
 
-def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path):
+@pytest.mark.parametrize(
+    "first, later, added",
+    [
+        ("", "seed=1,2,3,4", True),
+        ("seed=1,2,3", "seed=1,2,3,4", True),
+        ("seed=1,2,3", "seed=4", True),
+        ("seed=1,2,3,4", "seed=4", False),  # trained anew
+        ("", "seed=4", False),  # of its file's, perhaps trained anew
+        ("seed=1,2,3,4", "seed=4,3,2,1", False),
+    ],
+)
+def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path, first, later, added):
     """docs/comparing.md: to add seeds until a pair is clear of another errs in 14 to 21% of reports."""
     add(tmp_path, range(1, 5))
-    assert not [note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note]
-    for run in tmp_path.glob("*seed=4*"):
-        edit(run / "provenance.json", command=["triptych-train", "-m", "ablation=objectives", "seed=1,2,3,4"])
-    (note,) = (note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note)
-    assert '"clear of" errs more often than 5% of the time; until=decided plans looks' in note
+    for run in tmp_path.glob("*seed=*"):
+        new = "seed=4" in run.name
+        command = ["triptych-train", "-m", "ablation=objectives", *filter(None, [later if new else first])]
+        edit(run / "provenance.json", command=command, started=f"2026-01-0{1 + new}T00:00:00+0000")
+    notes = [note for note in read_study([tmp_path]).comparisons[0].notes if "Seeds were added" in note]
+    assert len(notes) == added
+    assert all('"clear of" errs more often than 5% of the time; until=' in note for note in notes)
 
 
 def test_a_report_on_some_of_a_sweeps_runs_misses_no_others(tmp_path):

@@ -220,7 +220,7 @@ def test_samples_measured_at_other_values_are_in_no_comparison_and_a_note_says_s
         make_run(tmp_path, "x0", seed, 1.9, **measured((0.3, 0.1)))
         make_run(tmp_path, "v", seed, 1.9, **measured((0.3, 0.1), key="sampler.eta"))
     found = one(tmp_path)
-    both = "sampler.eta 5 and 10; evaluations 5 and 10"  # v has the lower label
+    both = "sampler.eta 5, 10; evaluations 5, 10"  # v has the lower label
     note = f"Samples were measured at different values ({both}): only the first are compared."
     assert [note] == [one for one in found.notes if "different values" in one]
     assert [*found.measures["precision"].cells] == [found.cells[0].label]

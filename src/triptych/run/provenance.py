@@ -20,6 +20,7 @@ from triptych.config.own_code import IMPORTED, digest_file, is_trusted
 from triptych.errors import UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
+from triptych.run.parsing import few
 
 DIFF_LIMIT = 2**20
 BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
@@ -108,11 +109,12 @@ def finished_before(*runs: RunDirectory) -> str:
     files: dict[frozenset[str], dict[str, str]] = {}  # of the same packages
     changes: list[str] = []
     for run in runs:
-        config = run.config()
-        named = frozenset(_named(config))
-        if named not in files:
-            files[named] = source_files(config)
-        changes += filter(None, [changed_since(run, files[named])])
+        with contextlib.suppress(UserError, ValueError):  # one that cannot be read says so itself
+            config = run.config()
+            named = frozenset(_named(config))
+            if named not in files:
+                files[named] = source_files(config)
+            changes += filter(None, [changed_since(run, files[named])])
     if not changes:
         return ""
     count = f"{len(changes)} runs " if len(changes) > 1 else ""
@@ -205,7 +207,7 @@ def _digests(packages: set[str]) -> dict[str, str]:
     for package in sorted(packages):
         for place in _places(package):
             if place.is_dir():
-                for file in sorted(place.rglob("*.py")):
+                for file in sorted(place.rglob("[!.]*.py")):  # an editor's hidden ones are no code
                     digests[f"{package}/{file.relative_to(place).as_posix()}"] = digest_file(file)
             else:
                 digests[place.name] = digest_file(place)
@@ -272,8 +274,3 @@ def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[s
         names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
         parts.append(f"packages ({names})")
     return " and ".join(parts)
-
-
-def few(names: list[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

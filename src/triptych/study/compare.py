@@ -8,17 +8,18 @@ Only runs on the same data and in the same unit are compared; each such group is
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from triptych.config.identity import BUNDLES
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.directory import RunDirectory
-from triptych.run.parsing import first_line
+from triptych.run.parsing import few, first_line
 from triptych.run.read import Run
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
@@ -26,6 +27,7 @@ from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.same_data import Group, copies, counted_once, group_runs
 
+CODES = 4  # versions of the code that are compared: the most common, and three others
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 
 
@@ -106,17 +108,32 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
     yield from _sizes(cells)
     yield from (*_measured(used), *_metrics(used))
     yield from (*_changes(used), *_code(used, cells), *_same_in_effect(cells))
-    if any(len({_typed_seeds(run) for run in cell.runs.values()}) > 1 for cell in cells):
+    if _added_seeds(used):
         errs = '"clear of" errs more often than 5% of the time'
         yield f"Seeds were added to a sweep: after a look at its figures {errs}; until=decided plans looks."
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
 
-def _typed_seeds(run: Run) -> str:
-    """Return the seeds of the sweep that made a run, as typed; "" for its file's, and for no sweep."""
-    seeds = next((one for one in run.command if one.startswith("seed=")), "")
-    return seeds if {"-m", "--multirun"} & {*run.command} else ""
+def _added_seeds(runs: Sequence[Run]) -> bool:
+    """Return whether a run of a sweep has a seed that the first of the sweep's commands did not have."""
+    folders: dict[Path, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.started):
+        folders.setdefault(run.dir.parent, []).append(run)
+    for several in folders.values():
+        command, typed = several[0].command, [_typed_seeds(run) for run in several]
+        first = typed[0] or {run.seed for run in several if run.command == command}
+        # what its file lists is not known where some were trained anew
+        added = {run.seed for run in several} - first if typed[0] else any(seeds > first for seeds in typed)
+        if {"-m", "--multirun"} & {*command} and len(first) > 1 and added:
+            return True
+    return False
+
+
+def _typed_seeds(run: Run) -> set[int | None]:
+    """Return the seeds that a run's command lists; none where it does not, or as a range."""
+    typed = next((one.partition("=")[2] for one in run.command if one.startswith("seed=")), "")
+    return {int(seed) for seed in typed.split(",")} if re.fullmatch(r"\d+(,\d+)*", typed) else set()
 
 
 def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
@@ -130,10 +147,13 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _measured(runs: list[Run]) -> Iterator[str]:
-    taken = dict.fromkeys((m.key, m.values) for run in runs if (m := run.measured))
-    if len(taken) > 1:
-        each = [f"{key} {listed([f'{v:g}' for v in values])}" if key else "as drawn" for key, values in taken]
-        yield f"Samples were measured at different values ({'; '.join(each)}): only the first are compared."
+    taken: dict[str, dict[str, None]] = {}
+    for m in (run.measured for run in runs if run.measured):
+        at = f"{m.key} {few([f'{value:g}' for value in m.values])}" if m.key else "as drawn"
+        for name in {name for row in m.rows for name in row if not all(map(math.isnan, m.at(name)))}:
+            taken.setdefault(name, {})[at] = None
+    if apart := next((places for places in taken.values() if len(places) > 1), None):
+        yield f"Samples were measured at different values ({'; '.join(apart)}): only the first are compared."
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
@@ -183,32 +203,39 @@ def _changes(runs: list[Run]) -> Iterator[str]:
 
 
 def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
-    """Note code that differs between the seeds of a cell, else between runs of one commit."""
-    places = {run.sources: run.dir for run in runs if run.sources}
-    files = {code: _files(place, code) for code, place in places.items()}
-    mixed = False
-    for cell in cells:
-        seeds: dict[str, list[str]] = {}
-        for seed, run in cell.runs.items():
-            seeds.setdefault(run.sources, []).append(str(seed))
-        first, *others = seeds
-        for other in others:
-            if names := _differing(files.get(first, {}), files.get(other, {})):
-                mixed = True
-                one, rest = (f"seed{'s' * (len(s) > 1)} {listed(s)}" for s in (seeds[other], seeds[first]))
-                yield f"{cell.label}: {one} used other code ({listed(names[:3])}) than {rest}."
-    names = sorted({name for a, b in combinations(files.values(), 2) for name in _differing(a, b)})
-    unknown = len(files) > 1 and not all(files.values())
-    if not mixed and (names or unknown) and len({run.commit for run in runs}) == 1:
-        yield f"The runs used different code at the same commit{': ' * bool(names)}{listed(names[:3])}."
+    """Note the runs of other code than most that use the same package, as not all settings need each."""
+    count = Counter(run.sources for run in runs if run.sources)
+    places = {run.sources: run.dir for run in runs}
+    files = {code: _files(places[code], code) for code, _ in count.most_common(CODES)}
+    if len(files) > 1 and not all(files.values()) and len({run.commit for run in runs}) == 1:
+        yield "The runs used different code at the same commit."
+    usual: dict[str, dict[str, str]] = {}  # of each package that of the most runs that use it
+    for package in {_package(file) for known in files.values() for file in known}:
+        of = Counter[frozenset[tuple[str, str]]]()
+        for code, known in files.items():
+            of[frozenset((f, d) for f, d in known.items() if _package(f) == package)] += count[code]
+        del of[frozenset()]
+        usual[package] = dict(of.most_common(1)[0][0])
+    for code, known in files.items():
+        names = {
+            first_line(file)
+            for package in {*map(_package, known)}
+            for file in usual[package].keys() | {f for f in known if _package(f) == package}
+            if usual[package].get(file) != known.get(file)
+        }
+        if names:
+            where = []
+            for cell in cells:
+                seeds = [str(seed) for seed, run in cell.runs.items() if run.sources == code]
+                which = f" with seed{'s' * (len(seeds) > 1)} {listed(seeds)}" * (len(seeds) < len(cell.runs))
+                where += [cell.label + which] if seeds else []
+            yield f"{few(where)} used other code ({few(sorted(names))}) than others."
 
 
-def _files(place: Path, code: str) -> dict[str, Any]:
-    return RunDirectory(place).provenance().get("sources", {}).get(code, {})  # type: ignore[no-any-return]
+def _files(place: Path, code: str) -> dict[str, str]:
+    known = RunDirectory(place).provenance().get("sources", {}).get(code, {})
+    return {file: str(digest) for file, digest in known.items()}
 
 
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return the files that differ of packages in both: a setting may need one that others do not."""
-    shared = {name.partition("/")[0] for name in one} & {name.partition("/")[0] for name in other}
-    changed = (f for f in {**one, **other} if f.partition("/")[0] in shared and one.get(f) != other.get(f))
-    return sorted(map(first_line, changed))
+def _package(file: str) -> str:
+    return file.partition("/")[0].removesuffix(".py")

@@ -80,7 +80,10 @@ def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
             raise UserError("plan=true: for networks without conditions other than labels")
         # how much is dropped out changes no size, but that something is keeps its mask
-        typed = [(k, bool(v) if "dropout" in k else v) for k, v in leaves(config["denoiser"]["network"])]
+        typed = [
+            (k, bool(v) if "dropout" in k and isinstance(v, float) else v)
+            for k, v in leaves(config["denoiser"]["network"])
+        ]
         key = str(typed), data.shape, *(p.shape for p in network.parameters())
         if known and key in known:
             return known[key]._replace(assumed=assumed)

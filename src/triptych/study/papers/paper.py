@@ -4,6 +4,7 @@ Read without numpy or torch, before a run starts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
+from triptych.config.identity import leaves
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
@@ -56,14 +58,16 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     own = sweeper | {"scales": (sweeper.get("scales") or {}).get(scale)}
     rest = {key: value for key, value in file.items() if key not in ("paper", "hydra")} | {"sweeper": own}
     if scale == "small":  # to which a file of another scale's values adds nothing
-        rest["defaults"] = [one for one in rest.get("defaults", []) if not _only_sweeps(one)]
+        rest["defaults"] = [one for one in rest.get("defaults") or [] if not _only_scales(one)]
     return sha256(yaml.safe_dump(rest).encode()).hexdigest()[:16]
 
 
-def _only_sweeps(default: Any) -> bool:
-    """Return whether an entry of ``defaults`` names a file that sets nothing but Hydra's own node."""
-    file = CONFIGS / f"{str(default).lstrip('/')}.yaml"
-    return file.is_file() and read_yaml(file).keys() == {"hydra"}
+def _only_scales(default: Any) -> bool:
+    """Return whether an entry of ``defaults`` names a file that sets nothing but scales."""
+    with suppress(OSError):
+        values = leaves(read_yaml(CONFIGS / f"{str(default).lstrip('/')}.yaml"))
+        return all(key.startswith("hydra.sweeper.scales.") for key, _ in values)
+    return False
 
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
