@@ -121,10 +121,12 @@ def _added_seeds(runs: Sequence[Run]) -> bool:
     for run in sorted(runs, key=lambda run: run.started):
         folders.setdefault(run.dir.parent, []).append(run)
     for several in folders.values():
-        command, typed = several[0].command, [_typed_seeds(run) for run in several]
-        first = typed[0] or {run.seed for run in several if run.command == command}
-        # what its file lists is not known where some were trained anew
-        added = {run.seed for run in several} - first if typed[0] else any(seeds > first for seeds in typed)
+        command = several[0].command
+        later = [run for run in several if run.command != command and "until=decided" not in run.command]
+        first = typed = _typed_seeds(several[0])
+        if not typed:  # its file's, which are not known where some were trained anew
+            first = {run.seed for run in several if run.command == command}
+        added = any(run.seed not in first if typed else _typed_seeds(run) > first for run in later)
         if {"-m", "--multirun"} & {*command} and len(first) > 1 and added:
             return True
     return False
