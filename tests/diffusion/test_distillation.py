@@ -67,7 +67,8 @@ def test_many_steps_have_the_target_of_the_guess_itself(steps):
     z = teacher.process.diffuse(x, gamma, eps)
     target, _ = distilled(teacher, schedule, z, t, steps)
     assert target.dtype == torch.float32
-    torch.testing.assert_close(target, teacher(z, gamma).x0, rtol=0, atol=10 / steps + 1e-5)
+    # of order 1 / T, and beside it float32's rounding of a quotient by the small step
+    torch.testing.assert_close(target, teacher(z, gamma).x0, rtol=0, atol=2 / steps + 2e-5)
 
 
 class Student(torch.nn.Module):

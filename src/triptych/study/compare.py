@@ -205,7 +205,7 @@ def _changes(runs: list[Run]) -> Iterator[str]:
 
 
 def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
-    """Note the runs of other code than most that use the same package, as not all settings need each."""
+    """Note runs whose code differs from most others', by package: not every setting needs each."""
     count = Counter(run.sources for run in runs if run.sources)
     places = {run.sources: run.dir for run in runs}
     files = {code: _files(places[code], code) for code, _ in count.most_common(CODES)}
