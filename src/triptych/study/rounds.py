@@ -4,6 +4,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -16,6 +19,7 @@ from triptych.config.keys import check_values, role
 from triptych.config.names import grid_keys, slug
 from triptych.declare import Role
 from triptych.errors import UserError
+from triptych.run.prepare import resolve_composed
 
 AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -154,6 +158,25 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
         if first.setdefault(fit, job) is not job:
             later.append(job)
     return [*first.values()], later
+
+
+def print_plan(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
+    if not jobs:
+        raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
+    runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:  # while this process imports torch
+        composed = pool.map(partial(_compose, config), runs)
+        from triptych.study.plan import plan
+    if config.get("until"):
+        print(f"until=decided: the first seeds are counted, of at most {config.max_seeds} a setting")
+    named = names([*runs])
+    planned = zip(runs.items(), composed, strict=True)
+    print("\n".join(plan([(named[one] or "all", n, fits[one], plain) for (one, n), plain in planned])))
+
+
+def _compose(config: DictConfig, setting: Setting) -> dict[str, Any]:
+    return resolve_composed(GlobalHydra.instance().config_loader().load_sweep_config(config, [*setting]))
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -28,7 +27,6 @@ from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
-from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
@@ -96,7 +94,7 @@ class SweepHook(Callback):
             self.before = load_object(self.root / "sweep.json")
             self.facts = self._facts()
             if config.plan:
-                self._print_plan()
+                rounds.print_plan(config, self.jobs)
                 sys.exit(0)
             if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
@@ -251,19 +249,6 @@ class SweepHook(Callback):
             print(f"{run.path.name}: {why}", file=sys.stderr, flush=True)
         result = run.summary()
         return result.figure(self.config.optimized_metric) if result else None
-
-    def _print_plan(self) -> None:
-        from triptych.study.plan import plan
-
-        loader = GlobalHydra.instance().config_loader()
-        if not self.jobs:
-            raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
-        runs, fits = rounds.settings_of(self.jobs), rounds.settings_of(rounds.fits_first(self.jobs)[0])
-        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
-        named = rounds.names(list(runs))
-        if self.config.get("until"):
-            print(f"until=decided: the first seeds are counted, of at most {self.config.max_seeds} a setting")
-        print("\n".join(plan([(named[one] or "all", n, fits[one], plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:
         for run in self.runs():
