@@ -81,8 +81,12 @@ class Betas(Linear):
         return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
-        """Return T - 1, T - 1 - T / steps, ... as times: diffusers' ``timestep_spacing="trailing"``."""
-        return torch.linspace(1.0, max((self.last + 1) / steps - 1, 0.0) / self.last, steps)
+        """Return diffusers' ``timestep_spacing="trailing"`` as times, which has no more than T; else even ones."""
+        levels = self.last + 1
+        if steps > levels:
+            return torch.linspace(1.0, 0.0, steps)
+        left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)  # of T, whole: T - 1 first
+        return ((left.round() - 1) / self.last).float()
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the levels around t, and the share of the way between them; double."""
