@@ -222,7 +222,7 @@ def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
 @pytest.mark.parametrize("steps", [1, 2, 8, 100])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.8)])
 def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
-    """Esser et al. 2024: T times the probability Phi((logit t - mean) / std) of the step, also of the last."""
+    """Esser et al. 2024: T times a step's probability under Phi((logit t - mean) / std), the last's too."""
     t = (torch.arange(steps).double() + 0.5) / steps
     loss = Squared("epsilon", LogitNormal(mean, std))
     at = Objective("epsilon", loss, steps).level(VP, Cosine(-12.0, 8.0), t)

@@ -81,11 +81,12 @@ class Betas(Linear):
         return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
-        """Return diffusers' ``timestep_spacing="trailing"`` as times, which has no more than T; else even ones."""
+        """Return diffusers' ``timestep_spacing="trailing"`` as times, of at most T; more are even."""
         levels = self.last + 1
         if steps > levels:
             return torch.linspace(1.0, 0.0, steps)
-        left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)  # of T, whole: T - 1 first
+        # theirs are counted from T and rounded, less 1
+        left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)
         return ((left.round() - 1) / self.last).float()
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
