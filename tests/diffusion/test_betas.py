@@ -90,6 +90,15 @@ def test_an_ancestral_sampler_of_t_steps_has_the_levels_of_the_bound_of_one_fewe
     torch.testing.assert_close(gammas, torch.cat([upper.flip(0), lower[:1]]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("levels", "steps"), [(20, 1), (20, 3), (20, 16), (1000, 30), (1000, 999)])
+def test_a_grid_of_time_stops_at_diffusers_trailing_timesteps_divisor_of_t_or_not(levels, steps):
+    schedule = Betas(num_train_timesteps=levels)
+    peer = DDIMScheduler(num_train_timesteps=levels, timestep_spacing="trailing")
+    peer.set_timesteps(steps)
+    gammas = DDIM(steps, grid="time").gammas(schedule)
+    assert schedule.timestep(gammas).tolist() == peer.timesteps.tolist()
+
+
 @pytest.mark.parametrize("steps", [1, 4, 10, 20])
 def test_ddim_in_as_many_steps_is_that_of_diffusers_with_trailing_timesteps(steps):
     """From the same noise to the same data: the guess at the last level is a step, as theirs to alpha = 1."""

@@ -146,6 +146,20 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
     assert spreads[5] < 0.4 * spreads[None], spreads
 
 
+@pytest.mark.parametrize("levels", [None, 5])
+@pytest.mark.parametrize("n", [1, 400])
+def test_of_training_items_without_spread_times_are_uniform(n, levels):
+    """A reference errs by nothing on one item, or on equal ones: no time asks for more draws than another."""
+    items, bound = torch.tensor([[0.5, -0.5]]).expand(n, 2), Bound(Linear(LOW, HIGH), GaussianDensity())
+    reference = BaselineErrors(items, VP, LOW, HIGH, levels)
+    control = Control(bound, network(Wrong(), "v"), reference, items, 0)
+    u = torch.rand(50, generator=generator()).double()
+    t, weight = control.times(u)
+    torch.testing.assert_close(t, u)
+    torch.testing.assert_close(weight, torch.ones_like(u))
+    assert control.b.isfinite().all()
+
+
 def test_two_denoisers_of_one_data_set_meet_the_same_times():
     items, _ = gaussian()
     bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(items, VP, LOW, HIGH)

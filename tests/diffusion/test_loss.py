@@ -219,6 +219,18 @@ def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
         assert (0.5 * loss.weight(at) * at.dgamma / square).mean().item() == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 8, 100])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.8)])
+def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
+    """Esser et al. 2024: T times a step's probability under Phi((logit t - mean) / std), the last's too."""
+    t = (torch.arange(steps).double() + 0.5) / steps
+    loss = Squared("epsilon", LogitNormal(mean, std))
+    at = Objective("epsilon", loss, steps).level(VP, Cosine(-12.0, 8.0), t)
+    edges = torch.logit(torch.arange(steps + 1).double() / steps)
+    shares = torch.special.ndtr((edges - mean) / std).diff()
+    torch.testing.assert_close(0.5 * loss.weight(at) * at.dgamma, steps * shares, rtol=2e-3, atol=2e-3)
+
+
 def test_edm_monotonic_in_a_step_holds_its_largest_weight():
     """Of 16 levels in the step, all beyond the peak: 2 q (e^peak + sd^2) / sd^2 times the step's width."""
     at = Objective("x0", EDM(), 8).level(VP, Linear(-12.0, 12.0), torch.tensor([0.99]).double())

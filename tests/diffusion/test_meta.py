@@ -85,7 +85,7 @@ def test_each_pair_of_sampler_schedule_output_and_guidance_draws():
     schedules, guidance = [*SCHEDULES], [*GUIDANCE]
     places = product(enumerate(SAMPLERS), enumerate(OUTPUTS))
     check(
-        [(sampler, schedules[(i - j) % 6], output, guidance[(i + j) % 6])
+        [(sampler, schedules[(i - j) % len(schedules)], output, guidance[(i + j) % len(guidance)])
          for (i, sampler), (j, output) in places]
     )  # fmt: skip
 

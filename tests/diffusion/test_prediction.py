@@ -173,6 +173,16 @@ def test_a_space_of_ones_own_is_a_row():
     assert guess.epsilon_error(x, eps).abs().max() < 1e-12
 
 
+def test_a_space_of_noise_alone_may_have_a_scale_for_each_item():
+    """sigma eps, which is not read of z: its epsilon and score are divided by each item's own scale."""
+    own = Space("noise", lambda alpha, sigma: Row(0.0, sigma))
+    x, eps = normal(2, 4, 3)
+    alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-5, 5, 4).double().view(4, 1))
+    guess = Prediction(own, sigma * eps, alpha * x + sigma * eps, alpha, sigma)
+    torch.testing.assert_close(guess.epsilon, eps)
+    torch.testing.assert_close(guess.score, -eps / sigma)
+
+
 @pytest.mark.parametrize("sigma_data", [0, -1, float("nan")])
 def test_edm_refuses_a_deviation_that_is_none(sigma_data):
     refused(lambda: edm(sigma_data), f"sigma_data={sigma_data}", "above 0")

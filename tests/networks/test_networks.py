@@ -9,6 +9,7 @@ from triptych.config.build import build
 from triptych.config.compose import compose_command, unresolved
 from triptych.diffusion.condition import Condition, Labels, Tokens
 from triptych.networks.base import LevelWaves
+from triptych.networks.conv_ladder import Head
 from triptych.networks.dit import DiT, sines
 from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
@@ -199,6 +200,14 @@ def test_vdm_s_network_says_what_is_to_be_added_to_z():
     network = build(small, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
     z = torch.randn(2, 3, 8, 8)
     assert torch.equal(network(z, torch.zeros(2)), z)
+
+
+@pytest.mark.parametrize("channels", [8, 9])
+def test_the_numbers_next_to_the_data_begin_near_zero_however_many(channels):
+    """16 levels of a pixel are as many as mean and deviation of 8 channels, which begin as .95 z and -1."""
+    torch.manual_seed(0)
+    head = Head(channels, (1, 4, 4), 16, width=8, blocks=1, scale=1.0)
+    assert head(torch.randn(5, channels, 4, 4)).abs().max() < 0.3
 
 
 def test_waves_fit_the_levels():

@@ -81,8 +81,13 @@ class Betas(Linear):
         return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
-        """Return T - 1, T - 1 - T / steps, ... as times: diffusers' ``timestep_spacing="trailing"``."""
-        return torch.linspace(1.0, max((self.last + 1) / steps - 1, 0.0) / self.last, steps)
+        """Return diffusers' ``timestep_spacing="trailing"`` as times, of at most T; more are even."""
+        levels = self.last + 1
+        if steps > levels:
+            return torch.linspace(1.0, 0.0, steps)
+        # theirs are counted from T and rounded, less 1
+        left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)
+        return ((left.round() - 1) / self.last).float()
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the levels around t, and the share of the way between them; double."""

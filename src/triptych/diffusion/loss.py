@@ -24,7 +24,7 @@ from triptych.declare import IsClass, NonNegative, Positive, declared
 from .denoiser import Output
 from .prediction import Space, error_scale, space_of
 from .process import Process
-from .times import Density, LogitNormal, LogNormal, Stratified, Uniform
+from .times import Density, LogNormal, Stratified, Uniform
 
 
 class Level(NamedTuple):
@@ -50,7 +50,7 @@ class Level(NamedTuple):
 
     def averaged(self, over: Density, most: float = math.inf) -> Tensor:
         """Return the density at gamma, or ``most`` if above; at T steps, T / dgamma times a step's share."""
-        if self.steps is None or self.lower is None or isinstance(over, Stratified | LogitNormal):  # of t
+        if self.steps is None or self.lower is None or isinstance(over, Stratified):
             return over.per_gamma(self.gamma.clamp(max=most), self.dgamma, self.t)
         back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
         gamma, t = self.gamma - back * (self.gamma - self.lower), (self.t - back / self.steps).clamp(min=0)

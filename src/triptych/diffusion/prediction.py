@@ -176,7 +176,7 @@ class Prediction:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
         if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
-            return _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
+            return _times(unit * (to.c / c if _is(d, 0) else to.d / d), self.value) / to.unit
         of_value = _determinant(to, self.alpha, self.sigma) * unit
         return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
 

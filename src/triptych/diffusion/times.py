@@ -231,12 +231,13 @@ class Piecewise:
     """A piecewise constant density on [0, 1) over equal bins: ``rates`` (n,) up to a factor.
 
     Args:
-        rates: not negative, not all 0.
+        rates: not negative; where all are 0 the density is uniform.
         uniform: share of the density that is uniform, so that 1 / density is at most 1 / uniform.
     """
 
     def __init__(self, rates: Tensor, uniform: float):
-        self.rates = (1 - uniform) * (rates / rates.mean()) + uniform
+        shares = torch.where(rates.any(), rates / rates.mean(), torch.ones_like(rates))
+        self.rates = (1 - uniform) * shares + uniform
         edges = self.rates.double().cumsum(0) / len(rates)
         self.edges = torch.cat([edges.new_zeros(1), edges])
 

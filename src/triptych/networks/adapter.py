@@ -14,8 +14,8 @@ LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 class Adapter(Network):
     """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
 
-    t = 25 (gamma + 20): every schedule lies in -20 .. 20, which becomes the 0 .. 1000 that such models embed,
-    so a trained network can be used under another schedule. The model has to take fractions of a step.
+    t = 25 (gamma + 20), whatever the schedule, so a trained network can be used under another: gamma from -20
+    to 20 becomes the 0 .. 1000 that such models embed. The model has to take fractions of a step.
 
     The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
     but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none". On the first

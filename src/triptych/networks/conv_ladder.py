@@ -66,6 +66,7 @@ class Head(LadderModule):
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
+        self.passes = False  # x is no latent, though its numbers may be as many as one's mean and deviation
 
     def forward(self, z: Tensor) -> Tensor:
         return per_dim(super().forward(z), self.outputs, self.shape)

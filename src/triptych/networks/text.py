@@ -36,7 +36,7 @@ class Text(nn.Module):
             part = None if condition is None else condition.part(name)
             if part is None:  # as long as if it were there, so that absent for all is absent for each
                 tokens.append(self.positions[name].expand(items, -1, -1))
-                there.append(there[0].expand(-1, self.kinds[name].length) & False)
+                there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue
             h = self.layers[name](part.value)
             tokens.append(h + self.positions[name][: h.shape[1]])
