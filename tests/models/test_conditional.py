@@ -106,6 +106,20 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
             assert wrap().scale == scale
 
 
+def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
+    """It asks the model without a label, at any scale."""
+    denoiser = nn.Module()
+    denoiser.network = SimpleNamespace(conditions={"label": Labels(2)})
+    made = SimpleNamespace(denoiser=denoiser, of_latents=False, label_dropout=0.0)
+    data = SimpleNamespace(conditions=denoiser.network.conditions, mixture=None)
+    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact", "scale": 1.0}
+    for made.conditional, words in (
+        (True, "guidance.scale=1.0: never trained without label"),
+        (False, "=exact"),
+    ):
+        refused(lambda: guided(made, data, {"guidance": node}, Guides({})), words)
+
+
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, Guides(config))
