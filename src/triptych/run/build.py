@@ -7,6 +7,7 @@ from typing import Any
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
+from triptych.data.captions import Captioned
 from triptych.data.embedder import Embedder
 from triptych.diffusion.condition import Images
 from triptych.diffusion.denoiser import Denoiser
@@ -161,5 +162,14 @@ def _reference(
     elif not own and inception is None:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
         raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
-    embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
+    embedder = getattr(data, "embedder", None)
+    if (path := node.get("contrastive")) is not None:
+        if not isinstance(data, Captioned) or classifier is None:
+            raise UserError(
+                f"measures.contrastive={path}: needs captioned data and measures.classifier; pass null"
+            )
+        embedder = Embedder(path, "measures.contrastive")
+        embedder.check(data.shape, data.conditions["text"])
+    elif embedder is not None and embedder.shape != data.shape:
+        embedder = None  # of the whole images: it would take these, the low ones, and see something else
     return ImageReference(data, node["n"], classifier, config["seed"], inception, statistics, embedder, own)
