@@ -91,11 +91,11 @@ def test_two_averages_in_one_run_are_refused():
     refused(lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: EMA, Slow", "keep one")
 
 
-def test_a_best_moment_that_is_gone_is_not_the_last(finished):
+def test_a_best_moment_that_is_not_there_is_not_the_last(finished):
     run = finished("checkpoint=best")
     (run / "summary.json").unlink()  # as if it had been killed before its end
     (run / "checkpoints" / "best.ckpt").unlink()
-    refused(lambda: execute(run), "checkpoint=best: ", "best.ckpt is gone")
+    refused(lambda: execute(run), "checkpoint=best: ", "best.ckpt is not there")
 
 
 def test_best_is_decided_by_the_weights_that_are_reported(prepared):

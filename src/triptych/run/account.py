@@ -55,7 +55,7 @@ def choose_weights(
     if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
         path = path.with_name(BEST)
         if not path.exists():
-            raise UserError(f"checkpoint=best: {path} is gone; restore it, or force=true starts over")
+            raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
     checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
     weights, stored = experiment.config["weights"], averages(checkpoint)
