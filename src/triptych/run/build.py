@@ -14,6 +14,7 @@ from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.condition_bits import check_dropped, never_dropped
 from triptych.models.metric import OfSamples
 from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
@@ -38,7 +39,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
         objective: Any = model.objective
-        objective.teacher = _teacher(teacher, model, guides)
+        objective.teacher = _teacher(teacher, model, data, guides)
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
@@ -101,14 +102,17 @@ def _source(
     return build_drawing(config, run.model, run.data, Guides(config))
 
 
-def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
+def _teacher(path: str, model: Any, data: DataModule, guides: Guides) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
-    taught = getattr(model, "denoiser", None)
-    teacher = getattr(guides.open("objective.teacher", path).model, "denoiser", None)
+    taught, opened = getattr(model, "denoiser", None), guides.open("objective.teacher", path)
+    teacher = getattr(opened.model, "denoiser", None)
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     check_process("objective.teacher", path, teacher, taught)
+    always = never_dropped(model.label_dropout, parts_read(model, data))  # the teacher has these, too
+    gone = [name for name in parts_read(opened.model, opened.data) if name not in always]
+    check_dropped(f"objective.teacher={path}", getattr(opened.model, "label_dropout", 1.0), gone)
     return teacher
 
 
