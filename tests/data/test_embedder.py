@@ -1,12 +1,14 @@
 """Embeddings of a contrastive run as conditions of captioned data, and as data of their own."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from tests.models.options import OPTIONS
+from tests.refusal import refused as refused_by_a_run
 from triptych.data.build import check_contract
 from triptych.data.captions import DigitsCaptioned
 from triptych.data.digits import Digits
@@ -18,6 +20,7 @@ from triptych.data.text import Words
 from triptych.diffusion.condition import Part, Vectors
 from triptych.models.contrastive import Contrastive
 from triptych.networks.contrastive import ContrastiveNetwork
+from triptych.run import build
 
 from .helpers import refused
 
@@ -59,6 +62,23 @@ def run(tmp_path, trained):
     for name, left in model.leaves().items():
         torch.save(left, tmp_path / name)
     return tmp_path, model.network, data
+
+
+def test_samples_are_embedded_by_a_run_of_images_like_them_alone(run, monkeypatch):
+    """Its tower averages over an image, and so takes any size: of low ones it gave a wrong retrieval."""
+    path, _, data = run
+    monkeypatch.setattr(build, "ImageReference", lambda *given: given[-2])
+    guides = SimpleNamespace(classifier=lambda *_, **__: object())
+
+    def embedder(data, contrastive=None, classifier="x"):
+        node = {"n": 8, "classifier": classifier, "inception": "y", "contrastive": contrastive}
+        return build._reference({"measures": node, "seed": 1}, data, guides, {})
+
+    low, same = shapes(size=8, embeddings=path), shapes(embeddings=path)
+    assert embedder(low) is None and embedder(same) is same.embedder
+    assert embedder(data) is None and embedder(data, path).shape == data.shape
+    refused(lambda: embedder(low, path), f"measures.contrastive={path}: of images (3, 16, 16)")
+    refused_by_a_run(lambda: embedder(data, path, None), "needs captioned data and measures.classifier")
 
 
 def test_conditions_hold_the_embeddings_of_images_and_captions(run):

@@ -5,6 +5,7 @@ and so is -log p(x).
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
 from triptych.models.cascade import Cascade
 from triptych.models.diffusion import Diffusion
+from triptych.run import reopen
 
 from .options import OPTIONS
 
@@ -118,3 +120,14 @@ def test_what_is_told_is_worth_its_entropy(models):
     first = SHARES[(LOW[0] == LOW).flatten(1).all(1)].sum()
     entropy = -(first * first.log() + (1 - first) * (1 - first).log())
     assert (saved.mean() - entropy).abs() < 3 * saved.std() / len(saved) ** 0.5 + 0.01
+
+
+def test_stages_leave_the_run_its_number_of_threads(monkeypatch):
+    """Runs of a sweep had one each; a cascade of them would be measured on one, too."""
+    data = {"_target_": "triptych.data.digits.Digits"}
+    model = SimpleNamespace(requires_grad_=lambda _: None)
+    stage = SimpleNamespace(config={"data": data}, data=SimpleNamespace(levels=2), model=model)
+    monkeypatch.setattr(reopen, "open_stages", lambda *_: torch.set_num_threads(2) or [stage])
+    config = {"model": {"stages": ["a"]}, "data": data, "threads": 1}
+    reopen.open_model_stages(config, SimpleNamespace(splits={}))
+    assert torch.get_num_threads() == 1

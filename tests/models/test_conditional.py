@@ -13,6 +13,7 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Vectors
 from triptych.diffusion.sampler import DDIM
+from triptych.run.build import _teacher
 from triptych.run.drawing import Drawing
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, facts
@@ -104,6 +105,33 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
             refused(wrap, f"guidance.scale={scale}: never trained without {gone}, as model.label_dropout=")
         else:
             assert wrap().scale == scale
+
+
+def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
+    """It asks the model without a label, at any scale."""
+    denoiser = nn.Module()
+    denoiser.network = SimpleNamespace(conditions={"label": Labels(2)})
+    made = SimpleNamespace(denoiser=denoiser, of_latents=False, label_dropout=0.0)
+    data = SimpleNamespace(conditions=denoiser.network.conditions, mixture=None)
+    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact", "scale": 1.0}
+    for made.conditional, words in (
+        (True, "guidance.scale=1.0: never trained without label"),
+        (False, "=exact"),
+    ):
+        refused(lambda: guided(made, data, {"guidance": node}, Guides({})), words)
+
+
+@pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
+def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, said):
+    """Where the student's labels are left out, the teacher answers without them, too."""
+    student, data, _ = model("model.conditional=true", f"model.label_dropout={dropout}")
+    teacher, *_ = model("model.conditional=true", "model.label_dropout=0.0")
+    guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
+    if said:
+        words = f"objective.teacher=x: never trained without {said}"
+        refused(lambda: _teacher("x", student, data, guides), words)
+    else:
+        assert _teacher("x", student, data, guides) is teacher.denoiser
 
 
 def test_threshold_keeps_samples_in_range(model):

@@ -14,6 +14,7 @@ from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.run.checkpoints import averages, read_checkpoint, reported, state_dict_of
 from triptych.run.execute import execute
+from triptych.run.fit import check_averaging
 from triptych.run.reopen import reopen
 
 LENGTHS = ("callbacks.ema.sigma_rel=0.1", "callbacks.ema.others=[0.05,0.25]")
@@ -82,6 +83,19 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
     for weights, said in (("raw", "raw"), ("ema", "sigma_rel_0.05"), ("chosen", "sigma_rel_0.1")):
         about = {"config": {"weights": weights}, "chosen": "sigma_rel_0.1"}
         assert reported({"callbacks": {"EMA": ema}, "triptych": about}) == said
+
+
+def test_two_averages_in_one_run_are_refused():
+    """After a validation the second would put back the first one's average in the place of the weights."""
+    config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
+    refused(lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: EMA, Slow", "keep one")
+
+
+def test_a_best_moment_that_is_not_there_is_not_the_last(finished):
+    run = finished("checkpoint=best")
+    (run / "summary.json").unlink()  # as if it had been killed before its end
+    (run / "checkpoints" / "best.ckpt").unlink()
+    refused(lambda: execute(run), "checkpoint=best: ", "best.ckpt is not there")
 
 
 def test_best_is_decided_by_the_weights_that_are_reported(prepared):

@@ -11,8 +11,10 @@ from tests.refusal import refused
 from tests.run.accidents import stop_after
 from triptych.data.build import build_data
 from triptych.errors import Interrupted, UserError
+from triptych.models.base import BoundModel
 from triptych.run import execute as module
 from triptych.run.checkpoints import Keep, read_checkpoint
+from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
@@ -41,6 +43,17 @@ def test_the_directory_holds_what_it_promises(prepared):
     assert len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
     assert "tweedie" not in summary  # whose truth is not known
     assert torch.full((1,), 1e-40).mul(1).item() == 0, "levels' small probabilities would slow a CPU down"
+
+
+def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkeypatch):
+    """Lightning leaves it on the CPU after a test: a GPU's run would draw them for an hour."""
+    events, samples = [], Drawing.samples
+    for name in ("to", "cpu"):
+        moved = getattr(BoundModel, name)
+        monkeypatch.setattr(BoundModel, name, lambda *a, n=name, f=moved: events.append(n) or f(*a))
+    monkeypatch.setattr(Drawing, "samples", lambda *a, **k: events.append("draw") or samples(*a, **k))
+    execute(prepared("samples.pictures=0"))
+    assert events[events.index("draw") - 1] == "to"
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):

@@ -136,6 +136,19 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
     assert build_trainer(run.config(), run, []).world_size == 1
 
 
+def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
+    """An epoch of three would end every second step of two batches after one, and validate at odd steps."""
+    seen, loss = [], Diffusion.loss
+    monkeypatch.setattr(
+        Diffusion, "loss", lambda model, batch, *rest: seen.append(batch.index) or loss(model, batch, *rest)
+    )
+    two = ("trainer.overfit_batches=3", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2")
+    run = prepared(*two, "trainer.max_steps=4", "samples.n=0", "test=false")
+    execute(run)
+    assert len(seen) == 8 and all(map(torch.equal, seen[:5], seen[3:]))
+    assert [row["step"] for row in rows(run) if row["val/bpd"]] == ["2", "4"]
+
+
 def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monkeypatch):
     """With a clock that shows the images seen so far, it is about one a second."""
     seen, loss = [0.0], Diffusion.loss

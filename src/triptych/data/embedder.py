@@ -34,18 +34,19 @@ class Embedder:
         path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
             plain data, its class has to be one that a configuration may name, and its weights take no more
             memory than the file.
+        key: that names it, for messages.
 
     Raises:
         DataError: no such file, or no encoder's.
     """
 
-    def __init__(self, path: FilePath) -> None:
-        self.path = path
+    def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:
+        self.what = f"{key}={path}"
         file = Path(path).expanduser()
         file = file / FILE if file.is_dir() else file
         fix = "needs the directory of a finished run of model=contrastive"
         if not file.is_file():
-            raise DataError(f"data.embeddings={path}: no {FILE} there; {fix}")
+            raise DataError(f"{self.what}: no {FILE} there; {fix}")
         try:
             with open_regular(file) as stream:
                 go_through(stream, str(file), FILE)
@@ -60,7 +61,7 @@ class Embedder:
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
         except Exception as error:  # whatever a stranger's file makes its readers raise
-            raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {fix}") from error
+            raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
@@ -70,7 +71,7 @@ class Embedder:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
             raise DataError(
-                f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "
+                f"{self.what}: of images {self.shape} with {self.text}, the data's are "
                 f"{shape} with {text}; needs a contrastive run on the same data"
             )
 

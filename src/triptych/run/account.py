@@ -51,8 +51,11 @@ def choose_weights(
     checkpoint. The test set is not looked at. Empty with a single average, where there is nothing to validate
     on, and where the model is another run's, who has chosen.
     """
-    best = run / "checkpoints" / BEST
-    path = best if experiment.config["checkpoint"] == "best" and best.exists() else best.with_name(LAST)
+    path = run / "checkpoints" / LAST
+    if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
+        path = path.with_name(BEST)
+        if not path.exists():
+            raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
     checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
     weights, stored = experiment.config["weights"], averages(checkpoint)

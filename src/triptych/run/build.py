@@ -7,12 +7,14 @@ from typing import Any
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
+from triptych.data.captions import Captioned
 from triptych.data.embedder import Embedder
 from triptych.diffusion.condition import Images
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.condition_bits import check_dropped, never_dropped
 from triptych.models.metric import OfSamples
 from triptych.run.drawing import Drawing, parts_read
 from triptych.run.experiment import Experiment
@@ -37,7 +39,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
         objective: Any = model.objective
-        objective.teacher = _teacher(teacher, model, guides)
+        objective.teacher = _teacher(teacher, model, data, guides)
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
@@ -100,14 +102,17 @@ def _source(
     return build_drawing(config, run.model, run.data, Guides(config))
 
 
-def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
+def _teacher(path: str, model: Any, data: DataModule, guides: Guides) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
-    taught = getattr(model, "denoiser", None)
-    teacher = getattr(guides.open("objective.teacher", path).model, "denoiser", None)
+    taught, opened = getattr(model, "denoiser", None), guides.open("objective.teacher", path)
+    teacher = getattr(opened.model, "denoiser", None)
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     check_process("objective.teacher", path, teacher, taught)
+    always = never_dropped(model.label_dropout, parts_read(model, data))  # the teacher has these, too
+    gone = [name for name in parts_read(opened.model, opened.data) if name not in always]
+    check_dropped(f"objective.teacher={path}", getattr(opened.model, "label_dropout", 1.0), gone)
     return teacher
 
 
@@ -161,5 +166,14 @@ def _reference(
     elif not own and inception is None:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
         raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
-    embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
+    embedder = getattr(data, "embedder", None)
+    if (path := node.get("contrastive")) is not None:
+        if not isinstance(data, Captioned) or classifier is None:
+            raise UserError(
+                f"measures.contrastive={path}: needs captioned data and measures.classifier; pass null"
+            )
+        embedder = Embedder(path, "measures.contrastive")
+        embedder.check(data.shape, data.conditions["text"])
+    elif embedder is not None and embedder.shape != data.shape:
+        embedder = None  # of the whole images: it would take these, the low ones, and see something else
     return ImageReference(data, node["n"], classifier, config["seed"], inception, statistics, embedder, own)

@@ -260,6 +260,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:
         return None
+    experiment.model.to(fit.trainer.strategy.root_device)  # from where Lightning has taken it
     picture = run / "samples" / "final.png"
     x = drawing.samples(n, seed=0)
     save_picture(x, experiment.data, picture)

@@ -102,7 +102,10 @@ def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], valida
     if weights == "chosen" and config["checkpoint"] == "best":
         problem = "the best moment is decided by one average, the choice made at the end"
         raise UserError(f"weights=chosen: {problem}; pass checkpoint=last or weights=ema")
-    if weights == "chosen" and averagers and sum(len(one.lengths) for one in averagers) < 2:
+    if len(averagers) > 1:  # after a validation the second would put back the first one's average
+        names = ", ".join(type(one).__name__ for one in averagers)
+        raise UserError(f"callbacks: {names} average the same weights; keep one, with callbacks.ema.others")
+    if weights == "chosen" and averagers and len(averagers[0].lengths) < 2:
         raise UserError("weights=chosen: one average is kept; add callbacks.ema.others=[0.1], or weights=ema")
     if weights == "chosen" and not validated:
         raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
@@ -247,7 +250,7 @@ def build_trainer(
         node["strategy"] = "ddp_find_unused_parameters_true"
     # in a batch script's own process SLURM's tasks are not the trainer's, though Lightning would count them
     environment = [] if launch() else [LightningEnvironment()]
-    return build(
+    trainer: pl.Trainer = build(
         node,
         "trainer",
         max_epochs=-1,  # one endless epoch: steps decide
@@ -263,3 +266,5 @@ def build_trainer(
         plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=str(run.path) if run else None,
     )
+    trainer.limit_train_batches = 1.0  # our loader repeats the first batches; an epoch's end would end a step
+    return trainer

@@ -103,6 +103,7 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
+    torch.set_num_threads(config["threads"])  # each stage has set its own
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
             problem = "its data have no levels, and a density's bound does not add to a probability's"
