@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from triptych.data.batch import Split
 from triptych.data.build import check_contract
 from triptych.data.captions import CaptionedFolder, DigitsCaptioned
 from triptych.data.digits import Digits
 from triptych.data.fingerprint import fingerprint
 from triptych.data.text import Words
-from triptych.diffusion.condition import Labels, Tokens
+from triptych.diffusion.condition import Condition, Labels, Tokens
 
 from .helpers import refused, save_images
 
@@ -48,6 +49,15 @@ def test_captions_are_part_of_what_data_are(digits):
     text = other.splits["test"].condition.parts["text"].value
     text.order[[0, -1]] = text.order[[-1, 0]]
     assert fingerprint(other).data != fingerprint(digits).data
+
+
+def test_a_caption_of_several_classes_asks_for_none(digits):
+    captions = ["the digit seven", "a digit", "a digit"]
+    other = DigitsCaptioned(encoder=Words())
+    other.captions = {"train": captions}
+    other.splits = {"train": Split(torch.zeros(3, 1, 8, 8), Condition(label=torch.tensor([7, 1, 2])), 17)}
+    assert other.meaning(captions).flatten().tolist() == [7, -1, -1]
+    assert digits.meaning(["the digit seven", "unknown"]).flatten().tolist() == [7, -1]
 
 
 def test_data_without_captions_have_no_prompts():
