@@ -51,6 +51,27 @@ def test_captions_are_part_of_what_data_are(digits):
     assert fingerprint(other).data != fingerprint(digits).data
 
 
+class Networks(Words):
+    """Tokens as of a network, whose last digits another machine has otherwise."""
+
+    computes, by = True, 1.0
+
+    def embed(self, pieces):
+        tokens, mask = super().embed(pieces)
+        return tokens * self.by, mask
+
+
+def test_tokens_of_a_network_are_the_same_data_on_every_machine_and_other_captions_are_not():
+    datas = [DigitsCaptioned(encoder=Networks()) for _ in range(3)]
+    datas[1].encoder.by = 1 + 1e-6
+    datas[2].phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by a hand")
+    for data in datas:
+        data.setup()
+    here, there, other = map(fingerprint, datas)
+    assert (there.data, there.split) == (here.data, here.split)
+    assert other.data != here.data and other.split != here.split
+
+
 def test_a_caption_of_several_classes_asks_for_none(digits):
     captions = ["the digit seven", "a digit", "a digit"]
     other = DigitsCaptioned(encoder=Words())

@@ -55,6 +55,7 @@ class Captioned(DataModule):
         if not isinstance(encoder, TextEncoder):
             raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
         self.encoder = encoder
+        self.computed = (TEXT,) * encoder.computes
         self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
         if embeddings is not None:
@@ -63,7 +64,7 @@ class Captioned(DataModule):
     def embed(self, embeddings: FilePath) -> None:
         """Add the embeddings of a run of model=contrastive to conditions; call before ``setup``."""
         self.embedder = Embedder(embeddings)
-        self.computed = tuple(self.embedder.conditions)
+        self.computed += tuple(self.embedder.conditions)
 
     @property
     def conditions(self) -> dict[str, Kind]:
