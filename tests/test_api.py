@@ -117,6 +117,7 @@ def test_the_bound_of_a_batch(finished):
         (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
         (lambda: trained.evaluate("split=val"), "split='split=val': must be train, val or test"),
         (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
+        (lambda: trained.sample(2, "--n=3"), "--n=3: n is set already"),
         (lambda: trained.sample(2, "weights=raw"), "weights=raw: is for the command triptych-sample"),
         (lambda: trained.evaluate("val", "out=f.json"), "out=f.json: is for the command triptych-evaluate"),
     ):

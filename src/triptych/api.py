@@ -246,10 +246,14 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """Compose as ``triptych-COMMAND`` does; UserError for its options."""
     for one in overrides:
-        key, _, value = without_hyphens(one).lstrip("+").partition("=")
+        key, value = _key(one), one.partition("=")[2]
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
     return composing.compose_command(command, as_hydra_wants([*overrides], command))
+
+
+def _key(override: str) -> str:
+    return without_hyphens(override).lstrip("+").partition("=")[0]
 
 
 def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -257,7 +261,7 @@ def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str
     cfg = _composed(command, [*own, *overrides])
     keys = {one.partition("=")[0] for one in own}
     for one in overrides:
-        if (key := one.partition("=")[0]) in keys:
+        if (key := _key(one)) in keys:
             raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
         if key in UNREAD[command] and one != "trajectory=null":  # which it is
             raise UserError(f"{one}: is for the command triptych-{command}; weights and data_root are load's")

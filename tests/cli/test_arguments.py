@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from triptych.cli.arguments import _keep, as_hydra_wants
+from triptych.config.compose import compose_command
 from triptych.errors import UserError
 
 
@@ -24,6 +25,21 @@ from triptych.errors import UserError
 )
 def test_options_may_stand_anywhere(typed, meant):
     assert as_hydra_wants(typed.split(), "train") == meant.split()
+
+
+@pytest.mark.parametrize(
+    "typed, key, value",
+    [
+        ("trained=null", "trained", None),
+        ("--data.root=None", "data.root", None),
+        ("paths.log_dir=./null", "paths.log_dir", "./null"),
+        ("name=2024_01", "name", "2024_01"),
+        ("name=2024", "name", 2024),
+    ],
+)
+def test_a_path_may_be_null_and_a_name_keeps_its_underscores(typed, key, value):
+    overrides = as_hydra_wants(["data=folder", typed], "train")
+    assert OmegaConf.select(compose_command("train", overrides), key) == value
 
 
 def test_an_option_without_its_value_is_refused():

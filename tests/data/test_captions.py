@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from triptych.data.batch import Split
 from triptych.data.build import check_contract
 from triptych.data.captions import CaptionedFolder, DigitsCaptioned
 from triptych.data.digits import Digits
 from triptych.data.fingerprint import fingerprint
 from triptych.data.text import Words
-from triptych.diffusion.condition import Labels, Tokens
+from triptych.diffusion.condition import Condition, Labels, Tokens
 
 from .helpers import refused, save_images
 
@@ -48,6 +49,36 @@ def test_captions_are_part_of_what_data_are(digits):
     text = other.splits["test"].condition.parts["text"].value
     text.order[[0, -1]] = text.order[[-1, 0]]
     assert fingerprint(other).data != fingerprint(digits).data
+
+
+class Networks(Words):
+    """Tokens as of a network, whose last digits another machine has otherwise."""
+
+    computes, by = True, 1.0
+
+    def embed(self, pieces):
+        tokens, mask = super().embed(pieces)
+        return tokens * self.by, mask
+
+
+def test_tokens_of_a_network_are_the_same_data_on_every_machine_and_other_captions_are_not():
+    datas = [DigitsCaptioned(encoder=Networks()) for _ in range(3)]
+    datas[1].encoder.by = 1 + 1e-6
+    datas[2].phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by a hand")
+    for data in datas:
+        data.setup()
+    here, there, other = map(fingerprint, datas)
+    assert (there.data, there.split) == (here.data, here.split)
+    assert other.data != here.data and other.split != here.split
+
+
+def test_a_caption_of_several_classes_asks_for_none(digits):
+    captions = ["the digit seven", "a digit", "a digit"]
+    other = DigitsCaptioned(encoder=Words())
+    other.captions = {"train": captions}
+    other.splits = {"train": Split(torch.zeros(3, 1, 8, 8), Condition(label=torch.tensor([7, 1, 2])), 17)}
+    assert other.meaning(captions).flatten().tolist() == [7, -1, -1]
+    assert digits.meaning(["the digit seven", "unknown"]).flatten().tolist() == [7, -1]
 
 
 def test_data_without_captions_have_no_prompts():

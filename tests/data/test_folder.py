@@ -133,8 +133,19 @@ def test_sixteen_bits_are_scaled(tmp_path):
     """A ramp over all of 0 .. 65535 becomes a ramp over all of 0 .. 255, rounded."""
     ramp = np.linspace(0, 65535, 64).round().astype(np.uint16)
     Image.fromarray(np.broadcast_to(ramp, (64, 64)).copy()).save(tmp_path / "ramp.png")
-    found = folder.read_image(tmp_path / "ramp.png", 64, 1)[0, 0]
-    assert np.abs(found - ramp / 257).max() <= 0.5
+    (tmp_path / "ramp.pgm").write_bytes(b"P5 64 64 65535\n" + np.tile(ramp, 64).astype(">u2").tobytes())
+    for name in ("ramp.png", "ramp.pgm"):
+        found = folder.read_image(tmp_path / name, 64, 1)[0, 0]
+        assert np.abs(found - ramp / 257).max() <= 0.5
+
+
+def test_a_transparent_level_of_sixteen_bits_is_transparent(tmp_path):
+    values = np.full((8, 8), 40000, np.uint16)
+    values[:, :4] = 7
+    Image.fromarray(values).save(tmp_path / "x.png", transparency=7)
+    refused(lambda: folder.read_image(tmp_path / "x.png", 8, 1), "data.background=null")
+    found = folder.read_image(tmp_path / "x.png", 8, 1, background=255)[0]
+    assert (found[:, :4] == 255).all() and (found[:, 4:] == 156).all()
 
 
 def test_thirty_two_bits_are_refused(tmp_path):

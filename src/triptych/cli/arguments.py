@@ -23,6 +23,7 @@ from triptych.errors import StorageError, UserError, check_password
 from triptych.run.directory import STORAGE
 
 WORD = re.compile(r"[\w.-]+")
+GROUPED = re.compile(r"\d+(_\d+)+")  # a number to Hydra, which would call the run 2024_01 202401
 OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
 
 FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
@@ -63,7 +64,9 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
         path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
-        if path and value[0] not in "'\"":
+        if path and value[0] not in "'\"" and value.lower() != "null":
+            value = quote(value)
+        elif key == "name" and GROUPED.fullmatch(value):
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"

@@ -193,9 +193,11 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     chosen = [f for f in folders.files_of(group) if f"{group}={f.stem}" in arguments]
     if any(".".join(names) in of_class(allowed(str(read_yaml(f).get("_target_"))))[0] for f in chosen):
         return f"{override}: a key that its file does not list; type +{override}"
-    if names and (others := listing(key)):
-        listed = " or ".join(f"{group}={one}" for one in others[:3])
-        return f"{override}: no such key with this choice of {group}; {listed} has it"
+    for depth in range(1, key.count(".") + 1):  # of the group, then of one within it
+        if others := listing(key, depth):
+            place = "/".join(key.split(".")[:depth])
+            listed = " or ".join(f"{place}={one}" for one in others[:3])
+            return f"{override}: no such key with this choice of {place}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):
         owners = (f.stem for f in folders.files_of(above) if any(nested in one for one in _defaults_of(f)))

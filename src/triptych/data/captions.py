@@ -55,6 +55,7 @@ class Captioned(DataModule):
         if not isinstance(encoder, TextEncoder):
             raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
         self.encoder = encoder
+        self.computed = (TEXT,) * encoder.computes
         self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
         if embeddings is not None:
@@ -63,7 +64,7 @@ class Captioned(DataModule):
     def embed(self, embeddings: FilePath) -> None:
         """Add the embeddings of a run of model=contrastive to conditions; call before ``setup``."""
         self.embedder = Embedder(embeddings)
-        self.computed = tuple(self.embedder.conditions)
+        self.computed += tuple(self.embedder.conditions)
 
     @property
     def conditions(self) -> dict[str, Kind]:
@@ -122,12 +123,12 @@ class Captioned(DataModule):
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
         """Return the attributes (n, A) that captions of the data ask for, -1 where one is left open."""
-        known = {
-            caption: label
-            for name, split in self.splits.items()
-            if split.labels is not None
-            for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True)
-        }
+        known: dict[str, int] = {}
+        for name, split in self.splits.items():
+            if split.labels is not None:
+                for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
+                    same = known.get(caption, label) == label
+                    known[caption] = label if same else -1  # the caption of several classes
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:

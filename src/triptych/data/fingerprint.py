@@ -67,7 +67,11 @@ def fingerprint(data: DataModule) -> Fingerprint:
     if shared := {name: k for name, k in shared.items() if k}:
         about["shared"] = shared
     # with its condition, an item is a few numbers; sorted, as the order of a set is no part of what it is
-    rows = {k: np.stack([items[k].numpy(), *_condition(data.splits[k], [*others])], 1) for k in items}
+    columns = {k: [items[k].numpy(), *_condition(data.splits[k], [*others])] for k in items}
+    for k, captions in getattr(data, "captions", {}).items() if "text" in data.computed else ():
+        texts = (np.frombuffer(caption.encode(), np.uint8) for caption in captions)
+        columns[k] += [np.array([*map(item_number, texts)], np.int64)]
+    rows = {k: np.stack(some, 1) for k, some in columns.items()}
     whole = np.concatenate([*rows.values()])
     whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
     return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items, about)

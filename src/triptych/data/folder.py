@@ -55,9 +55,12 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 
 
 def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        if (clear := image.info.get("transparency")) is not None:
+            scaled.putalpha(Image.fromarray(values != clear))
+        return scaled
     if image.mode in ("I", "F"):
         raise DataError(f"data.root: {file} has 32 bits a pixel; needs 8 or 16 a channel")
     return image

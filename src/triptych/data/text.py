@@ -43,6 +43,7 @@ class TextEncoder(ABC):
     name: str
     length: int
     width: int
+    computes = False  # whether a network gives the tokens, whose last digits differ between machines
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
         """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
@@ -124,6 +125,8 @@ class Pretrained(TextEncoder):
     Raises:
         DataError: transformers or the package is not installed, or there is no such model.
     """
+
+    computes = True
 
     def __init__(self, path: FilePath | None = None, length: Count = 16):
         self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
