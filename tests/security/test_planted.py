@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.study.fake_runs import make_run, metrics
+from tests.study.fake_runs import make_runs, metrics
 from triptych.config.archive import SCHEMA, inspect
 from triptych.errors import UserError
 from triptych.run import provenance
@@ -155,9 +155,7 @@ def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
 
 
 def test_a_command_that_is_none_of_ours_is_not_recommended(root):
-    for label, figures in (("v", (2.0, 2.1)), ("x0", (2.3, 2.1))):
-        for seed, mean in enumerate(figures, 1):
-            make_run(root, label, seed, mean)
+    make_runs(root, {"v": {1: 2.0, 2: 2.1}, "x0": {1: 2.3, 2: 2.1}})
     for command in ("triptych-train -m objective=v,x0", "rm -rf ~ -m"):
         plant(root, "sweep.json", {"command": command})
         assert bool(read_study([root]).next_step) is command.startswith("triptych-train")

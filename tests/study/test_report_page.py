@@ -249,9 +249,7 @@ def test_the_ode_is_named_for_what_it_is(tmp_path):
     part = {"stderr": 0.02, "n": 64, "draw_stderr": 0.006}
     ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
     ode |= {"bpd_iw": {"mean": 1.87, **part}}
-    for objective in ("x0", "v"):
-        make_run(tmp_path, objective, 1, 1.89, test=metrics(1.89) | ode)
-    report = write_report(tmp_path)
+    report = write_report(make_runs(tmp_path, {"x0": {1: 1.89}, "v": {1: 1.89}}, test=metrics(1.89) | ode))
     text = report.html.read_text()
     for head in ("importance-weighted", "by the ODE, its own items", "bound of those items"):
         assert head in text, head

@@ -85,6 +85,16 @@ def test_no_difference_and_at_most_5_percent_of_reports_say_clear(no_advice):
     assert len(claims_in_words(apart)) == 2, "a sentence and a row: these words are looked for"
 
 
+def test_measures_of_samples_do_not_drown_the_bound():
+    """Half of the 5% is the question's own: beside six other tests p = .01 is enough. So is the margin."""
+    table = np.array([[[2.0], [2.1], [2.2]], [[2.05], [2.16], [2.27]]]).repeat(9, 2)
+    sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
+    found = Memory(table, sampled).compare(Rule(equal_within=1e9))
+    claim, other = found.claim(0, 1), found.sampled("precision", 0, "a", "b")
+    assert claim.pair.p > 0.05 / 7 and claim.p == pytest.approx(2 * claim.pair.p) and claim.holds
+    assert claim.equal and not other.equal
+
+
 def test_no_difference_and_looking_again_and_again_says_clear_in_at_most_5_percent(no_advice):
     random, n, told = np.random.default_rng(3), 60, 0
     sizes = (3, 5, 7, 9, 12)
