@@ -12,7 +12,7 @@ COMMANDS = (
     *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty"),
     *("pty.spawn", "os.startfile"),
 )
-CODE = ("pickle.find_class", "marshal.loads", "cpython.run_file", "code.__new__")
+CODE = ("pickle.find_class", "cpython.run_file")
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
 FILES = (
     *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
@@ -38,8 +38,6 @@ class Watch:
         elif name in FILES:
             if all(self._inside(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)):
                 return
-        elif name == "marshal.loads" or name == "code.__new__":
-            return  # of every import from a cache
         elif name not in COMMANDS and name not in CODE and name not in NETWORK:
             return
         self.seen.append(f"{name} {arguments!r}"[:300])

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+
+from triptych.study.sweep import SweepHook
 
 TARGETS = {"levels": 1.90, "v": 2.09, "epsilon": 2.14, "score": 2.50, "x0": 2.45}
 
@@ -82,6 +85,15 @@ def running(
     progress = {"stage": "fit", "step": step, "max_steps": 800, "updated": updated or time.time()}
     (run / "progress.json").write_text(json.dumps(progress))
     return run
+
+
+def sweep_hook(root: Path, **config: Any) -> SweepHook:
+    """The hook of a sweep in this directory, without cells yet; Hydra would set it up so."""
+    hook, of_names = SweepHook(), {"config": {"override_dirname": {"exclude_keys": []}}}
+    node = {"sweep": {"dir": str(root)}, "overrides": {"hydra": []}, "job": of_names}
+    hook.root, hook.config = root, OmegaConf.create(config | {"hydra": node})
+    hook.cells, hook.facts, hook.refused = [], {}, {}
+    return hook
 
 
 def failed(root: Path, objective: str, seed: int, error: str) -> Path:

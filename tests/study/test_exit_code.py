@@ -5,9 +5,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
 
-from tests.study.fake_runs import edit, failed, make_run, start_run
+from tests.study.fake_runs import edit, failed, make_run, start_run, sweep_hook
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
@@ -19,12 +18,7 @@ from triptych.study.sweep import SweepHook, sweep_exit_code
 @pytest.fixture
 def hook(root, monkeypatch):
     """The hook of this process's sweep over one objective, whose runs a test makes."""
-    found = SweepHook()
-    config = {
-        "hydra": {"overrides": {"hydra": []}, "job": {"config": {"override_dirname": {"exclude_keys": []}}}}
-    }
-    found.root, found.config = root, OmegaConf.create(config | {"optimized_metric": "val.bpd.mean"})
-    found.cells, found.facts, found.refused = [], {}, {}
+    found = sweep_hook(root, optimized_metric="val.bpd.mean")
     found.monitor = SimpleNamespace(stop=lambda: None)
     monkeypatch.setattr(sweep, "_hooks", [found])
     return found

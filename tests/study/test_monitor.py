@@ -91,9 +91,11 @@ def test_the_table_of_a_terminal(tmp_path):
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
+    """What had ended before is told at the end: until its job has run, it may be another configuration's."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
-    monitor = Monitor(tmp_path, ["cell=0", "cell=1"], every=0.1)
+    finished(tmp_path, "cell=2")
+    monitor = Monitor(tmp_path, ["cell=0", "cell=1", "cell=2"], every=0.1)
     monkeypatch.setattr(monitor, "_renew", lambda: None)
     monitor.start()
     time.sleep(0.3)
@@ -101,8 +103,9 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
     run.write("summary.json", {"schema": 1, "status": "failed", "error": "no room"})
     time.sleep(0.3)
     monitor.stop()
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.isprintable() and line.startswith("[1/2] cell=0: ") and "failed: no room" in line
+    line, before = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and line.startswith("[1/3] cell=0: ") and "failed: no room" in line
+    assert before.startswith("[2/3] cell=2: ")
 
 
 def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):

@@ -366,7 +366,9 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
     labels = {row["setting"] for row in table(chrome, "t0")}
     assert {text for text in NASTY if text.isprintable()} <= labels and len(labels) == len(NASTY)
     options = chrome.run("[...document.querySelectorAll('#runs-settings option')].map(e => e.value)")
-    for value in [option for option in options if option.startswith("extra=")]:
+    own = [option for option in options if option.startswith("extra=")]
+    assert len(own) == len(NASTY)
+    for value in own:
         # a filter of each value, then a run's page
         chrome.type(FIELD, value)
         assert len(table(chrome, "runs")) == 2, value

@@ -75,7 +75,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
-    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n) == (2, 0)
+    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (2, 0, 1)
     said = verdict(comparison)
     # a has the lower mean, b is better wherever both ran
     assert "Over the seeds that both have, b is clear of it" in said.headline
@@ -124,10 +124,11 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
 
 
 def test_repeats_within_one_sweep_count_once(tmp_path):
+    """The newest of them."""
     make_run(tmp_path / "a", "x0", 1, 2.0)
-    make_run(tmp_path / "b", "x0", 1, 2.0)
-    comparison = one(tmp_path)
-    assert comparison.cells[0].bound.n == 1 and any("repeated" in note for note in comparison.notes)
+    edit(make_run(tmp_path / "b", "x0", 1, 2.3) / "provenance.json", started="2024-12-31T00:00:00")
+    (cell,), notes = one(tmp_path).cells, one(tmp_path).notes
+    assert (cell.bound.n, cell.bound.mean) == (1, 2.0) and any("repeated" in note for note in notes)
 
 
 def test_less_control_than_it_looks_is_noted(tmp_path):
@@ -250,7 +251,9 @@ def test_seeds_that_diverged_are_counted_once(tmp_path):
     make_runs(tmp_path / "a", {"x0": {1: 2.2, 2: 2.4, 3: 2.6}, "v": {1: 2.1, 2: 2.2, 3: 2.3}})
     diverged(tmp_path / "b", "x0", 4)
     diverged(tmp_path / "c", "x0", 4)
-    assert "x0 diverged with 1 of 4 seeds" in read_study([tmp_path]).answer
+    diverged(tmp_path / "b", "v", 1)  # which has finished, too
+    answer = read_study([tmp_path]).answer
+    assert "x0 diverged with 1 of 4 seeds" in answer and "v diverged" not in answer
 
 
 def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):

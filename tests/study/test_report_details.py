@@ -85,25 +85,14 @@ def test_a_constant_is_no_curve_and_a_bound_has_its_unit(tmp_path):
 def test_columns_of_ones_own_are_drawn_before_those_that_every_run_has(tmp_path):
     run = make_run(tmp_path, "x0", 1, 2.0)
     every = ["loss", "loss_variance", "lr", "images_per_second", "grad_norm"]
-    head = [f"train/{name}" for name in every] + [
-        "val/bound_stderr",
-        "val/bpd",
-        "val/bpd_prior",
-        "val/bpd_diffusion",
-    ]
-    rows = [["step", *head, "val/mine", "train/norm"], *([k] * 12 for k in range(9))]
+    head = [f"train/{name}" for name in every]
+    head += "val/bound_stderr val/bpd val/bpd_prior val/bpd_diffusion val/mine train/norm".split()
+    rows = [["step", *head], *([k] * 12 for k in range(9))]
     (run / "metrics.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     [found] = told(tmp_path)[1]["runs"]
     names = [curve["name"] for curve in found["curves"]]
-    assert names[:6] == [
-        "val/bpd",
-        "train/loss",
-        "val/bpd_prior",
-        "val/bpd_diffusion",
-        "val/mine",
-        "train/norm",
-    ]
-    assert len(names) == details.CURVES
+    first = "val/bpd train/loss val/bpd_prior val/bpd_diffusion val/mine train/norm".split()
+    assert names[:6] == first and len(names) == details.CURVES
 
 
 def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_path):

@@ -11,8 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from triptych.run.metrics import MetricsCsv
-from triptych.run.read import read_runs
-from triptych.study.compare import compare
 from triptych.study.curves import noise_levels, training, training_time
 from triptych.study.factorial import crossing, crossing_figure
 from triptych.study.figures import forest, headline
@@ -22,7 +20,8 @@ from triptych.study.study import read_study
 from triptych.study.style import styled
 from triptych.study.tables import table_rows
 
-from .fake_runs import TARGETS, edit, make_run, metrics, sweep
+from .fake_runs import TARGETS, edit, make_run, sweep
+from .test_report_compare import one
 
 
 def hues(comparison):
@@ -30,8 +29,7 @@ def hues(comparison):
 
 
 def compared(root):
-    (found,) = compare(read_runs(root))
-    return found, hues(found)
+    return one(root), hues(one(root))
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):
@@ -120,15 +118,6 @@ def times(root) -> list[float]:
         return [float(row["time"]) for row in csv.DictReader(file)]
 
 
-def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
-    for seed, error in ((1, 0.006), (2, 0.008)):
-        test = metrics(2.0 + seed / 100)
-        test["bpd"]["draw_stderr"] = error
-        make_run(tmp_path, "v", seed, 2.0, test=test)
-    write_report(tmp_path)
-    assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
-
-
 def test_a_very_bad_setting_squeezes_no_other_and_its_value_stands_at_the_edge(tmp_path):
     compared_to = compared(sweep(tmp_path / "good", TARGETS))
     comparison, palette = compared(sweep(tmp_path / "one bad", TARGETS | {"bad": 13.0}))
@@ -155,8 +144,7 @@ def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="
         choices = {} if "." in key else {key: rate}
         if (at := bound(objective, rate, seed)) is not None:
             make_run(root, objective, seed, at, overrides=typed, choices=choices)
-    (comparison,) = compare(read_runs(root))
-    return comparison
+    return one(root)
 
 
 def additive(objective, rate, seed):

@@ -12,6 +12,7 @@ from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
 from .fake_runs import edit, make_run, running
+from .test_report_compare import one
 
 
 def resolved(**groups):
@@ -59,36 +60,24 @@ def set_keys(made, **keys):
     (made / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def one(root):
-    (comparison,) = compare(read_runs(root))
-    return comparison
-
-
 def pair(root, bound, *args, **more):
     """Two seeds of one setting."""
     for seed in (1, 2):
         run(root, seed, bound + seed / 50, *args, **more)
 
 
+NO_EMA = {"callbacks": {"ema": None}, "typed": ["callbacks.ema=null"]}
+DEVICES = [{"trainer": {"devices": n}, "typed": [f"trainer.devices={n}"]} for n in (1, 2)]
 BARE = {"objective": "none", "choices": {"data": "digits", "objective": "none", "model": "vae"}}
 
 
 @pytest.mark.parametrize(
     "settings, key, labels",
     [
-        (
-            [{}, {"callbacks": {"ema": None}, "typed": ["callbacks.ema=null"]}],
-            "callbacks.ema",
-            "none, ema=null",
-        ),
+        ([{}, NO_EMA], "callbacks.ema", "none, ema=null"),
         ([{"typed": [f"bound.steps={n}"]} for n in ("null", 10)], "bound.steps", "continuous time, steps=10"),
         ([BARE], None, "vae"),  # named by itself, as it has no objective
-        # a key of the machine that was typed
-        (
-            [{"trainer": {"devices": n}, "typed": [f"trainer.devices={n}"]} for n in (1, 2)],
-            "trainer.devices",
-            "devices=1, devices=2",
-        ),
+        (DEVICES, "trainer.devices", "devices=1, devices=2"),  # a key of the machine that was typed
     ],
 )
 def test_what_a_setting_is_called(tmp_path, settings, key, labels):

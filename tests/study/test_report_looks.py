@@ -10,7 +10,10 @@ from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote
 
-from .fake_runs import edit, failed, make_run, running, write_items
+from .fake_runs import edit, failed, make_run, make_runs, running, write_items
+
+# p = .03 by itself: enough for one look at one pair, not for one of four
+NEAR = {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.09, 3: 2.13}}
 
 
 def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
@@ -46,11 +49,16 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
     assert [len(seeds) for seeds in json.loads((tmp_path / "looks.json").read_text())["seeds"]] == [3, 12]
 
 
+def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
+    """At first a is lower, over all seeds b, and that is not settled."""
+    make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.071, 3: 2.082}})
+    assert decide(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
+    make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 1.74, 5: 1.95, 6: 1.86}})
+    assert decide(tmp_path, 2, 2)[1] == {("a", "b"): "open"}
+
+
 def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_path):
-    # p = .03 by itself: enough for one look at one pair, not for one of four
-    for seed, gap in ((1, 0.05), (2, 0.07), (3, 0.10)):
-        make_run(tmp_path, "a", seed, 2.0 + seed / 100)
-        make_run(tmp_path, "b", seed, 2.0 + seed / 100 + gap)
+    make_runs(tmp_path, NEAR)
     assert "Clear of b" in read_study([tmp_path]).answer
     until(tmp_path, 1, 4)
     assert "lear of" not in read_study([tmp_path]).answer  # before the first look
@@ -64,6 +72,8 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in read_study([tmp_path]).answer
     assert "open" not in decide(tmp_path, 2, 4)[1].values() and "Clear of b" in read_study([tmp_path]).answer
+    edit(tmp_path / "sweep.json", expected=30)  # a further round takes nothing back
+    assert "Clear of b" in read_study([tmp_path]).answer
 
 
 def test_the_same_within_a_margin_in_words_and_table(tmp_path):
@@ -76,30 +86,21 @@ def test_the_same_within_a_margin_in_words_and_table(tmp_path):
     assert "the same" not in read_study([tmp_path]).answer
 
 
-def test_a_sweep_that_goes_on_claims_nothing_yet(tmp_path):
-    add(tmp_path, range(1, 9))
-    assert "Clear of c" in read_study([tmp_path]).answer
-    edit(tmp_path / "sweep.json", expected=30)
-    story = read_study([tmp_path])
-    assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
-    assert "Not settled against" in story.answer and "has not ended" in footnote(story.comparisons[0])
-
-
 def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
     add(tmp_path, range(1, 9))
     running(tmp_path, "a", 9, updated=1.0)
     assert "lear of" in read_study([tmp_path]).answer, "of runs that no sweep has made"
     edit(tmp_path / "sweep.json", expected=25)
     story = read_study([tmp_path])
-    assert story.counts["interrupted"] == 1 and "lear of" not in story.answer
+    assert story.counts["interrupted"] == 1 and "Not settled against" in story.answer
+    assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
+    assert "has not ended" in footnote(story.comparisons[0])
 
 
 def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
     """By its folder, or as one of several: what a sweep's own report does not claim is claimed nowhere."""
     first, second = tmp_path / "first", tmp_path / "second"
-    for seed, gap in ((1, 0.05), (2, 0.07), (3, 0.10)):  # p = .03 by itself
-        make_run(first, "a", seed, 2.0 + seed / 100)
-        make_run(first, "b", seed, 2.0 + seed / 100 + gap)
+    make_runs(first, NEAR)
     add(second, range(1, 9), cells=(("c", 2.0), ("d", 2.3)))
     alone, both = [first], ([tmp_path], [second, first])
     assert all("lear of" in read_study(roots).answer for roots in (alone, [tmp_path]))
@@ -166,7 +167,7 @@ def test_a_setting_without_result_is_in_no_pair(tmp_path):
     assert set(decide(tmp_path, 1, 1)[1]) == {("a", "b"), ("a", "c"), ("b", "c")}
 
 
-@pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}'])
+@pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}', '{"seeds": [[1e999]]}'])
 def test_a_broken_record_of_looks_claims_nothing(tmp_path, record):
     add(tmp_path, range(1, 9))
     until(tmp_path, 2, 4)

@@ -159,15 +159,10 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     assert "samples/precision@evaluations=5" in report.csv.read_text()
 
 
-def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
-    assert comparison.deciding is None
-    for sampler in ("ddim", "heun"):
-        draw_run(tmp_path / "bare", sampler, 1)
-    bare = one(tmp_path / "bare")
-    assert bare.of_drawing and bare.deciding is None
-
-
-@pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
+@pytest.mark.parametrize(
+    "broken",
+    [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}, {"measured": {"n": math.inf}}],
+)
 def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
     make_run(tmp_path, "x0", 1, 1.9, **broken)
     (run,) = read_runs(tmp_path)
@@ -178,11 +173,7 @@ def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
     "first, second, drawing",
     [
         ("setting=prior condition_from.embedding=DIR", "setting=text condition_from.embedding=text", True),
-        (
-            "setting=a guidance.scale=1.0 optimizer.lr=0.1",
-            "setting=b guidance.scale=2.0 optimizer.lr=0.2",
-            False,
-        ),
+        ("setting=a guidance.scale=1 optimizer.lr=1", "setting=b guidance.scale=2 optimizer.lr=2", False),
         ("sampler=ddim denoiser=resnet", "sampler=ancestral denoiser=unet", False),
     ],
 )

@@ -144,13 +144,6 @@ def test_while_a_sweep_goes_on(tmp_path):
     assert (story.expected, story.title, story.command) == (12, "T", "make ablation")
 
 
-@pytest.mark.parametrize("text", ["[]", '{"expected": "many", "command": null}'])
-def test_a_broken_sweep_record_is_ignored(tmp_path, text):
-    make_run(tmp_path, "x0", 1, 2.0)
-    (tmp_path / "sweep.json").write_text(text)
-    assert read_study([tmp_path]).expected == 1
-
-
 def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
     sweep(tmp_path, {"x0": 2.0})
     broken = make_run(tmp_path, "v", 1, 2.0)
@@ -235,7 +228,7 @@ def test_cli_writes_and_prints(tmp_path, capsys):
 
 
 def test_light_and_fast(tmp_path):
-    """In a process of its own: nothing heavy imported, and 15 runs take three seconds of CPU."""
+    """In a process of its own: nothing heavy imported, and 15 runs take less than six seconds of CPU."""
     root = sweep(tmp_path)
     code = (
         "import sys, time; start = time.process_time()\n"
@@ -253,18 +246,17 @@ def test_light_and_fast(tmp_path):
 
 def test_the_ode_is_named_for_what_it_is(tmp_path):
     """A flow's likelihood is exact only of that flow and is of its own items."""
-    part = {"stderr": 0.02, "n": 64}
+    part = {"stderr": 0.02, "n": 64, "draw_stderr": 0.006}
     ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
     ode |= {"bpd_iw": {"mean": 1.87, **part}}
-    for objective in ("x0", "v"):
-        make_run(tmp_path, objective, 1, 1.89, test=metrics(1.89) | ode)
-    report = write_report(tmp_path)
+    report = write_report(make_runs(tmp_path, {"x0": {1: 1.89}, "v": {1: 1.89}}, test=metrics(1.89) | ode))
     text = report.html.read_text()
     for head in ("importance-weighted", "by the ODE, its own items", "bound of those items"):
         assert head in text, head
     assert "2.580" in text and "1.910" in text
     with open(report.csv, newline="") as file:
-        assert {row["test/bpd_ode_n"] for row in csv.DictReader(file)} == {"64"}
+        own = [(row["test/bpd_ode_n"], row["test/bpd_ode_draw_stderr"]) for row in csv.DictReader(file)]
+    assert own == [("64", "0.006")] * 2
 
 
 def test_figures_and_tables_for_a_paper(tmp_path, capsys):

@@ -67,6 +67,7 @@ def gone() -> int:
     [
         "", "[]", '{"schema": 2, "status": "finished"}', '{"schema": 1}',
         '{"schema": 1, "status": "finished", "test": {"bpd": {"mean": "low"}}}',
+        '{"schema": 1, "status": "finished", "test": {"bpd": 5}}',
         '{"schema": 1, "status": "finished", "overrides": 3}', '{"schema": 1, "status": ["finished"]}',
         "[" * 100_000, "\udcff",
     ],
@@ -90,7 +91,8 @@ def test_broken_records_beside_it_do_not_matter(tmp_path, name, text):
 
 
 def test_a_broken_curve_costs_a_panel_only(tmp_path):
-    curves = (3, {}, {"gamma": [1, 2], "epsilon_mse": [1]}, {"gamma": ["a"], "epsilon_mse": [1]})
+    pairs = (([1, 2], [1]), (["a"], [1]), ([0.0] * 20_000,) * 2)  # the last: more than are drawn
+    curves = (3, {}, *({"gamma": gamma, "epsilon_mse": mse} for gamma, mse in pairs))
     for i, curve in enumerate(curves):
         path = make_run(tmp_path / str(i), "x0", 1, 2.0, noise_levels=curve)
         assert read_run(path).status == "finished" and read_run(path).noise_levels is None

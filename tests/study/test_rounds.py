@@ -3,15 +3,13 @@
 import json
 
 import pytest
-from omegaconf import OmegaConf
 
 from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
 from tests.refusal import refused
 from tests.run.commands import command, end
-from tests.study.fake_runs import metrics
+from tests.study.fake_runs import metrics, sweep_hook
 from triptych.errors import UserError
 from triptych.study.rounds import check_rounds, choose_point, grid, seeds_after, settings_and_seeds
-from triptych.study.sweep import SweepHook
 
 GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
 
@@ -118,18 +116,8 @@ class Offline(RoundsSweeper):
     def __init__(self, root, bound, **options):
         super().__init__(**options)
         self.bound, self.batches = bound, []
-        self.config = OmegaConf.create(
-            {
-                "until": "decided", "max_seeds": 12, "equal_within": None,
-                "hydra": {
-                    "sweep": {"dir": str(root)},
-                    "overrides": {"hydra": []},
-                    "job": {"config": {"override_dirname": {"exclude_keys": []}}},
-                },
-            }
-        )  # fmt: skip
-        self.hook = SweepHook()
-        self.hook.root, self.hook.config, self.hook.cells, self.hook.facts = root, self.config, [], {}
+        self.hook = sweep_hook(root, until="decided", max_seeds=12, equal_within=None)
+        self.config = self.hook.config
         path = root / "sweep.json"
         self.hook.before = json.loads(path.read_text()) if path.exists() else {}
 

@@ -1,6 +1,5 @@
 """A search: its study lies in the sweep's directory, goes on where it was, and stops hopeless runs."""
 
-import json
 import shutil
 import subprocess
 import time
@@ -27,22 +26,6 @@ def study(root):
 
 def states(root) -> list[str]:
     return [trial.state.name for trial in study(root).trials]
-
-
-def test_a_search_goes_on_where_it_was(root):
-    done = search(root, "hydra.sweeper.n_trials=2", "hydra.sweeper.prune=false")
-    assert "best of 2 trials" in done.stdout and states(root) == ["COMPLETE"] * 2
-    # as if it had been killed: one trial is under way and known to the study, another is not told
-    known = study(root)
-    known.ask(known.trials[0].distributions)
-    stamps = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
-    search(root, "hydra.sweeper.n_trials=4", "hydra.sweeper.prune=false")
-    assert states(root) == ["COMPLETE"] * 4
-    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    figures = {json.loads(p.read_text())["val"]["bpd"]["mean"] for p in root.rglob("summary.json")}
-    assert figures == {trial.value for trial in study(root).trials}
-    assert len({tuple(t.params.items()) for t in study(root).trials}) == 4
-    assert len(list(root.glob("logs/sweeps/*/report.html"))) == 1
 
 
 def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):

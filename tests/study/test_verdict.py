@@ -29,14 +29,9 @@ def recorded(root, **facts):
 
 def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     """Three seeds: c is 1 above a in each, b is above and below."""
-    comparison = runs_of(tmp_path, CLEAR)
-    said = verdict(comparison).headline
-    assert verdict(comparison).sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
-    claim = comparison.claim(0, 1)
-    n = seeds_needed(claim.pair.mean, claim.pair.error, claim.level)
-    settled = f"Not settled against b: about {n} seeds per setting would settle b."
-    assert settled in said if n else "200 seeds" in said
-    assert "clear of b" not in said.lower()
+    said = verdict(runs_of(tmp_path, CLEAR))
+    assert said.sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
+    assert "Not settled against b" in said.headline and "200 seeds" in said.headline
 
 
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):

@@ -114,7 +114,10 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
         return value
     if kind is list or kind is tuple:
         return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
-    if isinstance(value, dict) and all(type(key) is str and len(key) <= TEXT for key in value):
+    if isinstance(value, dict):
+        if odd := [key for key in value if type(key) is not str or len(key) > TEXT]:
+            at = f"{path}.{odd[0]!r}"[:60].lstrip(".")
+            raise UserError(f"{what}: {at}: a key must be text of at most {TEXT} characters")
         return {k: _copy(v, f"{path}.{k}" if path else k, what, left, depth + 1) for k, v in value.items()}
     shown = "a longer value" if kind in (int, str) else kind.__name__
     raise UserError(

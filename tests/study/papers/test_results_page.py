@@ -60,7 +60,6 @@ def test_a_report_opens_with_the_claims(paper):
     found = [html.index(f'class="verdict {word}"') for word in ("contradicted", "reproduced", "cannot-tell")]
     assert found == sorted(found), "one look for all, in the order of the file"
     assert "x0: 1.0" in html and "2.0 ± .1" in html and "arXiv:2001.00001" in html
-    assert not re.search(r"<th(?! scope)[ >]", html) and html.count("<table") == html.count("<caption")
     assert {a for a in checked.addresses if a.startswith("objective")} == {
         f"objective%3D{name}%2Cseed%3D{seed}" for name in ("v", "x0") for seed in (1, 2, 3)
     }

@@ -84,7 +84,6 @@ def test_a_single_run_is_none_of_a_papers():
     "overrides, said",
     [
         (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
-        (["hydra.overrides.task=['bound.steps=10']"], "not in the sweep"),
         (["until=decided"], "until=decided: not with a paper's claims"),
         (["+hydra.sweeper.tune.seed='7,8'"], "hydra.sweeper.tune: not with a paper's claims"),
     ],
