@@ -46,7 +46,9 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
     assert decide(tmp_path, 1, 4) == before
     assert json.loads((tmp_path / "looks.json").read_text())["seeds"] == [[1, 2, 3]]
     decide(tmp_path, 2, 4)
-    assert [len(seeds) for seeds in json.loads((tmp_path / "looks.json").read_text())["seeds"]] == [3, 12]
+    decide(tmp_path, 4, 4)  # which stands for a third one that nobody recorded
+    record = json.loads((tmp_path / "looks.json").read_text())
+    assert [len(seeds) for seeds in record["seeds"]] == [3, 12, 12, 12]
 
 
 def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
@@ -90,9 +92,9 @@ def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
     add(tmp_path, range(1, 9))
     running(tmp_path, "a", 9, updated=1.0)
     assert "lear of" in read_study([tmp_path]).answer, "of runs that no sweep has made"
-    edit(tmp_path / "sweep.json", expected=25)
+    edit(tmp_path / "sweep.json", expected=25, equal_within=0.02)
     story = read_study([tmp_path])
-    assert story.counts["interrupted"] == 1 and "Not settled against" in story.answer
+    assert story.counts["interrupted"] == 1 and "Not settled against b and c" in story.answer
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
     assert "has not ended" in footnote(story.comparisons[0])
 

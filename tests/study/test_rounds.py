@@ -198,6 +198,7 @@ def test_typed_again_it_goes_on_at_the_look_it_had_come_to(root, monkeypatch):
     again = Offline(root, lambda told: 2.0)
     again._until_decided(GRID)
     assert asked == [(3, 4)] and [len(batch) for batch in again.batches] == [16]
+    assert again.hook.look({"looks": 4, "equal_within": 0.5}) == 1, "by another rule it begins anew"
 
 
 @pytest.mark.slow

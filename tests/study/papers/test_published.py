@@ -201,6 +201,9 @@ def test_a_failed_run_of_a_setting_that_had_ended_takes_nothing_back():
     again = replace(sweep.runs[0], dir=Path("/nowhere/again"), status="failed", started="9", test={})
     sweep.runs.append(again)
     assert sweep.word(order=["a", "b"]) == "reproduced"
+    sweep.runs.insert(0, replace(sweep.runs[0], started="8"))  # of two results the newest counts
+    sweep.runs[1] = replace(sweep.runs[1], test={"bpd": Estimate(99.0, 0.1, 60)})
+    assert sweep.word(order=["a", "b"]) == "reproduced"
 
 
 def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
