@@ -46,7 +46,7 @@ def test_the_directory_holds_what_it_promises(prepared):
 
 
 def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkeypatch):
-    """Lightning leaves it on the CPU after a test: a GPU's run would draw them for an hour."""
+    """Lightning leaves it on the CPU after a test: the pictures of a run on a GPU were drawn there."""
     events, samples = [], Drawing.samples
     for name in ("to", "cpu"):
         moved = getattr(BoundModel, name)

@@ -4,11 +4,13 @@ import json
 import math
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tests.run.commands import command, end, environment
 from tests.run.hooks import hook
@@ -22,6 +24,7 @@ from triptych.run.execute import execute
 from triptych.run.reference import ImageReference, PointReference
 from triptych.run.sampling import chunks
 from triptych.run.sampling.chunks import FOLDER, Chunks, chunk_seed
+from triptych.run.sampling.measure import _key
 
 from .test_measures_of_runs import RING
 
@@ -121,6 +124,19 @@ def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeyp
     with pytest.raises(ZeroDivisionError):
         execute(run)
     assert len(drawn) == 8 and len([*(run / FOLDER).iterdir()]) == 1
+
+
+def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
+    one, weak, other, embedder = (nn.Linear(1, 1) for _ in range(4))
+    prompts = SimpleNamespace(embedder=SimpleNamespace(network=embedder))
+    measured = [(k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))]
+    experiment = SimpleNamespace(reference=SimpleNamespace(prompts=prompts), measured=measured)
+    run = SimpleNamespace(provenance=dict)
+    keys = [_key(experiment, run)]
+    for network in (other, embedder):
+        nn.init.zeros_(network.weight)
+        keys.append(_key(experiment, run))
+    assert len({*keys}) == 3 and keys[2] == _key(experiment, run)
 
 
 def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):

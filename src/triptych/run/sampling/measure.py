@@ -63,11 +63,13 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
 def _key(experiment: Experiment, run: RunDirectory) -> str:
     """Return what samples and features follow from, beside the run's configuration."""
-    reference, drawing = experiment.reference, experiment.measured[0][1]
+    reference: Any = experiment.reference
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
+    judges.append(getattr(getattr(reference.prompts, "embedder", None), "network", None))
+    networks = dict.fromkeys(one for _, drawing in experiment.measured for one in _modules(drawing))
     code = (run.provenance().get("executions") or [{}])[-1]
     about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
-    return weights_digest([*_modules(drawing), *judges], about)
+    return weights_digest([*networks, *judges], about)
 
 
 def _modules(drawing: Drawing) -> Iterator[Any]:
