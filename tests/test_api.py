@@ -197,6 +197,16 @@ def test_a_backslash_set_by_hand_stays_one():
     assert _settled(config).setting == config.setting
 
 
+def test_an_empty_group_and_a_class_are_set_by_hand():
+    config = triptych.compose()
+    config.condition_from = {"label": "/nowhere"}
+    config.threshold = {"_target_": "triptych.diffusion.wrappers.StaticThreshold", "bound": 2.0}
+    config.sampler = {"_target_": "triptych.diffusion.sampler.DDIM", "steps": 7}
+    settled = _settled(config)
+    for group in ("condition_from", "threshold", "sampler"):
+        assert all(settled[group][key] == value for key, value in config[group].items())
+
+
 VALUES = [None, True, 3, -1.5e-7, "a b'c,=[", r"a\b\'c\\", [1, [2.0, "x\\y"]], {"a": {"b": None}}]
 
 

@@ -64,9 +64,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
         path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
-        if path and value[0] not in "'\"" and value.lower() != "null":
-            value = quote(value)
-        elif key == "name" and GROUPED.fullmatch(value):
+        text = key == "name" and GROUPED.fullmatch(value)
+        if text or (path and value[0] not in "'\"" and value.lower() != "null"):
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"

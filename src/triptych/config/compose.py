@@ -25,7 +25,7 @@ from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.repository import share_files
 from triptych.config.source import REQUIRED, full_name, places
-from triptych.config.trust import check_name, trusted
+from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
 
@@ -56,12 +56,12 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
 
 def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
     """Yield the overrides that turn one configuration into another: ``a.b=1``, ``+a.c=x``, ``~a.d``."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping) and was and now:
+    if isinstance(was, Mapping) and isinstance(now, Mapping) and now:
         for name in dict.fromkeys([*was, *now]):
             at = f"{key}.{name}" if key else str(name)
             yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), at)
     elif now is ABSENT:
-        yield f"~{key}"
+        yield from [f"~{key}"] * (was is not None)  # Hydra cannot delete a null, and need not
     elif was is ABSENT:
         yield f"+{key}={typed(now)}"
     elif was != now or type(was) is not type(now):
@@ -79,7 +79,7 @@ def typed(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        return quote(value)
+        return value if NAME.fullmatch(value) else quote(value)  # a class is looked up as it is typed
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
     if isinstance(value, Mapping):

@@ -126,8 +126,8 @@ def halved(values: Tensor) -> Tensor:
 class Shapes(Captioned, Generated):
     """RGB pictures of 16 levels; 72 classes, the combinations of ``ATTRIBUTES``.
 
-    Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No picture is in
-    two splits.
+    Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No picture of
+    16 x 16 is in two splits; of 8 x 8 a few are, as other pictures have the same half.
 
     Args:
         size: 16, or 8: the pictures at half their size, the first stage of a cascade.
