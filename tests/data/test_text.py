@@ -109,3 +109,5 @@ def test_another_models_embeddings_are_others(folder, tmp_path):
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     first, again, other = (Pretrained(path, length=7).name for path in (folder, folder, tmp_path))
     assert first == again != other
+    (tmp_path / "vocab.txt").write_text("blue")
+    assert Pretrained(tmp_path, length=7).name != other, "another vocabulary"

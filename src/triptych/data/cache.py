@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,8 +111,8 @@ def item_number(image: np.ndarray) -> int:
 
 @contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    # at ``path`` once it is complete
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # at ``path`` once it is complete; processes of two containers may have one number
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:

@@ -143,8 +143,9 @@ class Pretrained(TextEncoder):
         if (most := int(config.get("max_position_embeddings", length))) < length:
             raise DataError(f"data.encoder.length={length}: must be at most {most}, what the model reads")
         digest = hashlib.blake2b(weights, digest_size=8)
-        for file in sorted(self.path.glob("*.json")):
-            digest.update(file.read_bytes())
+        for file in sorted(self.path.iterdir()):  # of its tokenizer, too
+            if file.suffix in (".json", ".txt", ".model"):
+                digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
 
     @cached_property
