@@ -160,9 +160,19 @@ def test_several_processes_say_nothing_but_the_result(root):
     assert data.startswith("data: ") and bound.startswith("test bound") and run.startswith("run: "), said
 
 
-def test_a_batch_without_equal_parts_is_refused_before_there_are_processes(prepared, monkeypatch):
-    run, launched = prepared("trainer=ddp_sim", "trainer.devices=3"), []
+@pytest.mark.parametrize(
+    "override, match",
+    [
+        ("data.batch_size=64", r"data\.batch_size=64: must be a multiple of the 3 processes"),
+        ("data.val_size=2", r"trainer\.devices: 3 processes, 2 val items; use fewer processes"),
+    ],
+)
+def test_what_three_processes_cannot_share_is_refused_before_there_are_any(
+    prepared, monkeypatch, override, match
+):
+    """A process without a validation batch would skip the sums that the others wait for."""
+    run, launched = prepared("trainer=ddp_sim", "trainer.devices=3", "data.batch_size=63", override), []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))
-    with pytest.raises(UserError, match=r"data\.batch_size=64: must be a multiple of the 3 processes"):
+    with pytest.raises(UserError, match=match):
         execute(run)
     assert not launched

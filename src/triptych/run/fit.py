@@ -150,6 +150,11 @@ def build_fit(
     if data.batch_size % trainer.world_size:
         processes = f"the {trainer.world_size} processes"
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
+    for name in ("val", "test"):  # a process without a batch would skip what the others wait for
+        if 0 < (n := len(data.splits[name])) < trainer.world_size:
+            raise UserError(
+                f"trainer.devices: {trainer.world_size} processes, {n} {name} items; use fewer processes"
+            )
     share, each = trainer.limit_val_batches, len(data.splits["val"]) // trainer.world_size
     batches = math.ceil(each / data.eval_batch_size)  # of the process with the fewest
     if isinstance(share, float) and batches * share < 1 <= batches:
