@@ -16,6 +16,7 @@ from triptych.config.combinations import check_metric_names
 from triptych.config.file import read_config
 from triptych.data.batch import Batch
 from triptych.data.build import build_data
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
@@ -120,6 +121,45 @@ def test_what_a_metric_gives(lab, name, words):
         update()
 
 
+def updated(**metrics):
+    """Two linear layers, one batch of ones, as Lightning evaluates: each metric's sum of its values."""
+    model = torch.nn.Linear(2, 2).eval()
+    model.device, model.global_rank, model.seed = torch.device("cpu"), 0, 0
+    with torch.inference_mode():
+        batch = Batch(torch.ones(3, 2), Condition(label=torch.ones(3).long()), torch.arange(3))
+        Metrics(metrics).on_validation_batch_end(None, model, None, batch, 0)
+    return {name: metric.sums[0, 1].item() for name, metric in metrics.items()}
+
+
+def test_a_change_in_place_is_not_seen_by_other_metrics():
+    class Blank(PerItem):
+        def values(self, model, batch):
+            batch.condition.label.mul_(0)
+            return batch.x.mul_(0)[:, 0]
+
+    class Sum(PerItem):
+        def values(self, model, batch):
+            return batch.x[:, 0] + batch.condition.label
+
+    assert updated(a=Blank(), b=Sum()) == {"a": 0, "b": 6}
+
+
+@pytest.mark.parametrize(
+    ("touch", "words"),
+    [
+        (torch.nn.Module.train, "metrics.x: the network is left in training mode; call model.eval()"),
+        (lambda model: model.weight.data.mul_(1.01), "metrics.x: changes the model's weights; work on copy"),
+    ],
+)
+def test_a_metric_that_changes_the_model_is_refused(touch, words):
+    class Touch(PerItem):
+        def values(self, model, batch):
+            touch(model)
+            return batch.x[:, 0]
+
+    refused(lambda: updated(x=Touch()), words)
+
+
 class Given(PerItem):
     """The values that a test asks for."""
 
@@ -172,7 +212,8 @@ def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
     found, batch = [], Batch(torch.zeros(5, 2), None, torch.arange(5))
     for rank in (0, 1, 2):
         metrics = Metrics({"drawn": Drawn()})
-        module = SimpleNamespace(device=torch.device("cpu"), seed=7, global_rank=rank)
+        about = {"device": torch.device("cpu"), "training": False, "parameters": list}
+        module = SimpleNamespace(seed=7, global_rank=rank, **about)
         metrics.on_validation_batch_end(None, module, None, batch, 3)
         found.append(metrics.metrics["drawn"].sums[0, 1].item())
     assert len(set(found)) == 3

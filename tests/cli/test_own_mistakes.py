@@ -44,6 +44,7 @@ from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
+from triptych.models.metric import OfSamples, PerItem
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
 
@@ -173,6 +174,16 @@ class Seeded(Net):
 class Bare(Elbo):
     def weight(self, gamma):
         return torch.sigmoid(gamma)
+
+
+class Column(PerItem):
+    def values(self, model, batch):
+        return batch.x[:, :1]
+
+
+class Wide(OfSamples):
+    def figure(self, samples):
+        return samples.x.widht
 
 
 class Best(Callback):
@@ -312,6 +323,16 @@ def test_what_a_part_must_give(value, words):
     part = nn.Identity()
     outputs = iter([PartOutput("denoiser.network", part.forward, value, ((4, 2),))])
     one_refused(lambda: check_outputs(part, outputs), f"denoiser.network: Identity gives {words}")
+
+
+def test_metrics_are_tried_before_the_first_step(refused, lab):
+    def measured(config):
+        config["measures"] |= {"n": 16}
+        own("metrics.x", "Wide")(config)
+
+    line = "metrics.x: ValueError: Column.values gave shape (4, 1); must be a tensor of shape (4,)"
+    has(refused(own("metrics.x", "Column")), lab, "class Column(PerItem):", line)
+    has(refused(measured), lab, "return samples.x.widht", "metrics.x: AttributeError: ", ", in figure)")
 
 
 def test_other_models(refused, lab):

@@ -1,7 +1,8 @@
 """Compute user metrics wherever the bound is evaluated: in validation and at the end."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,9 +12,11 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.combinations import check_metric_names
+from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.contract import PartOutput, check_mode, raised_by
 from triptych.models.metric import OfSamples
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -55,12 +58,21 @@ class Metrics(pl.Callback):
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         rank = [pl_module.global_rank] if pl_module.global_rank else []  # else all processes draw the same
-        for metric in self.metrics.values():
+        for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
                 torch.manual_seed(mix(pl_module.seed, Stream.METRICS, batch_idx, *rank))
-                metric.update(pl_module, batch)
+                _update(name, metric, pl_module, batch)
 
     on_test_batch_end = on_validation_batch_end
+
+    def tries(self, model: BoundModel, batch: Batch) -> Iterator[PartOutput]:
+        """Update each metric once, and reset it: an empty generator, for ``check_outputs`` to run."""
+        if self.metrics:
+            model.before_accounting()  # as Lightning will
+        for name, metric in self.metrics.items():
+            _update(name, metric.to(model.device), model, batch)
+            metric.reset()
+        yield from ()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         # ours, which has items
@@ -95,6 +107,21 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
     """Return the callback of the trainer's item metrics; one of none if it has no such."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     return next((one for one in callbacks if isinstance(one, Metrics)), Metrics({}))
+
+
+def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
+    """Update one metric with a copy of a batch; UserError if it fails or changes the model."""
+    weights = _norms(model)
+    with raised_by(f"metrics.{name}"):
+        metric.update(model, copy.deepcopy(batch))
+    check_mode(model, f"metrics.{name}")
+    if _norms(model) != weights:
+        raise UserError(f"metrics.{name}: changes the model's weights; work on copy.deepcopy(model)")
+
+
+def _norms(model: BoundModel) -> str:
+    # of each parameter, as text: equal to itself with NaN, too; _version counts no changes of p.data
+    return str([p.detach().norm().item() for p in model.parameters()])
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:

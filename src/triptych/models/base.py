@@ -22,7 +22,7 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
-from triptych.models.contract import Logged, PartOutput
+from triptych.models.contract import Logged, PartOutput, check_mode
 from triptych.models.lr_schedule import refused_keys
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
@@ -192,10 +192,12 @@ class BoundModel(Logged):
     # the accounting ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        check_mode(self, "callbacks")  # Lightning has called eval() before their hooks
         with self._full_precision():
             self._account(batch, self.val_repeats)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        check_mode(self, "callbacks")
         with self._full_precision():
             self._account(batch, self.repeats, self.extra(batch), report=True)
 

@@ -90,6 +90,24 @@ def _breach(value: Any, shapes: str, right: tuple[tuple[int, ...], ...]) -> str:
     return ""
 
 
+def check_mode(model: nn.Module, key: str) -> None:
+    """Refuse a model in training mode, whose bound dropout would falsify."""
+    networks: Any = getattr(model, "networks", list)()
+    if any(one.training for one in (model, *networks)):
+        raise UserError(f"{key}: the network is left in training mode; call model.eval()")
+
+
+@contextmanager
+def raised_by(key: str) -> Iterator[None]:
+    """Begin each error of a user's code within the context with its ``key``."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not raised_at(error):
+            raise
+        raise UserError(f"{key}: {describe_error(error)}") from error
+
+
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
     # evaluation mode, so that no running average moves; then each module's own again

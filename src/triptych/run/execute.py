@@ -236,7 +236,7 @@ def _report(
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure_samples(experiment, sets) if first and sets else {}),
+        **(measure_samples(experiment, sets, run) if first and sets else {}),
     }
     return figures | _panels(run, model) | {"ended": timestamp()}
 

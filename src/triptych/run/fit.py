@@ -91,6 +91,11 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
     own, drawing, config = own_outputs(model, first(MORE), again), experiment.drawing, experiment.config
     if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
         own = chain(own, sampler_outputs(drawing.sampler, config["sampler"], model))
+    judged = data.splits["val" if len(data.splits["val"]) else "test"]
+    held = model.transfer_batch_to_device(judged.batch(torch.arange(min(FEW, len(judged)))), device, 0)
+    own = chain(own, metrics_of(model.trainer).tries(model, held))
+    if experiment.reference is not None and drawing and not drawing.conditional:  # else they have labels
+        own = chain(own, experiment.reference.tries())
     check_outputs(model.to(device), chain(changed, model.gives(batch), own))
 
 

@@ -1,7 +1,8 @@
 """What samples are measured against: fresh true points, or real images through a classifier's features."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +20,14 @@ from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.models.classifier import Classifier
+from triptych.models.contract import PartOutput, raised_by
 from triptych.models.metric import OfSamples, Samples
 from triptych.run.inception import inception_features, open_inception, read_statistics
+from triptych.run.prompts import Prompts
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
+TRIED = 1000  # samples at most, on which metrics of one's own are tried before the first step
 FEW = 3  # modes whose shares are recorded one by one
 
 
@@ -46,7 +50,7 @@ class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
     files: Mapping[str, str | None] = {}  # digests of what FID is computed by
-    prompts: "Prompts | None" = None  # points have no captions
+    prompts: Prompts | None = None  # points have no captions
 
     def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples] | None):
         self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own or {}, tuple(data.shape)
@@ -82,8 +86,10 @@ class SampleReference:
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _own(self, samples: Samples) -> dict[str, float]:
-        figures = {name: metric.figure(samples) for name, metric in self.own.items()}
-        for name, figure in figures.items():
+        figures: dict[str, Any] = {}
+        for name, metric in self.own.items():
+            with raised_by(f"metrics.{name}"):  # each has a copy, which it may change
+                figure = metric.figure(copy.deepcopy(samples))
             try:
                 figures[name] = float(figure)
             except (TypeError, ValueError, RuntimeError) as error:
@@ -91,18 +97,39 @@ class SampleReference:
                 raise UserError(f"metrics.{name}: {problem}") from error
         return figures
 
+    def tries(self) -> Iterator[PartOutput]:
+        """Measure noise by the user's metrics: an empty generator, for ``check_outputs`` to run."""
+        train = self.data.splits["train"]
+        if self.own and getattr(self, "classifier", None) is None:  # else they have features, too
+            items = torch.arange(min(self.n, TRIED, len(train)))
+            self._own(Samples(self._noise(items, 0), train.batch(items).x))
+        yield from ()
+
 
 class PointReference(SampleReference):
-    """True points, drawn afresh for every comparison; UserError for data that no formula draws."""
+    """True points: drawn afresh for every comparison, or training items where no formula draws them."""
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples] | None = None):
-        if not isinstance(data, Generated):
-            problem = f"data {data.name} is neither images nor drawn by a formula"
-            raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
         super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
+        self.true: Tensor | None = None
+        if isinstance(data, Generated):
+            return
+        train, *others = (data.splits[name] for name in ("train", "val", "test"))
+        if len(data.shape) != 1:
+            problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
+            raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
+        if len(train) < n:
+            problem = f"data {data.name} has {len(train)} training items to compare with"
+            raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
+        self.true = train.batch(order).x
+        self.held = torch.cat([split.batch(torch.arange(min(len(split), n))).x for split in others])
+        self.name = f"{n} training items of {data.name}"
 
     def _truth(self, stream: int) -> Tensor:
+        if self.true is not None:
+            return self.true
         generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
         return self.data.draw(self.n, generator)[0].float()
 
@@ -126,44 +153,15 @@ class PointReference(SampleReference):
                 figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
         return figures | self._own(Samples(x, true, labels))
 
-    def floor(self) -> dict[str, dict[str, float]]:
-        """Compute each measure between true sets."""
+    def floor(self) -> dict[str, Any]:
+        """Compute each measure between true sets, of held-out items where no formula draws them."""
+        if self.true is not None:
+            if (some := min(len(self.held), self.n)) < 2:  # which have no distances
+                return {"n": some}
+            orders = [torch.randperm(len(self.held), generator=seeded(i))[:some] for i in range(PAIRS)]
+            return _spread([self._measure(self.held[o], self.true[:some]) for o in orders]) | {"n": some}
         streams = range(1000, 1000 + 2 * PAIRS, 2)
         return _spread([self._measure(self._truth(i), self._truth(i + 1)) for i in streams])
-
-
-class Prompts:
-    """Whether samples are what captions of ``data`` ask for, by a classifier and a contrastive model."""
-
-    def __init__(self, data: Captioned, embedder: Embedder | None):
-        self.data, self.split = data, data.condition_split
-        self.captions, labels = data.captions[self.split], data.splits[self.split].labels
-        assert labels is not None  # those that the classifier was trained on
-        self.untrained = data.untrained(labels)
-        self.meaning = data.meaning(self.captions)
-        self.embedder = embedder
-        if embedder is not None:
-            place = {caption: i for i, caption in enumerate(self.captions)}
-            self.distinct = self.meaning[torch.tensor([*place.values()])]
-            self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
-
-    def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Return shares of samples (n, ...) that match their captions, of ``items`` (n,) of the split.
-
-        "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
-        "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
-        """
-        wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
-        right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
-        for i, name in enumerate(names if len(names) > 1 else ()):
-            if named[:, i].any():
-                right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
-        if embeddings is not None:
-            nearest = self.distinct[(embeddings @ self.texts.T).argmax(1)]
-            agree = (nearest == wanted) | (nearest < 0) | ~named
-            right["retrieval"] = agree.all(1).double().mean().item()
-        return right
 
 
 class ImageReference(SampleReference):

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from tests.refusal import refused
 from triptych.errors import Diverged, UserError
 from triptych.run.build import build_experiment
+from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
 from triptych.run.reference import _spread
 from triptych.run.sampling import pictures
@@ -44,6 +47,42 @@ def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_fini
     assert _figure([4.0], 9) == {"mean": 4.0, "stderr": None, "n": 9}
     sets = [{"a": a, "b": b} for a, b in ((5.0, 1.0), (1.0, math.nan), (2.0, 2.0))]
     assert _spread(sets) == {"a": {"median": 2.0, "low": 1.0, "high": 5.0}}
+
+
+POINTS = """
+import torch
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+
+class Points(DataModule):
+    name, shape, levels, num_classes = "points", (2,), None, 0
+
+    def load(self):
+        x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+        return {"train": Split(x[:120]), "val": Split(x[120:140]), "test": Split(x[140:])}
+"""
+
+
+def test_points_of_ones_own_are_measured_against_training_items(prepared, trusting):
+    """As pictures are: also between true items, as many as are held out."""
+    trusting("points_lab", POINTS)
+    run = prepared("data=ring", "denoiser=mlp", "samples.n=0", "measures.n=100", path="points")
+    config = run.config()
+    config["data"] = {"_target_": "points_lab.Points"}
+    config["measures"]["repeats"] = 2
+    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    summary = execute(run)
+    about, figures = summary["measured"], summary["measures"]
+    assert about["reference"] == "100 training items of points"
+    assert about["floor"]["n"] == 80 and about["floor"]["sliced_wasserstein"]["median"] < 0.5
+    assert set(figures) == set(about["noise"]) == {"sliced_wasserstein", "energy_distance"}
+    assert figures["energy_distance"]["n"] == 100 and figures["energy_distance"]["stderr"] > 0
+    assert about["noise"]["sliced_wasserstein"] < 0.5  # the data are what noise is
+    config["measures"]["n"] = 121
+    refused(
+        lambda: build_experiment(config, download=False),
+        "measures.n=121: data points has 120 training items to compare with; set measures.n=120",
+    )
 
 
 def test_its_trajectory_ends_with_the_first_of_the_samples(finished, inside, root, monkeypatch):

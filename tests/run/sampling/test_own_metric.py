@@ -3,13 +3,17 @@
 import csv
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.refusal import refused
+from triptych.data.batch import Split
 from triptych.errors import UserError
+from triptych.models.metric import Samples
 from triptych.run.execute import execute
-from triptych.run.reference import own_metrics
+from triptych.run.reference import SampleReference, own_metrics
 from triptych.study.render import write_report
 
 from ...study.fake_runs import make_run
@@ -25,6 +29,14 @@ class Radius(OfSamples):
 
     def figure(self, samples):
         return (samples.x.norm(dim=1).mean() - samples.true.norm(dim=1).mean()).abs().item()
+
+class Vector(Radius):
+    def figure(self, samples):
+        return samples.x.std(0)
+
+class Classified(Radius):
+    def figure(self, samples):
+        return samples.features.mean().item()
 """
 TOLD = {"radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}}
 MEASURED = ("+metrics.radius._target_=metric_lab.Radius", "measures.n=400", "measures.repeats=1")
@@ -74,6 +86,42 @@ def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
         assert {float(row["samples/radius"]) for row in csv.DictReader(file)} >= {0.101, 0.5005}
     (judgement,) = report.story.published.judgements
     assert judgement.word == "reproduced", judgement.why
+
+
+SET = SimpleNamespace(shape=(2,), splits={"train": Split(torch.randn(40, 2))})
+
+
+def test_a_change_in_place_is_not_seen_by_other_metrics(lab):
+    from metric_lab import Radius
+
+    class Far(Radius):
+        def figure(self, samples):
+            return samples.x.mul_(0).add_(samples.true.add_(9)).mean().item()
+
+    reference = SampleReference(SET, 16, 0, {"a": Far(), "b": Radius()})
+    samples = Samples(torch.ones(16, 2), torch.zeros(16, 2))
+    assert reference._own(samples) == {"a": 9, "b": pytest.approx(2**0.5)}
+
+
+def test_a_mistake_is_refused_before_training(lab):
+    from metric_lab import Classified, Radius, Vector
+
+    def tried(metric):
+        return [*SampleReference(SET, 64, 0, {"x": metric}).tries()]
+
+    refused(lambda: tried(Vector()), "metrics.x: figure gives 'tensor([")
+    refused(lambda: tried(Classified()), "metrics.x: AttributeError: 'NoneType' object")
+    assert not tried(Radius())
+
+
+def test_sets_without_a_value_are_counted(prepared, lab, monkeypatch, capfd):
+    import metric_lab
+
+    values = iter([*range(6), float("nan"), 1.0])  # of five true sets, of noise, of two sets of samples
+    monkeypatch.setattr(metric_lab.Radius, "figure", lambda *_: next(values))
+    summary = execute(prepared(*RING, *MEASURED, "measures.n=8", "measures.repeats=2", path="own"))
+    assert summary["measures"]["radius"]["mean"] is None
+    assert capfd.readouterr().err.count("metric radius: 1 of 2 sets of samples have a value\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from triptych.models.condition_bits import never_dropped
 from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing, chosen
 from triptych.run.experiment import Experiment
+from triptych.run.leakage import log_line
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 
 Sets = list[dict[int, Features]]  # of each value of ``measures.over``, by repeat
@@ -84,7 +85,7 @@ def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, 
     return drawing.samples(len(rows), mixed, items=items[rows])
 
 
-def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
+def measure_samples(experiment: Experiment, sets: Sets, run: RunDirectory) -> dict[str, Any]:
     """Measure the sets that were drawn, for ``summary.json``.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
@@ -106,17 +107,20 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
         },
         **({"files": reference.files} if reference.files else {}),
     }
+    over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = [
-        {"value": value} | _row(experiment, drawing, of_row)
+        {"value": value}
+        | _row(experiment, drawing, of_row, run, "" if over is None else f" with {over}={value}")
         for (value, drawing), of_row in zip(experiment.measured, sets, strict=True)
     ]
-    if (over := node["over"]) is None:
+    if over is None:
         return {"measures": rows[0]["measures"], "measured": about}
-    key = over if isinstance(over, str) else over[0]
-    return {"measures_over": {"key": key, "rows": rows}, "measured": about}
+    return {"measures_over": {"key": over, "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) -> dict[str, Any]:
+def _row(
+    experiment: Experiment, drawing: Drawing, sets: dict[int, Features], run: RunDirectory, at: str
+) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     trained, classes, untrained = _conditions(experiment, drawing)
@@ -131,6 +135,9 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
             unseen = {f"{name}_held_out": share for name, share in shares.items()}
             figures[-1] |= unseen
             sizes = dict.fromkeys(unseen, len(untrained))
+    for name in reference.own:
+        if (some := sum(math.isfinite(f[name]) for f in figures)) < len(figures):
+            log_line(run, f"metric {name}: {some} of {len(figures)} sets of samples{at} have a value")
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.calls_under(getattr(drawing.model, "schedule", None)),
