@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.combinations import check_metric_names
+from triptych.config.own_code import is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
@@ -66,12 +67,16 @@ class Metrics(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def tries(self, model: BoundModel, batch: Batch) -> Iterator[PartOutput]:
-        """Update each metric once, and reset it: an empty generator, for ``check_outputs`` to run."""
-        if self.metrics:
+        """Update each metric of one's own once, and reset it: an empty generator, for ``check_outputs``."""
+        own = {name: metric for name, metric in self.metrics.items() if is_own(metric)}
+        if own:
             model.before_accounting()  # as Lightning will
-        for name, metric in self.metrics.items():
+        for name, metric in own.items():
+            weights = _norms(model)
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
+            if _norms(model) != weights:
+                raise UserError(f"metrics.{name}: changes the model's weights; work on copy.deepcopy(model)")
         yield from ()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
@@ -110,13 +115,10 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
-    """Update one metric with a copy of a batch; UserError if it fails or changes the model."""
-    weights = _norms(model)
+    """Update one metric with a copy of a batch; UserError if it fails or leaves training mode on."""
     with raised_by(f"metrics.{name}"):
         metric.update(model, copy.deepcopy(batch))
     check_mode(model, f"metrics.{name}")
-    if _norms(model) != weights:
-        raise UserError(f"metrics.{name}: changes the model's weights; work on copy.deepcopy(model)")
 
 
 def _norms(model: BoundModel) -> str:

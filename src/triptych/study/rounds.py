@@ -160,7 +160,7 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
     return [*first.values()], later
 
 
-def print_plan(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
     if not jobs:
         raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
