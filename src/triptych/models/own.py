@@ -42,7 +42,8 @@ def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Ite
         if isinstance(space := getattr(part, "space", None), Space) and is_own(space.row):
             gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=batch.x.device))
             _check_space(key, part, space, *denoiser.process.alpha_sigma(gamma))
-    if is_own(loss := getattr(objective, "loss", None)):
+    loss: Any = getattr(objective, "loss", None)
+    if is_own(loss):
         t = (torch.arange(10 * TIMES, device=batch.x.device) + 0.5) / (10 * TIMES)
         weight = loss.weight(objective.level(denoiser.process, schedule, t))
         if (weight < 0).any():
