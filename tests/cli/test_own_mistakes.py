@@ -20,7 +20,7 @@ from triptych.cli.train import _tell_finished
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.build import check_contract
+from triptych.data.build import build_data, check_contract, check_repeatable
 from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
@@ -42,6 +42,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
+from triptych.diffusion.prediction import Row, Space
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.models.metric import OfSamples, PerItem
@@ -134,7 +135,11 @@ class Points(DataModule):
         self.fault = fault
 
     def load(self):
-        x, y = torch.rand(40, 2), torch.arange(40) % 3
+        x, y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+        if self.fault == "order":
+            x = x[np.random.permutation(40)]
+        if self.fault == "network":
+            nn.Linear(2, 2)
         if self.fault == "name":
             x = x * scael
         if self.fault == "nan":
@@ -189,6 +194,30 @@ class Wide(OfSamples):
 class Best(Callback):
     def state_dict(self):
         return {"best": np.float64(0)}
+
+
+class Fewer(Callback):
+    def on_train_batch_end(self, trainer, module):
+        ...
+
+
+class Ends(Callback):
+    def on_train_batch_ends(self, trainer, module, *_):
+        ...
+
+
+class Alone(Output):
+    def __init__(self):
+        super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))
+
+
+class Empty(Elbo):
+    pass
+
+
+class Sign(torch.optim.Optimizer):
+    def __init__(self, lr: float = 1e-3):
+        super().__init__([], {})
 
 
 class Old(Sampler):
@@ -298,6 +327,34 @@ MISTAKES = [
         "it must give shape (4,) or ()",
     ),
     (own("callbacks.best", "Best"), "class Best(Callback):", "Best.state_dict(): no plain data; return "),
+    (
+        own("callbacks.fewer", "Fewer"),
+        "def on_train_batch_end(self, trainer, module):",
+        "callbacks.fewer: own_faults.Fewer.on_train_batch_end(self, trainer, module); must be "
+        "on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx)",
+    ),
+    (
+        own("callbacks.ends", "Ends"),
+        "def on_train_batch_ends(self, trainer, module, *_):",
+        "callbacks.ends: own_faults.Ends.on_train_batch_ends: no hook of Lightning, "
+        "did you mean on_train_batch_end?",
+    ),
+    (
+        own("objective.output", "Alone"),
+        'super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))',
+        "objective.output: row(alpha); must be row(alpha, sigma)",
+    ),
+    (own("objective.loss", "Empty", cap=5), "class Empty(Elbo):", "loss: Empty() takes no arguments ("),
+    (
+        own("optimizer", "Sign", lr=0.1, _partial_=True),
+        "class Sign(torch.optim.Optimizer):",
+        "optimizer: lr=0.1: Sign.__init__() got multiple values for argument 'lr' (",
+    ),
+    (
+        own(POINTS, "Points", fault="order"),
+        "def load(self):",
+        "data own: load draws from a global generator, so each seed has its own items; draw from",
+    ),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
     (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
 ]
@@ -452,13 +509,23 @@ def test_a_seed_of_ones_own(refused, lab):
     assert line.startswith("seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from")
 
 
+def test_an_optimizer_without_partial(refused, lab):
+    line = refused(own("optimizer", "Sign"))
+    assert line == "optimizer._partial_: must be true, as the weights are handed over later"
+
+
+def test_data_that_draw_and_are_the_same_each_time(changed, lab):
+    """As those do that make a network, or a loader of torch's."""
+    check_repeatable(build_data(changed(own(POINTS, "Points", fault="network")).config()))
+
+
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
     line = refused(own(POINTS, "Points", fault="test empty"))
     assert line == "test=true: data own has no test items; pass test=false"
 
 
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
-    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Points\?"):
+    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Points\?$"):
         import_class("own_faults.Pointss", "model.network")
 
 

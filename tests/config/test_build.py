@@ -32,8 +32,10 @@ def test_the_space_of_a_loss_may_be_that_of_an_output_of_ones_own(trusting):
     for space in ("mylab.blend.Blend", {"_target_": "mylab.blend.Blend", "share": 0.25}):
         loss = build(squared | {"space": space}, "objective.loss")
         assert torch.equal(loss.weight(at._replace(own="epsilon")), expected)
-    typed = ["objective/loss=x0", "objective.loss.space=mylab.blend.Blend"]
-    check_targets(unresolved(compose_command("train", typed)))
+    for typed in ("mylab.blend.Blend", "{_target_:mylab.blend.Blend,share:0.5}"):
+        config = unresolved(compose_command("train", ["objective/loss=x0", f"objective.loss.space={typed}"]))
+        check_targets(config)
+    assert build(config["objective"]["loss"], "objective.loss").space.name == "blend_0.5"
     with refused("objective.loss.space='blend': must be null, x0, .* or a class's dotted name"):
         compose_command("train", ["objective/loss=x0", "objective.loss.space=blend"])
 

@@ -12,6 +12,7 @@ from tests.refusal import refused
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.models.contract import Logged, check_outputs
@@ -296,6 +297,7 @@ class Own(Output):
 
 
 ALONG = Own(Space("along", lambda alpha, sigma: Row(alpha, sigma)))
+NAN = Own(Space("nan", lambda alpha, sigma: Row((alpha - 2).log(), 1.0)))
 SUM = Own(Space("sum", lambda alpha, sigma: Row(1.0, 1.0)))
 TAKEN = Own(Space("epsilon", lambda alpha, sigma: Row(1.0, 0.0)))
 TUPLE = Own(Space("tuple", lambda alpha, sigma: (0.0, 1.0)))
@@ -308,8 +310,9 @@ OURS = Own(edm(0.3))
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ALONG", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
-        ("SUM", "has a determinant alpha d - sigma c that is 0 at a level of the schedule"),
+        ("ALONG", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
+        ("SUM", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
+        ("NAN", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
         ("TAKEN", "names its space 'epsilon', as one of ours; choose another name"),
         ("TUPLE", "gives a tuple as its row; must be a Row"),
         ("X0", ""),
@@ -324,6 +327,56 @@ def test_an_output_space(trusting, name, words):
         refused(lambda: check(output=output), f"objective.output: Own {words}", f"({file}:")
     else:
         check(output=output, schedule=Linear(-50, 50))
+
+
+LOSSES = """
+import torch
+from triptych.diffusion.loss import Loss, Simple
+
+
+class Below(Loss):
+    def weight(self, at):
+        return (-at.gamma / 10).clamp(min=-0.1)
+
+
+class Nothing(Loss):
+    def weight(self, at):
+        return 0 * at.gamma
+
+
+class Window(Loss):
+    def weight(self, at):
+        return (at.gamma.abs() < 1).float()
+
+
+class Constant(Loss):
+    def weight(self, at):
+        return torch.tensor(2.0)
+
+
+class Plain(Simple):
+    pass
+"""
+
+
+@pytest.mark.parametrize("steps", [None, 10])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Below", "Below gives a weight below 0; must be at least 0"),
+        ("Nothing", "Nothing gives weights of 0 alone; must be above 0 at some level"),
+        ("Window", ""),
+        ("Constant", ""),
+        ("Plain", ""),
+    ],
+)
+def test_a_loss(trusting, name, words, steps):
+    file = trusting("own_losses", LOSSES)
+    objective = Objective(Output("v"), getattr(import_module("own_losses"), name)(), steps)
+    if words:
+        refused(lambda: check(objective=objective), f"objective.loss: {words}", f"({file}:")
+    else:
+        check(objective=objective)
 
 
 SAMPLERS = """
@@ -397,6 +450,23 @@ class Thirds(Sampler):
         return ddim(z, at)
 
 
+class Typo(Sampler):
+    def step(self, z, at):
+        return ddim(z, at) * at.dt
+
+
+class Double(Sampler):
+    def step(self, z, at):
+        return ddim(z, at).double()
+
+
+class Spoils(Sampler):
+    def step(self, z, at):
+        z = ddim(z, at)
+        at.gamma_s.add_(0.5)
+        return z
+
+
 class Most(Sampler):
     calls = 3
 
@@ -412,6 +482,9 @@ class Most(Sampler):
         ("Flat", "Flat gives shape (1, 2); must be (2, 2)"),
         ("Nothing", "Nothing gives a NoneType; must be a tensor of shape (2, 2)"),
         ("NaN", "NaN gives 4 of 4 numbers that are not finite"),
+        ("Typo", "AttributeError: 'Step' object has no attribute 'dt'"),
+        ("Double", "Double gives torch.float64; must be torch.float32"),
+        ("Spoils", "Spoils changes gamma_t or gamma_s in place; it must work on copies"),
         ("Global", "Global gives two sets of samples for one seed; draw with at.noise(z)"),
         ("Keeps", "Keeps gives two sets of samples for one seed"),
         ("Plain", ""),

@@ -1,5 +1,6 @@
 """``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
 
+import copy
 import functools
 import subprocess
 import sys
@@ -56,6 +57,32 @@ def test_operations_are_those_of_a_real_step(overrides):
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     saved = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
     assert cost.activations * batch == pytest.approx(saved, rel=0.15)
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Flat(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+        self.shape, self.conditions = shape, {}
+        self.size = int(torch.tensor(shape).prod())
+        self.last = nn.Linear(self.size, self.size)
+
+    def forward(self, z, gamma, condition=None):
+        assert gamma.item() <= 0
+        return self.last(z.flatten(1)).view(-1, *self.shape)
+"""
+
+
+def test_a_network_of_ones_own_may_read_numbers(trusting):
+    trusting("own_flat", OWN)
+    config = copy.deepcopy(resolved())
+    config["denoiser"]["network"] = {"_target_": "own_flat.Flat"}
+    cost = network_cost(config)
+    assert (cost.parameters, cost.operations) == (64 * 65, 3 * 2 * 64 * 64) and cost.activations > 0
 
 
 def test_hours_are_operations_by_the_rate_that_is_stated():

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
-from triptych.config.own_code import check_made, check_methods, raised_at
+from triptych.config.own_code import check_made, check_methods, defined_at, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
@@ -218,6 +218,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
     if node.get("_partial_") or later:
         return partial(kind, **arguments, **extra)
+    if place == "optimizer":
+        raise UserError("optimizer._partial_: must be true, as the weights are handed over later")
     network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
     check_methods(kind, place, kind.__mro__ + network)
     try:
@@ -227,7 +229,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_cause(error, place)) from error
+        raise UserError(_cause(error, place, defined_at(kind))) from error
 
 
 def _handed(
@@ -266,9 +268,9 @@ def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _cause(error: Exception, path: str) -> str:
-    """Return the message of the innermost exception, on one line, with its key."""
+def _cause(error: Exception, path: str, at: str) -> str:
+    """Return the message of the innermost exception, on one line, with its key and user code, else ``at``."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]  # may be None by its type
-    message = (" ".join(str(error).split()) or type(error).__name__) + raised_at(error)
+    message = (" ".join(str(error).split()) or type(error).__name__) + (raised_at(error) or at)
     return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"

@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+CALLBACK = "pytorch_lightning.callbacks.callback"
 IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: its spec, which a reload replaces; digest of its file}
 
 
@@ -76,20 +78,29 @@ def defined_at(what: Callable[..., Any]) -> str:
 
 
 def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
-    """Refuse a class that lacks a method of our ``bases``, or has it with other arguments."""
+    """Refuse a class that lacks a method of its ``bases``, has other arguments, or a hook that is none."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if missing := ", ".join(f"{one}()" for one in sorted(getattr(kind, "__abstractmethods__", ()))):
         raise UserError(f"{place}: {name} lacks {missing}; define it{defined_at(kind)}")
     for base in bases:
-        for method, abstract in vars(base).items() if base.__module__.startswith("triptych.") else ():
+        hooks, ours = base.__module__ == CALLBACK, base.__module__.startswith("triptych.")
+        for method, abstract in vars(base).items() if hooks or ours else ():
             own = inspect.getattr_static(kind, method, None)
-            if getattr(abstract, "__isabstractmethod__", False) and inspect.isfunction(own):
+            needed = own is not abstract and getattr(abstract, "__isabstractmethod__", hooks)
+            if needed and inspect.isfunction(own):
                 must, arguments = _plain_signature(abstract), _plain_signature(own)
+                handed = (p.name for p in must.parameters.values() if not hooks or p.default is p.empty)
                 try:
-                    arguments.bind(*must.parameters)
+                    arguments.bind(*handed)
                 except TypeError as error:
                     line = f"{place}: {name}.{method}{arguments}; must be {method}{must}{defined_at(own)}"
                     raise UserError(line) from error
+        for method in filter(lambda one: one.startswith("on_"), dir(kind) if hooks else ()):
+            own = inspect.getattr_static(kind, method)
+            theirs = (hasattr(one, method) for one in kind.__mro__ if not is_own(one))
+            if inspect.isfunction(own) and not any(theirs):
+                fix = nearest(method, [one for one in vars(base) if one.startswith("on_")])
+                raise UserError(f"{place}: {name}.{method}: no hook of Lightning, {fix}{defined_at(own)}")
 
 
 def check_made(part: Any, place: str) -> None:

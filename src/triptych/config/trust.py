@@ -159,6 +159,8 @@ def _key(target: Any, where: str) -> str:
 
 
 def _refused(target: Any, where: str, reason: str) -> UserError:
+    if reason.endswith("?"):  # with a suggestion
+        return UserError(f"{_key(target, where)}: {reason}")
     rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
     rooms += f", {LIGHTNINGS[:-1]}" * where.startswith("callbacks")
     top, dot, _ = str(target).partition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -37,6 +38,10 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     return pool[:train], pool[train:]
 
 
+def _generators() -> tuple[Any, ...]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+
 @declared("data", DataError)
 class DataModule(pl.LightningDataModule, ABC):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
@@ -56,6 +61,7 @@ class DataModule(pl.LightningDataModule, ABC):
     num_classes: int = 0
     largest: float = 100.0
     class_names: Sequence[str] = ()  # of the labels, where they have some
+    draws_globally: bool = False  # whether `load` drew from a global generator, which the run's seed sets
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
@@ -89,7 +95,9 @@ class DataModule(pl.LightningDataModule, ABC):
             return
         if self.trainer is None:  # no Lightning around to call it
             self.prepare_data()
+        before = _generators()
         self.splits = self.load()
+        self.draws_globally = _generators() != before
 
     @property
     def description(self) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.own_code import defined_at
+from triptych.config.own_code import defined_at, is_own
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped
+from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Labels, Part
 
 SPLITS = ("train", "val", "test")
@@ -49,6 +52,19 @@ def check_contract(data: DataModule) -> None:
             raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
     if breach := _breach(data):
         raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
+
+
+def check_repeatable(data: DataModule) -> None:
+    """Refuse a user's data whose items follow from the global generators: each seed would have its own."""
+    if not is_own(data) or not data.draws_globally:
+        return
+    again = copy.copy(data)
+    with isolate_rng():  # which has moved on since the first time
+        again.splits = again.load()
+    if fingerprint(again).split != fingerprint(data).split:
+        problem = "load draws from a global generator, so each seed has its own items"
+        fix = "draw from torch.Generator().manual_seed(0) or numpy.random.default_rng(0)"
+        raise DataError(f"data {data.name}: {problem}; {fix}{defined_at(data.load)}")
 
 
 def _breach(data: DataModule) -> str:

@@ -63,8 +63,8 @@ def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
             raise UserError(describe_error(error)) from error
 
 
-def check_output(one: PartOutput) -> None:
-    """Check one output; UserError as ``check_outputs``, also for what its call raises."""
+def check_output(one: PartOutput) -> Any:
+    """Check one output and return it; UserError as ``check_outputs``, also for what its call raises."""
     kind, shapes = type(getattr(one.by, "__self__", one.by)), " or ".join(map(str, one.shapes))
     at = defined_at(one.by) or defined_at(kind)  # forward may be a parent's
     try:
@@ -76,6 +76,7 @@ def check_output(one: PartOutput) -> None:
         raise UserError(f"{one.key}: {describe_error(error)}{where}; it must give shape {shapes}") from error
     if breach := _breach(value, shapes, one.shapes):
         raise UserError(f"{one.key}: {kind.__name__} gives {breach}{at}")
+    return value
 
 
 def _breach(value: Any, shapes: str, right: tuple[tuple[int, ...], ...]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+from triptych.config.own_code import defined_at, raised_at
 from triptych.declare import Share, Unit, Whole, declared
 from triptych.errors import UserError
 
@@ -41,4 +42,5 @@ def refused_keys(group: str, make: Any) -> Iterator[None]:
         yield
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         keys = ", ".join(f"{key}={value}" for key, value in getattr(make, "keywords", {}).items())
-        raise UserError(f"{group}: {keys}: {error}") from error
+        where = raised_at(error) or defined_at(getattr(make, "func", make))
+        raise UserError(f"{group}: {keys}: {error}{where}") from error

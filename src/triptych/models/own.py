@@ -36,12 +36,20 @@ def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Ite
     if is_own(schedule):
         with suppress(RuntimeError):  # of one that computes in float32 alone
             _check_schedule(schedule)
-    owners = {"objective.output": denoiser, "objective.loss": getattr(model, "objective", None)}
-    for key, owner in owners.items():
+    objective: Any = getattr(model, "objective", None)
+    for key, owner in {"objective.output": denoiser, "objective.loss": objective}.items():
         part = getattr(owner, key.partition(".")[2], None)
         if isinstance(space := getattr(part, "space", None), Space) and is_own(space.row):
             gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=batch.x.device))
             _check_space(key, part, space, *denoiser.process.alpha_sigma(gamma))
+    loss: Any = getattr(objective, "loss", None)
+    if is_own(loss):
+        t = (torch.arange(10 * TIMES, device=batch.x.device) + 0.5) / (10 * TIMES)
+        weight = loss.weight(objective.level(denoiser.process, schedule, t))
+        if (weight < 0).any():
+            _refuse("objective.loss", loss, "gives a weight below 0; must be at least 0")
+        if (weight == 0).all():
+            _refuse("objective.loss", loss, "gives weights of 0 alone; must be above 0 at some level")
     network: Any = getattr(denoiser, "network", None)
     if own := next(filter(is_own, network.modules() if network else ()), None):
         gamma = schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
@@ -89,7 +97,7 @@ def _check_space(key: str, part: Any, space: Space, alpha: Tensor, sigma: Tensor
         _refuse(key, part, f"gives a {type(row).__name__} as its row; must be a Row")
     low, high = ((alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)).aminmax()
     if not low * high > 1e-12:  # or it changes its sign between two levels
-        problem = "has a determinant alpha d - sigma c that is 0 at a level of the schedule"
+        problem = "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"
         _refuse(key, part, f"{problem}, where neither x0 nor the noise follows from it; it must be 0 nowhere")
 
 
@@ -149,8 +157,6 @@ def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[
         few = build({**node, "steps": 2}, "sampler") if "steps" in node else sampler
     try:
         calls, drawn = _drawn_twice(few, model)
-    except UserError:
-        raise
     except Exception:  # of two steps, which nobody chose
         few = sampler
         calls, drawn = _drawn_twice(few, model)
@@ -169,8 +175,13 @@ def _drawn_twice(sampler: Any, model: Any) -> tuple[float, list[Tensor]]:
     condition = None if model.training_items is None else model.items(2)[1]
 
     def step(z: Tensor, at: Any) -> Any:
-        z_s = type(short).step(short, z, at)
-        check_output(PartOutput("sampler", sampler.step, z_s, (tuple(z.shape),)))
+        levels = at.gamma_t, at.gamma_s
+        before = [level.clone() for level in levels]
+        part = PartOutput("sampler", sampler.step, lambda: type(short).step(short, z, at), (tuple(z.shape),))
+        if (z_s := check_output(part)).dtype != z.dtype:
+            _refuse("sampler", sampler, f"gives {z_s.dtype}; must be {z.dtype}")
+        if any(map(torch.ne, levels, before)):  # the next step starts from them
+            _refuse("sampler", sampler, "changes gamma_t or gamma_s in place; it must work on copies")
         return z_s
 
     def count(_: Any, given: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
 from triptych.config.own_code import raised_at
+from triptych.data.build import check_repeatable
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -143,6 +144,8 @@ class Session:
         if seeded != config["seed"] and origin.start is None:
             problem = f"code of your own calls torch.manual_seed({seeded}) while it is built"
             raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
+        if origin.start is None:
+            check_repeatable(experiment.data)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)

@@ -125,6 +125,13 @@ def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
     refused(lambda: check_claimed_metrics(claims, CONFIG | config, AXES), said)
 
 
+def test_a_metric_that_is_not_computed_is_no_unknown_one(trusting):
+    trusting("mylab", folder=CONFIGS.parent / "examples")
+    claims = read_claims(node(compare="objective", order=["x0", "v"], metric="psnr"), AXES)
+    line = "paper.claims.one.metric=psnr: not computed here; add it to metrics="
+    refused(lambda: check_claimed_metrics(claims, CONFIG, AXES), line)
+
+
 def test_a_metric_of_samples_of_ones_own_needs_samples(trusting):
     trusting("metric_lab", RADIUS)
     own = CONFIG | {"metrics": {"radius": {"_target_": "metric_lab.Radius"}}}

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from triptych.config.describe import read_yaml
-from triptych.config.folders import CONFIGS
+from triptych.config.folders import CONFIGS, choices_of
 from triptych.config.identity import leaves
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
@@ -111,6 +111,8 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
                 if not (config.get("likelihood") or {"likelihood", "setting"} & swept):
                     raise UserError(f"{at}: likelihood=none has no such figure; likelihood=ode has")
             elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
+                if metric in choices_of("metrics"):
+                    raise UserError(f"{at}: not computed here; add it to metrics=")
                 known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
             elif metric in own and not drawn and not {"metrics", "setting"} & swept:
