@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import triptych
 from tests.refusal import refused
 from tests.run.accidents import rows
+from triptych.callbacks import metrics as module
 from triptych.callbacks.metrics import Metrics, _figure
 from triptych.config.combinations import check_metric_names
 from triptych.config.file import read_config
@@ -144,20 +145,27 @@ def test_a_change_in_place_is_not_seen_by_other_metrics():
     assert updated(a=Blank(), b=Sum()) == {"a": 0, "b": 6}
 
 
-@pytest.mark.parametrize(
-    ("touch", "words"),
-    [
-        (torch.nn.Module.train, "metrics.x: the network is left in training mode; call model.eval()"),
-        (lambda model: model.weight.data.mul_(1.01), "metrics.x: changes the model's weights; work on copy"),
-    ],
-)
-def test_a_metric_that_changes_the_model_is_refused(touch, words):
-    class Touch(PerItem):
-        def values(self, model, batch):
-            touch(model)
-            return batch.x[:, 0]
+class Touch(PerItem):
+    def __init__(self, touch):
+        super().__init__()
+        self.touch = touch
 
-    refused(lambda: updated(x=Touch()), words)
+    def values(self, model, batch):
+        self.touch(model)
+        return batch.x[:, 0]
+
+
+def test_a_metric_that_leaves_training_mode_on_is_refused():
+    words = "metrics.x: the network is left in training mode; call model.eval()"
+    refused(lambda: updated(x=Touch(torch.nn.Module.train)), words)
+
+
+def test_a_metric_of_one_s_own_that_changes_weights_is_refused_before_the_fit(monkeypatch):
+    monkeypatch.setattr(module, "is_own", lambda _: True)
+    model, batch = torch.nn.Linear(2, 2).eval(), Batch(torch.ones(3, 2), None, torch.arange(3))
+    model.device, model.before_accounting = torch.device("cpu"), lambda: None
+    metrics = Metrics({"x": Touch(lambda model: model.weight.data.mul_(1.01))})
+    refused(lambda: [*metrics.tries(model, batch)], "metrics.x: changes the model's weights; work on copy")
 
 
 class Given(PerItem):

@@ -9,6 +9,7 @@ account and samples.
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -102,7 +103,8 @@ def _cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | Non
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        plain = sdpa_kernel(SDPBackend.MATH)  # torch's counter knows no other of the CPU
+        # of the CPU's attention torch's counter knows plain products alone
+        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
         with FlopCounterMode(display=False) as counter, saved, plain:
             network(*item)
     parameters = list(network.parameters())
