@@ -97,7 +97,6 @@ OWN = [
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
     ("train objective.vlb_weight=7", ["objective.vlb_weight=7: nothing reads it", "learned"]),
-    ("train model.label_dropout=.5", ["model.label_dropout=0.5: no condition", "model.conditional=true"]),
     ("train objective.loss.cap=3", ["with this choice of objective/loss; objective/loss=min_snr has it"]),
     ("train test=false measures.n=64", ["measures.n=64: test=false", "leave it out"]),
     ("train init_partial=true", ["init_partial=true", "add init_from=RUN"]),

@@ -89,6 +89,8 @@ def test_two_averages_in_one_run_are_refused():
     """After a validation the second would put back the first one's average in the place of the weights."""
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: EMA, Slow", "keep one")
+    check_averaging(config | {"weights": "raw"}, [EMA(), slow(0.2)], True)
+    check_averaging(config | {"trained": "a"}, [EMA(), slow(0.2)], True)
 
 
 def test_a_best_moment_that_is_not_there_is_not_the_last(finished):

@@ -48,6 +48,14 @@ def test_one_wrong_attribute_is_wrong_where_a_caption_names_it(data, name):
     }
 
 
+def test_a_caption_that_asks_for_no_class_is_neither_right_nor_wrong(data):
+    prompts, items, labels = Prompts(data, None), torch.arange(90), data.splits["val"].labels.clone()
+    prompts.meaning[:60] = -1
+    labels[60:75] = torch.tensor([changed(label, "shape") for label in labels[60:75].tolist()])
+    assert prompts.compare(None, logits(labels), items)["prompt_accuracy"] == 0.5
+    assert prompts.compare(None, logits(labels[:60]), items[:60]) == {}
+
+
 class OneHot:
     """A contrastive model to which an image is the number of a caption, and captions are orthogonal."""
 

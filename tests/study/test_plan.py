@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
+from triptych.study import rounds
 from triptych.study.plan import network_cost, plan
 
 
@@ -157,6 +160,19 @@ def test_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root
     counted = "until=decided: the first seeds are counted, of at most 5 a setting"
     assert (counted in done.stdout) == ("until" in typed)
     assert {*root.rglob("*")} == before
+
+
+def test_what_is_wrong_with_a_setting_is_raised_by_this_process(monkeypatch):
+    """Of another process it would have lost the frames by which an error is known to be a user's."""
+
+    def load(*_):
+        raise UserError(f"process {os.getpid()}")
+
+    loader = SimpleNamespace(load_sweep_config=load)
+    hydra = SimpleNamespace(instance=lambda: SimpleNamespace(config_loader=lambda: loader))
+    monkeypatch.setattr(rounds, "GlobalHydra", hydra)
+    with pytest.raises(UserError, match=f"process {os.getpid()}$"):
+        rounds._composed(None, [("sampler=1",)])
 
 
 @pytest.mark.parametrize(

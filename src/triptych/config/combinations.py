@@ -90,7 +90,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     )
     none = "measures.n=0 measures no samples; add measures.n=1000"
     untested = "test=false measures no samples; leave it out"
-    objective, model = config.get("objective") or {}, config["model"]
+    objective = config.get("objective") or {}
     # or a class of one's own
     learned = config["bound"].get("variance") not in ("beta_tilde", "beta", "optimal")
     hybrid = learned and not str((objective.get("loss") or {}).get("_target_")).endswith(".Vlb")
@@ -100,7 +100,6 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
         ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
         *((f"objective.{leaf}", hybrid, unweighted) for leaf in objective if leaf == "vlb_weight"),
-        ("model.label_dropout", model.get("conditional"), "no condition is read; add model.conditional=true"),
         *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):

@@ -55,7 +55,7 @@ class Captioned(DataModule):
         if not isinstance(encoder, TextEncoder):
             raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
         self.encoder = encoder
-        self.computed = (TEXT,) * encoder.computes
+        self.computed += (TEXT,) * encoder.computes
         self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
         if embeddings is not None:

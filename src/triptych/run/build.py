@@ -110,7 +110,7 @@ def _teacher(path: str, model: Any, data: DataModule, guides: Guides) -> Denoise
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     check_process("objective.teacher", path, teacher, taught)
-    always = never_dropped(model.label_dropout, parts_read(model, data))  # the teacher has these, too
+    always = never_dropped(getattr(model, "label_dropout", 0.0), parts_read(model, data))  # it has these, too
     gone = [name for name in parts_read(opened.model, opened.data) if name not in always]
     check_dropped(f"objective.teacher={path}", getattr(opened.model, "label_dropout", 1.0), gone)
     return teacher

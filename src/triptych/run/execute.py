@@ -276,6 +276,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
         strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, run / "samples")
         log_picture(fit.trainer.loggers, "samples/trajectory", strip, fit.trainer.global_step)
+    experiment.model.cpu()
     return str(picture.relative_to(run.path))
 
 

@@ -107,7 +107,8 @@ def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], valida
     if weights == "chosen" and config["checkpoint"] == "best":
         problem = "the best moment is decided by one average, the choice made at the end"
         raise UserError(f"weights=chosen: {problem}; pass checkpoint=last or weights=ema")
-    if len(averagers) > 1:  # after a validation the second would put back the first one's average
+    # after a validation the second would put back the first one's average
+    if len(averagers) > 1 and weights != "raw" and not config.get("trained"):
         names = ", ".join(type(one).__name__ for one in averagers)
         raise UserError(f"callbacks: {names} average the same weights; keep one, with callbacks.ema.others")
     if weights == "chosen" and averagers and len(averagers[0].lengths) < 2:

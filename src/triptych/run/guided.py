@@ -89,10 +89,11 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         for name in set(parts or ()) - set(read):
             problem = f"{name!r} is no part of the condition that the model reads"
             raise UserError(f"guidance.parts: {problem}; choose from {', '.join(read)}")
-        alone = "classifier" in guidance or (free and guidance["scale"] != 1)  # asks it without a condition
+        # what asks it without a condition
+        alone = guidance["_target_"].endswith(".Classifier") or (free and guidance["scale"] != 1)
         if alone and model.conditional and network is not None:
             gone = [name for name in read if parts is None or name in parts]
-            check_dropped(f"guidance.scale={guidance['scale']}", model.label_dropout, gone)
+            check_dropped(f"guidance.scale={guidance['scale']}", getattr(model, "label_dropout", 1.0), gone)
         extra = {}
         if "classifier" in guidance:
             extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)

@@ -29,13 +29,17 @@ class Prompts:
         "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
         """
         wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
+        asks = (wanted >= 0).any(1)  # a caption of several classes asks for none: neither right nor wrong
+        if not asks.any():
+            return {}
+        wanted, predicted = wanted[asks], predicted[asks]
         named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
         right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
         for i, name in enumerate(names if len(names) > 1 else ()):
             if named[:, i].any():
                 right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
         if embeddings is not None:
-            nearest = self.distinct[(embeddings @ self.texts.T).argmax(1)]
+            nearest = self.distinct[(embeddings[asks] @ self.texts.T).argmax(1)]
             agree = (nearest == wanted) | (nearest < 0) | ~named
             right["retrieval"] = agree.all(1).double().mean().item()
         return right

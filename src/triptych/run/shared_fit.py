@@ -18,7 +18,7 @@ from triptych.data.fingerprint import Fingerprint
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
-from triptych.run.checkpoints import LAST, read_checkpoint, save_checkpoint
+from triptych.run.checkpoints import BEST, LAST, read_checkpoint, save_checkpoint
 from triptych.run.directory import RunDirectory, to_json, write_atomic
 from triptych.run.leakage import log_line
 from triptych.run.parsing import to_float
@@ -76,7 +76,8 @@ def take_fit(run: RunDirectory, digest: str) -> None:
         if other.provenance().get("id") != entry.get("id"):  # begun anew since, by force=true
             return
         states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
-        if LAST not in states or _settings(other.config()) != _settings(run.config()):
+        needed = {LAST, BEST} if run.config()["checkpoint"] == "best" else {LAST}
+        if not needed <= {*states} or _settings(other.config()) != _settings(run.config()):
             return
         states[LAST]["triptych"]["fit_of"] = {"run": name, "memory": memory if math.isfinite(memory) else 0.0}
         for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):

@@ -1,12 +1,14 @@
 """The grid of a sweep, its directories, and what one in rounds decides: the next seeds, the best value."""
 
+import ctypes
 import itertools
 import math
+import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from contextlib import suppress
+from multiprocessing import Pipe, get_context
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -19,6 +21,7 @@ from triptych.config.keys import check_values, role
 from triptych.config.names import grid_keys, slug
 from triptych.declare import Role
 from triptych.errors import UserError
+from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.prepare import resolve_composed
 
 AXIS = 10_000  # values of one key, at most
@@ -165,9 +168,9 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     if not jobs:
         raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
-    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:  # while this process imports torch
-        composed = pool.map(partial(_compose, config), runs)
-        from triptych.study.plan import plan
+    composed = _composed(config, [*runs])
+    from triptych.study.plan import plan
+
     if config.get("until"):
         print(f"until=decided: the first seeds are counted, of at most {config.max_seeds} a setting")
     named = names([*runs])
@@ -175,8 +178,30 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     print("\n".join(plan([(named[one] or "all", n, fits[one], plain) for (one, n), plain in planned])))
 
 
-def _compose(config: DictConfig, setting: Setting) -> dict[str, Any]:
-    return resolve_composed(GlobalHydra.instance().config_loader().load_sweep_config(config, [*setting]))
+def _composed(config: DictConfig, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Resolve each setting: in a fork while this process imports torch, or here, for errors of its own."""
+    loader = GlobalHydra.instance().config_loader()
+
+    def composed() -> list[dict[str, Any]]:
+        return [resolve_composed(loader.load_sweep_config(config, [*one])) for one in settings]
+
+    def send() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with this process
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with suppress(BaseException):
+            there.send(composed())
+
+    if sys.platform == "linux":
+        here, there = Pipe(duplex=False)
+        fork = get_context("fork").Process(target=send)
+        fork.start()
+        there.close()
+        import triptych.study.plan  # noqa: F401
+
+        with suppress(EOFError):
+            received: list[dict[str, Any]] = here.recv()
+            return received
+    return composed()
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
