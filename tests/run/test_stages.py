@@ -74,7 +74,7 @@ def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
     runs[0].data.levels, runs[1].data.levels = None, 16
     left = iter(runs)
     monkeypatch.setattr(reopen, "reopen", lambda *_, **__: next(left))
-    config = {"model": {"stages": ["prior", "decoder"]}}
+    config = {"model": {"stages": ["prior", "decoder"]}, "threads": 1}
     words = ("model.stages[0]=prior: its data have no levels", "triptych-sample cascade=")
     refused(lambda: reopen.open_model_stages(config, runs[1].data), *words)
 

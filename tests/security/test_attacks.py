@@ -40,9 +40,10 @@ DOORS = {
 
 @pytest.mark.parametrize("line", DOORS)
 def test_at_the_doors(door, root, config, line):
-    """Refused before torch is imported, so that it is quick."""
+    """Refused before torch is imported, but where its optimiser is looked up first."""
     (root / "first").mkdir()
-    (root / "first" / "torch.py").write_text(f"open({str(root / 'mark-torch')!r}, 'w')")
+    if "trained" not in line:
+        (root / "first" / "torch.py").write_text(f"open({str(root / 'mark-torch')!r}, 'w')")
     evil = put(config, "data", attacks(root)[DOORS[line]])
     run = save_run(root / "theirs", evil, "finished" if "trained" in line else "")
     ckpt = save_checkpoint(run / "checkpoints" / "last.ckpt", evil)
