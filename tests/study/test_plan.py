@@ -172,7 +172,7 @@ def test_what_is_wrong_with_a_setting_is_raised_by_this_process(monkeypatch):
     hydra = SimpleNamespace(instance=lambda: SimpleNamespace(config_loader=lambda: loader))
     monkeypatch.setattr(rounds, "GlobalHydra", hydra)
     with pytest.raises(UserError, match=f"process {os.getpid()}$"):
-        rounds._composed(None, [("sampler=1",)])
+        rounds._compose(None, [("sampler=1",)])
 
 
 @pytest.mark.parametrize(

@@ -168,28 +168,28 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     if not jobs:
         raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
-    composed = _composed(config, [*runs])
+    configurations = _compose(config, [*runs])
     from triptych.study.plan import plan
 
     if config.get("until"):
         print(f"until=decided: the first seeds are counted, of at most {config.max_seeds} a setting")
     named = names([*runs])
-    planned = zip(runs.items(), composed, strict=True)
+    planned = zip(runs.items(), configurations, strict=True)
     print("\n".join(plan([(named[one] or "all", n, fits[one], plain) for (one, n), plain in planned])))
 
 
-def _composed(config: DictConfig, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+def _compose(config: DictConfig, settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """Resolve each setting: in a fork while this process imports torch, or here, for errors of its own."""
     loader = GlobalHydra.instance().config_loader()
 
-    def composed() -> list[dict[str, Any]]:
+    def compose() -> list[dict[str, Any]]:
         return [resolve_composed(loader.load_sweep_config(config, [*one])) for one in settings]
 
     def send() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with this process
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with suppress(BaseException):
-            there.send(composed())
+            there.send(compose())
 
     if sys.platform == "linux":
         here, there = Pipe(duplex=False)
@@ -201,7 +201,7 @@ def _composed(config: DictConfig, settings: Sequence[Setting]) -> list[dict[str,
         with suppress(EOFError):
             received: list[dict[str, Any]] = here.recv()
             return received
-    return composed()
+    return compose()
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
