@@ -53,14 +53,9 @@ def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
     Raises:
         UserError: no tensor, another shape, or numbers that are not finite.
     """
-    with isolate_rng(), torch.no_grad(), _at_rest(model):
-        try:
-            for one in outputs:
-                check_output(one)
-        except Exception as error:
-            if isinstance(error, UserError) or not raised_at(error):
-                raise
-            raise UserError(describe_error(error)) from error
+    with isolate_rng(), torch.no_grad(), _at_rest(model), raised_by():
+        for one in outputs:
+            check_output(one)
 
 
 def check_output(one: PartOutput) -> Any:
@@ -99,14 +94,14 @@ def check_mode(model: nn.Module, key: str) -> None:
 
 
 @contextmanager
-def raised_by(key: str) -> Iterator[None]:
-    """Begin each error of a user's code within the context with its ``key``."""
+def raised_by(key: str = "") -> Iterator[None]:
+    """Raise each error of a user's code within the context as a UserError that begins with its ``key``."""
     try:
         yield
     except Exception as error:
         if isinstance(error, UserError) or not raised_at(error):
             raise
-        raise UserError(f"{key}: {describe_error(error)}") from error
+        raise UserError(f"{key}: " * bool(key) + describe_error(error)) from error
 
 
 @contextmanager

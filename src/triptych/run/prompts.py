@@ -26,7 +26,7 @@ class Prompts:
         """Return shares of samples (n, ...) that match their captions, of ``items`` (n,) of the split.
 
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
-        "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
+        "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
         """
         wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
         asks = (wanted >= 0).any(1)  # a caption of several classes asks for none: neither right nor wrong
