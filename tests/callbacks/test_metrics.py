@@ -49,6 +49,10 @@ class Float(PerItem):
     def values(self, model, batch):
         return batch.x.mean().item()
 
+class Excess(PerItem):
+    def values(self, model, batch):
+        return model.elbo(batch, 0, 1).total
+
 class Careless(PerItem):
     '''Draws, and seeds the generator that dropout draws from.'''
     def values(self, model, batch):
@@ -67,7 +71,7 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared, 
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
-    named = {"squares": "Squares", "largest": "Largest", "careless": "Careless", "half": "Half"}
+    named = {name: name.capitalize() for name in ("squares", "largest", "careless", "half", "excess")}
     config = read_config(run / "config.yaml")
     config["metrics"] = {name: {"_target_": f"metric_lab.{kind}"} for name, kind in named.items()}
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -85,13 +89,14 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared, 
         assert said[split]["largest"] == {
             "mean": pytest.approx(x.max(1).mean(), rel=1e-5), "stderr": None, "n": n
         }  # fmt: skip
-    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": "", "half": ""}
+    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": "", "half": "", "excess": ""}
     table = rows(run)
     validated = [float(row["val/squares"]) for row in table if row["val/squares"]]  # at steps 3 and 6
     assert validated == pytest.approx([said["val"]["squares"]["mean"]] * 2, rel=1e-6)
     assert float(table[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
 
     assert said["test"]["nats_per_dim"] == without["test"]["nats_per_dim"]
+    assert (said["noise_levels"], said["estimator"]) == (without["noise_levels"], without["estimator"])
     ours, theirs = (read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain))
     assert all(ours[name].equal(value) for name, value in theirs.items())
 

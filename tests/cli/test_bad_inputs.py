@@ -86,7 +86,6 @@ OWN = [
     ("train -m ablation=guidance", ["guide=", "no such file, triptych-train experiment=digits_noisy_"]),
     ("train -m paper=ddpm_simple", ["measures.classifier=", "experiment=digits_classifier makes it"]),
     ("train measures.classifier=/nowhere", ["measures.classifier=/nowhere: measures.n=0", "add"]),
-    ("train data=folder data.root={mine} data.test_fraction=0", ["data.test_fraction=0", "test=false"]),
     ("train hydra.run.dir=/proc/x", ["/proc/x", "cannot be written"]),
     ("train objective.loss=elbo", ["objective.loss=elbo: a group; its choice", "as in objective/loss=elbo"]),
     ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),

@@ -80,6 +80,10 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     auto = prepared("guidance=auto", path="auto")
     refused(lambda: execute(auto), "guidance.weak=null: must be a checkpoint")
     run = finished("test=false", "samples.n=0", path="diffusion")
+    labelled = "model.conditional=true", "model.label_dropout=0"
+    weak = finished(*labelled, "test=false", "samples.n=0", path="weak")
+    unlabelled = prepared("guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled")
+    refused(lambda: execute(unlabelled), f"guide={weak.path}: never trained without label")
     guides, ckpt = Guides(run.config()), str(run / "checkpoints" / "last.ckpt")
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")
 

@@ -55,6 +55,12 @@ def test_it_is_students_t_where_seeds_are_all_and_nearly_normal_where_items_are(
     assert Error(1.0, df).critical(0.05) == pytest.approx(stats.t.ppf(0.975, df))
 
 
+def test_a_single_item_has_the_error_over_seeds():
+    d = np.random.default_rng(0).normal(size=(4, 1))
+    error = crossed(d)
+    assert error.p(d.mean()) == pytest.approx(stats.ttest_1samp(d[:, 0], 0).pvalue, rel=1e-9)
+
+
 def test_the_variance_is_that_of_crossed_random_effects():
     """E(MS_seeds + MS_items - MS_rest) / (S I) is the variance of the mean."""
     random = np.random.default_rng(1)

@@ -16,6 +16,7 @@ from triptych.config.own_code import is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
+from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput, check_mode, raised_by
 from triptych.models.metric import OfSamples
@@ -116,8 +117,15 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     """Update one metric with a copy of a batch; UserError if it fails or leaves training mode on."""
-    with raised_by(f"metrics.{name}"):
-        metric.update(model, copy.deepcopy(batch))
+    accounts = [part for part in model.modules() if isinstance(part, Accounting)]  # a cascade's stages', too
+    try:
+        for account in accounts:
+            account.paused = True
+        with raised_by(f"metrics.{name}"):
+            metric.update(model, copy.deepcopy(batch))
+    finally:
+        for account in accounts:
+            account.paused = False
     check_mode(model, f"metrics.{name}")
 
 

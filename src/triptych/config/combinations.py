@@ -44,16 +44,14 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
 
 def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
     data, logger = config["data"], config["logger"] or {}
-    for key in ("val_size", "val_fraction"):
-        if config["checkpoint"] == "best" and data.get(key) == 0:
-            none = f"data.{key}=0 leaves no validation items to choose by"
-            yield f"checkpoint=best: {none}; use checkpoint=last"
+    # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
+    if config["checkpoint"] == "best" and data.get("val_size") == 0:
+        yield "checkpoint=best: data.val_size=0 leaves no validation items to choose by; use checkpoint=last"
     for name in ("tensorboard", "mlflow"):
         if logger.get(name) and find_spec(name) is None:
             yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
-    for key in ("test_size", "test_fraction"):
-        if config["test"] and data.get(key) == 0:
-            yield f"test=true: data.{key}=0 leaves no items to test; use test=false"
+    if config["test"] and data.get("test_size") == 0:
+        yield "test=true: data.test_size=0 leaves no items to test; use test=false"
 
 
 def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:

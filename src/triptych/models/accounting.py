@@ -85,6 +85,7 @@ class Accounting(Figures):
     noise: Tensor
     bins: Tensor
     rows: Tensor
+    paused = False  # while a metric evaluates the bound: its draws are no part of the account
 
     def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
         unit = "bpd" if discrete else "nats_per_dim"
@@ -150,6 +151,8 @@ class Accounting(Figures):
         ``nats``: what each draw says of the diffusion term, (B,). ``weight``: 1 / density of its time, where
         times are not uniform; ``estimate``: what was counted for the draw, where that is not nats.
         """
+        if self.paused:
+            return
         weight = torch.ones_like(nats, dtype=torch.float64) if weight is None else weight.to(nats.device)
         estimate = nats if estimate is None else estimate
         second = (weight * nats.double().square()).sum()

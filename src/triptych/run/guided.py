@@ -1,6 +1,7 @@
 """Wrap a model's denoiser in the guidance and threshold of its configuration."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from triptych.config.build import build
@@ -11,6 +12,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.models.condition_bits import check_dropped
+from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.model import training_items
 from triptych.run.reopen import refuse_cascade, reopen
@@ -98,7 +100,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         if "classifier" in guidance:
             extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)
         if "weak" in guidance:
-            extra["weak"] = _weak(guidance.pop("weak"), guides)
+            extra["weak"] = _weak(guidance.pop("weak"), guides, read if model.conditional else ())
         denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
     if threshold:
         denoiser = build(threshold, "threshold", denoiser=denoiser)
@@ -121,10 +123,12 @@ def _classifier(path: str, denoiser: Any, data: DataModule, guides: Guides) -> A
     return classifier
 
 
-def _weak(path: str, guides: Guides) -> Any:
+def _weak(path: str, guides: Guides, given: Sequence[str] = ()) -> Any:
     key = "guide" if path and path == guides.config.get("guide") else "guidance.weak"
-    model = guides.open(key, path).model
-    denoiser = getattr(model, "denoiser", None)
-    if denoiser is None or model.of_latents:
+    opened = guides.open(key, path)
+    denoiser = getattr(opened.model, "denoiser", None)
+    if denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
+    gone = [name for name in parts_read(opened.model, opened.data) if name not in given]
+    check_dropped(f"{key}={path}", getattr(opened.model, "label_dropout", 1.0), gone)
     return denoiser

@@ -68,8 +68,13 @@ class Error:
 
 
 def crossed(differences: np.ndarray) -> Error:
-    """Return the error of the mean of differences (..., seeds, items); at least two of each."""
+    """Return the error of the mean of differences (..., seeds, items); at least two seeds.
+
+    One item has no spread: the error is that over seeds.
+    """
     s, i = differences.shape[-2:]
+    if i == 1:
+        return Error(differences[..., 0].var(-1, ddof=1) / s, s - 1)
     seeds, items, rest = mean_squares(differences)
     return Error(seeds / (s * i), s - 1, np.maximum(items - rest, 0) / (s * i), i)
 
