@@ -129,10 +129,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``, with the part of the condition that says what was done.
-
-    An item has that part if something was, and the condition if a step is ``told``.
-    """
+    """Return a training batch after all ``steps``, with the condition's part of what was done, where told."""
     done = []
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]

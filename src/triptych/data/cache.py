@@ -30,12 +30,7 @@ def cache_folder() -> Path:
 
 
 class Mapped:
-    """Rows of an array on disk, (n, *shape), in an order of one's own; indexing reads and copies them.
-
-    Args:
-        array: (N, *shape), mapped.
-        order: (n,) which row of it each item is.
-    """
+    """Rows of an array (N, *shape) on disk in an ``order`` (n,) of their own; indexing copies them."""
 
     def __init__(self, array: np.ndarray, order: np.ndarray) -> None:
         self.array, self.order = array, order
@@ -68,10 +63,7 @@ def cached_images(
 ) -> tuple[np.ndarray, Tensor]:
     """Return (images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from or put in ``folder``.
 
-    ``images`` is only gone through if there is no such file.
-
-    Raises:
-        StorageError: the file cannot be written.
+    ``images`` is only gone through if there is no such file; StorageError: it cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
@@ -90,11 +82,7 @@ def cached_images(
 
 
 def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the arrays that ``make`` gives, from ``folder`` or put there.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Return what ``make`` gives, from ``folder`` or put there; StorageError: it cannot be written."""
     file = folder / f"{name}.npz"
     if not file.exists():
         arrays = make()

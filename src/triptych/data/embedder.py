@@ -33,11 +33,8 @@ class Embedder:
     Args:
         path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
             plain data, its class has to be one that a configuration may name, and its weights take no more
-            memory than the file.
+            memory than the file. DataError: no such file, or no encoder's.
         key: that names it, for messages.
-
-    Raises:
-        DataError: no such file, or no encoder's.
     """
 
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:

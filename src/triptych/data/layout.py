@@ -47,11 +47,7 @@ class Layout:
 
 
 def list_images(root: Path) -> list[Path]:
-    """List the images under ``root``, relative to it and sorted, without hidden and foreign folders.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
+    """List the images under ``root``, relative and sorted, without hidden and foreign folders."""
 
     def unreadable(error: OSError) -> None:
         raise DataError(f"data.root: cannot read {error.filename}: {error.strerror}; fix its permissions")
@@ -73,9 +69,8 @@ def _above(folder: Path) -> bool:
 def read_layout(root: Path) -> Layout:
     """Return the images under ``root`` with their splits and classes, by the names of folders.
 
-    Raises:
-        DataError: no images; images both in folders and beside them; a folder named as a split beside others
-            that are none; none to train on.
+    DataError: no images; images both in folders and beside them; a folder named as a split beside others that
+    are none; none to train on.
     """
     key = f"data.root={str(root)!r}"
     if not root.is_dir():
@@ -126,10 +121,8 @@ def split_files(
 ) -> dict[str, np.ndarray]:
     """Split ``layout.files`` by their folders, else by ``place``, in whose order each split is.
 
-    A split without a folder is held out of train/ by its fraction.
-
-    Raises:
-        DataError: a split that is to have items has none, or a class has none to train on.
+    A split without a folder is held out of train/ by its fraction. DataError: a split that is to have items
+    has none, or a class has none to train on.
     """
     if val_fraction + test_fraction >= 1:
         raise DataError(

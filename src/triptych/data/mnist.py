@@ -20,10 +20,8 @@ from triptych.limits import limit
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """Return the uint8 array of `dims` dimensions in an idx file, plain or gzipped.
 
-    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32.
-
-    Raises:
-        DataError: it cannot be read, is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
+    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it cannot be read,
+    is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
     """
     most, head = limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:

@@ -24,7 +24,7 @@ def rank_world() -> tuple[int, int]:
 
 
 class TrainOrder:
-    """Epoch permutations laid end to end, cut into batches that run across the borders; nothing is dropped.
+    """Epoch permutations laid end to end, cut into batches that run across the borders, whole.
 
     Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
     """
@@ -94,10 +94,9 @@ class TrainLoader:
 class EvalLoader:
     """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
 
-    Ranks may differ by one item, hence by one batch: reduce sums once at the end, never inside a step.
-    `limit` keeps the first so many; every shipped split is in random order, so they are a fair sample.
-    `name` is what its figures are called; `items` is their number over all ranks; `again` is whether
-    another split was evaluated just before, under the same weights.
+    Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps the first
+    so many, a fair sample; `name` is what its figures are called; `again`: another split was evaluated just
+    before, under the same weights.
     """
 
     split: Split

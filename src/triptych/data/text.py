@@ -59,9 +59,7 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
 
-        Raises:
-            DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown;
-                ``what`` the texts are is its key.
+        DataError, after ``what`` the texts are: no word, more than ``length`` tokens, or an unknown word.
         """
         pieces = []
         for text in texts:

@@ -96,10 +96,7 @@ class Accounting(Figures):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Start over, and keep each of ``items`` items apart: those of indices below that number.
-
-        Each process fills its own items' rows of one table, so that their sum over processes is exact.
-        """
+        """Start over, and keep each of ``items`` items apart, in rows that only its own process fills."""
         self.reset()
         self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
 
@@ -147,8 +144,7 @@ class Accounting(Figures):
     ) -> None:
         """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
 
-        ``nats``: what each draw says of the diffusion term, (B,). ``weight``: 1 / density of its time, where
-        times are not uniform; ``estimate``: what was counted for the draw, where that is not nats.
+        ``nats``: of the diffusion term, (B,). ``weight``: 1 / density of its time; ``estimate``: if not nats.
         """
         weight = torch.ones_like(nats, dtype=torch.float64) if weight is None else weight.to(nats.device)
         estimate = nats if estimate is None else estimate

@@ -35,10 +35,9 @@ class Logged(pl.LightningModule):
 
 
 class PartOutput(NamedTuple):
-    """What one part gave.
+    """What one part gave, at the place ``key`` of a configuration.
 
-    key: the part's place in a configuration; by: the function that gave ``value``, or gives it when it is
-    called; shapes: right ones.
+    ``by``: the function that gave ``value``, or gives it when it is called; ``shapes``: right ones.
     """
 
     key: str
@@ -48,11 +47,7 @@ class PartOutput(NamedTuple):
 
 
 def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
-    """Check each part's output in turn.
-
-    Raises:
-        UserError: no tensor, another shape, or numbers that are not finite.
-    """
+    """Check each part's output in turn: a tensor of a right shape and of finite numbers; else UserError."""
     with isolate_rng(), torch.no_grad(), _at_rest(model), raised_by():
         for one in outputs:
             check_output(one)

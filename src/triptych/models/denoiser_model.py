@@ -30,12 +30,9 @@ CALIBRATION = 256  # training items on which an optimal reverse variance is meas
 
 
 class DenoiserModel(BoundModel):
-    """Reports ``bound`` and draws samples; a subclass sets the attributes and trains them.
+    """Reports ``bound`` and draws samples; a subclass sets the attributes, as ``Diffusion`` does, and trains.
 
-    Attributes:
-        event: shape of what is diffused.
-        levels, likelihood, likelihood_items, training_items: as ``Diffusion`` takes them.
-        control: of a report's draws, after ``before_report``.
+    ``event``: shape of what is diffused. ``control``: of a report's draws, after ``before_report``.
     """
 
     event: tuple[int, ...]
@@ -156,10 +153,7 @@ class DenoiserModel(BoundModel):
             )
 
     def prepared(self, sampler: Sampler) -> Sampler:
-        """Return the sampler, drawing from the model that the bound is of: with the bound's reverse variance.
-
-        An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
-        """
+        """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""
         sampler = sampler.drawing_from(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
             x, condition = self.items(CALIBRATION)

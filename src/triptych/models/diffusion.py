@@ -41,10 +41,7 @@ class Diffusion(DenoiserModel):
         training: gives the first n training items (n, *event), on which an optimal reverse variance is
             measured, and a report's draws are controlled, see ``diffusion.control``; None: they are not.
 
-    Raises:
-        ValueError: a learned schedule under a loss other than the bound, which would teach it easy noise, or
-            of which the shape is learned, with times of a density of their own; ``label_dropout`` of a part
-            that there is not.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise; no such part.
     """
 
     def __init__(

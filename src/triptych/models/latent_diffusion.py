@@ -45,11 +45,7 @@ class LatentDiffusion(Diffusion):
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
 
-    Raises:
-        ValueError: a ladder of several levels; a loss other than the bound's own, from which the encoder
-            would learn latents that are easy under its weight; a learned reverse variance, whose loss is no
-            bound.
-        UserError: a likelihood by the ODE: it would be the latents'.
+    ValueError, UserError: several levels; a loss that is no bound, as it would teach easy latents.
     """
 
     of_latents = True

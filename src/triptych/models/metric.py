@@ -36,11 +36,7 @@ class PerItem(Figures):
         """Return a number for each item, (B,); items of NaN are not counted."""
 
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
-        """Count the items of a batch.
-
-        Raises:
-            ValueError: ``values`` has another shape than (B,).
-        """
+        """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
         values, items = self.values(model, batch), len(batch.x)
         if not isinstance(values, Tensor) or values.shape != (items,):
             given = (

@@ -132,11 +132,7 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Return whether ``owner``'s value fixes ``key``'s; both by the run's ``id``.
-
-    Values that differ in their own seed alone are one, as the paths of a cascade's stages:
-    ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
-    """
+    """Return whether ``owner``'s value fixes ``key``'s, but for the run's seed in it; both by ``id``."""
 
     def fixed(texts: Mapping[int, str]) -> bool:
         seen: dict[str, str] = {}

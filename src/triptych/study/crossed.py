@@ -87,10 +87,7 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4.
-
-    The fourth power puts nodes into the far tail, so that a p of 1e-9 is right to a few parts in 1e5.
-    """
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4."""
     v, weights = np.polynomial.legendre.leggauss(nodes)
     v = (v + 1) / 2
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3

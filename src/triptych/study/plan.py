@@ -49,11 +49,7 @@ class Cost(NamedTuple):
 
 
 def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | None = None) -> Cost:
-    """Return the cost of the network of a diffusion model; ``known`` are those of networks counted before.
-
-    Raises:
-        UserError: the model has no such network, or it takes conditions other than labels.
-    """
+    """Return the cost of a model's network, or of an equal one in ``known``; UserError: none to count."""
     try:
         return _cost(config, known, "meta")
     except Exception:  # of code that reads a tensor's numbers
@@ -163,10 +159,7 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
 
 
 def _skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Import neither Lightning nor torch's compiler, half of a plan's time: its process ends with it.
-
-    Own data modules need Lightning.
-    """
+    """Import neither Lightning, but for own data modules, nor torch's compiler: half of a plan's time."""
     own = any(not config["data"]["_target_"].startswith("triptych.") for config in configs)
     for name, parts in STAND_INS.items():
         if name not in sys.modules and not own:

@@ -59,10 +59,7 @@ def seeds_to_settle(claim: PairTest) -> int | None:
 
 
 def seeds_next(comparison: Comparison) -> int:
-    """Return how many seeds in all would settle what they can of best against others; 0: none is needed.
-
-    By the bound, or by the measure that decides, at its last value.
-    """
+    """Return how many seeds in all would settle what they can of best against others; 0: none is needed."""
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
     table = comparison.question

@@ -22,10 +22,7 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 
 class Group(NamedTuple):
-    """Runs on the same data and in the same unit, the first of them finished.
-
-    `data` is a name that no other group has; `notes` go with a comparison of these runs.
-    """
+    """Runs on the same data and in the same unit, the first finished; `data`: a name of its own."""
 
     runs: list[Run]
     data: str
@@ -104,10 +101,7 @@ def _tell_apart(several: list[list[Run]]) -> list[Group]:
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
-    """Return {seed: the seed whose result it repeats}: all figures, or all items' bounds, to the last digit.
-
-    Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
-    """
+    """Return {seed: the seed whose result it repeats}: all figures, or items' bounds, to the last digit."""
     first: dict[Hashable, int | None] = {}
     repeats = {}
     for seed, run in runs.items():

@@ -33,11 +33,8 @@ def decide(
 ) -> tuple[str, dict[Pair, Outcome]]:
     """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
 
-    Returns a sentence, and what is known of each two settings, named in alphabetical order, by what decides:
-    the bound, or the measure of samples where all settings share one model. More seeds might decide "open".
-
-    A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
-    without a finished run is in no pair: seeds do not decide it.
+    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical order, by
+    what decides. A look that was taken before has the seeds that it had.
     """
     seen, runs = _seen(root)[:look], read_runs(root)
     if len(seen) < look:

@@ -32,10 +32,7 @@ class SingleHook(Callback):
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:
-    """Return a run's configuration of a composed one; UserError for what no run could be made of.
-
-    Its keys were checked: by Hydra's callback, or by ``config.compose``.
-    """
+    """Return a run's configuration of a composed, checked one; UserError for what no run could be made of."""
     hydra = config.hydra
     check_rounds(config, grid=False)
     check_scale(config)

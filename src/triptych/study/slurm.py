@@ -127,10 +127,6 @@ class QueueWatcher(SlurmInfoWatcher):
 
 
 def watch_queue(launcher: Mapping[str, Any], outcome: Callable[[str, Sequence[str], str], Any]) -> None:
-    """Let this process's SLURM jobs be watched by their queue.
-
-    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and gives what
-    its run returns to the sweeper.
-    """
+    """Let this process's SLURM jobs be watched; ``outcome`` gives the value of one that left no result."""
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

@@ -48,10 +48,6 @@ class Paired:
         half = float(self.error.critical(alpha)) if self.error else math.nan
         return self.mean - half, self.mean + half
 
-    def reversed(self) -> Paired:
-        """Return the same comparison seen from the other side."""
-        return Paired(-self.mean, self.n, self.error)
-
     def not_beyond(self, distance: float) -> float:
         """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""
         if self.error is None:

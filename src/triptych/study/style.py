@@ -149,10 +149,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere.
-
-    Its label describes it.
-    """
+    """Return figure as inline SVG, described by its label: CSS colours, the page's font, ids of its own."""
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})

@@ -39,11 +39,7 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
 def sweep_exit_code() -> int:
-    """Return the exit code of this process's sweep, by the status of its runs.
-
-    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
-    did not end.
-    """
+    """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else."""
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     ended |= {"refused" for hook in _hooks if hook.refused}
     if ended <= {"finished"}:
@@ -187,10 +183,7 @@ class SweepHook(Callback):
                 write_report_or_say_why(self.root)
 
     def stop_jobs(self) -> None:
-        """Stop this sweep's jobs after their current step, and wait for them.
-
-        A launcher that is interrupted kills its workers and what these have started.
-        """
+        """Stop this sweep's jobs after their step, and wait: an interrupted launcher would kill them."""
         processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------

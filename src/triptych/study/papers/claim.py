@@ -109,11 +109,7 @@ class Claim:
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
-    """Return the claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
-
-    Raises:
-        UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
-    """
+    """Return the claim of a node ``paper.claims.NAME``, whose keys and types are checked; else UserError."""
     path = f"paper.claims.{name}"
     kinds = [kind for kind in TAKES if kind in node]
     if len(kinds) != 1:

@@ -162,11 +162,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """Correct p over all that are tested.
-
-    Of "some contrast is out of its range" it is the largest (Berger's intersection-union test), of "all are
-    within" the smallest times their number (Bonferroni).
-    """
+    """Correct p over all that are tested: a claim's largest of "not within", and Bonferroni's of "within"."""
     tested = [j.measured for j in judgements if not j.claim.untestable]
     out = holm([max(m.p_not_within for m in measured) for measured in tested])
     within = holm([min(1.0, len(measured) * min(m.p_within for m in measured)) for measured in tested])
@@ -180,11 +176,7 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
 
 
 def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
-    """Return the contrasts with intervals as corrected as the verdict.
-
-    One lies within its range where the claim is reproduced, outside where that contradicts it, and neither
-    where none can tell; of a claim that is not tested each is 95%.
-    """
+    """Return the contrasts with intervals as corrected as the verdict; 95% where nothing is tested."""
     if j.claim.untestable:
         return j.measured
     inside, outside = max(m.p_not_within for m in j.measured), min(m.p_within for m in j.measured)

@@ -61,8 +61,7 @@ def files(scale: str = "small") -> dict[str, Any]:
 def write_results(page: Path, roots: Sequence[Path]) -> None:
     """Write the page, its figure and each paper's page; papers whose sweeps are gone keep their result.
 
-    Raises:
-        OSError, StorageError: a file cannot be written. UnicodeDecodeError: ``page`` is no text.
+    OSError, StorageError: a file cannot be written; UnicodeDecodeError: ``page`` is no text.
     """
     if page.is_file():
         page.read_text(encoding="utf-8")
@@ -135,10 +134,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
 
 
 def published_at(claim: Claim, *points: MetricPoint | None) -> tuple[str, float | None]:
-    """Return the published figures of these settings, and the first over the second.
-
-    The figures of all where these are not named alike; None for a ratio of which one is missing or no number.
-    """
+    """Return these settings' published figures, of all if not named alike, and the first over the second."""
     known, given = dict(claim.published), list(filter(None, points))
     names: list[str] = []
     for point in given:  # by what tells it from the other

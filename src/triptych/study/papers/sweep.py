@@ -44,7 +44,7 @@ def set_scale(config: DictConfig) -> list[str]:
     """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
 
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
-    with its value out of the configuration. ``settings`` are that scale's own meanings of their names.
+    with its value out of the configuration.
     """
     values = _of_scale(config)
     if not values:
@@ -80,13 +80,9 @@ def _several(value: Any) -> bool:
 
 
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
-    """Return what ``sweep.json`` says of the claims: {} for a sweep of no paper.
+    """Return what ``sweep.json`` says of the claims, {} without; UserError: it cannot decide them.
 
-    Args:
-        before: what it said at an earlier start. any_result: whether a run of it has ended.
-
-    Raises:
-        UserError: a claim that cannot be decided by this sweep.
+    ``before``: what it said at an earlier start; ``any_result``: whether a run of it has ended.
     """
     if not config.get("paper"):
         return {}
@@ -132,12 +128,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
 
 
 def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a claim of unknown origin or kind, a finding that nothing could contradict, a margin too wide.
-
-    Raises:
-        UserError: a key is missing, or "the same" is wider than half of the smaller figure, or than an effect
-            that another claim on the same metric calls an improvement.
-    """
+    """Refuse a claim without origin or kind, a finding that nothing could contradict, a margin too wide."""
     for name, node in claims.items():
         path = f"paper.claims.{name}"
         if "kind" not in node:
