@@ -156,10 +156,8 @@ class DataModule(pl.LightningDataModule, ABC):
         check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
-        return TrainLoader(
-            train, order, self._batches_seen, rank, world, self.pin_memory, repeat, self.augmentations,
-            self.num_workers,
-        )  # fmt: skip
+        how = self.pin_memory, repeat, self.augmentations, self.num_workers
+        return TrainLoader(train, order, self._batches_seen, rank, world, *how)
 
     def _batches_seen(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches

@@ -82,7 +82,15 @@ def read_layout(root: Path) -> Layout:
     tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     named = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
     if named:
-        _check_splits(files, tops, named, key)
+        first, beside = next(iter(named)), [f"{top}/" for top in tops if top not in named]
+        beside += [str(file) for file in files if len(file.parts) == 1]
+        if beside:
+            raise DataError(
+                f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
+                " train/CLASS/, or rename the folder"
+            )
+        if "train" not in named.values():
+            raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
     splits = [named[file.parts[0]] if named else "" for file in files]
     depth = 1 if named else 0
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
@@ -93,19 +101,6 @@ def read_layout(root: Path) -> Layout:
     numbers = {name: k for k, name in enumerate(classes)}
     labels = [numbers[file.parts[depth]] for file in files] if classes else []
     return Layout(files, splits, classes, labels)
-
-
-def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key: str) -> None:
-    beside = [f"{top}/" for top in tops if top not in named]
-    beside += [str(file) for file in files if len(file.parts) == 1]
-    first = next(iter(named))
-    if beside:
-        raise DataError(
-            f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
-            " train/CLASS/, or rename the folder"
-        )
-    if "train" not in named.values():
-        raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
 
 
 def place(file: Path, data_seed: int) -> float:
@@ -149,13 +144,10 @@ def split_files(
                 f" data.val_fraction={val_fraction}, data.test_fraction={test_fraction} and"
                 f" data.data_seed={data_seed}; needs more images, other fractions or another seed"
             )
-    trained_on = {layout.labels[i] for i in splits["train"]} if layout.classes else set()
-    for k, name in enumerate(layout.classes):
-        if k not in trained_on:
-            raise DataError(
-                f"data.root={str(root)!r}: class {name} has no image to train on;"
-                " needs more of its images in train"
-            )
+    trained_on = {layout.classes[layout.labels[i]] for i in splits["train"]} if layout.classes else set()
+    if lost := [name for name in layout.classes if name not in trained_on]:
+        problem = f"class {lost[0]} has no image to train on"
+        raise DataError(f"data.root={str(root)!r}: {problem}; needs more of its images in train")
     return splits
 
 

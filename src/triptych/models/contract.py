@@ -48,9 +48,15 @@ class PartOutput(NamedTuple):
 
 def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
     """Check each part's output in turn: a tensor of a right shape and of finite numbers; else UserError."""
-    with isolate_rng(), torch.no_grad(), _at_rest(model), raised_by():
-        for one in outputs:
-            check_output(one)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # so that no running average moves
+    try:
+        with isolate_rng(), torch.no_grad(), raised_by():
+            for one in outputs:
+                check_output(one)
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def check_output(one: PartOutput) -> Any:
@@ -97,15 +103,3 @@ def raised_by(key: str = "") -> Iterator[None]:
         if isinstance(error, UserError) or not raised_at(error):
             raise
         raise UserError(f"{key}: " * bool(key) + describe_error(error)) from error
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    # evaluation mode, so that no running average moves; then each module's own again
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -31,13 +31,12 @@ class TokenAttention(nn.Module):
 
     def forward(self, h: Tensor, places: Places | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if places is not None:
-            q, k = self.place(q, k, places)
+        q, k = self.place(q, k, places)
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def place(self, q: Tensor, k: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
-        raise NotImplementedError
+    def place(self, q: Tensor, k: Tensor, places: Any) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (B, heads, N, d), of a subclass such that know their ``places``."""
+        return q, k
 
 
 class DiTBlock(nn.Module):

@@ -1,14 +1,8 @@
-"""Correct all claims of a report as one family, by Holm's method.
+"""Correct all claims of a report as one family, by Holm's method (docs/comparing.md).
 
-A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
-them, over all data sets of a report, are one family: with no true difference anywhere, a report prints
-"clear of" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
-the measure that decides) has half of that error to itself (weighted Holm), so that many measures do not
-drown it.
-
-A sweep that adds seeds until it is decided is looked at again and again. Of `looks` planned ones each may
-spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound over looks): what
-enters Holm's test is `looks` times the smallest p of the looks taken, and a pair once separated stays so.
+The question that the report asks, the bound or the measure that decides, has half of the error to itself
+(weighted Holm), so that many measures do not drown it. Of `looks` planned ones each may spend an equal share
+(Lan & DeMets 1983, with the union bound): `looks` times the smallest p of those taken enters.
 """
 
 from __future__ import annotations

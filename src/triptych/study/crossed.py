@@ -1,17 +1,9 @@
-"""Error of a mean over seeds and items, both of which are random samples.
+"""Error of a mean over seeds and items, both of which are random samples (docs/comparing.md).
 
-    D[s, i] = mu + a_s + b_i + e_si        Var(mean) = (MS_seeds + MS_items - MS_rest) / (S I)
+    A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
+    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}     (Behrens and Fisher)
 
-is a sum of two variances: A = MS_seeds / (S I), known from S - 1 degrees of freedom (two, of three seeds),
-and B = (MS_items - MS_rest) / (S I), known from I - 1 (hundreds). The mean's distribution is that of
-Behrens and Fisher: A Student-t with S - 1 degrees of freedom scaled by sqrt(A), plus a nearly normal one
-scaled by sqrt(B):
-
-    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}
-
-exact where one of the two dominates, and never above its level in between. Satterthwaite's degrees of
-freedom are estimated from the same three seeds: at a level of .005, which a correction for ten pairs asks
-for, they err five times as often as announced (docs/comparing.md).
+exact where one of the two dominates, and never above its level in between.
 """
 
 from __future__ import annotations

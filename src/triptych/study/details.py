@@ -1,7 +1,6 @@
-"""Data for the page's script: runs with their curves and origin, their differences, all pairs of settings.
+"""Data for the page's script, as JSON: runs with their curves and origin, their differences, all pairs.
 
-All of it is text and numbers that are ready to be shown: the script chooses among them and computes no
-statistic. It travels as JSON in the page itself.
+All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device, without data and without memory; one's own that cannot be, on the
-CPU. Operations are those of one item forward, by torch's counter, and twice as many backward: of each
-product one by its weights' and one by its inputs' gradient. Activations are what autograd saves for the
-backward pass. Hours are operations over a card's peak rate times a utilisation, so without validation, the
-account and samples.
+Networks are made on the ``meta`` device, or one's own that cannot be on the CPU. Operations are those of one
+item forward, by torch's counter, and twice as many backward; activations are what autograd saves. Hours are
+operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
 import sys

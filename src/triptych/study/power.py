@@ -1,12 +1,9 @@
 """What a comparison could have seen: power, and how many seeds a claim would take.
 
-Under a true difference d the mean of S seeds is N(d, A + B) and the estimate of A is A chi2_{S-1} / (S - 1):
+    power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ],  estimate of A ~ A chi2_{S-1} / (S - 1)
 
-    power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ]
-
-over the same nodes as the test (`crossed`); without items this is the noncentral t. A falls as 1 / S; B,
-what the items leave open, does not. The level is the one that holds if no other claim does (Holm's first
-step), so the power is a lower limit of what the corrected test has.
+over the same nodes as the test (`crossed`); A falls as 1 / S, B does not. The level is the one that holds if
+no other claim does (Holm's first step), so the power is a lower limit of what the corrected test has.
 """
 
 from __future__ import annotations

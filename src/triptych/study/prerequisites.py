@@ -48,9 +48,10 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
             continue
         path = Path(value).expanduser()
         if not path.exists():
-            raise UserError(
-                f"{key}={value}: no such file{_suggestion(path)}; must be null or an existing file"
-            )
+            names = [name for of, name in zip(path.parts, path.parts[1:], strict=False) if of == "runs"]
+            made = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
+            hint = f", triptych-train experiment={made[0]} makes it" if made else ""
+            raise UserError(f"{key}={value}: no such file{hint}; must be null or an existing file")
         if group in CHECKPOINTS:
             check_reference(key, str(path))
 
@@ -65,12 +66,6 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str, str]]:
             yield from ((key, f"{key}[{i}]", str(one)) for i, one in enumerate(value))
         elif OmegaConf.is_dict(value):  # of condition_from; without a slash it is another part
             yield from ((key, f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
-
-
-def _suggestion(path: Path) -> str:
-    names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
-    names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
-    return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""
 
 
 def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:

@@ -1,7 +1,5 @@
 """Which runs were judged on the same data, and which repeat another's result.
 
-Other data are no setting, and are never compared; a result that repeats another seed's counts once.
-
 By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other pictures at the
 same place are not. Runs from before there were fingerprints: by what their configuration says of the data.
 """

@@ -1,22 +1,7 @@
-"""Published claims and the contrasts that decide them.
+"""Published claims and the contrasts that decide them; docs/papers.md says what can be claimed.
 
-A claim says of one metric m, over the settings a, b, ... of one axis of the sweep, one of
-
-    order: [a, b, c]   m(a) < m(b) < m(c), each below the next: ``by`` so much, or ``by_factor`` so many times
-    same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
-    value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure
-    diverges: [a]      most seeds of a diverge, or with ``beyond`` lie that many times above the rest
-
-which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
-made at each of their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
-
-Its ``kind`` says what a verdict is of:
-
-    identity   true by mathematics here: a test of this project, listed apart and never counted as a finding
-    exact      a finding on a sampler or an estimator, with an exact denoiser
-    trained    a finding on trained networks
-
-A finding names in ``otherwise`` the ingredient under which it would come out the other way.
+A contrast is a number that is to lie in a range. Where other axes vary, a claim is made at each of their
+values, unless ``at`` names one. Read without numpy or torch, before a run starts.
 """
 
 from __future__ import annotations

@@ -1,18 +1,7 @@
 """Verdicts on a paper's claims by a sweep: reproduced, contradicted, cannot tell, or not testable here.
 
-A claim is a list of contrasts, numbers of which each is to lie in its range (``claim``). A contrast's
-figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
-
-    reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
-                  largest of one-sided p-values, two for a range with two ends, Schuirmann 1987)
-    contradicted  some contrast's test rejects "within its range" (the smallest p times the number of them)
-
-each at 5%, corrected by Holm's method over all claims of the file. So a file has a claim that is false and
-called reproduced in at most 5% of sweeps, and one that is true and called contradicted in at most 5%.
-
-An identity, true by mathematics here, holds or fails by the same tests; it is listed apart and is no finding.
-A claim that this scale cannot decide is not tested. Settings are called the same by no margin that is wider
-than an effect on the same metric that the file has reproduced.
+docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reproduced", Bonferroni's of
+"contradicted", each at 5% and corrected by Holm's method over all claims of the file.
 """
 
 from __future__ import annotations

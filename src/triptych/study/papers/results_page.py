@@ -1,7 +1,6 @@
 """`docs/results.md`: the verdict on every published claim at a glance, and a page of details per paper.
 
-The folder beside the page, of its name without the suffix, has each paper's result twice: as JSON, from which
-the page is made anew when a sweep is gone, and as a page.
+The folder of the page's name has each paper's result as a page, and as JSON, which outlives its sweep.
 """
 
 from __future__ import annotations
