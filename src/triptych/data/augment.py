@@ -8,8 +8,6 @@ What a model learns of changed images it would draw, too. One whose condition sa
 augmentation).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -99,9 +97,8 @@ class Crop(Augmentation):
 class ConditioningNoise(Augmentation):
     r"""Noise on an image that the network is told, and how much: z = cos(pi s / 2) low + sin(pi s / 2) eps.
 
-    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4:
-    a stage that has learned from noised images of the data forgives those that the stage before it draws. The
-    bound is of the image as it is, s = 0.
+    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4: a
+    stage that has learned from noised images forgives those of the one before it. The bound is at s = 0.
 
     Args:
         part: the part of the condition, an image.

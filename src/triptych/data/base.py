@@ -1,7 +1,5 @@
 """The datamodule that all data come from, and what loading them needs."""
 
-from __future__ import annotations
-
 import math
 import random
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Build data from a configuration, and check what a data set must hold."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Cache decoded images in a memory-mapped file: memory does not grow with the folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

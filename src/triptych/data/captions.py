@@ -1,7 +1,5 @@
 """Data of which each item has a caption."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

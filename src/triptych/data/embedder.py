@@ -4,8 +4,6 @@ An embedding here is sqrt(d) times a unit vector of d dimensions, so that its en
 one, as noise schedules and networks expect.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder of the user's own images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

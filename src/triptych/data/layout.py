@@ -5,8 +5,6 @@ Top folders that are named as splits are splits, in the words of Hugging Face's 
 are classes, and a hash of each image's path splits them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import unicodedata
@@ -113,7 +111,7 @@ def place(file: Path, data_seed: int) -> float:
 
 def split_files(
     layout: Layout, root: Path, val_fraction: float, test_fraction: float, data_seed: int
-) -> dict[str, np.ndarray]:
+) -> "dict[str, np.ndarray]":
     """Split ``layout.files`` by their folders, else by ``place``, in whose order each split is.
 
     A split without a folder is held out of train/ by its fraction. DataError: a split that is to have items

@@ -1,7 +1,5 @@
 """MNIST and Fashion-MNIST, wherever torchvision, Debian or the user put their idx files."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib

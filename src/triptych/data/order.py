@@ -1,7 +1,5 @@
 """Order of batches: a function of the step in training, without padding in evaluation."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

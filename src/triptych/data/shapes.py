@@ -5,8 +5,6 @@
 Each picture follows from its attributes and from what is left to chance, all of them uniform and finite.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """Find the files of data and check sizes, without torch: before a run's directory is made."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

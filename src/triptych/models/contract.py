@@ -1,10 +1,7 @@
 """What the parts of a model give, looked at once on a few training items before the first step.
 
-A tensor of another shape may broadcast and train silently; here it is refused with its own file and line.
-Nothing that a step follows from is moved: neither weights, nor modes, nor random numbers.
+A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager

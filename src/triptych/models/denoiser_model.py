@@ -46,8 +46,6 @@ class DenoiserModel(BoundModel):
     control: Control | None = None
     _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
-    # the accounting ---------------------------------------------------------------------------------
-
     def before_accounting(self) -> None:
         """Move noise-level bins to learned endpoints; calibrate an optimal variance on the denoiser."""
         self.control = None
@@ -133,8 +131,6 @@ class DenoiserModel(BoundModel):
             t, weight = self.control.times(evaluation_times(index, self.seed, repeat, repeats))
             draw = draw._replace(t=t.float())
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
-
-    # drawing ----------------------------------------------------------------------------------------
 
     def shown(self, x: Tensor) -> Tensor:
         """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""

@@ -84,8 +84,6 @@ class Diffusion(DenoiserModel):
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
 
-    # training ---------------------------------------------------------------------------------------
-
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         # with the bound's ends, where the schedule's endpoints are learned
         condition = self._training_condition(batch, step, rank, world)

@@ -88,8 +88,6 @@ class LatentDiffusion(Diffusion):
     def networks(self) -> list[nn.Module]:
         return [*super().networks(), *self.network.encoders, self.network.head]
 
-    # training ---------------------------------------------------------------------------------------
-
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
         condition = self._training_condition(batch, step, rank, world)
@@ -114,8 +112,6 @@ class LatentDiffusion(Diffusion):
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
-
-    # the accounting ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def diffused(self, items: Batch) -> Tensor:

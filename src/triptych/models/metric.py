@@ -1,7 +1,5 @@
 """Metrics of one's own, beside the bound: of a split's items (`PerItem`), or of samples (`OfSamples`)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any

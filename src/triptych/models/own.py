@@ -1,7 +1,5 @@
 """What a class of one's own must be, beyond the shapes of ``contract``: tried once, before the first step."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Find the axes of an ablation: the settings that differ between runs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

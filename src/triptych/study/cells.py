@@ -1,7 +1,5 @@
 """The nouns of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -109,7 +107,6 @@ class Cell:
 
     @cached_property
     def bound(self) -> Estimate:
-        """The test bound over seeds."""
         return self.spread()
 
 
@@ -187,7 +184,6 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """The compared runs."""
         return [run for cell in self.cells for run in cell.runs.values()]
 
     @property
@@ -214,7 +210,6 @@ class Comparison:
 
     @cached_property
     def bounds(self) -> MeasureTable:
-        """The test bound, which has no key."""
         cells: Figures = {c.label: {seed: (x,) for seed, x in c.values().items()} for c in self.cells}
         return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
 

@@ -5,8 +5,6 @@ The question that the report asks, the bound or the measure that decides, has ha
 (Lan & DeMets 1983, with the union bound): `looks` times the smallest p of those taken enters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

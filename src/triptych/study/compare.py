@@ -5,8 +5,6 @@
 Only runs on the same data and in the same unit are compared; each such group is a Comparison of its own.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

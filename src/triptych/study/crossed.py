@@ -6,8 +6,6 @@
 exact where one of the two dominates, and never above its level in between.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

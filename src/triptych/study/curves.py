@@ -1,7 +1,5 @@
 """One line per cell: error by noise level, the bound over training, effective weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -3,8 +3,6 @@
 All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

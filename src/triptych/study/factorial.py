@@ -1,7 +1,5 @@
 """The figure of two crossed settings: the bound along one, a line for each value of the other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

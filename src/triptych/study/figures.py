@@ -1,10 +1,7 @@
 """Figures with one row per cell: bounds, paired differences to the best, measures of samples.
 
-Each function takes a comparison and a colour per label; it returns a figure, or None where there is
-nothing to show. Rows are in the order of the table, the best on top.
+Each takes a comparison and a colour per label, and gives None where there is nothing to show.
 """
-
-from __future__ import annotations
 
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Format numbers, intervals and durations."""
 
-from __future__ import annotations
-
 import math
 
 from triptych.run.entries import Estimate

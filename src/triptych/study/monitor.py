@@ -75,7 +75,6 @@ class Monitor(threading.Thread):
             self._renew()
 
     def stop(self) -> None:
-        """Stop drawing, and wait for the thread."""
         self._halt.set()
         self.join()
 

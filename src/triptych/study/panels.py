@@ -1,7 +1,5 @@
 """The figures of one comparison, each with a title and one sentence on how to read it."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 from collections.abc import Callable, Mapping

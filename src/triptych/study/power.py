@@ -6,8 +6,6 @@ over the same nodes as the test (`crossed`); A falls as 1 / S, B does not. The l
 no other claim does (Holm's first step), so the power is a lower limit of what the corrected test has.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from dataclasses import replace

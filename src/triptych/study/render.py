@@ -1,10 +1,7 @@
 """Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
 
-Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
-sweep goes on never shows half a report.
+Each file appears whole or not at all, so an open page never shows half a report.
 """
-
-from __future__ import annotations
 
 import base64
 import errno

@@ -1,7 +1,5 @@
 """`results.csv`: one row per run with everything a spreadsheet or a script could want."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

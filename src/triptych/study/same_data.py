@@ -4,8 +4,6 @@ By the fingerprint that a run records, so a copy of the data elsewhere is the sa
 same place are not. Runs from before there were fingerprints: by what their configuration says of the data.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple

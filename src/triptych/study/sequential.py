@@ -3,8 +3,6 @@
 `looks.json` holds which seeds each look had: the same command, given again, and the report look at these.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

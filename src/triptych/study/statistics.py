@@ -1,10 +1,7 @@
 """What may be said of a few seeds and a few hundred items: means, paired differences, intervals, Holm.
 
-Two settings trained from the same seed share initial weights, batches and noise, and are measured on the same
-items, so their difference varies far less than either figure: pairs, not pooled variances, decide.
+Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances, decide.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence

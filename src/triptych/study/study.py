@@ -1,7 +1,5 @@
 """Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter
@@ -48,7 +46,6 @@ class Study:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many runs have each status."""
         return Counter(run.status for run in self.runs)
 
     @property

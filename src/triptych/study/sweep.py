@@ -186,8 +186,6 @@ class SweepHook(Callback):
         """Stop this sweep's jobs after their step, and wait: an interrupted launcher would kill them."""
         processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
-    # for a sweeper that goes on from what its runs have shown ------------------------------------------
-
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""
         self.facts |= facts
@@ -209,7 +207,6 @@ class SweepHook(Callback):
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
-        """Return the name of a run's directory."""
         return rounds.cell_name(self.config, overrides)
 
     def look(self, facts: dict[str, Any]) -> int:
@@ -231,7 +228,6 @@ class SweepHook(Callback):
         return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
-        """Return the runs of the cells known in advance."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:

@@ -1,7 +1,5 @@
 """Tables of a comparison: results and costs of each setting."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 The runs on fresh seeds are compared twice: at what was best for all together, and each at its own best.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

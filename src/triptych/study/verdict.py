@@ -1,7 +1,5 @@
 """State the verdict in plain words, as far as the corrected test allows (`claims`)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

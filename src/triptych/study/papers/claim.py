@@ -4,8 +4,6 @@ A contrast is a number that is to lie in a range. Where other axes vary, a claim
 values, unless ``at`` names one. Read without numpy or torch, before a run starts.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reprod
 "contradicted", each at 5% and corrected by Holm's method over all claims of the file.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -49,7 +47,6 @@ class Judgement:
 
     @property
     def word(self) -> Word:
-        """The verdict."""
         if self.claim.untestable:
             return "not testable here"
         if self.reproduced <= ALPHA:
@@ -100,7 +97,6 @@ class Judgement:
 
     @property
     def line(self) -> str:
-        """One line for a terminal."""
         return f"{self.word}: {self.claim.says} ({self.why.rstrip('.')})"
 
 

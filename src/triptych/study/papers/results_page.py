@@ -3,8 +3,6 @@
 The folder of the page's name has each paper's result as a page, and as JSON, which outlives its sweep.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
