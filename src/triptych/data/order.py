@@ -52,9 +52,8 @@ class TrainOrder:
 class TrainLoader:
     """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
 
-    `first()` is asked at each `iter()`, so that a resumed run or next epoch goes on from the trainer's step.
-    `repeat` > 0 cycles over the first `repeat` batches (over-fitting on purpose). Has no length by design.
-    `ahead` > 0: as many threads prepare as many batches before they are asked for; the batches are the same.
+    `first()` gives the trainer's step at each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
+    (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
     """
 
     split: Split

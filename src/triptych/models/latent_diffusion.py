@@ -9,15 +9,7 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import (
-    Draw,
-    Noise,
-    Stream,
-    evaluation_noise,
-    plain_noise,
-    seeded,
-    training_noise,
-)
+from triptych.diffusion.draws import Noise, Stream, evaluation_noise, plain_noise, seeded, training_noise
 from triptych.diffusion.latents import clean_end
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -124,14 +116,9 @@ class LatentDiffusion(Diffusion):
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        noise = evaluation_noise(batch.index.cpu(), self.seed, repeat)
-        return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
-
-    def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> BoundTerms:
-        # of latents by ``noise``, of times and their noise by ``draw``
-        q, y = self._latents(batch.x, noise)
+        q, y = self._latents(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
         prior, reconstruction, clean = self._ends(batch.x, q, y)
-        diffusion = self._diffusion(y, draw, weight, self.condition_of(batch))
+        diffusion = self._diffusion(y, *self._draw(batch, repeat, repeats), self.condition_of(batch))
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:

@@ -31,9 +31,8 @@ class Residual(nn.Module):
 class LadderModule(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
-    A position map is learned: digits and garments are centred. The last convolution starts near zero, so at
-    first a conditional is close to N(0, 1); between latents of one size it is N(.95 z, .37^2), so no level
-    starts cut off from the data, which it would hardly recover from.
+    The last convolution starts near zero, so at first a conditional is close to N(0, 1); between latents of
+    one size it is N(.95 z, .37^2): no level starts cut off from the data, which it would hardly recover from.
     """
 
     def __init__(

@@ -21,9 +21,8 @@ REACH = 6.0
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, and `p` and intervals are NaN, where they cannot be known: fewer than two pairs, or
-    pairs that all differ by exactly the same amount, which says that the seed changed nothing, not that we
-    are certain.
+    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by exactly the
+    same, which says that the seed changed nothing, not that we are certain.
     """
 
     mean: float

@@ -14,14 +14,9 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.formatting import listed, p_value, quantity
+from triptych.study.papers import contrasts
 from triptych.study.papers.claim import Axes, Claim
-from triptych.study.papers.contrasts import (
-    ContrastResult,
-    measure_contrast,
-    point_label,
-    runs_of,
-    setting_figures,
-)
+from triptych.study.papers.contrasts import ContrastResult
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
@@ -102,10 +97,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """A paper's claims as a sweep found them, and the node ``paper`` as it recorded it.
-
-    ``changed``: they are not those that the sweep began with.
-    """
+    """A paper's claims as a sweep found them; ``changed``: they are not those that it began with."""
 
     node: Mapping[str, Any]
     name: str
@@ -189,12 +181,13 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
-    of = {point: runs_of(point, axes, runs) for point in claim.points}
-    measured = tuple(measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
+    of = {point: contrasts.runs_of(point, axes, runs) for point in claim.points}
+    measured = tuple(contrasts.measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
     known = [m.pair for m in measured if not m.trouble]
+    bounds = {contrasts.point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}
     return Judgement(
-        claim, measured, tuple(setting_figures(claim, axes, of)),
+        claim, measured, tuple(contrasts.setting_figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.n_items for pair in known), default=0),
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
-        warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
+        warning=no_better(bounds),
     )  # fmt: skip

@@ -14,15 +14,8 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.config.names import cores, grid_keys
 from triptych.errors import UserError
+from triptych.study.papers import paper
 from triptych.study.papers.claim import METRIC
-from triptych.study.papers.paper import (
-    axes_of,
-    check_claimed_metrics,
-    claims_at,
-    decisive_keys,
-    read_claims,
-    settings_digest,
-)
 from triptych.study.rounds import jobs_of
 
 KINDS = ("identity", "exact", "trained")
@@ -105,13 +98,14 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     for key, value in _of_scale(config).items():
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
-    axes = axes_of(jobs, map(str, keys), plain["measures"])
-    check_claimed_metrics(read_claims(node, axes, scale), plain, axes)
-    check_fairness(claims_at(node["claims"], scale))
+    axes = paper.axes_of(jobs, map(str, keys), plain["measures"])
+    paper.check_claimed_metrics(paper.read_claims(node, axes, scale), plain, axes)
+    check_fairness(paper.claims_at(node["claims"], scale))
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):
-        changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
+        began = paper.decisive_keys(earlier.get("claims") or {}, scale)
+        changed |= began != paper.decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
     facts: dict[str, Any] = {
         "paper": node,
@@ -122,7 +116,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     }
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
         if file.is_file():  # what ended runs were made of stays
-            now = settings_digest(read_yaml(file), scale)
+            now = paper.settings_digest(read_yaml(file), scale)
             facts["paper_settings"] = before.get("paper_settings") if any_result else now
     return facts | ({"claims_changed": True} if changed else {})
 
