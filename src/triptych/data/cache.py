@@ -107,10 +107,9 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise StorageError(
-            f"{path.parent}: cannot be written ({error.strerror or error});"
-            " set another folder with TRIPTYCH_CACHE=..."
-        ) from error
+        problem = f"cannot be written ({error.strerror or error})"
+        fix = "set another folder with TRIPTYCH_CACHE=..."
+        raise StorageError(f"{path.parent}: {problem}; {fix}") from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

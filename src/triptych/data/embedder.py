@@ -65,10 +65,8 @@ class Embedder:
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
-            raise DataError(
-                f"{self.what}: of images {self.shape} with {self.text}, the data's are "
-                f"{shape} with {text}; needs a contrastive run on the same data"
-            )
+            problem = f"of images {self.shape} with {self.text}, the data's are {shape} with {text}"
+            raise DataError(f"{self.what}: {problem}; needs a contrastive run on the same data")
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:

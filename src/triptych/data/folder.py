@@ -36,10 +36,9 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
-                raise DataError(
-                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels, more than"
-                    f" {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
-                )
+                size_of = f"{image.width} x {image.height} = {pixels} pixels"
+                fix = f"more than {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
+                raise DataError(f"data.root: {file} has {size_of}, {fix}")
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
         values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))

@@ -118,10 +118,8 @@ def split_files(
     has none, or a class has none to train on.
     """
     if val_fraction + test_fraction >= 1:
-        raise DataError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to train"
-            " on; needs a sum below 1"
-        )
+        both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
+        raise DataError(f"{both}: leave none to train on; needs a sum below 1")
     import numpy as np  # not for who only checks a configuration
 
     own = np.array(layout.splits)

@@ -75,14 +75,10 @@ class Mnist(Official):
             key = f"data.root={str(self.root)!r}"
             raise DataError(f"{key}: {image_file} has images of {images.shape[1:]}, needs {self.shape[1:]}")
         if len(images) != len(labels):
-            raise DataError(
-                f"data.root: {image_file} has {len(images)} images but {label_file} has {len(labels)} labels;"
-                " needs equal numbers"
-            )
-        if labels.max() >= self.num_classes:
-            raise DataError(
-                f"data.root: {label_file} has a label {labels.max()}, needs 0 .. {self.num_classes - 1}"
-            )
+            problem = f"{image_file} has {len(images)} images but {label_file} has {len(labels)} labels"
+            raise DataError(f"data.root: {problem}; needs equal numbers")
+        if (most := labels.max()) >= self.num_classes:
+            raise DataError(f"data.root: {label_file} has a label {most}, needs 0 .. {self.num_classes - 1}")
         # Copies, as torch does not take read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 

@@ -170,10 +170,9 @@ class Shapes(Captioned, Generated):
                 drawn = (draw_picture(what, random) for _ in range(TRIES))
                 picture = next((one for one in drawn if one.tobytes() not in known), None)
                 if picture is None:
-                    raise DataError(
-                        f"data.{name}_size={len(x)}: the other splits have nearly all pictures of a kind;"
-                        " needs smaller data.test_size or data.val_size"
-                    )
+                    problem = "the other splits have nearly all pictures of a kind"
+                    fix = "needs smaller data.test_size or data.val_size"
+                    raise DataError(f"data.{name}_size={len(x)}: {problem}; {fix}")
                 x[i] = picture
                 labels.append(COMBINATIONS.index(what))
                 here.add(picture.tobytes())

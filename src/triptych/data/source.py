@@ -74,10 +74,8 @@ def missing_cifar(root: Path) -> DataError:
 def check_batch(batch_size: int, items: int) -> None:
     """Raise DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine."""
     if batch_size > max(items, REPEATS):
-        raise DataError(
-            f"data.batch_size={batch_size}: larger than the training split;"
-            f" {items} is one step with all of its items"
-        )
+        fix = f"{items} is one step with all of its items"
+        raise DataError(f"data.batch_size={batch_size}: larger than the training split; {fix}")
 
 
 def check_val_size(val_size: int, items: int) -> None:
@@ -97,10 +95,8 @@ def check_memory(key: str, items: int, numbers: int) -> None:
     """Raise DataError if ``items`` of so many float32 numbers exceed this machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if (size := 4 * items * numbers) > memory:
-        raise DataError(
-            f"{key}={items}: takes {size / 2**30:,.0f} GiB, more than the {memory / 2**30:,.0f} GiB"
-            " of this machine's memory; needs fewer items"
-        )
+        most = f"more than the {memory / 2**30:,.0f} GiB of this machine's memory"
+        raise DataError(f"{key}={items}: takes {size / 2**30:,.0f} GiB, {most}; needs fewer items")
 
 
 def check_data_files(data: Mapping[str, Any]) -> None:

@@ -275,12 +275,8 @@ class BoundModel(Logged):
         low, high = self._levels[[0, -1]].tolist()
         ends = np.linspace(low, high, LEVEL_BANDS + 1)
         bands, errors = np.searchsorted(ends[1:-1], levels["gamma"]), np.array(levels["epsilon_mse"])
-        return {
-            f"val_levels/epsilon_mse_gamma_{ends[b]:.1f}_to_{ends[b + 1]:.1f}": float(
-                errors[bands == b].mean()
-            )
-            for b in np.unique(bands)
-        }
+        of = {f"{ends[b]:.1f}_to_{ends[b + 1]:.1f}": errors[bands == b] for b in np.unique(bands)}
+        return {f"val_levels/epsilon_mse_gamma_{name}": float(error.mean()) for name, error in of.items()}
 
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the parts of a batch's condition that the network reads, None if none."""

@@ -143,10 +143,8 @@ class DenoiserModel(BoundModel):
             raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
-            raise UserError(
-                "sampler.variance=learned: this model learned none (bound.variance=learned does); set null, "
-                "beta_tilde, beta or optimal"
-            )
+            problem = "this model learned none (bound.variance=learned does)"
+            raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
 
     def prepared(self, sampler: Sampler) -> Sampler:
         """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""

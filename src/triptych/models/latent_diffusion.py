@@ -56,15 +56,11 @@ class LatentDiffusion(Diffusion):
         **more: Any,
     ):
         if (depth := len(network.encoders)) != 1:
-            raise ValueError(
-                f"model.network.levels={depth}: must be 1, as the diffusion model stands in the place of "
-                "further ones"
-            )
+            why = "as the diffusion model stands in the place of further ones"
+            raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
         if not isinstance(objective.loss, OwnLoss):
-            raise ValueError(
-                f"objective.loss={type(objective.loss).__name__}: the encoder learns from it, too, and needs "
-                "the bound itself; set objective/loss=elbo"
-            )
+            problem = "the encoder learns from it, too, and needs the bound itself; set objective/loss=elbo"
+            raise ValueError(f"objective.loss={type(objective.loss).__name__}: {problem}")
         if bound.variance.learned:
             raise ValueError("bound.variance=learned: must be beta_tilde, beta or optimal with latents")
         if likelihood is not None:

@@ -95,10 +95,9 @@ class DiT(ImageNetwork):
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
         if high % patch or wide % patch:
-            raise ValueError(
-                f"denoiser.network.patch={patch}: {high}x{wide} images are no whole number of patches; "
-                f"must be a divisor of {math.gcd(high, wide)}"
-            )
+            problem = f"{high}x{wide} images are no whole number of patches"
+            fix = f"must be a divisor of {math.gcd(high, wide)}"
+            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")

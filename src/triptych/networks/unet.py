@@ -118,22 +118,17 @@ class UNet(ImageNetwork):
         channels, height, width = self.shape
         factor = 2 ** (len(widths) - 1)
         if height % factor or width % factor:
-            raise ValueError(
-                f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
-                f"{len(widths) - 1} times; set fewer widths"
-            )
+            problem = f"{height}x{width} images do not halve {len(widths) - 1} times"
+            raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
         heights = [height >> level for level in range(len(widths))]
         for key, chosen in (("attention_at", attention_at), ("text_at", text_at)):
             if strange := sorted(set(chosen) - set(heights)):
-                raise ValueError(
-                    f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; "
-                    f"must be of {', '.join(map(str, heights))}"
-                )
+                problem = f"no resolution has height {strange[0]}; must be of {', '.join(map(str, heights))}"
+                raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}")
         if add_z and self.outputs > 1:
-            raise ValueError(
-                f"denoiser.network.add_z=true: z is added to one number a dimension, not to {self.outputs}; "
-                "use objective=epsilon without a learned variance, or add_z=false"
-            )
+            problem = f"z is added to one number a dimension, not to {self.outputs}"
+            fix = "use objective=epsilon without a learned variance, or add_z=false"
+            raise ValueError(f"denoiser.network.add_z=true: {problem}; {fix}")
         self.add_z = add_z
         self.first = nn.Conv2d(self.channels, before, 3, padding=1)
         block = partial(
@@ -143,10 +138,8 @@ class UNet(ImageNetwork):
         at = [there in attention_at for there in heights]
         self.text = Text(self.conditions, c) if text_at else None
         if self.text is not None and not self.text.kinds:
-            raise ValueError(
-                f"denoiser.network.text_at={list(text_at)}: the condition has no text; set [], or data with "
-                "captions and model.conditional=[text]"
-            )
+            fix = "set [], or data with captions and model.conditional=[text]"
+            raise ValueError(f"denoiser.network.text_at={list(text_at)}: the condition has no text; {fix}")
         reads = [c if there in text_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before]

@@ -226,10 +226,8 @@ def choose_point(
     best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
     lost = [",".join(s) for s, point in best.items() if not math.isfinite(mean[s, point])]
     if lost or not math.isfinite(together[equal]):
-        raise UserError(
-            f"tuning: {[*lost, 'all settings'][0]} has no value at which every seed gave a finite "
-            "validation bound"
-        )
+        none = "no value at which every seed gave a finite validation bound"
+        raise UserError(f"tuning: {[*lost, 'all settings'][0]} has {none}")
     return equal, best
 
 

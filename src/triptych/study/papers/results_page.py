@@ -185,11 +185,6 @@ def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
-    facts = [
-        f"{quantity(len(runs), 'run')}, {duration(seconds)}",
-        f"commit {listed(commits) or 'unknown'}",
-        machine or "machine unknown",
-        when,
-    ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
-    return "; ".join(facts) + changed + "."
+    what = f"{quantity(len(runs), 'run')}, {duration(seconds)}; commit {listed(commits) or 'unknown'}"
+    return f"{what}; {machine or 'machine unknown'}; {when}{changed}."

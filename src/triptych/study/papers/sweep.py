@@ -107,13 +107,8 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         began = paper.decisive_keys(earlier.get("claims") or {}, scale)
         changed |= began != paper.decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
-    facts: dict[str, Any] = {
-        "paper": node,
-        "paper_name": name,
-        "paper_axes": axes,
-        "scale": scale,
-        "machine": machine(),
-    }
+    facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
+    facts |= {"scale": scale, "machine": machine()}
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
         if file.is_file():  # what ended runs were made of stays
             now = paper.settings_digest(read_yaml(file), scale)
@@ -134,23 +129,18 @@ def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
             problem = "otherwise= contradicts it; an identity cannot come out the other way"
             raise UserError(f"{path}.kind=identity: {problem}")
         if not identity and not turned:
-            raise UserError(
-                f"{path}.kind={node['kind']}: otherwise is needed: under what the claim would come out the "
-                "other way; a claim without it is an identity"
-            )
+            problem = "otherwise is needed: under what the claim would come out the other way"
+            raise UserError(f"{path}.kind={node['kind']}: {problem}; a claim without it is an identity")
         for margin, effect in (("within", "by"), ("within_factor", "by_factor")) if "same" in node else ():
             wide = node.get(margin, 0)
             if margin == "within_factor" and wide > WIDEST:
-                raise UserError(
-                    f"{path}.{margin}={wide:g}: wider than half of the smaller; use at most {WIDEST}"
-                )
+                problem = "wider than half of the smaller"
+                raise UserError(f"{path}.{margin}={wide:g}: {problem}; use at most {WIDEST}")
             for other in claims.values():
                 least = other.get(effect)
                 if "order" in other and least and least < wide and _metric(other) == _metric(node):
-                    raise UserError(
-                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that "
-                        "another claim calls an improvement; use a smaller margin"
-                    )
+                    of = f"the effect {effect}={least:g} that another claim calls an improvement"
+                    raise UserError(f"{path}.{margin}={wide:g}: wider than {of}; use a smaller margin")
 
 
 def _metric(node: Mapping[str, Any]) -> str:
