@@ -95,7 +95,7 @@ def _of_run(run: Run, points: int, tuned: bool) -> dict[str, Any]:
     """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     record = load_object(run.dir / "provenance.json")
-    about = {"mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound}
+    about: dict[str, Any] = {"mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound}
     about |= {"facts": list(_facts(run)), "curves": _curves(run, points)}
     return about | {"again": command_again(record, tuned), "provenance": list(_provenance(run, record))}
 
