@@ -129,9 +129,8 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """Return the condition of prompts, one item each; DataError without captions, or for a bad prompt."""
-        raise DataError(
-            f"prompt={prompts[0]!r}: data {self.name} have no captions; needs a model of captioned data"
-        )
+        problem = f"data {self.name} have no captions"
+        raise DataError(f"prompt={prompts[0]!r}: {problem}; needs a model of captioned data")
 
     def formula(self) -> dict[str, Any] | None:
         """Return all that items drawn by a formula follow from but seed and sizes; None if they are read.

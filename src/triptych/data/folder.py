@@ -45,9 +45,8 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        raise DataError(
-            f"data.root: cannot read the image {file}: {type(error).__name__}: {error}"
-        ) from error
+        problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
+        raise DataError(f"data.root: {problem}") from error
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 

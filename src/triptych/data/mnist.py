@@ -28,9 +28,8 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if len(data) > most:
-        raise DataError(
-            f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
-        )
+        fix = "TRIPTYCH_MAX_DATA=... raises the limit"
+        raise DataError(f"data.root: {file} unpacks to more than {most} bytes; {fix}")
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
     whole = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not whole:

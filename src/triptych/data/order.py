@@ -22,7 +22,7 @@ def rank_world() -> tuple[int, int]:
 
 
 class TrainOrder:
-    """Epoch permutations laid end to end, cut into batches that run across the borders, whole.
+    """Epoch permutations laid end to end, cut into batches across their borders; nothing is dropped.
 
     Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
     """

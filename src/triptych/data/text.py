@@ -95,9 +95,8 @@ class Words(TextEncoder):
     def pieces(self, text: str) -> list[int]:
         for word in words(text):
             if word not in self._place:
-                raise DataError(
-                    f"no caption of the data has the word {word!r}, {nearest(word, self.vocabulary)}"
-                )
+                known = nearest(word, self.vocabulary)
+                raise DataError(f"no caption of the data has the word {word!r}, {known}")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:

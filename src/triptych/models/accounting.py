@@ -144,7 +144,8 @@ class Accounting(Figures):
     ) -> None:
         """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
 
-        ``nats``: of the diffusion term, (B,). ``weight``: 1 / density of its time; ``estimate``: if not nats.
+        ``nats``: what each draw says of the diffusion term, (B,). ``weight``: 1 / density of its time, where
+        times are not uniform; ``estimate``: what was counted for the draw, where that is not nats.
         """
         weight = torch.ones_like(nats, dtype=torch.float64) if weight is None else weight.to(nats.device)
         estimate = nats if estimate is None else estimate

@@ -62,9 +62,8 @@ class Diffusion(DenoiserModel):
         if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
             raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
         if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
-            raise ValueError(
-                "schedule=learned: learns where times fall; set objective/times=uniform or stratified"
-            )
+            fix = "set objective/times=uniform or stratified"
+            raise ValueError(f"schedule=learned: learns where times fall; {fix}")
         objective.times.check(schedule)
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
             right = "none" if levels is None else "uniform or lossless"

@@ -35,7 +35,7 @@ class TokenAttention(nn.Module):
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def place(self, q: Tensor, k: Tensor, places: Any) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (B, heads, N, d), of a subclass such that know their ``places``."""
+        """Return queries and keys (B, heads, N, d); a subclass's know their tokens' ``places``."""
         return q, k
 
 

@@ -50,8 +50,7 @@ def value(run: Run, key: str) -> str:
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     """Return the axes that name a run, and a note on each setting that changes together with one of them.
 
-    A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
-    name, but its effect cannot be told from the other's: it is left out of names and said in a note.
+    A setting that another determines (schedule always "cosine" where objective is "v") is in no name.
     """
     typed = {key for run in runs for key in run.overrides}
     chosen = {key for run in runs for key in run.choices}

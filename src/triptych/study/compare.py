@@ -1,8 +1,6 @@
-"""Compare runs: find the settings, group runs into cells, test the pairs.
+"""Compare runs on the same data and in the same unit: find settings, group runs into cells, test pairs.
 
-    Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
-
-Only runs on the same data and in the same unit are compared; each such group is a Comparison of its own.
+Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
 """
 
 import math

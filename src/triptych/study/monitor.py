@@ -36,7 +36,7 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draw each run's progress about once a second, and renew the report; print ends without a terminal."""
+    """Draw each run's progress about once a second, or without a terminal print ends; renew the report."""
 
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)

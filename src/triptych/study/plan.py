@@ -60,9 +60,8 @@ def _cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | Non
     if config["model"]["_target_"] == ORACLE:
         raise UserError("plan=true: nothing to train, no cost to count; leave it out")
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
-        raise UserError(
-            "plan=true: only for model=diffusion with a network to train, whose cost it counts; leave it out"
-        )
+        which = "only for model=diffusion with a network to train, whose cost it counts"
+        raise UserError(f"plan=true: {which}; leave it out")
     if config["trained"] is not None:
         raise UserError(f"plan=true: trained={config['trained']} is not fitted again; nothing is counted")
     if not config["trainer"].get("max_steps"):

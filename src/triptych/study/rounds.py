@@ -198,9 +198,8 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     than two seeds to begin with, or more than ``most``.
     """
     if len(first) < 2 or len(first) > most:
-        raise UserError(
-            f"max_seeds={most}: a sweep until=decided begins with 2 to {most} seeds, not {len(first)}"
-        )
+        begins = f"begins with 2 to {most} seeds, not {len(first)}"
+        raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
     rounds = [list(first)]
     while len(rounds[-1]) < most:
         n = len(rounds[-1])

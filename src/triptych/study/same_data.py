@@ -88,12 +88,9 @@ def _tell_apart(several: list[list[Run]]) -> list[Group]:
     names = [f"{name} ({differences})"[:100] for differences in differ]
     if len({*names}) < len(several):  # the same words, other contents
         names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
-    groups = []
-    for i, runs in enumerate(several):
-        others = listed(names[:i] + names[i + 1 :])
-        note = f"Other data are no setting: runs on {others} are a comparison of their own."
-        groups.append(Group(runs, names[i], [note]))
-    return groups
+    others = [listed(names[:i] + names[i + 1 :]) for i in range(len(names))]
+    notes = (f"Other data are no setting: runs on {of} are a comparison of their own." for of in others)
+    return [Group(runs, name, [note]) for runs, name, note in zip(several, names, notes, strict=True)]
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:

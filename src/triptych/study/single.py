@@ -49,8 +49,7 @@ def check_single(config: DictConfig) -> dict[str, Any]:
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         guidance = plain.get("guidance") or {}
         if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
-            raise UserError(
-                "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
-            )
+            fix = "as in guide=.../checkpoints/last.ckpt"
+            raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
         check_files(OmegaConf.create(plain))
     return plain

@@ -107,9 +107,8 @@ class SweepHook(Callback):
                     write_report_or_say_why(self.root, show=True)
                 raise
             except OSError as error:
-                raise UserError(
-                    f"{self.root}: cannot be written ({error.strerror}); choose another"
-                ) from error
+                problem = f"cannot be written ({error.strerror})"
+                raise UserError(f"{self.root}: {problem}; choose another") from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [] if config.force else [run for run in runs if run.status == "finished"]
@@ -132,9 +131,8 @@ class SweepHook(Callback):
     def _set_up(self, config: DictConfig) -> None:
         """Check what concerns the sweep as a whole, and name its directory for all jobs."""
         if processes.launch():
-            raise UserError(
-                "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
-            )
+            fix = "use trainer=ddp in it, not torchrun or srun"
+            raise UserError(f"-m: a sweep starts its processes itself; {fix}")
         check_keys(config, config.hydra)
         check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
         rounds.check_rounds(config, grid=rounds.is_grid(config))

@@ -136,9 +136,8 @@ class _Contrasts:
         if not self.axis:
             raise UserError(f"{path}.compare: a value is needed; one of {', '.join([*varied, METRIC])}")
         if self.axis not in (*axes, METRIC):
-            raise UserError(
-                f"{path}.compare={self.axis}: not an axis of the sweep, {nearest(self.axis, [*axes, METRIC])}"
-            )
+            known = nearest(self.axis, [*axes, METRIC])
+            raise UserError(f"{path}.compare={self.axis}: not an axis of the sweep, {known}")
         if self.axis == METRIC and "metric" in node:
             raise UserError(f"{path}.metric={node['metric']}: not with compare=metric")
         self.metric = str(node.get("metric", "bound"))
@@ -210,10 +209,8 @@ class _Contrasts:
             raise UserError(f"{self.path}.{where}: not an axis of the sweep, {nearest(key, [*self.axes])}")
         text = next((one for one in self.axes[key] if one == str(wanted) or _means(one, wanted)), None)
         if text is None:
-            there = ", ".join(self.axes[key])
-            raise UserError(
-                f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {key} is one of {there}"
-            )
+            known = f"{key} is one of {', '.join(self.axes[key])}"
+            raise UserError(f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {known}")
         return text
 
 

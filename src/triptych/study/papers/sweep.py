@@ -82,9 +82,8 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     sweeper = config.hydra.sweeper
     if sweeper.get("tune") or config.get("until"):
         key = "until=decided" if config.get("until") else "hydra.sweeper.tune"
-        raise UserError(
-            f"{key}: not with a paper's claims, whose settings and seeds are fixed before the run"
-        )
+        why = "whose settings and seeds are fixed before the run"
+        raise UserError(f"{key}: not with a paper's claims, {why}")
     node = to_plain(config.paper)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     plain: Any = {
