@@ -4,8 +4,6 @@ The commands take the same path: a run that Python trained is a directory like a
 with what the other has begun.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Sequence

@@ -222,9 +222,7 @@ C = TypeVar("C", bound=type)
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
     """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
 
-    Args:
-        place: where configurations have it, for the message: "denoiser.network".
-        error: raised with one line: key, value and what the value must be.
+    ``place``: where configurations have it, as "denoiser.network"; ``error``: raised with the line.
     """
 
     def hold(cls: type) -> None:

@@ -35,12 +35,7 @@ class StorageError(UserError):
 
 
 class Diverged(UserError):
-    """A loss, a bound or a weight is not finite; recorded as the result of the run.
-
-    Args:
-        what: is not finite, "the loss".
-        step: at which that was found, counted from 1.
-    """
+    """A loss, a bound or a weight, ``what``, is not finite at ``step``, from 1: the result of the run."""
 
     exit_code = 3
 
@@ -62,10 +57,7 @@ class Diverged(UserError):
 class Interrupted(BaseException):
     """The run stopped on a signal and can be resumed; not an Exception, so that no handler catches it.
 
-    Args:
-        signal: that asked for it, or killed.
-        step: that was saved.
-        lost: what of the run was killed, "process 1", if it was not asked but killed.
+    ``signal`` asked for it, or killed; ``step`` was saved; ``lost``: what was killed, as "process 1".
     """
 
     def __init__(self, signal: int, step: int = 0, lost: str = ""):

@@ -26,11 +26,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\
 
 
 def check_directory(folder: str | Path) -> None:
-    """Refuse a directory that holds a pipe, a socket, a device, or a link that leads out of it.
-
-    Raises:
-        UserError: what is in the way.
-    """
+    """Refuse a directory with a pipe, a socket, a device, or a link that leads out of it, by a UserError."""
     home, ahead = os.path.realpath(folder), [str(folder)]
     for place in ahead:
         try:
@@ -67,12 +63,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def read_bytes(path: str | Path, limit_name: str) -> bytes:
-    """Read a whole regular file.
-
-    Raises:
-        OSError: it is missing, or no regular file.
-        ValueError: it is larger than the limit of that name.
-    """
+    """Read a regular file; OSError if it is none, ValueError if larger than the limit of that name."""
     most = limit(limit_name)
     with open_regular(path) as file:
         data = file.read(most + 1)
@@ -99,10 +90,7 @@ def load_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_rows(path: str | Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, its header first, as far as they can be read.
-
-    Nothing where the file is missing, no regular file, or larger than TRIPTYCH_MAX_TABLE.
-    """
+    """Yield a CSV file's rows, the header first, as far as it can be read; of one too large none."""
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size <= limit("TRIPTYCH_MAX_TABLE"):

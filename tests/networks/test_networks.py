@@ -15,7 +15,7 @@ from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import BlockOptions, UNet, UNetBlock
+from triptych.networks.unet import UNet, UNetBlock
 
 CASES = [
     (MLP, (2,), {}),
@@ -171,7 +171,8 @@ def test_tokens_of_the_class_are_read_and_left_out_again():
 def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
     """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after the block and after its attention."""
     scale = 0.5**0.5
-    plain, scaled = (UNetBlock(8, 8, 4, BlockOptions(0.0, "shift", s, 2), attends=True) for s in (1.0, scale))
+    how = {"conditioning": 4, "dropout": 0.0, "modulation": "shift", "heads": 2, "groups": 8}
+    plain, scaled = (UNetBlock(8, 8, attends=True, skip_scale=s, **how) for s in (1.0, scale))
     scaled.load_state_dict(awake(plain).state_dict())
     h, c = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
     attention = plain.attention

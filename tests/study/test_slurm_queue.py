@@ -28,9 +28,9 @@ from triptych.study import slurm
     ],
 )
 def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
-    looks = slurm.Looks()
+    watcher = slurm.QueueWatcher("jobs", 1, lambda *_: None)
     queues = [{"5_0": state} if state else {} for state in states]
-    found = [looks.ended(["5_0"], queue, now=15.0 * i) for i, queue in enumerate(queues)]
+    found = [watcher.ended(["5_0"], queue, now=15.0 * i) for i, queue in enumerate(queues)]
     assert found[:2] == [{}, {}]
     assert found[3] == ({"5_0": ended} if ended else {})
 

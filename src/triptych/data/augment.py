@@ -8,8 +8,6 @@ What a model learns of changed images it would draw, too. One whose condition sa
 augmentation).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -99,9 +97,8 @@ class Crop(Augmentation):
 class ConditioningNoise(Augmentation):
     r"""Noise on an image that the network is told, and how much: z = cos(pi s / 2) low + sin(pi s / 2) eps.
 
-    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4:
-    a stage that has learned from noised images of the data forgives those that the stage before it draws. The
-    bound is of the image as it is, s = 0.
+    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4: a
+    stage that has learned from noised images forgives those of the one before it. The bound is at s = 0.
 
     Args:
         part: the part of the condition, an image.
@@ -129,10 +126,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``, with the part of the condition that says what was done.
-
-    An item has that part if something was, and the condition if a step is ``told``.
-    """
+    """Return a training batch after all ``steps``, with the condition's part of what was done, where told."""
     done = []
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]

@@ -1,7 +1,5 @@
 """The datamodule that all data come from, and what loading them needs."""
 
-from __future__ import annotations
-
 import math
 import random
 from abc import ABC, abstractmethod
@@ -131,9 +129,8 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """Return the condition of prompts, one item each; DataError without captions, or for a bad prompt."""
-        raise DataError(
-            f"prompt={prompts[0]!r}: data {self.name} have no captions; needs a model of captioned data"
-        )
+        problem = f"data {self.name} have no captions"
+        raise DataError(f"prompt={prompts[0]!r}: {problem}; needs a model of captioned data")
 
     def formula(self) -> dict[str, Any] | None:
         """Return all that items drawn by a formula follow from but seed and sizes; None if they are read.
@@ -156,10 +153,8 @@ class DataModule(pl.LightningDataModule, ABC):
         check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
-        return TrainLoader(
-            train, order, self._batches_seen, rank, world, self.pin_memory, repeat, self.augmentations,
-            self.num_workers,
-        )  # fmt: skip
+        how = self.pin_memory, repeat, self.augmentations, self.num_workers
+        return TrainLoader(train, order, self._batches_seen, rank, world, *how)
 
     def _batches_seen(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches

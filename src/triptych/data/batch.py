@@ -1,7 +1,5 @@
 """What goes into a model: a batch, the split it is taken from, and levels on [-1, 1]."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +16,7 @@ class Batch(NamedTuple):
     condition: Condition | None
     index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
 
-    def pin(self) -> Batch:
+    def pin(self) -> "Batch":
         """Return the same in page-locked memory, for faster copies to a GPU."""
         condition = None if self.condition is None else self.condition.pin_memory()
         return Batch(self.x.pin_memory(), condition, self.index.pin_memory())

@@ -1,7 +1,5 @@
 """Build data from a configuration, and check what a data set must hold."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any
@@ -24,11 +22,7 @@ CHUNK = 4096  # items checked together
 
 
 def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
-    """Build and load the data; ``download=False`` overrides the configuration.
-
-    Raises:
-        UserError: it cannot be built or read, or what it holds breaks the contract of a data set.
-    """
+    """Build and load the data, or raise a UserError; ``download=False`` overrides the configuration."""
     data = build(config["data"], "data")
     changes = config.get("augmentation") or {}
     data.shown = "test" if config.get("test", True) else "val"
@@ -41,11 +35,7 @@ def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
 
 
 def check_contract(data: DataModule) -> None:
-    """Check splits, shapes, dtypes, levels, finite values and parts of conditions, of data after ``setup``.
-
-    Raises:
-        DataError: the first breach, with file and line of own code.
-    """
+    """Check splits, shapes, dtypes, levels, finite values and conditions after ``setup``; else DataError."""
     kind = type(data)
     for name in ("name", "shape"):
         if not hasattr(data, name):

@@ -1,7 +1,5 @@
 """Cache decoded images in a memory-mapped file: memory does not grow with the folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -30,12 +28,7 @@ def cache_folder() -> Path:
 
 
 class Mapped:
-    """Rows of an array on disk, (n, *shape), in an order of one's own; indexing reads and copies them.
-
-    Args:
-        array: (N, *shape), mapped.
-        order: (n,) which row of it each item is.
-    """
+    """Rows of an array (N, *shape) on disk in an ``order`` (n,) of their own; indexing copies them."""
 
     def __init__(self, array: np.ndarray, order: np.ndarray) -> None:
         self.array, self.order = array, order
@@ -68,10 +61,7 @@ def cached_images(
 ) -> tuple[np.ndarray, Tensor]:
     """Return (images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from or put in ``folder``.
 
-    ``images`` is only gone through if there is no such file.
-
-    Raises:
-        StorageError: the file cannot be written.
+    ``images`` is only gone through if there is no such file; StorageError: it cannot be written.
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
@@ -90,11 +80,7 @@ def cached_images(
 
 
 def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the arrays that ``make`` gives, from ``folder`` or put there.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Return what ``make`` gives, from ``folder`` or put there; StorageError: it cannot be written."""
     file = folder / f"{name}.npz"
     if not file.exists():
         arrays = make()
@@ -121,10 +107,9 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise StorageError(
-            f"{path.parent}: cannot be written ({error.strerror or error});"
-            " set another folder with TRIPTYCH_CACHE=..."
-        ) from error
+        problem = f"cannot be written ({error.strerror or error})"
+        fix = "set another folder with TRIPTYCH_CACHE=..."
+        raise StorageError(f"{path.parent}: {problem}; {fix}") from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """Data of which each item has a caption."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,12 +80,9 @@ class Captioned(DataModule):
         """Return ``splits`` with the tokens of ``captions``; in memory are those of each distinct one, once.
 
         Args:
-            what: a caption is, for the message of one that the encoder refuses.
+            what: a caption is, for the DataError of one that the encoder refuses.
             known: further texts whose words a prompt may have.
             whole: the images that embeddings are of; None: those of ``splits``.
-
-        Raises:
-            DataError: a caption that the encoder refuses.
         """
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
@@ -157,8 +152,7 @@ class DigitsCaptioned(Captioned, Digits):
 class CaptionedFolder(Captioned, ImageFolder):
     """Images under root, each with a text file of the same name beside it: ``red.png`` and ``red.txt``.
 
-    Raises:
-        DataError: an image without such a file, or a file that cannot be read as UTF-8 or is empty.
+    DataError: an image without such a file, or a file that cannot be read as UTF-8 or is empty.
     """
 
     name = "captioned_folder"

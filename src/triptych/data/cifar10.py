@@ -1,7 +1,5 @@
 """CIFAR-10 through torchvision, from a local folder."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Handwritten digits, 8 x 8, that scikit-learn ships: real data without a download."""
 
-from __future__ import annotations
-
 import gzip
 from typing import Annotated, Any
 

@@ -4,8 +4,6 @@ An embedding here is sqrt(d) times a unit vector of d dimensions, so that its en
 one, as noise schedules and networks expect.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +31,8 @@ class Embedder:
     Args:
         path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
             plain data, its class has to be one that a configuration may name, and its weights take no more
-            memory than the file.
+            memory than the file. DataError: no such file, or no encoder's.
         key: that names it, for messages.
-
-    Raises:
-        DataError: no such file, or no encoder's.
     """
 
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:
@@ -70,10 +65,8 @@ class Embedder:
     def check(self, shape: tuple[int, ...], text: Kind) -> None:
         """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
-            raise DataError(
-                f"{self.what}: of images {self.shape} with {self.text}, the data's are "
-                f"{shape} with {text}; needs a contrastive run on the same data"
-            )
+            problem = f"of images {self.shape} with {self.text}, the data's are {shape} with {text}"
+            raise DataError(f"{self.what}: {problem}; needs a contrastive run on the same data")
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:

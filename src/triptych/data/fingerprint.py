@@ -1,10 +1,7 @@
 """Fingerprint data: by their contents as a model sees them, or by the formula that draws them.
 
-Neither path nor time enters, so a copy elsewhere is the same data and another picture under the same name is
-not. Taken from what is in memory already: 0.2 s for 60,000 images of 28 x 28.
+Neither path nor time enters, so a copy elsewhere is the same data. 0.2 s for 60,000 images of 28 x 28.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json

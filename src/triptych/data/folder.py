@@ -1,7 +1,5 @@
 """A folder of the user's own images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,19 +36,17 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
-                raise DataError(
-                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels, more than"
-                    f" {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
-                )
+                size_of = f"{image.width} x {image.height} = {pixels} pixels"
+                fix = f"more than {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
+                raise DataError(f"data.root: {file} has {size_of}, {fix}")
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
         values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        raise DataError(
-            f"data.root: cannot read the image {file}: {type(error).__name__}: {error}"
-        ) from error
+        problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
+        raise DataError(f"data.root: {problem}") from error
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 

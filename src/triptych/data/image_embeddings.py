@@ -1,7 +1,5 @@
 """The embeddings of the images of other data, as points of a density: what DALL-E 2's prior draws."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any
 

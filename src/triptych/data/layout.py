@@ -5,8 +5,6 @@ Top folders that are named as splits are splits, in the words of Hugging Face's 
 are classes, and a hash of each image's path splits them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import unicodedata
@@ -47,11 +45,7 @@ class Layout:
 
 
 def list_images(root: Path) -> list[Path]:
-    """List the images under ``root``, relative to it and sorted, without hidden and foreign folders.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
+    """List the images under ``root``, relative and sorted, without hidden and foreign folders."""
 
     def unreadable(error: OSError) -> None:
         raise DataError(f"data.root: cannot read {error.filename}: {error.strerror}; fix its permissions")
@@ -73,9 +67,8 @@ def _above(folder: Path) -> bool:
 def read_layout(root: Path) -> Layout:
     """Return the images under ``root`` with their splits and classes, by the names of folders.
 
-    Raises:
-        DataError: no images; images both in folders and beside them; a folder named as a split beside others
-            that are none; none to train on.
+    DataError: no images; images both in folders and beside them; a folder named as a split beside others that
+    are none; none to train on.
     """
     key = f"data.root={str(root)!r}"
     if not root.is_dir():
@@ -87,7 +80,15 @@ def read_layout(root: Path) -> Layout:
     tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     named = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
     if named:
-        _check_splits(files, tops, named, key)
+        first, beside = next(iter(named)), [f"{top}/" for top in tops if top not in named]
+        beside += [str(file) for file in files if len(file.parts) == 1]
+        if beside:
+            raise DataError(
+                f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
+                " train/CLASS/, or rename the folder"
+            )
+        if "train" not in named.values():
+            raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
     splits = [named[file.parts[0]] if named else "" for file in files]
     depth = 1 if named else 0
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
@@ -100,19 +101,6 @@ def read_layout(root: Path) -> Layout:
     return Layout(files, splits, classes, labels)
 
 
-def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key: str) -> None:
-    beside = [f"{top}/" for top in tops if top not in named]
-    beside += [str(file) for file in files if len(file.parts) == 1]
-    first = next(iter(named))
-    if beside:
-        raise DataError(
-            f"{key}: {first}/ is named as a split, but {beside[0]} lies beside it; put classes into"
-            " train/CLASS/, or rename the folder"
-        )
-    if "train" not in named.values():
-        raise DataError(f"{key}: {first}/ is there, but no train/; add it, or name {first} as data.root")
-
-
 def place(file: Path, data_seed: int) -> float:
     """Hash an image's path under the root to [0, 1), whatever other images there are."""
     # NFC: some file systems hand é back as e with an accent of its own
@@ -123,19 +111,15 @@ def place(file: Path, data_seed: int) -> float:
 
 def split_files(
     layout: Layout, root: Path, val_fraction: float, test_fraction: float, data_seed: int
-) -> dict[str, np.ndarray]:
+) -> "dict[str, np.ndarray]":
     """Split ``layout.files`` by their folders, else by ``place``, in whose order each split is.
 
-    A split without a folder is held out of train/ by its fraction.
-
-    Raises:
-        DataError: a split that is to have items has none, or a class has none to train on.
+    A split without a folder is held out of train/ by its fraction. DataError: a split that is to have items
+    has none, or a class has none to train on.
     """
     if val_fraction + test_fraction >= 1:
-        raise DataError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to train"
-            " on; needs a sum below 1"
-        )
+        both = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
+        raise DataError(f"{both}: leave none to train on; needs a sum below 1")
     import numpy as np  # not for who only checks a configuration
 
     own = np.array(layout.splits)
@@ -156,13 +140,10 @@ def split_files(
                 f" data.val_fraction={val_fraction}, data.test_fraction={test_fraction} and"
                 f" data.data_seed={data_seed}; needs more images, other fractions or another seed"
             )
-    trained_on = {layout.labels[i] for i in splits["train"]} if layout.classes else set()
-    for k, name in enumerate(layout.classes):
-        if k not in trained_on:
-            raise DataError(
-                f"data.root={str(root)!r}: class {name} has no image to train on;"
-                " needs more of its images in train"
-            )
+    trained_on = {layout.classes[layout.labels[i]] for i in splits["train"]} if layout.classes else set()
+    if lost := [name for name in layout.classes if name not in trained_on]:
+        problem = f"class {lost[0]} has no image to train on"
+        raise DataError(f"data.root={str(root)!r}: {problem}; needs more of its images in train")
     return splits
 
 

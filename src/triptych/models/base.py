@@ -128,8 +128,6 @@ class BoundModel(Logged):
         """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
         return {}
 
-    # training ---------------------------------------------------------------------------------------
-
     def networks(self) -> list[nn.Module]:
         """Return the modules that are called as networks, for ``compile``."""
         return []
@@ -188,8 +186,6 @@ class BoundModel(Logged):
         # torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter
         for state in checkpoint.get("lr_schedulers", ()):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
-
-    # the accounting ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         check_mode(self, "callbacks")  # Lightning has called eval() before their hooks
@@ -279,12 +275,8 @@ class BoundModel(Logged):
         low, high = self._levels[[0, -1]].tolist()
         ends = np.linspace(low, high, LEVEL_BANDS + 1)
         bands, errors = np.searchsorted(ends[1:-1], levels["gamma"]), np.array(levels["epsilon_mse"])
-        return {
-            f"val_levels/epsilon_mse_gamma_{ends[b]:.1f}_to_{ends[b + 1]:.1f}": float(
-                errors[bands == b].mean()
-            )
-            for b in np.unique(bands)
-        }
+        of = {f"{ends[b]:.1f}_to_{ends[b + 1]:.1f}": errors[bands == b] for b in np.unique(bands)}
+        return {f"val_levels/epsilon_mse_gamma_{name}": float(error.mean()) for name, error in of.items()}
 
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the parts of a batch's condition that the network reads, None if none."""

@@ -1,13 +1,11 @@
 r"""A cascade as one model: log p(x) >= the sum of its stages' bounds, in the one accounting.
 
-Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p(x | y), so that with a bound
-of each stage
+Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p(x | y), so that
 
     -log p(x) = -log p(y) - log p(x | y) <= bound(y) + bound(x | y),
 
-each term of which is the sum of the stages' (prior, reconstruction, diffusion), in nats an item; per
-dimension it is over the dimensions of x. Published cascades have samples alone (Ho et al. 2022; Imagen,
-Saharia et al. 2022).
+each term the sum of the stages', in nats an item; per dimension it is over the dimensions of x. Published
+cascades have samples alone (Ho et al. 2022; Imagen, Saharia et al. 2022).
 """
 
 from collections.abc import Sequence

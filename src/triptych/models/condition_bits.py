@@ -1,8 +1,7 @@
 r"""What a condition is worth, of one network that was trained with it and without.
 
-For perfect models the bound without y minus the bound with it is, in mean, log p(x | y) - log p(x): the
-mutual information I(x; y), between 0 and the entropy of y. Two networks that are trained apart may differ by
-more than that; here one network answers both times, at the same times and noise. Of the diffusion term,
+For perfect models the bound without y minus that with it is, in mean, log p(x | y) - log p(x): the mutual
+information I(x; y). One network answers both times, at the same times and noise. Of the diffusion term,
 
     E[1/2 gamma'(t) (|eps - eps_hat(z)|^2 - |eps - eps_hat(z, y)|^2)].
 """
@@ -40,9 +39,6 @@ class ConditionBits(PerItem):
     Args:
         draws: of time and noise, an item.
         parts: of the condition, by their names; None: all that the network reads.
-
-    Raises:
-        UserError: the model reads none such, or was never trained without it.
     """
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):

@@ -1,10 +1,7 @@
 """What the parts of a model give, looked at once on a few training items before the first step.
 
-A tensor of another shape may broadcast and train silently; here it is refused with its own file and line.
-Nothing that a step follows from is moved: neither weights, nor modes, nor random numbers.
+A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +32,9 @@ class Logged(pl.LightningModule):
 
 
 class PartOutput(NamedTuple):
-    """What one part gave.
+    """What one part gave, at the place ``key`` of a configuration.
 
-    key: the part's place in a configuration; by: the function that gave ``value``, or gives it when it is
-    called; shapes: right ones.
+    ``by``: the function that gave ``value``, or gives it when it is called; ``shapes``: right ones.
     """
 
     key: str
@@ -48,14 +44,16 @@ class PartOutput(NamedTuple):
 
 
 def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
-    """Check each part's output in turn.
-
-    Raises:
-        UserError: no tensor, another shape, or numbers that are not finite.
-    """
-    with isolate_rng(), torch.no_grad(), _at_rest(model), raised_by():
-        for one in outputs:
-            check_output(one)
+    """Check each part's output in turn: a tensor of a right shape and of finite numbers; else UserError."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # so that no running average moves
+    try:
+        with isolate_rng(), torch.no_grad(), raised_by():
+            for one in outputs:
+                check_output(one)
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def check_output(one: PartOutput) -> Any:
@@ -102,15 +100,3 @@ def raised_by(key: str = "") -> Iterator[None]:
         if isinstance(error, UserError) or not raised_at(error):
             raise
         raise UserError(f"{key}: " * bool(key) + describe_error(error)) from error
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    # evaluation mode, so that no running average moves; then each module's own again
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -30,12 +30,9 @@ CALIBRATION = 256  # training items on which an optimal reverse variance is meas
 
 
 class DenoiserModel(BoundModel):
-    """Reports ``bound`` and draws samples; a subclass sets the attributes and trains them.
+    """Reports ``bound`` and draws samples; a subclass sets the attributes, as ``Diffusion`` does, and trains.
 
-    Attributes:
-        event: shape of what is diffused.
-        levels, likelihood, likelihood_items, training_items: as ``Diffusion`` takes them.
-        control: of a report's draws, after ``before_report``.
+    ``event``: shape of what is diffused. ``control``: of a report's draws, after ``before_report``.
     """
 
     event: tuple[int, ...]
@@ -48,8 +45,6 @@ class DenoiserModel(BoundModel):
     training_items: Callable[[int], Batch] | None
     control: Control | None = None
     _reference: tuple[tuple[float, ...], BaselineErrors] | None = None
-
-    # the accounting ---------------------------------------------------------------------------------
 
     def before_accounting(self) -> None:
         """Move noise-level bins to learned endpoints; calibrate an optimal variance on the denoiser."""
@@ -137,8 +132,6 @@ class DenoiserModel(BoundModel):
             draw = draw._replace(t=t.float())
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
-    # drawing ----------------------------------------------------------------------------------------
-
     def shown(self, x: Tensor) -> Tensor:
         """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""
         return x
@@ -150,16 +143,11 @@ class DenoiserModel(BoundModel):
             raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
-            raise UserError(
-                "sampler.variance=learned: this model learned none (bound.variance=learned does); set null, "
-                "beta_tilde, beta or optimal"
-            )
+            problem = "this model learned none (bound.variance=learned does)"
+            raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
 
     def prepared(self, sampler: Sampler) -> Sampler:
-        """Return the sampler, drawing from the model that the bound is of: with the bound's reverse variance.
-
-        An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
-        """
+        """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""
         sampler = sampler.drawing_from(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
             x, condition = self.items(CALIBRATION)

@@ -41,10 +41,7 @@ class Diffusion(DenoiserModel):
         training: gives the first n training items (n, *event), on which an optimal reverse variance is
             measured, and a report's draws are controlled, see ``diffusion.control``; None: they are not.
 
-    Raises:
-        ValueError: a learned schedule under a loss other than the bound, which would teach it easy noise, or
-            of which the shape is learned, with times of a density of their own; ``label_dropout`` of a part
-            that there is not.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise; no such part.
     """
 
     def __init__(
@@ -65,9 +62,8 @@ class Diffusion(DenoiserModel):
         if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
             raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
         if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
-            raise ValueError(
-                "schedule=learned: learns where times fall; set objective/times=uniform or stratified"
-            )
+            fix = "set objective/times=uniform or stratified"
+            raise ValueError(f"schedule=learned: learns where times fall; {fix}")
         objective.times.check(schedule)
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
             right = "none" if levels is None else "uniform or lossless"
@@ -86,8 +82,6 @@ class Diffusion(DenoiserModel):
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
-
-    # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         # with the bound's ends, where the schedule's endpoints are learned

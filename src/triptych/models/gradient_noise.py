@@ -1,7 +1,5 @@
 """How noisy a training step's gradient is, beside the gradient itself."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -82,7 +80,6 @@ class GradientNoise(Metric):
         self.sums += torch.stack([torch.ones_like(squares), mean.square().sum(), squares / self.draws])
 
     def compute(self) -> float:
-        """Return B."""
         groups, of_means, of_draws = self.sums.tolist()
         if groups < 2:
             return math.nan

@@ -9,15 +9,7 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import (
-    Draw,
-    Noise,
-    Stream,
-    evaluation_noise,
-    plain_noise,
-    seeded,
-    training_noise,
-)
+from triptych.diffusion.draws import Noise, Stream, evaluation_noise, plain_noise, seeded, training_noise
 from triptych.diffusion.latents import clean_end
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -45,11 +37,7 @@ class LatentDiffusion(Diffusion):
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
 
-    Raises:
-        ValueError: a ladder of several levels; a loss other than the bound's own, from which the encoder
-            would learn latents that are easy under its weight; a learned reverse variance, whose loss is no
-            bound.
-        UserError: a likelihood by the ODE: it would be the latents'.
+    ValueError, UserError: several levels; a loss that is no bound, as it would teach easy latents.
     """
 
     of_latents = True
@@ -68,15 +56,11 @@ class LatentDiffusion(Diffusion):
         **more: Any,
     ):
         if (depth := len(network.encoders)) != 1:
-            raise ValueError(
-                f"model.network.levels={depth}: must be 1, as the diffusion model stands in the place of "
-                "further ones"
-            )
+            why = "as the diffusion model stands in the place of further ones"
+            raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
         if not isinstance(objective.loss, OwnLoss):
-            raise ValueError(
-                f"objective.loss={type(objective.loss).__name__}: the encoder learns from it, too, and needs "
-                "the bound itself; set objective/loss=elbo"
-            )
+            problem = "the encoder learns from it, too, and needs the bound itself; set objective/loss=elbo"
+            raise ValueError(f"objective.loss={type(objective.loss).__name__}: {problem}")
         if bound.variance.learned:
             raise ValueError("bound.variance=learned: must be beta_tilde, beta or optimal with latents")
         if likelihood is not None:
@@ -91,8 +75,6 @@ class LatentDiffusion(Diffusion):
 
     def networks(self) -> list[nn.Module]:
         return [*super().networks(), *self.network.encoders, self.network.head]
-
-    # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
@@ -119,8 +101,6 @@ class LatentDiffusion(Diffusion):
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
 
-    # the accounting ---------------------------------------------------------------------------------
-
     @torch.no_grad()
     def diffused(self, items: Batch) -> Tensor:
         noise = plain_noise(seeded(self.seed, Stream.LATENT_EVALUATION))
@@ -132,14 +112,9 @@ class LatentDiffusion(Diffusion):
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        noise = evaluation_noise(batch.index.cpu(), self.seed, repeat)
-        return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
-
-    def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> BoundTerms:
-        # of latents by ``noise``, of times and their noise by ``draw``
-        q, y = self._latents(batch.x, noise)
+        q, y = self._latents(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
         prior, reconstruction, clean = self._ends(batch.x, q, y)
-        diffusion = self._diffusion(y, draw, weight, self.condition_of(batch))
+        diffusion = self._diffusion(y, *self._draw(batch, repeat, repeats), self.condition_of(batch))
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:

@@ -1,7 +1,5 @@
 """Metrics of one's own, beside the bound: of a split's items (`PerItem`), or of samples (`OfSamples`)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +18,8 @@ from triptych.models.base import BoundModel
 class PerItem(Figures):
     """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
 
-    ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report.
-
-    What it draws at random follows from the seed, the process and the batch's place.
+    ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report. What it draws at
+    random follows from the seed, the process and the batch's place.
 
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its ``compute`` gives
     a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may refuse a model before training.
@@ -36,20 +33,13 @@ class PerItem(Figures):
         """Return a number for each item, (B,); items of NaN are not counted."""
 
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
-        """Count the items of a batch.
-
-        Raises:
-            ValueError: ``values`` has another shape than (B,).
-        """
+        """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
         values, items = self.values(model, batch), len(batch.x)
-        if not isinstance(values, Tensor) or values.shape != (items,):
-            given = (
-                f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-            )
-            raise ValueError(
-                f"{type(self).__name__}.values gave {given}; must be a tensor of shape ({items},), one "
-                "number an item"
-            )
+        known = isinstance(values, Tensor)
+        if not known or values.shape != (items,):
+            given = f"shape {tuple(values.shape)}" if known else f"a {type(values).__name__}"
+            fix = f"must be a tensor of shape ({items},), one number an item"
+            raise ValueError(f"{type(self).__name__}.values gave {given}; {fix}")
         self.sums[0] += sums_of(values.detach()[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:

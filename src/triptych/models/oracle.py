@@ -15,8 +15,7 @@ from triptych.models.diffusion import Diffusion
 class OracleModel(Diffusion):
     """A diffusion model with no parameters: its bound is the best there is.
 
-    Raises:
-        UserError: data whose truth is not known; a schedule or a reverse variance that would be trained.
+    UserError: data whose truth is not known; a schedule or a reverse variance that would be trained.
     """
 
     ignores = ("denoiser", "objective")

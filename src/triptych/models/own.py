@@ -1,7 +1,5 @@
 """What a class of one's own must be, beyond the shapes of ``contract``: tried once, before the first step."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,11 +23,8 @@ CLOSE = 1e-3  # of an output's size: more than another kernel rounds off
 def own_outputs(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> Iterator[PartOutput]:
     """Check the parts of a model that are a user's classes: an empty generator, for ``check_outputs`` to run.
 
-    So it is without gradients and leaves random streams alone. ``batch``: a few items; ``again`` makes
-    another denoiser of the same configuration.
-
-    Raises:
-        UserError: a part is not what the bound takes it for.
+    ``batch``: a few items; ``again`` makes another denoiser of the same configuration. UserError: a part is
+    not what the bound takes it for.
     """
     schedule: Any = getattr(model, "schedule", None)
     denoiser: Any = getattr(model, "denoiser", None)
@@ -147,8 +142,7 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 def sampler_outputs(sampler: Any, node: dict[str, Any], model: Any) -> Iterator[PartOutput]:
     """Draw two items twice from one seed with a user's sampler, of two steps if ``node``, its keys, has some.
 
-    Raises:
-        UserError: a step, or the samples, are not what a model's may be; other calls than it says.
+    UserError: steps or samples are not what a model's may be; other calls than it says.
     """
     if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
         return

@@ -38,10 +38,8 @@ class Adapter(Network):
         raw: Tensor = getattr(answer, "sample", answer)
         shape = (len(z), self.outputs * self.shape[0], *self.shape[1:])
         if raw.shape != shape:
-            raise ValueError(
-                f"denoiser.network.model: {type(self.model).__name__} gave shape {tuple(raw.shape)} for z of "
-                f"{tuple(z.shape)}; must be {shape}"
-            )
+            gave = f"{type(self.model).__name__} gave shape {tuple(raw.shape)} for z of {tuple(z.shape)}"
+            raise ValueError(f"denoiser.network.model: {gave}; must be {shape}")
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:

@@ -53,9 +53,8 @@ class ImageNetwork(Network):
     def read(self, conditioning: int, fourier: Sequence[float], waves: int = 16) -> None:
         """Build what reads the arguments; first of a subclass's layers.
 
-        Args:
-            conditioning: width of the embedding of gamma and the condition's other parts, of ``waves`` sines.
-            fourier: periods of ``LevelWaves``, in units of the level spacing; empty: none.
+        ``conditioning``: width of the embedding of gamma, by ``waves`` sines, and of all of the condition but
+        images; ``fourier``: periods of ``LevelWaves``, in units of the level spacing.
         """
         vectors = {name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)}
         self.conditioning = Conditioning(conditioning, vectors, waves)

@@ -1,7 +1,6 @@
 """Two towers into one space: images and texts as unit vectors, for contrastive learning (CLIP).
 
-Radford et al. 2021, sec. 2.3: each modality has an encoder of its own and a linear map into the shared space;
-similarity is the cosine, divided by a temperature that is learned.
+Radford et al. 2021, sec. 2.3: similarity is the cosine, divided by a temperature that is learned.
 """
 
 import math

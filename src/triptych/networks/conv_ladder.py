@@ -13,16 +13,9 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        last = nn.Conv2d(width, width, 3, padding=1)
+        last, first = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         nn.init.zeros_(last.weight)
-        self.layers = nn.Sequential(
-            group_norm(width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            group_norm(width),
-            nn.SiLU(),
-            last,
-        )
+        self.layers = nn.Sequential(group_norm(width), nn.SiLU(), first, group_norm(width), nn.SiLU(), last)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.layers(h)
@@ -31,9 +24,8 @@ class Residual(nn.Module):
 class LadderModule(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
-    A position map is learned: digits and garments are centred. The last convolution starts near zero, so at
-    first a conditional is close to N(0, 1); between latents of one size it is N(.95 z, .37^2), so no level
-    starts cut off from the data, which it would hardly recover from.
+    The last convolution starts near zero, so at first a conditional is close to N(0, 1); between latents of
+    one size it is N(.95 z, .37^2): no level starts cut off from the data, which it would hardly recover from.
     """
 
     def __init__(
@@ -93,10 +85,8 @@ class ConvLadder(Ladder):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
         if halvings > levels or height % 2**halvings or columns % 2**halvings:
-            raise ValueError(
-                f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width "
-                f"{columns} must divide by two as often"
-            )
+            sides = f"height {height} and width {columns} must divide by two as often"
+            raise ValueError(f"model.network.halvings={halvings}: at most levels={levels}, and {sides}")
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
         self.encoders = nn.ModuleList(

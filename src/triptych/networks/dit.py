@@ -31,13 +31,12 @@ class TokenAttention(nn.Module):
 
     def forward(self, h: Tensor, places: Places | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if places is not None:
-            q, k = self.place(q, k, places)
+        q, k = self.place(q, k, places)
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def place(self, q: Tensor, k: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
-        raise NotImplementedError
+    def place(self, q: Tensor, k: Tensor, places: Any) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (B, heads, N, d); a subclass's know their tokens' ``places``."""
+        return q, k
 
 
 class DiTBlock(nn.Module):
@@ -96,10 +95,9 @@ class DiT(ImageNetwork):
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
         if high % patch or wide % patch:
-            raise ValueError(
-                f"denoiser.network.patch={patch}: {high}x{wide} images are no whole number of patches; "
-                f"must be a divisor of {math.gcd(high, wide)}"
-            )
+            problem = f"{high}x{wide} images are no whole number of patches"
+            fix = f"must be a divisor of {math.gcd(high, wide)}"
+            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")

@@ -91,15 +91,11 @@ class JiT(DiT):
         super().__init__(shape, **sizes)
         width, heads = self.width, self.heads
         if width // heads % 4:
-            raise ValueError(
-                f"denoiser.network.width={width}: must be a multiple of 4 times "
-                f"denoiser.network.heads={heads}"
-            )
+            fix = f"must be a multiple of 4 times denoiser.network.heads={heads}"
+            raise ValueError(f"denoiser.network.width={width}: {fix}")
         if context and context_from >= len(self.blocks):
-            raise ValueError(
-                f"denoiser.network.context_from={context_from}: must be a block before the last of "
-                f"denoiser.network.depth={len(self.blocks)}, counted from 0"
-            )
+            last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
+            raise ValueError(f"denoiser.network.context_from={context_from}: must be a block before {last}")
         self.context_from = context_from
         # as large as the paper's, which are drawn; not drawn, so that the other weights are the same without
         self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None

@@ -1,9 +1,8 @@
 """A transformer over what is asked for and the noisy vector, for the prior of DALL-E 2.
 
-Ramesh et al. 2022, sec. 2.2: a sequence of, in order, the encoded text, the text's embedding, an embedding of
-the noise level, the noisy image embedding, and a final one of its own, whose output is the answer. Theirs has
-a causal mask; as the answer is read from the last place alone, here every place sees every other, so that a
-text that is absent leaves no place without anything to attend to.
+Ramesh et al. 2022, sec. 2.2: a sequence of the encoded text, the text's embedding, one of the noise level,
+the noisy image embedding, and a final place, whose output is the answer. Theirs has a causal mask; here every
+place sees every other, so that an absent text leaves no place without anything to attend to.
 """
 
 import math

@@ -5,7 +5,8 @@ From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 202
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,7 @@ class UNetBlock(nn.Module):
     """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
 
     Args:
-        before, after: channels; conditioning: its width.
-        how: what all blocks of a network share.
+        before, after: channels; conditioning: its width; others: as ``UNet`` has them.
         attends: whether positions attend to each other after it.
         resize: of both branches; the sum then has a layer of its own on the short one.
         text: width of the tokens that positions attend to at the end; 0: they do not.
@@ -32,24 +32,29 @@ class UNetBlock(nn.Module):
         self,
         before: int,
         after: int,
-        conditioning: int,
-        how: "BlockOptions",
         attends: bool = False,
         resize: nn.Module | None = None,
         text: int = 0,
+        *,
+        conditioning: int,
+        dropout: float,
+        modulation: str,
+        heads: int,
+        groups: int,
+        skip_scale: float,
     ):
         super().__init__()
-        self.scales, self.skip_scale = how.modulation == "scale_shift", how.skip_scale
-        self.first_norm = group_norm(before, how.groups)
+        self.scales, self.skip_scale = modulation == "scale_shift", skip_scale
+        self.first_norm = group_norm(before, groups)
         self.resize = resize or nn.Identity()
         self.first = nn.Conv2d(before, after, 3, padding=1)
         self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
-        self.second_norm = group_norm(after, how.groups)
-        self.dropout = nn.Dropout(how.dropout)
+        self.second_norm = group_norm(after, groups)
+        self.dropout = nn.Dropout(dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
-        self.attention = how.attention(after) if attends else nn.Identity()
-        self.text = CrossAttention(after, how.heads, text, how.groups) if text else None
+        self.attention = ImageAttention(after, heads, groups, skip_scale) if attends else nn.Identity()
+        self.text = CrossAttention(after, heads, text, groups) if text else None
 
     def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))
@@ -62,19 +67,6 @@ class UNetBlock(nn.Module):
         h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
         h = self.attention(h if self.skip_scale == 1 else h * self.skip_scale)
         return h if self.text is None or text is None else self.text(h, text)  # type: ignore[no-any-return]
-
-
-class BlockOptions(NamedTuple):
-    """What all blocks of a network share."""
-
-    dropout: float
-    modulation: str
-    skip_scale: float
-    heads: int
-    groups: int = 8
-
-    def attention(self, width: int) -> ImageAttention:
-        return ImageAttention(width, self.heads, self.groups, self.skip_scale)
 
 
 class UNet(ImageNetwork):
@@ -126,65 +118,58 @@ class UNet(ImageNetwork):
         channels, height, width = self.shape
         factor = 2 ** (len(widths) - 1)
         if height % factor or width % factor:
-            raise ValueError(
-                f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
-                f"{len(widths) - 1} times; set fewer widths"
-            )
+            problem = f"{height}x{width} images do not halve {len(widths) - 1} times"
+            raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
         heights = [height >> level for level in range(len(widths))]
         for key, chosen in (("attention_at", attention_at), ("text_at", text_at)):
             if strange := sorted(set(chosen) - set(heights)):
-                raise ValueError(
-                    f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; "
-                    f"must be of {', '.join(map(str, heights))}"
-                )
+                problem = f"no resolution has height {strange[0]}; must be of {', '.join(map(str, heights))}"
+                raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}")
         if add_z and self.outputs > 1:
-            raise ValueError(
-                f"denoiser.network.add_z=true: z is added to one number a dimension, not to {self.outputs}; "
-                "use objective=epsilon without a learned variance, or add_z=false"
-            )
+            problem = f"z is added to one number a dimension, not to {self.outputs}"
+            fix = "use objective=epsilon without a learned variance, or add_z=false"
+            raise ValueError(f"denoiser.network.add_z=true: {problem}; {fix}")
         self.add_z = add_z
         self.first = nn.Conv2d(self.channels, before, 3, padding=1)
-        how = BlockOptions(dropout, modulation, skip_scale, heads, groups)
+        block = partial(
+            UNetBlock, conditioning=c, dropout=dropout, modulation=modulation, heads=heads, groups=groups,
+            skip_scale=skip_scale,
+        )  # fmt: skip
         at = [there in attention_at for there in heights]
         self.text = Text(self.conditions, c) if text_at else None
         if self.text is not None and not self.text.kinds:
-            raise ValueError(
-                f"denoiser.network.text_at={list(text_at)}: the condition has no text; set [], or data with "
-                "captions and model.conditional=[text]"
-            )
+            fix = "set [], or data with captions and model.conditional=[text]"
+            raise ValueError(f"denoiser.network.text_at={list(text_at)}: the condition has no text; {fix}")
         reads = [c if there in text_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before]
         for level, after in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(UNetBlock(before, after, c, how, at[level], text=reads[level]))
+                self.down.append(block(before, after, at[level], text=reads[level]))
                 skips.append(before := after)
             if level < len(widths) - 1:
                 self.down.append(
                     nn.Conv2d(after, after, 3, stride=2, padding=1)
                     if resample == "conv"
-                    else UNetBlock(after, after, c, how, resize=nn.AvgPool2d(2))
+                    else block(after, after, resize=nn.AvgPool2d(2))
                 )
                 skips.append(after)
-        low = reads[-1]
-        self.middle = nn.ModuleList(
-            [UNetBlock(before, before, c, how, text=low), UNetBlock(before, before, c, how)]
-        )
-        self.attention = how.attention(before) if attention else nn.Identity()
+        self.middle = nn.ModuleList([block(before, before, text=reads[-1]), block(before, before)])
+        self.attention = ImageAttention(before, heads, groups, skip_scale) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
                 joined = before + skips.pop()
-                self.up.append(UNetBlock(joined, after, c, how, at[level] and attends, text=reads[level]))
+                self.up.append(block(joined, after, at[level] and attends, text=reads[level]))
                 before = after
             if level:
                 double = nn.Upsample(scale_factor=2)
                 self.up.append(
                     nn.Sequential(double, nn.Conv2d(after, after, 3, padding=1))
                     if resample == "conv"
-                    else UNetBlock(after, after, c, how, resize=double)
+                    else block(after, after, resize=double)
                 )
-        self.last_norm = group_norm(before, how.groups)
+        self.last_norm = group_norm(before, groups)
         self.last = zeros(nn.Conv2d(before, channels * self.outputs, 3, padding=1))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:

@@ -1,7 +1,5 @@
 """Find the axes of an ablation: the settings that differ between runs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,8 +50,7 @@ def value(run: Run, key: str) -> str:
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     """Return the axes that name a run, and a note on each setting that changes together with one of them.
 
-    A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
-    name, but its effect cannot be told from the other's: it is left out of names and said in a note.
+    A setting that another determines (schedule always "cosine" where objective is "v") is in no name.
     """
     typed = {key for run in runs for key in run.overrides}
     chosen = {key for run in runs for key in run.choices}
@@ -132,11 +129,7 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Return whether ``owner``'s value fixes ``key``'s; both by the run's ``id``.
-
-    Values that differ in their own seed alone are one, as the paths of a cascade's stages:
-    ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
-    """
+    """Return whether ``owner``'s value fixes ``key``'s, but for the run's seed in it; both by ``id``."""
 
     def fixed(texts: Mapping[int, str]) -> bool:
         seen: dict[str, str] = {}

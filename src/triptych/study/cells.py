@@ -1,7 +1,5 @@
 """The nouns of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,7 @@ METRIC = "metric/"  # before the name of a metric of the user's own, among the p
 ALPHA = 1 - LEVEL
 BOUND = ""
 Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
+Figures = dict[str, dict[int | None, tuple[float, ...]]]  # of a cell's label and seed, at each value of a key
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,6 @@ class PairTest:
             return "no common seed"
         return with_interval(self.pair.mean, *self.interval, sign=True)
 
-    def reversed(self) -> PairTest:
-        """Return the test of the opposite difference."""
-        return replace(self, pair=self.pair.reversed())
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -100,13 +95,9 @@ class Cell:
         return {*self.runs, *(run.seed for run in self.others)}
 
     def values(self, part: str = "") -> dict[int | None, float]:
-        """Return the test figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", ...
-
-        "metric/NAME" is a metric of the user's own.
-        """
-        key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
-        if part.startswith(METRIC):
-            key = part.removeprefix(METRIC)
+        """Return each seed's test figure; `part`: "" the bound, "prior", ..., "metric/NAME" a user's own."""
+        own = part in ("entropy", "gap") or part.startswith(METRIC)
+        key = part.removeprefix(METRIC) if own else f"{self.measure}_{part}" if part else self.measure
         estimates = {seed: run.test.get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
@@ -116,7 +107,6 @@ class Cell:
 
     @cached_property
     def bound(self) -> Estimate:
-        """The test bound over seeds."""
         return self.spread()
 
 
@@ -130,17 +120,15 @@ class MeasureTable:
     metric: Metric
     key: str
     values: tuple[float, ...]
-    cells: dict[str, dict[int | None, tuple[float, ...]]]
+    cells: Figures
     floor: tuple[float, float, float] | None = None
     noise: float = math.nan
 
     @cached_property
     def spreads(self) -> dict[str, list[Estimate]]:
         """Each cell's figures over seeds, one for each value of the key."""
-        return {
-            label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
-            for label, seeds in self.cells.items()
-        }
+        of = self.cells.items()
+        return {label: [*map(spread, zip(*seeds.values(), strict=True))] for label, seeds in of}
 
     @property
     def sign(self) -> int:
@@ -155,18 +143,14 @@ class MeasureTable:
 
     def order(self, at: int) -> list[str]:
         """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
-
-        def place(label: str) -> tuple[bool, float, str]:
-            mean = self.sign * self.spreads[label][at].mean
-            return math.isnan(mean), mean, label
-
-        return sorted(self.spreads, key=place)
+        means = {label: self.sign * spreads[at].mean for label, spreads in self.spreads.items()}
+        return sorted(means, key=lambda label: (math.isnan(means[label]), means[label], label))
 
 
 def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
     """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
 
-    None unless every run recorded its items, the same ones in all: else they are no table of seeds and items.
+    None unless every run recorded its items, the same ones in all.
     """
     by_seed: dict[int | None, np.ndarray] = {}
     index = None
@@ -200,7 +184,6 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """The compared runs."""
         return [run for cell in self.cells for run in cell.runs.values()]
 
     @property
@@ -227,10 +210,7 @@ class Comparison:
 
     @cached_property
     def bounds(self) -> MeasureTable:
-        """The test bound, which has no key."""
-        cells: dict[str, dict[int | None, tuple[float, ...]]] = {
-            c.label: {seed: (bound,) for seed, bound in c.values().items()} for c in self.cells
-        }
+        cells: Figures = {c.label: {seed: (x,) for seed, x in c.values().items()} for c in self.cells}
         return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
 
     @cached_property
@@ -243,11 +223,10 @@ class Comparison:
 
     def _measure(self, metric: Metric) -> MeasureTable | None:
         """Return the figures of runs that share the first one's key and values."""
-        first, name, cells = None, metric.name, dict[str, dict[int | None, tuple[float, ...]]]()
+        first, name, cells = None, metric.name, Figures()
         for cell in self.cells:
             for seed, run in cell.runs.items():
-                m = run.measured
-                if m and not all(map(math.isnan, m.at(name))):
+                if (m := run.measured) and not all(map(math.isnan, m.at(name))):
                     first = first or m
                     if (m.key, m.values) == (first.key, first.values):
                         cells.setdefault(cell.label, {})[seed] = m.at(name)
@@ -287,4 +266,5 @@ class Comparison:
         """Return the test of cell b minus cell a by a measure, at its key's value number `at`, or bound."""
         if (name, at, a, b) in self.claims:
             return self.claims[name, at, a, b]
-        return self.claims[name, at, b, a].reversed()
+        claim = self.claims[name, at, b, a]
+        return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

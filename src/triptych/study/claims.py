@@ -1,26 +1,16 @@
-"""Correct all claims of a report as one family, by Holm's method.
+"""Correct all claims of a report as one family, by Holm's method (docs/comparing.md).
 
-A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
-them, over all data sets of a report, are one family: with no true difference anywhere, a report prints
-"clear of" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
-the measure that decides) has half of that error to itself (weighted Holm), so that many measures do not
-drown it.
-
-A sweep that adds seeds until it is decided is looked at again and again. Of `looks` planned ones each may
-spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound over looks): what
-enters Holm's test is `looks` times the smallest p of the looks taken, and a pair once separated stays so.
+The question that the report asks, the bound or the measure that decides, has half of the error to itself
+(weighted Holm), so that many measures do not drown it. Of `looks` planned ones each may spend an equal share
+(Lan & DeMets 1983, with the union bound): `looks` times the smallest p of those taken enters.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import numpy as np
-
-from triptych.study.cells import ALPHA, Cell, Comparison, Key, PairTest, Rule, bound_by_item
+from triptych.study.cells import ALPHA, Comparison, Key, PairTest, Rule, bound_by_item
 from triptych.study.statistics import Paired, holm, paired
 
 
@@ -29,10 +19,15 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     family = []  # number of the comparison, key, pair, the pair at each look, whether it decides
     for k, comparison in enumerate(comparisons):
         pairs = dict(_pairs(comparison))
-        looks = [dict(_pairs(_as_seen(comparison, seeds))) for seeds in rule.seen] or [pairs]
+        looks = []
+        for seeds in rule.seen:  # over those that a look had
+            cells = (
+                replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in comparison.cells
+            )
+            looks.append(dict(_pairs(replace(comparison, cells=tuple(cells)))))
         for key, pair in pairs.items():
             primary = key[0] == comparison.question.metric.name
-            family.append((k, key, pair, [look[key] for look in looks if key in look], primary))
+            family.append((k, key, pair, [look[key] for look in looks or [pairs] if key in look], primary))
     p = [_p(pair, looks, rule) for _, _, pair, looks, _ in family]
     weights = _weights([primary for *_, primary in family], p)
     # the margin is in the unit of the question; the other measures have units of their own
@@ -74,26 +69,14 @@ def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
     return [0.5 / first if primary else 0.5 / rest for primary in primary_of]
 
 
-def _as_seen(comparison: Comparison, seeds: frozenset[int]) -> Comparison:
-    """Return the comparison over the seeds that a look had."""
-    cells = (replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in comparison.cells)
-    return replace(comparison, cells=tuple(cells))
-
-
 def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield each pair that may be claimed: by each measure, and by the bound unless a measure decides.
-
-    By the bound also by item, where the runs of common seeds recorded the same ones.
-    """
+    """Yield each pair that may be claimed: by each measure and, by item too, by the bound if it decides."""
     bounds, cells = comparison.bounds, {cell.label: cell for cell in comparison.cells}
     for table in (*([] if comparison.deciding else [bounds]), *comparison.measures.values()):
         for one, two in combinations(table.cells, 2) if table.metric.better else ():
-            items = _by_item(cells[one], cells[two]) if table is bounds else None
+            a, b = cells[one], cells[two]
+            common = [seed for seed in a.runs if seed in b.runs] if table is bounds else []
+            items = bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))
             for at in range(len(table.values)):
                 first, second = ({seed: v[at] for seed, v in table.cells[x].items()} for x in (one, two))
                 yield (table.metric.name, at, one, two), paired(first, second, items)
-
-
-def _by_item(a: Cell, b: Cell) -> dict[int | None, np.ndarray] | None:
-    common = [seed for seed in a.runs if seed in b.runs]
-    return bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))

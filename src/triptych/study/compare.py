@@ -1,11 +1,7 @@
-"""Compare runs: find the settings, group runs into cells, test the pairs.
+"""Compare runs on the same data and in the same unit: find settings, group runs into cells, test pairs.
 
-    Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
-
-Only runs on the same data and in the same unit are compared; each such group is a Comparison of its own.
+Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -69,18 +65,13 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
             cell.runs[run.seed] = run
         else:
             cells[name] = replace(cell, others=(*cell.others, run))
-    return list(map(_in_order, cells.values())), repeated
-
-
-def _in_order(cell: Cell) -> Cell:
-    """Sort seeds; move copied results to the other runs.
-
-    So figures and the "first seed" do not depend on which job ended first.
-    """
-    runs = dict(sorted(cell.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0)))
-    again = copies(runs)
-    once = {seed: run for seed, run in runs.items() if seed not in again}
-    return replace(cell, runs=once, others=(*cell.others, *(runs[seed] for seed in again)), copies=again)
+    for name, cell in cells.items():  # by seed, as figures do not depend on which job ended first
+        of = dict(sorted(cell.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0)))
+        again = copies(of)
+        once = {seed: run for seed, run in of.items() if seed not in again}
+        others = (*cell.others, *(of[seed] for seed in again))
+        cells[name] = replace(cell, runs=once, others=others, copies=again)
+    return [*cells.values()], repeated
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
@@ -174,10 +165,7 @@ def _metrics(runs: list[Run]) -> Iterator[str]:
 
 
 def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
-    """Note settings that trained to equal bounds, such as losses that differ by a factor.
-
-    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
-    """
+    """Note settings that trained to equal bounds, such as losses that differ by a factor."""
     for a, b in combinations(cells, 2):
         pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
         apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
@@ -207,8 +195,10 @@ def _changes(runs: list[Run]) -> Iterator[str]:
 def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
     """Note runs whose code differs from most others', by package: not every setting needs each."""
     count = Counter(run.sources for run in runs if run.sources)
-    places = {run.sources: run.dir for run in runs}
-    files = {code: _files(places[code], code) for code, _ in count.most_common(CODES)}
+    places, files = {run.sources: run.dir for run in runs}, dict[str, dict[str, str]]()
+    for code, _ in count.most_common(CODES):
+        recorded = RunDirectory(places[code]).provenance().get("sources", {}).get(code, {})
+        files[code] = {file: str(digest) for file, digest in recorded.items()}
     if len(files) > 1 and not all(files.values()) and len({run.commit for run in runs}) == 1:
         yield "The runs used different code at the same commit."
     usual: dict[str, dict[str, str]] = {}  # of each package that of the most runs that use it
@@ -232,11 +222,6 @@ def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
                 which = f" with seed{'s' * (len(seeds) > 1)} {listed(seeds)}" * (len(seeds) < len(cell.runs))
                 where += [cell.label + which] if seeds else []
             yield f"{few(where)} used other code ({few(sorted(names))}) than others."
-
-
-def _files(place: Path, code: str) -> dict[str, str]:
-    known = RunDirectory(place).provenance().get("sources", {}).get(code, {})
-    return {file: str(digest) for file, digest in known.items()}
 
 
 def _package(file: str) -> str:

@@ -1,20 +1,10 @@
-"""Error of a mean over seeds and items, both of which are random samples.
+"""Error of a mean over seeds and items, both of which are random samples (docs/comparing.md).
 
-    D[s, i] = mu + a_s + b_i + e_si        Var(mean) = (MS_seeds + MS_items - MS_rest) / (S I)
+    A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
+    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}     (Behrens and Fisher)
 
-is a sum of two variances: A = MS_seeds / (S I), known from S - 1 degrees of freedom (two, of three seeds),
-and B = (MS_items - MS_rest) / (S I), known from I - 1 (hundreds). The mean's distribution is that of
-Behrens and Fisher: A Student-t with S - 1 degrees of freedom scaled by sqrt(A), plus a nearly normal one
-scaled by sqrt(B):
-
-    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}
-
-exact where one of the two dominates, and never above its level in between. Satterthwaite's degrees of
-freedom are estimated from the same three seeds: at a level of .005, which a correction for ten pairs asks
-for, they err five times as often as announced (docs/comparing.md).
+exact where one of the two dominates, and never above its level in between.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,10 +82,7 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4.
-
-    The fourth power puts nodes into the far tail, so that a p of 1e-9 is right to a few parts in 1e5.
-    """
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4."""
     v, weights = np.polynomial.legendre.leggauss(nodes)
-    v = (v + 1) / 2
+    v = (v + 1) / 2  # v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3

@@ -1,7 +1,5 @@
 """One line per cell: error by noise level, the bound over training, effective weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
@@ -130,9 +128,7 @@ def _means(comparison: Comparison, of: str) -> dict[str, MeanCurve]:
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
     """Return gamma, the curves' mean and its standard error (None for one curve); None without curves.
 
-    Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
-    levels, over the range that all of them have, on a straight line between the logarithms of its
-    neighbours.
+    Levels that differ by seed (learned endpoints) are read at common ones, linearly between logarithms.
     """
     if not seeds:
         return None

@@ -1,10 +1,7 @@
-"""Data for the page's script: runs with their curves and origin, their differences, all pairs of settings.
+"""Data for the page's script, as JSON: runs with their curves and origin, their differences, all pairs.
 
-All of it is text and numbers that are ready to be shown: the script chooses among them and computes no
-statistic. It travels as JSON in the page itself.
+All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -19,7 +16,6 @@ from triptych.files import load_object
 from triptych.run.entries import UNITS
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.study.cells import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
 from triptych.study.style import mark
@@ -64,7 +60,12 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
             values = {key: dict.fromkeys(own[i][key] for i in at if key in own[i]) for key in keys}
             shown = {key: cut(", ".join(several)) for key, several in values.items() if several}
             cells.append({"label": cell.label, "runs": at, "own": shown})
-        sections.append({"cells": cells, "against": _against(comparison)})
+        tested = len(comparison.cells) > 1 and not comparison.deciding
+        places = range(len(comparison.cells)) if tested else ()
+        # by reference and cell: the difference, its corrected p and the verdict
+        pairs = [[against(comparison, reference, i) for i in places] for reference in places]
+        texts = [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
+        sections.append({"cells": cells, "against": texts})
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
     for i, run in enumerate(runs):
@@ -76,48 +77,27 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    values = run.all_settings
-    if run.seed is not None:
-        values["seed"] = str(run.seed)
+    seed = {} if run.seed is None else {"seed": str(run.seed)}
     more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
     more["commit"] = run.commit[:10]
-    return {key: value for key, value in more.items() if value and key not in values} | values
+    return {key: value for key, value in more.items() if value} | run.all_settings | seed
 
 
 def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the keys of which some runs have another value, or none: typed ones and short ones first.
-
-    `whole`: those whose configuration is known. What a refused run does not tell is no difference.
-    """
+    """Return keys with several values, or none in a run of ``whole``, whose configuration is known."""
     every = dict.fromkeys(key for one in flat for key in one)
     none = {key for key in every if any(key not in one for one in whole)}
     keys = [key for key in every if len({one[key] for one in flat if key in one}) + (key in none) > 1]
     return sorted((k for k in keys if role(k) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k)))
 
 
-def _against(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
-    """Return by reference and cell the difference, its corrected p and the verdict."""
-    if comparison.deciding or len(comparison.cells) < 2:
-        return []
-    places = range(len(comparison.cells))
-    pairs = [[against(comparison, reference, i) for i in places] for reference in places]
-    return [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
-
-
 def _of_run(run: Run, points: int, tuned: bool) -> dict[str, Any]:
     """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     record = load_object(run.dir / "provenance.json")
-    return {
-        "mark": mark(run),
-        "status": run.status,
-        "error": cut(run.error),
-        "bound": bound,
-        "facts": list(_facts(run)),
-        "curves": _curves(run, points),
-        "again": command_again(record, tuned),
-        "provenance": list(_provenance(run, record)),
-    }
+    about: dict[str, Any] = {"mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound}
+    about |= {"facts": list(_facts(run)), "curves": _curves(run, points)}
+    return about | {"again": command_again(record, tuned), "provenance": list(_provenance(run, record))}
 
 
 def cut(text: str) -> str:
@@ -173,10 +153,7 @@ def _short(x: float) -> float:
 
 
 def command_again(record: Mapping[str, Any], tuned: bool) -> str:
-    """Return the command that makes the run of this provenance again; "" if unknown.
-
-    ``tuned``: by a sweep that chose its values first, which are typed now.
-    """
+    """Return the command that makes a run, of a ``tuned`` sweep or not, again; "" if unknown."""
     typed = record.get("overrides")
     if not isinstance(typed, list):
         return ""

@@ -1,7 +1,5 @@
 """A report's figures as SVG, PDF and PNG, its tables as CSV and LaTeX: for a paper."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The figure of two crossed settings: the bound along one, a line for each value of the other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +17,7 @@ WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 @dataclass(frozen=True)
 class Crossing:
-    """Cells by (value of `lines`, value of `along`), in the order in which they are drawn.
-
-    `numbers`: `along`'s values as numbers, ascending; None where some are none.
-    """
+    """Cells by (value of `lines`, value of `along`); `numbers`: `along`'s, None where some are none."""
 
     lines: Axis
     along: Axis

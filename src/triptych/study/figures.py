@@ -1,10 +1,7 @@
 """Figures with one row per cell: bounds, paired differences to the best, measures of samples.
 
-Each function takes a comparison and a colour per label; it returns a figure, or None where there is
-nothing to show. Rows are in the order of the table, the best on top.
+Each takes a comparison and a colour per label, and gives None where there is nothing to show.
 """
-
-from __future__ import annotations
 
 import itertools
 import math
@@ -15,25 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from triptych.study import style
 from triptych.study.cells import Comparison, MeasureTable
 from triptych.study.formatting import format_number, plus_minus
-from triptych.study.style import (
-    GRID,
-    INK,
-    MUTED,
-    PAPER,
-    SIZE,
-    WIDTH,
-    LineFigure,
-    axes,
-    log_axis,
-    mark,
-    plain_ticks,
-    short,
-)
+from triptych.study.style import LineFigure, axes, log_axis, mark, plain_ticks, short
 from triptych.study.tables import against
 
-ROW, LETTER = 0.46, 0.62 * SIZE / 72  # inches
+ROW, LETTER = 0.46, 0.62 * style.SIZE / 72  # inches
 Colours = Mapping[str, str]
 
 
@@ -54,17 +39,17 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
     margin = comparison.rule.equal_within
     if margin is not None:
-        ax.axvspan(-margin, margin, color=MUTED, alpha=0.15, linewidth=0)
-    ax.axvline(0, color=INK, linewidth=1)
+        ax.axvspan(-margin, margin, color=style.MUTED, alpha=0.15, linewidth=0)
+    ax.axvline(0, color=style.INK, linewidth=1)
     low, high = _frame([0.0] + [claim.pair.mean for claim in near], [claim.interval for claim in near])
     for y, (_, cell, claim) in enumerate(rivals):
         ink, half = colours[cell.label], claim.interval[1] - claim.pair.mean
-        how: dict[str, Any] = {"color": ink, "markerfacecolor": ink if claim.holds else PAPER}
+        how: dict[str, Any] = {"color": ink, "markerfacecolor": ink if claim.holds else style.PAPER}
         ax.errorbar(claim.pair.mean, y, xerr=half, fmt="o", markersize=7, elinewidth=1.8, capsize=3, **how)
         if cell.label in comparison.bounds.far:
             _beyond(ax, y, format_number(claim.pair.mean, sign=True), side=1, **how)
     # room at the left for the labels, which would cover the zero line
-    room = min(0.4, max(len(cell.label) for _, cell, _ in rivals) * LETTER / (WIDTH - 0.3) + 0.02)
+    room = min(0.4, max(len(cell.label) for _, cell, _ in rivals) * LETTER / (style.WIDTH - 0.3) + 0.02)
     ax.set_xlim(min(low, -high * room / (1 - room)), high)
     best = short(comparison.cells[0].label, 22)
     ax.set_xlabel(f"{comparison.unit} more than {best} (right of zero: worse)")
@@ -134,8 +119,8 @@ def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours)
             if side:
                 _beyond(ax, y, "", side, ink, gid=gid)  # the row has the value
             else:
-                ax.plot(value, height, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
-                        markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
+                ax.plot(value, height, "o", markersize=5.1, color=ink, markeredgecolor=style.PAPER,
+                        clip_on=False, markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
     near = [v[0] for label, seeds in known.cells.items() if label not in known.far for v in seeds.values()]
     ax.set_xlim(*_frame([*near, *(known.floor or ())], []))
     better = known.metric.better
@@ -146,8 +131,8 @@ def _measure_dots(comparison: Comparison, known: MeasureTable, colours: Colours)
 def _floor(span: Callable[..., Any], line: Callable[..., Any], known: MeasureTable) -> None:
     if known.floor is not None:
         median, low, high = known.floor
-        span(low, high, color=MUTED, alpha=0.18, linewidth=0)
-        line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        span(low, high, color=style.MUTED, alpha=0.18, linewidth=0)
+        line(median, color=style.INK, linewidth=0.9, linestyle=(0, (3, 2)))
 
 
 def _beyond(ax: Axes, y: int, text: str, side: int, color: str, **how: Any) -> None:
@@ -164,10 +149,10 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
     ax.set_ylim(len(notes) - 0.35, -0.65)
     ax.set_yticks([])
-    ax.spines["left"].set_color(GRID)
+    ax.spines["left"].set_color(style.GRID)
     ax.locator_params(axis="x", nbins=5)
-    back = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # no line runs through the words
-    letters = int((WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
+    back = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8}  # no line runs through the words
+    letters = int((style.WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
     for y, (label, note) in enumerate(notes.items()):
         for x, text, side, weight in (
             (0, short(label, letters), "left", "bold"),

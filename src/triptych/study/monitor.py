@@ -17,10 +17,7 @@ QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
-    """Write, and with ``show`` print, the report; return an error line or "".
-
-    What the runs have found does not depend on it, and so neither does a sweep's exit code.
-    """
+    """Write, and with ``show`` print, the report; return an error line or "": what runs gave stays."""
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
@@ -39,10 +36,7 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draw the progress of each run about once a second, and renew the report when one finishes.
-
-    Without a terminal it prints a line whenever a run ends.
-    """
+    """Draw each run's progress about once a second, or without a terminal print ends; renew the report."""
 
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)
@@ -81,7 +75,6 @@ class Monitor(threading.Thread):
             self._renew()
 
     def stop(self) -> None:
-        """Stop drawing, and wait for the thread."""
         self._halt.set()
         self.join()
 

@@ -1,7 +1,5 @@
 """The figures of one comparison, each with a title and one sentence on how to read it."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 from collections.abc import Callable, Mapping
@@ -143,11 +141,8 @@ def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[st
 
 
 def draw_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
-    """Draw every panel for which the runs recorded what it shows; last measures that do not decide, and own.
-
-    Of one and the same model there is nothing to compare but its samples.
-    """
-    deciding = comparison.deciding
+    """Draw every panel for which the runs recorded what it shows; further measures and own panels last."""
+    deciding = comparison.deciding  # between samples of one model, which has no other figures to compare
     how = " ".join(filter(None, (about(comparison), _measured(comparison))))
     others = [figures.measure_figure(one) for one in comparison.measures.values() if one is not deciding]
     known = [*(() if deciding else PANELS), ("Measures of samples", how, others)]
@@ -158,7 +153,12 @@ def draw_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Pane
 
 def _panel(comparison: Comparison, palette: Mapping[str, str], title: str, how: str, *draws: Draw) -> Panel:
     """Draw a panel, its caption without words on what these figures do not show."""
-    drawn = _drawn(comparison, palette, *draws)
+    with styled():
+        drawn = {draw: figure for draw in draws if (figure := draw(comparison, palette))}
+    for draw, figure in drawn.items():
+        what = first_line(draw.__doc__ or "").removeprefix("Return ")
+        cells = ", ".join(cell.label for cell in comparison.cells)
+        figure.set_label(f"{what[:1].upper()}{what[1:]} Cells: {cells}. {figure.get_label()}")
     lines = (line for figure in drawn.values() for ax in figure.axes for line in ax.lines)
     absent = [] if any(line.get_marker() in ("<", ">") for line in lines) else [ARROW]
     if max((len(cell.runs) for cell in comparison.cells), default=0) < 2:
@@ -167,25 +167,11 @@ def _panel(comparison: Comparison, palette: Mapping[str, str], title: str, how: 
         absent.append(OVER)
     for words in absent:
         how = how.replace(words, "")
-    return Panel(title, how, drawn)
-
-
-def _drawn(comparison: Comparison, palette: Mapping[str, str], *draws: Draw) -> dict[str, Figure]:
-    with styled():
-        known = {draw: figure for draw in draws if (figure := draw(comparison, palette))}
-    for draw, figure in known.items():
-        what = first_line(draw.__doc__ or "").removeprefix("Return ")
-        cells = ", ".join(cell.label for cell in comparison.cells)
-        figure.set_label(f"{what[:1].upper()}{what[1:]} Cells: {cells}. {figure.get_label()}")
-    return {draw.__name__: figure for draw, figure in known.items()}
+    return Panel(title, how, {draw.__name__: figure for draw, figure in drawn.items()})
 
 
 def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``: title, how to read it, functions.
-
-    An error stands in its panel's place. Nothing in a directory that is reported names a package: a report
-    over a stranger's runs runs nobody's code but the owner's.
-    """
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; what is reported cannot name a package."""
     drawn = []
     for module in filter(file_of, (f"{package}.panels" for package in trusted())):
         try:

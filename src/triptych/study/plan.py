@@ -1,10 +1,8 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device, without data and without memory; one's own that cannot be, on the
-CPU. Operations are those of one item forward, by torch's counter, and twice as many backward: of each
-product one by its weights' and one by its inputs' gradient. Activations are what autograd saves for the
-backward pass. Hours are operations over a card's peak rate times a utilisation, so without validation, the
-account and samples.
+Networks are made on the ``meta`` device, or one's own that cannot be on the CPU. Operations are those of one
+item forward, by torch's counter, and twice as many backward; activations are what autograd saves. Hours are
+operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
 import sys
@@ -49,11 +47,7 @@ class Cost(NamedTuple):
 
 
 def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | None = None) -> Cost:
-    """Return the cost of the network of a diffusion model; ``known`` are those of networks counted before.
-
-    Raises:
-        UserError: the model has no such network, or it takes conditions other than labels.
-    """
+    """Return the cost of a model's network, or of an equal one in ``known``; UserError: none to count."""
     try:
         return _cost(config, known, "meta")
     except Exception:  # of code that reads a tensor's numbers
@@ -66,9 +60,8 @@ def _cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | Non
     if config["model"]["_target_"] == ORACLE:
         raise UserError("plan=true: nothing to train, no cost to count; leave it out")
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
-        raise UserError(
-            "plan=true: only for model=diffusion with a network to train, whose cost it counts; leave it out"
-        )
+        which = "only for model=diffusion with a network to train, whose cost it counts"
+        raise UserError(f"plan=true: {which}; leave it out")
     if config["trained"] is not None:
         raise UserError(f"plan=true: trained={config['trained']} is not fitted again; nothing is counted")
     if not config["trainer"].get("max_steps"):
@@ -163,10 +156,7 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
 
 
 def _skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Import neither Lightning nor torch's compiler, half of a plan's time: its process ends with it.
-
-    Own data modules need Lightning.
-    """
+    """Import neither Lightning, but for own data modules, nor torch's compiler: half of a plan's time."""
     own = any(not config["data"]["_target_"].startswith("triptych.") for config in configs)
     for name, parts in STAND_INS.items():
         if name not in sys.modules and not own:

@@ -29,13 +29,10 @@ OTHERS = ("measures.inception", "measures.statistics", "measures.contrastive", "
 
 
 def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
-    """Check each file, run and data set that is named.
+    """Check each file, run and data set that is named; UserError: missing, cut or not finished.
 
     Args:
         but: keys and groups that differ between the cells of a sweep, whose files these are then not.
-
-    Raises:
-        UserError: it is missing, or cut, or of a run that has not finished.
     """
     target = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     elsewhere = any(name in target for name in ("slurm", "ray"))  # whose machines may have data of their own
@@ -51,9 +48,10 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
             continue
         path = Path(value).expanduser()
         if not path.exists():
-            raise UserError(
-                f"{key}={value}: no such file{_suggestion(path)}; must be null or an existing file"
-            )
+            names = [name for of, name in zip(path.parts, path.parts[1:], strict=False) if of == "runs"]
+            made = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
+            hint = f", triptych-train experiment={made[0]} makes it" if made else ""
+            raise UserError(f"{key}={value}: no such file{hint}; must be null or an existing file")
         if group in CHECKPOINTS:
             check_reference(key, str(path))
 
@@ -70,21 +68,12 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str, str]]:
             yield from ((key, f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
 
 
-def _suggestion(path: Path) -> str:
-    names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
-    names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
-    return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""
-
-
 def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
-    """Refuse a sweep none of whose cells can run, or one with a value that no cell can have.
+    """Refuse a sweep none of whose cells can run, or one with a value that no cell can have (UserError).
 
-    Each value is looked at in the first cell that has it. Cells in which it only does not go with the others
-    fail alone. The first and the last cell of a grid differ in every axis; those between are only looked at
-    if both are refused. ``begun``: whether a cell has a result or a checkpoint.
-
-    Raises:
-        UserError: the first cell's.
+    Each value is looked at in the first cell that has it; cells in which it only does not go with the others
+    fail alone. First and last cell of a grid differ in every axis; those between are looked at if both are
+    refused. ``begun``: whether a cell has a result or a checkpoint.
     """
     loader, refusals, known = GlobalHydra.instance().config_loader(), [], set[str]()
     if config.get("until"):

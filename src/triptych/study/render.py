@@ -1,10 +1,7 @@
 """Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
 
-Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
-sweep goes on never shows half a report.
+Each file appears whole or not at all, so an open page never shows half a report.
 """
-
-from __future__ import annotations
 
 import base64
 import errno
@@ -45,9 +42,8 @@ class Report:
 def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
     """Compare all runs beneath `root` and write the report into it; with `others` as `joint_report.html`.
 
-    `equal_within`: below which difference two settings are called the same; by default what
-    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises
-    StorageError or OSError if `root` cannot be written.
+    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on. StorageError
+    or OSError: `root` cannot be written.
     """
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them

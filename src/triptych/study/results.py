@@ -1,7 +1,5 @@
 """`results.csv`: one row per run with everything a spreadsheet or a script could want."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -54,13 +52,8 @@ def _plain(value: object) -> str:
 
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
-    row: dict[str, object] = {
-        "directory": str(run.dir),
-        "sweep": run.sweep,
-        "status": run.status,
-        "seed": run.seed,
-        "data": run.choices.get("data", run.overrides.get("data", "")),
-    }
+    row: dict[str, object] = {"directory": str(run.dir), "sweep": run.sweep, "status": run.status}
+    row |= {"seed": run.seed, "data": run.choices.get("data", run.overrides.get("data", ""))}
     shown = {*run.overrides, *run.choices, *axes}
     row |= {key: entry for key, entry in run.settings.items() if key in shown}
     for split in ("test", "val", "train"):

@@ -30,14 +30,7 @@ Point = tuple[str, ...]  # overrides of what is tuned
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
-    """Return overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
-
-    ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the
-    command line gives a value.
-
-    Raises:
-        UserError: no setting of that name.
-    """
+    """Return overrides of each run of a grid, ``sweeper.params`` and the command line, as Hydra has it."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     hydra = GlobalHydra.instance()
@@ -68,11 +61,7 @@ def check_values_of(override: Override) -> None:
 
 
 def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
-    """Return ``job`` with the overrides that its ``setting=NAME`` stands for.
-
-    Raises:
-        UserError: no setting of that name.
-    """
+    """Return ``job`` with what its ``setting=NAME`` stands for, but for keys that the job sets itself."""
     name = next((o.split("=", 1)[1] for o in job if o.startswith("setting=")), None)
     if name in (None, "null"):
         return job
@@ -118,11 +107,7 @@ def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
-    """Refuse values of the keys that are about a sweep as a whole; ``grid``: whether it is one over a grid.
-
-    Raises:
-        UserError: the key, its value, what it must be.
-    """
+    """Refuse values of keys that are about a sweep as a whole; ``grid``: whether it is one over a grid."""
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     until = config.get("until")
     if until and not grid:
@@ -134,11 +119,7 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
-    """Return a grid's settings without their seeds, and its seeds, each in order of appearance.
-
-    Raises:
-        UserError: the grid has no seeds, or not the same for all settings.
-    """
+    """Return a grid's settings and its seeds, in order; UserError without seeds that all settings have."""
     seeds = list(dict.fromkeys(o.split("=", 1)[1] for job in jobs for o in job if o.startswith("seed=")))
     settings = settings_of(jobs)
     if not seeds or not all(s.isdigit() for s in seeds) or len(jobs) != len(seeds) * len(settings):
@@ -213,15 +194,12 @@ def names(settings: Sequence[Setting]) -> dict[Setting, str]:
 def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     """Return the seeds of each round: those given, then half as many again, until there are ``most``.
 
-    Few rounds, because each look at the figures has its price: 3, 5, 8, 12 for three seeds and 12 at most.
-
-    Raises:
-        UserError: fewer than two seeds to begin with, or more than ``most``.
+    Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most. UserError: fewer
+    than two seeds to begin with, or more than ``most``.
     """
     if len(first) < 2 or len(first) > most:
-        raise UserError(
-            f"max_seeds={most}: a sweep until=decided begins with 2 to {most} seeds, not {len(first)}"
-        )
+        begins = f"begins with 2 to {most} seeds, not {len(first)}"
+        raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
     rounds = [list(first)]
     while len(rounds[-1]) < most:
         n = len(rounds[-1])
@@ -234,13 +212,10 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
 def choose_point(
     bounds: Mapping[tuple[Setting, Point], Sequence[float]],
 ) -> tuple[Point, dict[Setting, Point]]:
-    """Return point that is best for all settings together, and each setting's own, by the mean over seeds.
+    """Return the point that is best for all settings together, and each one's own, by the mean over seeds.
 
-    ``bounds`` has the validation bounds of each setting at each point, lower is better. A point at which a
-    seed of a setting has no finite bound is not that setting's, nor the common one.
-
-    Raises:
-        UserError: a setting, or all together, has no point at which every seed is finite.
+    ``bounds``: validation bounds, lower is better, of each setting at each point; one that is not finite
+    rules its point out. UserError: a setting, or all together, has no such point.
     """
     mean = {cell: _mean(values) for cell, values in bounds.items()}
     settings = list(dict.fromkeys(setting for setting, _ in bounds))
@@ -250,10 +225,8 @@ def choose_point(
     best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
     lost = [",".join(s) for s, point in best.items() if not math.isfinite(mean[s, point])]
     if lost or not math.isfinite(together[equal]):
-        raise UserError(
-            f"tuning: {[*lost, 'all settings'][0]} has no value at which every seed gave a finite "
-            "validation bound"
-        )
+        none = "no value at which every seed gave a finite validation bound"
+        raise UserError(f"tuning: {[*lost, 'all settings'][0]} has {none}")
     return equal, best
 
 

@@ -1,12 +1,8 @@
 """Which runs were judged on the same data, and which repeat another's result.
 
-Other data are no setting, and are never compared; a result that repeats another seed's counts once.
-
 By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other pictures at the
 same place are not. Runs from before there were fingerprints: by what their configuration says of the data.
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -22,10 +18,7 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 
 class Group(NamedTuple):
-    """Runs on the same data and in the same unit, the first of them finished.
-
-    `data` is a name that no other group has; `notes` go with a comparison of these runs.
-    """
+    """Runs on the same data and in the same unit, the first finished; `data`: a name of its own."""
 
     runs: list[Run]
     data: str
@@ -95,19 +88,13 @@ def _tell_apart(several: list[list[Run]]) -> list[Group]:
     names = [f"{name} ({differences})"[:100] for differences in differ]
     if len({*names}) < len(several):  # the same words, other contents
         names = [f"{name} (fingerprint {first.fingerprint[:8] or 'unknown'})" for first in firsts]
-    groups = []
-    for i, runs in enumerate(several):
-        others = listed(names[:i] + names[i + 1 :])
-        note = f"Other data are no setting: runs on {others} are a comparison of their own."
-        groups.append(Group(runs, names[i], [note]))
-    return groups
+    others = [listed(names[:i] + names[i + 1 :]) for i in range(len(names))]
+    notes = (f"Other data are no setting: runs on {of} are a comparison of their own." for of in others)
+    return [Group(runs, name, [note]) for runs, name, note in zip(several, names, notes, strict=True)]
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
-    """Return {seed: the seed whose result it repeats}: all figures, or all items' bounds, to the last digit.
-
-    Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
-    """
+    """Return {seed: the seed whose result it repeats}: all figures, or items' bounds, to the last digit."""
     first: dict[Hashable, int | None] = {}
     repeats = {}
     for seed, run in runs.items():

@@ -1,10 +1,7 @@
 """Look, decide, add seeds, look again: a test that stays valid (`claims`), and its result.
 
-`looks.json` in the sweep's directory holds which seeds each look had, so that the same command, given again
-after an interruption, looks at what it looked at, and the report decides as the sweep did.
+`looks.json` holds which seeds each look had: the same command, given again, and the report look at these.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -33,11 +30,8 @@ def decide(
 ) -> tuple[str, dict[Pair, Outcome]]:
     """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
 
-    Returns a sentence, and what is known of each two settings, named in alphabetical order, by what decides:
-    the bound, or the measure of samples where all settings share one model. More seeds might decide "open".
-
-    A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
-    without a finished run is in no pair: seeds do not decide it.
+    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical order, by
+    what decides. A look that was taken before has the seeds that it had.
     """
     seen, runs = _seen(root)[:look], read_runs(root)
     if len(seen) < look:
@@ -54,7 +48,10 @@ def decide(
         for prefix in [f"{comparison.data}: " if several else ""]
         for (a, b), outcome in _outcomes(comparison).items()
     }
-    return _sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs
+    n = Counter(pairs.values())
+    same = "" if equal_within is None else f", {n['same']} the same within {equal_within:g}"
+    tally = f"of {quantity(len(pairs), 'pair')} {n['separated']} separated{same}, {n['open']} open"
+    return f"look {look} of {looks}, {quantity(len(seen[-1]), 'seed')}: {tally}", pairs
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
@@ -100,11 +97,3 @@ def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
         if (of, at) == (table.metric.name, len(table.values) - 1)
     }
     return dict(sorted(outcomes.items()))
-
-
-def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float | None, seeds: int) -> str:
-    of_each = Counter(pairs.values())
-    same = [] if margin is None else [f"{of_each['same']} the same within {margin:g}"]
-    tally = [f"{of_each['separated']} separated", *same, f"{of_each['open']} open"]
-    of = quantity(len(pairs), "pair")
-    return f"look {look} of {looks}, {quantity(seeds, 'seed')}: of {of} {', '.join(tally)}"

@@ -32,10 +32,7 @@ class SingleHook(Callback):
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:
-    """Return a run's configuration of a composed one; UserError for what no run could be made of.
-
-    Its keys were checked: by Hydra's callback, or by ``config.compose``.
-    """
+    """Return a run's configuration of a composed, checked one; UserError for what no run could be made of."""
     hydra = config.hydra
     check_rounds(config, grid=False)
     check_scale(config)
@@ -52,8 +49,7 @@ def check_single(config: DictConfig) -> dict[str, Any]:
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         guidance = plain.get("guidance") or {}
         if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
-            raise UserError(
-                "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
-            )
+            fix = "as in guide=.../checkpoints/last.ckpt"
+            raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
         check_files(OmegaConf.create(plain))
     return plain

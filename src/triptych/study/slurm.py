@@ -47,12 +47,15 @@ def ask_queue() -> dict[str, str] | None:
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
 
 
-class Looks:
-    """What repeated looks at the queue say about jobs that leave no result."""
+class QueueWatcher(SlurmInfoWatcher):
+    """Give submitit's jobs their states, and a job that ended without a result one, by ``outcome``."""
 
-    def __init__(self) -> None:
-        self._state: dict[str, str] = {}  # as last seen
+    def __init__(self, folder: str, tasks: int, outcome: Callable[[str, Sequence[str], str], Any]):
+        super().__init__(delay_s=EVERY)
+        self.folder, self.tasks, self.outcome = folder, tasks, outcome
+        self._state: dict[str, str] = {}  # as last seen in the queue
         self._since: dict[str, float] = {}  # the first look of those that all have found a job ended
+        self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
         """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
@@ -72,16 +75,6 @@ class Looks:
                 over[job] = state.replace("_", " ").lower()
         return over
 
-
-class QueueWatcher(SlurmInfoWatcher):
-    """Tells submitit's jobs how they are; a job that ended without a result gets one, by ``outcome``."""
-
-    def __init__(self, folder: str, tasks: int, outcome: Callable[[str, Sequence[str], str], Any]):
-        super().__init__(delay_s=EVERY)
-        self.folder, self.tasks, self.outcome = folder, tasks, outcome
-        self.looks = Looks()
-        self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
-
     def update(self) -> None:
         """Read the queue; then submitit knows of the jobs that have ended."""
         self._num_calls += 1
@@ -93,7 +86,7 @@ class QueueWatcher(SlurmInfoWatcher):
         self._last_status_check = time.time()
         if queue is None:
             return
-        for job, state in self.looks.ended(without, queue, time.monotonic()).items():
+        for job, state in self.ended(without, queue, time.monotonic()).items():
             try:
                 self._write_outcome(job, state)
             except (OSError, StorageError) as error:  # a full disk: the next look may do better
@@ -127,10 +120,6 @@ class QueueWatcher(SlurmInfoWatcher):
 
 
 def watch_queue(launcher: Mapping[str, Any], outcome: Callable[[str, Sequence[str], str], Any]) -> None:
-    """Let this process's SLURM jobs be watched by their queue.
-
-    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and gives what
-    its run returns to the sweeper.
-    """
+    """Let this process's SLURM jobs be watched; ``outcome`` gives the value of one that left no result."""
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

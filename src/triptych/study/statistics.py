@@ -1,10 +1,7 @@
 """What may be said of a few seeds and a few hundred items: means, paired differences, intervals, Holm.
 
-Two settings trained from the same seed share initial weights, batches and noise, and are measured on the same
-items, so their difference varies far less than either figure: pairs, not pooled variances, decide.
+Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances, decide.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -24,9 +21,8 @@ REACH = 6.0
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, and `p` and intervals are NaN, where they cannot be known: fewer than two pairs, or
-    pairs that all differ by exactly the same amount, which says that the seed changed nothing, not that we
-    are certain.
+    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by exactly the
+    same, which says that the seed changed nothing, not that we are certain.
     """
 
     mean: float
@@ -47,10 +43,6 @@ class Paired:
         """Return the ends of the interval of level 1 - `alpha`."""
         half = float(self.error.critical(alpha)) if self.error else math.nan
         return self.mean - half, self.mean + half
-
-    def reversed(self) -> Paired:
-        """Return the same comparison seen from the other side."""
-        return Paired(-self.mean, self.n, self.error)
 
     def not_beyond(self, distance: float) -> float:
         """Return the one-sided p of a true distance of at most 0, given this one; NaN unknown."""

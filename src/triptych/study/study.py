@@ -1,7 +1,5 @@
 """Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter
@@ -48,7 +46,6 @@ class Study:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many runs have each status."""
         return Counter(run.status for run in self.runs)
 
     @property
@@ -128,10 +125,7 @@ class Study:
 
 
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
-    """Read the runs beneath `roots` and compare them.
-
-    `equal_within`: the difference below which settings are called the same, in the unit of what decides.
-    """
+    """Read the runs beneath `roots` and compare them; `equal_within`: in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
     every = {run.dir.resolve(): run for root in roots for run in read_runs(root)}
     bases = [root.resolve() for root in roots]

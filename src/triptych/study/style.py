@@ -1,10 +1,7 @@
 """How every figure looks, and how one becomes SVG inside a page or a PNG file.
 
-Figures are drawn in the colours of the light page; on the way to SVG each known colour becomes a CSS
-variable, so that one figure suits light and dark pages, and keeps its colours when saved on its own.
+Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands alone.
 """
-
-from __future__ import annotations
 
 import io
 import math
@@ -149,10 +146,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere.
-
-    Its label describes it.
-    """
+    """Return figure as inline SVG, described by its label: CSS colours, the page's font, ids of its own."""
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})

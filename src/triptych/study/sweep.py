@@ -39,11 +39,7 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
 def sweep_exit_code() -> int:
-    """Return the exit code of this process's sweep, by the status of its runs.
-
-    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
-    did not end.
-    """
+    """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else."""
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     ended |= {"refused" for hook in _hooks if hook.refused}
     if ended <= {"finished"}:
@@ -111,9 +107,8 @@ class SweepHook(Callback):
                     write_report_or_say_why(self.root, show=True)
                 raise
             except OSError as error:
-                raise UserError(
-                    f"{self.root}: cannot be written ({error.strerror}); choose another"
-                ) from error
+                problem = f"cannot be written ({error.strerror})"
+                raise UserError(f"{self.root}: {problem}; choose another") from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [] if config.force else [run for run in runs if run.status == "finished"]
@@ -136,9 +131,8 @@ class SweepHook(Callback):
     def _set_up(self, config: DictConfig) -> None:
         """Check what concerns the sweep as a whole, and name its directory for all jobs."""
         if processes.launch():
-            raise UserError(
-                "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
-            )
+            fix = "use trainer=ddp in it, not torchrun or srun"
+            raise UserError(f"-m: a sweep starts its processes itself; {fix}")
         check_keys(config, config.hydra)
         check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
         rounds.check_rounds(config, grid=rounds.is_grid(config))
@@ -187,13 +181,8 @@ class SweepHook(Callback):
                 write_report_or_say_why(self.root)
 
     def stop_jobs(self) -> None:
-        """Stop this sweep's jobs after their current step, and wait for them.
-
-        A launcher that is interrupted kills its workers and what these have started.
-        """
+        """Stop this sweep's jobs after their step, and wait: an interrupted launcher would kill them."""
         processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
-
-    # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""
@@ -216,7 +205,6 @@ class SweepHook(Callback):
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
-        """Return the name of a run's directory."""
         return rounds.cell_name(self.config, overrides)
 
     def look(self, facts: dict[str, Any]) -> int:
@@ -238,7 +226,6 @@ class SweepHook(Callback):
         return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
-        """Return the runs of the cells known in advance."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:

@@ -1,7 +1,5 @@
 """Tables of a comparison: results and costs of each setting."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -71,17 +69,14 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
     known += [VERDICT] if len(comparison.cells) + len(comparison.pending) > 1 else []
-    known += [(part, part) for part in PARTS if _differs(comparison, part)]
-    known += [("gap", "gap to entropy")] if any(c.spread(part="gap").n for c in comparison.cells) else []
-    known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
+    for part in PARTS:
+        figures = [cell.spread(part) for cell in comparison.cells]
+        shown = {format_number(figure.mean) for figure in figures if figure.n}
+        known += [(part, part)] if len(shown) > (len(figures) > 1) else []  # that differs
+    beside = {"gap": "gap to entropy"} | BESIDE
+    known += [(k, head) for k, head in beside.items() if any(c.spread(k).n for c in comparison.cells)]
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
     return known
-
-
-def _differs(comparison: Comparison, part: str) -> bool:
-    figures = [cell.spread(part=part) for cell in comparison.cells]
-    shown = {format_number(figure.mean) for figure in figures if figure.n}
-    return len(shown) > (len(figures) > 1)
 
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
@@ -96,29 +91,24 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
         done = _drawn(comparison, comparison.deciding)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    return done + [TableRow(cell.label, {}, _seeds(cell), _lost(cell)) for cell in comparison.pending]
-
-
-def _lost(cell: Cell) -> str:
-    statuses = {run.status for run in cell.others}
-    return statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
+    for cell in comparison.pending:
+        statuses = {run.status for run in cell.others}
+        why = statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
+        done.append(TableRow(cell.label, {}, _seeds(cell), why))
+    return done
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
-    with_error = ["gap", *(f"{METRIC}{name}" for name, _ in metrics(comparison))]
-    entries = {"bound": entry(cell.bound)} | {part: _beside(cell, part) for part in with_error}
+    entries = {"bound": entry(cell.bound)}
+    for part in ("gap", *(f"{METRIC}{name}" for name, _ in metrics(comparison))):
+        figure = cell.spread(part)
+        fewer = f" ({quantity(figure.n, 'seed')})" if 0 < figure.n < len(cell.runs) else ""
+        entries[part] = entry(figure, plus_minus(figure) + fewer)
     for part in (*PARTS, *BESIDE):
-        figure = cell.spread(part=part)
+        figure = cell.spread(part)
         entries[part] = entry(figure, format_number(figure.mean))
     beside, verdict = against(comparison, 0, i)
     return TableRow(cell.label, entries | beside, _seeds(cell), verdict, best=i == 0)
-
-
-def _beside(cell: Cell, part: str) -> Entry:
-    """Return a part's mean over seeds, and of how many where not all have a finite one."""
-    figure = cell.spread(part=part)
-    fewer = f" ({quantity(figure.n, 'seed')})" if 0 < figure.n < len(cell.runs) else ""
-    return entry(figure, plus_minus(figure) + fewer)
 
 
 def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, Entry], str]:
@@ -171,10 +161,7 @@ def _drawn(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[TableRow]]:
-    """Return columns and rows of the measures of samples beside a bound that decides, at the last value.
-
-    The user's own come first; rows are best first by the first column.
-    """
+    """Return columns and rows of measures beside the bound: the user's own first, best first by the first."""
     tables = [] if comparison.deciding else list(comparison.measures.values())
     tables.sort(key=lambda table: (table.metric.name in SAMPLE_METRICS, not table.metric.better))
     heads = []

@@ -1,7 +1,5 @@
 """The result as a table in the terminal, for the end of a sweep."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich import box

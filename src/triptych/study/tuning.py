@@ -1,10 +1,7 @@
-"""Tuning before a comparison: trials, and the values that were chosen.
+"""Tuning before a comparison: trials, which read no test set, and the values that were chosen.
 
-The trials read no test set and are in no comparison. The runs on fresh seeds are compared twice: with every
-setting at the value that was best for all together ("equal settings"), and each at its own best.
+The runs on fresh seeds are compared twice: at what was best for all together, and each at its own best.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence

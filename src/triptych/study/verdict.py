@@ -1,7 +1,5 @@
 """State the verdict in plain words, as far as the corrected test allows (`claims`)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,10 +46,7 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
-    """Name settings whose mean test bound is no better than a trivial baseline; "" if there are none.
-
-    A uniform guess needs log2 K bits a value; the histogram knows how often each value occurs at each pixel.
-    """
+    """Name settings whose mean test bound is no better than a trivial baseline; "" if there are none."""
     every = [run for of in runs.values() for run in of if run.measure == "bpd"]
     known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
     bounds = {label: [run.bound for run in of if math.isfinite(run.bound)] for label, of in runs.items()}
@@ -72,13 +67,9 @@ def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
 def divergences(comparison: Comparison) -> str:
     """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
     cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
-    sentences = [
-        f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.seeds), 'seed')}" for cell in cells
-    ]
-    if not sentences:
-        return ""
+    each = [f"{c.label} diverged with {c.diverged} of {quantity(len(c.seeds), 'seed')}" for c in cells]
     rest = ": figures are of the others" if any(cell.runs for cell in cells) else ""
-    return f"{listed(sentences)}{rest}."
+    return f"{listed(each)}{rest}." if each else ""
 
 
 def failures(comparison: Comparison) -> str:
@@ -95,10 +86,8 @@ def _sentences(comparison: Comparison) -> list[str]:
         if len(comparison.runs) == 1:  # whose ± is over the items of its test set
             own = comparison.runs[0].test[comparison.measure]
             figure = f"{plus_minus(own)} {comparison.unit} ({quantity(own.n, 'item')})"
-        return [
-            f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}.",
-            "No other setting to compare with.",
-        ]
+        answer = f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}."
+        return [answer, "No other setting to compare with."]
     lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
         return [lowest, "One seed: nothing is settled."]
@@ -137,31 +126,23 @@ def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
-    """Describe which setting is best by a measure at each value, and which are no better than noise.
-
-    Only where the corrected test allows a claim.
-    """
+    """Describe which setting is clear of others by a measure, and which are no better than noise."""
     if not table.metric.better:
         return ""
-    lost = _like_noise(table)
+    lost = []
+    for label, spreads in table.spreads.items():
+        places = zip(table.values, spreads, strict=True)
+        beyond = [v for v, s in places if table.sign * (s.mean - table.noise) >= -1e-9 * abs(table.noise)]
+        at = f" (at {listed([f'{v:g}' for v in beyond])})" if len(beyond) < len(spreads) else ""
+        lost += [label + at] if beyond else []
     parts = [f"no better than noise ({format_number(table.noise)}): {listed(lost)}"] if lost else []
     if len(table.cells) > 1:
-        at: dict[str, list[str]] = {}
+        values_of: dict[str, list[str]] = {}
         for i, value in enumerate(table.values):
-            at.setdefault(_best(comparison, table, i), []).append(f"{value:g}")
-        each = [f"at {listed(v)} {text}" for text, v in at.items()]
-        parts += each if table.key and len(at) > 1 else list(at)
+            values_of.setdefault(_best(comparison, table, i), []).append(f"{value:g}")
+        each = [f"at {listed(v)} {text}" for text, v in values_of.items()]
+        parts += each if table.key and len(values_of) > 1 else list(values_of)
     return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}." if parts else ""
-
-
-def _like_noise(table: MeasureTable) -> list[str]:
-    labels = []
-    for label, spreads in table.spreads.items():
-        at = [f"{v:g}" for v, s in zip(table.values, spreads, strict=True)
-              if table.sign * (s.mean - table.noise) >= -1e-9 * abs(table.noise)]  # fmt: skip
-        if at:
-            labels.append(label + (f" (at {listed(at)})" if len(at) < len(spreads) else ""))
-    return labels
 
 
 def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:

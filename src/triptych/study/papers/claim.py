@@ -1,25 +1,8 @@
-"""Published claims and the contrasts that decide them.
+"""Published claims and the contrasts that decide them; docs/papers.md says what can be claimed.
 
-A claim says of one metric m, over the settings a, b, ... of one axis of the sweep, one of
-
-    order: [a, b, c]   m(a) < m(b) < m(c), each below the next: ``by`` so much, or ``by_factor`` so many times
-    same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
-    value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure
-    diverges: [a]      most seeds of a diverge, or with ``beyond`` lie that many times above the rest
-
-which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
-made at each of their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
-
-Its ``kind`` says what a verdict is of:
-
-    identity   true by mathematics here: a test of this project, listed apart and never counted as a finding
-    exact      a finding on a sampler or an estimator, with an exact denoiser
-    trained    a finding on trained networks
-
-A finding names in ``otherwise`` the ingredient under which it would come out the other way.
+A contrast is a number that is to lie in a range. Where other axes vary, a claim is made at each of their
+values, unless ``at`` names one. Read without numpy or torch, before a run starts.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
@@ -109,11 +92,7 @@ class Claim:
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
-    """Return the claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
-
-    Raises:
-        UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
-    """
+    """Return the claim of a node ``paper.claims.NAME``, whose keys and types are checked; else UserError."""
     path = f"paper.claims.{name}"
     kinds = [kind for kind in TAKES if kind in node]
     if len(kinds) != 1:
@@ -157,9 +136,8 @@ class _Contrasts:
         if not self.axis:
             raise UserError(f"{path}.compare: a value is needed; one of {', '.join([*varied, METRIC])}")
         if self.axis not in (*axes, METRIC):
-            raise UserError(
-                f"{path}.compare={self.axis}: not an axis of the sweep, {nearest(self.axis, [*axes, METRIC])}"
-            )
+            known = nearest(self.axis, [*axes, METRIC])
+            raise UserError(f"{path}.compare={self.axis}: not an axis of the sweep, {known}")
         if self.axis == METRIC and "metric" in node:
             raise UserError(f"{path}.metric={node['metric']}: not with compare=metric")
         self.metric = str(node.get("metric", "bound"))
@@ -231,10 +209,8 @@ class _Contrasts:
             raise UserError(f"{self.path}.{where}: not an axis of the sweep, {nearest(key, [*self.axes])}")
         text = next((one for one in self.axes[key] if one == str(wanted) or _means(one, wanted)), None)
         if text is None:
-            there = ", ".join(self.axes[key])
-            raise UserError(
-                f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {key} is one of {there}"
-            )
+            known = f"{key} is one of {', '.join(self.axes[key])}"
+            raise UserError(f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {known}")
         return text
 
 

@@ -1,7 +1,5 @@
 """Measure a claim's contrasts in a sweep, with p-values of their ranges."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +36,7 @@ class ContrastResult:
     wide: str = ""
     tail: float = (1 - LEVEL) / 2
 
-    def refuse_wide(self, least: float, what: str) -> ContrastResult:
+    def refuse_wide(self, least: float, what: str) -> "ContrastResult":
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self

@@ -1,7 +1,5 @@
 """One row a finding: the published ratio of two settings, and the measured one with its interval."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -76,11 +76,7 @@ def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
 
 
 def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
-    """Return the claims of the node ``paper`` of a sweep with these axes, once all of the node is checked.
-
-    Raises:
-        UserError: a value that is missing or not accepted, a setting that is not in the sweep.
-    """
+    """Return the claims of a sweep's node ``paper``; UserError: one that its axes do not have, or amiss."""
     check_values({"paper": dict(node)})
     for key in sorted(PaperNode.__required_keys__ - node.keys()):
         raise UserError(f"paper.{key}: a value is needed")

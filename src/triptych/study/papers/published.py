@@ -1,21 +1,8 @@
 """Verdicts on a paper's claims by a sweep: reproduced, contradicted, cannot tell, or not testable here.
 
-A claim is a list of contrasts, numbers of which each is to lie in its range (``claim``). A contrast's
-figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
-
-    reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
-                  largest of one-sided p-values, two for a range with two ends, Schuirmann 1987)
-    contradicted  some contrast's test rejects "within its range" (the smallest p times the number of them)
-
-each at 5%, corrected by Holm's method over all claims of the file. So a file has a claim that is false and
-called reproduced in at most 5% of sweeps, and one that is true and called contradicted in at most 5%.
-
-An identity, true by mathematics here, holds or fails by the same tests; it is listed apart and is no finding.
-A claim that this scale cannot decide is not tested. Settings are called the same by no margin that is wider
-than an effect on the same metric that the file has reproduced.
+docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reproduced", Bonferroni's of
+"contradicted", each at 5% and corrected by Holm's method over all claims of the file.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -27,14 +14,9 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.formatting import listed, p_value, quantity
+from triptych.study.papers import contrasts
 from triptych.study.papers.claim import Axes, Claim
-from triptych.study.papers.contrasts import (
-    ContrastResult,
-    measure_contrast,
-    point_label,
-    runs_of,
-    setting_figures,
-)
+from triptych.study.papers.contrasts import ContrastResult
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
@@ -60,7 +42,6 @@ class Judgement:
 
     @property
     def word(self) -> Word:
-        """The verdict."""
         if self.claim.untestable:
             return "not testable here"
         if self.reproduced <= ALPHA:
@@ -111,16 +92,12 @@ class Judgement:
 
     @property
     def line(self) -> str:
-        """One line for a terminal."""
         return f"{self.word}: {self.claim.says} ({self.why.rstrip('.')})"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A paper's claims as a sweep found them, and the node ``paper`` as it recorded it.
-
-    ``changed``: they are not those that the sweep began with.
-    """
+    """A paper's claims as a sweep found them; ``changed``: they are not those that it began with."""
 
     node: Mapping[str, Any]
     name: str
@@ -162,11 +139,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """Correct p over all that are tested.
-
-    Of "some contrast is out of its range" it is the largest (Berger's intersection-union test), of "all are
-    within" the smallest times their number (Bonferroni).
-    """
+    """Correct p over all that are tested: a claim's largest of "not within", and Bonferroni's of "within"."""
     tested = [j.measured for j in judgements if not j.claim.untestable]
     out = holm([max(m.p_not_within for m in measured) for measured in tested])
     within = holm([min(1.0, len(measured) * min(m.p_within for m in measured)) for measured in tested])
@@ -180,11 +153,7 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
 
 
 def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
-    """Return the contrasts with intervals as corrected as the verdict.
-
-    One lies within its range where the claim is reproduced, outside where that contradicts it, and neither
-    where none can tell; of a claim that is not tested each is 95%.
-    """
+    """Return the contrasts with intervals as corrected as the verdict; 95% where nothing is tested."""
     if j.claim.untestable:
         return j.measured
     inside, outside = max(m.p_not_within for m in j.measured), min(m.p_within for m in j.measured)
@@ -212,12 +181,13 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
-    of = {point: runs_of(point, axes, runs) for point in claim.points}
-    measured = tuple(measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
+    of = {point: contrasts.runs_of(point, axes, runs) for point in claim.points}
+    measured = tuple(contrasts.measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
     known = [m.pair for m in measured if not m.trouble]
+    bounds = {contrasts.point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}
     return Judgement(
-        claim, measured, tuple(setting_figures(claim, axes, of)),
+        claim, measured, tuple(contrasts.setting_figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.n_items for pair in known), default=0),
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
-        warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
+        warning=no_better(bounds),
     )  # fmt: skip

@@ -1,10 +1,7 @@
 """`docs/results.md`: the verdict on every published claim at a glance, and a page of details per paper.
 
-The folder beside the page, of its name without the suffix, has each paper's result twice: as JSON, from which
-the page is made anew when a sweep is gone, and as a page.
+The folder of the page's name has each paper's result as a page, and as JSON, which outlives its sweep.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -61,8 +58,7 @@ def files(scale: str = "small") -> dict[str, Any]:
 def write_results(page: Path, roots: Sequence[Path]) -> None:
     """Write the page, its figure and each paper's page; papers whose sweeps are gone keep their result.
 
-    Raises:
-        OSError, StorageError: a file cannot be written. UnicodeDecodeError: ``page`` is no text.
+    OSError, StorageError: a file cannot be written; UnicodeDecodeError: ``page`` is no text.
     """
     if page.is_file():
         page.read_text(encoding="utf-8")
@@ -135,10 +131,7 @@ def _claim(j: Judgement) -> dict[str, Any]:
 
 
 def published_at(claim: Claim, *points: MetricPoint | None) -> tuple[str, float | None]:
-    """Return the published figures of these settings, and the first over the second.
-
-    The figures of all where these are not named alike; None for a ratio of which one is missing or no number.
-    """
+    """Return these settings' published figures, of all if not named alike, and the first over the second."""
     known, given = dict(claim.published), list(filter(None, points))
     names: list[str] = []
     for point in given:  # by what tells it from the other
@@ -192,11 +185,6 @@ def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
-    facts = [
-        f"{quantity(len(runs), 'run')}, {duration(seconds)}",
-        f"commit {listed(commits) or 'unknown'}",
-        machine or "machine unknown",
-        when,
-    ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
-    return "; ".join(facts) + changed + "."
+    what = f"{quantity(len(runs), 'run')}, {duration(seconds)}; commit {listed(commits) or 'unknown'}"
+    return f"{what}; {machine or 'machine unknown'}; {when}{changed}."

@@ -14,15 +14,8 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.config.names import cores, grid_keys
 from triptych.errors import UserError
+from triptych.study.papers import paper
 from triptych.study.papers.claim import METRIC
-from triptych.study.papers.paper import (
-    axes_of,
-    check_claimed_metrics,
-    claims_at,
-    decisive_keys,
-    read_claims,
-    settings_digest,
-)
 from triptych.study.rounds import jobs_of
 
 KINDS = ("identity", "exact", "trained")
@@ -44,7 +37,7 @@ def set_scale(config: DictConfig) -> list[str]:
     """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
 
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
-    with its value out of the configuration. ``settings`` are that scale's own meanings of their names.
+    with its value out of the configuration.
     """
     values = _of_scale(config)
     if not values:
@@ -80,22 +73,17 @@ def _several(value: Any) -> bool:
 
 
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
-    """Return what ``sweep.json`` says of the claims: {} for a sweep of no paper.
+    """Return what ``sweep.json`` says of the claims, {} without; UserError: it cannot decide them.
 
-    Args:
-        before: what it said at an earlier start. any_result: whether a run of it has ended.
-
-    Raises:
-        UserError: a claim that cannot be decided by this sweep.
+    ``before``: what it said at an earlier start; ``any_result``: whether a run of it has ended.
     """
     if not config.get("paper"):
         return {}
     sweeper = config.hydra.sweeper
     if sweeper.get("tune") or config.get("until"):
         key = "until=decided" if config.get("until") else "hydra.sweeper.tune"
-        raise UserError(
-            f"{key}: not with a paper's claims, whose settings and seeds are fixed before the run"
-        )
+        why = "whose settings and seeds are fixed before the run"
+        raise UserError(f"{key}: not with a paper's claims, {why}")
     node = to_plain(config.paper)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     plain: Any = {
@@ -109,35 +97,26 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     for key, value in _of_scale(config).items():
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
-    axes = axes_of(jobs, map(str, keys), plain["measures"])
-    check_claimed_metrics(read_claims(node, axes, scale), plain, axes)
-    check_fairness(claims_at(node["claims"], scale))
+    axes = paper.axes_of(jobs, map(str, keys), plain["measures"])
+    paper.check_claimed_metrics(paper.read_claims(node, axes, scale), plain, axes)
+    check_fairness(paper.claims_at(node["claims"], scale))
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):
-        changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
+        began = paper.decisive_keys(earlier.get("claims") or {}, scale)
+        changed |= began != paper.decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
-    facts: dict[str, Any] = {
-        "paper": node,
-        "paper_name": name,
-        "paper_axes": axes,
-        "scale": scale,
-        "machine": machine(),
-    }
+    facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
+    facts |= {"scale": scale, "machine": machine()}
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
         if file.is_file():  # what ended runs were made of stays
-            now = settings_digest(read_yaml(file), scale)
+            now = paper.settings_digest(read_yaml(file), scale)
             facts["paper_settings"] = before.get("paper_settings") if any_result else now
     return facts | ({"claims_changed": True} if changed else {})
 
 
 def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a claim of unknown origin or kind, a finding that nothing could contradict, a margin too wide.
-
-    Raises:
-        UserError: a key is missing, or "the same" is wider than half of the smaller figure, or than an effect
-            that another claim on the same metric calls an improvement.
-    """
+    """Refuse a claim without origin or kind, a finding that nothing could contradict, a margin too wide."""
     for name, node in claims.items():
         path = f"paper.claims.{name}"
         if "kind" not in node:
@@ -149,23 +128,18 @@ def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
             problem = "otherwise= contradicts it; an identity cannot come out the other way"
             raise UserError(f"{path}.kind=identity: {problem}")
         if not identity and not turned:
-            raise UserError(
-                f"{path}.kind={node['kind']}: otherwise is needed: under what the claim would come out the "
-                "other way; a claim without it is an identity"
-            )
+            problem = "otherwise is needed: under what the claim would come out the other way"
+            raise UserError(f"{path}.kind={node['kind']}: {problem}; a claim without it is an identity")
         for margin, effect in (("within", "by"), ("within_factor", "by_factor")) if "same" in node else ():
             wide = node.get(margin, 0)
             if margin == "within_factor" and wide > WIDEST:
-                raise UserError(
-                    f"{path}.{margin}={wide:g}: wider than half of the smaller; use at most {WIDEST}"
-                )
+                problem = "wider than half of the smaller"
+                raise UserError(f"{path}.{margin}={wide:g}: {problem}; use at most {WIDEST}")
             for other in claims.values():
                 least = other.get(effect)
                 if "order" in other and least and least < wide and _metric(other) == _metric(node):
-                    raise UserError(
-                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that "
-                        "another claim calls an improvement; use a smaller margin"
-                    )
+                    of = f"the effect {effect}={least:g} that another claim calls an improvement"
+                    raise UserError(f"{path}.{margin}={wide:g}: wider than {of}; use a smaller margin")
 
 
 def _metric(node: Mapping[str, Any]) -> str:
