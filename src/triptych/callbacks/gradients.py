@@ -8,13 +8,9 @@ import torch
 
 
 class Gradients(pl.Callback):
-    """Log the total norm |g| of the gradient before it is clipped, and the share of steps so far that were.
+    """Log the gradient's total norm before clipping, and the share of steps so far that were clipped.
 
-    A step whose norm is not finite counts as one that was not.
-
-    Args:
-        clip: norm at which the trainer clips; None: it does not.
-        by_value: ``clip`` is of each element instead.
+    A step whose norm is not finite counts as one that was not; ``by_value``: ``clip`` is of each element.
     """
 
     def __init__(self, clip: float | None = None, by_value: bool = False):

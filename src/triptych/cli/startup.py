@@ -1,7 +1,4 @@
-"""Set up a command's process before its imports: signals, standard output, Python's path.
-
-The imports that follow take seconds, and later parts of a command install handlers of their own.
-"""
+"""Set up a command's process before its slow imports: signals, standard output, Python's path."""
 
 import atexit
 import errno

@@ -1,8 +1,7 @@
 """Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
 
-The command composes, checks and records a run's directory; a process of its own then executes what the
-directory records, so every run, single or one of a sweep, resumed or requeued, takes the same path.
-Only Hydra is imported until then.
+A process of its own executes what the run's directory records, so single runs, a sweep's, resumed or
+requeued ones take the same path. Only Hydra is imported until then.
 """
 
 import os

@@ -1,10 +1,8 @@
 """Inspect a checkpoint file without torch, before it is loaded.
 
 torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
-what is compressed, passes over checksums, and knows many more types than a checkpoint of ours has. Here the
-archive must be stored, not compressed; each record must have its checksum; each tensor must lie within a
-record of its own length; and beside tensors there is plain data alone. What the pickle asks for is built of
-stand-ins that do nothing.
+what is compressed, ignores checksums, and knows more types than our checkpoints have. Here records are
+stored with checksums, tensors lie within a record of their own length, and stand-ins do nothing.
 """
 
 import io
@@ -57,11 +55,7 @@ class Stub:
 
 
 def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
-    """Return a checkpoint's content: stand-ins for tensors, a plain configuration; ``where`` begins messages.
-
-    Raises:
-        UserError: no checkpoint of a run's, or one that claims more than it holds.
-    """
+    """Return a checkpoint's content with stand-ins for tensors; else UserError that begins with ``where``."""
     content: dict[str, Any] = go_through(file, where, "a checkpoint")
     known = content.get("triptych") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):

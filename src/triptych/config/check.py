@@ -26,11 +26,7 @@ LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go t
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Refuse undeclared keys and values outside of their declaration.
-
-    Raises:
-        UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
-    """
+    """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
     overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
     lists = _lists(overrides)
     for group, names in lists.items():

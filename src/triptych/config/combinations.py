@@ -24,10 +24,9 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
-    """Check combinations of keys; UserError for the first conflict.
+    """Refuse the first conflict of keys.
 
-    What an experiment's file may say in vain is refused where it was ``typed``: a warm-up longer than the
-    run, as ``debug=fdr`` is two steps of a run with its own warm-up.
+    A warm-up longer than the run, as ``debug=fdr`` makes of a file's own, only where it was ``typed``.
     """
     check_metric_names(config.get("metrics") or {})
     for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):
@@ -77,10 +76,7 @@ def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
-    """Refuse overrides without effect: nothing in this configuration reads them.
-
-    Cells of a sweep are not asked one by one: some have no use for what others need.
-    """
+    """Refuse overrides that nothing in this configuration reads; not in sweeps: some cells need them."""
     check_guide(config if "guide" in typed else {})
     split, name, *_ = f"{config['optimized_metric']}..".split(".")
     known = (

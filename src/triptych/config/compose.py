@@ -1,7 +1,4 @@
-"""Compose and check a command's configuration, from Python and for plans.
-
-Hydra's and OmegaConf's errors are explained in one line: KEY=VALUE: problem; fix.
-"""
+"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line."""
 
 import re
 import sys
@@ -37,11 +34,7 @@ EXTRAS = {  # files of packages that are not installed by default
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, Hydra's node included.
-
-    Raises:
-        UserError: what the command would refuse, in the same words.
-    """
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words."""
     register_resolvers()
     share_files()
     try:
@@ -69,11 +62,7 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def typed(value: Any) -> str:
-    """Format a plain value in the grammar of Hydra's overrides.
-
-    Raises:
-        UserError: it is not plain.
-    """
+    """Format a plain value in the grammar of Hydra's overrides; UserError if it is not plain."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

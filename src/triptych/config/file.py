@@ -24,11 +24,7 @@ REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cac
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return the configuration in ``file``.
-
-    Raises:
-        UserError: not readable, no YAML, larger than the limits, or more than plain data.
-    """
+    """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
         _check_events(text, file)
@@ -76,14 +72,10 @@ def _loader() -> Any:
 
 
 def copy_plain(value: Any, what: str) -> Any:
-    """Copy ``value`` as None, bool, int, float, str, list and dict alone; ``what`` is for messages.
+    """Copy ``value`` as None, bool, int, float, str, list and dict alone; UserError begins with ``what``.
 
-    Text is text: a run records its configuration resolved, so that a ``${...}`` in it can only be somebody's
-    wish to have it resolved here, and is refused. A key of older runs that is gone is left
-    out at the value that changed nothing (`REMOVED`).
-
-    Raises:
-        UserError: any other type, a reference, more or deeper values than the limits allow.
+    Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs that is gone
+    is left out at the value that changed nothing (`REMOVED`).
     """
     copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
     for (group, key), neutral in REMOVED.items():

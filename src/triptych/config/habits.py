@@ -1,7 +1,6 @@
 """Answer keys that users of Lightning and Hydra type out of habit with the equivalent here.
 
-Every answer is one row of a table: ``MEANT`` where another key or choice does the same, ``INSTEAD`` where a
-run's promise, or another way to say it, stands against a key of Lightning's.
+``MEANT``: another key or choice does the same; ``INSTEAD``: why a key of Lightning's is not to be set.
 """
 
 from triptych.config.libraries import Trainer

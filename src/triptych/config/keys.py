@@ -1,8 +1,6 @@
 """Look up the declaration of any key: type, range, unit and role.
 
-A key of an object is declared by the argument of its class (``config/source.py``), a key at the top of a
-command in ``config/schema.py``. Check, messages, help, reports, names and ``docs/keys.md``
-read it here.
+An object's key is declared by its class's argument (``config/source.py``), others in ``config/schema.py``.
 """
 
 import re
@@ -112,11 +110,9 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
-    """Return the declaration of a dotted key; an undeclared one has its group's role, or identity.
+    """Return the declaration of a command's dotted key; undeclared, it has its group's role, or identity.
 
-    Args:
-        target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
-        command: train, evaluate or sample.
+    ``target``: the class whose argument it is, if known; then those that ``configs/`` names there.
     """
     at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
     for depth, name in enumerate(names):

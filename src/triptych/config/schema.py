@@ -1,7 +1,6 @@
-"""Declare the top-level keys of each command.
+"""Declare the top-level keys of each command; defaults and comments are in ``configs/``.
 
-A group with a ``_target_`` is described by the class that it names; what stands here of it is the class that
-this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
+A group with a ``_target_`` is described by that class; here stand its ``Base`` and a role for its keys.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Read the declared arguments of a class from its source, without importing it.
-
-A configuration can so be checked before torch is there, and a stranger's without a risk.
-"""
+"""Read the declared arguments of a class from its source, without importing it: no torch, and no risk."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -189,10 +186,7 @@ def file_of(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """Return the possible paths of a module without suffix; [] if its package is not found.
-
-    Of its parents only the outermost is looked up, and that is not run.
-    """
+    """Return the possible paths of a module without suffix; only its outermost parent is looked up."""
     top, *rest = name.split(".")
     spec = _spec(top)
     return [Path(folder, *rest) for folder in (spec.submodule_search_locations or [])] if spec else []

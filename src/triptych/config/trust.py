@@ -53,11 +53,7 @@ NOT_PLAIN = {  # of those, with the reason
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """Check that a class of that name may be built, as far as possible without importing it; return the name.
-
-    Raises:
-        UserError: it may not; ``where`` is the place in the configuration.
-    """
+    """Check, importing nothing, that a class of that name may be built; return the name, or UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
     of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
@@ -74,11 +70,7 @@ def check_name(target: Any, where: str = "") -> str:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Import the class of that name.
-
-    Raises:
-        UserError: none of that name may be built, or what it leads to is something else.
-    """
+    """Import the class of that name; UserError if it may not be built, or leads to something else."""
     module, _, name = check_name(target, where).rpartition(".")
     module = HOMES.get(target) or _home(target) or module  # of ours or Lightning's, the one that defines it
     try:
@@ -112,10 +104,7 @@ def _is_home(cls: type, target: str, module: str) -> bool:
 
 @cache
 def _home(target: str) -> str:
-    """Return our module that defines the class ``target``; "" if there is none.
-
-    A package names the classes of its modules shortly (``triptych.diffusion.sampler.DDIM``).
-    """
+    """Return our module that defines ``target``, also if a package names it (``...sampler.DDIM``); or ""."""
     module, _, name = target.rpartition(".")
     if not any(lies_in(module, f"triptych.{room}") for room in ROOMS):
         return ""

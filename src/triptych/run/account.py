@@ -44,12 +44,10 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 def choose_weights(
     run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
 ) -> tuple[Path, int, dict[str, Any]]:
-    """Load the weights that the run reports into its model; return their checkpoint, its step, and figures.
+    """Load the weights that the run reports; return their checkpoint, its step, and figures of the others.
 
-    Figures: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
-    other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
-    checkpoint. The test set is not looked at. Empty with a single average, where there is nothing to validate
-    on, and where the model is another run's, who has chosen.
+    {"averaging": {"reported", "val"}} on validation, if there are several; with weights=chosen the lowest is
+    reported, and noted in the checkpoint. The test set is not looked at. {} where another run has chosen.
     """
     path = run / "checkpoints" / LAST
     if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
@@ -115,10 +113,9 @@ def _entropy(mixture: GaussianMixture) -> MonteCarlo:
 
 
 def baselines(data: DataModule) -> dict[str, Any]:
-    """Return {"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
+    """Return {"baselines": {name: {"mean", "stderr", "n"}}}, bits/dim on the test set; {} without levels.
 
-    "uniform": log2 K for every item. "histogram": each dimension's own frequencies of the K levels in the
-    training split, (n_k + 1 / K) / (n + 1). Empty for data without levels, or without test items.
+    "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K) / (n + 1).
     """
     if data.levels is None or not len(data.splits["test"]):
         return {}
@@ -141,10 +138,7 @@ def _parts(split: Split) -> Iterator[Tensor]:
 
 
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
-    """Return {"memory": bytes, "evaluations": denoiser calls for one sample} for ``summary.json``.
-
-    Memory is the most that was in use at a time: allocated on the GPU, else this process's resident set.
-    """
+    """Return {"memory": most bytes on the GPU, or resident, "evaluations": denoiser calls for one sample}."""
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
     else:

@@ -63,10 +63,9 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
+    """Return the readable checkpoint with the highest step, on a tie "last"; print the damaged ones.
 
-    Raises:
-        ForeignCheckpoint: all that can be read are another run's; a start over would overwrite them.
+    ForeignCheckpoint if all that can be read are another run's: a start over would overwrite them.
     """
     known, others = [], []
     for path in paths:
@@ -92,10 +91,9 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
+    """Load weights into ``module``: "ema" (reported), "raw", "chosen" or an average's name; else UserError.
 
-    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
-    name. One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
+    One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
     """
     tensors = state_dict_of(checkpoint, weights, run)
     try:
@@ -205,11 +203,8 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
 class Keep(pl.Callback):
     """Save after each validation, else every ``every`` steps, and before the run stops.
 
-    A checkpoint stands between two steps: everything up to its step is on disk.
-
-    Args:
-        monitor: name of the figure that "best" is lowest in; None where nothing is validated.
-        record: what each checkpoint says of the run: its configuration, and the data that it is trained on.
+    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in ``monitor``,
+    None where nothing is validated; ``record``: what each checkpoint says of the run and its data.
     """
 
     def __init__(

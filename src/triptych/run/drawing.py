@@ -20,9 +20,8 @@ from triptych.diffusion.wrappers import is_conditional
 class Drawing:
     """A model with its sampler, its denoiser and the sources of its conditions.
 
-    ``sources``: of parts of the conditions, in place of the held-out items' own. Another run that draws the
-    part under the same conditions, an earlier stage; or the part that stands for it, as a text's embedding
-    for an image's.
+    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage, which draws it
+    under the same conditions, or the part that stands for it, as a text's embedding for an image's.
     """
 
     model: Any
@@ -45,10 +44,7 @@ class Drawing:
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
-
-        Those of held-out ``items``; by default in their order, but all classes in turn of labels alone.
-        """
+        """Return the condition of n samples: of ``label``, else of held-out ``items`` in order or turn."""
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))
@@ -62,10 +58,7 @@ class Drawing:
         return split.condition[rows % len(split)].together(named)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have: as of ``chosen``.
-
-        Of labels alone evenly over all of them, as a folder's first items may be of one class.
-        """
+        """Return the items (n,) that measured samples are conditioned on; of labels alone evenly over all."""
         size = len(self.data.splits[self.data.condition_split])
         return torch.arange(n) * size // n if self.class_conditional else chosen(n, size)
 

@@ -1,7 +1,4 @@
-"""Parse the entries of ``summary.json``: an estimate, a curve, measures of samples.
-
-A parser returns None for what is absent or malformed; ValueError: the result cannot be relied on.
-"""
+"""Parse entries of ``summary.json``: None if absent or malformed; ValueError: no result to rely on."""
 
 import math
 import re
@@ -21,10 +18,7 @@ BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items with its standard error, in the unit of its key.
-
-    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
-    """
+    """A mean over `n` items with its standard error, and `draw_stderr`, the part due to draws, or NaN."""
 
     mean: float
     stderr: float
@@ -45,9 +39,8 @@ class Curve:
 class SampleMeasures:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
-    ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
-    set. ``fewer``: of the measures that were taken of fewer, how many, by name. ``noise``: each measure of
-    pure noise. ``metrics``: the user's own among them.
+    ``floor``: median, lowest and highest between true sets; ``n``: samples of a set; ``fewer``: of how many
+    less, by name; ``noise``: each measure of pure noise; ``metrics``: the user's own among them.
     """
 
     key: str

@@ -52,12 +52,8 @@ PATIENCE = 5.0  # seconds that a job may need to let go of its directory after i
 def execute(run: RunDirectory) -> Result:
     """Execute a run to its end and return its result; a finished run's is returned unchanged.
 
-    Raises:
-        Busy: another process holds the directory.
-        Interrupted, StorageError: the run can go on.
-        Diverged: something is not finite; recorded as such.
-        UserError: the configuration cannot be built; a directory that this command has just made is removed.
-        Exception: whatever else stopped it, recorded with its traceback in train.log.
+    Interrupted, Busy (another process holds it) and StorageError: the run can go on. Diverged, UserError (it
+    cannot be built; a directory just made is removed) and others are recorded.
     """
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
         with Stop() as stop:

@@ -205,11 +205,7 @@ def build_fit(
 
 
 def steps_of(config: dict[str, Any], items: int) -> int:
-    """Return steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
-
-    ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
-    ``limit_train_batches`` leaves so many, or that share.
-    """
+    """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated) of so many ``items``."""
     node = config["trainer"]
     if node["max_steps"]:
         return int(node["max_steps"])

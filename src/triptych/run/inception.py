@@ -16,11 +16,7 @@ FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
-    """Load FID's InceptionV3 (Heusel et al. 2017), by torchmetrics: bytes (n, 3, h, w) to (n, 2048).
-
-    Raises:
-        UserError: torch-fidelity, which has the network, is not installed; no weights at ``path``.
-    """
+    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048); or UserError."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     key = f"measures.inception={path}"
@@ -36,11 +32,7 @@ def open_inception(path: str) -> nn.Module:
 
 
 def read_statistics(path: str) -> Moments:
-    """Read published reference statistics of FID: ``mu`` and ``sigma`` of an ``.npz``.
-
-    Raises:
-        UserError: no such file, or none of InceptionV3's features.
-    """
+    """Read published statistics of FID, ``mu`` and ``sigma`` of an ``.npz``; UserError if they are not."""
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"

@@ -93,8 +93,8 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters but those of a learned schedule, and the buffers of modules that have parameters. UserError
-    where nothing matches, or not everything and ``init_partial`` is false.
+    Parameters but a learned schedule's, and buffers beside parameters; UserError for a partial match unless
+    ``init_partial``.
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}

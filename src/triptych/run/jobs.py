@@ -1,7 +1,6 @@
-"""Processes of a sweep's runs, forked from one that has imported what a run imports.
+"""Processes of a sweep's runs, forked from one that has imported what a run imports: that takes long.
 
-Imports take as long as a small run. A worker starts one such process with its first run and writes it a line
-for each; it answers with the fork's process id and, at the end, with its exit code.
+A worker writes it a line for each run; it answers with the fork's process id and, in the end, exit code.
 """
 
 import atexit
@@ -34,8 +33,8 @@ _servers: list["Server"] = []  # of this process: one, or none yet
 def run_job(argument: str, log: Path) -> int:
     """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
 
-    The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
-    to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
+    The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and waits for it;
+    a SIGKILL is noticed by the job itself within a second.
     """
     sweep = int(os.environ.get(SWEEP) or 0)
     # a worker of a launcher that works in processes of the sweep's own, which may be gone already
@@ -108,8 +107,7 @@ class Server:
 def serve() -> None:
     """Return once for each job from standard input, in a fork that has its argument, log and environment.
 
-    Signals are for the runs: a cluster sends its own to every process of a job. Where a process with open
-    libraries must not be forked (macOS) it becomes its only run.
+    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only run.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
@@ -147,10 +145,7 @@ def serve() -> None:
 
 
 def leave() -> None:
-    """End a fork whose run has finished; else Python puts away all that was imported, for a second or two.
-
-    What atexit holds is run; ``cli/startup.py``'s handler, the last of it, writes out what was printed.
-    """
+    """End a fork whose run has finished by atexit's handlers alone: Python's own end takes a second."""
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)

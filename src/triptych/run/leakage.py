@@ -23,8 +23,7 @@ _noted: set[Path] = set()
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
     """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
 
-    Raises:
-        UserError: an item of a split in ``judged`` is one that the model was trained on; ends with ``fix``.
+    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
     """
     if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
         return ""

@@ -1,7 +1,4 @@
-"""Lock a directory for one process, also on file systems without locks.
-
-The kernel's lock ends with its owner. Where a file system has none, filelock's file stands for it.
-"""
+"""Lock a directory for one process: by the kernel or, on file systems without locks, filelock's file."""
 
 import contextlib
 import errno
@@ -29,12 +26,7 @@ class Lockable:
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Lock the directory for one process group, waiting up to ``patience`` seconds.
-
-        Raises:
-            Busy: another process holds it; its owner is named.
-            StorageError: the directory cannot be written.
-        """
+        """Lock the directory for one process group, waiting ``patience`` seconds; Busy names the owner."""
         folder, until = self.path, time.monotonic() + patience
         while True:
             try:

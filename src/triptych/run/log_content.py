@@ -28,8 +28,7 @@ def comparable(
 ) -> dict[str, Any]:
     """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
 
-    Choices, seed, setting, and the keys that were typed for this run, as those of a sweep's grid are; these
-    with "/" for ".": W&B cannot filter by a key with a dot in it.
+    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot in it.
     """
     flat = {group: c for group, c in choices.items() if group not in NO_CHOICE and c is not None}
     flat |= {key: config[key] for key in BESIDE if config.get(key) is not None}

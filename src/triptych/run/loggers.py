@@ -36,9 +36,8 @@ CALLED = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", 
 class Guarded(Logger):
     """A Lightning logger whose first error prints one line and disables it.
 
-    Args:
-        kind: class of the logger, with ``title``, ``pauses`` (seconds before a further try) and our methods.
-        table: knows the seconds of fitting at each step, which are logged as ``time``.
+    ``kind``: its class, with ``title``, ``pauses`` (seconds before a further try) and our methods; ``table``:
+    knows the seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
@@ -115,10 +114,7 @@ def guard(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, then those that ``logger`` names.
-
-    The run goes on from ``step``: rows of metrics.csv up to it stand. ``clock``: seconds of fitting so far.
-    """
+    """Build the logger of metrics.csv, whose rows up to ``step`` stand, then those that ``logger`` names."""
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     loggers: list[Logger] = [table]
@@ -177,10 +173,7 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, with the configuration as hyperparameters, and pictures.
-
-    Of a run that goes on TensorBoard's readers drop what earlier files have after ``step``.
-    """
+    """Lightning's logger, with hyperparameters and pictures; of earlier files only rows to ``step`` count."""
 
     title, pauses = "TensorBoard", ()
 

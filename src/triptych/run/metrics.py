@@ -21,11 +21,8 @@ class MetricsCsv(Logger):
     """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
     Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again when they
-    change; those before are on disk alone. A new column, or a figure of a step further back, takes a rewrite
-    of the whole table.
-
-    When a run goes on from a checkpoint at step s, rows after s are dropped before they are written again, so
-    each step stands once. ``time`` is the seconds of fitting that led to the row, by ``clock``.
+    change; a new column, or a figure of a step further back, takes a rewrite of the whole table. ``time`` is
+    the seconds of fitting that led to the row, by ``clock``.
     """
 
     name, version = "csv", ""

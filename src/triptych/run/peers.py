@@ -1,8 +1,4 @@
-"""Find out which rank ended a run, and why.
-
-When one process of several ends, the others learn of it as a broken connection, or not at all. Each process
-but the first leaves the message of its own error in the run's directory, for the first one to report.
-"""
+"""Find out which rank ended a run, and why: each but the first leaves its error in the run's directory."""
 
 import contextlib
 import os

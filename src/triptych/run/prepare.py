@@ -69,9 +69,7 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
-    Raises:
-        UserError: a refused value; a directory that records another configuration, or a failed run.
-        Diverged: it did so before.
+    UserError: a refused value; another configuration or a failed run is there. Diverged: it did before.
     """
     check_directory(path)
     composed = dict(choices)

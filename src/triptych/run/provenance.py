@@ -139,10 +139,10 @@ def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict[str, Any]:
-    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes.
+    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes; or {}.
 
-    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
-    repository. Links, hidden files and those named after keys or passwords are left out.
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}: links, hidden
+    files and those named after keys or passwords.
     """
     root = root or Path(__file__).parent
 

@@ -1,7 +1,4 @@
-"""Read a run directory: result, provenance, progress.
-
-A summary that cannot be understood makes the run "unreadable", with the reason in `error`.
-"""
+"""Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`."""
 
 import contextlib
 import math
@@ -42,10 +39,8 @@ class Position:
 class Run(Result):
     """A run directory as plain data; unknown fields are empty, None or NaN.
 
-    Attributes:
-        config: resolved, by dotted keys.
-        sources: digest of the code that it ended with. code_changes: what changed between two executions.
-        fit_of: the run of its sweep whose fit it took, and whose seconds of fitting it has.
+    ``config`` by dotted keys; ``sources``: digest of the last code, ``code_changes`` between executions;
+    ``fit_of``: the run of its sweep whose fit, and seconds of it, it has.
     """
 
     dir: Path
@@ -77,10 +72,7 @@ class Run(Result):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Those that may change its result.
-
-        What a key is follows from where it is declared; one that nothing declares counts.
-        """
+        """Those that may change its result, by where they are declared; one that nothing declares counts."""
         every = self.all_settings.items()
         return {k: value for k, value in every if role_in(self.config, k) in AXES or k in BUNDLES}
 

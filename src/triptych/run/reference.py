@@ -32,11 +32,7 @@ FEW = 3  # modes whose shares are recorded one by one
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples that ``config`` names.
-
-    Raises:
-        UserError: a name of ours, or no samples are measured.
-    """
+    """Return the user's own metrics of samples; UserError: a name of ours, or no samples are measured."""
     own = {name: one for name, one in named_metrics(config).items() if isinstance(one, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:

@@ -38,12 +38,9 @@ def reopen(
 ) -> Experiment:
     """Rebuild the model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
 
-    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Data other
-    than those the model was trained on are reported in one line on stderr.
-
-    Raises:
-        UserError: a checkpoint that is missing, damaged or names what may not be built; data that are
-            missing, or of which an item of a split in ``judged`` is one that the model was trained on.
+    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Other data
+    than in training are reported on stderr. UserError: items of a ``judged`` split were trained on; the
+    checkpoint or its data are missing or damaged, or name what may not be built.
     """
     where = f"{key}={ckpt}"
     try:

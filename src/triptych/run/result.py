@@ -1,7 +1,4 @@
-"""``summary.json``: a run's recorded result, described, written and read by one class.
-
-A field names the entries that it is parsed from; ``record`` holds all of them, a user's own too.
-"""
+"""Describe, write and read ``summary.json``: a field names the entries that it is parsed from."""
 
 import hashlib
 import json
@@ -191,10 +188,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format mean and error: four decimals, or as many as an error below ``least`` has; of one item no error.
-
-    "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".
-    """
+    """Format mean and error: four decimals, or as many as an error below ``least`` has; without NaN."""
     if math.isnan(error := figure.stderr):
         return f"{figure.mean:.4f}"
     digits = 1 - math.floor(math.log10(error)) if 0 < error < least else 4

@@ -1,8 +1,7 @@
 """Runs of a sweep that differ in how they draw alone train the same network: one of them does.
 
-A fit is a function of configuration, data, code and packages. Once a run of a sweep has ended its fit, one
-that starts later and would repeat it begins where that ended, with copies of its checkpoints, averages and
-curves: as if it had been killed between fit and test, which a run goes on from to the last digit.
+A fit is a function of configuration, data, code and packages. A later run that would repeat it begins where
+it ended, as if it had been killed between fit and test: the same to the last digit.
 """
 
 import contextlib

@@ -24,12 +24,10 @@ KINDS = ("the loss", "a weight")
 class Stop(pl.Callback):
     """Defer a signal to the end of a training step, once all ranks agree.
 
-    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing. Several
-    ranks exchange their signals at checkpoints, and between them after ``APART`` seconds or
-    ``log_every_n_steps`` steps, whichever is sooner: an exchange at each step would wait for the slowest.
-
-    Notes each step's loss, too. On a CPU, in one process, one that is not finite ends the run at that step;
-    elsewhere it is read at logged or exchanged steps, and before anything is saved.
+    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing. Ranks
+    exchange signals at checkpoints, and after ``APART`` seconds or ``log_every_n_steps`` steps, whichever is
+    sooner: at each step they would wait for the slowest. A loss that is not finite ends the run: on a CPU, in
+    one process, at that step, elsewhere at logged or exchanged steps, and before anything is saved.
     """
 
     def __init__(self) -> None:
@@ -68,11 +66,7 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal if any process has received one; all ask together, with ``look`` at any step.
-
-        Raises:
-            Diverged: some process has seen a loss or a weight that is not finite.
-        """
+        """Return the signal if any process received one; Diverged: one saw a number that is not finite."""
         lightning: Any = trainer  # its attributes are set where mypy does not look
         every: int = lightning.log_every_n_steps
         received, first = self.received is not None, NEVER

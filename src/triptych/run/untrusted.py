@@ -1,7 +1,4 @@
-"""Open checkpoints and run directories that may be a stranger's, before anything of theirs is used.
-
-Nothing here imports torch, so what is refused is refused at once. docs/security.md lists the promises.
-"""
+"""Open checkpoints and run directories that may be a stranger's, before anything is used; no torch."""
 
 import os
 from collections.abc import Iterator
@@ -40,11 +37,7 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
 
 @contextmanager
 def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
-    """Open a checkpoint for torch, and the record that ``inspect`` reads; messages begin with ``key``.
-
-    Raises:
-        UserError: missing, damaged, more than plain data, or lying in the directory of another run.
-    """
+    """Open a checkpoint for torch, with ``inspect``'s record; UserError: damaged, or another run's."""
     where = f"{key}={path}"
     if is_pipeline(path):
         fix = f"pass a run of triptych-train trained={path} data=NAME"
@@ -101,9 +94,8 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the model's configuration from the run ``config["trained"]`` into a composed one and its choices.
 
-    A pipeline of diffusers has no data and no bound: these are the configuration's own, but DDPM's steps,
-    decoder and variance where they are not typed. UserError if nothing finished is there, or for an override
-    of what only the other run can say.
+    A pipeline of diffusers has no data and no bound: the composed ones stay, but DDPM's steps, decoder and
+    variance. UserError if nothing finished is there, or for an override of what only the other run can say.
     """
     path = config["trained"]
     source = RunDirectory(path)

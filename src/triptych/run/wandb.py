@@ -31,12 +31,9 @@ _ours: set[str] = set()  # of these variables, those that a run of this process 
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, with panels, figures and checkpoints as this project has them.
+    """Lightning's logger, with our panels, figures and, with ``artifacts``, the reported checkpoint.
 
-    Args:
-        mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
-        artifacts: whether W&B gets the checkpoint that is reported.
-        about: arguments of ``wandb.init``.
+    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for wandb.init.
     """
 
     title, pauses = "W&B", ()

@@ -29,12 +29,10 @@ LEVELS, POINTS = 20, 1000  # of noise and of items, at which Tweedie's formula i
 
 
 def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0) -> Sets | None:
-    """Draw what ``measures`` asks for, each process its chunks of it; None if that is nothing.
+    """Draw what ``measures`` asks for, each process its chunks; None if that is nothing.
 
-    Chunks in the run's directory are not drawn again if weights, data, code and packages are the same.
-
-    Raises:
-        Diverged: a sample of the model of ``step`` is not finite; in all processes.
+    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all processes: a
+    sample of the model of ``step`` is not finite.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
@@ -176,8 +174,8 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
-    {} without a truth, or where training never left out the condition: points of the data's ``shown`` split
-    have none here. Excess: from the model's score to the oracle's mean; spread: the posterior's own variance.
+    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {} without a
+    truth, or where training never left out the condition: points of the ``shown`` split have none here.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data

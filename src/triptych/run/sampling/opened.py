@@ -27,11 +27,7 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say, on a GPU if any.
-
-    Raises:
-        UserError: the model draws nothing, or not in this way.
-    """
+    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say; or UserError."""
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -44,11 +40,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last of the runs ``values["cascade"]``, with those before it as its sources.
-
-    Raises:
-        UserError: stages that do not fit one another, or cannot draw these conditions.
-    """
+    """Prepare to draw from the last of ``values["cascade"]``, those before it its sources; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = values["stages"]
     if len(changes) > len(runs):
@@ -88,10 +80,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
     """Return the condition of n samples: prompts of ``values`` in turn, else its label, else the default.
 
-    The embeddings of ``like`` stand in it.
-
-    Raises:
-        UserError: as ``interpolate_images``; no prompt, a refused one, or models that take no text.
+    With embeddings of ``like``. UserError as of them; for a refused prompt, or models that take no text.
     """
     condition = _prompted(drawing, values, n)
     if values["like"] is None:
@@ -117,10 +106,7 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw each source, by its name, and ``SAMPLES``: ``values["n"]`` of each (n, *shape) in data units.
-
-    From ``values["seed"]``, in batches, with a bar.
-    """
+    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units, in batches."""
     n, most = values["n"], values["batch_size"]
     wanted, drawn = condition_of(drawing, values, n), []
     for start in range(0, n, most):
@@ -164,12 +150,9 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of the item ``images`` of the test set, or from one of two to the other.
+    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other; or UserError.
 
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
-
-    Raises:
-        UserError: a model without embeddings, another number of images, or no such item.
     """
     data, key = drawing.data, f"like={[*images]}"
     network = getattr(getattr(drawing.model, "denoiser", None), "network", None)

@@ -32,10 +32,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save a grid of n of the data's ``shown`` images; none of points, whose pictures all have the data.
-
-    They are spread evenly over the set: a folder's first images are all of one class.
-    """
+    """Save n of the data's ``shown`` images, evenly over the set: a folder's first are of one class."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         some = torch.arange(n := min(n, len(split))) * len(split) // n
