@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
-from triptych.config.combinations import check_metric_names
+from triptych.config.check import check_metric_names
 from triptych.config.own_code import is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix

@@ -31,7 +31,7 @@ from triptych.run.checkpoints import (
     save_checkpoint,
 )
 from triptych.run.directory import RunDirectory
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
 from triptych.run.initialization import Origin
 from triptych.run.items import write_items

@@ -14,6 +14,8 @@ from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress, Sampler
 from triptych.diffusion.wrappers import is_conditional
+from triptych.models.base import BoundModel
+from triptych.run.reference import ImageReference, PointReference
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,18 @@ class Drawing:
         """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one run."""
+
+    config: dict[str, Any]  # resolved, plain
+    data: DataModule
+    model: BoundModel
+    drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
+    measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
+    reference: PointReference | ImageReference | None = None  # of what is measured
 
 
 def chosen(n: int, size: int) -> Tensor:

@@ -24,9 +24,9 @@ from triptych.run.account import account, baselines, choose_weights, measure_cos
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
 from triptych.run.directory import RunDirectory, to_json
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_fit
-from triptych.run.initialization import Origin, find_origin, initialise
+from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing
@@ -39,7 +39,6 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
-from triptych.run.shared_fit import offer_fit
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 

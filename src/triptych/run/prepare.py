@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, check_needed, keep_arguments
-from triptych.config.combinations import check_together, check_used
+from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences, leaves
 from triptych.config.keys import check_values, groups, role

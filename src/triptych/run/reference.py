@@ -22,8 +22,7 @@ from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.contract import PartOutput, raised_by
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import inception_features, open_inception, read_statistics
-from triptych.run.prompts import Prompts
+from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor

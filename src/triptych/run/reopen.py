@@ -16,8 +16,7 @@ from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import RunDirectory, checkpoint_at
-from triptych.run.drawing import parts_read
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Experiment, parts_read
 from triptych.run.leakage import compare_data, log_line, log_own_changes
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config

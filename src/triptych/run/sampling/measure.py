@@ -19,8 +19,7 @@ from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.models.condition_bits import never_dropped
 from triptych.run.directory import RunDirectory
-from triptych.run.drawing import Drawing, chosen
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Drawing, Experiment, chosen
 from triptych.run.leakage import log_line
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from triptych.config.combinations import check_guide
+from triptych.config.check import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
 from triptych.data.captions import Captioned
 from triptych.data.embedder import IMAGE, slerp
@@ -17,10 +17,8 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
-from triptych.run.build import build_drawing
-from triptych.run.drawing import Drawing, parts_read
-from triptych.run.experiment import Experiment
-from triptych.run.guided import Guides
+from triptych.run.build import Guides, build_drawing
+from triptych.run.drawing import Drawing, Experiment, parts_read
 from triptych.run.reopen import drawn_as, open_stages
 
 SAMPLES = "samples"
