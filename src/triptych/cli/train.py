@@ -7,6 +7,7 @@ requeued ones take the same path. Only Hydra is imported until then.
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is running it")
     code = jobs.run_job(command[-1], run / "train.log")
-    if code >= 128 and not (run / PRUNE).exists():
-        processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
+    if code >= 128 and not (run / PRUNE).exists() and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time.sleep(processes.PATIENCE)  # a job that SLURM takes back must not look like one that has ended
     if processes.rank() != 0:
         return None
     reason = _last_words(run, code)

@@ -31,14 +31,10 @@ RECORD = re.compile(
 )
 DIMENSIONS = 64  # as torch has it
 SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
-
-
+SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 BROKEN = "damaged, truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
 _Unpickler: Any = vars(pickle)["_Unpickler"]
-
-
-SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 
 
 class Refused(Exception):

@@ -48,9 +48,7 @@ class SourceFile(NamedTuple):
 def arguments(target: str) -> Arguments | None:
     """Return the arguments of a class by its dotted name; None if its source cannot be found."""
     entry = _find(*target.rpartition(".")[::2])
-    if entry is None or not isinstance(entry[1], ast.ClassDef):
-        return None
-    return _of_class(entry[0], entry[1], DEPTH)
+    return _of_class(entry[0], entry[1], DEPTH) if entry and isinstance(entry[1], ast.ClassDef) else None
 
 
 def full_name(target: str) -> str:

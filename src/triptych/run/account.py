@@ -15,7 +15,7 @@ from torch import Tensor
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
-from triptych.diffusion.mixture import GaussianMixture, MonteCarlo
+from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
@@ -39,6 +39,7 @@ from triptych.run.processes import rank
 from triptych.run.reopen import reopen
 
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
+_entropy = functools.cache(GaussianMixture.entropy)
 
 
 def choose_weights(
@@ -101,15 +102,9 @@ def account_split(
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
-        entropy = _entropy(data.mixture)
-        dims = model.dims
+        entropy, dims = _entropy(data.mixture), model.dims
         account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
-
-
-@functools.cache
-def _entropy(mixture: GaussianMixture) -> MonteCarlo:
-    return mixture.entropy()
 
 
 def baselines(data: DataModule) -> dict[str, Any]:

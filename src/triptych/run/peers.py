@@ -38,10 +38,6 @@ def is_broken_connection(error: BaseException) -> bool:
     return False
 
 
-def _token(first: int) -> str:
-    return launch() or str(first)
-
-
 def failure_line(error: Exception) -> str:
     """Format an error in one line; unexpected ones with their type."""
     return " ".join((str(error) if isinstance(error, UserError) else describe_error(error)).split())
@@ -52,7 +48,8 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
     if not run.path.is_dir():  # the first process was refused alike, and has removed it
         return
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
-        run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": failure_line(error)})
+        token = launch() or str(os.getppid())
+        run.write(f".error-{rank()}.json", {"token": token, "error": failure_line(error)})
 
 
 class Peers:
@@ -98,7 +95,7 @@ class Peers:
     def _first_report(self) -> tuple[int, str] | None:
         reports = []
         for path in self.run.path.glob(".error-*.json"):
-            if (record := load_object(path)).get("token") == _token(os.getpid()):
+            if (record := load_object(path)).get("token") == (launch() or str(os.getpid())):
                 number = int(path.stem.rpartition("-")[2])
                 reports.append((path.stat().st_mtime, number, str(record["error"])))
         return min(reports)[1:] if reports else None

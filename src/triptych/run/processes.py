@@ -70,12 +70,6 @@ def lives(pid: int) -> bool:
     return True
 
 
-def await_requeue() -> None:
-    """Wait in a preempted SLURM job of a sweep, until SLURM ends and requeues it."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        time.sleep(PATIENCE)
-
-
 def end_with_parent() -> None:
     """Stop this process when its parent is gone: for a sweep's jobs and the ranks that Lightning starts."""
     parent = int(os.environ.pop(PARENT, None) or 0)
