@@ -38,9 +38,7 @@ Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
 
 
-class WandbKeys(TypedDict):
-    """Keys of the W&B logger."""
-
+class _Wandb(TypedDict):
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None
     entity: str | None
@@ -52,22 +50,16 @@ class WandbKeys(TypedDict):
     artifacts: bool
 
 
-class MLflowKeys(TypedDict):
-    """Keys of the MLflow logger."""
-
+class _MLflow(TypedDict):
     tracking_uri: str | None
     experiment: str
 
 
-class NetworkKeys(TypedDict):
-    """``denoiser`` and ``model``."""
-
+class _Network(TypedDict):  # ``denoiser`` and ``model``
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
-class ObjectiveKeys(TypedDict):
-    """``objective``."""
-
+class _Objective(TypedDict):
     output: Annotated[Group, Base("torch.nn.Module")]
     loss: Annotated[Group, Base("triptych.diffusion.loss.Loss")]
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
@@ -77,31 +69,23 @@ Decoders = Literal["categorical", "discretised_gaussian", "gaussian_density"] | 
 Variances = Literal["beta_tilde", "beta", "optimal", "learned"] | ClassName
 
 
-class BoundKeys(TypedDict):
-    """``bound``."""
-
+class _Bound(TypedDict):
     decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
     variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
     repeats: Annotated[Count, Unit("draws an item")]
     val_repeats: Annotated[Count, Unit("draws an item")]
 
 
-class LikelihoodKeys(TypedDict):
-    """``likelihood``."""
-
+class _Likelihood(TypedDict):
     items: Annotated[Count, Unit("items")]
 
 
-class SamplesOfARun(TypedDict):
-    """``samples``."""
-
+class _Samples(TypedDict):
     n: Samples
     pictures: Whole
 
 
-class Measures(TypedDict):
-    """``measures``."""
-
+class _Measures(TypedDict):
     n: Literal[0] | Annotated[int, Ge(8), Le(1_000_000), Unit("samples")]
     repeats: Count
     classifier: FilePath | None
@@ -112,9 +96,7 @@ class Measures(TypedDict):
     values: Sequence[Any]
 
 
-class Paths(TypedDict):
-    """``paths``."""
-
+class _Paths(TypedDict):
     root_dir: Annotated[FilePath, Role.OUTPUT]
     log_dir: Annotated[FilePath, Role.OUTPUT]
     data_dir: FilePath
@@ -123,13 +105,11 @@ class Paths(TypedDict):
 LOGGER = "pytorch_lightning.loggers.Logger"
 
 
-class Logger(TypedDict):
-    """``logger``."""
-
+class _Logger(TypedDict):
     csv: bool | None
-    wandb: Annotated[WandbKeys | None, Base(LOGGER)]
+    wandb: Annotated[_Wandb | None, Base(LOGGER)]
     tensorboard: bool | None
-    mlflow: Annotated[MLflowKeys | None, Base(LOGGER)]
+    mlflow: Annotated[_MLflow | None, Base(LOGGER)]
 
 
 class DrawingKeys(TypedDict):
@@ -148,11 +128,11 @@ class ModelKeys(TypedDict):
     data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
     process: Annotated[Group, Base("triptych.diffusion.process.Process")]
-    denoiser: Annotated[NetworkKeys, Base("triptych.diffusion.denoiser.Denoiser")]
-    objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective")]
-    model: Annotated[NetworkKeys, Base("triptych.models.base.BoundModel")]
-    bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound")]
-    likelihood: NotRequired[Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood")]]
+    denoiser: Annotated[_Network, Base("triptych.diffusion.denoiser.Denoiser")]
+    objective: Annotated[_Objective, Base("triptych.diffusion.objective.Objective")]
+    model: Annotated[_Network, Base("triptych.models.base.BoundModel")]
+    bound: Annotated[_Bound, Base("triptych.diffusion.bound.Bound")]
+    likelihood: NotRequired[Annotated[_Likelihood, Base("triptych.diffusion.likelihood.Likelihood")]]
     optimizer: Annotated[Group, Base("torch.optim.Optimizer")]
     lr_schedule: Annotated[
         Group, Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler")
@@ -212,8 +192,8 @@ class Train(ModelKeys, DrawingKeys):
     metrics: NotRequired[
         Annotated[dict[str, Annotated[Group | None, Base("torchmetrics.Metric")]], Role.REPORTING]
     ]
-    logger: Annotated[Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
-    paths: NotRequired[Annotated[Paths, Role.PATH]]
+    logger: Annotated[_Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
+    paths: NotRequired[Annotated[_Paths, Role.PATH]]
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None
     scale: NotRequired[Literal["small", "paper"]]
@@ -221,8 +201,8 @@ class Train(ModelKeys, DrawingKeys):
     seed: Annotated[Seed, Role.SEED]
     cores: Annotated[int, Ge(1), Le(1024), Role.START]
     threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]
-    samples: Annotated[SamplesOfARun, Role.DRAWING]
-    measures: Annotated[Measures, Role.DRAWING]
+    samples: Annotated[_Samples, Role.DRAWING]
+    measures: Annotated[_Measures, Role.DRAWING]
     trained: FilePath | None
     init_from: NotRequired[FilePath | None]
     init_partial: NotRequired[bool]
