@@ -31,7 +31,6 @@ from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
-from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import check_imported, timestamp
@@ -39,7 +38,7 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
-from triptych.run.stopping import Stop, requeue
+from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
 from triptych.run.untrusted import is_composed_here
 
 FEW = 10  # validation items, of which a mean says little

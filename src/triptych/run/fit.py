@@ -34,11 +34,10 @@ from triptych.run.initialization import Origin
 from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.model import build_denoiser, check_compiler, compiled
-from triptych.run.peers import Peers
 from triptych.run.processes import launch, rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
-from triptych.run.stopping import Stop
+from triptych.run.stopping import Peers, Stop
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
