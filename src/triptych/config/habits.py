@@ -3,7 +3,7 @@
 ``MEANT``: another key or choice does the same; ``INSTEAD``: why a key of Lightning's is not to be set.
 """
 
-from triptych.config.libraries import Trainer
+from triptych.config.schema import Trainer
 
 # a key, or choices and a key, to type, and what stands for it elsewhere; with = in it, a choice
 _NAMES = {

@@ -21,16 +21,8 @@ from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import (
-    BEST,
-    LAST,
-    averages,
-    load_weights,
-    read_checkpoint,
-    reported,
-    save_checkpoint,
-)
-from triptych.run.directory import RunDirectory
+from triptych.run.checkpoints import averages, load_weights, read_checkpoint, reported, save_checkpoint
+from triptych.run.directory import BEST, LAST, RunDirectory
 from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
 from triptych.run.initialization import Origin

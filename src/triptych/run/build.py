@@ -20,19 +20,10 @@ from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 from triptych.models.condition_bits import check_dropped, never_dropped
 from triptych.models.metric import OfSamples
-from triptych.run.drawing import Drawing, Experiment, parts_read
+from triptych.run.drawing import DRAWING, PROMPTED, Drawing, Experiment, parts_read, set_key
 from triptych.run.model import build_model, training_items
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import (
-    DRAWING,
-    PROMPTED,
-    check_condition_source,
-    drawn_as,
-    open_model_stages,
-    refuse_cascade,
-    reopen,
-    set_key,
-)
+from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, refuse_cascade, reopen
 
 
 class Guides:

@@ -25,13 +25,11 @@ from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
-from triptych.run.directory import PRUNE, RunDirectory, write_atomic
+from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, write_atomic
 from triptych.run.leakage import log_line
 from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -95,7 +93,7 @@ def load_weights(
 
     One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
     """
-    tensors = state_dict_of(checkpoint, weights, run)
+    tensors = weights_of(checkpoint, weights, run)
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -103,7 +101,7 @@ def load_weights(
         raise UserError(f"weights={weights}: {why}") from error
 
 
-def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
+def weights_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
     """Return the ``state_dict`` that ``load_weights`` loads."""
     tensors, stored = dict(checkpoint["state_dict"]), averages(checkpoint)
     if weights == "chosen":

@@ -21,7 +21,8 @@ STORAGE = (
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
 )
 
-REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
+LAST, BEST = "last.ckpt", "best.ckpt"
+REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
 # files that a finished run's summary has digests of, as far as they are there; another's of the first
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"

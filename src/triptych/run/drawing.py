@@ -17,6 +17,10 @@ from triptych.diffusion.wrappers import is_conditional
 from triptych.models.base import BoundModel
 from triptych.run.reference import ImageReference, PointReference
 
+# parts that a person asks for; what else a stage is told, another draws
+PROMPTED = ("label", "text", "text_embedding")
+DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -128,6 +132,18 @@ class Experiment:
     drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
     measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
     reference: PointReference | ImageReference | None = None  # of what is measured
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Give a dotted key of a configuration another value; False where there is no such key."""
+    node: Any = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+        return False
+    node[name] = value
+    return True
 
 
 def chosen(n: int, size: int) -> Tensor:

@@ -25,16 +25,8 @@ from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import (
-    BEST,
-    LAST,
-    newest_readable,
-    read_checkpoint,
-    reported,
-    save_checkpoint,
-    state_dict_of,
-)
-from triptych.run.directory import RunDirectory, checkpoint_at, to_json, write_atomic
+from triptych.run.checkpoints import newest_readable, read_checkpoint, reported, save_checkpoint, weights_of
+from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, to_json, write_atomic
 from triptych.run.leakage import compare_data, log_line, log_own_changes, remember
 from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
@@ -124,7 +116,7 @@ def initialise(
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}
-    theirs = state_dict_of(checkpoint, name)
+    theirs = weights_of(checkpoint, name)
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
