@@ -17,9 +17,7 @@ class Gradients(pl.Callback):
         self.clip, self.by_value = clip, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         steps = trainer.global_step + 1
         logged = steps % every == 0

@@ -75,7 +75,6 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
-    """Return why a job's process ended: its signal, or its last line."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     try:
@@ -111,7 +110,6 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 
 def _tell_finished(run: RunDirectory) -> None:
-    """Print the recorded result of a finished run, and whether its code has changed."""
     print(finished_before(run) or "finished before")
     _check_checkpoint(run)
     _print_result(run)

@@ -57,17 +57,14 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run")
     if known.get("schema") != SCHEMA:
-        raise UserError(
-            f"{where}: written by another version of triptych, whose configurations have other keys; "
-            f"pass a checkpoint of schema {SCHEMA}"
-        )
+        problem = "written by another version of triptych, whose configurations have other keys"
+        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
     if not _is_sound(content, known):
         raise UserError(f"{where}: {BROKEN}; pass a checkpoint of a run")
     return content | {"triptych": known | {"config": copy_plain(known.get("config"), f"{where}: config")}}
 
 
 def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Return whether the step, the averages and the data record have the expected types."""
     step, callbacks, data = content.get("global_step", 0), content.get("callbacks", {}), known.get("data")
     if type(step) is not int or not 0 <= step < 2**63:
         return False

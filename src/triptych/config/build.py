@@ -82,10 +82,8 @@ def check_names(config: Any, path: str = "") -> None:
         target = check_name(node["_target_"], where)
         for key, value in node.items():
             if key[:1] == "_" and key not in OPTIONS:
-                raise UserError(
-                    f"{where}.{key}={repr(value)[:100]}: not an argument; "
-                    f"Hydra's own keys may be {', '.join(OPTIONS)}"
-                )
+                fix = f"Hydra's own keys may be {', '.join(OPTIONS)}"
+                raise UserError(f"{where}.{key}={repr(value)[:100]}: not an argument; {fix}")
             if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
                 raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
 
@@ -195,7 +193,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     names = _of_imported(kind)
     # torch's schedules and those made from them, whose optimiser there is not yet
     later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)
-    arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
+    arguments = {} if later else _inject(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
     for key, value in node.items():
         at = f"{place}.{key}"
@@ -221,9 +219,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         raise UserError(_cause(error, place, defined_at(kind))) from error
 
 
-def _handed(
-    kind: type, names: Mapping[str, Any], own: set[str], table: Dependencies | None
-) -> dict[str, Any]:
+def _inject(kind: type, names: dict[str, Any], own: set[str], table: Dependencies | None) -> dict[str, Any]:
     if table is None:
         return {}
     own = own | set(getattr(kind, "ignores", ()))

@@ -66,7 +66,6 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
     declared = fields(key.kind)
     for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
@@ -197,6 +196,5 @@ def check_guide(config: Mapping[str, Any]) -> None:
     """Refuse a ``guide`` that the guidance does not use."""
     guide, guidance = config.get("guide"), config.get("guidance") or {}
     if guide is not None and guide not in guidance.values():
-        raise UserError(
-            f"guide={guide}: this guidance uses none; add guidance=auto or guidance=classifier, or pass null"
-        )
+        fix = "add guidance=auto or guidance=classifier, or pass null"
+        raise UserError(f"guide={guide}: this guidance uses none; {fix}")

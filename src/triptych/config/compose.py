@@ -216,7 +216,6 @@ def _door() -> str:
 
 
 def _all_names() -> list[str]:
-    """Return every group of this command, and every key that its files list."""
     file = CONFIGS / f"{_door()}.yaml"
     own = [group for one in _defaults_of(file) for group in one]
     groups = folders.groups() if file.stem == "train" else own

@@ -123,7 +123,6 @@ def comment(key: str, file: Path, folder: str = "") -> str:
 
 
 def _beside(values: str, text: str) -> Iterator[str]:
-    """Yield the parts of a comment, without "or time, karras" where ``values`` lists these."""
     for part in text.split("; "):
         names, colon, rest = part.removeprefix("or ").partition(": ")
         again = part[:3] == "or " and {*names.split(", ")} <= {*re.split(", | or ", values)}

@@ -88,9 +88,8 @@ def copy_plain(value: Any, what: str) -> Any:
 def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> Any:
     left[0] -= 1
     if left[0] < 0:
-        raise UserError(
-            f"{what}: more than {limit('TRIPTYCH_MAX_NODES')} values; TRIPTYCH_MAX_NODES=... raises the limit"
-        )
+        most = limit("TRIPTYCH_MAX_NODES")
+        raise UserError(f"{what}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
     if depth > DEPTH:
         raise UserError(f"{what}: {path[:60]}...: nested deeper than {DEPTH}, as no configuration is")
     kind = type(value)
@@ -100,9 +99,8 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
         return value
     if kind is str and len(value) <= TEXT:
         if "${" in value:
-            raise UserError(
-                f"{what}: {path}={value[:60]!r}: interpolation is not allowed in a recorded configuration"
-            )
+            problem = "interpolation is not allowed in a recorded configuration"
+            raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
         return value
     if kind is list or kind is tuple:
         return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
@@ -112,6 +110,5 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
             raise UserError(f"{what}: {at}: a key must be text of at most {TEXT} characters")
         return {k: _copy(v, f"{path}.{k}" if path else k, what, left, depth + 1) for k, v in value.items()}
     shown = "a longer value" if kind in (int, str) else kind.__name__
-    raise UserError(
-        f"{what}: {path or 'the configuration'} is {shown}; must be a number, text, list or group"
-    )
+    at = path or "the configuration"
+    raise UserError(f"{what}: {at} is {shown}; must be a number, text, list or group")

@@ -17,7 +17,6 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The title with its unit, for an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 

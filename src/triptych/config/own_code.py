@@ -117,7 +117,6 @@ def check_made(part: Any, place: str) -> None:
 
 
 def _plain_signature(function: Any) -> inspect.Signature:
-    """Return the arguments of a function without their types."""
     arguments = inspect.signature(function).parameters.values()
     return inspect.Signature([one.replace(annotation=one.empty) for one in arguments])
 

@@ -127,7 +127,6 @@ def _near(target: str) -> str:
 
 @cache
 def _known() -> list[str]:
-    """Return the names of our classes and of Lightning's that a configuration may have."""
     files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
     modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
     ours = (f"{module}.{name}" for module in modules for name in class_names(module))
@@ -135,7 +134,6 @@ def _known() -> list[str]:
 
 
 def _near_in(module: str, target: str) -> str:
-    """Return ", did you mean NAME?" for a class of the module; "" if none is near."""
     known = {name.lower(): name for name in class_names(module)}
     close = difflib.get_close_matches(target.rpartition(".")[2].lower(), known, n=1)
     return f", did you mean {known[close[0]]}?" if close else ""

@@ -203,9 +203,8 @@ def _reference(
     embedder = getattr(data, "embedder", None)
     if (path := node.get("contrastive")) is not None:
         if not isinstance(data, Captioned) or classifier is None:
-            raise UserError(
-                f"measures.contrastive={path}: needs captioned data and measures.classifier; pass null"
-            )
+            problem = "needs captioned data and measures.classifier"
+            raise UserError(f"measures.contrastive={path}: {problem}; pass null")
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])
     elif embedder is not None and embedder.shape != data.shape:

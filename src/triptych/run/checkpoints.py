@@ -229,9 +229,7 @@ class Keep(pl.Callback):
         self.best, self._before = state_dict["best"], state_dict["seconds"]
         self._stopped = state_dict.get("stopped", False)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

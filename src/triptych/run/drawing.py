@@ -70,7 +70,6 @@ class Drawing:
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
-        """The earlier stages among the sources."""
         return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
 
     def calibrated(self) -> "Drawing":
@@ -82,7 +81,6 @@ class Drawing:
         return replace(self, sampler=prepare(self.sampler), sources={**self.sources, **stages})
 
     def generator(self, seed: int) -> torch.Generator:
-        """Return a generator of noise on the model's device."""
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def fill(

@@ -123,7 +123,6 @@ class Session:
 
     @_no_exit()
     def run(self) -> Result:
-        """Build, fit, account, draw, measure, record."""
         run, peers, config = self.directory, self.peers, self.directory.config()
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         if rank() == 0:

@@ -52,7 +52,6 @@ class Origin:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return the record of the data: fingerprint, split, sizes."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 

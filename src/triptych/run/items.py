@@ -36,7 +36,6 @@ class Items:
 
     @cached_property
     def mean(self) -> float:
-        """The bound of all of them."""
         return float(self.total.mean())
 
 

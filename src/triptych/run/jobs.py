@@ -85,7 +85,6 @@ class Server:
             raise
 
     def _answer(self, look: Callable[[], None]) -> int | None:
-        """Return the next number from the process; None if it has ended."""
         answers = self.process.stdout
         assert answers is not None
         while not select.select([answers], [], [], 1.0)[0]:
@@ -94,7 +93,6 @@ class Server:
         return int(line) if line else None
 
     def _stop(self, pid: int) -> None:
-        """Ask a run to stop, and wait for it; kill one that does not."""
         if not pid:  # not forked yet; a fork in this very moment notices that its parent is gone
             self.process.kill()
             return

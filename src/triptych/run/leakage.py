@@ -77,7 +77,6 @@ def log_own_changes(what: str, run: Path, config: dict[str, Any]) -> None:
 
 
 def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """Count the ``items`` that a model was trained on, except duplicates present from the start."""
     if items is None or "train" not in seen:
         return 0
     doubles = torch.cat([seen[name] for name in HELD_OUT if name in seen] or [items[:0]])

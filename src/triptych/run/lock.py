@@ -87,7 +87,6 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def _take(file: Any, stack: contextlib.ExitStack, folder: Path, shared: bool = False) -> bool:
-    """Try to lock ``folder``; ``stack`` releases it."""
     import fcntl
 
     try:

@@ -64,7 +64,6 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
 
 
 def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
-    """Flatten ``value``; ``name`` is its own key, ``prefix`` that of its entries."""
     if isinstance(value, dict):
         if "mean" in value and "n" in value:  # a figure: its mean has its name, the rest a suffix
             into[name] = value["mean"]

@@ -59,14 +59,12 @@ class Guarded(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log figures of a step, with the seconds of fitting."""
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         if row:
             row |= self.table.time(step or 0)
             self._try(lambda: self.logger.log_metrics(row, step or 0))
 
     def log_picture(self, key: str, path: Any, step: int) -> None:
-        """Log a picture of a step."""
         self._try(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
@@ -185,7 +183,6 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture of a step."""
         import numpy as np
         from PIL import Image
 
@@ -193,7 +190,6 @@ class TensorBoard(TensorBoardLogger):
             self.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(flat_numbers(summary, logged), step)
         self.experiment.close()
 
@@ -228,11 +224,9 @@ class MLflowRun(MLFlowLogger):
         self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in there})
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture as an artifact."""
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(flat_numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")
 

@@ -159,7 +159,6 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
 
 
 def _weights(path: str) -> Path:
-    """Return the file of weights; UserError if it is missing."""
     file = Path(path) / WEIGHTS
     try:
         open_regular(file).close()

@@ -25,7 +25,6 @@ from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
 
-ROOT = "data.root"
 ANOTHER = "choose another name, or force=true to start over"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
@@ -93,10 +92,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
                 run.write("provenance.json", provenance(run, overrides, choices, plain))
                 _record(run, plain)
                 return run
-    changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
+    changes = _without_defaults(differences(run.config(), plain), cfg, composed)
     finished = run.status == "finished"
     other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
-    if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
+    if other and not (set(other) == {"data.root"} and _lies_there_now(run, plain)):
         raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on as this machine can, with its data where they are now
@@ -127,9 +126,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(f"failed before: {result.error or '?'} ({fix})")
 
 
-def _without_new_defaults(
-    changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
-) -> dict[str, Any]:
+def _without_defaults(changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes

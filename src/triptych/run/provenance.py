@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution, distributions
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file, is_trusted
+from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
@@ -225,9 +225,7 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    spec = find_spec(package)
-    places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
-    return [Path(place) for place in places]
+    return places(package) or [*filter(None, [file_of(package)])]
 
 
 def _named(config: dict[str, Any]) -> set[str]:
@@ -236,9 +234,8 @@ def _named(config: dict[str, Any]) -> set[str]:
 
 def digest_of(files: dict[str, str]) -> str:
     """Combine the digests of all files into one."""
-    return hashlib.blake2b(
-        "\n".join(f"{k} {v}" for k, v in sorted(files.items())).encode(), digest_size=8
-    ).hexdigest()
+    lines = "\n".join(f"{k} {v}" for k, v in sorted(files.items()))
+    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
 
 
 @functools.cache  # those that this process imports

@@ -269,7 +269,6 @@ class ImageReference(SampleReference):
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median and range of each figure that is finite in all."""
     columns = {name: sorted(f[name] for f in figures) for name in figures[0]}
     return {
         name: {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}

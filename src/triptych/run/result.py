@@ -131,7 +131,6 @@ class Result:
         return next((value for one in paths if isinstance(value := known.get(one), float)), None)
 
     def higher_is_better(self, path: str) -> bool:
-        """Return whether it is, of a figure by its path."""
         _, name, *_ = f"{path}..".split(".")
         return name == "accuracy" or self.metrics.get(name) == "higher"
 

@@ -114,9 +114,7 @@ class Stop(pl.Callback):
         bad = torch.where(finite, NEVER, 2 * step + kind)
         self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         # elsewhere looking would wait for the device
         seen = loss is not None and loss.device.type == "cpu" and math.isfinite(loss.item())
@@ -191,7 +189,6 @@ class Peers:
         self._settled = threading.Event()
 
     def watch(self, children: list[subprocess.Popen[Any]]) -> None:
-        """Watch the processes that Lightning has started."""
         self.children = children
         threading.Thread(target=self._watch, daemon=True).start()
 

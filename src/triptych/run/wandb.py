@@ -87,12 +87,10 @@ class WandbRun(WandbLogger):
             super().log_metrics({k: v for k, v in metrics.items() if k not in once}, step)
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture of a step."""
         if path.exists():
             self.log_image(key, [str(path)], step, caption=[f"step {step}"])
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the panels and figures of ``summary``, and end."""
         if summary:
             self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flat_figures(summary.record))
@@ -116,7 +114,6 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        """Do ``task``, which asks the server, within SENT seconds; else print one line."""
         why = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:

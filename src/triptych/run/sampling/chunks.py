@@ -29,7 +29,6 @@ class Features:
         self.chunks, self.rows = chunks, rows
 
     def subset(self, rows: Tensor) -> "Features":
-        """Return the items at ``rows`` of the whole set."""
         return Features(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -71,7 +71,6 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
 
 
 def _modules(drawing: Drawing) -> Iterator[Any]:
-    """Yield the networks that draw: guides and earlier stages, too."""
     yield from (drawing.model, drawing.denoiser)
     for stage in drawing.stages.values():
         yield from _modules(stage)
