@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
 from triptych.config.names import in_root
-from triptych.config.repository import FILES
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
@@ -42,7 +41,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    FILES.clear()  # of files that were edited meanwhile
+    composing.FILES.clear()  # of files that were edited meanwhile
     return _composed("train", [overrides] if isinstance(overrides, str) else overrides)
 
 

@@ -1,5 +1,9 @@
-"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line."""
+"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line.
 
+Compositions are quick: most of each is what was read before, and maps that nobody reads.
+"""
+
+import copy
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +27,6 @@ from triptych.config.identity import ABSENT, leaves
 from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
-from triptych.config.repository import share_files
 from triptych.config.source import REQUIRED, full_name, places
 from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
@@ -31,6 +37,34 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
+FILES: dict[tuple[str, ...], Any] = {}  # by the folders that are searched and the file's name
+MAP = defaults_list._create_interpolation_map
+
+
+class SharedFiles(CachingConfigRepository):
+    """Hydra's repository of a composition, with the files that earlier ones of this process have read."""
+
+    def load_config(self, config_path: str) -> Any:
+        """Return a file's content; a composition makes it part of its own, so it gets a copy."""
+        if config_path not in self.cache:
+            key = (*(source.path for source in self.get_sources()), config_path)
+            if key not in FILES:
+                FILES[key] = self.delegate.load_config(config_path)
+            self.cache[config_path] = copy.deepcopy(FILES[key])
+        return self.cache[config_path]
+
+
+def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
+    """Return the choices that a list of defaults can refer to, None for one without references."""
+    return MAP(overrides, defaults, self_added) if any(one.is_interpolation() for one in defaults) else None
+
+
+def share_files() -> None:
+    """Have Hydra share what it read, and take ``-m`` for what it composes once more for ``hydra.mode``."""
+    # Hydra has no hooks for them
+    config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
+    defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:

@@ -12,7 +12,7 @@ from typing import IO, Any
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.files import check_directory, file_digest, load_object, no_link, printable
-from triptych.run.lock import Lockable, check_held
+from triptych.run.processes import Lockable, check_held
 from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
