@@ -77,10 +77,9 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 def _last_words(run: RunDirectory, code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
     return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 

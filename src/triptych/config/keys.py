@@ -22,6 +22,7 @@ FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_sea
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
+MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the model
 
 
 class Key(NamedTuple):
@@ -201,11 +202,6 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
     for _, line in unfit(config, key, path):
         raise UserError(line)
-
-
-def of_model() -> tuple[str, ...]:
-    """Return the top-level keys that define the model."""
-    return tuple(ModelKeys.__annotations__)
 
 
 def groups() -> tuple[str, ...]:

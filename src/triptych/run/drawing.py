@@ -15,7 +15,6 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress, Sampler
 from triptych.diffusion.wrappers import is_conditional
 from triptych.models.base import BoundModel
-from triptych.run.reference import ImageReference, PointReference
 
 # parts that a person asks for; what else a stage is told, another draws
 PROMPTED = ("label", "text", "text_embedding")
@@ -129,7 +128,7 @@ class Experiment:
     model: BoundModel
     drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
     measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
-    reference: PointReference | ImageReference | None = None  # of what is measured
+    reference: Any = None  # a SampleReference, of what is measured
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:

@@ -59,11 +59,9 @@ def log_line(run: RunDirectory | None, line: str) -> None:
     print(line, file=sys.stderr, flush=True)
     if run is None:
         return
-    log = run / "train.log"
-    try:
+    log, same = run / "train.log", False
+    with suppress(OSError, ValueError, AttributeError):
         same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
-    except (OSError, ValueError, AttributeError):
-        same = False
     if not same:
         with suppress(OSError), open(log, "a", opener=no_link) as file:
             file.write(line + "\n")

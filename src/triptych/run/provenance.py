@@ -243,18 +243,13 @@ def versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies."""
     known: dict[str, str] = {}
     ahead = ["triptych"]
-    while ahead:
-        name = ahead.pop()
-        if name in known:
-            continue
-        try:
+    for name in ahead:
+        with contextlib.suppress(PackageNotFoundError):
             package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        known[name] = package.version
-        for line in package.requires or []:
-            if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
-                ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
+            known[name] = package.version
+            needed = (re.match(r"[\w.-]+", line) for line in package.requires or [] if "extra ==" not in line)
+            names = {re.sub(r"[-_.]+", "-", match[0]).lower() for match in needed if match}
+            ahead += names.difference(ahead)
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 

@@ -177,22 +177,20 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
     record = load_object(directory / "progress.json")
     progress = None
-    try:
+    alive, abandoned = 0.0, False
+    with contextlib.suppress(OSError):
         alive = (directory / "config.yaml").stat().st_mtime
-    except OSError:
-        alive = 0.0
     if record:
         step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
         updated = to_float(record.get("updated"))
         progress = Position(str(record.get("stage") or ""), step, most)
         alive = updated if math.isfinite(updated) else alive
-    try:
-        with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
-            who = file.read(1000).strip()
-        pid = pid_of(who)
+    with (
+        contextlib.suppress(OSError),
+        open(directory / ".lock", encoding="utf-8", errors="replace") as file,
+    ):
+        pid = pid_of(who := file.read(1000).strip())
         abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
-    except OSError:
-        abandoned = False
     running = now - alive < STALE and not abandoned
     ended: Status = "pruned" if (directory / PRUNE).exists() else "interrupted"  # by a search
     return Run(**known, status="running" if running else ended, progress=progress)

@@ -9,7 +9,7 @@ from typing import IO, Any
 from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.identity import describe_differences, other_figures
-from triptych.config.keys import check_values, groups, of_model, with_roles
+from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
 from triptych.config.names import in_root
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
@@ -23,7 +23,7 @@ OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own co
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return a plain configuration from a file, once its groups are there and name only what may be built."""
-    for name in needed or [key for key in groups() if key in of_model()]:
+    for name in needed or [key for key in groups() if key in MODEL_KEYS]:
         if not isinstance(config, dict) or not isinstance(config.get(name), dict):
             raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
         if name in ("data", "model") and "_target_" not in config[name]:
@@ -116,10 +116,10 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
         theirs, named = source.config(), source.provenance().get("choices", {})
     own = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
     for override, key in zip(overrides, typed, strict=True):
-        if (group := key.split(".")[0].split("/")[0]) in of_model() and group not in free:
+        if (group := key.split(".")[0].split("/")[0]) in MODEL_KEYS and group not in free:
             raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
     theirs = check_config(theirs, f"trained={path}")
-    for key in of_model():
+    for key in MODEL_KEYS:
         if key not in theirs:
             raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
         config[key] = theirs[key]

@@ -7,6 +7,7 @@ number of processes. Only features are kept, in files that the first process mea
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
+_read = partial(read_tensors, kind="a chunk")
 
 
 class Features:
@@ -92,10 +94,6 @@ def weights_digest(modules: Iterable[Any], code: str) -> str:
             if isinstance(value, Tensor):
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    return read_tensors(path, "a chunk")
 
 
 def _holds(path: Path, n: int) -> bool:

@@ -61,7 +61,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
 def _key(experiment: Experiment, run: RunDirectory) -> str:
     """Return what samples and features follow from, beside the run's configuration."""
-    reference: Any = experiment.reference
+    reference = experiment.reference
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     judges.append(getattr(getattr(reference.prompts, "embedder", None), "network", None))
     networks = dict.fromkeys(one for _, drawing in experiment.measured for one in _modules(drawing))
@@ -89,7 +89,6 @@ def measure_samples(experiment: Experiment, sets: Sets, run: RunDirectory) -> di
     "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
-    assert reference is not None
     trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
     about = {
         "n": node["n"],
@@ -118,7 +117,6 @@ def _row(
     experiment: Experiment, drawing: Drawing, sets: dict[int, Features], run: RunDirectory, at: str
 ) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
-    assert reference is not None
     trained, classes, untrained = _conditions(experiment, drawing)
     figures, sizes = [], {}
     for repeat in range(node["repeats"]):
