@@ -1,7 +1,4 @@
-"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line.
-
-Compositions are quick: most of each is what was read before, and maps that nobody reads.
-"""
+"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line."""
 
 import copy
 import re

@@ -61,10 +61,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step, on a tie "last"; print the damaged ones.
-
-    ForeignCheckpoint if all that can be read are another run's: a start over would overwrite them.
-    """
+    """Return the readable checkpoint of the highest step, or "last"; ForeignCheckpoint: none is the run's."""
     known, others = [], []
     for path in paths:
         try:
@@ -89,10 +86,7 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load weights into ``module``: "ema" (reported), "raw", "chosen" or an average's name; else UserError.
-
-    One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
-    """
+    """Load "ema", "raw", "chosen" or an average, stored or made from ``run``'s snapshots; or UserError."""
     tensors = weights_of(checkpoint, weights, run)
     try:
         module.load_state_dict(tensors)

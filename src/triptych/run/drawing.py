@@ -1,7 +1,4 @@
-"""Draw samples of a model: sampler, denoiser and conditions.
-
-Another run may draw a part of a condition, which makes this the last stage of a cascade (DALL-E 2, Imagen).
-"""
+"""Draw samples of a model: sampler, denoiser, conditions, and earlier stages, as in DALL-E 2 and Imagen."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

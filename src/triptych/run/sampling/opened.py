@@ -76,10 +76,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
 
 
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
-    """Return the condition of n samples: prompts of ``values`` in turn, else its label, else the default.
-
-    With embeddings of ``like``. UserError as of them; for a refused prompt, or models that take no text.
-    """
+    """Return the condition of n samples: prompts, else the label or default, and ``like``; or UserError."""
     condition = _prompted(drawing, values, n)
     if values["like"] is None:
         return condition
