@@ -7,9 +7,8 @@ from tests.run.test_wandb import TIMES, table
 from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.run.execute import execute
-from triptych.run.log_content import flat_figures
 from triptych.run.loggers import Guarded, address, build_loggers, closing
-from triptych.run.metrics import MetricsCsv
+from triptych.run.metrics import MetricsCsv, flat_figures
 
 PLACED = """
 from pytorch_lightning.loggers import Logger

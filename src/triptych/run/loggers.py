@@ -20,8 +20,7 @@ from triptych.config.trust import import_class
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
-from triptych.run.log_content import flat_numbers, parameters, sweep_of
-from triptych.run.metrics import MetricsCsv
+from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
