@@ -88,9 +88,7 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
 def defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
     loader = GlobalHydra.instance().config_loader()
-    overrides = [
-        f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
-    ]
+    overrides = [f"{g}={c}" for g, c in choices.items() if c and g[:6] != "hydra/" and g not in FREE_GROUPS]
     overrides.append("~local")  # the one free group that is there by default
     return loader.load_configuration("train", overrides, RunMode.RUN)
 

@@ -53,11 +53,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a ``data`` configuration that identifies the distribution."""
-    return {
-        key: value
-        for key, value in leaves(data)
-        if role(f"data.{key}", data.get("_target_", "")) is Role.DATA
-    }
+    return {k: v for k, v in leaves(data) if role(f"data.{k}", data.get("_target_", "")) is Role.DATA}
 
 
 def describe(data: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`."""
 
-import contextlib
 import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     git, executions = record.get("git", {}), record.get("executions", [])
     last = executions[-1] if executions else {}
     start: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         start = parse_entries(record, AT_START)
     return start | {
         "sources": str(last.get("sources") or ""),
@@ -178,17 +178,14 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
     record = load_object(directory / "progress.json")
     progress = None
     alive, abandoned = 0.0, False
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         alive = (directory / "config.yaml").stat().st_mtime
     if record:
         step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
         updated = to_float(record.get("updated"))
         progress = Position(str(record.get("stage") or ""), step, most)
         alive = updated if math.isfinite(updated) else alive
-    with (
-        contextlib.suppress(OSError),
-        open(directory / ".lock", encoding="utf-8", errors="replace") as file,
-    ):
+    with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         pid = pid_of(who := file.read(1000).strip())
         abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
     running = now - alive < STALE and not abandoned

@@ -200,9 +200,8 @@ def _moments(x: Tensor, gammas: Tensor) -> Any:
     """Draw points x (F, B, d) at gammas (F,), a panel each; a histogram of points of one coordinate."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)
-    for axes, points, gamma in zip(
-        figure.subplots(1, len(x), squeeze=False)[0], x, gammas.tolist(), strict=True
-    ):
+    panels = figure.subplots(1, len(x), squeeze=False)[0]
+    for axes, points, gamma in zip(panels, x, gammas.tolist(), strict=True):
         if points.shape[1] == 1:
             axes.hist(points[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
         else:
