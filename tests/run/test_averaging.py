@@ -5,8 +5,7 @@ import torch
 
 from tests.refusal import refused
 from tests.run.accidents import rows
-from triptych.callbacks.ema import EMA
-from triptych.callbacks.ema_profiles import combination
+from triptych.callbacks.ema import EMA, combination
 from triptych.cli.evaluate import evaluate_composed
 from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError

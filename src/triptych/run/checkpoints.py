@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
+from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
 from triptych.config.own_code import defined_at

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from triptych.callbacks.ema_profiles import SNAPSHOTS
+from triptych.callbacks.ema import SNAPSHOTS
 from triptych.config.identity import BUNDLES, leaves, role_in
 from triptych.data.base import DataModule
 from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
