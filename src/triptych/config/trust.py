@@ -1,16 +1,13 @@
-"""Decide which classes a configuration may name and import.
-
-A checkpoint and a run's directory bring one along, perhaps a stranger's, so a name decides nothing: what it
-leads to does.
+"""Decide which classes a configuration, perhaps a stranger's, may name and import.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
 optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer and the
 callbacks listed, with plain arguments; and any class defined in a package that the owner of this clone
-trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
-``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
+trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). No functions,
+nested names, or what a module merely imports.
 
-The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing.
-``import_class`` then imports that one module, and looks whether the object is the class that it seemed.
+``check_name`` reads the package's own files and imports nothing. ``import_class`` imports that one module,
+and looks whether the object is the class that it seemed.
 """
 
 import difflib

@@ -84,14 +84,9 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 
 @torch.no_grad()
 def trajectory(
-    drawing: Drawing,
-    condition: Condition | None,
-    n: int,
-    generator: torch.Generator,
-    frames: int = FRAMES,
-    shown: int | None = None,
+    drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, n, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
+    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly from first step to last.
 
     x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at the end.
     Of n samples, drawn as the sampler draws them, the first ``shown``.
@@ -102,7 +97,7 @@ def trajectory(
     gammas = sampler.gammas(model.schedule, generator.device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
     steps = len(gammas) - 1 + model.schedule.denoised
-    moments = torch.linspace(0, steps, min(frames, steps + 1)).round().long()
+    moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
     scale = torch.hypot(alpha, sigma)
     if not model.schedule.denoised:
         scale[-1] = alpha[-1]
@@ -111,7 +106,7 @@ def trajectory(
         start = torch.randn((n, *model.event), generator=generator, device=generator.device)
         start *= denoiser.process.prior_std(gammas[0])
         rows = []
-        for first in range(0, n if draws > 1 else min(n, shown or n), size):
+        for first in range(0, n if draws > 1 else min(n, shown), size):
             z = start[first : first + size]
             own = None if condition is None else condition[slice(first, first + size)]
             frames_of = [z / scale[0]]
