@@ -1,7 +1,4 @@
-"""Answer keys that users of Lightning and Hydra type out of habit with the equivalent here.
-
-``MEANT``: another key or choice does the same; ``INSTEAD``: why a key of Lightning's is not to be set.
-"""
+"""Answer keys that users of Lightning and Hydra type out of habit with the equivalent here, or a reason."""
 
 from triptych.config.schema import Trainer
 

@@ -1,7 +1,4 @@
-"""Look up the declaration of any key: type, range, unit and role.
-
-An object's key is declared by its class's argument (``config/source.py``), others in ``config/schema.py``.
-"""
+"""Look up the declaration of any key, by its class (``source.py``) or ``schema.py``: type, range, unit, role."""
 
 import re
 import typing

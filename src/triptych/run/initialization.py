@@ -110,8 +110,7 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters but a learned schedule's, and buffers beside parameters; UserError for a partial match unless
-    ``init_partial``.
+    All but a learned schedule's. UserError where nothing fits, or not everything and no ``init_partial``.
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from triptych.files import no_link
 from triptych.run.directory import RunDirectory
@@ -59,7 +60,7 @@ class Server:
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process = subprocess.Popen(
+            self.process: Any = subprocess.Popen(  # whose streams are there
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)
@@ -67,7 +68,7 @@ class Server:
     def _end(self) -> None:
         """Wait until the process is gone, with the log that it holds open."""
         with suppress(OSError, subprocess.TimeoutExpired):
-            self.process.stdin.close()  # type: ignore[union-attr]
+            self.process.stdin.close()
             self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
@@ -76,7 +77,7 @@ class Server:
         try:
             job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
             with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(job).encode() + b"\n")  # type: ignore[union-attr]
+                self.process.stdin.write(json.dumps(job).encode() + b"\n")
             pid = self._answer(look) or 0
             code = self._answer(look) if pid else None
             return self.process.wait() if code is None else code
@@ -85,11 +86,9 @@ class Server:
             raise
 
     def _answer(self, look: Callable[[], None]) -> int | None:
-        answers = self.process.stdout
-        assert answers is not None
-        while not select.select([answers], [], [], 1.0)[0]:
+        while not select.select([self.process.stdout], [], [], 1.0)[0]:
             look()
-        line = answers.readline()
+        line = self.process.stdout.readline()
         return int(line) if line else None
 
     def _stop(self, pid: int) -> None:
