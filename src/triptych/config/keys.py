@@ -1,4 +1,4 @@
-"""Look up the declaration of any key, by its class (``source.py``) or ``schema.py``: type, range, unit, role."""
+"""Look up a key's declaration, by its class (``source.py``) or in ``schema.py``: type, range, unit, role."""
 
 import re
 import typing
