@@ -60,7 +60,7 @@ class Server:
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process: Any = subprocess.Popen(  # whose streams are there
+            self.process: Any = subprocess.Popen(  # whose pipes may be None by its type
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)
