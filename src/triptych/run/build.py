@@ -235,8 +235,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
             raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
         if free and not model.conditional:
             problem = f"guidance.scale={guidance['scale']}: this model was trained without labels"
-            fix = "pass guidance=none, or a model trained with model.conditional=true"
-            raise UserError(f"{problem}; {fix}")
+            raise UserError(f"{problem}; pass guidance=none, or a model trained with model.conditional=true")
         if guidance.get("rescale") and math.prod(model.event) == 1:
             rescale = f"guidance.rescale={guidance['rescale']}"
             raise UserError(f"{rescale}: an item of one number has no standard deviation; pass 0")
