@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
 from triptych.config.names import in_root
-from triptych.config.repository import FILES
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
@@ -40,7 +39,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    FILES.clear()  # of files that were edited meanwhile
+    composing.FILES.clear()  # of files that were edited meanwhile
     return _composed("train", [overrides] if isinstance(overrides, str) else overrides)
 
 
@@ -176,7 +175,7 @@ class Trained:
         """
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
-        from triptych.run.experiment import Experiment
+        from triptych.run.drawing import Experiment
         from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device

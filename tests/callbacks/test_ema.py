@@ -6,8 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from tests.lightning import trainer
-from triptych.callbacks.ema import EMA
-from triptych.callbacks.ema_profiles import exponent
+from triptych.callbacks.ema import EMA, exponent
 
 
 class Module(pl.LightningModule):

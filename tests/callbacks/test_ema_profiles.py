@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from triptych.callbacks.ema_profiles import LONGEST, combination, exponent, half_life_beta, power_beta
+from triptych.callbacks.ema import LONGEST, combination, exponent, half_life_beta, power_beta
 
 
 def running(betas: list[float]) -> np.ndarray:

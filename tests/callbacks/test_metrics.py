@@ -13,7 +13,7 @@ from tests.refusal import refused
 from tests.run.accidents import rows
 from triptych.callbacks import metrics as module
 from triptych.callbacks.metrics import Metrics, _figure
-from triptych.config.combinations import check_metric_names
+from triptych.config.check import check_metric_names
 from triptych.config.file import read_config
 from triptych.data.batch import Batch
 from triptych.data.build import build_data

@@ -10,9 +10,9 @@ from triptych.config.identity import data_identity
 from triptych.data.build import build_data
 from triptych.diffusion.sampler import DDIM
 from triptych.models.classifier import Classifier
+from triptych.run.build import Guides, _weak, guided
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
-from triptych.run.guided import Guides, _weak, guided
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
 

@@ -13,9 +13,8 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Vectors
 from triptych.diffusion.sampler import DDIM
-from triptych.run.build import _teacher
+from triptych.run.build import Guides, _teacher, guided
 from triptych.run.drawing import Drawing
-from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, facts
 from triptych.run.sampling.measure import _conditions
 

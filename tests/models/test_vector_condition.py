@@ -9,9 +9,9 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.run.account import account_split
+from triptych.run.build import Guides, guided
 from triptych.run.drawing import Drawing
 from triptych.run.fit import build_trainer
-from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}

@@ -12,8 +12,7 @@ import pytest
 
 from triptych.errors import Busy
 from triptych.run.directory import RunDirectory
-from triptych.run.lock import INSTEAD
-from triptych.run.processes import owner
+from triptych.run.processes import INSTEAD, owner
 
 WITHOUT = """
 import fcntl, os, sys, time

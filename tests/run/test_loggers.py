@@ -5,12 +5,10 @@ import pytest
 from tests.run.accidents import stop_after
 from tests.run.test_wandb import TIMES, table
 from triptych.cli.arguments import as_hydra_wants
-from triptych.config import combinations
 from triptych.errors import UserError
 from triptych.run.execute import execute
-from triptych.run.log_content import flat_figures
 from triptych.run.loggers import Guarded, address, build_loggers, closing
-from triptych.run.metrics import MetricsCsv
+from triptych.run.metrics import MetricsCsv, flat_figures
 
 PLACED = """
 from pytorch_lightning.loggers import Logger
@@ -188,7 +186,7 @@ def test_a_failure_that_passes_is_tried_again(stub, capsys):
 
 
 def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatch):
-    monkeypatch.setattr(combinations, "find_spec", lambda name: None)
+    monkeypatch.setattr("triptych.config.check.find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow"):
         with pytest.raises(UserError, match=rf"logger={name}: .*pip install 'triptych\[loggers\]'"):
             prepared(f"logger={name}", csv=False)

@@ -13,7 +13,7 @@ from tests.run.hooks import at_the_fifth_loss
 from tests.run.test_kill import descendants, is_gone
 from triptych.errors import Interrupted
 from triptych.run.directory import RunDirectory
-from triptych.run.peers import Peers, is_broken_connection
+from triptych.run.stopping import Peers, is_broken_connection
 
 LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=20", "data.batch_size=48")
 

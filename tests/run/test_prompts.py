@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 from triptych.data.captions import DigitsCaptioned
 from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
 from triptych.data.text import Words
-from triptych.run.prompts import Prompts
+from triptych.run.judges import Prompts
 
 
 @pytest.fixture(scope="module")

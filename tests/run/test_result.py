@@ -48,7 +48,7 @@ def figure(mean, stderr=0.02, n=297):
 
 
 def line_of(figures) -> str:
-    return figures_line(parse_estimates("test")(figures))
+    return figures_line(parse_estimates("test", figures))
 
 
 def test_a_small_error_keeps_its_digits():

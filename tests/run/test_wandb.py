@@ -21,8 +21,8 @@ from triptych.run import wandb as ours_of_wandb
 from triptych.run.checkpoints import Keep
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.log_content import comparable, flat_figures
 from triptych.run.loggers import build_loggers, import_libraries
+from triptych.run.metrics import comparable, flat_figures
 from triptych.run.wandb import describe_run
 
 TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same

@@ -12,13 +12,7 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
-
-    Its state is in each checkpoint: a run that goes on counts on.
-
-    Args:
-        monitor: a figure of validation; "val/bound" is the bound in the data's own unit.
-    """
+    """End the fit once ``patience`` validations have not lowered ``monitor`` by ``min_delta``; resumable."""
 
     def __init__(
         self,

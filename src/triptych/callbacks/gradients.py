@@ -8,22 +8,16 @@ import torch
 
 
 class Gradients(pl.Callback):
-    """Log the total norm |g| of the gradient before it is clipped, and the share of steps so far that were.
+    """Log the gradient's total norm before clipping, and the share of steps so far that were clipped.
 
-    A step whose norm is not finite counts as one that was not.
-
-    Args:
-        clip: norm at which the trainer clips; None: it does not.
-        by_value: ``clip`` is of each element instead.
+    A step whose norm is not finite counts as one that was not; ``by_value``: ``clip`` is of each element.
     """
 
     def __init__(self, clip: float | None = None, by_value: bool = False):
         self.clip, self.by_value = clip, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         steps = trainer.global_step + 1
         logged = steps % every == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
-from triptych.config.combinations import check_metric_names
+from triptych.config.check import check_metric_names
 from triptych.config.own_code import is_own
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
@@ -27,8 +27,7 @@ BETTER = {True: "higher", False: "lower", None: ""}
 class Metrics(pl.Callback):
     """Update each metric with every evaluated batch, and log its figures beside the bound.
 
-    What a metric draws follows from the run's seed and the batch's place, and leaves torch's generator as it
-    was: a run with metrics trains as one without.
+    What a metric draws follows from seed and batch; torch's generator stays, so training is the same without.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):

@@ -11,13 +11,12 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.compose import compose_command, to_plain, without_hydra
+from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
 from triptych.config.habits import MEANT, translated
 from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote, register_resolvers
 from triptych.config.nearest import nearest
-from triptych.config.repository import share_files
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.directory import STORAGE
@@ -39,11 +38,9 @@ def without_hyphens(argument: str) -> str:
 
 
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
-    """Return the arguments of ``command`` with paths quoted: names of runs contain = and commas.
+    """Return the arguments of ``command`` as Hydra needs them; answer ``--help`` and ``--cfg``, and exit.
 
-    An override may have two hyphens before it. It needs no plus where a class takes a key that no file lists.
-
-    ``--help`` and ``--cfg`` are answered here, and end the process.
+    Paths are quoted, as runs' names contain = and commas; a class's key that no file lists gets its plus.
     """
     share_files()
     check_environment()
@@ -85,11 +82,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
 
 def shown(options: Namespace, command: str) -> str:
-    """Return what ``--help`` or ``--cfg`` prints of the configuration, checked as for a run.
-
-    Raises:
-        UserError: what the command would refuse.
-    """
+    """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
     folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
     cfg = compose_command(command, [*options.overrides, *folder])
     if options.help:
@@ -123,10 +116,7 @@ def _keep(cfg: Any, plain: dict[str, Any]) -> None:
 
 
 def check_place(key: str, path: str | None, folder: bool = False) -> None:
-    """Check that a result can be written to the path of ``key``, as far as possible in advance.
-
-    ``folder``: it is written into a folder of that name, else into a file.
-    """
+    """Check that ``key``'s file, or a ``folder`` of that name, can be written; UserError, or StorageError."""
     if path is None:
         return
     place = Path(path).absolute()

@@ -37,7 +37,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
     figures = evaluate_composed(cfg)
     if rank() != 0:
         return
-    print(figures_line(parse_estimates(cfg.split)(figures), cfg.split) or "no result: nothing recorded")
+    print(figures_line(parse_estimates(cfg.split, figures), cfg.split) or "no result: nothing recorded")
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

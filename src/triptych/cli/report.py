@@ -17,6 +17,14 @@ from triptych.errors import StorageError, UserError
 from triptych.files import printable
 from triptych.run.read import find_runs, is_run
 
+DIRS = "a sweep's directory, or a single run's; of several the first gets joint_report.html"
+WITHIN = "call settings the same where a test puts their difference within M, in the unit shown"
+FIGURES = "every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory"
+RESULTS = (
+    "write the published claims of all sweeps beneath the directories into one page, and no report; "
+    "what it has of other papers stays"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
@@ -38,32 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
-    parser.add_argument(
-        "dirs",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="a sweep's directory, or a single run's; of several the first gets joint_report.html",
-    )
-    parser.add_argument(
-        "--equal-within",
-        type=float,
-        metavar="M",
-        help="call settings the same where a test puts their difference within M, in the unit shown",
-    )
-    parser.add_argument(
-        "--figures",
-        type=Path,
-        metavar="OUT",
-        help="every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory",
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="write the published claims of all sweeps beneath the directories into one page, and no report; "
-        "what it has of other papers stays",
-    )
+    parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help=DIRS)
+    parser.add_argument("--equal-within", type=float, metavar="M", help=WITHIN)
+    parser.add_argument("--figures", type=Path, metavar="OUT", help=FIGURES)
+    parser.add_argument("--results", type=Path, metavar="FILE", help=RESULTS)
     parser.error = _refuse  # type: ignore[method-assign]  # argparse's way to change how it refuses
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:

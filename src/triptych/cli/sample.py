@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and as a tensor; return their folder.
-
-    Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
-    """
+    """Draw ``cfg.n`` samples, save them as a picture and a tensor; return their folder (``save_tensor``)."""
     values = checked_values(cfg, "sample")
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
@@ -64,10 +61,7 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save samples atomically as ``samples.pt`` of an unused folder; return the folder.
-
-    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
-    """
+    """Save ``samples.pt`` atomically in ``out`` or, if it is there, out-2, out-3, ...; return the folder."""
     import torch
 
     for i in count(1):

@@ -1,7 +1,4 @@
-"""Set up a command's process before its imports: signals, standard output, Python's path.
-
-The imports that follow take seconds, and later parts of a command install handlers of their own.
-"""
+"""Set up a command's process before its slow imports: signals, standard output, Python's path."""
 
 import atexit
 import errno
@@ -14,7 +11,6 @@ from importlib import import_module
 from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 STARTED = "TRIPTYCH_STARTED"  # set by a command, for the processes that Lightning starts for it
 
 
@@ -57,7 +53,7 @@ def replace_process(command: list[str]) -> None:
 
 
 def _end(number: int, _: Any) -> None:
-    if all(os.environ.get(name) in (None, "", "0") for name in RANKS):
+    if all(os.environ.get(name) in (None, "", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
         with suppress(OSError):
             os.write(2, line.encode())

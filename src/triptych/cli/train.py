@@ -1,13 +1,13 @@
 """Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
 
-The command composes, checks and records a run's directory; a process of its own then executes what the
-directory records, so every run, single or one of a sweep, resumed or requeued, takes the same path.
-Only Hydra is imported until then.
+A process of its own executes what the run's directory records, so single runs, a sweep's, resumed or
+requeued ones take the same path. Only Hydra is imported until then.
 """
 
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,8 +62,8 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is running it")
     code = jobs.run_job(command[-1], run / "train.log")
-    if code >= 128 and not (run / PRUNE).exists():
-        processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
+    if code >= 128 and not (run / PRUNE).exists() and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time.sleep(processes.PATIENCE)  # a job that SLURM takes back must not look like one that has ended
     if processes.rank() != 0:
         return None
     reason = _last_words(run, code)
@@ -75,13 +75,11 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
-    """Return why a job's process ended: its signal, or its last line."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
     return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 
@@ -111,7 +109,6 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 
 def _tell_finished(run: RunDirectory) -> None:
-    """Print the recorded result of a finished run, and whether its code has changed."""
     print(finished_before(run) or "finished before")
     _check_checkpoint(run)
     _print_result(run)

@@ -1,10 +1,8 @@
 """Inspect a checkpoint file without torch, before it is loaded.
 
 torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
-what is compressed, passes over checksums, and knows many more types than a checkpoint of ours has. Here the
-archive must be stored, not compressed; each record must have its checksum; each tensor must lie within a
-record of its own length; and beside tensors there is plain data alone. What the pickle asks for is built of
-stand-ins that do nothing.
+what is compressed, ignores checksums, and knows more types than our checkpoints have. Here records are
+stored with checksums, tensors lie within a record of their own length, and stand-ins do nothing.
 """
 
 import io
@@ -33,14 +31,10 @@ RECORD = re.compile(
 )
 DIMENSIONS = 64  # as torch has it
 SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
-
-
+SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 BROKEN = "damaged, truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
 _Unpickler: Any = vars(pickle)["_Unpickler"]
-
-
-SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 
 
 class Refused(Exception):
@@ -57,27 +51,20 @@ class Stub:
 
 
 def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
-    """Return a checkpoint's content: stand-ins for tensors, a plain configuration; ``where`` begins messages.
-
-    Raises:
-        UserError: no checkpoint of a run's, or one that claims more than it holds.
-    """
+    """Return a checkpoint's content with stand-ins for tensors; else UserError that begins with ``where``."""
     content: dict[str, Any] = go_through(file, where, "a checkpoint")
     known = content.get("triptych") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run")
     if known.get("schema") != SCHEMA:
-        raise UserError(
-            f"{where}: written by another version of triptych, whose configurations have other keys; "
-            f"pass a checkpoint of schema {SCHEMA}"
-        )
+        problem = "written by another version of triptych, whose configurations have other keys"
+        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
     if not _is_sound(content, known):
         raise UserError(f"{where}: {BROKEN}; pass a checkpoint of a run")
     return content | {"triptych": known | {"config": copy_plain(known.get("config"), f"{where}: config")}}
 
 
 def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Return whether the step, the averages and the data record have the expected types."""
     step, callbacks, data = content.get("global_step", 0), content.get("callbacks", {}), known.get("data")
     if type(step) is not int or not 0 <= step < 2**63:
         return False

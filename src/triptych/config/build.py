@@ -82,20 +82,14 @@ def check_names(config: Any, path: str = "") -> None:
         target = check_name(node["_target_"], where)
         for key, value in node.items():
             if key[:1] == "_" and key not in OPTIONS:
-                raise UserError(
-                    f"{where}.{key}={repr(value)[:100]}: not an argument; "
-                    f"Hydra's own keys may be {', '.join(OPTIONS)}"
-                )
+                fix = f"Hydra's own keys may be {', '.join(OPTIONS)}"
+                raise UserError(f"{where}.{key}={repr(value)[:100]}: not an argument; {fix}")
             if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
                 raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Drop keys of a group's file that the overridden ``_target_`` does not accept.
-
-    Of an optimizer all but ``lr``: AdamW's weight decay means something else to another class, whose own
-    defaults are those that its users know.
-    """
+    """Drop keys of a file that the typed ``_target_`` does not accept; of an optimizer all but ``lr``."""
     for group in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
         node = next((node for where, node in targets(config, "") if where == group), None)
         if node is None:
@@ -136,10 +130,7 @@ def check_targets(config: Any, path: str = "") -> None:
 class Dependencies:
     """Dependencies injected by argument name; each is built once.
 
-    Args:
-        config: the whole resolved configuration, of which ``PARTS`` are built when they are asked for.
-        facts: values by name; they go before ``PARTS``.
-        built: by place in the configuration, what there is already.
+    ``facts``: values by name, before ``PARTS`` of the resolved ``config``; ``built``: objects by place.
     """
 
     def __init__(self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None):
@@ -181,12 +172,8 @@ class Dependencies:
 def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
     """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
-    Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
-    handed over as it is: nothing in it is resolved, unless the argument's class has short names.
-
-    Raises:
-        UserError: a target outside the allow-list, an unknown key, a value that its owner refuses, or a part
-            of the configuration that is needed and chosen to be none.
+    Arguments that neither ``config`` nor ``extra`` gives come from ``table``, by name. Text is not resolved,
+    unless the argument's class has short names. UserError for whatever cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
         raise UserError(f"{path}: names no class; must be a group with _target_")
@@ -206,7 +193,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     names = _of_imported(kind)
     # torch's schedules and those made from them, whose optimiser there is not yet
     later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)
-    arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
+    arguments = {} if later else _inject(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
     for key, value in node.items():
         at = f"{place}.{key}"
@@ -232,9 +219,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         raise UserError(_cause(error, place, defined_at(kind))) from error
 
 
-def _handed(
-    kind: type, names: Mapping[str, Any], own: set[str], table: Dependencies | None
-) -> dict[str, Any]:
+def _inject(kind: type, names: dict[str, Any], own: set[str], table: Dependencies | None) -> dict[str, Any]:
     if table is None:
         return {}
     own = own | set(getattr(kind, "ignores", ()))

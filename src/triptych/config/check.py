@@ -1,10 +1,12 @@
-"""Refuse undeclared keys, on the command line and in files, and suggest the nearest name.
+"""Refuse undeclared keys, with the nearest name, and keys that do not go together.
 
 Hydra's own strictness covers the command line; files packaged at the top (``experiment/``, ``ablation/``,
 ``debug/``, ``local/``) may add any key they like. Nothing but Hydra is imported.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
@@ -20,17 +22,17 @@ from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_cl
 from triptych.config.nearest import nearest
 from triptych.config.schema import COMMANDS
 from triptych.config.trust import check_name
-from triptych.errors import UserError
+from triptych.errors import UserError, check_password
 
+TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# names of a bound's figures
+RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")
 LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Refuse undeclared keys and values outside of their declaration.
-
-    Raises:
-        UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
-    """
+    """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
     overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
     lists = _lists(overrides)
     for group, names in lists.items():
@@ -64,7 +66,6 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key that its group does not take."""
     target = check_name(group["_target_"], path) if "_target_" in group else ""
     declared = fields(key.kind)
     for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
@@ -87,9 +88,7 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
 def defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
     loader = GlobalHydra.instance().config_loader()
-    overrides = [
-        f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
-    ]
+    overrides = [f"{g}={c}" for g, c in choices.items() if c and g[:6] != "hydra/" and g not in FREE_GROUPS]
     overrides.append("~local")  # the one free group that is there by default
     return loader.load_configuration("train", overrides, RunMode.RUN)
 
@@ -98,3 +97,100 @@ def _lists(overrides: Sequence[str]) -> dict[str, str]:
     """Return {group: "[NAME,NAME]"} of overrides with several choices, as Hydra records the first."""
     parts = (override.split("=", 1) for override in overrides if "=[" in override)
     return {group: value for group, value in parts if folders.choices_of(group)}
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Check the names of user metrics: valid identifiers, none of the bound's figures."""
+    for name in names:
+        if not WORD.fullmatch(name):
+            raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
+        if RESERVED.fullmatch(name):
+            raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
+
+
+def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
+    """Refuse the first conflict of keys.
+
+    A warm-up longer than the run, as ``debug=fdr`` makes of a file's own, only where it was ``typed``.
+    """
+    check_metric_names(config.get("metrics") or {})
+    for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):
+        raise UserError(line)
+    mlflow, steps = (config["logger"] or {}).get("mlflow"), config["trainer"].get("max_steps")
+    if isinstance(mlflow, dict):
+        check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
+    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
+        group, _, leaf = key.partition(".")
+        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
+            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
+            raise UserError(f"{key}={config[group][leaf]}: {end}")
+
+
+def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
+    data, logger = config["data"], config["logger"] or {}
+    # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
+    if config["checkpoint"] == "best" and data.get("val_size") == 0:
+        yield "checkpoint=best: data.val_size=0 leaves no validation items to choose by; use checkpoint=last"
+    for name in ("tensorboard", "mlflow"):
+        if logger.get(name) and find_spec(name) is None:
+            yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
+    if config["test"] and data.get("test_size") == 0:
+        yield "test=true: data.test_size=0 leaves no items to test; use test=false"
+
+
+def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
+    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
+    if isinstance(devices, list) and len({*devices}) < len(devices):
+        yield f"trainer.devices={devices}: a device is listed twice; list each once"
+    if epochs and steps:
+        other = f"trainer.max_steps={steps} is typed too"
+        yield f"trainer.max_epochs={epochs}: {other}; one of them is the length"
+    if not epochs and not steps:
+        yield "trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N"
+    if (share := trainer.get("limit_train_batches")) and not epochs:
+        shortens = f"shortens epochs, and trainer.max_steps={steps} is the length"
+        fix = "add trainer.max_epochs=1, or type fewer steps"
+        yield f"trainer.limit_train_batches={share}: {shortens}; {fix}"
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if isinstance(value := trainer.get(key), float) and value > 1:
+            yield f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole"
+    if (time := trainer.get("max_time")) is not None and not TIME.fullmatch(time):
+        yield f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00"
+
+
+def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
+    """Refuse overrides that nothing in this configuration reads; not in sweeps: some cells need them."""
+    check_guide(config if "guide" in typed else {})
+    split, name, *_ = f"{config['optimized_metric']}..".split(".")
+    known = (
+        bool(name)
+        if split not in ("val", "test")
+        else RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
+    )
+    none = "measures.n=0 measures no samples; add measures.n=1000"
+    untested = "test=false measures no samples; leave it out"
+    objective = config.get("objective") or {}
+    # or a class of one's own
+    learned = config["bound"].get("variance") not in ("beta_tilde", "beta", "optimal")
+    hybrid = learned and not str((objective.get("loss") or {}).get("_target_")).endswith(".Vlb")
+    unweighted = "nothing reads it; set bound.variance=learned and a loss other than vlb, or leave it out"
+    for key, used, fix in (
+        ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
+        ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
+        ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
+        *((f"objective.{leaf}", hybrid, unweighted) for leaf in objective if leaf == "vlb_weight"),
+        *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
+        *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
+    ):
+        group, _, leaf = key.rpartition(".")
+        value = (config[group] if group else config).get(leaf)
+        if key in typed and value and not used:
+            raise UserError(f"{key}={str(value).lower() if value is True else value}: {fix}")
+
+
+def check_guide(config: Mapping[str, Any]) -> None:
+    """Refuse a ``guide`` that the guidance does not use."""
+    guide, guidance = config.get("guide"), config.get("guidance") or {}
+    if guide is not None and guide not in guidance.values():
+        fix = "add guidance=auto or guidance=classifier, or pass null"
+        raise UserError(f"guide={guide}: this guidance uses none; {fix}")

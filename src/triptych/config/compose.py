@@ -1,8 +1,6 @@
-"""Compose and check a command's configuration, from Python and for plans.
+"""Compose and check a command's configuration; explain errors of Hydra and OmegaConf in one line."""
 
-Hydra's and OmegaConf's errors are explained in one line: KEY=VALUE: problem; fix.
-"""
-
+import copy
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +24,6 @@ from triptych.config.identity import ABSENT, leaves
 from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
 from triptych.config.nearest import nearest
-from triptych.config.repository import share_files
 from triptych.config.source import REQUIRED, full_name, places
 from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
@@ -34,14 +34,38 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
+FILES: dict[tuple[str, ...], Any] = {}  # by the folders that are searched and the file's name
+MAP = defaults_list._create_interpolation_map
+
+
+class SharedFiles(CachingConfigRepository):
+    """Hydra's repository of a composition, with the files that earlier ones of this process have read."""
+
+    def load_config(self, config_path: str) -> Any:
+        """Return a file's content; a composition makes it part of its own, so it gets a copy."""
+        if config_path not in self.cache:
+            key = (*(source.path for source in self.get_sources()), config_path)
+            if key not in FILES:
+                FILES[key] = self.delegate.load_config(config_path)
+            self.cache[config_path] = copy.deepcopy(FILES[key])
+        return self.cache[config_path]
+
+
+def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
+    """Return the choices that a list of defaults can refer to, None for one without references."""
+    return MAP(overrides, defaults, self_added) if any(one.is_interpolation() for one in defaults) else None
+
+
+def share_files() -> None:
+    """Have Hydra share what it read, and take ``-m`` for what it composes once more for ``hydra.mode``."""
+    # Hydra has no hooks for them
+    config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
+    defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, Hydra's node included.
-
-    Raises:
-        UserError: what the command would refuse, in the same words.
-    """
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words."""
     register_resolvers()
     share_files()
     try:
@@ -69,11 +93,7 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def typed(value: Any) -> str:
-    """Format a plain value in the grammar of Hydra's overrides.
-
-    Raises:
-        UserError: it is not plain.
-    """
+    """Format a plain value in the grammar of Hydra's overrides; UserError if it is not plain."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
@@ -227,7 +247,6 @@ def _door() -> str:
 
 
 def _all_names() -> list[str]:
-    """Return every group of this command, and every key that its files list."""
     file = CONFIGS / f"{_door()}.yaml"
     own = [group for one in _defaults_of(file) for group in one]
     groups = folders.groups() if file.stem == "train" else own

@@ -104,10 +104,7 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus(key: str, typed: Mapping[str, str]) -> str:
-    """Return Hydra's "+" prefix for a key that a class accepts and no file lists; else "".
-
-    ``typed``: by dotted place, classes that were typed in place of a file's.
-    """
+    """Return Hydra's "+" for a key that a class, ``typed`` or a file's, takes and no file lists; or ""."""
     parent, _, name = key.rpartition(".")
     depths = range(1, key.count(".") + 1)
     if not parent or (parent not in typed and any(listing(key, depth) for depth in depths)):
@@ -123,7 +120,6 @@ def comment(key: str, file: Path, folder: str = "") -> str:
 
 
 def _beside(values: str, text: str) -> Iterator[str]:
-    """Yield the parts of a comment, without "or time, karras" where ``values`` lists these."""
     for part in text.split("; "):
         names, colon, rest = part.removeprefix("or ").partition(": ")
         again = part[:3] == "or " and {*names.split(", ")} <= {*re.split(", | or ", values)}

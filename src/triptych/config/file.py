@@ -24,11 +24,7 @@ REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cac
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return the configuration in ``file``.
-
-    Raises:
-        UserError: not readable, no YAML, larger than the limits, or more than plain data.
-    """
+    """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
         _check_events(text, file)
@@ -76,14 +72,10 @@ def _loader() -> Any:
 
 
 def copy_plain(value: Any, what: str) -> Any:
-    """Copy ``value`` as None, bool, int, float, str, list and dict alone; ``what`` is for messages.
+    """Copy ``value`` as None, bool, int, float, str, list and dict alone; UserError begins with ``what``.
 
-    Text is text: a run records its configuration resolved, so that a ``${...}`` in it can only be somebody's
-    wish to have it resolved here, and is refused. A key of older runs that is gone is left
-    out at the value that changed nothing (`REMOVED`).
-
-    Raises:
-        UserError: any other type, a reference, more or deeper values than the limits allow.
+    Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs that is gone
+    is left out at the value that changed nothing (`REMOVED`).
     """
     copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
     for (group, key), neutral in REMOVED.items():
@@ -96,9 +88,8 @@ def copy_plain(value: Any, what: str) -> Any:
 def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> Any:
     left[0] -= 1
     if left[0] < 0:
-        raise UserError(
-            f"{what}: more than {limit('TRIPTYCH_MAX_NODES')} values; TRIPTYCH_MAX_NODES=... raises the limit"
-        )
+        most = limit("TRIPTYCH_MAX_NODES")
+        raise UserError(f"{what}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
     if depth > DEPTH:
         raise UserError(f"{what}: {path[:60]}...: nested deeper than {DEPTH}, as no configuration is")
     kind = type(value)
@@ -108,9 +99,8 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
         return value
     if kind is str and len(value) <= TEXT:
         if "${" in value:
-            raise UserError(
-                f"{what}: {path}={value[:60]!r}: interpolation is not allowed in a recorded configuration"
-            )
+            problem = "interpolation is not allowed in a recorded configuration"
+            raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
         return value
     if kind is list or kind is tuple:
         return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
@@ -120,6 +110,5 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
             raise UserError(f"{what}: {at}: a key must be text of at most {TEXT} characters")
         return {k: _copy(v, f"{path}.{k}" if path else k, what, left, depth + 1) for k, v in value.items()}
     shown = "a longer value" if kind in (int, str) else kind.__name__
-    raise UserError(
-        f"{what}: {path or 'the configuration'} is {shown}; must be a number, text, list or group"
-    )
+    at = path or "the configuration"
+    raise UserError(f"{what}: {at} is {shown}; must be a number, text, list or group")

@@ -15,9 +15,7 @@ BUNDLES = ("experiment", "setting", "debug")  # several settings under one name,
 # the same directory with any value of these: they say how to run, not what
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # what may change between a run's checkpoint and its record: the figures stay the same
-SAME_FIGURES = {
-    Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL
-}  # fmt: skip
+SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
 ABSENT = object()  # of a key that one of two configurations does not have
 
 
@@ -53,11 +51,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a ``data`` configuration that identifies the distribution."""
-    return {
-        key: value
-        for key, value in leaves(data)
-        if role(f"data.{key}", data.get("_target_", "")) is Role.DATA
-    }
+    return {k: v for k, v in leaves(data) if role(f"data.{k}", data.get("_target_", "")) is Role.DATA}
 
 
 def describe(data: dict[str, Any]) -> str:

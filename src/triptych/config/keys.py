@@ -1,9 +1,4 @@
-"""Look up the declaration of any key: type, range, unit and role.
-
-A key of an object is declared by the argument of its class (``config/source.py``), a key at the top of a
-command in ``config/schema.py``. Check, messages, help, reports, names and ``docs/keys.md``
-read it here.
-"""
+"""Look up a key's declaration, by its class (``source.py``) or in ``schema.py``: type, range, unit, role."""
 
 import re
 import typing
@@ -14,8 +9,7 @@ from typing import Any, NamedTuple, TypeVar, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
-from triptych.config.libraries import CLASSES, Optimizer
-from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
+from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import Role, alternatives, fits, literal_values, marks, refusal, says, unwrap
@@ -25,6 +19,7 @@ FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_sea
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
+MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the model
 
 
 class Key(NamedTuple):
@@ -112,11 +107,9 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
-    """Return the declaration of a dotted key; an undeclared one has its group's role, or identity.
+    """Return the declaration of a command's dotted key; undeclared, it has its group's role, or identity.
 
-    Args:
-        target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
-        command: train, evaluate or sample.
+    ``target``: the class whose argument it is, if known; then those that ``configs/`` names there.
     """
     at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
     for depth, name in enumerate(names):
@@ -206,11 +199,6 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
     for _, line in unfit(config, key, path):
         raise UserError(line)
-
-
-def of_model() -> tuple[str, ...]:
-    """Return the top-level keys that define the model."""
-    return tuple(ModelKeys.__annotations__)
 
 
 def groups() -> tuple[str, ...]:

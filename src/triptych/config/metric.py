@@ -1,7 +1,4 @@
-"""Metrics of samples: name, title, unit and direction; importable without torch.
-
-One of one's own is a class (`models.metric.OfSamples`), and its run records what stands here.
-"""
+"""Metrics of samples: name, title, unit and direction; importable without torch."""
 
 from dataclasses import dataclass
 
@@ -10,10 +7,7 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of samples; ``better`` is its direction, NEITHER is drawn and never ranked.
-
-    ``of``: "points", "images", "captions" of images, or "" for one of the user's own.
-    """
+    """A figure of samples ``of`` "points", "images", "captions", or "": a user's; NEITHER is never ranked."""
 
     name: str
     title: str
@@ -23,7 +17,6 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The title with its unit, for an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 

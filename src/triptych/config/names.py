@@ -1,7 +1,6 @@
 """OmegaConf resolvers: directory names that follow from the configuration, and facts of the machine.
 
-No clock enters the name of a sweep's job or of a named run, so typing the same command again finds the
-same directory, on every launcher.
+No clock enters the name of a sweep's job or a named run: the same command finds the same directory.
 """
 
 import hashlib
@@ -47,11 +46,7 @@ def run_name(name: Any) -> str:
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return {key: override} that all cells of a sweep share, outside of the grid.
-
-    In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
-    that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
-    """
+    """Return {key: override} that all cells of a sweep share; where it has no name, choices are axes."""
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
@@ -74,11 +69,7 @@ def _typed(cfg: DictConfig) -> list[Override]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """Return the sweep's directory name: the one that was typed, as it is.
-
-    One that a file brings has shared overrides after it, as sweeps of an ablation that differ in those lie
-    apart; a long one is cut and hashed.
-    """
+    """Return the sweep's directory name: the typed one, or a file's with shared overrides, cut and hashed."""
     if any(o.startswith("name=") for o in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)

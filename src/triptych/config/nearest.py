@@ -7,10 +7,7 @@ NEAR = 0.5  # difflib's ratio from which names are alike
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Return "did you mean ...?" if a name is near, else the list of names.
-
-    Near is the same name in a group (``steps``: ``sampler.steps``), then the ``closest``.
-    """
+    """Return "did you mean ...?" for the same name in a group, or the ``closest``; else the list of names."""
     names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
     group = name.rpartition(".")[0]
     if inside := [one for one in names if one.rpartition(".")[2] == name]:  # typed without its group
@@ -23,10 +20,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def closest(name: str, names: Sequence[str]) -> str:
-    """Return what is most alike as a whole and in its last part, for an equal group makes any two keys alike.
-
-    "" if nothing is.
-    """
+    """Return the name most alike as a whole and in its last part (groups make any two alike); "" if none."""
 
     def likeness(one: str) -> float:
         pairs = (one, name), (one.rpartition(".")[2], name.rpartition(".")[2])

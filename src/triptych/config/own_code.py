@@ -117,16 +117,12 @@ def check_made(part: Any, place: str) -> None:
 
 
 def _plain_signature(function: Any) -> inspect.Signature:
-    """Return the arguments of a function without their types."""
     arguments = inspect.signature(function).parameters.values()
     return inspect.Signature([one.replace(annotation=one.empty) for one in arguments])
 
 
 def raised_at(error: BaseException) -> str:
-    """Return " (FILE:LINE, in NAME)" of the innermost user frame of a traceback; "" without one.
-
-    Without one, " (FILE:LINE)" of the class whose method was called last, if it is a user's.
-    """
+    """Return " (FILE:LINE, in NAME)" of the innermost user frame, or of a user's class called last; or ""."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" ({error.filename}:{error.lineno})"
     frames = list(traceback.walk_tb(error.__traceback__))

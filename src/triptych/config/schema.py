@@ -1,30 +1,15 @@
-"""Declare the top-level keys of each command.
+"""Declare the top-level keys of each command; defaults and comments are in ``configs/``.
 
-A group with a ``_target_`` is described by the class that it names; what stands here of it is the class that
-this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
+A group with a ``_target_`` is described by that class; here stand its ``Base`` and a role for its keys.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from triptych.config.libraries import Trainer
-from triptych.declare import (
-    ClassName,
-    Count,
-    FilePath,
-    Ge,
-    Gt,
-    Le,
-    Lt,
-    NonNegative,
-    Positive,
-    Role,
-    Seed,
-    Steps,
-    Unit,
-    Whole,
-)
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from triptych.declare import ClassName, Count, FilePath, NonNegative, Positive, Role, Seed, Steps, Unit, Whole
 
 
 @dataclass(frozen=True)
@@ -39,9 +24,7 @@ Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
 
 
-class WandbKeys(TypedDict):
-    """Keys of the W&B logger."""
-
+class _Wandb(TypedDict):
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None
     entity: str | None
@@ -53,22 +36,16 @@ class WandbKeys(TypedDict):
     artifacts: bool
 
 
-class MLflowKeys(TypedDict):
-    """Keys of the MLflow logger."""
-
+class _MLflow(TypedDict):
     tracking_uri: str | None
     experiment: str
 
 
-class NetworkKeys(TypedDict):
-    """``denoiser`` and ``model``."""
-
+class _Network(TypedDict):  # ``denoiser`` and ``model``
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
-class ObjectiveKeys(TypedDict):
-    """``objective``."""
-
+class _Objective(TypedDict):
     output: Annotated[Group, Base("torch.nn.Module")]
     loss: Annotated[Group, Base("triptych.diffusion.loss.Loss")]
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
@@ -78,31 +55,23 @@ Decoders = Literal["categorical", "discretised_gaussian", "gaussian_density"] | 
 Variances = Literal["beta_tilde", "beta", "optimal", "learned"] | ClassName
 
 
-class BoundKeys(TypedDict):
-    """``bound``."""
-
+class _Bound(TypedDict):
     decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
     variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
     repeats: Annotated[Count, Unit("draws an item")]
     val_repeats: Annotated[Count, Unit("draws an item")]
 
 
-class LikelihoodKeys(TypedDict):
-    """``likelihood``."""
-
+class _Likelihood(TypedDict):
     items: Annotated[Count, Unit("items")]
 
 
-class SamplesOfARun(TypedDict):
-    """``samples``."""
-
+class _Samples(TypedDict):
     n: Samples
     pictures: Whole
 
 
-class Measures(TypedDict):
-    """``measures``."""
-
+class _Measures(TypedDict):
     n: Literal[0] | Annotated[int, Ge(8), Le(1_000_000), Unit("samples")]
     repeats: Count
     classifier: FilePath | None
@@ -113,24 +82,65 @@ class Measures(TypedDict):
     values: Sequence[Any]
 
 
-class Paths(TypedDict):
-    """``paths``."""
-
+class _Paths(TypedDict):
     root_dir: Annotated[FilePath, Role.OUTPUT]
     log_dir: Annotated[FilePath, Role.OUTPUT]
     data_dir: FilePath
 
 
+Rate = Annotated[float, Ge(0), Lt(1)]
+
+
+class Trainer(TypedDict):
+    """Arguments of Lightning's Trainer that may be set; ``habits.INSTEAD`` has the reasons for the others."""
+
+    max_steps: Annotated[Count | None, Unit("steps")]
+    max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
+    min_steps: Annotated[Count | None, Unit("steps")]
+    val_check_interval: Annotated[Count, Unit("steps")]
+    log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
+    devices: Annotated[Count | Literal[-1] | str | Annotated[Sequence[int], MinLen(1)], Role.MACHINE]
+    num_nodes: Annotated[Count, Role.MACHINE]
+    strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE]
+    precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
+    gradient_clip_val: Positive | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    accumulate_grad_batches: Annotated[Count, Unit("batches")]
+    overfit_batches: Annotated[Whole, Unit("batches")]
+    benchmark: Annotated[bool | None, Role.MACHINE]
+    profiler: Annotated[Literal[None, "simple", "advanced", "pytorch"], Role.REPORTING]
+    enable_progress_bar: Annotated[bool, Role.REPORTING]
+    deterministic: bool | Literal["warn"] | None
+    detect_anomaly: bool
+    inference_mode: bool
+    sync_batchnorm: bool
+    limit_train_batches: Annotated[Positive | None, Unit("of an epoch: batches, or a share as 0.1")]
+    limit_val_batches: Annotated[Positive | None, Unit("batches, or a share as 0.1")]
+    limit_test_batches: Literal[None, 1.0]  # type: ignore[valid-type]  # and no 1, which is one batch
+    max_time: Annotated[str | None, Unit("DD:HH:MM:SS")]
+    num_sanity_val_steps: Annotated[Literal[-1] | Whole, Unit("batches"), Role.REPORTING]
+    enable_model_summary: Annotated[bool | None, Role.REPORTING]
+
+
+class Optimizer(TypedDict):
+    """Arguments common to the optimisers of ``torch.optim``."""
+
+    lr: Annotated[float, Gt(0), Le(10)]
+    betas: tuple[Rate, Rate]
+    momentum: Rate
+    eps: NonNegative
+    weight_decay: NonNegative
+
+
 LOGGER = "pytorch_lightning.loggers.Logger"
 
 
-class Logger(TypedDict):
-    """``logger``."""
-
+class _Logger(TypedDict):
     csv: bool | None
-    wandb: Annotated[WandbKeys | None, Base(LOGGER)]
+    wandb: Annotated[_Wandb | None, Base(LOGGER)]
     tensorboard: bool | None
-    mlflow: Annotated[MLflowKeys | None, Base(LOGGER)]
+    mlflow: Annotated[_MLflow | None, Base(LOGGER)]
 
 
 class DrawingKeys(TypedDict):
@@ -149,11 +159,11 @@ class ModelKeys(TypedDict):
     data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
     process: Annotated[Group, Base("triptych.diffusion.process.Process")]
-    denoiser: Annotated[NetworkKeys, Base("triptych.diffusion.denoiser.Denoiser")]
-    objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective")]
-    model: Annotated[NetworkKeys, Base("triptych.models.base.BoundModel")]
-    bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound")]
-    likelihood: NotRequired[Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood")]]
+    denoiser: Annotated[_Network, Base("triptych.diffusion.denoiser.Denoiser")]
+    objective: Annotated[_Objective, Base("triptych.diffusion.objective.Objective")]
+    model: Annotated[_Network, Base("triptych.models.base.BoundModel")]
+    bound: Annotated[_Bound, Base("triptych.diffusion.bound.Bound")]
+    likelihood: NotRequired[Annotated[_Likelihood, Base("triptych.diffusion.likelihood.Likelihood")]]
     optimizer: Annotated[Group, Base("torch.optim.Optimizer")]
     lr_schedule: Annotated[
         Group, Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler")
@@ -213,8 +223,8 @@ class Train(ModelKeys, DrawingKeys):
     metrics: NotRequired[
         Annotated[dict[str, Annotated[Group | None, Base("torchmetrics.Metric")]], Role.REPORTING]
     ]
-    logger: Annotated[Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
-    paths: NotRequired[Annotated[Paths, Role.PATH]]
+    logger: Annotated[_Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
+    paths: NotRequired[Annotated[_Paths, Role.PATH]]
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None
     scale: NotRequired[Literal["small", "paper"]]
@@ -222,8 +232,8 @@ class Train(ModelKeys, DrawingKeys):
     seed: Annotated[Seed, Role.SEED]
     cores: Annotated[int, Ge(1), Le(1024), Role.START]
     threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]
-    samples: Annotated[SamplesOfARun, Role.DRAWING]
-    measures: Annotated[Measures, Role.DRAWING]
+    samples: Annotated[_Samples, Role.DRAWING]
+    measures: Annotated[_Measures, Role.DRAWING]
     trained: FilePath | None
     init_from: NotRequired[FilePath | None]
     init_partial: NotRequired[bool]
@@ -281,3 +291,4 @@ class Sample(DrawingKeys):
 
 
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
+CLASSES = {"pytorch_lightning.Trainer": Trainer}  # of other packages, with all that they take

@@ -1,7 +1,4 @@
-"""Read the declared arguments of a class from its source, without importing it.
-
-A configuration can so be checked before torch is there, and a stranger's without a risk.
-"""
+"""Read the declared arguments of a class from its source, without importing it: no torch, and no risk."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -51,9 +48,7 @@ class SourceFile(NamedTuple):
 def arguments(target: str) -> Arguments | None:
     """Return the arguments of a class by its dotted name; None if its source cannot be found."""
     entry = _find(*target.rpartition(".")[::2])
-    if entry is None or not isinstance(entry[1], ast.ClassDef):
-        return None
-    return _of_class(entry[0], entry[1], DEPTH)
+    return _of_class(entry[0], entry[1], DEPTH) if entry and isinstance(entry[1], ast.ClassDef) else None
 
 
 def full_name(target: str) -> str:
@@ -189,10 +184,7 @@ def file_of(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """Return the possible paths of a module without suffix; [] if its package is not found.
-
-    Of its parents only the outermost is looked up, and that is not run.
-    """
+    """Return the possible paths of a module without suffix; only its outermost parent is looked up."""
     top, *rest = name.split(".")
     spec = _spec(top)
     return [Path(folder, *rest) for folder in (spec.submodule_search_locations or [])] if spec else []

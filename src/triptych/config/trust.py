@@ -1,16 +1,13 @@
-"""Decide which classes a configuration may name and import.
-
-A checkpoint and a run's directory bring one along, perhaps a stranger's, so a name decides nothing: what it
-leads to does.
+"""Decide which classes a configuration, perhaps a stranger's, may name and import.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
 optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer and the
 callbacks listed, with plain arguments; and any class defined in a package that the owner of this clone
-trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
-``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
+trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). No functions,
+nested names, or what a module merely imports.
 
-The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing.
-``import_class`` then imports that one module, and looks whether the object is the class that it seemed.
+``check_name`` reads the package's own files and imports nothing. ``import_class`` imports that one module,
+and looks whether the object is the class that it seemed.
 """
 
 import difflib
@@ -53,11 +50,7 @@ NOT_PLAIN = {  # of those, with the reason
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """Check that a class of that name may be built, as far as possible without importing it; return the name.
-
-    Raises:
-        UserError: it may not; ``where`` is the place in the configuration.
-    """
+    """Check, importing nothing, that a class of that name may be built; return the name, or UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
     of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
@@ -74,11 +67,7 @@ def check_name(target: Any, where: str = "") -> str:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Import the class of that name.
-
-    Raises:
-        UserError: none of that name may be built, or what it leads to is something else.
-    """
+    """Import the class of that name; UserError if it may not be built, or leads to something else."""
     module, _, name = check_name(target, where).rpartition(".")
     module = HOMES.get(target) or _home(target) or module  # of ours or Lightning's, the one that defines it
     try:
@@ -112,10 +101,7 @@ def _is_home(cls: type, target: str, module: str) -> bool:
 
 @cache
 def _home(target: str) -> str:
-    """Return our module that defines the class ``target``; "" if there is none.
-
-    A package names the classes of its modules shortly (``triptych.diffusion.sampler.DDIM``).
-    """
+    """Return our module that defines ``target``, also if a package names it (``...sampler.DDIM``); or ""."""
     module, _, name = target.rpartition(".")
     if not any(lies_in(module, f"triptych.{room}") for room in ROOMS):
         return ""
@@ -138,7 +124,6 @@ def _near(target: str) -> str:
 
 @cache
 def _known() -> list[str]:
-    """Return the names of our classes and of Lightning's that a configuration may have."""
     files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
     modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
     ours = (f"{module}.{name}" for module in modules for name in class_names(module))
@@ -146,7 +131,6 @@ def _known() -> list[str]:
 
 
 def _near_in(module: str, target: str) -> str:
-    """Return ", did you mean NAME?" for a class of the module; "" if none is near."""
     known = {name.lower(): name for name in class_names(module)}
     close = difflib.get_close_matches(target.rpartition(".")[2].lower(), known, n=1)
     return f", did you mean {known[close[0]]}?" if close else ""

@@ -15,23 +15,15 @@ from torch import Tensor
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
-from triptych.diffusion.mixture import GaussianMixture, MonteCarlo
+from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import (
-    BEST,
-    LAST,
-    averages,
-    load_weights,
-    read_checkpoint,
-    reported,
-    save_checkpoint,
-)
-from triptych.run.directory import RunDirectory
-from triptych.run.experiment import Experiment
+from triptych.run.checkpoints import averages, load_weights, read_checkpoint, reported, save_checkpoint
+from triptych.run.directory import BEST, LAST, RunDirectory
+from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
 from triptych.run.initialization import Origin
 from triptych.run.items import write_items
@@ -39,17 +31,16 @@ from triptych.run.processes import rank
 from triptych.run.reopen import reopen
 
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
+_entropy = functools.cache(GaussianMixture.entropy)
 
 
 def choose_weights(
     run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
 ) -> tuple[Path, int, dict[str, Any]]:
-    """Load the weights that the run reports into its model; return their checkpoint, its step, and figures.
+    """Load the weights that the run reports; return their checkpoint, its step, and figures of the others.
 
-    Figures: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
-    other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
-    checkpoint. The test set is not looked at. Empty with a single average, where there is nothing to validate
-    on, and where the model is another run's, who has chosen.
+    {"averaging": {"reported", "val"}} on validation, if there are several; with weights=chosen the lowest is
+    reported, and noted in the checkpoint. The test set is not looked at. {} where another run has chosen.
     """
     path = run / "checkpoints" / LAST
     if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
@@ -103,22 +94,15 @@ def account_split(
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
-        entropy = _entropy(data.mixture)
-        dims = model.dims
+        entropy, dims = _entropy(data.mixture), model.dims
         account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
 
 
-@functools.cache
-def _entropy(mixture: GaussianMixture) -> MonteCarlo:
-    return mixture.entropy()
-
-
 def baselines(data: DataModule) -> dict[str, Any]:
-    """Return {"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
+    """Return {"baselines": {name: {"mean", "stderr", "n"}}}, bits/dim on the test set; {} without levels.
 
-    "uniform": log2 K for every item. "histogram": each dimension's own frequencies of the K levels in the
-    training split, (n_k + 1 / K) / (n + 1). Empty for data without levels, or without test items.
+    "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K) / (n + 1).
     """
     if data.levels is None or not len(data.splits["test"]):
         return {}
@@ -141,10 +125,7 @@ def _parts(split: Split) -> Iterator[Tensor]:
 
 
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
-    """Return {"memory": bytes, "evaluations": denoiser calls for one sample} for ``summary.json``.
-
-    Memory is the most that was in use at a time: allocated on the GPU, else this process's resident set.
-    """
+    """Return {"memory": most bytes on the GPU, or resident, "evaluations": denoiser calls for one sample}."""
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
     else:

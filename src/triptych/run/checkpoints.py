@@ -18,20 +18,18 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
+from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
 from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
-from triptych.run.directory import PRUNE, RunDirectory, write_atomic
+from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, write_atomic
 from triptych.run.leakage import log_line
 from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,11 +61,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
-
-    Raises:
-        ForeignCheckpoint: all that can be read are another run's; a start over would overwrite them.
-    """
+    """Return the readable checkpoint of the highest step, or "last"; ForeignCheckpoint: none is the run's."""
     known, others = [], []
     for path in paths:
         try:
@@ -92,12 +86,8 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
-
-    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
-    name. One that was not stored, sigma_rel_0.07, is made from the snapshots of ``run``.
-    """
-    tensors = state_dict_of(checkpoint, weights, run)
+    """Load "ema", "raw", "chosen" or an average, stored or made from ``run``'s snapshots; or UserError."""
+    tensors = weights_of(checkpoint, weights, run)
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -105,7 +95,7 @@ def load_weights(
         raise UserError(f"weights={weights}: {why}") from error
 
 
-def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
+def weights_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
     """Return the ``state_dict`` that ``load_weights`` loads."""
     tensors, stored = dict(checkpoint["state_dict"]), averages(checkpoint)
     if weights == "chosen":
@@ -205,11 +195,8 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
 class Keep(pl.Callback):
     """Save after each validation, else every ``every`` steps, and before the run stops.
 
-    A checkpoint stands between two steps: everything up to its step is on disk.
-
-    Args:
-        monitor: name of the figure that "best" is lowest in; None where nothing is validated.
-        record: what each checkpoint says of the run: its configuration, and the data that it is trained on.
+    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in ``monitor``,
+    None where nothing is validated; ``record``: what each checkpoint says of the run and its data.
     """
 
     def __init__(
@@ -236,9 +223,7 @@ class Keep(pl.Callback):
         self.best, self._before = state_dict["best"], state_dict["seconds"]
         self._stopped = state_dict.get("stopped", False)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -12,7 +12,7 @@ from typing import IO, Any
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.files import check_directory, file_digest, load_object, no_link, printable
-from triptych.run.lock import Lockable, check_held
+from triptych.run.processes import Lockable, check_held
 from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
@@ -21,7 +21,8 @@ STORAGE = (
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
 )
 
-REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
+LAST, BEST = "last.ckpt", "best.ckpt"
+REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
 # files that a finished run's summary has digests of, as far as they are there; another's of the first
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
@@ -45,10 +46,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
 
-    Raises:
-        FileExistsError: with ``new``, if a file of that name is there.
-        StorageError: no room, no permission, or a directory that this process no longer holds; the file is as
-            it was before.
+    FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no permission, a lost
+    lock; the file is as it was before.
     """
     check_held(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -84,10 +83,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_end(path: Path, start: int, data: bytes) -> None:
-    """Write what comes after the first ``start`` bytes of a file, in one call; StorageError as of ``atomic``.
-
-    Where ``data`` begins as the present end does, no moment lacks any of it, also if the process is killed.
-    """
+    """Replace what follows the first ``start`` bytes of a file, in one call; StorageError as ``atomic``."""
     check_held(path)
     with _storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
         file.seek(start)
@@ -173,10 +169,7 @@ class RunDirectory(Lockable):
         write_atomic(self / name, to_json(value))
 
     def discard(self) -> None:
-        """Remove the files of a run that never began; nothing if it has a checkpoint or metrics.
-
-        A sweep's cell retains ``summary.json``, by which the sweep knows why it was refused.
-        """
+        """Remove the files of a run that never began; a sweep's cell keeps the reason, ``summary.json``."""
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
         in_sweep = (self.path.parent / "sweep.json").exists()

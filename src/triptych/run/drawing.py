@@ -1,7 +1,4 @@
-"""Draw samples of a model: sampler, denoiser and conditions.
-
-Another run may draw a part of a condition, which makes this the last stage of a cascade (DALL-E 2, Imagen).
-"""
+"""Draw samples of a model: sampler, denoiser, conditions, and earlier stages, as in DALL-E 2 and Imagen."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +11,19 @@ from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress, Sampler
 from triptych.diffusion.wrappers import is_conditional
+from triptych.models.base import BoundModel
+
+# parts that a person asks for; what else a stage is told, another draws
+PROMPTED = ("label", "text", "text_embedding")
+DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
 @dataclass(frozen=True)
 class Drawing:
     """A model with its sampler, its denoiser and the sources of its conditions.
 
-    ``sources``: of parts of the conditions, in place of the held-out items' own. Another run that draws the
-    part under the same conditions, an earlier stage; or the part that stands for it, as a text's embedding
-    for an image's.
+    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage, which draws it
+    under the same conditions, or the part that stands for it, as a text's embedding for an image's.
     """
 
     model: Any
@@ -45,10 +46,7 @@ class Drawing:
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
-
-        Those of held-out ``items``; by default in their order, but all classes in turn of labels alone.
-        """
+        """Return the condition of n samples: of ``label``, else of held-out ``items`` in order or turn."""
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))
@@ -62,16 +60,12 @@ class Drawing:
         return split.condition[rows % len(split)].together(named)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have: as of ``chosen``.
-
-        Of labels alone evenly over all of them, as a folder's first items may be of one class.
-        """
+        """Return the items (n,) that measured samples are conditioned on; of labels alone evenly over all."""
         size = len(self.data.splits[self.data.condition_split])
         return torch.arange(n) * size // n if self.class_conditional else chosen(n, size)
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
-        """The earlier stages among the sources."""
         return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
 
     def calibrated(self) -> "Drawing":
@@ -83,7 +77,6 @@ class Drawing:
         return replace(self, sampler=prepare(self.sampler), sources={**self.sources, **stages})
 
     def generator(self, seed: int) -> torch.Generator:
-        """Return a generator of noise on the model's device."""
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def fill(
@@ -121,6 +114,30 @@ class Drawing:
         """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one run."""
+
+    config: dict[str, Any]  # resolved, plain
+    data: DataModule
+    model: BoundModel
+    drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
+    measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
+    reference: Any = None  # a SampleReference, of what is measured
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Give a dotted key of a configuration another value; False where there is no such key."""
+    node: Any = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+        return False
+    node[name] = value
+    return True
 
 
 def chosen(n: int, size: int) -> Tensor:

@@ -1,11 +1,8 @@
-"""Parse the entries of ``summary.json``: an estimate, a curve, measures of samples.
-
-A parser returns None for what is absent or malformed; ValueError: the result cannot be relied on.
-"""
+"""Parse entries of ``summary.json``: None if absent or malformed; ValueError: no result to rely on."""
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +18,7 @@ BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items with its standard error, in the unit of its key.
-
-    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
-    """
+    """A mean over `n` items with its standard error, and `draw_stderr`, the part due to draws, or NaN."""
 
     mean: float
     stderr: float
@@ -45,9 +39,8 @@ class Curve:
 class SampleMeasures:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
-    ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
-    set. ``fewer``: of the measures that were taken of fewer, how many, by name. ``noise``: each measure of
-    pure noise. ``metrics``: the user's own among them.
+    ``floor``: median, lowest and highest between true sets; ``n``: samples of a set; ``fewer``: of how many
+    less, by name; ``noise``: each measure of pure noise; ``metrics``: the user's own among them.
     """
 
     key: str
@@ -76,24 +69,20 @@ def nested(record: Any) -> dict[str, dict[str, Any]]:
     return {str(name): entry for name, entry in entries if isinstance(entry, dict)}
 
 
-def parse_estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
+def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
     """Parse the estimates of a split; other keys are ignored, a malformed estimate is a ValueError."""
-
-    def parse(figures: Any) -> dict[str, Estimate]:
-        estimates = {}
-        for key, entry in (figures or {}).items():
-            if isinstance(entry, dict) and "mean" in entry:
-                mean = math.nan if entry["mean"] is None else entry["mean"]  # JSON has no word for it
-                real = isinstance(mean, int | float) and not isinstance(mean, bool)
-                if not real or LARGEST < abs(mean) < math.inf:
-                    raise ValueError(f"{split}.{key}.mean is {mean!r}, not a number")
-                stderr, draws = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
-                estimates[str(key)] = Estimate(float(mean), stderr, to_int(entry.get("n")) or 0, draws)
-            elif key in UNITS:
-                raise ValueError(f"{split}.{key} has no mean")
-        return estimates
-
-    return parse
+    estimates = {}
+    for key, entry in (figures or {}).items():
+        if isinstance(entry, dict) and "mean" in entry:
+            mean = math.nan if entry["mean"] is None else entry["mean"]  # JSON has no word for it
+            real = isinstance(mean, int | float) and not isinstance(mean, bool)
+            if not real or LARGEST < abs(mean) < math.inf:
+                raise ValueError(f"{split}.{key}.mean is {mean!r}, not a number")
+            stderr, draws = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
+            estimates[str(key)] = Estimate(float(mean), stderr, to_int(entry.get("n")) or 0, draws)
+        elif key in UNITS:
+            raise ValueError(f"{split}.{key} has no mean")
+    return estimates
 
 
 def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
@@ -107,18 +96,14 @@ def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
     return columns if sound else None
 
 
-def parse_curve(key: str) -> Callable[[Any], Curve | None]:
+def parse_curve(key: str, record: Any) -> Curve | None:
     """Parse ``key`` over gamma, with standard errors if recorded."""
-
-    def parse(record: Any) -> Curve | None:
-        with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
-        columns = _columns(record, "gamma", key, *(["stderr"] if with_error else []))
-        if columns is None:
-            return None
-        gamma, value, *stderr = columns
-        return Curve(gamma, value, stderr[0] if stderr else (math.nan,) * len(gamma))
-
-    return parse
+    with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
+    columns = _columns(record, "gamma", key, *(["stderr"] if with_error else []))
+    if columns is None:
+        return None
+    gamma, value, *stderr = columns
+    return Curve(gamma, value, stderr[0] if stderr else (math.nan,) * len(gamma))
 
 
 def parse_baselines(record: Any) -> dict[str, float]:
@@ -134,9 +119,9 @@ def parse_metrics(record: Any) -> dict[str, str]:
     return dict(named[:METRICS])
 
 
-def parse_fact(key: str, kind: type) -> Callable[[Any], Any]:
-    """Return a parser of one fact of the data, None where no fingerprint was recorded."""
-    return lambda d: kind(d.get(key) or "") if isinstance(d, dict) and d.get("fingerprint") else None
+def parse_fact(key: str, kind: type, data: Any) -> Any:
+    """Parse one fact of the data, None where no fingerprint was recorded."""
+    return kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:

@@ -24,14 +24,13 @@ from triptych.run.account import account, baselines, choose_weights, measure_cos
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
 from triptych.run.directory import RunDirectory, to_json
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_fit
-from triptych.run.initialization import Origin, find_origin, initialise
+from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
-from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import check_imported, timestamp
@@ -39,8 +38,7 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.chunks import FOLDER
 from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
-from triptych.run.shared_fit import offer_fit
-from triptych.run.stopping import Stop, requeue
+from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
 from triptych.run.untrusted import is_composed_here
 
 FEW = 10  # validation items, of which a mean says little
@@ -52,12 +50,8 @@ PATIENCE = 5.0  # seconds that a job may need to let go of its directory after i
 def execute(run: RunDirectory) -> Result:
     """Execute a run to its end and return its result; a finished run's is returned unchanged.
 
-    Raises:
-        Busy: another process holds the directory.
-        Interrupted, StorageError: the run can go on.
-        Diverged: something is not finite; recorded as such.
-        UserError: the configuration cannot be built; a directory that this command has just made is removed.
-        Exception: whatever else stopped it, recorded with its traceback in train.log.
+    Interrupted, Busy (another process holds it) and StorageError: the run can go on. Diverged, UserError (it
+    cannot be built; a directory just made is removed) and others are recorded.
     """
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
         with Stop() as stop:
@@ -129,7 +123,6 @@ class Session:
 
     @_no_exit()
     def run(self) -> Result:
-        """Build, fit, account, draw, measure, record."""
         run, peers, config = self.directory, self.peers, self.directory.config()
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         if rank() == 0:

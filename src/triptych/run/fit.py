@@ -29,16 +29,15 @@ from triptych.models.lr_schedule import refused_keys
 from triptych.models.own import own_outputs, sampler_outputs
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.model import build_denoiser, check_compiler, compiled
-from triptych.run.peers import Peers
 from triptych.run.processes import launch, rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
-from triptych.run.stopping import Stop
+from triptych.run.stopping import Peers, Stop
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -55,7 +54,6 @@ class Fit:
 
     @property
     def device(self) -> str:
-        """Name of the device."""
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -158,9 +156,8 @@ def build_fit(
         raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
     for name in ("val", "test"):  # a process without a batch would skip what the others wait for
         if 0 < (n := len(data.splits[name])) < trainer.world_size:
-            raise UserError(
-                f"trainer.devices: {trainer.world_size} processes, {n} {name} items; use fewer processes"
-            )
+            few = f"{trainer.world_size} processes, {n} {name} items"
+            raise UserError(f"trainer.devices: {few}; use fewer processes")
     share, each = trainer.limit_val_batches, len(data.splits["val"]) // trainer.world_size
     batches = math.ceil(each / data.eval_batch_size)  # of the process with the fewest
     if isinstance(share, float) and batches * share < 1 <= batches:
@@ -179,21 +176,21 @@ def build_fit(
         if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late
             with refused_keys("lr_schedule", model.lr_schedule), warnings.catch_warnings(action="ignore"):
                 made["lr_scheduler"]["scheduler"].step()
-        if origin.start is None and not sharded:
+        anew, every = origin.start is None, node["val_check_interval"]
+        if anew and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
-        if origin.start is None:
+        if anew:
             check_states(model, callbacks)
-        every = node["val_check_interval"]
-        if origin.start is None and config["checkpoint"] == "best" and (every > steps or not validated):
+        if anew and config["checkpoint"] == "best" and (every > steps or not validated):
             problem = f"trainer.val_check_interval={every} is beyond the {steps} steps; lower it, or"
             problem = problem if validated else f"data {data.name} has no validation items;"
             raise UserError(f"checkpoint=best: {problem} pass checkpoint=last")
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
-        if origin.start is None and warmup >= trainer.max_steps:
+        if anew and warmup >= trainer.max_steps:
             problem = f"all {trainer.max_steps} steps are warm-up"
             log_line(run, f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer")
         bundled = {"experiment", "ablation", "paper"} & run.provenance().get("choices", {}).keys()
-        if origin.start is None and not bundled and (name := data.name) in choices_of("experiment"):
+        if anew and not bundled and (name := data.name) in choices_of("experiment"):
             other = f"experiment={name} has settings for these data"
             log_line(run, f"data={name}: the other settings are for digits; {other}")
     trainer.loggers = build_loggers(run, origin.step, lambda: keep.seconds)
@@ -205,11 +202,7 @@ def build_fit(
 
 
 def steps_of(config: dict[str, Any], items: int) -> int:
-    """Return steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
-
-    ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
-    ``limit_train_batches`` leaves so many, or that share.
-    """
+    """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated) of so many ``items``."""
     node = config["trainer"]
     if node["max_steps"]:
         return int(node["max_steps"])

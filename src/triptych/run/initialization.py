@@ -1,5 +1,14 @@
-"""Initialise a run: from scratch, its own checkpoint, or another run (``init_from``, ``trained``)."""
+"""Initialise a run: from scratch, its own checkpoint, or another run (``init_from``, ``trained``).
 
+Runs of a sweep that differ in how they draw alone train the same network: one of them does. A fit is a
+function of configuration, data, code and packages. A later run that would repeat it begins where it ended,
+as if it had been killed between fit and test: the same to the last digit.
+"""
+
+import contextlib
+import hashlib
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +17,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from triptych.callbacks.ema import SNAPSHOTS
+from triptych.config.identity import BUNDLES, leaves, role_in
 from triptych.data.base import DataModule
 from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
+from triptych.declare import Role
 from triptych.errors import UserError
+from triptych.files import check_directory, load_object, open_regular
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
-from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
+from triptych.run.checkpoints import newest_readable, read_checkpoint, reported, save_checkpoint, weights_of
+from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, to_json, write_atomic
 from triptych.run.leakage import compare_data, log_line, log_own_changes, remember
+from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
-from triptych.run.processes import rank
-from triptych.run.provenance import few
-from triptych.run.shared_fit import fit_digest, take_fit
+from triptych.run.processes import launch, rank
+from triptych.run.provenance import digest_of, few, source_files, versions
+from triptych.run.untrusted import is_composed_here
+
+FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
+FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
+OTHERS = ("trained", "init_from", "objective.teacher", "model.stages")  # runs, which may change meanwhile
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,6 @@ class Origin:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return the record of the data: fingerprint, split, sizes."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
@@ -93,12 +110,11 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters but those of a learned schedule, and the buffers of modules that have parameters. UserError
-    where nothing matches, or not everything and ``init_partial`` is false.
+    All but a learned schedule's. UserError where nothing fits, or not everything and no ``init_partial``.
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}
-    theirs = state_dict_of(checkpoint, name)
+    theirs = weights_of(checkpoint, name)
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
@@ -131,3 +147,61 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
             own |= dict(module.named_buffers(recurse=False))
         for name, tensor in own.items():
             yield f"{prefix}.{name}".removeprefix("."), tensor
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    flat = dict(leaves(config))
+    return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}
+
+
+def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
+    """Identify the fit that ``run`` is about to make, for others of its sweep; "" if it is for none."""
+    sweep, config = run.path.parent, run.config()
+    # of several processes that a launcher started at once, some might see another run's end and some not
+    if not is_composed_here(run) or not (sweep / "sweep.json").is_file() or launch():
+        return ""
+    settings = _settings(config)
+    others = tuple(f"{key}." for key in OTHERS)
+    if any(value and f"{key}.".startswith(others) for key, value in settings.items()):
+        return ""
+    if (sweep / FITS).is_symlink():  # which may lead anywhere
+        return ""
+    code = [digest_of(source_files(config)), versions(), sys.version]
+    fit = to_json([sorted(settings.items()), data.data, data.split, code])
+    return hashlib.blake2b(fit.encode(), digest_size=16).hexdigest()
+
+
+def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
+    """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
+    if digest and not any("changed" in one for one in run.provenance().get("executions", [])):
+        with contextlib.suppress(OSError, UserError):  # then they train themselves
+            entry = to_json({"run": run.path.name, "id": run.provenance().get("id"), "memory": memory})
+            write_atomic(run.path.parent / FITS / digest, entry)
+
+
+def take_fit(run: RunDirectory, digest: str) -> None:
+    """Copy the end of another run's fit, if one of this sweep was the same and this one has not begun."""
+    if not digest or run.checkpoints():
+        return
+    entry = load_object(run.path.parent / FITS / digest)
+    name, memory = str(entry.get("run", "")), to_float(entry.get("memory"))  # bytes
+    other = RunDirectory(run.path.parent / name)
+    # damaged, of a stranger or not there any more: then this one trains
+    with contextlib.suppress(UserError, OSError, ValueError):
+        if not name or Path(name).name != name or name in ("..", run.path.name) or other.path.is_symlink():
+            return
+        check_directory(other.path)
+        if other.provenance().get("id") != entry.get("id"):  # begun anew since, by force=true
+            return
+        states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
+        needed = {LAST, BEST} if run.config()["checkpoint"] == "best" else {LAST}
+        if not needed <= {*states} or _settings(other.config()) != _settings(run.config()):
+            return
+        states[LAST]["triptych"]["fit_of"] = {"run": name, "memory": memory if math.isfinite(memory) else 0.0}
+        for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):
+            with open_regular(path) as file:
+                write_atomic(run / str(path.relative_to(other.path)), file.read())
+        for file_name, state in sorted(states.items()):  # LAST last: it tells that all are there
+            state["triptych"]["config"] = run.config()
+            save_checkpoint(state, run / "checkpoints" / file_name)
+        log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")

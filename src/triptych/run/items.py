@@ -36,15 +36,13 @@ class Items:
 
     @cached_property
     def mean(self) -> float:
-        """The bound of all of them."""
         return float(self.total.mean())
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write the bound of each item; return False if there is none.
+    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
 
-    ``index`` (n,) int64, rising; ``total``, ``prior``, ``reconstruction``, ``diffusion`` (n,) float64 in
-    the reported unit, means over draws; ``draw_variance`` (n,) float64 of that mean, NaN for one draw.
+    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
     """
     if account.per_item is None:
         return False
@@ -91,10 +89,9 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read the arrays ``names`` (n,) of equal length; None if missing, damaged or of another kind.
+    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n); None if damaged or of another kind.
 
-    The one called ``square`` is (n, n). Nothing is unpickled, and all of them together are below
-    TRIPTYCH_MAX_ITEMS once unpacked.
+    Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
     """
     import numpy as np  # which a mistake typed at a command does without
 

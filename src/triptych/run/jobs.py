@@ -1,7 +1,6 @@
-"""Processes of a sweep's runs, forked from one that has imported what a run imports.
+"""Processes of a sweep's runs, forked from one that has imported what a run imports: that takes long.
 
-Imports take as long as a small run. A worker starts one such process with its first run and writes it a line
-for each; it answers with the fork's process id and, at the end, with its exit code.
+A worker writes it a line for each run; it answers with the fork's process id and, in the end, exit code.
 """
 
 import atexit
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from triptych.files import no_link
 from triptych.run.directory import RunDirectory
@@ -34,8 +34,8 @@ _servers: list["Server"] = []  # of this process: one, or none yet
 def run_job(argument: str, log: Path) -> int:
     """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
 
-    The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
-    to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
+    The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and waits for it;
+    a SIGKILL is noticed by the job itself within a second.
     """
     sweep = int(os.environ.get(SWEEP) or 0)
     # a worker of a launcher that works in processes of the sweep's own, which may be gone already
@@ -60,7 +60,7 @@ class Server:
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process = subprocess.Popen(
+            self.process: Any = subprocess.Popen(  # whose pipes may be None by its type
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)
@@ -68,7 +68,7 @@ class Server:
     def _end(self) -> None:
         """Wait until the process is gone, with the log that it holds open."""
         with suppress(OSError, subprocess.TimeoutExpired):
-            self.process.stdin.close()  # type: ignore[union-attr]
+            self.process.stdin.close()
             self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
@@ -77,7 +77,7 @@ class Server:
         try:
             job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
             with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(job).encode() + b"\n")  # type: ignore[union-attr]
+                self.process.stdin.write(json.dumps(job).encode() + b"\n")
             pid = self._answer(look) or 0
             code = self._answer(look) if pid else None
             return self.process.wait() if code is None else code
@@ -86,16 +86,12 @@ class Server:
             raise
 
     def _answer(self, look: Callable[[], None]) -> int | None:
-        """Return the next number from the process; None if it has ended."""
-        answers = self.process.stdout
-        assert answers is not None
-        while not select.select([answers], [], [], 1.0)[0]:
+        while not select.select([self.process.stdout], [], [], 1.0)[0]:
             look()
-        line = answers.readline()
+        line = self.process.stdout.readline()
         return int(line) if line else None
 
     def _stop(self, pid: int) -> None:
-        """Ask a run to stop, and wait for it; kill one that does not."""
         if not pid:  # not forked yet; a fork in this very moment notices that its parent is gone
             self.process.kill()
             return
@@ -108,8 +104,7 @@ class Server:
 def serve() -> None:
     """Return once for each job from standard input, in a fork that has its argument, log and environment.
 
-    Signals are for the runs: a cluster sends its own to every process of a job. Where a process with open
-    libraries must not be forked (macOS) it becomes its only run.
+    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only run.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
@@ -147,10 +142,7 @@ def serve() -> None:
 
 
 def leave() -> None:
-    """End a fork whose run has finished; else Python puts away all that was imported, for a second or two.
-
-    What atexit holds is run; ``cli/startup.py``'s handler, the last of it, writes out what was printed.
-    """
+    """End a fork whose run has finished by atexit's handlers alone: Python's own end takes a second."""
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)

@@ -21,11 +21,7 @@ _noted: set[Path] = set()
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
-
-    Raises:
-        UserError: an item of a split in ``judged`` is one that the model was trained on; ends with ``fix``.
-    """
+    """Describe how data differ from those ``seen`` by a model, or ""; UserError: trained on ``judged``."""
     if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
         return ""
     before = ", ".join(f"{n} {name}" for name, n in seen["n"].items())
@@ -60,11 +56,9 @@ def log_line(run: RunDirectory | None, line: str) -> None:
     print(line, file=sys.stderr, flush=True)
     if run is None:
         return
-    log = run / "train.log"
-    try:
+    log, same = run / "train.log", False
+    with suppress(OSError, ValueError, AttributeError):
         same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
-    except (OSError, ValueError, AttributeError):
-        same = False
     if not same:
         with suppress(OSError), open(log, "a", opener=no_link) as file:
             file.write(line + "\n")
@@ -78,7 +72,6 @@ def log_own_changes(what: str, run: Path, config: dict[str, Any]) -> None:
 
 
 def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """Count the ``items`` that a model was trained on, except duplicates present from the start."""
     if items is None or "train" not in seen:
         return 0
     doubles = torch.cat([seen[name] for name in HELD_OUT if name in seen] or [items[:0]])

@@ -20,8 +20,7 @@ from triptych.config.trust import import_class
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
-from triptych.run.log_content import flat_numbers, parameters, sweep_of
-from triptych.run.metrics import MetricsCsv
+from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
 from triptych.run.result import Result
@@ -36,9 +35,8 @@ CALLED = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", 
 class Guarded(Logger):
     """A Lightning logger whose first error prints one line and disables it.
 
-    Args:
-        kind: class of the logger, with ``title``, ``pauses`` (seconds before a further try) and our methods.
-        table: knows the seconds of fitting at each step, which are logged as ``time``.
+    ``kind``: its class, with ``title``, ``pauses`` (seconds before a further try) and our methods; ``table``:
+    knows the seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
@@ -60,14 +58,12 @@ class Guarded(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log figures of a step, with the seconds of fitting."""
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         if row:
             row |= self.table.time(step or 0)
             self._try(lambda: self.logger.log_metrics(row, step or 0))
 
     def log_picture(self, key: str, path: Any, step: int) -> None:
-        """Log a picture of a step."""
         self._try(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
@@ -115,10 +111,7 @@ def guard(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, then those that ``logger`` names.
-
-    The run goes on from ``step``: rows of metrics.csv up to it stand. ``clock``: seconds of fitting so far.
-    """
+    """Build the logger of metrics.csv, whose rows up to ``step`` stand, then those that ``logger`` names."""
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     loggers: list[Logger] = [table]
@@ -177,10 +170,7 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, with the configuration as hyperparameters, and pictures.
-
-    Of a run that goes on TensorBoard's readers drop what earlier files have after ``step``.
-    """
+    """Lightning's logger, with hyperparameters and pictures; of earlier files only rows to ``step`` count."""
 
     title, pauses = "TensorBoard", ()
 
@@ -192,7 +182,6 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture of a step."""
         import numpy as np
         from PIL import Image
 
@@ -200,7 +189,6 @@ class TensorBoard(TensorBoardLogger):
             self.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(flat_numbers(summary, logged), step)
         self.experiment.close()
 
@@ -235,11 +223,9 @@ class MLflowRun(MLFlowLogger):
         self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in there})
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture as an artifact."""
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(flat_numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")
 

@@ -1,31 +1,40 @@
-"""Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume."""
+"""Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume.
 
+Other loggers have beside it the configuration, the figures and the panels of a result.
+"""
+
+import contextlib
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from triptych.config.identity import leaves
 from triptych.files import read_rows
-from triptych.run.directory import write_atomic, write_end
+from triptych.run.directory import RunDirectory, write_atomic, write_end
 from triptych.run.leakage import log_line
+from triptych.run.parsing import format_value
+from triptych.run.result import Result
 
 OPEN = 8  # of the last rows, which may still gain figures
+SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
+NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics")
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
+NOT_PARAMETERS = ("logger", "paths")
+RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 
 
 class MetricsCsv(Logger):
     """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
     Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again when they
-    change; those before are on disk alone. A new column, or a figure of a step further back, takes a rewrite
-    of the whole table.
-
-    When a run goes on from a checkpoint at step s, rows after s are dropped before they are written again, so
-    each step stands once. ``time`` is the seconds of fitting that led to the row, by ``clock``.
+    change; a new column, or a figure of a step further back, takes a rewrite of the whole table. ``time`` is
+    the seconds of fitting that led to the row, by ``clock``.
     """
 
     name, version = "csv", ""
@@ -127,3 +136,70 @@ def _is_text(cell: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def sweep_of(run: RunDirectory) -> str | None:
+    """Return the name of the sweep that a run belongs to; None if it belongs to none."""
+    folder = run.path.parent
+    return folder.name if (folder / "sweep.json").exists() else None
+
+
+def comparable(
+    choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
+
+    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot in it.
+    """
+    flat = {group: c for group, c in choices.items() if group not in NO_CHOICE and c is not None}
+    flat |= {key: config[key] for key in ("seed", "setting") if config.get(key) is not None}
+    typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    return flat | {
+        key.replace(".", "/"): value
+        for key, value in leaves(dict(config))
+        if key in typed and "." in key and key.split(".")[0] not in NOT_PARAMETERS
+    }
+
+
+def parameters(run: RunDirectory) -> dict[str, Any]:
+    """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
+    config, choices = run.config(), run.provenance().get("choices", {})
+    flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
+    flat |= comparable(choices, config)
+    return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
+
+
+def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
+    own = (item for item in record.items() if item[0] not in NOT_FIGURES)
+    return {name: x for key, value in own for name, x in _flatten(value, key, SPLITS.get(key, f"{key}/"))}
+
+
+def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
+    """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
+    flat = flat_figures(summary.record) if summary else {}
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
+
+
+def _flatten(value: Any, name: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and {"mean", "n"} <= {*value}:  # its mean has its name, the rest a suffix
+        yield name, value["mean"]
+        yield from ((f"{name}_{k}", v) for k, v in value.items() if k != "mean" and v is not None)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/")
+    elif value is not None and not isinstance(value, list):
+        yield name, value
+
+
+def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
+    for key, value in record.items():
+        columns = [*value.values()] if isinstance(value, dict) else []
+        lists = bool(columns) and all(isinstance(column, list) and column for column in columns)
+        if lists and not any(isinstance(one, list | dict) for column in columns for one in column):
+            with contextlib.suppress(ValueError):  # columns of several lengths
+                rows = [list(row) for row in zip(*columns, strict=True)]
+                tables[f"panels/{key}"] = ([*value], rows)
+    return tables

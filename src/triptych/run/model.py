@@ -1,7 +1,4 @@
-"""Build the model of a resolved configuration and its data; compile it where ``compile=true``.
-
-What is reported is computed without compilation. Names of weights stay, so either kind of run goes on.
-"""
+"""Build the model of a resolved configuration and its data; compile it for the fit where ``compile=true``."""
 
 from __future__ import annotations
 
@@ -55,9 +52,8 @@ def build_model(
 ) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``; ``recorded``: the keys of the bound that a
-    run was trained with, read or not. UserError for a value that its owner refuses, or a choice that this
-    model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``; ``recorded``: the bound's keys that a run
+    was trained with. UserError for a refused value, or a choice that this model would not read.
     """
     from triptych.models.diffusion import Diffusion
 
@@ -83,10 +79,7 @@ def _parts(config: dict[str, Any], data: DataModule) -> Dependencies:
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
-    """Return the objects injected by argument name: facts of the data and parts of ``config``.
-
-    Data with a density have the Gaussian decoder. UserError for a decoder that does not fit the data.
-    """
+    """Return what is injected by argument name: facts of the data and parts of ``config``; or UserError."""
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     kind = Decoder.named.get(name) if isinstance(name, str) else None

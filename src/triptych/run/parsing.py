@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.errors import UserError
 from triptych.files import printable
@@ -15,8 +16,6 @@ LARGEST = 1e150  # whose square and sums are floats too
 
 def load_config(path: Path) -> dict[str, str]:
     """Read a resolved configuration as {dotted key: text}; empty if unreadable."""
-    from triptych.config.file import read_config
-
     try:
         return {key: format_value(value) for key, value in leaves(read_config(path))}
     except UserError:

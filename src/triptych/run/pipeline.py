@@ -1,7 +1,7 @@
 """Read a ``DDPMPipeline`` directory in diffusers' layout as the model of a run, and write a run's as one.
 
-Its JSON files become a run's configuration; its weights are safetensors. It may be a stranger's: no file of
-it is run or unpickled, and a class that it names is compared with ``VALUES`` and never imported.
+It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its JSON names
+is compared with ``VALUES`` and never imported.
 """
 
 import os
@@ -82,11 +82,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> dict[str, Any]:
-    """Return the config groups that the pipeline in ``path`` determines, ``bound`` without repeats.
-
-    Raises:
-        UserError: a file is missing or no JSON; something in it cannot be expressed; no safetensors.
-    """
+    """Return the config groups that a pipeline determines, ``bound`` without repeats; else UserError."""
     _read(path, INDEX)
     theirs, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
     own = {key: value for key, value in theirs.items() if key not in VALUES[SCHEDULER]}
@@ -116,11 +112,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
 
 
 def read_pipeline(path: str, model: Any) -> dict[str, Any]:
-    """Load the pipeline's weights into ``model``, and return them in a checkpoint's form.
-
-    Raises:
-        UserError: the network is of images of another shape; weights are damaged, or another network's.
-    """
+    """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
     shape, unet = tuple(model.shape), _read(path, UNET, NETWORK)
     size = unet.get("sample_size")
     theirs = (unet.get("in_channels", 3), *(size if isinstance(size, list) else [size] * 2))
@@ -167,7 +159,6 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
 
 
 def _weights(path: str) -> Path:
-    """Return the file of weights; UserError if it is missing."""
     file = Path(path) / WEIGHTS
     try:
         open_regular(file).close()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, check_needed, keep_arguments
-from triptych.config.combinations import check_together, check_used
+from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences, leaves
 from triptych.config.keys import check_values, groups, role
@@ -25,7 +25,6 @@ from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
 
-ROOT = "data.root"
 ANOTHER = "choose another name, or force=true to start over"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
@@ -69,9 +68,7 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
-    Raises:
-        UserError: a refused value; a directory that records another configuration, or a failed run.
-        Diverged: it did so before.
+    UserError: a refused value; another configuration or a failed run is there. Diverged: it did before.
     """
     check_directory(path)
     composed = dict(choices)
@@ -95,10 +92,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
                 run.write("provenance.json", provenance(run, overrides, choices, plain))
                 _record(run, plain)
                 return run
-    changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
+    changes = _without_defaults(differences(run.config(), plain), cfg, composed)
     finished = run.status == "finished"
     other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
-    if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
+    if other and not (set(other) == {"data.root"} and _lies_there_now(run, plain)):
         raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on as this machine can, with its data where they are now
@@ -129,9 +126,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(f"failed before: {result.error or '?'} ({fix})")
 
 
-def _without_new_defaults(
-    changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
-) -> dict[str, Any]:
+def _without_defaults(changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes

@@ -30,7 +30,6 @@ class Progress(pl.Callback):
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
-        """Write the current stage, step, speed and last validation bound."""
         self._written = now = time.monotonic()
         where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
         if stage == "fit":

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution, distributions
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file, is_trusted
+from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
@@ -139,10 +139,10 @@ def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict[str, Any]:
-    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes.
+    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes; or {}.
 
-    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
-    repository. Links, hidden files and those named after keys or passwords are left out.
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}: links, hidden
+    files and those named after keys or passwords.
     """
     root = root or Path(__file__).parent
 
@@ -225,9 +225,7 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    spec = find_spec(package)
-    places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
-    return [Path(place) for place in places]
+    return places(package) or [*filter(None, [file_of(package)])]
 
 
 def _named(config: dict[str, Any]) -> set[str]:
@@ -236,9 +234,8 @@ def _named(config: dict[str, Any]) -> set[str]:
 
 def digest_of(files: dict[str, str]) -> str:
     """Combine the digests of all files into one."""
-    return hashlib.blake2b(
-        "\n".join(f"{k} {v}" for k, v in sorted(files.items())).encode(), digest_size=8
-    ).hexdigest()
+    lines = "\n".join(f"{k} {v}" for k, v in sorted(files.items()))
+    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
 
 
 @functools.cache  # those that this process imports
@@ -246,18 +243,13 @@ def versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies."""
     known: dict[str, str] = {}
     ahead = ["triptych"]
-    while ahead:
-        name = ahead.pop()
-        if name in known:
-            continue
-        try:
+    for name in ahead:
+        with contextlib.suppress(PackageNotFoundError):
             package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        known[name] = package.version
-        for line in package.requires or []:
-            if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
-                ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
+            known[name] = package.version
+            needed = (re.match(r"[\w.-]+", line) for line in package.requires or [] if "extra ==" not in line)
+            names = {re.sub(r"[-_.]+", "-", match[0]).lower() for match in needed if match}
+            ahead += names.difference(ahead)
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 

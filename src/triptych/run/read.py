@@ -1,14 +1,11 @@
-"""Read a run directory: result, provenance, progress.
+"""Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`."""
 
-A summary that cannot be understood makes the run "unreadable", with the reason in `error`.
-"""
-
-import contextlib
 import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,10 +39,8 @@ class Position:
 class Run(Result):
     """A run directory as plain data; unknown fields are empty, None or NaN.
 
-    Attributes:
-        config: resolved, by dotted keys.
-        sources: digest of the code that it ended with. code_changes: what changed between two executions.
-        fit_of: the run of its sweep whose fit it took, and whose seconds of fitting it has.
+    ``config`` by dotted keys; ``sources``: digest of the last code, ``code_changes`` between executions;
+    ``fit_of``: the run of its sweep whose fit, and seconds of it, it has.
     """
 
     dir: Path
@@ -77,10 +72,7 @@ class Run(Result):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Those that may change its result.
-
-        What a key is follows from where it is declared; one that nothing declares counts.
-        """
+        """Those that may change its result, by where they are declared; one that nothing declares counts."""
         every = self.all_settings.items()
         return {k: value for k, value in every if role_in(self.config, k) in AXES or k in BUNDLES}
 
@@ -167,7 +159,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     git, executions = record.get("git", {}), record.get("executions", [])
     last = executions[-1] if executions else {}
     start: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         start = parse_entries(record, AT_START)
     return start | {
         "sources": str(last.get("sources") or ""),
@@ -185,22 +177,17 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
     record = load_object(directory / "progress.json")
     progress = None
-    try:
+    alive, abandoned = 0.0, False
+    with suppress(OSError):
         alive = (directory / "config.yaml").stat().st_mtime
-    except OSError:
-        alive = 0.0
     if record:
         step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
         updated = to_float(record.get("updated"))
         progress = Position(str(record.get("stage") or ""), step, most)
         alive = updated if math.isfinite(updated) else alive
-    try:
-        with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
-            who = file.read(1000).strip()
-        pid = pid_of(who)
+    with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
+        pid = pid_of(who := file.read(1000).strip())
         abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
-    except OSError:
-        abandoned = False
     running = now - alive < STALE and not abandoned
     ended: Status = "pruned" if (directory / PRUNE).exists() else "interrupted"  # by a search
     return Run(**known, status="running" if running else ended, progress=progress)

@@ -22,8 +22,7 @@ from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.contract import PartOutput, raised_by
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import inception_features, open_inception, read_statistics
-from triptych.run.prompts import Prompts
+from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
@@ -32,11 +31,7 @@ FEW = 3  # modes whose shares are recorded one by one
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples that ``config`` names.
-
-    Raises:
-        UserError: a name of ours, or no samples are measured.
-    """
+    """Return the user's own metrics of samples; UserError: a name of ours, or no samples are measured."""
     own = {name: one for name, one in named_metrics(config).items() if isinstance(one, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
@@ -274,7 +269,6 @@ class ImageReference(SampleReference):
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median and range of each figure that is finite in all."""
     columns = {name: sorted(f[name] for f in figures) for name in figures[0]}
     return {
         name: {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}

@@ -16,16 +16,12 @@ from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import RunDirectory, checkpoint_at
-from triptych.run.drawing import parts_read
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
 from triptych.run.leakage import compare_data, log_line, log_own_changes
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
-# parts that a person asks for; what else a stage is told, another draws
-PROMPTED = ("label", "text", "text_embedding")
-DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
 def reopen(
@@ -38,12 +34,9 @@ def reopen(
 ) -> Experiment:
     """Rebuild the model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
 
-    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Data other
-    than those the model was trained on are reported in one line on stderr.
-
-    Raises:
-        UserError: a checkpoint that is missing, damaged or names what may not be built; data that are
-            missing, or of which an item of a split in ``judged`` is one that the model was trained on.
+    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Other data
+    than in training are reported on stderr. UserError: items of a ``judged`` split were trained on; the
+    checkpoint or its data are missing or damaged, or name what may not be built.
     """
     where = f"{key}={ckpt}"
     try:
@@ -141,18 +134,6 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
             raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
-
-
-def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Give a dotted key of a configuration another value; False where there is no such key."""
-    node: Any = config
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or name not in node:
-        return False
-    node[name] = value
-    return True
 
 
 def _check_stage(

@@ -1,14 +1,11 @@
-"""``summary.json``: a run's recorded result, described, written and read by one class.
-
-A field names the entries that it is parsed from; ``record`` holds all of them, a user's own too.
-"""
+"""Describe, write and read ``summary.json``: a field names the entries that it is parsed from."""
 
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -53,9 +50,7 @@ class Result:
     status: Status = field(metadata={"parse": str, "keys": ()})
     name: str = _entry(str, "")
     overrides: Mapping[str, str] = _entry(parse_overrides, dict)
-    choices: Mapping[str, str] = _entry(
-        lambda names: {str(key): str(name) for key, name in names.items()}, dict
-    )
+    choices: Mapping[str, str] = _entry(lambda names: {str(k): str(v) for k, v in names.items()}, dict)
     seed: int | None = _entry(entries.parse_seed, None, ("seed", "overrides"))
     stage: str = _entry(str, "")
     error: str = _entry(first_line, "")
@@ -69,21 +64,21 @@ class Result:
     weights: str = _entry(str, "")
     checkpoint: str = _entry(str, "")
     averaging: Mapping[str, Any] | None = _entry(dict)
-    fingerprint: str = _entry(entries.parse_fact("fingerprint", str), "", ["data"])
-    split: str = _entry(entries.parse_fact("split", str), "", ["data"])
-    data_changed: bool = _entry(entries.parse_fact("changed", bool), False, ["data"])
-    train: Mapping[str, Estimate] = _entry(entries.parse_estimates("train"), dict)
-    val: Mapping[str, Estimate] = _entry(entries.parse_estimates("val"), dict)
-    test: Mapping[str, Estimate] = _entry(entries.parse_estimates("test"), dict)
-    noise_levels: Curve | None = _entry(entries.parse_curve("epsilon_mse"))
+    fingerprint: str = _entry(partial(entries.parse_fact, "fingerprint", str), "", ["data"])
+    split: str = _entry(partial(entries.parse_fact, "split", str), "", ["data"])
+    data_changed: bool = _entry(partial(entries.parse_fact, "changed", bool), False, ["data"])
+    train: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "train"), dict)
+    val: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "val"), dict)
+    test: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "test"), dict)
+    noise_levels: Curve | None = _entry(partial(entries.parse_curve, "epsilon_mse"))
     variance: float = _entry(
         lambda one: to_float(one.get("variance")) if isinstance(one, dict) else None, math.nan, ["estimator"]
     )
     baselines: Mapping[str, float] = _entry(entries.parse_baselines, dict)
     metrics: Mapping[str, str] = _entry(entries.parse_metrics, dict)
-    weighting: Curve | None = _entry(entries.parse_curve("effective"))
-    tweedie: Curve | None = _entry(entries.parse_curve("excess"))
-    posterior: Curve | None = _entry(entries.parse_curve("spread"), None, ["tweedie"])
+    weighting: Curve | None = _entry(partial(entries.parse_curve, "effective"))
+    tweedie: Curve | None = _entry(partial(entries.parse_curve, "excess"))
+    posterior: Curve | None = _entry(partial(entries.parse_curve, "spread"), None, ["tweedie"])
     samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
     measured: SampleMeasures | None = _entry(
         entries.parse_sample_measures, None, ("measures", "measures_over", "measured")
@@ -136,7 +131,6 @@ class Result:
         return next((value for one in paths if isinstance(value := known.get(one), float)), None)
 
     def higher_is_better(self, path: str) -> bool:
-        """Return whether it is, of a figure by its path."""
         _, name, *_ = f"{path}..".split(".")
         return name == "accuracy" or self.metrics.get(name) == "higher"
 
@@ -191,10 +185,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format mean and error: four decimals, or as many as an error below ``least`` has; of one item no error.
-
-    "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".
-    """
+    """Format mean and error: four decimals, or as many as an error below ``least`` has; without NaN."""
     if math.isnan(error := figure.stderr):
         return f"{figure.mean:.4f}"
     digits = 1 - math.floor(math.log10(error)) if 0 < error < least else 4

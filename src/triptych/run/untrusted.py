@@ -1,7 +1,4 @@
-"""Open checkpoints and run directories that may be a stranger's, before anything of theirs is used.
-
-Nothing here imports torch, so what is refused is refused at once. docs/security.md lists the promises.
-"""
+"""Open checkpoints and run directories that may be a stranger's, before anything is used; no torch."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +9,7 @@ from typing import IO, Any
 from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.identity import describe_differences, other_figures
-from triptych.config.keys import check_values, groups, of_model, with_roles
+from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
 from triptych.config.names import in_root
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
@@ -26,7 +23,7 @@ OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own co
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return a plain configuration from a file, once its groups are there and name only what may be built."""
-    for name in needed or [key for key in groups() if key in of_model()]:
+    for name in needed or [key for key in groups() if key in MODEL_KEYS]:
         if not isinstance(config, dict) or not isinstance(config.get(name), dict):
             raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
         if name in ("data", "model") and "_target_" not in config[name]:
@@ -40,11 +37,7 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
 
 @contextmanager
 def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
-    """Open a checkpoint for torch, and the record that ``inspect`` reads; messages begin with ``key``.
-
-    Raises:
-        UserError: missing, damaged, more than plain data, or lying in the directory of another run.
-    """
+    """Open a checkpoint for torch, with ``inspect``'s record; UserError: damaged, or another run's."""
     where = f"{key}={path}"
     if is_pipeline(path):
         fix = f"pass a run of triptych-train trained={path} data=NAME"
@@ -101,9 +94,8 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the model's configuration from the run ``config["trained"]`` into a composed one and its choices.
 
-    A pipeline of diffusers has no data and no bound: these are the configuration's own, but DDPM's steps,
-    decoder and variance where they are not typed. UserError if nothing finished is there, or for an override
-    of what only the other run can say.
+    A pipeline of diffusers has no data and no bound: the composed ones stay, but DDPM's steps, decoder and
+    variance. UserError if nothing finished is there, or for an override of what only the other run can say.
     """
     path = config["trained"]
     source = RunDirectory(path)
@@ -124,10 +116,10 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
         theirs, named = source.config(), source.provenance().get("choices", {})
     own = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
     for override, key in zip(overrides, typed, strict=True):
-        if (group := key.split(".")[0].split("/")[0]) in of_model() and group not in free:
+        if (group := key.split(".")[0].split("/")[0]) in MODEL_KEYS and group not in free:
             raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
     theirs = check_config(theirs, f"trained={path}")
-    for key in of_model():
+    for key in MODEL_KEYS:
         if key not in theirs:
             raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
         config[key] = theirs[key]

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.leakage import log_line
-from triptych.run.log_content import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
+from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
@@ -31,12 +31,9 @@ _ours: set[str] = set()  # of these variables, those that a run of this process 
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, with panels, figures and checkpoints as this project has them.
+    """Lightning's logger, with our panels, figures and, with ``artifacts``, the reported checkpoint.
 
-    Args:
-        mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
-        artifacts: whether W&B gets the checkpoint that is reported.
-        about: arguments of ``wandb.init``.
+    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for wandb.init.
     """
 
     title, pauses = "W&B", ()
@@ -90,12 +87,10 @@ class WandbRun(WandbLogger):
             super().log_metrics({k: v for k, v in metrics.items() if k not in once}, step)
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Log a picture of a step."""
         if path.exists():
             self.log_image(key, [str(path)], step, caption=[f"step {step}"])
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the panels and figures of ``summary``, and end."""
         if summary:
             self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flat_figures(summary.record))
@@ -119,7 +114,6 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        """Do ``task``, which asks the server, within SENT seconds; else print one line."""
         why = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:

@@ -14,7 +14,7 @@ from triptych.diffusion.measures import frechet_distance
 from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.run.execute import execute
-from triptych.run.inception import inception_features, open_inception, read_statistics
+from triptych.run.judges import inception_features, open_inception, read_statistics
 
 
 @pytest.fixture(scope="module")

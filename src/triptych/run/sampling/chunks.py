@@ -1,13 +1,13 @@
 """Sets of items, chunk by chunk: processes share the chunks, and what is read of each outlives a kill.
 
-A chunk holds about a million numbers, whatever the memory and the number of processes, and draws from a
-generator of its own, so samples are the same on any number of processes. Its items are dropped once their
-features are in a file of the run's directory; the first process measures what all have left there.
+A chunk holds about a million numbers and draws from a generator of its own, so samples are the same on any
+number of processes. Only features are kept, in files that the first process measures.
 """
 
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
+_read = partial(read_tensors, kind="a chunk")
 
 
 class Features:
@@ -30,7 +31,6 @@ class Features:
         self.chunks, self.rows = chunks, rows
 
     def subset(self, rows: Tensor) -> "Features":
-        """Return the items at ``rows`` of the whole set."""
         return Features(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -51,8 +51,7 @@ class Features:
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``read``: items x (k, *shape) -> what is kept of them, (k, ...) each. ``finite``: whether all items that
-    this process has read were.
+    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items read here were.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
@@ -60,10 +59,7 @@ class Chunks:
         self._turn, (self._rank, self._world) = 0, rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
-        """Read this process's chunks of a set of n items, but those that are there.
-
-        ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
-        """
+        """Read this process's missing chunks of n items: (places (k,), number of chunk) -> x (k, *shape)."""
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
             paths.append(path := self.folder / f"{name}_{chunk}.pt")
@@ -98,10 +94,6 @@ def weights_digest(modules: Iterable[Any], code: str) -> str:
             if isinstance(value, Tensor):
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    return read_tensors(path, "a chunk")
 
 
 def _holds(path: Path, n: int) -> bool:

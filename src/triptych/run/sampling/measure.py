@@ -19,8 +19,7 @@ from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.models.condition_bits import never_dropped
 from triptych.run.directory import RunDirectory
-from triptych.run.drawing import Drawing, chosen
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Drawing, Experiment, chosen
 from triptych.run.leakage import log_line
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 
@@ -29,12 +28,10 @@ LEVELS, POINTS = 20, 1000  # of noise and of items, at which Tweedie's formula i
 
 
 def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0) -> Sets | None:
-    """Draw what ``measures`` asks for, each process its chunks of it; None if that is nothing.
+    """Draw what ``measures`` asks for, each process its chunks; None if that is nothing.
 
-    Chunks in the run's directory are not drawn again if weights, data, code and packages are the same.
-
-    Raises:
-        Diverged: a sample of the model of ``step`` is not finite; in all processes.
+    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all processes: a
+    sample of the model of ``step`` is not finite.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
@@ -64,7 +61,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
 def _key(experiment: Experiment, run: RunDirectory) -> str:
     """Return what samples and features follow from, beside the run's configuration."""
-    reference: Any = experiment.reference
+    reference = experiment.reference
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     judges.append(getattr(getattr(reference.prompts, "embedder", None), "network", None))
     networks = dict.fromkeys(one for _, drawing in experiment.measured for one in _modules(drawing))
@@ -74,7 +71,6 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
 
 
 def _modules(drawing: Drawing) -> Iterator[Any]:
-    """Yield the networks that draw: guides and earlier stages, too."""
     yield from (drawing.model, drawing.denoiser)
     for stage in drawing.stages.values():
         yield from _modules(stage)
@@ -93,7 +89,6 @@ def measure_samples(experiment: Experiment, sets: Sets, run: RunDirectory) -> di
     "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
-    assert reference is not None
     trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
     about = {
         "n": node["n"],
@@ -122,7 +117,6 @@ def _row(
     experiment: Experiment, drawing: Drawing, sets: dict[int, Features], run: RunDirectory, at: str
 ) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
-    assert reference is not None
     trained, classes, untrained = _conditions(experiment, drawing)
     figures, sizes = [], {}
     for repeat in range(node["repeats"]):
@@ -176,8 +170,8 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
-    {} without a truth, or where training never left out the condition: points of the data's ``shown`` split
-    have none here. Excess: from the model's score to the oracle's mean; spread: the posterior's own variance.
+    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {} without a
+    truth, or where training never left out the condition: points of the ``shown`` split have none here.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data

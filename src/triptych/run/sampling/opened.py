@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from triptych.config.combinations import check_guide
+from triptych.config.check import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
 from triptych.data.captions import Captioned
 from triptych.data.embedder import IMAGE, slerp
@@ -17,21 +17,15 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
-from triptych.run.build import build_drawing
-from triptych.run.drawing import Drawing, parts_read
-from triptych.run.experiment import Experiment
-from triptych.run.guided import Guides
+from triptych.run.build import Guides, build_drawing
+from triptych.run.drawing import Drawing, Experiment, parts_read
 from triptych.run.reopen import drawn_as, open_stages
 
 SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say, on a GPU if any.
-
-    Raises:
-        UserError: the model draws nothing, or not in this way.
-    """
+    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say; or UserError."""
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -44,11 +38,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last of the runs ``values["cascade"]``, with those before it as its sources.
-
-    Raises:
-        UserError: stages that do not fit one another, or cannot draw these conditions.
-    """
+    """Prepare to draw from the last of ``values["cascade"]``, those before it its sources; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = values["stages"]
     if len(changes) > len(runs):
@@ -86,13 +76,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
 
 
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
-    """Return the condition of n samples: prompts of ``values`` in turn, else its label, else the default.
-
-    The embeddings of ``like`` stand in it.
-
-    Raises:
-        UserError: as ``interpolate_images``; no prompt, a refused one, or models that take no text.
-    """
+    """Return the condition of n samples: prompts, else the label or default, and ``like``; or UserError."""
     condition = _prompted(drawing, values, n)
     if values["like"] is None:
         return condition
@@ -117,10 +101,7 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw each source, by its name, and ``SAMPLES``: ``values["n"]`` of each (n, *shape) in data units.
-
-    From ``values["seed"]``, in batches, with a bar.
-    """
+    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units, in batches."""
     n, most = values["n"], values["batch_size"]
     wanted, drawn = condition_of(drawing, values, n), []
     for start in range(0, n, most):
@@ -164,12 +145,9 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of the item ``images`` of the test set, or from one of two to the other.
+    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other; or UserError.
 
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
-
-    Raises:
-        UserError: a model without embeddings, another number of images, or no such item.
     """
     data, key = drawing.data, f"like={[*images]}"
     network = getattr(getattr(drawing.model, "denoiser", None), "network", None)

@@ -32,10 +32,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save a grid of n of the data's ``shown`` images; none of points, whose pictures all have the data.
-
-    They are spread evenly over the set: a folder's first images are all of one class.
-    """
+    """Save n of the data's ``shown`` images, evenly over the set: a folder's first are of one class."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         some = torch.arange(n := min(n, len(split))) * len(split) // n
@@ -87,14 +84,9 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 
 @torch.no_grad()
 def trajectory(
-    drawing: Drawing,
-    condition: Condition | None,
-    n: int,
-    generator: torch.Generator,
-    frames: int = FRAMES,
-    shown: int | None = None,
+    drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, n, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
+    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly from first step to last.
 
     x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at the end.
     Of n samples, drawn as the sampler draws them, the first ``shown``.
@@ -105,7 +97,7 @@ def trajectory(
     gammas = sampler.gammas(model.schedule, generator.device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
     steps = len(gammas) - 1 + model.schedule.denoised
-    moments = torch.linspace(0, steps, min(frames, steps + 1)).round().long()
+    moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
     scale = torch.hypot(alpha, sigma)
     if not model.schedule.denoised:
         scale[-1] = alpha[-1]
@@ -114,7 +106,7 @@ def trajectory(
         start = torch.randn((n, *model.event), generator=generator, device=generator.device)
         start *= denoiser.process.prior_std(gammas[0])
         rows = []
-        for first in range(0, n if draws > 1 else min(n, shown or n), size):
+        for first in range(0, n if draws > 1 else min(n, shown), size):
             z = start[first : first + size]
             own = None if condition is None else condition[slice(first, first + size)]
             frames_of = [z / scale[0]]
@@ -203,9 +195,8 @@ def _moments(x: Tensor, gammas: Tensor) -> Any:
     """Draw points x (F, B, d) at gammas (F,), a panel each; a histogram of points of one coordinate."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)
-    for axes, points, gamma in zip(
-        figure.subplots(1, len(x), squeeze=False)[0], x, gammas.tolist(), strict=True
-    ):
+    panels = figure.subplots(1, len(x), squeeze=False)[0]
+    for axes, points, gamma in zip(panels, x, gammas.tolist(), strict=True):
         if points.shape[1] == 1:
             axes.hist(points[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
         else:

@@ -1,0 +1,88 @@
+"""What judges samples: InceptionV3 for FID, and captions by a classifier and a contrastive model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triptych.data.captions import Captioned
+from triptych.data.embedder import Embedder
+from triptych.diffusion.measures import Moments
+from triptych.errors import UserError
+from triptych.run.items import read_arrays
+from triptych.run.parsing import error_line
+
+ROWS = 50  # images a pass: each is seen at 299 x 299
+FEATURES = 2048
+
+
+def open_inception(path: str) -> nn.Module:
+    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048); or UserError."""
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    key = f"measures.inception={path}"
+    if not Path(path).is_file():
+        raise UserError(f"{key}: no such file; pass pt_inception-2015-12-05-6726825d.pth")
+    try:
+        torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
+    except Exception as error:  # whatever torch.load says of a file of other content
+        raise UserError(f"{key}: not the weights of FID's InceptionV3 ({error_line(error)})") from error
+
+
+def read_statistics(path: str) -> Moments:
+    """Read published statistics of FID, ``mu`` and ``sigma`` of an ``.npz``; UserError if they are not."""
+    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
+    if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
+        fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
+        raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
+    mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
+    return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
+
+
+@torch.no_grad()
+def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
+    """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey as three equal channels."""
+    shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
+    return torch.cat([inception(part) for part in shades.split(ROWS)])
+
+
+class Prompts:
+    """Whether samples are what captions of ``data`` ask for, by a classifier and a contrastive model."""
+
+    def __init__(self, data: Captioned, embedder: Embedder | None):
+        self.data, self.split = data, data.condition_split
+        self.captions, labels = data.captions[self.split], data.splits[self.split].labels
+        assert labels is not None  # those that the classifier was trained on
+        self.untrained = data.untrained(labels)
+        self.meaning = data.meaning(self.captions)
+        self.embedder = embedder
+        if embedder is not None:
+            place = {caption: i for i, caption in enumerate(self.captions)}
+            self.distinct = self.meaning[torch.tensor([*place.values()])]
+            self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
+
+    def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
+        """Return shares of samples (n, ...) that match their captions, of ``items`` (n,) of the split.
+
+        "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
+        "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
+        """
+        wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
+        asks = (wanted >= 0).any(1)  # a caption of several classes asks for none: neither right nor wrong
+        if not asks.any():
+            return {}
+        wanted, predicted = wanted[asks], predicted[asks]
+        named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
+        right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
+        for i, name in enumerate(names if len(names) > 1 else ()):
+            if named[:, i].any():
+                right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
+        if embeddings is not None:
+            nearest = self.distinct[(embeddings[asks] @ self.texts.T).argmax(1)]
+            agree = (nearest == wanted) | (nearest < 0) | ~named
+            right["retrieval"] = agree.all(1).double().mean().item()
+        return right
