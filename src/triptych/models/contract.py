@@ -22,6 +22,12 @@ from triptych.errors import UserError
 class Logged(pl.LightningModule):
     """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # set forty times a step by Lightning, and no parameter
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
         if sides.setdefault(name, own) != own and name != "step":  # which sets a row
