@@ -36,8 +36,13 @@ class Logged(pl.LightningModule):
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:
         """Log the model's own figures."""
+        known: Any = self.trainer._results if how.get("on_epoch") is False else ()
         for name, value in figures.items():
-            self.log(name, value, own=True, **how)
+            key = f"{self._current_fx_name}.{name}"
+            if key in known:  # a step's again: log() would copy all that it knows of the figure
+                known.update_metrics(key, value, 1)
+            else:
+                self.log(name, value, own=True, **how)
 
 
 class PartOutput(NamedTuple):
