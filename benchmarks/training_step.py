@@ -37,6 +37,7 @@ from triptych.models.lr_schedule import Cosine
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import UNet
+from triptych.run.fit import NoProfiler
 from triptych.run.metrics import MetricsCsv
 from triptych.run.stopping import Stop
 
@@ -96,6 +97,7 @@ def fit(model, callbacks, logger, batches, steps, warmup) -> float:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            profiler=NoProfiler() if logger else None,
         )
         trainer.fit(model, batches)
     return (clock.end - clock.start) / steps

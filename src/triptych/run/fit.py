@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 
 from triptych.callbacks.ema import EMA
@@ -43,6 +44,12 @@ LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 FEW, MORE = 4, 16  # items on which a model is checked before its first step, and parts of one's own
+
+
+class NoProfiler(PassThroughProfiler):
+    """Time nothing, without the generator that Lightning makes for each of a step's hundred hooks."""
+
+    profile = nullcontext  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,7 @@ def build_trainer(
         problem = "a norm that lies in shards is not clipped"
         raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
     node.pop("enable_progress_bar", None)  # ours is a callback
-    profiler = None
+    profiler: Any = NoProfiler()
     if (kind := node.pop("profiler", None)) and run:  # Lightning's choice prints, or writes where it is
         profiler = PROFILERS[kind](dirpath=str(run / "profile"), filename=kind)
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
