@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from omegaconf import OmegaConf
 
+from tests.refusal import refused
 from triptych import declare
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
@@ -21,6 +22,8 @@ from triptych.config.keys import TARGET, Key, find_key, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.schema import Decoders, Train, Variances
 from triptych.config.source import arguments
+from triptych.config.trust import import_class
+from triptych.data.base import DataError
 from triptych.declare import ClassName, Count, FilePath, Ge, Gt, IsPath, Le, Role, Seed, Share
 from triptych.diffusion.decoder import Decoder
 from triptych.diffusion.reverse_variance import ReverseVariance
@@ -163,6 +166,31 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
         Child(1, rate=2)
     with pytest.raises(TypeError, match="stesp"):
         Child(stesp=1)
+
+
+# of each base that is declared one class, by its arguments; the page of all keys has their ranges
+HELD = [
+    ("bound.steps", "diffusion.bound.Bound", {"schedule": None, "decoder": None, "steps": 0}),
+    ("data.modes", "data.mixture.Ring", {"modes": 2.5}),
+    ("data.encoder.length", "data.text.Words", {"length": 0}),
+    ("guidance.rescale", "diffusion.guidance.ClassifierFree", {"denoiser": None, "scale": 2, "rescale": 1.5}),
+    ("likelihood.probes", "diffusion.likelihood.Likelihood", {"schedule": None, "probes": 1}),
+    ("model.network.levels", "networks.conv_ladder.ConvLadder", {"shape": (), "outputs": 2, "levels": 0}),
+    ("objective.steps", "diffusion.objective.Objective", {"output": "x0", "loss": None, "steps": 10**9 + 1}),
+    ("objective.loss.cap", "diffusion.loss.MinSNR", {"cap": float("nan")}),
+    ("objective.times.std", "diffusion.times.LogNormal", {"std": 0.0}),
+    ("process.sigma_data", "diffusion.process.Preconditioned", {"sigma_data": 0.0}),
+    ("sampler.eta", "diffusion.sampler.DDIM", {"steps": 5, "eta": 1.5}),
+    ("schedule.gamma_min", "diffusion.schedule.Linear", {"gamma_min": float("inf"), "gamma_max": 5.0}),
+    ("threshold.quantile", "diffusion.wrappers.DynamicThreshold", {"denoiser": None, "quantile": 0.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name", "arguments"), HELD)
+def test_a_class_in_python_holds_to_what_it_declares(key, name, arguments):
+    error = DataError if key.startswith("data") else ValueError
+    wrong = arguments[key.rpartition(".")[2]]
+    refused(lambda: import_class(f"triptych.{name}")(**arguments), f"{key}={wrong!r}: must be ", error=error)
 
 
 def test_what_is_out_of_range_is_named(prepared):

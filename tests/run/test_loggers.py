@@ -15,7 +15,6 @@ from triptych.run.metrics import MetricsCsv
 PLACED = """
 from pytorch_lightning.loggers import Logger
 
-
 class Plain(Logger):
     name = version = ""
 
@@ -24,7 +23,6 @@ class Plain(Logger):
 
     def log_metrics(self, metrics, step=None):
         ...
-
 
 class Placed(Plain):
     def __init__(self, save_dir):

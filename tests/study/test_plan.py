@@ -66,7 +66,6 @@ OWN = """
 import torch
 from torch import nn
 
-
 class Flat(nn.Module):
     def __init__(self, shape, outputs=1, conditions=None):
         super().__init__()
