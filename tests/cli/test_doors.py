@@ -88,7 +88,6 @@ def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
 
 
 def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, tiny):
-    """Two cells, each a process: one is refused, the other finishes and is reported."""
     command = ["triptych.cli.train", "-m", "name=two", *tiny, "samples.n=0", "seed=1", "logger=csv"]
     done = door(*command, "schedule.gamma_max=-9,6")
     sweep = next((root / "logs" / "sweeps").iterdir())
