@@ -14,6 +14,11 @@ def refused(call, *words: str, error: type[Exception] = UserError) -> str:
     return one_line(str(caught.value), *words)
 
 
+def refused_if(call, words: str, *more: str) -> None:
+    """``call()`` is refused in these words; without words it is not."""
+    refused(call, words, *more) if words else call()
+
+
 def refused_command(done: subprocess.CompletedProcess, *words: str) -> None:
     """The command ended with 1 and such a line on its standard error."""
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr

@@ -104,29 +104,6 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared, 
     assert {name: again[name] for name in named} == {name: said["test"][name] for name in named}
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("Float", "Float.values gave a float; must be a tensor of shape (3,), one number an item"),
-        ("Squares", ""),
-    ],
-)
-def test_what_a_metric_gives(lab, name, words):
-    model = torch.nn.Linear(2, 2).eval()
-    model.device, model.global_rank, model.seed = torch.device("cpu"), 0, 0
-    metric = getattr(import_module("metric_lab"), name)()
-    batch = Batch(torch.ones(3, 2), None, torch.arange(3))
-
-    def update():
-        with torch.inference_mode():  # as Lightning evaluates
-            Metrics({"mine": metric}).on_validation_batch_end(None, model, None, batch, 0)
-
-    if words:
-        refused(update, words, error=(UserError, ValueError))
-    else:
-        update()
-
-
 def updated(**metrics):
     """Two linear layers, one batch of ones, as Lightning evaluates: each metric's sum of its values."""
     model = torch.nn.Linear(2, 2).eval()
@@ -198,9 +175,10 @@ def test_items_are_counted_once_whatever_the_batches_and_nan_is_not_counted():
     assert seen(Given([nan]), 1) == {"mean": None, "stderr": None, "n": 0}
 
 
-def test_another_number_of_values_than_items_is_refused():
-    with pytest.raises(ValueError, match=r"Given.values gave shape \(2,\); must be a tensor of shape \(3,\)"):
-        seen(Given([1.0, 2.0]), 3)
+def test_what_is_not_one_value_for_each_item_is_refused(lab):
+    other, words = import_module("metric_lab").Float(), "must be a tensor of shape (3,), one number an item"
+    refused(lambda: seen(Given([1.0, 2.0]), 3), f"Given.values gave shape (2,); {words}", error=ValueError)
+    refused(lambda: seen(other, 3), f"Float.values gave a float; {words}", error=ValueError)
 
 
 @pytest.mark.parametrize("name", ["bpd", "nats_per_dim_ode", "gap", "a.b", ""])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from tests.run.wandb_server import KEY, Server
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
@@ -25,6 +24,9 @@ def sweep() -> dict:
 
 def built(chosen: dict) -> list[str]:
     """As ``wandb agent`` does: W&B's own functions, its macros filled in."""
+    # imported here: it takes seconds, also of a worker that runs other tests
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     given = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
     macros = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable], "${args}": given["args"]}
     return [word for part in create_sweep_command(sweep()["command"]) for word in macros.get(part, [part])]

@@ -62,10 +62,6 @@ def show(typed: str) -> float:
     return float(done.stderr.split()[-1])
 
 
-def test_a_configuration_that_is_taken_is_shown():
-    assert show("ablation=samplers --cfg all --resolve")
-
-
 def test_a_configuration_is_shown_within_a_second_of_computing():
     """On a quiet machine; a busy one may take twice as long, and torch's import alone four times."""
-    assert any(show("--cfg job objective=v") <= 2.0 for _ in range(5))
+    assert any(show("ablation=samplers --cfg all --resolve") <= 2.0 for _ in range(5))

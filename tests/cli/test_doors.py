@@ -28,9 +28,14 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ("--help", "# gamma, time or karras; time: equal steps of the schedule's t\n"),
-        ("--help", "# no likelihood beside the bound\n"),
-        ("-sc query=bash", "objective=v"),
+        (
+            "--help",
+            [
+                "# gamma, time or karras; time: equal steps of the schedule's t\n",
+                "# no likelihood beside the bound\n",
+            ],
+        ),
+        ("-sc query=bash", ["objective=v"]),
     ],
 )
 def test_looking_around_is_quick(arguments, words, monkeypatch):
@@ -39,7 +44,7 @@ def test_looking_around_is_quick(arguments, words, monkeypatch):
     monkeypatch.setenv("COMP_POINT", "25")
     code = LIGHT.format(arguments=arguments.split(), module="triptych.cli.train")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and words in done.stdout, done.stderr
+    assert done.returncode == 0 and all(word in done.stdout for word in words), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,6 @@ def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
 
 
 def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, tiny):
-    """Two cells, each a process: one is refused, the other finishes and is reported."""
     command = ["triptych.cli.train", "-m", "name=two", *tiny, "samples.n=0", "seed=1", "logger=csv"]
     done = door(*command, "schedule.gamma_max=-9,6")
     sweep = next((root / "logs" / "sweeps").iterdir())

@@ -2,10 +2,8 @@
 
 import importlib
 import inspect
-import os
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +12,17 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from omegaconf import OmegaConf
 
+from tests.refusal import refused
 from triptych import declare
+from triptych.cli.arguments import as_hydra_wants
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
 from triptych.config.keys import TARGET, Key, find_key, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.schema import Decoders, Train, Variances
 from triptych.config.source import arguments
+from triptych.config.trust import import_class
+from triptych.data.base import DataError
 from triptych.declare import ClassName, Count, FilePath, Ge, Gt, IsPath, Le, Role, Seed, Share
 from triptych.diffusion.decoder import Decoder
 from triptych.diffusion.reverse_variance import ReverseVariance
@@ -54,21 +56,18 @@ def lab(tmp_path, monkeypatch) -> Path:
     text = "network:\n  _target_: mine.net.Net\n  heat: 2.0  # of the bath\n"
     (folder / "mine.yaml").write_text(text)
     monkeypatch.setenv("TRIPTYCH_TRUST", "mine")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HOUSE / "src"), str(tmp_path / "lab")]))
     monkeypatch.syspath_prepend(str(tmp_path / "lab"))
     return tmp_path / "lab"
 
 
-def train(lab: Path, *typed: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "triptych.cli.train", "--config-dir", str(lab / "configs"), *typed]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
-
-
-def test_a_key_of_a_class_needs_no_other_edit(lab, root):
+def test_a_key_of_a_class_needs_no_other_edit(lab, capsys):
     """In the check, its message, the help, the page of all keys and the axes of a report."""
-    refused = train(lab, "denoiser=mine", "denoiser.network.heat=4")
-    assert refused.stderr == "error: denoiser.network.heat=4: must be a number above 0, at most 3\n"
-    told = train(lab, "denoiser=mine", "--help").stdout
+    mine = ["--config-dir", str(lab / "configs"), "denoiser=mine"]
+    line = refused(lambda: as_hydra_wants([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
+    assert line == "denoiser.network.heat=4: must be a number above 0, at most 3"
+    with pytest.raises(SystemExit, match="0"):
+        as_hydra_wants([*mine, "--help"], "train")
+    told = capsys.readouterr().out
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
     page = keys_page([CONFIGS, lab / "configs"])
@@ -163,6 +162,31 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
         Child(1, rate=2)
     with pytest.raises(TypeError, match="stesp"):
         Child(stesp=1)
+
+
+# of each base that is declared one class, by its arguments; the page of all keys has their ranges
+HELD = [
+    ("bound.steps", "diffusion.bound.Bound", {"schedule": None, "decoder": None, "steps": 0}),
+    ("data.modes", "data.mixture.Ring", {"modes": 2.5}),
+    ("data.encoder.length", "data.text.Words", {"length": 0}),
+    ("guidance.rescale", "diffusion.guidance.ClassifierFree", {"denoiser": None, "scale": 2, "rescale": 1.5}),
+    ("likelihood.probes", "diffusion.likelihood.Likelihood", {"schedule": None, "probes": 1}),
+    ("model.network.levels", "networks.conv_ladder.ConvLadder", {"shape": (), "outputs": 2, "levels": 0}),
+    ("objective.steps", "diffusion.objective.Objective", {"output": "x0", "loss": None, "steps": 10**9 + 1}),
+    ("objective.loss.cap", "diffusion.loss.MinSNR", {"cap": float("nan")}),
+    ("objective.times.std", "diffusion.times.LogNormal", {"std": 0.0}),
+    ("process.sigma_data", "diffusion.process.Preconditioned", {"sigma_data": 0.0}),
+    ("sampler.eta", "diffusion.sampler.DDIM", {"steps": 5, "eta": 1.5}),
+    ("schedule.gamma_min", "diffusion.schedule.Linear", {"gamma_min": float("inf"), "gamma_max": 5.0}),
+    ("threshold.quantile", "diffusion.wrappers.DynamicThreshold", {"denoiser": None, "quantile": 0.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name", "arguments"), HELD)
+def test_a_class_in_python_holds_to_what_it_declares(key, name, arguments):
+    error = DataError if key.startswith("data") else ValueError
+    wrong = arguments[key.rpartition(".")[2]]
+    refused(lambda: import_class(f"triptych.{name}")(**arguments), f"{key}={wrong!r}: must be ", error=error)
 
 
 def test_what_is_out_of_range_is_named(prepared):

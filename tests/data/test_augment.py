@@ -28,17 +28,6 @@ def test_a_flip_is_a_mirror_image_of_about_half():
     assert abs(mirrored.float().mean() - 0.5) < 4 * (0.25 / 600) ** 0.5
 
 
-def test_a_crop_is_the_image_moved():
-    found, _ = augment(X, [Crop(2)], seed=1, step=0)
-    wide = torch.nn.functional.pad(X, (2, 2, 2, 2), mode="reflect")
-    places = {}
-    for i in range(len(X)):
-        at = [(d, r) for d in range(5) for r in range(5) if wide[i, :, d : d + 6, r : r + 8].equal(found[i])]
-        assert len(at) == 1
-        places[at[0]] = i
-    assert len(places) > 5  # each item has a place of its own
-
-
 def test_every_place_is_as_likely():
     ramp = torch.arange(3.0).view(1, 1, 1, 3).expand(9000, 1, 3, 3)
     found = augment(ramp, [Crop(1)], seed=0, step=0)[0][:, 0, 1, 1]
@@ -82,7 +71,8 @@ def test_a_network_is_told_what_was_done_to_each_item():
     assert abs(flipped.mean() - 0.3) < 4 * (0.21 / 240) ** 0.5
     moved = ((down != 0) | (right != 0)).float().mean().item()
     assert abs(moved - 0.4 * 24 / 25) < 4 * (0.24 / 240) ** 0.5
-    assert augment(many, [Flip(0.3), Crop(2)], seed=1, step=3)[1].shape == (240, 0)
+    plain, nothing = augment(many, [Flip(0.3), Crop(2, p=0.4)], seed=1, step=3)
+    assert plain.equal(found) and nothing.shape == (240, 0)
     only, said = augment(many, [Flip(0.3), Crop(2, told=True)], seed=1, step=3)
     assert said.shape == (240, 2) and count_numbers([Flip(0.3), Crop(2, told=True)]) == 2
 

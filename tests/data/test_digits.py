@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.digits import Digits
@@ -25,6 +24,8 @@ def digits():
 
 
 def test_documented_splits(digits):
+    from sklearn.datasets import load_digits
+
     order = np.random.RandomState(0).permutation(1797)
     truth = load_digits()
     for name, part in (("train", order[:1350]), ("val", order[1350:1500]), ("test", order[1500:])):

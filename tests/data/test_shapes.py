@@ -102,7 +102,5 @@ def test_held_out_combinations_are_not_trained_on_and_are_tested(data):
     assert there["test"] & set(data.held_out)
 
 
-def test_bad_keys():
-    refused(lambda: Shapes(encoder=Words(), size=12), "data.size=12", "8 or 16")
-    refused(lambda: Shapes(encoder=Words(), held_out=7), "data.held_out=7", "6")
+def test_an_encoder_that_is_a_name_is_refused():
     refused(lambda: Shapes(encoder="words"), "data.encoder='words'", "pretrained")

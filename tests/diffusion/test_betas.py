@@ -54,8 +54,6 @@ def test_refusals():
     for betas in ([0.1, 1e-9, 0.1], [0.9999] * 40):
         kind = {"trained_betas": betas, "num_train_timesteps": len(betas)}
         refused(lambda kind=kind: Betas(**kind), "each beta must lower")
-    refused(lambda: Betas(beta_schedule="laplace"), "schedule.beta_schedule='laplace'", "linear, ")
-    refused(lambda: Betas(beta_end=1.0), "schedule.beta_end=1.0: must be a number above 0, below 1")
 
 
 class Network(torch.nn.Module):

@@ -144,18 +144,10 @@ def test_hybrid_trains_the_mean_and_the_variance_apart():
     assert torch.allclose(of_variance, of_bound)
 
 
-def test_bad_values_are_named():
-    bound, objective = (
-        functools.partial(Bound, Linear(-1, 1), None),
-        functools.partial(Objective, "x0", Elbo()),
-    )
-    refused(lambda: bound(0), "bound.steps=0")
+def test_what_has_no_steps_or_no_such_variance_is_refused():
+    bound = functools.partial(Bound, Linear(-1, 1), None)
     refused(lambda: bound(5, "betta"), "beta_tilde, beta, optimal, learned")
     refused(lambda: bound(None, "optimal"), "needs bound.steps")
-    refused(lambda: bound(10**30), f"bound.steps={10**30}: ", "1000000000")
-    refused(lambda: objective(0), "objective.steps=0")
-    refused(lambda: objective(10**9 + 1), "objective.steps=1000000001: ", "1000000000")
-    refused(lambda: hybrid("x0", Elbo(), 5, 0.0), "vlb_weight")
     oracle, x, t = Oracle(ring_mixture(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
     refused(lambda: bound(5, "learned").diffusion(oracle, x, t, x), "this denoiser has none")
     with pytest.raises(RuntimeError, match="calibrate"):

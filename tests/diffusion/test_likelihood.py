@@ -121,8 +121,5 @@ def test_a_network_on_images_that_is_told_a_condition_under_inference_mode():
 def test_what_has_no_likelihood_is_refused():
     cut = StaticThreshold(Oracle(ring_mixture(), VP))
     refused(lambda: Likelihood(WIDE)(cut, torch.zeros(1, 2)), "StaticThreshold has no likelihood")
-    for tolerance in (0, math.nan):
-        refused(lambda t=tolerance: Likelihood(WIDE, tolerance=t), f"tolerance={tolerance}")
-    refused(lambda: Likelihood(WIDE, probes=1), "probes=1")
-    for how, word in (("unifrom", "uniform or lossless"), ("uniform", "levels"), ("lossless", "decoder")):
+    for how, word in (("uniform", "levels"), ("lossless", "decoder")):
         refused(lambda how=how: Likelihood(WIDE, dequantisation=how), word)

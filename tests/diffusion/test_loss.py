@@ -344,11 +344,3 @@ def test_weights_are_constants_to_the_gradient(weighting):
     fixed = 0.5 * weight * guess.schedule.dgamma(T) * loss.squared_error
     slopes = [torch.autograd.grad(a.sum(), network.gain, retain_graph=True) for a in (loss.nats, fixed)]
     torch.testing.assert_close(*slopes)
-
-
-def test_refuses_numbers_that_are_none():
-    for cap in (0.0, -1.0, math.nan):
-        refused(lambda cap=cap: MinSNR(cap), "objective.loss.cap=")
-    refused(lambda: EDM(std=0.0), "objective.loss.std=0.0", "above 0")
-    refused(lambda: EDM(sigma_data=-1.0), "objective.loss.sigma_data=-1.0")
-    refused(lambda: Squared("x_start"), "objective.loss.space='x_start'", "epsilon")

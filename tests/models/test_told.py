@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.refusal import refused
+from tests.refusal import refused, refused_if
 from triptych.data.augment import Flip, augmented
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
@@ -98,7 +98,6 @@ def test_a_model_that_cannot_be_told_is_refused(prepared):
 def test_an_item_is_not_changed_beside_a_picture_of_it(prepared, augmentation, parts, said):
     small = "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 denoiser=unet".split()
     config = prepared(*small, f"augmentation={augmentation}", f"model.conditional={parts}").config()
-    if said:
-        refused(lambda: build_experiment(config, False), f"augmentation: changes the item and not {said}")
-    else:
-        build_experiment(config, False)
+    refused_if(
+        lambda: build_experiment(config, False), said and f"augmentation: changes the item and not {said}"
+    )

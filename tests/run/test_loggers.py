@@ -13,7 +13,6 @@ from triptych.run.metrics import MetricsCsv, flat_figures
 PLACED = """
 from pytorch_lightning.loggers import Logger
 
-
 class Plain(Logger):
     name = version = ""
 
@@ -22,7 +21,6 @@ class Plain(Logger):
 
     def log_metrics(self, metrics, step=None):
         ...
-
 
 class Placed(Plain):
     def __init__(self, save_dir):

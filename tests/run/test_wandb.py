@@ -221,7 +221,6 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
 
 @pytest.mark.slow
 def test_nothing_is_left_outside_of_the_run(root):
-    """Not in the home directory, not in the temporary one."""
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()

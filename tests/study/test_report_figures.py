@@ -152,13 +152,6 @@ def additive(objective, rate, seed):
     return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
 
 
-def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
-    found = crossing(grid(tmp_path, additive))
-    assert found.lines.key == "objective" and found.along.key == "optimizer.lr"
-    assert found.along.values == RATES and found.numbers == tuple(map(float, RATES))
-    assert len(found.cells) == 20
-
-
 def test_two_names_are_a_grid_too(tmp_path):
     two = {"rates": ("linear", "cosine"), "key": "schedule"}
     found = crossing(grid(tmp_path, lambda o, r, s: 2 + 0.01 * s, **two))
@@ -181,8 +174,12 @@ def test_a_hole_leaves_the_picture_and_equal_steps_a_linear_axis(tmp_path):
     assert figure.axes[0].get_xscale() == "linear"
 
 
-def test_the_picture(tmp_path):
+def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
     comparison = grid(tmp_path, additive)
+    found = crossing(comparison)
+    assert found.lines.key == "objective" and found.along.key == "optimizer.lr"
+    assert found.along.values == RATES and found.numbers == tuple(map(float, RATES))
+    assert len(found.cells) == 20
     palette = colours(read_study([tmp_path]).hues)
     assert len(set(palette.values())) == 4, "a colour is a line's"
     assert palette["x0 / lr=0.001"] == palette["x0 / lr=0.008"] != palette["v / lr=0.008"]

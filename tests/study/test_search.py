@@ -29,7 +29,6 @@ def states(root) -> list[str]:
 
 
 def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
-    """A pair of trials at a time is under way."""
     long = ["trainer.max_steps=600", "trainer.val_check_interval=100"]
     line = command("-m", *SPACE, *long, "hydra.sweeper.n_trials=6", "hydra.sweeper.prune=false")
     _, found, untouched = killed_twice(line, root, (1, 3), lambda _: time.sleep(3.0))

@@ -26,14 +26,22 @@ from triptych.run.sampling.opened import (
 )
 
 SHAPES = (
-    "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet "
-    "denoiser.network.widths=[8,8] denoiser.network.blocks=1 samples.n=0 sampler=ddim objective=levels"
+    "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 samples.n=0 "
+    "sampler=ddim objective=levels denoiser.network.blocks=1"
 ).split()
 QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
 BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
-BASE = [*SHAPES, *BRIEF, "data.size=8", "+denoiser.network.text_at=[4]", "model.conditional=[text]"]
-FINE = [*SHAPES, *BRIEF, "+denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
-FINE += ["samples.n=2"]  # the end of a run, with its pictures
+# networks of few tensors: their checkpoints are opened again and again
+BASE = [
+    *SHAPES,
+    *BRIEF,
+    "data.size=8",
+    "denoiser=mlp",
+    "denoiser.network.width=8",
+    "model.conditional=[text]",
+]
+FINE = [*SHAPES, *BRIEF, "denoiser=unet", "denoiser.network.widths=[8]", "+denoiser.network.text_at=[16]"]
+FINE += ["model.conditional=[text,low]", "samples.n=2"]  # the end of a run, with its pictures
 FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
 
 

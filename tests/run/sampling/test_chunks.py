@@ -228,7 +228,6 @@ def test_a_killed_process_loses_no_chunk(root, moment):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_samples_are_those_of_one_process(root):
-    """Of one checkpoint: trained once, then drawn from."""
     counted(root, "one", training("one", 1))
     known = result(root, "one")
     ours = ("denoiser.", "bound.", "trainer.max_steps", "trainer.val", "trainer.log")

@@ -142,22 +142,20 @@ def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, wor
     assert run.summary().status == "failed" and run.checkpoints()
 
 
+SENSE = "metrics.radius: higher_is_better={}; must be True, False or None"
+
+
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "sense", "words"),
     [
-        (["measures.n=0"], "metrics.radius: measures.n=0 draws no samples"),
-        (["+metrics.fid._target_=metric_lab.Radius"], "metrics.fid: a built-in metric of samples"),
+        (["measures.n=0"], False, "metrics.radius: measures.n=0 draws no samples"),
+        (["+metrics.fid._target_=metric_lab.Radius"], False, "metrics.fid: a built-in metric of samples"),
+        ([], "lower", SENSE.format("'lower'")),
+        ([], [], SENSE.format("[]")),
     ],
 )
-def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, overrides, words):
-    with pytest.raises(UserError, match=words):
-        own_metrics(prepared(*RING, *MEASURED, *overrides).config())
-
-
-@pytest.mark.parametrize("sense", ["lower", []])
-def test_a_direction_that_is_none_is_refused_before_training(prepared, lab, monkeypatch, sense):
+def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, monkeypatch, overrides, sense, words):
     import metric_lab
 
     monkeypatch.setattr(metric_lab.Radius, "higher_is_better", sense)
-    said = f"metrics.radius: higher_is_better={sense!r}; must be True, False or None"
-    refused(lambda: own_metrics(prepared(*RING, *MEASURED).config()), said)
+    refused(lambda: own_metrics(prepared(*RING, *MEASURED, *overrides).config()), words)
