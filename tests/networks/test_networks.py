@@ -25,6 +25,7 @@ CASES = [
     (UNet, (1, 8, 8), {"widths": [8, 16], "fourier": [2, 1], "spacing": 0.125}),
     (UNet, (3, 12, 16), {"widths": [8, 16, 24]}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"}),
+    (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "head_width": 4, "resample": "bare_block"}),
     (
         UNet,
         (3, 8, 4),

@@ -1,7 +1,8 @@
 """U-Nets: residual blocks, attention in the middle and at chosen resolutions.
 
-From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), EDM's DDPM++ (Song et al.
-2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021): ``configs/denoiser/unet_*.yaml``.
+From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol
+2021), EDM's DDPM++ (Song et al. 2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021):
+``configs/denoiser/unet_*.yaml``, ADM's ``configs/ablation/base/adm_imagenet64.yaml``.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class UNetBlock(nn.Module):
         before, after: channels; conditioning: its width.
         how: what all blocks of a network share.
         attends: whether positions attend to each other after it.
-        resize: of both branches; the sum then has a layer of its own on the short one.
+        resize: of both branches; with ``resample`` "block" the short one then has a layer of its own.
         text: width of the tokens that positions attend to at the end; 0: they do not.
     """
 
@@ -47,7 +48,8 @@ class UNetBlock(nn.Module):
         self.second_norm = group_norm(after, how.groups)
         self.dropout = nn.Dropout(how.dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
-        self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
+        layered = before != after or (resize and how.resample == "block")
+        self.skip = nn.Conv2d(before, after, 1) if layered else nn.Identity()
         self.attention = how.attention(after) if attends else nn.Identity()
         self.text = CrossAttention(after, how.heads, text, how.groups) if text else None
 
@@ -72,9 +74,12 @@ class BlockOptions(NamedTuple):
     skip_scale: float
     heads: int
     groups: int = 8
+    resample: str = "block"
+    head_width: int | None = None
 
     def attention(self, width: int) -> ImageAttention:
-        return ImageAttention(width, self.heads, self.groups, self.skip_scale)
+        heads = self.heads if self.head_width is None else max(width // self.head_width, 1)
+        return ImageAttention(width, heads, self.groups, self.skip_scale)
 
 
 class UNet(ImageNetwork):
@@ -83,7 +88,8 @@ class UNet(ImageNetwork):
     Args:
         widths: channels at each resolution, from the image's own downwards.
         blocks: residual blocks at each resolution on the way down, and one more on the way up.
-        attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it.
+        attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it, or as
+            many as have ``head_width`` channels each (ADM).
         attention_at: heights at which they attend after each block, too, as [16, 8]; on the way up after
             ``attention_up`` blocks of a resolution, "each" or the "last" alone (DDPM++).
         text_at: heights at which positions attend to the tokens of a text, after each block, as [8, 4].
@@ -91,7 +97,8 @@ class UNet(ImageNetwork):
             "shift" before it (DDPM, VDM).
         stem: channels of the first layer; None: those of the first resolution.
         conditioning: width of the embedding of gamma and condition; None: four times the stem.
-        resample: between resolutions "conv", one layer (DDPM), or "block", one residual block (DDPM++).
+        resample: between resolutions "conv", one layer (DDPM), or a residual block: "block" (DDPM++), or
+            "bare_block", without a layer on its short branch (ADM).
         skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
         groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
         add_z: whether the output, one number a dimension, is added to z, a first guess of the noise (VDM).
@@ -110,13 +117,14 @@ class UNet(ImageNetwork):
         attention_at: Sequence[Count] = (),
         attention_up: Literal["each", "last"] = "each",
         modulation: Literal["scale_shift", "shift"] = "scale_shift",
-        resample: Literal["conv", "block"] = "conv",
+        resample: Literal["conv", "block", "bare_block"] = "conv",
         stem: Count | None = None,
         conditioning: Count | None = None,
         skip_scale: Positive = 1.0,
         groups: Count = 8,
         add_z: bool = False,
         text_at: Sequence[Count] = (),
+        head_width: Count | None = None,
         **contract: Any,
     ):
         super().__init__(shape, **contract)
@@ -144,7 +152,7 @@ class UNet(ImageNetwork):
             )
         self.add_z = add_z
         self.first = nn.Conv2d(self.channels, before, 3, padding=1)
-        how = BlockOptions(dropout, modulation, skip_scale, heads, groups)
+        how = BlockOptions(dropout, modulation, skip_scale, heads, groups, resample, head_width)
         at = [there in attention_at for there in heights]
         self.text = Text(self.conditions, c) if text_at else None
         if self.text is not None and not self.text.kinds:
