@@ -18,7 +18,7 @@ from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
 from triptych.study import rounds
-from triptych.study.plan import network_cost, plan
+from triptych.study.plan import Operations, network_cost, plan
 
 
 @functools.cache
@@ -128,8 +128,7 @@ def test_a_learned_variance_is_a_second_output():
 
 def test_networks_of_equal_shapes_are_counted_once_and_others_apart(monkeypatch):
     counted = []
-    counter = "triptych.study.plan.FlopCounterMode"
-    monkeypatch.setattr(counter, lambda **options: counted.append(1) or FlopCounterMode(**options))
+    monkeypatch.setattr("triptych.study.plan.Operations", lambda: counted.append(1) or Operations())
     epsilon, v = (resolved("denoiser=dit", f"objective={name}") for name in ("epsilon", "v"))
     wide = resolved("denoiser=dit", "denoiser.network.patch=4")
     plan([("epsilon", 1, 1, epsilon), ("v", 1, 1, v), ("wide", 1, 1, wide), ("again", 1, 1, epsilon)])

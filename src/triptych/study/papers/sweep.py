@@ -63,7 +63,7 @@ def set_scale(config: DictConfig) -> list[str]:
 def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
     """Set what of a scale's values the claims depend on."""
     for key, value in values.items():
-        if key.startswith("measures."):
+        if key.startswith("measures.") and value is not None:
             OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
 
 
