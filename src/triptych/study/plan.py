@@ -134,7 +134,7 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
 
 
 def _typed(node: Any) -> str:
-    """Return values as text; how much is dropped out changes no size, but that something is keeps its mask."""
+    """Return values as text: how much is dropped out changes no size, that something is keeps its mask."""
     return str([(k, bool(v) if "dropout" in k and isinstance(v, float) else v) for k, v in leaves(node)])
 
 

@@ -61,8 +61,9 @@ def ddpmpp(widths=(128, 256, 256, 256), blocks=4, attends=1, embedding=512):
     return total + 2 * at + dense(at, 3, 9)
 
 
-# millions of parameters that the papers or their code give: Ho et al. 2020, Nichol & Dhariwal 2021, Dhariwal &
-# Nichol 2021, Karras et al. 2022, Choi et al. 2022, Ma et al. 2024 (DiT-B of Peebles & Xie 2023), Li & He 2025
+# millions of parameters that the papers or their code give: Ho et al. 2020, Nichol & Dhariwal 2021,
+# Dhariwal & Nichol 2021, Karras et al. 2022, Choi et al. 2022, Ma et al. 2024 (DiT-B of Peebles & Xie 2023),
+# Li & He 2025
 PUBLISHED = {
     **dict.fromkeys(("ddim", "ddpm_rate", "ddpm_simple"), ("unet_ddpm", (3, 32, 32), 0, 35.7)),
     **dict.fromkeys(
