@@ -79,6 +79,7 @@ REFUSED = [
     (UNet, (1, 10, 10), {"widths": [8, 8, 8]}, ["do not halve"]),
     (UNet, SMALL, {"widths": [8, 16], "heads": 7}, ["denoiser.network.heads=7: must divide the 16 channels"]),
     (UNet, SMALL, TWO | {"attention_at": [8, 7]}, ["attention_at=[8, 7]: no", "height 7; must be of 8, 4"]),
+    (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "8 channels"]),
     (UNet, SMALL, TWO | {"text_at": [4]}, ["text_at=[4]", "no text", "model.conditional"]),
     (UNet, SMALL, TWO | {"text_at": [5], "conditions": TEXT}, ["text_at=[5]", "height 5"]),
     (UNet, (3, 8, 8), {"outputs": 2, "add_z": True}, ["network.add_z=true", "one number a dimension"]),

@@ -78,7 +78,12 @@ class BlockOptions(NamedTuple):
     head_width: int | None = None
 
     def attention(self, width: int) -> ImageAttention:
-        heads = self.heads if self.head_width is None else max(width // self.head_width, 1)
+        heads = self.heads
+        if self.head_width is not None:
+            heads, rest = divmod(width, self.head_width)
+            if rest:
+                key = f"denoiser.network.head_width={self.head_width}"
+                raise ValueError(f"{key}: must divide the {width} channels it attends in")
         return ImageAttention(width, heads, self.groups, self.skip_scale)
 
 

@@ -44,9 +44,7 @@ WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
 class Operations(TorchDispatchMode):
     """Add up the operations of what runs within, as FlopCounterMode does, which follows each module, too."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

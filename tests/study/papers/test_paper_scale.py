@@ -166,6 +166,7 @@ def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
     assert not any(o.startswith("data.dim=") for o in jobs[0]) and len(jobs) == 9
     assert "train_size" not in plain("jit_spaces", jobs[0])["data"], "of the small scale alone"
     assert cfg.measures.over is None and cfg.measures.n == 50_000
+    assert asked("ddpm_rate")[0].measures.n == 0, "as at the small scale"
     small = compose_command("train", ["paper=jit_spaces"])
     assert "data.dim" in small.hydra.sweeper.params
 
