@@ -120,7 +120,8 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         # of the CPU's attention torch's counter knows plain products alone
         plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-        with Operations() as counter, saved, plain:
+        counter = Operations()  # type: ignore[no-untyped-call]  # torch's own
+        with counter, saved, plain:
             network(*item)
     parameters = list(network.parameters())
     for parameter in parameters:
