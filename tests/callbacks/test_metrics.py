@@ -203,7 +203,7 @@ def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
     found, batch = [], Batch(torch.zeros(5, 2), None, torch.arange(5))
     for rank in (0, 1, 2):
         metrics = Metrics({"drawn": Drawn()})
-        about = {"device": torch.device("cpu"), "training": False, "parameters": list}
+        about = {"device": torch.device("cpu"), "training": False, "parameters": list, "modules": list}
         module = SimpleNamespace(seed=7, global_rank=rank, **about)
         metrics.on_validation_batch_end(None, module, None, batch, 3)
         found.append(metrics.metrics["drawn"].sums[0, 1].item())

@@ -1,5 +1,7 @@
 """The networks' contract: shapes, silence at the start, labels, images of other sizes."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,14 +10,14 @@ from tests.diffusion.oracles import normal, refused
 from triptych.config.build import build
 from triptych.config.compose import compose_command, unresolved
 from triptych.diffusion.condition import Condition, Labels, Tokens
-from triptych.networks.base import LevelWaves
+from triptych.networks.base import ImageAttention, LevelWaves
 from triptych.networks.conv_ladder import Head
 from triptych.networks.dit import DiT, sines
 from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import UNet, UNetBlock
+from triptych.networks.unet import Double, UNet, UNetBlock
 
 CASES = [
     (MLP, (2,), {}),
@@ -25,6 +27,7 @@ CASES = [
     (UNet, (1, 8, 8), {"widths": [8, 16], "fourier": [2, 1], "spacing": 0.125}),
     (UNet, (3, 12, 16), {"widths": [8, 16, 24]}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"}),
+    (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "head_width": 4, "resample": "bare_block"}),
     (
         UNet,
         (3, 8, 4),
@@ -78,6 +81,7 @@ REFUSED = [
     (UNet, (1, 10, 10), {"widths": [8, 8, 8]}, ["do not halve"]),
     (UNet, SMALL, {"widths": [8, 16], "heads": 7}, ["denoiser.network.heads=7: must divide the 16 channels"]),
     (UNet, SMALL, TWO | {"attention_at": [8, 7]}, ["attention_at=[8, 7]: no", "height 7; must be of 8, 4"]),
+    (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "8 channels"]),
     (UNet, SMALL, TWO | {"text_at": [4]}, ["text_at=[4]", "no text", "model.conditional"]),
     (UNet, SMALL, TWO | {"text_at": [5], "conditions": TEXT}, ["text_at=[5]", "height 5"]),
     (UNet, (3, 8, 8), {"outputs": 2, "add_z": True}, ["network.add_z=true", "one number a dimension"]),
@@ -171,8 +175,18 @@ def test_tokens_of_the_class_are_read_and_left_out_again():
 def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
     """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after the block and after its attention."""
     scale = 0.5**0.5
-    how = {"conditioning": 4, "dropout": 0.0, "modulation": "shift", "heads": 2, "groups": 8}
-    plain, scaled = (UNetBlock(8, 8, attends=True, skip_scale=s, **how) for s in (1.0, scale))
+    how = {
+        "conditioning": 4,
+        "dropout": 0.0,
+        "modulation": "shift",
+        "heads": 2,
+        "groups": 8,
+        "resample": "conv",
+    }
+    attention = partial(ImageAttention, heads=2)
+    plain, scaled = (
+        UNetBlock(8, 8, partial(attention, skip_scale=s), skip_scale=s, **how) for s in (1.0, scale)
+    )
     scaled.load_state_dict(awake(plain).state_dict())
     h, c = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
     attention = plain.attention
@@ -226,3 +240,12 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
     torch.manual_seed(0)
     network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
     assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_folded_doubling_is_repetition_and_convolution():
+    double, h = Double(7), torch.randn(3, 7, 5, 6, requires_grad=True)
+    wrt = [h, *double.parameters()]
+    one, two = double(h), nn.Sequential.forward(double, h)
+    assert torch.allclose(one, two, atol=1e-5)
+    pairs = zip(*(torch.autograd.grad(y.square().sum(), wrt) for y in (one, two)), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs)

@@ -31,7 +31,8 @@ class RoundsSweeper(BasicSweeper):
         max_batch_size: jobs that are handed to the launcher at a time; null: all.
         params: {key: "a,b,c"}, the grid, beside what the command line adds.
         settings: {name: [overrides]}: what each value of an axis ``setting`` stands for.
-        scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside them.
+        scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside them; a
+            text in place of the keys says why there is no such scale.
         tune: {key: "a,b,c"}: what each setting has tuned.
         tuning_seeds: "101,102": of the trials; no seed of the grid.
     """
@@ -45,7 +46,7 @@ class RoundsSweeper(BasicSweeper):
         max_batch_size: Count | None = None,
         params: dict[str, str] | None = None,
         settings: dict[str, list[str]] | None = None,
-        scales: dict[str, dict[str, Any]] | None = None,
+        scales: dict[str, dict[str, Any] | str] | None = None,
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):

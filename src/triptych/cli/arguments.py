@@ -1,5 +1,6 @@
 """Translate command-line arguments for Hydra."""
 
+import atexit
 import gc
 import os
 import re
@@ -74,6 +75,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.help or options.cfg or "plan=true" in options.overrides:
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
+        atexit.register(gc.freeze)  # as it would at the end
     if options.help or options.cfg:
         print(shown(options, command), end="")
         sys.exit(0)

@@ -1,7 +1,7 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
 Networks are made on the ``meta`` device, or one's own that cannot be on the CPU. Operations are those of one
-item forward, by torch's counter, and twice as many backward; activations are what autograd saves. Hours are
+item forward, by torch's formulas, and twice as many backward; activations are what autograd saves. Hours are
 operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from triptych.config.build import build, targets
 from triptych.config.identity import leaves
@@ -33,8 +34,21 @@ STAND_INS: dict[str, dict[str, Any]] = {
 }
 DIFFUSION, ORACLE = "triptych.models.diffusion.Diffusion", "triptych.models.oracle.OracleModel"
 VALUES = {"schedule", "process"}  # whose values are computed with, and which change no network's size
+PARTS = ("denoiser", "model", "process", "data", "augmentation")  # which a network's sizes follow from
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
+
+
+class Operations(TorchDispatchMode):
+    """Add up the operations of what runs within, as FlopCounterMode does, which follows each module, too."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class Cost(NamedTuple):
@@ -46,7 +60,7 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | None = None) -> Cost:
+def network_cost(config: Mapping[str, Any], known: dict[object, Cost] | None = None) -> Cost:
     """Return the cost of a model's network, or of an equal one in ``known``; UserError: none to count."""
     try:
         return _cost(config, known, "meta")
@@ -56,7 +70,7 @@ def network_cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost
         return _cost(config, known, "cpu")
 
 
-def _cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | None, device: str) -> Cost:
+def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: str) -> Cost:
     if config["model"]["_target_"] == ORACLE:
         raise UserError("plan=true: nothing to train, no cost to count; leave it out")
     if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
@@ -81,34 +95,39 @@ def _cost(config: Mapping[str, Any], known: dict[tuple[object, ...], Cost] | Non
 
     for place in VALUES:
         table.at(place)
+    if known is None:
+        known = {}
+    facts = {"output": config["objective"].get("output"), "variance": config["bound"].get("variance")}
+    made_of = _typed({part: config.get(part) for part in PARTS} | facts)
+    if made_of in known:
+        return known[made_of]._replace(assumed=assumed)
     with torch.device(device):
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
             raise UserError("plan=true: for networks without conditions other than labels")
-        # how much is dropped out changes no size, but that something is keeps its mask
-        typed = [
-            (k, bool(v) if "dropout" in k and isinstance(v, float) else v)
-            for k, v in leaves(config["denoiser"]["network"])
-        ]
-        key = str(typed), data.shape, *(p.shape for p in network.parameters())
-        if known and key in known:
-            return known[key]._replace(assumed=assumed)
+        key = _typed(config["denoiser"]["network"]), data.shape, *(p.shape for p in network.parameters())
+        if key in known:
+            return known.setdefault(made_of, known[key]._replace(assumed=assumed))
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         # of the CPU's attention torch's counter knows plain products alone
         plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-        with FlopCounterMode(display=False) as counter, saved, plain:
+        counter = Operations()  # type: ignore[no-untyped-call]  # torch's own
+        with counter, saved, plain:
             network(*item)
     parameters = list(network.parameters())
     for parameter in parameters:
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
-    cost = Cost(size, 3.0 * counter.get_total_flops(), float(activations), assumed)
-    if known is not None:
-        known[key] = cost
-    return cost
+    known[made_of] = known[key] = Cost(size, 3.0 * counter.total, float(activations), assumed)
+    return known[key]
+
+
+def _typed(node: Any) -> str:
+    """Return values as text: how much is dropped out changes no size, that something is keeps its mask."""
+    return str([(k, bool(v) if "dropout" in k and isinstance(v, float) else v) for k, v in leaves(node)])
 
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
@@ -116,7 +135,7 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
     _skip_imports(config for *_, config in settings)
     assumed: dict[str, None] = {}
     networks: dict[str, None] = {}
-    known: dict[tuple[object, ...], Cost] = {}
+    known: dict[object, Cost] = {}
     operations = disk = 0.0
     for _, runs, fits, config in settings:
         cost = network_cost(config, known)

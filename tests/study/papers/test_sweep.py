@@ -115,7 +115,7 @@ def test_a_claim_that_is_no_finding_or_has_no_source_is_refused(change, message)
 
 
 def test_a_scale_that_is_not_there_is_refused():
-    for paper in ("ddpm_rate", "vdm_steps"):
+    for paper in ("edm_heun", "vdm_steps"):
         with pytest.raises(UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"):
             check_scale(asked(paper, "scale=paper"))
     cfg = compose("train", ["scale=paper"], return_hydra_config=True)

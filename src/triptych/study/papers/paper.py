@@ -92,7 +92,8 @@ def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> li
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
-    own = tuple(config.get("metrics") or {})
+    own = config.get("metrics") or {}
+    users = [name for name, one in own.items() if not str(one.get("_target_")).startswith("triptych.")]
     drawn = config["measures"]["n"] or {"measures", "measures.n"} & axes.keys()
     for claim in claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
@@ -111,7 +112,7 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
                     raise UserError(f"{at}: not computed here; add it to metrics=")
                 known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
-            elif metric in own and not drawn and not {"metrics", "setting"} & swept:
+            elif metric in users and not drawn and not {"metrics", "setting"} & swept:
                 from triptych.run.reference import own_metrics  # torch, which no other claim needs
 
                 own_metrics(config)  # which refuses one of samples

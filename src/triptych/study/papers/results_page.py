@@ -48,7 +48,7 @@ def files(scale: str = "small") -> dict[str, Any]:
         node: Any = plain.get("paper") or {}
         with suppress(OmegaConfBaseException):  # what a file refers to beyond itself stays as it is written
             config = DictConfig(plain)
-            if values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}"):
+            if OmegaConf.is_dict(values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")):
                 set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
             node = OmegaConf.to_container(config.paper, resolve=True)
         nodes[file.stem] = node | {"settings": settings_digest(plain, scale)}

@@ -29,8 +29,9 @@ def check_scale(config: DictConfig) -> None:
         return
     if not config.get("paper"):
         raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
-    if not config.hydra.sweeper.get("scales", {}).get(scale):
-        raise UserError(f"scale={scale}: paper={name} has no such scale; use scale=small")
+    values = config.hydra.sweeper.get("scales", {}).get(scale) or "has no such scale; use scale=small"
+    if isinstance(values, str):  # the reason why there is none
+        raise UserError(f"scale={scale}: paper={name} {values}")
 
 
 def set_scale(config: DictConfig) -> list[str]:
@@ -55,7 +56,7 @@ def set_scale(config: DictConfig) -> list[str]:
 def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
     """Set what of a scale's values the claims depend on."""
     for key, value in values.items():
-        if key.startswith("measures."):
+        if key.startswith("measures.") and value is not None:
             OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
 
 
