@@ -83,10 +83,11 @@ class Double(nn.Sequential):
 
     def forward(self, h: Tensor) -> Tensor:
         if h.device.type != "cpu":
-            return super().forward(h)  # type: ignore[no-any-return]
-        kernel = self[1].weight.transpose(0, 1).flip(2, 3)
-        kernel = sum(pad(kernel, (a, 1 - a, b, 1 - b)) for a in (0, 1) for b in (0, 1))
-        return conv_transpose2d(h, kernel, self[1].bias, stride=2, padding=1)
+            return super().forward(h)  # type: ignore[no-any-return, no-untyped-call]
+        layer: Any = self[1]
+        kernel = layer.weight.transpose(0, 1).flip(2, 3)
+        shifts = [pad(kernel, (a, 1 - a, b, 1 - b)) for a in (0, 1) for b in (0, 1)]
+        return conv_transpose2d(h, torch.stack(shifts).sum(0), layer.bias, stride=2, padding=1)
 
 
 class UNet(ImageNetwork):
