@@ -18,7 +18,7 @@ from record import interleave, ratio, record
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from triptych.networks.unet import Double, UNet
+from triptych.networks.unet import UNet, UpsampleConv
 
 WIDTHS = {"1M": (32, 48, 48), "5M": (64, 96, 128)}
 
@@ -104,7 +104,7 @@ def convolutions(network: nn.Module, batch: int):
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given: shapes.append((layer, given[0].shape)))
         for layer in network.modules()
-        if isinstance(layer, nn.Conv2d | Double)  # a Double calls no Conv2d here
+        if isinstance(layer, nn.Conv2d | UpsampleConv)  # a UpsampleConv calls no Conv2d here
     ]
     network(torch.zeros(batch, 1, 28, 28), torch.zeros(batch))
     for hook in hooks:

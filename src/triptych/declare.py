@@ -222,7 +222,7 @@ C = TypeVar("C", bound=type)
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
     """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
 
-    ``place``: where configurations have it, as "denoiser.network"; ``error``: raised with the line.
+    ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is raised.
     """
 
     def hold(cls: type) -> None:

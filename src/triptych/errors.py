@@ -35,7 +35,7 @@ class StorageError(UserError):
 
 
 class Diverged(UserError):
-    """A loss, a bound or a weight, ``what``, is not finite at ``step``, from 1: the result of the run."""
+    """A loss, bound or weight (``what``) is not finite at ``step``, from 1; recorded as the run's result."""
 
     exit_code = 3
 

@@ -90,7 +90,10 @@ def load_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_rows(path: str | Path) -> Iterator[list[str]]:
-    """Yield a CSV file's rows, the header first, as far as it can be read; of one too large none."""
+    """Yield the rows of a CSV file, header first, as far as they can be read.
+
+    Yields nothing if the file is missing, not regular, or larger than TRIPTYCH_MAX_TABLE.
+    """
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size <= limit("TRIPTYCH_MAX_TABLE"):

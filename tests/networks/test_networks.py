@@ -17,7 +17,7 @@ from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import Double, UNet, UNetBlock
+from triptych.networks.unet import UNet, UNetBlock, UpsampleConv
 
 CASES = [
     (MLP, (2,), {}),
@@ -243,7 +243,7 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
 
 
 def test_a_folded_doubling_is_repetition_and_convolution():
-    double, h = Double(7), torch.randn(3, 7, 5, 6, requires_grad=True)
+    double, h = UpsampleConv(7), torch.randn(3, 7, 5, 6, requires_grad=True)
     wrt = [h, *double.parameters()]
     one, two = double(h), nn.Sequential.forward(double, h)
     assert torch.allclose(one, two, atol=1e-5)

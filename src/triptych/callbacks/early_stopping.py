@@ -12,7 +12,10 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """End the fit once ``patience`` validations have not lowered ``monitor`` by ``min_delta``; resumable."""
+    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
+
+    The count is in each checkpoint and goes on after a resume. "val/bound" is in the data's own unit.
+    """
 
     def __init__(
         self,

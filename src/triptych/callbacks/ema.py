@@ -144,7 +144,10 @@ def _copy(parameters: dict[str, Tensor], values: list[Tensor]) -> None:
 
 
 def exponent(sigma_rel: float) -> float:
-    """Return gamma >= 0 of sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2); or ValueError."""
+    """Solve sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2) for gamma >= 0, by bisection.
+
+    ValueError: ``sigma_rel`` outside (0, 12^(-1/2)), beyond which early steps would weigh most.
+    """
     if not 0 < sigma_rel < LONGEST:
         raise ValueError(f"sigma_rel={sigma_rel}: must be above 0, below {LONGEST:.4f} (the mean of all)")
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel

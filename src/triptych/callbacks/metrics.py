@@ -27,7 +27,8 @@ BETTER = {True: "higher", False: "lower", None: ""}
 class Metrics(pl.Callback):
     """Update each metric with every evaluated batch, and log its figures beside the bound.
 
-    What a metric draws follows from seed and batch; torch's generator stays, so training is the same without.
+    A metric's draws follow from the seed and the batch's place, and leave torch's generator as it was: a run
+    with metrics trains as one without.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):

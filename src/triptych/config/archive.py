@@ -1,8 +1,9 @@
 """Inspect a checkpoint file without torch, before it is loaded.
 
 torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
-what is compressed, ignores checksums, and knows more types than our checkpoints have. Here records are
-stored with checksums, tensors lie within a record of their own length, and stand-ins do nothing.
+what is compressed, ignores checksums, and knows more types than our checkpoints have. Here records must be
+uncompressed, with checksums; tensors must lie within a record of their own length; and what the pickle names
+is replaced by stand-ins, which run nothing.
 """
 
 import io

@@ -89,7 +89,10 @@ def check_names(config: Any, path: str = "") -> None:
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Drop keys of a file that the typed ``_target_`` does not accept; of an optimizer all but ``lr``."""
+    """Drop keys of a file that the typed ``_target_`` does not accept; of an optimizer all but ``lr``.
+
+    AdamW's weight decay means something else to another class, whose own defaults its users know.
+    """
     for group in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
         node = next((node for where, node in targets(config, "") if where == group), None)
         if node is None:
@@ -130,7 +133,8 @@ def check_targets(config: Any, path: str = "") -> None:
 class Dependencies:
     """Dependencies injected by argument name; each is built once.
 
-    ``facts``: values by name, before ``PARTS`` of the resolved ``config``; ``built``: objects by place.
+    ``config``: all of it, resolved; its ``PARTS`` are built on first use. ``facts``: values by name, which
+    take precedence over ``PARTS``. ``built``: objects that exist already, by place in ``config``.
     """
 
     def __init__(self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None):

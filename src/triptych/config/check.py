@@ -111,7 +111,8 @@ def check_metric_names(names: Iterable[str]) -> None:
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     """Refuse the first conflict of keys.
 
-    A warm-up longer than the run, as ``debug=fdr`` makes of a file's own, only where it was ``typed``.
+    A warm-up longer than the run is refused only where it was ``typed``: an experiment's file may have one,
+    as ``debug=fdr`` cuts any run to two steps.
     """
     check_metric_names(config.get("metrics") or {})
     for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):

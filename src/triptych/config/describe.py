@@ -104,7 +104,7 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus(key: str, typed: Mapping[str, str]) -> str:
-    """Return Hydra's "+" for a key that a class, ``typed`` or a file's, takes and no file lists; or ""."""
+    """Return "+" for a key that its class takes and no file lists, "++" if the class was typed; else ""."""
     parent, _, name = key.rpartition(".")
     depths = range(1, key.count(".") + 1)
     if not parent or (parent not in typed and any(listing(key, depth) for depth in depths)):

@@ -7,7 +7,10 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of samples ``of`` "points", "images", "captions", or "": a user's; NEITHER is never ranked."""
+    """A figure of a set of samples; ``better`` is its direction, NEITHER is drawn and never ranked.
+
+    ``of``: "points", "images", "captions" of images, or "" for a user's own.
+    """
 
     name: str
     title: str

@@ -46,7 +46,7 @@ def run_name(name: Any) -> str:
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return {key: override} that all cells of a sweep share; where it has no name, choices are axes."""
+    """Return {key: override} that all cells of a sweep share; an unnamed sweep's choices are axes."""
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)

@@ -126,7 +126,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Return a training batch after all ``steps``, with the condition's part of what was done, where told."""
+    """Return a training batch after all ``steps``; if one is ``told``, the condition says what was done."""
     done = []
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]

@@ -56,7 +56,8 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
 
-        DataError, after ``what`` the texts are: no word, more than ``length`` tokens, or an unknown word.
+        DataError: a text without a word, of over ``length`` tokens, or with an unknown word; ``what`` is the
+        key in its message.
         """
         pieces = []
         for text in texts:

@@ -97,7 +97,10 @@ class Accounting(Figures):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
-        """Start over, and keep each of ``items`` items apart, in rows that only its own process fills."""
+        """Start over, and keep each of ``items`` items apart: those of indices below that number.
+
+        Each process fills its own items' rows of one table, so that their sum over processes is exact.
+        """
         self.reset()
         self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.sums.device)
 

@@ -39,6 +39,8 @@ class ConditionBits(PerItem):
     Args:
         draws: of time and noise, an item.
         parts: of the condition, by their names; None: all that the network reads.
+
+    UserError: the model reads none such, or was never trained without it.
     """
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):

@@ -20,7 +20,7 @@ class Logged(pl.LightningModule):
     """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # set forty times a step by Lightning, and no parameter
+        if name == "_current_fx_name":  # no parameter, and Lightning sets it forty times a step
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)

@@ -41,7 +41,8 @@ class Diffusion(DenoiserModel):
         training: gives the first n training items (n, *event), on which an optimal reverse variance is
             measured, and a report's draws are controlled, see ``diffusion.control``; None: they are not.
 
-    ValueError: a learned schedule under a loss or times that would teach it easy noise; no such part.
+    ValueError: a learned schedule under a loss or times that would teach it easy noise; ``label_dropout`` of
+    a part that the condition lacks.
     """
 
     def __init__(

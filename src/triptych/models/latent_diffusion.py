@@ -37,7 +37,8 @@ class LatentDiffusion(Diffusion):
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
 
-    ValueError, UserError: several levels; a loss that is no bound, as it would teach easy latents.
+    ValueError: several levels; a loss other than the bound's own, under which the encoder would learn easy
+    latents; a learned reverse variance. UserError: a likelihood by the ODE, which would be the latents'.
     """
 
     of_latents = True

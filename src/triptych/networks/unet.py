@@ -72,7 +72,7 @@ class UNetBlock(nn.Module):
         return h if self.text is None or text is None else self.text(h, text)  # type: ignore[no-any-return]
 
 
-class Double(nn.Sequential):
+class UpsampleConv(nn.Sequential):
     """Repeat each position 2x2, then convolve 3x3: up to rounding, on a CPU, with 2.25 times fewer products.
 
     An output reads 2x2 inputs only: a transposed convolution of stride 2, of the sum of four shifted kernels.
@@ -198,7 +198,7 @@ class UNet(ImageNetwork):
                 double = (
                     block(after, after, resize=nn.Upsample(scale_factor=2)) if resample != "conv" else None
                 )
-                self.up.append(double or Double(after))
+                self.up.append(double or UpsampleConv(after))
         self.last_norm = group_norm(before, groups)
         self.last = zeros(nn.Conv2d(before, channels * self.outputs, 3, padding=1))
 

@@ -61,7 +61,10 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint of the highest step, or "last"; ForeignCheckpoint: none is the run's."""
+    """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
+
+    ForeignCheckpoint: all readable ones are another run's; starting over would overwrite them.
+    """
     known, others = [], []
     for path in paths:
         try:
@@ -86,7 +89,11 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load "ema", "raw", "chosen" or an average, stored or made from ``run``'s snapshots; or UserError."""
+    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
+
+    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
+    name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of ``run``.
+    """
     tensors = weights_of(checkpoint, weights, run)
     try:
         module.load_state_dict(tensors)

@@ -83,7 +83,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_end(path: Path, start: int, data: bytes) -> None:
-    """Replace what follows the first ``start`` bytes of a file, in one call; StorageError as ``atomic``."""
+    """Replace what follows the first ``start`` bytes of a file, in one call; StorageError as ``atomic``.
+
+    If ``data`` begins with the bytes that it replaces, a kill at any moment loses none of them.
+    """
     check_held(path)
     with _storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
         file.seek(start)

@@ -46,7 +46,10 @@ class Drawing:
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """Return the condition of n samples: of ``label``, else of held-out ``items`` in order or turn."""
+        """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
+
+        Otherwise those of held-out ``items``: by default the first n, or of labels alone all classes in turn.
+        """
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))

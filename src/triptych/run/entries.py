@@ -18,7 +18,10 @@ BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items with its standard error, and `draw_stderr`, the part due to draws, or NaN."""
+    """A mean over `n` items with its standard error, in the unit of its key.
+
+    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
+    """
 
     mean: float
     stderr: float
@@ -39,8 +42,9 @@ class Curve:
 class SampleMeasures:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
-    ``floor``: median, lowest and highest between true sets; ``n``: samples of a set; ``fewer``: of how many
-    less, by name; ``noise``: each measure of pure noise; ``metrics``: the user's own among them.
+    ``floor``: by name, (median, lowest, highest) of the measure between true sets. ``n``: samples of a set.
+    ``fewer``: number of samples of each measure that was taken of fewer. ``noise``: each measure of pure
+    noise. ``metrics``: the user's own among them.
     """
 
     key: str

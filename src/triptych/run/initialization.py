@@ -110,7 +110,8 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    All but a learned schedule's. UserError where nothing fits, or not everything and no ``init_partial``.
+    Parameters but those of a learned schedule, and the buffers of modules that have parameters. UserError
+    where nothing matches, or not everything and ``init_partial`` is false.
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}

@@ -34,7 +34,7 @@ def open_inception(path: str) -> nn.Module:
 
 
 def read_statistics(path: str) -> Moments:
-    """Read published statistics of FID, ``mu`` and ``sigma`` of an ``.npz``; UserError if they are not."""
+    """Read ``mu`` and ``sigma``, published for FID, from an ``.npz``; UserError for any other file."""
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"

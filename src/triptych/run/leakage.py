@@ -21,7 +21,10 @@ _noted: set[Path] = set()
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a model, or ""; UserError: trained on ``judged``."""
+    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
+
+    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    """
     if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
         return ""
     before = ", ".join(f"{n} {name}" for name, n in seen["n"].items())

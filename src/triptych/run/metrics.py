@@ -1,6 +1,6 @@
 """Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume.
 
-Other loggers have beside it the configuration, the figures and the panels of a result.
+Select what the other loggers get beside it: configuration, figures and panels of a result.
 """
 
 import contextlib
@@ -33,8 +33,9 @@ class MetricsCsv(Logger):
     """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
     Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again when they
-    change; a new column, or a figure of a step further back, takes a rewrite of the whole table. ``time`` is
-    the seconds of fitting that led to the row, by ``clock``.
+    change; a new column, or a figure of a step further back, takes a rewrite of the whole table. A run that
+    resumes at step s drops the rows after s, so each step stands once. ``time`` is the seconds of fitting
+    that led to the row, by ``clock``.
     """
 
     name, version = "csv", ""

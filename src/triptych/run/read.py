@@ -72,7 +72,7 @@ class Run(Result):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Those that may change its result, by where they are declared; one that nothing declares counts."""
+        """Settings that may change the result, by the role of each key; an undeclared key counts."""
         every = self.all_settings.items()
         return {k: value for k, value in every if role_in(self.config, k) in AXES or k in BUNDLES}
 

@@ -185,7 +185,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format mean and error: four decimals, or as many as an error below ``least`` has; without NaN."""
+    """Format "0.0771 ± 0.0012", "0.0771" without an error; more decimals for an error below ``least``."""
     if math.isnan(error := figure.stderr):
         return f"{figure.mean:.4f}"
     digits = 1 - math.floor(math.log10(error)) if 0 < error < least else 4

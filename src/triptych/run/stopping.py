@@ -81,7 +81,10 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal if any process received one; Diverged: one saw a number that is not finite."""
+        """Return the signal if any process received one; a collective: all processes call it together.
+
+        With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is not finite.
+        """
         lightning: Any = trainer  # its attributes are set where mypy does not look
         every: int = lightning.log_every_n_steps
         received, first = self.received is not None, NEVER

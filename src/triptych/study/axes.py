@@ -129,7 +129,10 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Return whether ``owner``'s value fixes ``key``'s, but for the run's seed in it; both by ``id``."""
+    """Return whether ``owner``'s value fixes ``key``'s; both by the run's ``id``.
+
+    Values that differ in the run's own seed alone are one, as paths of a cascade's stages: ``.../seed=1``.
+    """
 
     def fixed(texts: Mapping[int, str]) -> bool:
         seen: dict[str, str] = {}

@@ -1,8 +1,9 @@
 """Correct all claims of a report as one family, by Holm's method (docs/comparing.md).
 
 The question that the report asks, the bound or the measure that decides, has half of the error to itself
-(weighted Holm), so that many measures do not drown it. Of `looks` planned ones each may spend an equal share
-(Lan & DeMets 1983, with the union bound): `looks` times the smallest p of those taken enters.
+(weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may spend an equal share
+of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what enters Holm's test is `looks` times
+the smallest p of the looks taken.
 """
 
 import math
@@ -20,7 +21,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     for k, comparison in enumerate(comparisons):
         pairs = dict(_pairs(comparison))
         looks = []
-        for seeds in rule.seen:  # over those that a look had
+        for seeds in rule.seen:  # the same, over the seeds that a look had
             cells = (
                 replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in comparison.cells
             )

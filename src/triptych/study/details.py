@@ -84,7 +84,7 @@ def _flat(run: Run) -> dict[str, str]:
 
 
 def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return keys with several values, or none in a run of ``whole``, whose configuration is known."""
+    """Return keys that have several values, or that a configuration in ``whole`` lacks; short ones first."""
     every = dict.fromkeys(key for one in flat for key in one)
     none = {key for key in every if any(key not in one for one in whole)}
     keys = [key for key in every if len({one[key] for one in flat if key in one}) + (key in none) > 1]
@@ -153,7 +153,7 @@ def _short(x: float) -> float:
 
 
 def command_again(record: Mapping[str, Any], tuned: bool) -> str:
-    """Return the command that makes a run, of a ``tuned`` sweep or not, again; "" if unknown."""
+    """Return the command that repeats a run; "" if unknown. ``tuned``: its values were tuned, now typed."""
     typed = record.get("overrides")
     if not isinstance(typed, list):
         return ""

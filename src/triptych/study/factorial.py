@@ -17,7 +17,10 @@ WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 @dataclass(frozen=True)
 class Crossing:
-    """Cells by (value of `lines`, value of `along`); `numbers`: `along`'s, None where some are none."""
+    """Cells by (value of `lines`, value of `along`), which are in the order in which they are drawn.
+
+    `numbers`: `along`'s values as numbers, ascending; None where some are not numbers.
+    """
 
     lines: Axis
     along: Axis

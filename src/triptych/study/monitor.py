@@ -17,7 +17,7 @@ QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
-    """Write, and with ``show`` print, the report; return an error line or "": what runs gave stays."""
+    """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
@@ -36,7 +36,10 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draw each run's progress about once a second, or without a terminal print ends; renew the report."""
+    """Draw the progress of each run about once a second, and renew the report when one finishes.
+
+    Without a terminal it prints a line whenever a run ends.
+    """
 
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)

@@ -171,7 +171,10 @@ def _panel(comparison: Comparison, palette: Mapping[str, str], title: str, how: 
 
 
 def _own_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; what is reported cannot name a package."""
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error stands in its panel's place.
+
+    A reported directory cannot name a package: a report on a stranger's runs executes none of their code.
+    """
     drawn = []
     for module in filter(file_of, (f"{package}.panels" for package in trusted())):
         try:

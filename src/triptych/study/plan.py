@@ -1,6 +1,6 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device, or one's own that cannot be on the CPU. Operations are those of one
+Networks are made on the ``meta`` device, or one's own that cannot be, on the CPU. Operations are those of one
 item forward, by torch's formulas, and twice as many backward; activations are what autograd saves. Hours are
 operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
@@ -126,7 +126,7 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
 
 
 def _typed(node: Any) -> str:
-    """Return values as text: how much is dropped out changes no size, that something is keeps its mask."""
+    """Return values as text; of a dropout only whether it is above 0: its mask has the same size."""
     return str([(k, bool(v) if "dropout" in k and isinstance(v, float) else v) for k, v in leaves(node)])
 
 

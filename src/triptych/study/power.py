@@ -1,9 +1,12 @@
 """What a comparison could have seen: power, and how many seeds a claim would take.
 
+Under a true difference d the mean of S seeds is N(d, A + B); A, of seeds, and B, of items, as in `crossed`:
+
     power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ],  estimate of A ~ A chi2_{S-1} / (S - 1)
 
-over the same nodes as the test (`crossed`); A falls as 1 / S, B does not. The level is the one that holds if
-no other claim does (Holm's first step), so the power is a lower limit of what the corrected test has.
+over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The level is
+the one that holds if no other claim does (Holm's first step), so the power is a lower limit of what the
+corrected test has.
 """
 
 import math
@@ -54,7 +57,7 @@ def seeds_to_settle(claim: PairTest) -> int | None:
 
 
 def seeds_next(comparison: Comparison) -> int:
-    """Return how many seeds in all would settle what they can of best against others; 0: none is needed."""
+    """Return how many seeds in all would settle the open pairs of the best, as far as seeds can; 0: none."""
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
     table = comparison.question

@@ -18,7 +18,7 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 
 class Group(NamedTuple):
-    """Runs on the same data and in the same unit, the first finished; `data`: a name of its own."""
+    """Runs on the same data and in the same unit, the first finished; `data`: a name no other group has."""
 
     runs: list[Run]
     data: str

@@ -48,7 +48,7 @@ def ask_queue() -> dict[str, str] | None:
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """Give submitit's jobs their states, and a job that ended without a result one, by ``outcome``."""
+    """Report submitit's jobs' states, and by ``outcome`` the result of a job that ended without one."""
 
     def __init__(self, folder: str, tasks: int, outcome: Callable[[str, Sequence[str], str], Any]):
         super().__init__(delay_s=EVERY)
@@ -120,6 +120,10 @@ class QueueWatcher(SlurmInfoWatcher):
 
 
 def watch_queue(launcher: Mapping[str, Any], outcome: Callable[[str, Sequence[str], str], Any]) -> None:
-    """Let this process's SLURM jobs be watched; ``outcome`` gives the value of one that left no result."""
+    """Let this process's SLURM jobs be watched by their queue.
+
+    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and gives
+    what its run returns to the sweeper.
+    """
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

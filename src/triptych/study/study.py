@@ -125,7 +125,10 @@ class Study:
 
 
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
-    """Read the runs beneath `roots` and compare them; `equal_within`: in the unit of what decides."""
+    """Read the runs beneath `roots` and compare them.
+
+    `equal_within`: the difference below which settings are called the same, in the unit of what decides.
+    """
     roots = tuple(Path(root) for root in roots)
     every = {run.dir.resolve(): run for root in roots for run in read_runs(root)}
     bases = [root.resolve() for root in roots]

@@ -72,7 +72,7 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
     for part in PARTS:
         figures = [cell.spread(part) for cell in comparison.cells]
         shown = {format_number(figure.mean) for figure in figures if figure.n}
-        known += [(part, part)] if len(shown) > (len(figures) > 1) else []  # that differs
+        known += [(part, part)] if len(shown) > (len(figures) > 1) else []  # not one figure for all
     beside = {"gap": "gap to entropy"} | BESIDE
     known += [(k, head) for k, head in beside.items() if any(c.spread(k).n for c in comparison.cells)]
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
@@ -161,7 +161,10 @@ def _drawn(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[TableRow]]:
-    """Return columns and rows of measures beside the bound: the user's own first, best first by the first."""
+    """Return columns and rows of the measures of samples beside a bound that decides, at the last value.
+
+    The user's own columns come first; rows are best first by the first column.
+    """
     tables = [] if comparison.deciding else list(comparison.measures.values())
     tables.sort(key=lambda table: (table.metric.name in SAMPLE_METRICS, not table.metric.better))
     heads = []

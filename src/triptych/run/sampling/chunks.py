@@ -59,7 +59,10 @@ class Chunks:
         self._turn, (self._rank, self._world) = 0, rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
-        """Read this process's missing chunks of n items: (places (k,), number of chunk) -> x (k, *shape)."""
+        """Read this process's chunks of a set of n items, but those that are on disk.
+
+        ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
+        """
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
             paths.append(path := self.folder / f"{name}_{chunk}.pt")

@@ -76,7 +76,7 @@ def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
 
 
 def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
-    """Return the claims of a sweep's node ``paper``; UserError: one that its axes do not have, or amiss."""
+    """Return the claims of a sweep's node ``paper``; UserError: a wrong value, or one not in ``axes``."""
     check_values({"paper": dict(node)})
     for key in sorted(PaperNode.__required_keys__ - node.keys()):
         raise UserError(f"paper.{key}: a value is needed")

@@ -139,7 +139,11 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """Correct p over all that are tested: a claim's largest of "not within", and Bonferroni's of "within"."""
+    """Correct p over all claims that are tested, by Holm's method.
+
+    A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of "all are
+    within" the smallest times their number (Bonferroni).
+    """
     tested = [j.measured for j in judgements if not j.claim.untestable]
     out = holm([max(m.p_not_within for m in measured) for measured in tested])
     within = holm([min(1.0, len(measured) * min(m.p_within for m in measured)) for measured in tested])

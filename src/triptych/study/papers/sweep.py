@@ -74,7 +74,7 @@ def _several(value: Any) -> bool:
 
 
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
-    """Return what ``sweep.json`` says of the claims, {} without; UserError: it cannot decide them.
+    """Return the claims for ``sweep.json``, {} if no paper's; UserError: one that this sweep cannot decide.
 
     ``before``: what it said at an earlier start; ``any_result``: whether a run of it has ended.
     """
