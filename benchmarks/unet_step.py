@@ -18,7 +18,7 @@ from record import interleave, ratio, record
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from triptych.networks.unet import UNet, UpsampleConv
+from triptych.networks.unet import UNet
 
 WIDTHS = {"1M": (32, 48, 48), "5M": (64, 96, 128)}
 
@@ -100,11 +100,11 @@ def stepper(network: nn.Module, batch: int):
 
 def convolutions(network: nn.Module, batch: int):
     """The network's convolutions forward and backward, each alone, at the shapes that it has."""
-    shapes: list[tuple[nn.Module, torch.Size]] = []
+    shapes: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given: shapes.append((layer, given[0].shape)))
         for layer in network.modules()
-        if isinstance(layer, nn.Conv2d | UpsampleConv)  # a UpsampleConv calls no Conv2d here
+        if isinstance(layer, nn.Conv2d)
     ]
     network(torch.zeros(batch, 1, 28, 28), torch.zeros(batch))
     for hook in hooks:

@@ -202,8 +202,19 @@ RING = {"_target_": "triptych.data.mixture.Ring", "root": None}
 FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
-def check(**keys):
-    check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
+def check(needed=(), **keys):
+    data = FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()}
+    check_data_files(data, needed)
+
+
+def test_a_split_of_no_items_is_refused_unless_it_has_a_folder(tmp_path):
+    none = {"val_fraction": 0, "test_fraction": 0, "batch_size": 4}
+    tree(tmp_path / "plain", cat={"": 5}, dog={"": 4})
+    refused(lambda: check(["test"], root=tmp_path / "plain", **none), "test=true: data.test_fraction=0")
+    refused(lambda: check(["val"], root=tmp_path / "plain", **none), "checkpoint=best: data.val_fraction=0")
+    check(root=tmp_path / "plain", **none)
+    tree(tmp_path / "split", train={"": 9}, val={"": 3}, test={"": 4})
+    check(["val", "test"], root=tmp_path / "split", **none)
 
 
 def test_bad_roots_are_refused_by_a_pure_function(tmp_path):

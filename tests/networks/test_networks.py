@@ -17,7 +17,7 @@ from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import UNet, UNetBlock, UpsampleConv
+from triptych.networks.unet import UNet, UNetBlock
 
 CASES = [
     (MLP, (2,), {}),
@@ -240,12 +240,3 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
     torch.manual_seed(0)
     network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
     assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)
-
-
-def test_a_folded_doubling_is_repetition_and_convolution():
-    double, h = UpsampleConv(7), torch.randn(3, 7, 5, 6, requires_grad=True)
-    wrt = [h, *double.parameters()]
-    one, two = double(h), nn.Sequential.forward(double, h)
-    assert torch.allclose(one, two, atol=1e-5)
-    pairs = zip(*(torch.autograd.grad(y.square().sum(), wrt) for y in (one, two)), strict=True)
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs)

@@ -1,7 +1,7 @@
 """Find the files of data and check sizes, without torch: before a run's directory is made."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ TRAINING = {  # items to train on and validate with
     CIFAR[0]: 50000,
     "triptych.data.digits.Digits": 1500,
     "triptych.data.captions.DigitsCaptioned": 1500,
+}
+EMPTY = {
+    "val": "checkpoint=best: data.val_fraction=0 leaves no items to choose by; use checkpoint=last",
+    "test": "test=true: data.test_fraction=0 leaves no items to test; use test=false",
 }
 REPEATS = 4096  # items in a batch that may be larger than its training split: some of them are there twice
 
@@ -99,10 +103,11 @@ def check_memory(key: str, items: int, numbers: int) -> None:
         raise DataError(f"{key}={items}: takes {size / 2**30:,.0f} GiB, {most}; needs fewer items")
 
 
-def check_data_files(data: Mapping[str, Any]) -> None:
+def check_data_files(data: Mapping[str, Any], needed: Collection[str] = ()) -> None:
     """Check the part ``data`` of a configuration, if its class is ours, against files, reading no image.
 
-    DataError: no such folder or files, images of which no split can be made, sizes beyond reason.
+    DataError: no such folder or files, images of which no split can be made or one that is ``needed``, "val"
+    or "test", would be empty, sizes beyond reason.
     """
     target = str(data.get("_target_"))
     items: int | None = None
@@ -111,7 +116,11 @@ def check_data_files(data: Mapping[str, Any]) -> None:
         check_pixels(data.get("size", 32))
         layout = read_layout(root)
         shares = data.get("val_fraction", 0.1), data.get("test_fraction", 0.1), data.get("data_seed", 0)
-        items = len(split_files(layout, root, *shares)["train"])
+        splits = split_files(layout, root, *shares)
+        for name in needed:
+            if not len(splits[name]):
+                raise DataError(EMPTY[name])
+        items = len(splits["train"])
         if target == CAPTIONED:
             for file in layout.files:
                 caption_file(root / file)

@@ -17,7 +17,7 @@ from triptych.study.render import markdown
 from ...run.sampling.test_own_metric import RADIUS
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
-CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
+CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {"switched_off": None}}
 
 
 def node(**claim: Any) -> dict[str, Any]:

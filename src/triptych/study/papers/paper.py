@@ -93,7 +93,8 @@ def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], ax
     """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = config.get("metrics") or {}
-    users = [name for name, one in own.items() if not str(one.get("_target_")).startswith("triptych.")]
+    built = {name: str(one.get("_target_")) for name, one in own.items() if one}
+    users = [name for name, target in built.items() if not target.startswith("triptych.")]
     drawn = config["measures"]["n"] or {"measures", "measures.n"} & axes.keys()
     for claim in claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
