@@ -57,7 +57,7 @@ class Diverged(UserError):
 class Interrupted(BaseException):
     """The run stopped on a signal and can be resumed; not an Exception, so that no handler catches it.
 
-    ``signal`` asked for it, or killed; ``step`` was saved; ``lost``: what was killed, as "process 1".
+    ``signal`` came, or killed; ``step`` was saved; ``lost``: what was killed, as "process 1".
     """
 
     def __init__(self, signal: int, step: int = 0, lost: str = ""):

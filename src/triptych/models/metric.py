@@ -18,7 +18,7 @@ from triptych.models.base import BoundModel
 class PerItem(Figures):
     """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
 
-    ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report. What it draws at
+    ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it draws at
     random follows from the seed, the process and the batch's place.
 
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its ``compute`` gives

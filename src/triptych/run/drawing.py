@@ -13,7 +13,7 @@ from triptych.diffusion.sampler import Progress, Sampler
 from triptych.diffusion.wrappers import is_conditional
 from triptych.models.base import BoundModel
 
-# parts that a person asks for; what else a stage is told, another draws
+# parts that a person chooses; the other parts of a stage's condition are drawn
 PROMPTED = ("label", "text", "text_embedding")
 DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 

@@ -97,7 +97,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """A paper's claims as a sweep found them; ``changed``: they are not those that it began with."""
+    """A paper's claims with a sweep's verdicts; ``changed``: they are not those that it began with."""
 
     node: Mapping[str, Any]
     name: str

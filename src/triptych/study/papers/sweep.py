@@ -76,7 +76,7 @@ def _several(value: Any) -> bool:
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
     """Return the claims for ``sweep.json``, {} if no paper's; UserError: one that this sweep cannot decide.
 
-    ``before``: what it said at an earlier start; ``any_result``: whether a run of it has ended.
+    ``before``: its content at an earlier start; ``any_result``: whether a run of it has ended.
     """
     if not config.get("paper"):
         return {}
