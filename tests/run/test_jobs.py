@@ -92,6 +92,22 @@ def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path)
     assert process.wait(20) != 0 and log.read_text() == "began\nsaved\n"
 
 
+def test_a_job_that_began_in_the_moment_of_an_interruption_is_waited_for(program, tmp_path, monkeypatch):
+    program("time.sleep(60)")
+    stop = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: print('saved') or sys.exit(5))\n"
+    (tmp_path / "program.py").write_text(stop + (tmp_path / "program.py").read_text())
+    answer = jobs.Server._answer
+
+    def interrupted(server, look):
+        monkeypatch.setattr(jobs.Server, "_answer", answer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs.Server, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run_job("a", tmp_path / "log")
+    assert (tmp_path / "log").read_text() == "saved\n"
+
+
 def test_all_end_with_a_worker_that_is_killed_while_it_imports(program, tmp_path):
     program("time.sleep(60)")
     slow = (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")

@@ -1,6 +1,7 @@
 """Processes of a sweep's runs, forked from one that has imported what a run imports: that takes long.
 
-A worker writes it a line for each run; it answers with the fork's process id and, in the end, exit code.
+A worker writes it a line for each run. The fork answers with its process id, and at its end that process with
+both, id and exit code.
 """
 
 import atexit
@@ -78,21 +79,27 @@ class Server:
             job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
             with suppress(BrokenPipeError):
                 self.process.stdin.write(json.dumps(job).encode() + b"\n")
-            pid = self._answer(look) or 0
-            code = self._answer(look) if pid else None
-            return self.process.wait() if code is None else code
+            answer = self._answer(look)
+            if len(answer) == 1:
+                pid = answer[0]
+                answer = self._answer(look)
+            return answer[1] if answer else self.process.wait()
         except BaseException:
             self._stop(pid)
             raise
 
-    def _answer(self, look: Callable[[], None]) -> int | None:
+    def _answer(self, look: Callable[[], None]) -> list[int]:
+        """Return a fork's process id, or that and its exit code, or nothing of a server that is gone."""
         while not select.select([self.process.stdout], [], [], 1.0)[0]:
             look()
-        line = self.process.stdout.readline()
-        return int(line) if line else None
+        return [int(number) for number in self.process.stdout.readline().split()]
 
     def _stop(self, pid: int) -> None:
-        if not pid:  # not forked yet; a fork in this very moment notices that its parent is gone
+        if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # it has begun in this moment
+            pid, *ended = self._answer(lambda: None) or [0]
+            if ended:
+                return
+        if not pid:  # the server still imports; a fork in this very moment notices that its parent is gone
             self.process.kill()
             return
         end = time.monotonic() + GRACE
@@ -120,14 +127,10 @@ def serve() -> None:
         pid = os.fork() if sys.platform == "linux" else 0
         if pid == 0:
             break
-        print(pid, file=answers, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
+        print(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
     else:
         os._exit(0)  # at once: see ``leave``
     job = json.loads(line)
-    if os.getpid() == here:
-        print(here, file=answers, flush=True)
-    answers.close()
     os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the worker, once
     with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
         for number, file in enumerate((nothing, log, log)):
@@ -138,6 +141,8 @@ def serve() -> None:
         os.environ[PARENT] = str(here)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    with answers:
+        print(os.getpid(), file=answers)  # from now on it may be signalled
     sys.argv[1:] = sys.orig_argv[-1:] = [job["argument"]]
 
 
