@@ -26,6 +26,7 @@ NAMES = {  # shape, numbers a dimension, classes
     "unet_iddpm": ((3, 32, 32), 2, 0),
     "unet_edm": ((3, 32, 32), 1, 0),
     "unet_vdm": ((3, 32, 32), 1, 0),
+    "unet_edm2": ((3, 64, 64), 1, 1000),
     "dit_b": ((4, 32, 32), 2, 1000),
     "jit_b": ((3, 256, 256), 1, 1000),
 }

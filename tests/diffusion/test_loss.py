@@ -10,6 +10,7 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, MuTildeOutput, Output
 from triptych.diffusion.loss import (
     EDM,
+    EDM2,
     NCSN,
     P2,
     Elbo,
@@ -24,7 +25,7 @@ from triptych.diffusion.loss import (
 )
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import SPACES
-from triptych.diffusion.process import Rectified, VarianceExploding, VariancePreserving
+from triptych.diffusion.process import Preconditioned, Rectified, VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Straight
 from triptych.diffusion.times import LogitNormal, LogNormal
 
@@ -344,3 +345,39 @@ def test_weights_are_constants_to_the_gradient(weighting):
     fixed = 0.5 * weight * guess.schedule.dgamma(T) * loss.squared_error
     slopes = [torch.autograd.grad(a.sum(), network.gain, retain_graph=True) for a in (loss.nats, fixed)]
     torch.testing.assert_close(*slopes)
+
+
+def test_edm2_is_edm_over_a_learned_uncertainty():
+    """Karras et al. 2024, eqs. 14, 21: E_sigma[lambda(sigma) / e^u |x0 error|^2 + u]."""
+    loss, sigma_data, dims = EDM2(-0.8, 1.6), 0.5, 7
+    process, schedule = Preconditioned(sigma_data), Linear(-12.0, 8.0)
+    gamma = torch.linspace(-8.0, 6.0, 9).double()
+    at = Level(process, gamma, schedule.dgamma(schedule.t_of(gamma)), schedule.t_of(gamma), "x0")
+    sigma = torch.exp(gamma / 2)
+    x0_error = torch.rand(9, generator=torch.Generator().manual_seed(1)).double()
+    waves = math.sqrt(2) * torch.cos(torch.outer(sigma.log() / 4, loss.frequency.double()) + loss.phase)
+    u = waves @ (loss.row / loss.row.norm()).double()
+    lam = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    density = torch.exp(-0.5 * ((sigma.log() + 0.8) / 1.6) ** 2) / (1.6 * math.sqrt(2 * math.pi))
+    per_t = density * at.dgamma / 2  # d ln sigma / dt
+    expected = per_t * (lam / torch.exp(u) * x0_error + dims * u)
+    made = loss.nats(at, x0_error / sigma**2, dims)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    plain = EDM(-0.8, 1.6).weight(at) / torch.exp(u)
+    torch.testing.assert_close(loss.weight(at), plain, rtol=1e-4, atol=0)
+
+
+def test_edm2_s_uncertainty_becomes_the_error_of_each_level():
+    """At the optimum of error / e^u + u a dimension, e^u is the error; so every level weighs the same."""
+    loss = EDM2().train()
+    gamma = torch.tensor([-6.0, -1.0, 4.0])
+    at = Level(Preconditioned(), gamma, torch.ones(3), torch.ones(3), "x0")
+    per_dim = torch.tensor([2.0, 0.7, 0.1])  # of F, EDM's network
+    squared = 4 * per_dim / (1 + torch.exp(gamma) / 0.25)  # of epsilon, in 4 dimensions
+    optimizer = torch.optim.Adam(loss.parameters(), 0.03)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss.nats(at, squared, 4).sum().backward()
+        optimizer.step()
+    assert loss.row.norm().item() == pytest.approx(math.sqrt(128), rel=0.01), "of magnitude 1"
+    torch.testing.assert_close(torch.exp(loss.uncertainty(gamma)), per_dim, rtol=0.03, atol=0)

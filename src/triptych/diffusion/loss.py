@@ -17,9 +17,9 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from triptych.declare import IsClass, NonNegative, Positive, declared
+from triptych.declare import Count, IsClass, NonNegative, Positive, declared
 
 from .denoiser import Output
 from .prediction import Space, error_scale, space_of
@@ -71,6 +71,12 @@ class Loss(ABC):
     @abstractmethod
     def weight(self, at: Level) -> Tensor:
         """Return w, of gamma's shape or ()."""
+
+    def nats(self, at: Level, squared: Tensor, dims: int) -> Tensor:
+        """Return w 1/2 gamma' |eps - eps_hat|^2 of items of ``dims`` numbers, ``squared`` and gamma (B,)."""
+        with torch.no_grad():
+            weight = self.weight(at)
+        return (0.5 * weight * at.dgamma).to(squared) * squared
 
 
 class Elbo(Loss):
@@ -234,6 +240,43 @@ class EDM(Loss):
         gamma = at.gamma.clamp(max=self.peak)
         scale = 1 + torch.exp(gamma) / self.sigma_data**2
         return 2 * scale * at.averaged(self.over, self.peak)
+
+
+class EDM2(EDM, nn.Module):
+    r"""EDM's loss under a learned uncertainty u(sigma) (Karras et al. 2024, eqs. 14-16, 21).
+
+    ``E_sigma[lambda(sigma) / e^u |x0 error|^2 + u]`` a dimension: at the optimum e^u is the error itself, and
+    each level counts alike. The effective weight is that of EDM over e^u. u is linear in ``channels`` cosines
+    of ln(sigma) / 4 with random frequencies, the same in each run.
+    """
+
+    frequency: Tensor
+    phase: Tensor
+
+    def __init__(
+        self, mean: float = -0.4, std: Positive = 1.0, sigma_data: Positive = 0.5, channels: Count = 128
+    ):
+        nn.Module.__init__(self)
+        super().__init__(mean, std, sigma_data)
+        own = torch.Generator().manual_seed(0)  # a network built later begins as under another loss
+        self.register_buffer("frequency", 2 * math.pi * torch.randn(channels, generator=own))
+        self.register_buffer("phase", 2 * math.pi * torch.rand(channels, generator=own))
+        self.row = nn.Parameter(torch.randn(channels, generator=own))
+
+    def uncertainty(self, gamma: Tensor) -> Tensor:
+        """Return u at gamma, of its shape; the row counts by its direction alone."""
+        waves = math.sqrt(2) * torch.cos(gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase)
+        return waves @ (self.row / self.row.norm())
+
+    def weight(self, at: Level) -> Tensor:
+        return super().weight(at) * torch.exp(-self.uncertainty(at.gamma))
+
+    def nats(self, at: Level, squared: Tensor, dims: int) -> Tensor:
+        if self.training:  # its length would slow it, see ``networks.edm2``
+            self.row.data.div_(self.row.data.square().mean().sqrt())
+        u = self.uncertainty(at.gamma)
+        error = 0.5 * super().weight(at).to(squared) * squared * torch.exp(-u)
+        return at.dgamma.to(squared) * (error + at.averaged(self.over).to(squared) * dims * u)
 
 
 def _peak(mean: float, std: float, variance: float) -> float:

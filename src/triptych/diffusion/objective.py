@@ -109,9 +109,7 @@ class Objective:
 
         if isinstance(self.loss, Vlb):
             return DiffusionTerm(kl(squares), gamma, squared)
-        with torch.no_grad():
-            weight = self.loss.weight(at)
-        nats = (0.5 * weight * at.dgamma).to(x) * squared
+        nats = self.loss.nats(at, squared, x[0].numel())
         if self.variance.learned:
             nats = nats + kl(squares.detach(), self.vlb_weight)
         return DiffusionTerm(nats, gamma, squared)

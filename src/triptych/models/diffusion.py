@@ -81,6 +81,7 @@ class Diffusion(DenoiserModel):
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
+        self.loss_module = objective.loss if isinstance(objective.loss, nn.Module) else None  # likewise
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
 

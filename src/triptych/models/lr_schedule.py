@@ -1,4 +1,4 @@
-"""Learning-rate factors over a run: linear warm-up, then constant or a cosine to zero."""
+"""Learning-rate factors over a run: linear warm-up, then constant, a cosine or an inverse square root."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 from triptych.config.own_code import defined_at, raised_at
-from triptych.declare import Share, Unit, Whole, declared
+from triptych.declare import Count, Share, Unit, Whole, declared
 from triptych.errors import UserError
 
 
@@ -33,6 +33,17 @@ class Cosine(Constant):
         done = min(1.0, max(0, step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
         decay = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
         return super().factor(step, max_steps) * decay
+
+
+class InverseSqrt(Constant):
+    """Warm-up, and 1 over the square root of the step over ``steps`` after these (Karras et al. 2024)."""
+
+    def __init__(self, warmup_steps: int = 0, steps: Annotated[Count, Unit("steps")] = 70_000):
+        super().__init__(warmup_steps)
+        self.steps = steps
+
+    def factor(self, step: int, max_steps: int) -> float:
+        return super().factor(step, max_steps) / math.sqrt(max(step / self.steps, 1))
 
 
 @contextmanager

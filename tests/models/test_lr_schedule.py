@@ -1,0 +1,26 @@
+"""Learning-rate factors over a run."""
+
+import math
+
+import pytest
+
+from triptych.models.lr_schedule import Constant, Cosine, InverseSqrt
+
+
+def edm2(images: int, batch: int, ref_batches: float, ramp: float) -> float:
+    """Karras et al. 2024: 1 / sqrt(max(t / t_ref, 1)), under a linear rise over the first ``ramp`` images."""
+    return min(images / ramp, 1) / math.sqrt(max(images / (ref_batches * batch), 1))
+
+
+@pytest.mark.parametrize("step", [0, 40, 99, 100, 349, 350, 351, 1400, 100_000])
+def test_edm2_s_rate_falls_as_the_root_of_the_step(step):
+    ours = InverseSqrt(warmup_steps=99, steps=350)
+    rising = step < 100  # its first step is not at rate 0, and the last of the rise is 1
+    images, ramp = (8 * (step + 1), 800) if rising else (8 * step, 1)
+    expected = edm2(images, 8, 350, ramp)
+    assert ours.factor(step, 10) == pytest.approx(expected)
+
+
+def test_a_warm_up_rises_in_a_line_and_a_cosine_ends_at_its_floor():
+    assert [Constant(4).factor(step, 10) for step in (0, 1, 4, 9)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
+    assert [Cosine(2, 0.1).factor(step, 10) for step in (2, 6, 10)] == pytest.approx([1.0, 0.55, 0.1])

@@ -1,0 +1,132 @@
+"""EDM2's network (Karras et al. 2024): what its layers do to magnitudes, sizes, conditions."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.condition import Condition, Labels, Vectors
+from triptych.networks.edm2 import EDM2, EDM2Block, RandomWaves, UnitLayer, mp_cat, mp_silu, mp_sum, unit
+
+
+def magnitude(x: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    return x.square().mean(dim).sqrt()
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+
+
+def near(value: torch.Tensor, expected: float, rel: float = 0.02) -> None:
+    assert value.mean().item() == pytest.approx(expected, rel=rel)
+
+
+@pytest.mark.parametrize("kernel", [None, 1, 3])
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
+    """Eq. 47: w / |w| times inputs of magnitude 1 that are uncorrelated; a border of zeros counts less."""
+    torch.manual_seed(0)
+    layer = UnitLayer(64, 256, kernel).eval()
+    layer.weight.data *= scale
+    if kernel is None:
+        near(magnitude(layer(normal(200, 64))), 1)
+    else:
+        inside = layer(normal(8, 64, 20, 20))[:, :, 1:-1, 1:-1]
+        near(magnitude(inside), 1)
+        near(magnitude(layer(normal(8, 64, 20, 20), gain=0.5)[:, :, 1:-1, 1:-1]), 0.5)
+
+
+def test_a_step_of_training_begins_from_weights_of_magnitude_one():
+    """Eq. 66: what is stored, and so what a step of the optimizer is relative to; the function stays."""
+    torch.manual_seed(0)
+    layer, x = UnitLayer(8, 16), normal(4, 8)
+    layer.weight.data *= torch.linspace(0.5, 3, 16).unsqueeze(1)
+    before = layer.eval()(x)
+    assert layer.weight.std() > 1.5, "an evaluation writes nothing"
+    first, second = layer.train()(x), layer(x)
+    torch.testing.assert_close(magnitude(layer.weight), torch.ones(16))
+    torch.testing.assert_close(first, before, rtol=1e-3, atol=1e-4)
+    (first.sum() + second.square().sum()).backward()  # both may be gone back through
+    gradient = layer.weight.grad
+    close = (layer.weight * gradient).sum(1)  # across the row, not along it (their sec. 2.3)
+    assert close.abs().max() < 1e-3 * gradient.abs().max()
+
+
+def test_sums_waves_and_joined_channels_keep_it():
+    """Eqs. 75, 81, 88, 103."""
+    a, b = normal(2, 1000, 16), torch.randn(2, 1000, 16, generator=torch.Generator().manual_seed(1))
+    near(magnitude(mp_silu(a)), 1)
+    near(magnitude(mp_sum(a, b, 0.3)), 1)
+    torch.testing.assert_close(mp_sum(a, b, 0.3), (0.7 * a + 0.3 * b) / math.hypot(0.7, 0.3))
+    joined = mp_cat(a, b[:, :100])
+    near(magnitude(joined), 1)
+    near((joined[:, :1000].square().sum(1) / joined[:, 1000:].square().sum(1)).sqrt(), 1, rel=0.05)
+    torch.manual_seed(0)
+    near(magnitude(RandomWaves(4000)(torch.linspace(-5, 5, 50))), 1)
+    near(magnitude(unit(3 * a, 1)), 1, rel=1e-3)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_block_changes_no_magnitude_at_the_start(up):
+    """Fig. 21: its parts are of magnitude 1, and so are their weighted sums."""
+    torch.manual_seed(0)
+    block = EDM2Block(32, 64, 16, up=up, heads=0, scale=1, dropout=0.0)  # attention averages
+    near(magnitude(block(normal(4, 32, 16, 16), normal(4, 16))), 1, rel=0.05)
+
+
+def test_attention_is_of_queries_keys_and_values_of_magnitude_one():
+    torch.manual_seed(0)
+    block = EDM2Block(8, 8, 4, up=True, heads=2, scale=1, dropout=0.0).eval()
+    h = normal(2, 8, 3, 5)
+    parts = block.qkv(h).reshape(2, 2, 4, 3, 15)  # head, channel, which, position
+    q, k, v = (p / (1e-4 + p.square().mean(2, keepdim=True).sqrt()) for p in parts.unbind(3))
+    weights = torch.einsum("bhci,bhcj->bhij", q, k / 2).softmax(3)
+    mixed = torch.einsum("bhij,bhcj->bhci", weights, v).reshape(2, 8, 3, 5)
+    torch.testing.assert_close(block.attend(h), block.out(mixed))
+
+
+def small(**more) -> EDM2:
+    torch.manual_seed(0)
+    network = EDM2((3, 8, 8), widths=(16, 32), blocks=1, attention_at=(4,), head_width=16, **more)
+    network.gain.data.fill_(1.0)  # it begins as zero
+    for block in network.modules():
+        if isinstance(block, EDM2Block):
+            block.gain.data.fill_(0.5)
+    return network.eval()
+
+
+def test_a_class_is_a_vector_of_its_own_and_none_is_zero():
+    network = small(conditions={"label": Labels(3)})
+    z, gamma = normal(4, 3, 8, 8), torch.zeros(4)
+    made = [network(z, gamma, Condition(label=torch.full((4,), k))) for k in range(3)] + [network(z, gamma)]
+    assert all((a - b).abs().max() > 1e-2 for i, a in enumerate(made) for b in made[:i])
+    plain = small()
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("classes")})
+    plain.level.register_forward_hook(lambda layer, given, embedding: embedding / math.sqrt(2))
+    torch.testing.assert_close(
+        made[3], plain(z, gamma), rtol=1e-3, atol=1e-3
+    )  # 1/2 of it over hypot(1/2, 1/2)
+
+
+def test_numbers_of_a_dimension_and_an_image_as_condition_have_their_channels():
+    network = small(outputs=2)
+    assert network(normal(2, 3, 8, 8), torch.zeros(2)).shape == (2, 2, 3, 8, 8)
+    assert not EDM2((3, 8, 8), widths=(16,), attention_at=(), head_width=16)(
+        normal(2, 3, 8, 8), torch.zeros(2)
+    ).any(), "its output begins as zero"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"widths": (16, 32, 32, 32, 32)}, r"widths=\[16, 32, 32, 32, 32\]: 8x8 images do not halve 4 times"),
+        ({"head_width": 24}, "head_width=24: 16 channels are no multiple of it"),
+        (
+            {"conditions": {"vector": Vectors((4,))}},
+            "denoiser=unet_edm2: reads labels and images .* not vector",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(sizes, words):
+    with pytest.raises(ValueError, match=words):
+        EDM2((3, 8, 8), **{"widths": (16, 32), "head_width": 16, **sizes})
