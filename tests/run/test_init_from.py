@@ -25,7 +25,7 @@ RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500",
 
 
 def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
-    """Of six tensors three match; the schedule, and a constant without parameters, are the run's own."""
+    """Not schedule and loss, which are the run's own, nor a constant without parameters."""
 
     class Constant(nn.Module):
         def __init__(self, value):
@@ -41,7 +41,8 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         layers = {"a": nn.Linear(2, 3), "b": nn.Linear(3, width), "norm": nn.BatchNorm1d(3, affine=True)}
         return nn.ModuleDict(layers | {"process": Constant(value), "schedule": Learned(value)} | more)
 
-    theirs, ours = model(1.0, 5, old=nn.Linear(1, 1)), model(2.0, 4, new=nn.Linear(1, 1))
+    theirs = model(1.0, 5, old=nn.Linear(1, 1))
+    ours = model(2.0, 4, new=nn.Linear(1, 1), loss_module=Learned(2.0))
     theirs["norm"].running_mean.fill_(7.0)
     average = {"a.weight": torch.full((3, 2), 9.0)}
     found = {

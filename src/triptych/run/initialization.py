@@ -36,6 +36,7 @@ from triptych.run.untrusted import is_composed_here
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
+OWN = ("schedule.", "loss_module.")  # of a run's objective, whatever it begins with
 OTHERS = ("trained", "init_from", "objective.teacher", "model.stages")  # runs, which may change meanwhile
 
 
@@ -110,11 +111,11 @@ def initialise(
 ) -> None:
     """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
 
-    Parameters but those of a learned schedule, and the buffers of modules that have parameters. UserError
-    where nothing matches, or not everything and ``init_partial`` is false.
+    Parameters but those of a learned schedule or loss, and the buffers of modules that have parameters.
+    UserError where nothing matches, or not everything and ``init_partial`` is false.
     """
     name = reported(checkpoint)
-    ours = {n: tensor for n, tensor in _weights(model) if not n.startswith("schedule.")}
+    ours = {n: tensor for n, tensor in _weights(model) if not n.startswith(OWN)}
     theirs = weights_of(checkpoint, name)
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
