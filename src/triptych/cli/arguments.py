@@ -14,10 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
-from triptych.config.habits import MEANT, translated
+from triptych.config.habits import MEANT, nearest, translated
 from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote, register_resolvers
-from triptych.config.nearest import nearest
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.directory import STORAGE

@@ -7,8 +7,8 @@ from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
+from triptych.config.habits import nearest
 from triptych.config.keys import OPTIONS, find_key, of_class
-from triptych.config.nearest import nearest
 from triptych.config.own_code import check_made, check_methods, defined_at, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class

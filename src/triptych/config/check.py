@@ -17,9 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config import folders
 from triptych.config.build import keep_arguments
 from triptych.config.folders import CONFIGS
-from triptych.config.habits import answer
+from triptych.config.habits import answer, nearest
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
-from triptych.config.nearest import nearest
 from triptych.config.schema import COMMANDS
 from triptych.config.trust import check_name
 from triptych.errors import UserError, check_password

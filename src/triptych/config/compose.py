@@ -19,11 +19,10 @@ from triptych.config import folders
 from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
-from triptych.config.habits import answer
+from triptych.config.habits import answer, nearest
 from triptych.config.identity import ABSENT, leaves
 from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
 from triptych.config.names import quote, register_resolvers
-from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED, full_name, places
 from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap

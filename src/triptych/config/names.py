@@ -16,9 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.habits import closest
 from triptych.config.identity import NOT_IN_NAMES
 from triptych.config.keys import role, with_roles
-from triptych.config.nearest import closest
 from triptych.errors import UserError
 
 SWEEP = 48  # characters of a sweep's directory
