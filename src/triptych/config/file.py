@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from triptych.errors import UserError
-from triptych.files import read_bytes
-from triptych.limits import DEPTH, TEXT, limit
+from triptych.files import DEPTH, TEXT, limit, read_bytes
 
 WHOLE = 2**64  # no number of a configuration is larger
 
