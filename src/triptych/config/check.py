@@ -114,20 +114,15 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     as ``debug=fdr`` cuts any run to two steps.
     """
     check_metric_names(config.get("metrics") or {})
-    for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):
+    for line in _conflicts(config, typed):
         raise UserError(line)
-    mlflow, steps = (config["logger"] or {}).get("mlflow"), config["trainer"].get("max_steps")
-    if isinstance(mlflow, dict):
+    if isinstance(mlflow := (config["logger"] or {}).get("mlflow"), dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
-    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
-        group, _, leaf = key.partition(".")
-        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
-            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
-            raise UserError(f"{key}={config[group][leaf]}: {end}")
 
 
-def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
-    data, logger = config["data"], config["logger"] or {}
+def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[str]:
+    data, logger, trainer = config["data"], config["logger"] or {}, config["trainer"]
+    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
     # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
     if config["checkpoint"] == "best" and data.get("val_size") == 0:
         yield "checkpoint=best: data.val_size=0 leaves no validation items to choose by; use checkpoint=last"
@@ -136,10 +131,6 @@ def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
-
-
-def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
-    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
     if isinstance(devices, list) and len({*devices}) < len(devices):
         yield f"trainer.devices={devices}: a device is listed twice; list each once"
     if epochs and steps:
@@ -156,6 +147,11 @@ def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
             yield f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole"
     if (time := trainer.get("max_time")) is not None and not TIME.fullmatch(time):
         yield f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00"
+    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
+        group, _, leaf = key.partition(".")
+        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
+            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
+            yield f"{key}={config[group][leaf]}: {end}"
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
