@@ -5,7 +5,7 @@ Hydra's own strictness covers the command line; files packaged at the top (``exp
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -33,7 +33,8 @@ LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go t
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
     overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
-    lists = _lists(overrides)
+    several = (override.split("=", 1) for override in overrides if "=[" in override)
+    lists = {group: value for group, value in several if folders.choices_of(group)}  # Hydra knows the first
     for group, names in lists.items():
         if group not in (*LISTS, *FREE_GROUPS):
             every = names.strip("[] ")
@@ -90,12 +91,6 @@ def defaults(choices: dict[str, Any]) -> DictConfig:
     overrides = [f"{g}={c}" for g, c in choices.items() if c and g[:6] != "hydra/" and g not in FREE_GROUPS]
     overrides.append("~local")  # the one free group that is there by default
     return loader.load_configuration("train", overrides, RunMode.RUN)
-
-
-def _lists(overrides: Sequence[str]) -> dict[str, str]:
-    """Return {group: "[NAME,NAME]"} of overrides with several choices, as Hydra records the first."""
-    parts = (override.split("=", 1) for override in overrides if "=[" in override)
-    return {group: value for group, value in parts if folders.choices_of(group)}
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -93,7 +93,8 @@ def try_own(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> None:
     schedule: Any = getattr(model, "schedule", None)
     denoiser: Any = getattr(model, "denoiser", None)
     loss: Any = getattr(getattr(model, "objective", None), "loss", None)
-    output, network = (getattr(denoiser, name, None) for name in ("output", "network"))
+    output: Any = getattr(denoiser, "output", None)
+    network: Any = getattr(denoiser, "network", None)
     layer = next(filter(is_own, network.modules() if network else ()), None)
     for key, part, own, find_breach in (  # own: what of the part may be a user's
         ("schedule", schedule, schedule, partial(_of_schedule, schedule)),
