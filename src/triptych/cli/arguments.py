@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
-from triptych.config.folders import CONFIGS
 from triptych.config.habits import MEANT, nearest, translated
+from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
-from triptych.config.names import check_environment, quote, register_resolvers
+from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.command_errors import one_line_errors

@@ -14,12 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config import folders
 from triptych.config.build import keep_arguments
-from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer, nearest
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
 from triptych.config.schema import COMMANDS
+from triptych.config.source import CONFIGS, choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError, check_password
 
@@ -34,12 +33,12 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
     overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
     several = (override.split("=", 1) for override in overrides if "=[" in override)
-    lists = {group: value for group, value in several if folders.choices_of(group)}  # Hydra knows the first
+    lists = {group: value for group, value in several if choices_of(group)}  # Hydra knows the first
     for group, names in lists.items():
         if group not in (*LISTS, *FREE_GROUPS):
             every = names.strip("[] ")
             if not every:
-                near = nearest("", folders.choices_of(group))
+                near = nearest("", choices_of(group))
                 raise UserError(f"{group}={names}: a choice is needed; {near}")
             one = f"{group}={every.split(',')[0].strip()}"
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")

@@ -19,8 +19,8 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
-from triptych.config.folders import choices_of
-from triptych.config.names import cores
+from triptych.config.identity import cores
+from triptych.config.source import choices_of
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.contract import check_output, try_own, try_sampler, undisturbed
