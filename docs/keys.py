@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 from triptych.config.compose import to_plain
 from triptych.config.describe import KeyRow, chain, comments, key_rows, read_yaml
-from triptych.config.folders import CONFIGS, groups
 from triptych.config.keys import FREE_GROUPS, Key, find_key
 from triptych.config.schema import COMMANDS
+from triptych.config.source import CONFIGS, groups
 from triptych.declare import Role
 
 PAGE = """# Keys

@@ -84,7 +84,7 @@ def prepared(root) -> Callable:
 
     from triptych.config.check import CONFIGS
     from triptych.config.compose import without_hydra
-    from triptych.config.names import register_resolvers
+    from triptych.config.identity import register_resolvers
     from triptych.run.prepare import prepare
 
     register_resolvers()

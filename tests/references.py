@@ -15,7 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
-from triptych.config.folders import CONFIGS
+from triptych.config.source import CONFIGS
 
 FOLDER = "TRIPTYCH_TEST_REFERENCES"  # in the environment, so that processes share it
 FITTED: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
-from triptych.config.names import in_root
+from triptych.config.identity import in_root
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare

@@ -10,9 +10,9 @@ from PIL import Image
 from tests.refusal import refused
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config.compose import compose_command
-from triptych.config.folders import choices_of
 from triptych.config.habits import INSTEAD, MEANT, answer
 from triptych.config.schema import Trainer
+from triptych.config.source import choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError
 from triptych.study.single import check_single

@@ -24,7 +24,7 @@ from triptych.data.build import build_data, check_contract, check_repeatable
 from triptych.data.fingerprint import fingerprint
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
-from triptych.models.contract import PartOutput, check_outputs
+from triptych.models.contract import check_output, undisturbed
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -370,8 +370,8 @@ def test_a_mistake_of_no_line_of_its_own_is_named_by_its_key(refused, change, li
 )
 def test_what_a_part_must_give(value, words):
     part = nn.Identity()
-    outputs = iter([PartOutput("denoiser.network", part.forward, value, ((4, 2),))])
-    one_refused(lambda: check_outputs(part, outputs), f"denoiser.network: Identity gives {words}")
+    output = ("denoiser.network", part.forward, value, (4, 2))
+    one_refused(lambda: check_output(*output), f"denoiser.network: Identity gives {words}")
 
 
 def test_metrics_are_tried_before_the_first_step(refused, lab):
@@ -433,11 +433,9 @@ def test_looking_moves_nothing(lab):
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
 
-    def outputs():
+    with undisturbed(model):
         random.random(), np.random.rand(), torch.rand(1)
-        yield PartOutput("network", model.forward, model(torch.randn(4, 2), None, None), ((4, 2),))
-
-    check_outputs(model, outputs())
+        check_output("network", model.forward, model(torch.randn(4, 2), None, None), (4, 2))
     drawn = float(torch.rand(())), random.random(), float(np.random.rand())
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)

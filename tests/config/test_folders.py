@@ -6,11 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
-from triptych.config import folders, source
+from triptych.config import source
 from triptych.config.compose import CONFIGS, compose_command, explain
 from triptych.config.describe import chain, comment
+from triptych.config.identity import register_resolvers
 from triptych.config.keys import find_key
-from triptych.config.names import register_resolvers
 from triptych.declare import IsPath
 from triptych.errors import UserError
 
@@ -81,7 +81,7 @@ def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
     file.write_text("defaults: [default]\n")
     assert chain(file) == [file, CONFIGS / "callbacks" / "default.yaml"]
     assert "as a share of the run" in comment("callbacks.ema.sigma_rel", file, "callbacks")
-    assert folders.folders() == (CONFIGS, root / "lab_a" / "configs")
+    assert source.folders() == (CONFIGS, root / "lab_a" / "configs")
 
 
 def test_a_composition_changes_no_file_for_those_after_it():

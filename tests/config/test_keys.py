@@ -17,8 +17,8 @@ from triptych import declare
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
+from triptych.config.identity import register_resolvers
 from triptych.config.keys import TARGET, Key, find_key, unfit
-from triptych.config.names import register_resolvers
 from triptych.config.schema import Decoders, Train, Variances
 from triptych.config.source import arguments
 from triptych.config.trust import import_class

@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.config.names import check_environment, in_root, quote, run_name, slug
-from triptych.config.nearest import nearest
+from triptych.config.habits import nearest
+from triptych.config.identity import check_environment, in_root, quote, run_name, slug
 from triptych.errors import UserError
 
 

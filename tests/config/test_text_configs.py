@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command, to_plain, without_hydra
-from triptych.config.names import slug
+from triptych.config.identity import slug
 from triptych.data.build import build_data
 from triptych.run.model import build_model
 

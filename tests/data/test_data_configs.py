@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from triptych.config.check import CONFIGS
-from triptych.config.names import register_resolvers
+from triptych.config.identity import register_resolvers
 from triptych.data import source
 from triptych.data.base import DataError, DataModule
 

@@ -15,8 +15,8 @@ from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
-from triptych.models.contract import Logged, check_outputs
-from triptych.models.own import own_outputs, sampler_outputs
+from triptych.models.accounting import Logged
+from triptych.models.contract import try_own, try_sampler, undisturbed
 from triptych.networks.mlp import MLP
 
 SCHEDULES = """
@@ -192,8 +192,7 @@ def check(network=None, again=None, output=None, **parts) -> None:
     denoiser = SimpleNamespace(network=network, process=VariancePreserving(), output=output)
     model = SimpleNamespace(denoiser=denoiser, condition_of=lambda batch: batch.condition, **parts)
     with torch.no_grad():
-        for _ in own_outputs(model, Batch(x, label, torch.arange(16)), again):
-            pass
+        try_own(model, Batch(x, label, torch.arange(16)), again)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +446,8 @@ def test_a_sampler(trusting, name, words):
     node = {"_target_": f"own_samplers.{name}", "steps": 5}
 
     def draw():
-        check_outputs(denoiser, sampler_outputs(sampler, node, model))
+        with undisturbed(denoiser):
+            try_sampler(sampler, node, model)
 
     refused_if(draw, words and f"sampler: {words}", f"({file}:")
     assert not denoiser._forward_hooks and sampler.steps == 5 and "step" not in vars(sampler)

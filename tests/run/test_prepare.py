@@ -6,9 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from triptych.config.check import CONFIGS
-from triptych.config.identity import NOT_IN_NAMES, leaves
+from triptych.config.identity import NOT_IN_NAMES, leaves, register_resolvers
 from triptych.config.keys import Key, fields, with_roles
-from triptych.config.names import register_resolvers
 from triptych.config.schema import Train
 from triptych.errors import UserError
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from tests import forked
 from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
-from triptych.config.names import register_resolvers, sweep_name
+from triptych.config.identity import register_resolvers, sweep_name
 from triptych.run.directory import REFUSED
 from triptych.run.read import find_runs
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from tests.run.commands import command, end
 from triptych.config.compose import compose_command
-from triptych.config.names import cores
+from triptych.config.identity import cores
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_launcher
 

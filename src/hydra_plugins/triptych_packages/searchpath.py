@@ -8,7 +8,7 @@ class Packages(SearchPathPlugin):
     """Adds them wherever Hydra composes from the clone's ``configs``; other programs' are left alone."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from triptych.config.folders import CONFIGS, check_apart, of_packages
+        from triptych.config.source import CONFIGS, check_apart, of_packages
 
         packages = of_packages()
         if not packages or not any(str(CONFIGS) in str(part.path) for part in search_path.get_path()):

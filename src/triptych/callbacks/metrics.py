@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
-from triptych.models.contract import PartOutput, check_mode, raised_by
+from triptych.models.contract import check_mode, raised_by
 from triptych.models.metric import OfSamples
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -67,8 +67,8 @@ class Metrics(pl.Callback):
 
     on_test_batch_end = on_validation_batch_end
 
-    def tries(self, model: BoundModel, batch: Batch) -> Iterator[PartOutput]:
-        """Update each metric of one's own once, and reset it: an empty generator, for ``check_outputs``."""
+    def try_own(self, model: BoundModel, batch: Batch) -> None:
+        """Update each metric of one's own once, and reset it; UserError: it fails, or changes the model."""
         own = {name: metric for name, metric in self.metrics.items() if is_own(metric)}
         if own:
             model.before_accounting()  # as Lightning will
@@ -78,7 +78,6 @@ class Metrics(pl.Callback):
             metric.reset()
             if _norms(model) != weights:
                 raise UserError(f"metrics.{name}: changes the model's weights; work on copy.deepcopy(model)")
-        yield from ()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         # ours, which has items

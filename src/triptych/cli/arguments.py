@@ -6,20 +6,23 @@ import os
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
-from triptych.config.habits import MEANT, translated
+from triptych.config.habits import MEANT, nearest, translated
+from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
-from triptych.config.names import check_environment, quote, register_resolvers
-from triptych.config.nearest import nearest
+from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import STORAGE
 
 WORD = re.compile(r"[\w.-]+")
@@ -81,6 +84,15 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         sys.exit(0)
     # options first: Hydra's parser takes overrides in one piece
     return [*(one for one in quoted if one not in options.overrides), *options.overrides]
+
+
+def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
+    """Call ``task`` with the configuration that Hydra composes of the command line, and exit."""
+    with one_line_errors():
+        sys.argv[1:] = as_hydra_wants(sys.argv[1:], command)
+        compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
+        compose(one_line_errors()(task))()  # within Hydra, which would add lines of its own
+    sys.exit(0)
 
 
 def shown(options: Namespace, command: str) -> str:

@@ -1,16 +1,12 @@
 """Evaluate a checkpoint: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from triptych.cli.arguments import as_hydra_wants, check_place
+from triptych.cli.arguments import check_place, run_command
 from triptych.config.compose import checked_values
-from triptych.config.folders import CONFIGS
-from triptych.run.command_errors import one_line_errors
 from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
 
@@ -26,9 +22,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     return evaluate_checkpoint(values)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
-@one_line_errors()  # within Hydra, which would add lines of its own
-def compose_and_evaluate(cfg: DictConfig) -> None:
+def evaluate_and_print(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.entries import parse_estimates
@@ -44,10 +38,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Run the console script."""
-    with one_line_errors():
-        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
-        compose_and_evaluate()
-    sys.exit(0)
+    run_command("evaluate", evaluate_and_print)
 
 
 if __name__ == "__main__":

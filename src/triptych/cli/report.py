@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from triptych.config.names import in_root
+from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
 from triptych.run.read import find_runs, is_run

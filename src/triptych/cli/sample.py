@@ -1,19 +1,15 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import contextlib
-import sys
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig
 
-from triptych.cli.arguments import as_hydra_wants, check_place
+from triptych.cli.arguments import check_place, run_command
 from triptych.config.compose import checked_values
-from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
-from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import atomic
 from triptych.run.untrusted import check_checkpoint
 
@@ -75,9 +71,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     return folder
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="sample")
-@one_line_errors()  # within Hydra, which would add lines of its own
-def compose_and_sample(cfg: DictConfig) -> None:
+def sample_and_print(cfg: DictConfig) -> None:
     """Hydra's task: draw, save, print where."""
     folder = sample(cfg).absolute()
     files = ["samples.png", "samples.pt", *["trajectory.png"] * (cfg.trajectory is not None)]
@@ -86,10 +80,7 @@ def compose_and_sample(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Run the console script."""
-    with one_line_errors():
-        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "sample")
-        compose_and_sample()
-    sys.exit(0)
+    run_command("sample", sample_and_print)
 
 
 if __name__ == "__main__":

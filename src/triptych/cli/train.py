@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.cli.arguments import as_hydra_wants
 from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
-from triptych.config.folders import CONFIGS
-from triptych.config.names import register_resolvers
+from triptych.config.identity import register_resolvers
+from triptych.config.source import CONFIGS
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import printable
 from triptych.run import jobs, processes

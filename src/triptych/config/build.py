@@ -7,8 +7,8 @@ from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
+from triptych.config.habits import nearest
 from triptych.config.keys import OPTIONS, find_key, of_class
-from triptych.config.nearest import nearest
 from triptych.config.own_code import check_made, check_methods, defined_at, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
@@ -93,9 +93,8 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
 
     AdamW's weight decay means something else to another class, whose own defaults its users know.
     """
-    for group in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
-        node = next((node for where, node in targets(config, "") if where == group), None)
-        if node is None:
+    for group, node in targets(config, ""):
+        if f"{group}._target_" not in typed:
             continue
         names, more = of_class(check_name(node["_target_"], group))
         for key in [] if more else list(node):

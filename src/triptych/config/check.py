@@ -5,7 +5,7 @@ Hydra's own strictness covers the command line; files packaged at the top (``exp
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -14,13 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config import folders
 from triptych.config.build import keep_arguments
-from triptych.config.folders import CONFIGS
-from triptych.config.habits import answer
+from triptych.config.habits import answer, nearest
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
-from triptych.config.nearest import nearest
 from triptych.config.schema import COMMANDS
+from triptych.config.source import CONFIGS, choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError, check_password
 
@@ -34,12 +32,13 @@ LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go t
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
     overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
-    lists = _lists(overrides)
+    several = (override.split("=", 1) for override in overrides if "=[" in override)
+    lists = {group: value for group, value in several if choices_of(group)}  # Hydra knows the first
     for group, names in lists.items():
         if group not in (*LISTS, *FREE_GROUPS):
             every = names.strip("[] ")
             if not every:
-                near = nearest("", folders.choices_of(group))
+                near = nearest("", choices_of(group))
                 raise UserError(f"{group}={names}: a choice is needed; {near}")
             one = f"{group}={every.split(',')[0].strip()}"
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
@@ -93,12 +92,6 @@ def defaults(choices: dict[str, Any]) -> DictConfig:
     return loader.load_configuration("train", overrides, RunMode.RUN)
 
 
-def _lists(overrides: Sequence[str]) -> dict[str, str]:
-    """Return {group: "[NAME,NAME]"} of overrides with several choices, as Hydra records the first."""
-    parts = (override.split("=", 1) for override in overrides if "=[" in override)
-    return {group: value for group, value in parts if folders.choices_of(group)}
-
-
 def check_metric_names(names: Iterable[str]) -> None:
     """Check the names of user metrics: valid identifiers, none of the bound's figures."""
     for name in names:
@@ -115,20 +108,15 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     as ``debug=fdr`` cuts any run to two steps.
     """
     check_metric_names(config.get("metrics") or {})
-    for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):
+    for line in _conflicts(config, typed):
         raise UserError(line)
-    mlflow, steps = (config["logger"] or {}).get("mlflow"), config["trainer"].get("max_steps")
-    if isinstance(mlflow, dict):
+    if isinstance(mlflow := (config["logger"] or {}).get("mlflow"), dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
-    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
-        group, _, leaf = key.partition(".")
-        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
-            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
-            raise UserError(f"{key}={config[group][leaf]}: {end}")
 
 
-def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
-    data, logger = config["data"], config["logger"] or {}
+def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[str]:
+    data, logger, trainer = config["data"], config["logger"] or {}, config["trainer"]
+    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
     # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
     if config["checkpoint"] == "best" and data.get("val_size") == 0:
         yield "checkpoint=best: data.val_size=0 leaves no validation items to choose by; use checkpoint=last"
@@ -137,10 +125,6 @@ def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
-
-
-def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
-    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
     if isinstance(devices, list) and len({*devices}) < len(devices):
         yield f"trainer.devices={devices}: a device is listed twice; list each once"
     if epochs and steps:
@@ -157,6 +141,11 @@ def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
             yield f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole"
     if (time := trainer.get("max_time")) is not None and not TIME.fullmatch(time):
         yield f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00"
+    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
+        group, _, leaf = key.partition(".")
+        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
+            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
+            yield f"{key}={config[group][leaf]}: {end}"
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:

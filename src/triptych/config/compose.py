@@ -15,16 +15,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config import folders
 from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
-from triptych.config.folders import CONFIGS
-from triptych.config.habits import answer
-from triptych.config.identity import ABSENT, leaves
+from triptych.config.habits import answer, nearest
+from triptych.config.identity import ABSENT, leaves, quote, register_resolvers
 from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
-from triptych.config.names import quote, register_resolvers
-from triptych.config.nearest import nearest
-from triptych.config.source import REQUIRED, full_name, places
+from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full_name, groups, places
 from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
@@ -210,7 +206,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     if group == "denoiser" and {*models} & {*listing(own := f"model.{'.'.join(names)}")}:
         fix = f"type {own}={override.partition('=')[2]}"
         return f"{override}: no such key with this model, which has a network of its own; {fix}"
-    chosen = [f for f in folders.files_of(group) if f"{group}={f.stem}" in arguments]
+    chosen = [f for f in files_of(group) if f"{group}={f.stem}" in arguments]
     if any(".".join(names) in of_class(allowed(str(read_yaml(f).get("_target_"))))[0] for f in chosen):
         return f"{override}: a key that its file does not list; type +{override}"
     for depth in range(1, key.count(".") + 1):  # of the group, then of one within it
@@ -220,7 +216,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
             return f"{override}: no such key with this choice of {place}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):
-        owners = (f.stem for f in folders.files_of(above) if any(nested in one for one in _defaults_of(f)))
+        owners = (f.stem for f in files_of(above) if any(nested in one for one in _defaults_of(f)))
         listed = " or ".join(f"{above}={one}" for one in sorted(owners))
         return f"{override}: no such choice with this {above}; {listed} has it"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
@@ -236,7 +232,7 @@ def _defaults_of(file: Path) -> list[dict[str, Any]]:
 
 
 def _options(group: str) -> list[str]:
-    names = folders.choices_of(group)
+    names = choices_of(group)
     if group == "hydra/launcher":
         names += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
     return sorted(names)
@@ -249,11 +245,11 @@ def _door() -> str:
 def _all_names() -> list[str]:
     file = CONFIGS / f"{_door()}.yaml"
     own = [group for one in _defaults_of(file) for group in one]
-    groups = folders.groups() if file.stem == "train" else own
+    every = groups() if file.stem == "train" else own
     names = [at for at, _ in leaves(read_yaml(file))]
-    for group in groups:
+    for group in every:
         if group.split("/")[0] in FREE_GROUPS:  # whose files have keys of other groups
             continue
         place = group.removesuffix("/base").replace("/", ".")
-        names += [f"{place}.{at}" for file in folders.files_of(group) for at, _ in leaves(read_yaml(file))]
-    return [*groups, *(one for one in names if one.rpartition(".")[2] != "defaults")]
+        names += [f"{place}.{at}" for file in files_of(group) for at, _ in leaves(read_yaml(file))]
+    return [*every, *(one for one in names if one.rpartition(".")[2] != "defaults")]

@@ -1,25 +1,16 @@
 """Read a configuration file as plain data: no tags, aliases or interpolations, within limits."""
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf._utils import get_yaml_loader
 
 from triptych.errors import UserError
-from triptych.files import read_bytes
-from triptych.limits import DEPTH, TEXT, limit
+from triptych.files import DEPTH, TEXT, limit, read_bytes
 
 WHOLE = 2**64  # no number of a configuration is larger
-
-# as OmegaConf, which writes these files, reads them: 8e-3 is a number, a date is text
-FLOAT = re.compile(
-    r"^(?:[-+]?[0-9]+(?:_[0-9]+)*\.[0-9_]*(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+)"
-    r"|\.[0-9]+(?:_[0-9]+)*(?:[eE][-+][0-9]+)?"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-)
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
 
 
@@ -58,16 +49,14 @@ def _check_events(text: str, file: Path) -> None:
 
 @cache
 def _loader() -> Any:
-    # C's parser where there is one
+    # C's parser where there is one; numbers as OmegaConf, which writes these files, reads them
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Safe, and the float of YAML 1.2."""
+        """Safe, and the numbers of YAML 1.2: 8e-3 is one, a date is text."""
 
-    unwanted = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge")
     Loader.yaml_implicit_resolvers = {
-        key: [(tag, pattern) for tag, pattern in resolvers if tag not in unwanted]
-        for key, resolvers in Loader.yaml_implicit_resolvers.items()
+        key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:merge"]
+        for key, resolvers in get_yaml_loader().yaml_implicit_resolvers.items()
     }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
     return Loader
 
 

@@ -1,7 +1,11 @@
-"""Answer keys that users of Lightning and Hydra type out of habit with the equivalent here, or a reason."""
+"""Answer names that do not exist: a habit's with the equivalent here or a reason, others with the nearest."""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 from triptych.config.schema import Trainer
 
+NEAR = 0.5  # difflib's ratio from which names are alike
 # a key, or choices and a key, to type, and what stands for it elsewhere; with = in it, a choice
 _NAMES = {
     "optimizer.lr": "lr learning_rate model.lr model.learning_rate trainer.lr optimizer.learning_rate "
@@ -92,8 +96,30 @@ def translated(argument: str) -> list[str]:
     key, _, value = argument.lstrip("+").partition("=")
     if key != "trainer.fast_dev_run":
         return [argument]
-    if value.lower() in ("false", "0"):
-        return []
-    if value.lower() == "true":
-        return ["debug=fdr"]
-    return ["debug=fdr", f"trainer.max_steps={value}"] if value.isdecimal() else [argument]
+    named = {"false": [], "0": [], "true": ["debug=fdr"]}
+    steps = ["debug=fdr", f"trainer.max_steps={value}"] if value.isdecimal() else [argument]
+    return named.get(value.lower(), steps)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return "did you mean ...?" for the same name in a group, or the ``closest``; else the list of names."""
+    names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
+    group = name.rpartition(".")[0]
+    if inside := [one for one in names if one.rpartition(".")[2] == name]:  # typed without its group
+        return f"did you mean {' or '.join(inside[:3])}?"
+    if close := closest(name, names):
+        return f"did you mean {close}?"
+    names = [one for one in names if one.rpartition(".")[0] == group] or names
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"choose from {shown or 'nothing'}"
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """Return the name most alike as a whole and in its last part (groups make any two alike); "" if none."""
+
+    def likeness(one: str) -> float:
+        pairs = (one, name), (one.rpartition(".")[2], name.rpartition(".")[2])
+        ratios = [SequenceMatcher(None, *pair).ratio() for pair in pairs]
+        return sum(ratios) if min(ratios) >= NEAR and "._" not in one else 0.0
+
+    return max(filter(likeness, names), key=likeness, default="")

@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, is_typeddict
 
-from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
 from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
-from triptych.config.source import REQUIRED, Argument, arguments
+from triptych.config.source import REQUIRED, Argument, arguments, folders
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import Role, alternatives, fits, literal_values, marks, refusal, says, unwrap
 from triptych.errors import UserError

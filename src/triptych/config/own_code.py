@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from triptych.config.nearest import nearest
+from triptych.config.habits import nearest
 from triptych.errors import UserError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"

@@ -1,6 +1,7 @@
-"""Read the declared arguments of a class from its source, without importing it: no torch, and no risk."""
+"""Read packages without importing them: arguments that classes declare, config folders. No torch, no risk."""
 
 import ast
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych import declare
-from triptych.config.own_code import is_trusted
+from triptych.config.own_code import is_trusted, trusted
+from triptych.errors import UserError
 
+CONFIGS = Path(__file__).parents[3] / "configs"  # of the clone
 REQUIRED = object()  # in place of a default
 KINDS: dict[str, Any] = {
     **{kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict)},
@@ -195,3 +198,51 @@ def _spec(top: str) -> ModuleSpec | None:
         return find_spec(top)
     except (ImportError, ValueError):
         return None
+
+
+def of_packages() -> dict[str, Path]:
+    """Return {trusted package: its folder ``configs``} without importing it."""
+    return _of_packages(trusted(), tuple(sys.path))
+
+
+def folders() -> tuple[Path, ...]:
+    """Return all config folders in Hydra's search order, the clone's first."""
+    return (CONFIGS, *of_packages().values())
+
+
+def groups(among: Sequence[Path] | None = None) -> list[str]:
+    """Return all groups of ``among``, by default of all config folders, as ``objective/loss``."""
+    homes = folders() if among is None else among
+    places = {file.parent.relative_to(home).as_posix() for home in homes for file in home.rglob("*.yaml")}
+    return sorted(places - {"."})
+
+
+def files_of(group: str) -> list[Path]:
+    """Return a group's files in all folders."""
+    return [file for folder in folders() for file in (folder / group).glob("*.yaml")]
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the names of a group's files in all folders."""
+    return sorted({file.stem for file in files_of(group)})
+
+
+def check_apart() -> None:
+    """Refuse a package's config file that another folder has too: one would shadow the other."""
+    known: dict[str, Path] = {}
+    for folder in folders():
+        for file in sorted(folder.rglob("*.yaml")):
+            name = file.relative_to(folder).as_posix()
+            if name in known:
+                raise UserError(f"{file}: {known[name]} has that name; choose another name")
+            known[name] = file
+
+
+@cache
+def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
+    homes: dict[str, Path] = {}
+    for package in packages:
+        for place in places(package):
+            if (place / "configs").is_dir():
+                homes.setdefault(package, (place / "configs").resolve())
+    return homes

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.config.names import root
+from triptych.config.identity import root
 from triptych.errors import StorageError
 
 VERSION = 1  # of what is stored; another one is another file

@@ -19,8 +19,7 @@ from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
-from triptych.files import open_regular
-from triptych.limits import limit
+from triptych.files import limit, open_regular
 
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

@@ -11,8 +11,7 @@ import torch
 from triptych.data.base import DataError, Official
 from triptych.data.batch import Split
 from triptych.data.source import idx_parts
-from triptych.files import open_regular
-from triptych.limits import limit
+from triptych.files import limit, open_regular
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 from triptych.data.layout import caption_file, read_layout, split_files
 from triptych.declare import FilePath
 from triptych.errors import DataError
-from triptych.limits import limit
+from triptych.files import limit
 
 # torchvision's name -> where its files are looked for beside root, root/NAME and root/NAME/raw
 PLACES: dict[str, tuple[str, ...]] = {

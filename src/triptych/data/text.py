@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.config.nearest import nearest
+from triptych.config.habits import nearest
 from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays

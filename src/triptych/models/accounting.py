@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.process import BITS
+from triptych.errors import UserError
 
 BINNED = 6  # sums over draws of a noise level: n, w, w e, w^2, w^2 e, w^2 e^2 of weight w and error e
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
@@ -189,6 +191,32 @@ class Accounting(Figures):
         rows = [(g, *_weighted(n, *sums)) for g, n, *sums in bins if n]
         columns = zip(*rows, strict=True) if rows else ((), (), ())
         return dict(zip(("gamma", "epsilon_mse", "stderr"), map(list, columns), strict=True))
+
+
+class Logged(pl.LightningModule):
+    """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # no parameter, and Lightning sets it forty times a step
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
+        sides = self.__dict__.setdefault("_sides", {})
+        if sides.setdefault(name, own) != own and name != "step":  # which sets a row
+            raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
+        super().log(name, *value, **how)
+
+    def log_own(self, figures: dict[str, Any], **how: Any) -> None:
+        """Log the model's own figures."""
+        known: Any = self.trainer._results if how.get("on_epoch") is False else ()
+        for name, value in figures.items():
+            key = f"{self._current_fx_name}.{name}"
+            if key in known:  # a step's again: log() would copy all that it knows of the figure
+                known.update_metrics(key, value, 1)
+            else:
+                self.log(name, value, own=True, **how)
 
 
 def sums_of(value: Tensor) -> Tensor:

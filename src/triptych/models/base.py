@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -21,8 +21,8 @@ from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
-from triptych.models.accounting import Accounting
-from triptych.models.contract import Logged, PartOutput, check_mode
+from triptych.models.accounting import Accounting, Logged
+from triptych.models.contract import check_mode
 from triptych.models.lr_schedule import refused_keys
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
@@ -83,9 +83,8 @@ class BoundModel(Logged):
         """Draw the bound once, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
         raise NotImplementedError
 
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
-        """Yield what parts that may be own code give for a few training items, for ``models.contract``."""
-        return iter(())
+    def try_parts(self, batch: Batch) -> None:
+        """Check what parts that may be own code give for a few training items, by ``check_output``."""
 
     def check_sampler(self, sampler: Any) -> None:
         """Refuse with a UserError a sampler, other than the default, that this model does not draw with."""

@@ -1,6 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Stratified
 from triptych.diffusion.whole_batch import whole_batch
 from triptych.errors import UserError
-from triptych.models.contract import PartOutput
+from triptych.models.contract import check_output
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
@@ -142,31 +142,31 @@ class Diffusion(DenoiserModel):
         low, high = self.schedule.ends(self.device)
         return {"gamma_min": low, "gamma_max": high}
 
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
+    def try_parts(self, batch: Batch) -> None:
         n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
         t = torch.linspace(0.2, 0.8, n, device=x.device)
         gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
-        yield PartOutput("schedule", self.schedule.gamma, gamma, ((n,),))
-        yield PartOutput("schedule", self.schedule.dgamma, dgamma, ((n,),))
+        check_output("schedule", self.schedule.gamma, gamma, (n,))
+        check_output("schedule", self.schedule.dgamma, dgamma, (n,))
         at = self.objective.level(self.denoiser.process, self.schedule, t)
         weight = self.objective.loss.weight
-        yield PartOutput("objective.loss", weight, partial(weight, at), ((n,), ()))
+        check_output("objective.loss", weight, partial(weight, at), (n,), ())
         for drawn in self.times(t, self.schedule):
             if drawn is not None:  # the density of even times
-                yield PartOutput("objective.times", self.times.forward, drawn, ((n,),))
+                check_output("objective.times", self.times.forward, drawn, (n,))
         if not isinstance(self.denoiser, Denoiser):  # the oracle
             return
         network, output = self.denoiser.network, self.denoiser.output
         z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
         numbers = () if output.per_dim == 1 else (output.per_dim,)
         shape = (n, *numbers, *self.event)
-        yield PartOutput("denoiser.network", network.forward, lambda: network(z, gamma, condition), (shape,))
+        check_output("denoiser.network", network.forward, lambda: network(z, gamma, condition), shape)
 
         def value() -> Any:
             guess = self.denoiser(z, gamma, condition)
             return guess.value if isinstance(guess, Prediction) else guess
 
-        yield PartOutput("objective.output", output.forward, value, (tuple(x.shape),))
+        check_output("objective.output", output.forward, value, tuple(x.shape))
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +13,7 @@ from triptych.diffusion.draws import Noise, evaluation_noise, plain_noise, train
 from triptych.diffusion.hierarchy import Conditional, Hierarchy, importance_weighted
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
-from triptych.models.contract import PartOutput
+from triptych.models.contract import check_output
 from triptych.networks.ladder import Ladder
 
 
@@ -101,12 +100,12 @@ class LatentModel(BoundModel):
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
         return reconstruction + torch.stack(self.hierarchy.ratios(batch.x, path)).sum(0)
 
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
+    def try_parts(self, batch: Batch) -> None:
         path = self.hierarchy.path(batch.x, plain_noise())
         top, head = (len(batch.x), *self.network.top), self.network.head
-        yield PartOutput("model.network.encoders", self.network.encoders[-1].forward, path[-1], (top,))
+        check_output("model.network.encoders", self.network.encoders[-1].forward, path[-1], top)
         shape = (len(batch.x), self.numbers, *self.shape)
-        yield PartOutput("model.network.head", head.forward, head(path[0]), (shape,))
+        check_output("model.network.head", head.forward, head(path[0]), shape)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))

@@ -1,6 +1,5 @@
 """A VAE whose prior is a diffusion model, both trained on one bound; ``diffusion.latents`` derives it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from triptych.diffusion.normal import Normal
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.contract import PartOutput
+from triptych.models.contract import check_output
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
@@ -83,14 +82,14 @@ class LatentDiffusion(Diffusion):
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         return prior + reconstruction + clean + self._objective(y, condition, step, rank, world)
 
-    def gives(self, batch: Batch) -> Iterator[PartOutput]:
+    def try_parts(self, batch: Batch) -> None:
         n, encoder, head = len(batch.x), self.network.encoders[0], self.network.head
         raw = encoder(batch.x)
         channels, *rest = self.event
-        yield PartOutput("model.network.encoders", encoder.forward, raw, ((n, 2 * channels, *rest),))
+        check_output("model.network.encoders", encoder.forward, raw, (n, 2 * channels, *rest))
         y = as_normal(raw).mean
-        yield PartOutput("model.network.head", head.forward, head(y), ((n, self.numbers, *self.shape),))
-        yield from super().gives(batch._replace(x=y))
+        check_output("model.network.head", head.forward, head(y), (n, self.numbers, *self.shape))
+        super().try_parts(batch._replace(x=y))
 
     def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
         q = self.encode(x)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,14 +19,13 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
-from triptych.config.folders import choices_of
-from triptych.config.names import cores
+from triptych.config.identity import cores
+from triptych.config.source import choices_of
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import PartOutput, check_outputs
+from triptych.models.contract import check_output, try_own, try_sampler, undisturbed
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.models.lr_schedule import refused_keys
-from triptych.models.own import own_outputs, sampler_outputs
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Experiment
@@ -80,28 +78,27 @@ class Fit:
 
 
 def check_first_step(experiment: Experiment, device: torch.device) -> None:
-    """Check the outputs of all parts on a few items of the first batch; UserError for the first mismatch."""
-    x, condition, index = experiment.data.train_dataloader().batch(0)
-    model, data = experiment.model, experiment.data
+    """Try all parts on a few items of the first batch; UserError for the first that does not fit."""
+    model, data, config = experiment.model.to(device), experiment.data, experiment.config
+    x, condition, index = data.train_dataloader().batch(0)
+    drawing, judged = experiment.drawing, data.splits["val" if len(data.splits["val"]) else "test"]
 
     def first(n: int) -> Batch:
         some = None if condition is None else condition[slice(n)].to(device)
         return Batch(x[:n].to(device), some, index[:n].to(device))
 
-    batch, again = first(FEW), partial(build_denoiser, experiment.config, data)
-    changed = [
-        PartOutput("augmentation", change.__call__, batch.x, ((len(batch.x), *data.shape),))
-        for change in data.augmentations[-1:]
-    ]
-    own, drawing, config = own_outputs(model, first(MORE), again), experiment.drawing, experiment.config
-    if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
-        own = chain(own, sampler_outputs(drawing.sampler, config["sampler"], model))
-    judged = data.splits["val" if len(data.splits["val"]) else "test"]
-    held = model.transfer_batch_to_device(judged.batch(torch.arange(min(FEW, len(judged)))), device, 0)
-    own = chain(own, metrics_of(model.trainer).tries(model, held))
-    if experiment.reference is not None and drawing and not drawing.conditional:  # else they have labels
-        own = chain(own, experiment.reference.tries())
-    check_outputs(model.to(device), chain(changed, model.gives(batch), own))
+    batch = first(FEW)
+    with undisturbed(model):
+        for change in data.augmentations[-1:]:
+            check_output("augmentation", change.__call__, batch.x, (len(batch.x), *data.shape))
+        model.try_parts(batch)
+        try_own(model, first(MORE), partial(build_denoiser, config, data))
+        if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
+            try_sampler(drawing.sampler, config["sampler"], model)
+        held = judged.batch(torch.arange(min(FEW, len(judged))))
+        metrics_of(model.trainer).try_own(model, model.transfer_batch_to_device(held, device, 0))
+        if experiment.reference is not None and drawing and not drawing.conditional:  # else they have labels
+            experiment.reference.try_own()
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:

@@ -12,8 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triptych.files import open_regular
-from triptych.limits import limit
+from triptych.files import limit, open_regular
 from triptych.run.directory import write_atomic
 
 if TYPE_CHECKING:

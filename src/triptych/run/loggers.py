@@ -14,7 +14,7 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
-from triptych.config.names import root
+from triptych.config.identity import root
 from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
 from triptych.run import wandb

@@ -15,9 +15,8 @@ from triptych.config import check
 from triptych.config.build import check_names, check_needed, keep_arguments
 from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
-from triptych.config.identity import ABSENT, describe_differences, differences, leaves
+from triptych.config.identity import ABSENT, describe_differences, differences, leaves, plain_name, slug
 from triptych.config.keys import check_values, groups, role
-from triptych.config.names import plain_name, slug
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory

@@ -8,9 +8,8 @@ from typing import IO, Any
 
 from triptych.config.archive import inspect
 from triptych.config.build import check_names
-from triptych.config.identity import describe_differences, other_figures
+from triptych.config.identity import describe_differences, in_root, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
-from triptych.config.names import in_root
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular

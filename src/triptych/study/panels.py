@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from triptych.config.names import slug
+from triptych.config.identity import slug
 from triptych.config.own_code import describe_error, trusted
 from triptych.config.source import file_of
 from triptych.run.parsing import first_line

@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys
 from triptych.config.compose import to_plain
-from triptych.config.folders import CONFIGS, choices_of
+from triptych.config.identity import grid_keys
 from triptych.config.keys import find_key
-from triptych.config.names import grid_keys
+from triptych.config.source import CONFIGS, choices_of
 from triptych.declare import fits
 from triptych.errors import UserError
 from triptych.run.prepare import resolve_composed

@@ -17,8 +17,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from triptych.config.identity import grid_keys, slug
 from triptych.config.keys import check_values, role
-from triptych.config.names import grid_keys, slug
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.run.jobs import PR_SET_PDEATHSIG

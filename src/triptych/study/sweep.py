@@ -18,8 +18,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
+from triptych.config.identity import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
 from triptych.config.keys import check_values
-from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes

@@ -107,7 +107,7 @@ def test_a_mistake_is_refused_before_training(lab):
     from metric_lab import Classified, Radius, Vector
 
     def tried(metric):
-        return [*SampleReference(SET, 64, 0, {"x": metric}).tries()]
+        return SampleReference(SET, 64, 0, {"x": metric}).try_own()
 
     refused(lambda: tried(Vector()), "metrics.x: figure gives 'tensor([")
     refused(lambda: tried(Classified()), "metrics.x: AttributeError: 'NoneType' object")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.refusal import refused, refused_if
 from triptych.config.describe import read_yaml
-from triptych.config.folders import CONFIGS
+from triptych.config.source import CONFIGS
 from triptych.errors import UserError
 from triptych.study.papers.claim import _means
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims

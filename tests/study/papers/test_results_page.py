@@ -13,7 +13,7 @@ from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
 from triptych.config.describe import read_yaml
-from triptych.config.folders import CONFIGS
+from triptych.config.source import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure

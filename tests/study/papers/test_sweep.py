@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict
 
 from tests.refusal import refused, refused_if
 from triptych.config.check import CONFIGS, check_keys
-from triptych.config.names import register_resolvers
+from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
 from triptych.study.papers.sweep import check_fairness, check_scale, claims_of, machine, set_scale
 from triptych.study.single import check_single

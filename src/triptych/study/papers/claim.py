@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from triptych.config.nearest import nearest
+from triptych.config.habits import nearest
 from triptych.errors import UserError
 from triptych.study.axes import value_name
 

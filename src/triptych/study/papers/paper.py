@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from triptych.config.describe import read_yaml
-from triptych.config.folders import CONFIGS, choices_of
+from triptych.config.habits import nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
+from triptych.config.source import CONFIGS, choices_of
 from triptych.errors import UserError
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 

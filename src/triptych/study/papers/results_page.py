@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.describe import read_yaml
-from triptych.config.folders import folders
+from triptych.config.source import folders
 from triptych.files import load_object
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run

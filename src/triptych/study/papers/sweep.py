@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.compose import to_plain
 from triptych.config.describe import read_yaml
-from triptych.config.folders import folders
-from triptych.config.names import cores, grid_keys
+from triptych.config.identity import cores, grid_keys
+from triptych.config.source import folders
 from triptych.errors import UserError
 from triptych.study.papers import paper
 from triptych.study.papers.claim import METRIC
