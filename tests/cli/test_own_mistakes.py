@@ -78,6 +78,10 @@ class Weight(Elbo):
     def weight(self, at):
         return torch.ones(len(at.gamma), len(at.gamma))
 
+class Summed(Elbo):
+    def nats(self, at, squared, dims):
+        return squared.sum()
+
 class Half(Augmentation):
     def __call__(self, x, uniform):
         return x[..., ::2]
@@ -292,6 +296,7 @@ MISTAKES = [
         "objective.output: Mean gives shape (4, 1); must be (4, 2)",
     ),
     (own("objective.loss", "Weight"), "def weight(self, at):", "shape (4, 4); must be (4,) or ()"),
+    (own("objective.loss", "Summed"), "def nats(self, at, squared, dims):", "shape (); must be (4,)"),
     (own("sampler", "Old", steps=2), STEP, "sampler: ", "Old.step(self, deno", "must be step(self, z, at)"),
     (own(NET, "Spent"), "class Spent(nn.Module):", "network: Spent is not set up; call super().__init__("),
     (own(NET, "Frozen"), "@dataclasses.dataclass", "denoiser.network: Frozen has no hash", "(eq=False)"),

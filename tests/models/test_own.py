@@ -316,6 +316,18 @@ class Constant(Loss):
 
 class Plain(Simple):
     pass
+
+class Learned(Loss, torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+
+    def weight(self, at):
+        return self.scale.exp()
+
+class Tempered(Learned):
+    def nats(self, at, squared, dims):
+        return super().nats(at, squared, dims) * self.scale.exp() - self.scale
 """
 
 
@@ -325,6 +337,11 @@ class Plain(Simple):
     [
         ("Below", "Below gives a weight below 0; must be at least 0"),
         ("Nothing", "Nothing gives weights of 0 alone; must be above 0 at some level"),
+        (
+            "Learned",
+            "Learned has parameters, which weight(at) does not train; must have nats(at, squared, dims)",
+        ),
+        ("Tempered", ""),
         ("Window", ""),
         ("Constant", ""),
         ("Plain", ""),

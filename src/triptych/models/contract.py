@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from triptych.config.build import build
 from triptych.config.own_code import defined_at, describe_error, is_own, raised_at
 from triptych.data.batch import Batch
+from triptych.diffusion.loss import Loss
 from triptych.diffusion.prediction import SPACES, Row, Space
 from triptych.errors import UserError
 
@@ -161,12 +162,16 @@ def _of_space(part: Any, model: Any, batch: Batch) -> str:
 
 
 def _of_weight(model: Any, batch: Batch) -> str:
-    """Say that a loss has a weight below 0, or none above; "" if it has not."""
+    """Say that a loss has a weight below 0, or none above, or parameters that none trains; else ""."""
     t = (torch.arange(10 * TIMES, device=batch.x.device) + 0.5) / (10 * TIMES)
     objective = model.objective
-    weight = objective.loss.weight(objective.level(model.denoiser.process, model.schedule, t))
+    loss = objective.loss
+    weight = loss.weight(objective.level(model.denoiser.process, model.schedule, t))
     if (weight < 0).any():
         return "gives a weight below 0; must be at least 0"
+    learns = isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters())
+    if learns and type(loss).nats is Loss.nats:
+        return "has parameters, which weight(at) does not train; must have nats(at, squared, dims)"
     return "gives weights of 0 alone; must be above 0 at some level" if (weight == 0).all() else ""
 
 

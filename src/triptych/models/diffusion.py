@@ -149,8 +149,9 @@ class Diffusion(DenoiserModel):
         check_output("schedule", self.schedule.gamma, gamma, (n,))
         check_output("schedule", self.schedule.dgamma, dgamma, (n,))
         at = self.objective.level(self.denoiser.process, self.schedule, t)
-        weight = self.objective.loss.weight
+        weight, nats = self.objective.loss.weight, self.objective.loss.nats
         check_output("objective.loss", weight, partial(weight, at), (n,), ())
+        check_output("objective.loss", nats, partial(nats, at, torch.ones_like(t), self.dims), (n,))
         for drawn in self.times(t, self.schedule):
             if drawn is not None:  # the density of even times
                 check_output("objective.times", self.times.forward, drawn, (n,))
