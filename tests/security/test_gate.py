@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.study.fake_runs import make_run
+from triptych import files
 from triptych.cli import train
 from triptych.cli.report import main
 from triptych.cli.train import _print_result
@@ -211,9 +212,10 @@ def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
     assert RunDirectory(root).holder() is None
 
 
-def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root):
+def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
     (root / "mine.txt").write_text("precious")
-    (root / f".summary.json.{os.getpid()}.tmp").symlink_to(root / "mine.txt")
+    (root / ".summary.json.guessed.tmp").symlink_to(root / "mine.txt")
     with pytest.raises((UserError, OSError)):
         write_atomic(root / "summary.json", "x")
     assert (root / "mine.txt").read_text() == "precious"

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.files import check_directory, file_digest, load_object, no_link, printable
+from triptych.files import check_directory, file_digest, load_object, no_link, printable, replaced
 from triptych.run.processes import Lockable, check_held
 from triptych.run.result import Result, seal
 
@@ -44,36 +44,14 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
+    """Open ``path`` for an atomic write, as ``replaced``.
 
     FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no permission, a lost
     lock; the file is as it was before.
     """
     check_held(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=no_link) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if not (new and _linked(temporary, path)):
-                os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _linked(file: Path, name: Path) -> bool:
-    """Link ``file`` to a new name if it is free; False if the file system has no hard links."""
-    try:
-        os.link(file, name)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False
-    return True
+    with _storage_errors(path), replaced(path, new) as file:
+        yield file
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
