@@ -7,9 +7,8 @@ import atexit
 import math
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from triptych.config.names import grid_keys, not_in_names, own_name, quote, shar
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
-from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
+from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
@@ -32,7 +31,7 @@ from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
-from triptych.study.papers.sweep import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
@@ -60,17 +59,6 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
-
-
-@contextmanager
-def no_run_after_an_error() -> Iterator[None]:
-    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
-    try:
-        with one_line_errors():
-            yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
 
 
 class SweepHook(Callback):
