@@ -28,11 +28,14 @@ AT_START = ("overrides", "choices", "seed", "fingerprint", "split", "data_change
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of an unfinished run: `step` of `max_steps` in `stage`."""
+    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at the unix time `updated`."""
 
     stage: str
     step: int
     max_steps: int
+    updated: float
+    bound: float = math.nan  # of validation
+    steps_per_second: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,17 +177,21 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+def read_position(directory: Path) -> Position | None:
+    """Parse ``progress.json``; None if it is absent or malformed."""
     record = load_object(directory / "progress.json")
-    progress = None
-    alive, abandoned = 0.0, False
+    numbers = [to_float(record.get(key)) for key in ("updated", "bound", "steps_per_second")]
+    step, most = to_int(record.get("step")), to_int(record.get("max_steps"))
+    if step is None or most is None or not math.isfinite(numbers[0]) or type(record.get("stage")) is not str:
+        return None
+    return Position(record["stage"], step, most, *numbers)
+
+
+def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+    progress, alive, abandoned = read_position(directory), 0.0, False
     with suppress(OSError):
         alive = (directory / "config.yaml").stat().st_mtime
-    if record:
-        step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
-        updated = to_float(record.get("updated"))
-        progress = Position(str(record.get("stage") or ""), step, most)
-        alive = updated if math.isfinite(updated) else alive
+    alive = progress.updated if progress else alive
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         pid = pid_of(who := file.read(1000).strip())
         abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
