@@ -79,7 +79,7 @@ def _train(config: DictConfig) -> Run:
             os.environ.pop(OWN, None)
             run.leave()  # an interrupted run is at work no more, though this process lives on
     elif line := finished_before(run):
-        from triptych.run.leakage import log_line
+        from triptych.run.directory import log_line
 
         log_line(None, f"{run.path.name}: {line}")
     return read_run(run.path)

@@ -19,18 +19,15 @@ from triptych.cli.train import _print_result
 from triptych.errors import UserError
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.execute import execute
-from triptych.run.items import read_items
-from triptych.run.leakage import log_line
 from triptych.run.metrics import MetricsCsv
 from triptych.run.prepare import prepare
-from triptych.run.read import read_run
+from triptych.run.read import read_items, read_run
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
 from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_initial, check_run
-from triptych.study.render import write_report
-from triptych.study.terminal import print_table
+from triptych.study.render import print_table, write_report
 
 from .strangers import configuration, save_run
 

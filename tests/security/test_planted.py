@@ -18,10 +18,10 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import read_position, read_run
 from triptych.run.result import Result, one_line
 from triptych.study.cells import Rule
+from triptych.study.claims import read_rule
+from triptych.study.groups import read_tuning
 from triptych.study.papers.results_page import find_papers
-from triptych.study.sequential import read_rule
 from triptych.study.study import _command, read_study
-from triptych.study.tuning import read_tuning
 
 HUGE = 10**400  # JSON has it, and no float
 FINISHED = {"schema": 1, "status": "finished"}

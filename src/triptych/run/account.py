@@ -1,6 +1,7 @@
 """Choose the weights that a run reports; evaluate their bound over whole splits, beside trivial baselines."""
 
 import functools
+import io
 import math
 import resource
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -22,14 +24,15 @@ from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import averages, load_weights, read_checkpoint, reported, save_checkpoint
-from triptych.run.directory import BEST, LAST, RunDirectory
+from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
 from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
 from triptych.run.initialization import Origin
-from triptych.run.items import write_items
 from triptych.run.processes import rank
 from triptych.run.reopen import reopen
 
+# of items.npz, beside "index"
+COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -122,6 +125,21 @@ def baselines(data: DataModule) -> dict[str, Any]:
 def _parts(split: Split) -> Iterator[Tensor]:
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
+
+
+def write_items(path: Path, account: Account) -> bool:
+    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
+
+    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
+    """
+    if account.per_item is None:
+        return False
+    index, rows = account.per_item
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
+    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
+    write_atomic(path, buffer.getvalue())
+    return True
 
 
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:

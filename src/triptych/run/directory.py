@@ -5,14 +5,15 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from triptych.config.file import read_config
-from triptych.errors import StorageError, UserError
+from triptych.errors import StorageError, UserError, mask_password
 from triptych.files import check_directory, file_digest, load_object, no_link, printable, replaced
-from triptych.run.processes import Lockable, check_held
+from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
@@ -193,6 +194,22 @@ def _is_sound(key: str, value: Any) -> bool:
 def _is_execution(one: Any) -> bool:
     sound = isinstance(one, dict) and isinstance(one.get("sources", ""), str)
     return sound and isinstance(one.get("versions", {}), dict)
+
+
+def log_line(run: RunDirectory | None, line: str) -> None:
+    """Print one line on stderr and to the run's ``train.log``, on rank 0, passwords masked."""
+    if not line or rank() != 0:
+        return
+    line = printable(mask_password(line))
+    print(line, file=sys.stderr, flush=True)
+    if run is None:
+        return
+    log, same = run / "train.log", False
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
+    if not same:
+        with contextlib.suppress(OSError), open(log, "a", opener=no_link) as file:
+            file.write(line + "\n")
 
 
 def to_json(value: Any) -> str:

@@ -19,8 +19,7 @@ from triptych.config.names import root
 from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
 from triptych.run import wandb
-from triptych.run.directory import RunDirectory
-from triptych.run.leakage import log_line
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank

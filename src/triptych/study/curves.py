@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from triptych.run.entries import Curve
-from triptych.run.parsing import to_float
+from triptych.run.parsing import Curve, to_float
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
 from triptych.study.cells import Cell, Comparison

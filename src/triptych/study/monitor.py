@@ -10,15 +10,14 @@ from typing import Any
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.read import Position, read_position
 from triptych.run.result import ENDED, one_line
-from triptych.study.tuning import setting_label
+from triptych.study.groups import setting_label
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
     """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
-    from triptych.study.render import write_report
-    from triptych.study.terminal import print_table
+    from triptych.study.render import print_table, write_report
 
     report, problem = None, ""
     try:

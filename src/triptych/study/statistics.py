@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize.elementwise import find_root
 from scipy.special import gammaincinv, stdtr, stdtrit
 
-from triptych.run.entries import Estimate
+from triptych.run.parsing import Estimate
 
 NODES = 64
 LEVEL = 0.95

@@ -10,8 +10,8 @@ from triptych.config.keys import name_null
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
+from triptych.study.groups import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
-from triptych.study.same_data import copies, counted_once
 from triptych.study.statistics import LEVEL, Paired, paired, spread
 
 Runs = Mapping[MetricPoint, list[Run]]
