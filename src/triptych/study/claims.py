@@ -27,8 +27,8 @@ from scipy.special import ndtr
 
 from triptych.files import load_object, read_json
 from triptych.run.parsing import to_float
-from triptych.study.cells import ALPHA, Comparison, Key, PairTest, Rule, bound_by_item
-from triptych.study.statistics import Error, Paired, chi2_nodes, holm, paired
+from triptych.study.cells import Comparison, Key, PairTest, Rule, bound_by_item
+from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested

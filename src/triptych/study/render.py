@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from rich import box
@@ -78,7 +79,7 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     joint = "joint_" if others else ""  # beside the root's own, which stays
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs, root)))
-    write_atomic(report.html, printable(render_page(story, palette)))
+    write_atomic(report.html, render_page(story, palette))
     return report
 
 
@@ -100,14 +101,15 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")
 
 
-def script_source(script: str) -> str:
-    """Return a script's source in the page's CSP, its digest: no other script runs."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def _page(name: str, script: str, **values: Any) -> str:
+    """Return a page with its script, whose digest is the source in the page's CSP: no other script runs."""
+    text = page_template(script).render()
+    source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return printable(page_template(name).render(script=text, script_source=source, **values))
 
 
 def render_page(story: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
-    script = page_template("page.js.j2").render()
     sections = (  # each is drawn when the page comes to it, as figures take much memory
         {
             "index": i,
@@ -129,10 +131,9 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
     where = {run: base.name if at == "." else at for run, at in where.items()}  # a single run's report
-    return page_template("report.html.j2").render(
-        story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        formatting=formatting, where=where, to_svg=to_svg,
-        details=as_json(story, where), script=script, script_source=script_source(script),
+    return _page(
+        "report.html.j2", "page.js.j2", story=story, sections=sections, formatting=formatting, where=where,
+        to_svg=to_svg, details=as_json(story, where), palette={k: names[c] for k, c in palette.items()},
     )  # fmt: skip
 
 
@@ -155,12 +156,9 @@ def write_index(root: Path) -> Path:
         started = min((run.started for run in runs if run.started), default="")[:16].replace("T", " ")
         report = "report.html" if (path / "report.html").is_file() else ""
         rows.append((started, os.path.relpath(path, root), report, states, errors))
-    search = page_template("index.js").render()
-    page = page_template("index.html.j2").render(
-        title=root.resolve().name, rows=sorted(rows, key=lambda row: row[:2], reverse=True),
-        search=search, script_source=script_source(search),
-    )  # fmt: skip
-    write_atomic(root / "index.html", printable(page))
+    rows.sort(key=lambda row: row[:2], reverse=True)
+    page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
+    write_atomic(root / "index.html", page)
     return root / "index.html"
 
 

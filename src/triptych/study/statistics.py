@@ -22,7 +22,7 @@ from scipy.special import gammaincinv, stdtr, stdtrit
 from triptych.run.parsing import Estimate
 
 NODES = 64
-LEVEL = 0.95
+ALPHA = 1 - 0.95
 REACH = 6.0
 
 
