@@ -33,6 +33,7 @@ from triptych.run.reopen import reopen
 
 # of items.npz, beside "index"
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
+OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -158,17 +159,13 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
+    typed = {key: values[key] for key, usual in OF_THE_RUN.items() if values[key] != usual}
 
     def adjust(config: dict[str, Any]) -> None:
-        if values["repeats"] is not None:
-            config["bound"]["repeats"] = values["repeats"]
-        if values["steps"] != "run":
-            config["bound"]["steps"] = values["steps"]
-        if (variance := values["variance"]) is not None:
-            own = config["bound"]["variance"]
-            if "learned" in (own, variance) and own != variance:  # it is part of the network
-                raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
-            config["bound"]["variance"] = variance
+        own, variance = config["bound"].get("variance"), typed.get("variance")
+        if variance and own != variance and "learned" in (own, variance):  # it is part of the network
+            raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
+        config["bound"] |= typed
         if values["batch_size"] is not None:
             config["data"]["eval_batch_size"] = values["batch_size"]
         devices = values["devices"]
@@ -179,9 +176,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     judged = () if split == "train" else (split,)
     try:
         opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
-        for key, usual in (("steps", "run"), ("variance", None), ("repeats", None)):
-            if values[key] == usual or "bound" not in opened.model.ignores:
-                continue
+        for key in typed if "bound" in opened.model.ignores else ():
             if key != "repeats" or not getattr(opened.model, "noise", False):
                 has = " and ".join(getattr(opened.model.accounting, "names", ["retrieval"]))
                 problem = "this model has no bound" + f", and its {has} no draws" * (key == "repeats")

@@ -192,12 +192,10 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     if len(first) < 2 or len(first) > most:
         begins = f"begins with 2 to {most} seeds, not {len(first)}"
         raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
+    every = [*first, *range(max(first) + 1, max(first) + 1 + most - len(first))]
     rounds = [list(first)]
-    while len(rounds[-1]) < most:
-        n = len(rounds[-1])
-        fresh = (seed for seed in range(max(first) + 1, max(first) + 1 + most))
-        used = [*rounds[0], *fresh]
-        rounds.append(used[: min(most, n + math.ceil(n / 2))])
+    while (n := len(rounds[-1])) < most:
+        rounds.append(every[: n + math.ceil(n / 2)])
     return rounds
 
 

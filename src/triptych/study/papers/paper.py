@@ -255,10 +255,9 @@ def _metric(node: Mapping[str, Any]) -> str:
 
 def machine() -> str:
     """Describe the machine of a table of results, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
-    try:
+    info = ""
+    with suppress(OSError):
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        info = ""
     match = re.search(r"^model name\s*:\s*(.+)", info, re.MULTILINE)
     model = " ".join(match[1].split()) if match else ""
     return ", ".join(filter(None, (platform.machine(), model, f"{cores()} cores")))
