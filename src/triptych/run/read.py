@@ -177,11 +177,9 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     start: dict[str, Any] = {}
     with suppress(ValueError):
         start = parse_entries(record, AT_START)
+    start |= {key: str(last.get(key) or "") for key in ("sources", "host", "device")}
     return start | {
-        "sources": str(last.get("sources") or ""),
         "code_changes": tuple(first_line(e["changed"]) for e in executions if e.get("changed")),
-        "host": str(last.get("host") or ""),
-        "device": str(last.get("device") or ""),
         "commit": str(git.get("commit") or ""),
         "dirty": bool(git.get("dirty")),
         "command": tuple(map(str, record.get("command", ()))),
