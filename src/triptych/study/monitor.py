@@ -10,6 +10,7 @@ from typing import Any
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.read import Position, read_position
 from triptych.run.result import ENDED, one_line
+from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
@@ -119,8 +120,6 @@ class Monitor(threading.Thread):
 
 def progress_text(progress: Position) -> str:
     """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
-    from triptych.study.formatting import duration, format_number
-
     alive = time.time() - progress.updated < QUIET
     stage = progress.stage if alive else "stalled or interrupted"
     parts = [f"{stage} {progress.step}/{progress.max_steps}"]
