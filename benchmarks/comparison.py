@@ -15,9 +15,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from triptych.study.crossed import Error, mean_squares
-from triptych.study.power import power
-from triptych.study.statistics import holm
+from triptych.study.claims import power
+from triptych.study.statistics import Error, holm, mean_squares
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 RATIOS = (0.03, 0.3, 1.0, 3.0, 10.0, 100.0, 1e6)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from triptych.config.compose import compose_command, without_hydra
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
-from triptych.run.sampling.chunks import Chunks
+from triptych.run.sampling.measure import Chunks
 from triptych.run.sampling.opened import cascade_of, draw_all
 
 SETS = 3

@@ -25,7 +25,7 @@ from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import Interrupted
 from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
-from triptych.run.entries import Estimate
+from triptych.run.parsing import Estimate
 from triptych.run.read import Run, read_run
 from triptych.run.untrusted import OWN
 

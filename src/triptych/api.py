@@ -23,8 +23,8 @@ from triptych.run.prepare import prepare
 from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.untrusted import OWN, check_checkpoint
+from triptych.study.prerequisites import check_single
 from triptych.study.results import results
-from triptych.study.single import check_single
 
 _training = threading.Lock()
 UNREAD = {  # keys of the commands that an opened run has no use for
@@ -79,7 +79,7 @@ def _train(config: DictConfig) -> Run:
             os.environ.pop(OWN, None)
             run.leave()  # an interrupted run is at work no more, though this process lives on
     elif line := finished_before(run):
-        from triptych.run.leakage import log_line
+        from triptych.run.directory import log_line
 
         log_line(None, f"{run.path.name}: {line}")
     return read_run(run.path)

@@ -4,6 +4,7 @@ Every door to a run's directory begins with ``check_directory``; every reader of
 ``open_regular``. docs/security.md says what is promised.
 """
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -11,10 +12,11 @@ import io
 import json
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from triptych.errors import UserError
 
@@ -75,6 +77,31 @@ def no_link(path: str, flags: int) -> int:
     if flags & os.O_TRUNC:
         os.ftruncate(file, 0)
     return file
+
+
+@contextlib.contextmanager
+def replaced(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
+    """Open ``path`` for a write under a temporary name, which is renamed when complete; OSError.
+
+    FileExistsError: with ``new``, a file of that name is there.
+    """
+    # random, as processes of two containers may have one number
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb", opener=no_link) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            (os.link if new else os.replace)(part, path)
+        except OSError as error:
+            if not new or isinstance(error, FileExistsError):
+                raise
+            os.replace(part, path)  # on a file system without hard links
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:

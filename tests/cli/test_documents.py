@@ -14,8 +14,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, TAKES
-from triptych.study.papers.paper import read_claims
-from triptych.study.papers.sweep import claims_of
+from triptych.study.papers.paper import claims_of, read_claims
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]

@@ -15,7 +15,7 @@ from triptych.config.schema import Trainer
 from triptych.config.source import choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError
-from triptych.study.single import check_single
+from triptych.study.prerequisites import check_single
 
 CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
 SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."

@@ -20,8 +20,7 @@ from triptych.cli.train import _tell_finished
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.build import build_data, check_contract, check_repeatable
-from triptych.data.fingerprint import fingerprint
+from triptych.data.build import build_data, check_contract, check_repeatable, fingerprint
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.models.contract import check_output, undisturbed

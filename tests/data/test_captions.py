@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from triptych.data.batch import Split
-from triptych.data.build import check_contract
+from triptych.data.build import check_contract, fingerprint
 from triptych.data.captions import CaptionedFolder, DigitsCaptioned
 from triptych.data.digits import Digits
-from triptych.data.fingerprint import fingerprint
 from triptych.data.text import Words
 from triptych.diffusion.condition import Condition, Labels, Tokens
 

@@ -9,11 +9,9 @@ from torch.nn.functional import normalize
 
 from tests.models.options import OPTIONS
 from tests.refusal import refused as refused_by_a_run
-from triptych.data.build import check_contract
-from triptych.data.captions import DigitsCaptioned
+from triptych.data.build import check_contract, fingerprint
+from triptych.data.captions import DigitsCaptioned, Embedder, on_sphere, slerp
 from triptych.data.digits import Digits
-from triptych.data.embedder import Embedder, on_sphere, slerp
-from triptych.data.fingerprint import fingerprint
 from triptych.data.image_embeddings import ImageEmbeddings
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from triptych.data.batch import Split
+from triptych.data.build import fingerprint
 from triptych.data.digits import Digits
-from triptych.data.fingerprint import fingerprint
 from triptych.data.layout import place
 from triptych.data.mixture import Mixture, Ring
 from triptych.data.mnist import Mnist

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from triptych.data import folder
+from triptych.data.build import fingerprint
 from triptych.data.cache import item_number
-from triptych.data.fingerprint import fingerprint
 from triptych.data.layout import place
 from triptych.errors import StorageError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from triptych.data import shapes, source
 from triptych.data.base import Generated
-from triptych.data.fingerprint import fingerprint
+from triptych.data.build import fingerprint
 from triptych.data.layout import place
 from triptych.data.mixture import Ring
 from triptych.data.source import check_data_files

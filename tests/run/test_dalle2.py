@@ -7,7 +7,7 @@ import torch
 
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
-from triptych.data.embedder import on_sphere
+from triptych.data.captions import on_sphere
 from triptych.errors import UserError
 from triptych.run.build import Guides, build_drawing
 from triptych.run.directory import RunDirectory

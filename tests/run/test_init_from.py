@@ -11,13 +11,12 @@ from torch import nn
 from tests.run.accidents import stop_after
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config.compose import compose_command, unresolved
-from triptych.data.fingerprint import Fingerprint
+from triptych.data.build import Fingerprint
 from triptych.errors import UserError
 from triptych.run.checkpoints import averages, read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.initialization import initialise, read_other
-from triptych.run.leakage import remember
+from triptych.run.initialization import initialise, read_other, remember
 
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1", "samples.n=0")

@@ -10,8 +10,8 @@ import torch.multiprocessing as multiprocessing
 
 from triptych.diffusion.bound import BoundTerms
 from triptych.models.accounting import Account, Accounting
+from triptych.run.account import write_items
 from triptych.run.execute import execute
-from triptych.run.items import write_items
 
 NAMES = ["index", "total", "prior", "reconstruction", "diffusion", "draw_variance"]
 N = 13  # odd, and no multiple of 2 or 3

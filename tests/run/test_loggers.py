@@ -148,7 +148,7 @@ def stub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["start", "log", "finish"])
 def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
-    assert stub(**{moment: 9}).lost
+    assert stub(**{moment: 9}).guard.lost
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Stub is left out (broken pipe)") and "metrics.csv" in line
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.study.fake_runs import metrics
 from triptych.models.diffusion import Diffusion
-from triptych.run.entries import parse_estimates
 from triptych.run.execute import execute
+from triptych.run.parsing import parse_estimates
 from triptych.run.read import read_run
 from triptych.run.result import Result, check_seal, figures_line, seal
 

@@ -34,8 +34,7 @@ from triptych.errors import UserError
 from triptych.files import load_object
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
-from triptych.run.items import read_arrays
-from triptych.run.read import read_run
+from triptych.run.read import read_arrays, read_run
 from triptych.run.reopen import reopen
 from triptych.study.results import results_csv
 

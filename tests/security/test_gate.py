@@ -12,24 +12,22 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.study.fake_runs import make_run
+from triptych import files
 from triptych.cli import train
 from triptych.cli.report import main
 from triptych.cli.train import _print_result
 from triptych.errors import UserError
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.execute import execute
-from triptych.run.items import read_items
-from triptych.run.leakage import log_line
 from triptych.run.metrics import MetricsCsv
 from triptych.run.prepare import prepare
-from triptych.run.read import read_run
+from triptych.run.read import read_items, read_run
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
 from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_initial, check_run
-from triptych.study.render import write_report
-from triptych.study.terminal import print_table
+from triptych.study.render import print_table, write_report
 
 from .strangers import configuration, save_run
 
@@ -211,9 +209,10 @@ def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
     assert RunDirectory(root).holder() is None
 
 
-def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root):
+def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
     (root / "mine.txt").write_text("precious")
-    (root / f".summary.json.{os.getpid()}.tmp").symlink_to(root / "mine.txt")
+    (root / ".summary.json.guessed.tmp").symlink_to(root / "mine.txt")
     with pytest.raises((UserError, OSError)):
         write_atomic(root / "summary.json", "x")
     assert (root / "mine.txt").read_text() == "precious"

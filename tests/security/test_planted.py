@@ -15,14 +15,13 @@ from triptych.errors import UserError
 from triptych.run import provenance
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import natural_key
-from triptych.run.read import read_run
+from triptych.run.read import read_position, read_run
 from triptych.run.result import Result, one_line
 from triptych.study.cells import Rule
-from triptych.study.monitor import _progress
+from triptych.study.claims import read_rule
+from triptych.study.groups import read_tuning
 from triptych.study.papers.results_page import find_papers
-from triptych.study.sequential import read_rule
 from triptych.study.study import _command, read_study
-from triptych.study.tuning import read_tuning
 
 HUGE = 10**400  # JSON has it, and no float
 FINISHED = {"schema": 1, "status": "finished"}
@@ -181,4 +180,4 @@ def test_a_malformed_record_of_a_sweep_names_nothing(root):
 def test_malformed_progress_is_not_shown(root, record):
     (root / "run").mkdir()
     plant(root / "run", "progress.json", record)
-    assert _progress(RunDirectory(root / "run")) is None
+    assert read_position(root / "run") is None

@@ -11,6 +11,7 @@ from rich.console import Console
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import WINDOW, Progress
+from triptych.run.read import read_position
 from triptych.study.monitor import Monitor, progress_text, write_report_or_say_why
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
@@ -38,8 +39,8 @@ def finished(root, name: str) -> None:
         ({"updated": 0.0}, "stalled or interrupted 1200/4000, val 2.310"),
     ],
 )
-def test_where_a_run_is_in_words(more, said):
-    assert progress_text(AT_WORK | {"updated": time.time()} | more) == said
+def test_where_a_run_is_in_words(tmp_path, more, said):
+    assert progress_text(read_position(at_work(tmp_path, "run", **more).path)) == said
 
 
 def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):

@@ -6,9 +6,7 @@ import pytest
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.export import write_figures
-from triptych.study.render import write_report
-from triptych.study.terminal import print_table
+from triptych.study.render import print_table, write_figures, write_report
 
 from .fake_runs import make_run, metrics
 

@@ -8,8 +8,7 @@ import pytest
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.identity import leaves
-from triptych.run.entries import Estimate
-from triptych.run.parsing import format_value
+from triptych.run.parsing import Estimate, format_value
 from triptych.run.read import Run
 from triptych.study.axes import find_axes
 from triptych.study.rounds import with_setting

@@ -9,7 +9,7 @@ import pytest
 
 from triptych.run.sampling.pictures import new_figure
 from triptych.study import details
-from triptych.study.factorial import crossing
+from triptych.study.curves import crossing
 from triptych.study.panels import sample_pictures
 from triptych.study.render import write_report
 from triptych.study.study import read_study

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from triptych.run.metrics import MetricsCsv
-from triptych.study.curves import noise_levels, training, training_time
-from triptych.study.factorial import crossing, crossing_figure
+from triptych.study.curves import crossing, crossing_figure, noise_levels, training, training_time
 from triptych.study.figures import forest, headline
 from triptych.study.panels import colours, draw_panels, headline_panels
 from triptych.study.render import write_report

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from triptych.study.sequential import decide
+from triptych.study.compare import decide
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote

@@ -7,10 +7,9 @@ import pytest
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
-from triptych.study.export import write_figures
 from triptych.study.figures import measure_figure
 from triptych.study.panels import colours, draw_panels
-from triptych.study.render import write_report
+from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
 from triptych.study.tables import table_rows

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from triptych.cli import report as cli
-from triptych.study import render, terminal
-from triptych.study.export import to_latex
+from triptych.study import render
 from triptych.study.panels import colours
-from triptych.study.render import write_report
+from triptych.study.render import to_latex, write_report
 from triptych.study.study import read_study
 from triptych.study.tables import Entry, TableRow
 
@@ -122,7 +121,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
     page = check(html)
     assert page.images == 0 and "<script>alert" not in html and "49" not in report.story.answer
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "{{ 7 * 7 }}" in html
-    terminal.print_table(tmp_path, report=report)
+    render.print_table(tmp_path, report=report)
 
 
 def test_while_a_sweep_goes_on(tmp_path):
@@ -176,7 +175,7 @@ def test_mixed_units_stand_apart(tmp_path):
         assert re.findall(place, html) == ["0", "1"], place
     assert "gap to entropy" in html
     assert "On digits (bits/dim)" in report.story.answer and "On ring (nats/dim)" in report.story.answer
-    terminal.print_table(tmp_path)
+    render.print_table(tmp_path)
 
 
 def test_figures_of_one_comparison_are_encoded_before_the_next_are_drawn(tmp_path, monkeypatch):
@@ -204,7 +203,7 @@ def test_terminal_shows_the_same_numbers(tmp_path):
     story = read_study([root])
     for width in (60, 80, 160):
         console = Console(width=width, record=True, file=open(os.devnull, "w"))
-        terminal.print_table(root, console)
+        render.print_table(root, console)
         text = console.export_text()
         assert all(f"{cell.bound.mean:.3f}" in text for cell in story.comparisons[0].cells)
         assert " ".join(story.answer.split()) in " ".join(text.split()) and "±: seeds alone" in text

@@ -10,9 +10,8 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import Rule
-from triptych.study.crossed import Error, crossed, mean_squares
-from triptych.study.power import power, seeds_needed
-from triptych.study.statistics import paired
+from triptych.study.claims import power, seeds_needed
+from triptych.study.statistics import Error, crossed, mean_squares, paired
 
 from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
 

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from triptych.run.entries import Estimate
+from triptych.run.parsing import Estimate
 from triptych.study.formatting import duration, plus_minus, with_interval
 from triptych.study.statistics import far, holm, paired, spread
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
+from triptych.study.groups import BEST, EQUAL, Tuning, read_tuning, sentence, setting_label, stages
 from triptych.study.render import write_report
 from triptych.study.study import read_study
-from triptych.study.tuning import BEST, EQUAL, Tuning, read_tuning, sentence, setting_label, stages
 
 LRS = ("0.1", "0.2", "0.4")
 BEST_OF = {"x0": "0.1", "v": "0.4"}

@@ -168,7 +168,7 @@ def decides(monkeypatch, at: int) -> list[tuple]:
         asked.append((look, looks))
         return f"look {look}", {("v", "x0"): "same" if look >= at else "open"}
 
-    monkeypatch.setattr("triptych.study.sequential.decide", decide)
+    monkeypatch.setattr("triptych.study.compare.decide", decide)
     return asked
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from triptych.study.power import seeds_needed
+from triptych.study.claims import seeds_needed
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows

@@ -95,8 +95,8 @@ class RoundsSweeper(BasicSweeper):
     # until decided ----------------------------------------------------------------------------------
 
     def _until_decided(self, jobs: list[Job]) -> None:
+        from triptych.study.compare import decide
         from triptych.study.rounds import seeds_after, settings_and_seeds
-        from triptych.study.sequential import decide
 
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)

@@ -105,7 +105,7 @@ def shown(options: Namespace, command: str) -> str:
         plain = to_plain(without_hydra(cfg))
         check_values({key: value for key, value in plain.items() if value != "???"}, command)
     elif not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
-        from triptych.study.single import check_single
+        from triptych.study.prerequisites import check_single
 
         plain = check_single(cfg)
         if plain["trained"] is None:  # else it has the other run's model

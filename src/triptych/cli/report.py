@@ -75,8 +75,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _report(options: argparse.Namespace) -> None:
     # drawing is imported only now, so that --help and mistakes answer at once
-    from triptych.study.render import is_log, write_index, write_report
-    from triptych.study.terminal import print_table
+    from triptych.study.render import is_log, print_table, write_index, write_report
 
     if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.figures or options.equal_within):
         print(f"Index: {write_index(options.dirs[0])}")
@@ -84,7 +83,7 @@ def _report(options: argparse.Namespace) -> None:
     report = write_report(*options.dirs, equal_within=options.equal_within)
     print_table(options.dirs[0], report=report)
     if options.figures:
-        from triptych.study.export import write_figures
+        from triptych.study.render import write_figures
 
         print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
 

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from triptych.config.identity import root
 from triptych.errors import StorageError
+from triptych.files import replaced
 
 VERSION = 1  # of what is stored; another one is another file
 
@@ -97,19 +97,10 @@ def item_number(image: np.ndarray) -> int:
 
 @contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    # at ``path`` once it is complete; processes of two containers may have one number
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with replaced(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         fix = "set another folder with TRIPTYCH_CACHE=..."
         raise StorageError(f"{path.parent}: {problem}; {fix}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

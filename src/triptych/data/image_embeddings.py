@@ -7,9 +7,8 @@ from torch import Tensor
 
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
-from triptych.data.captions import Captioned
-from triptych.data.embedder import IMAGE, on_sphere
-from triptych.data.fingerprint import fingerprint
+from triptych.data.build import fingerprint
+from triptych.data.captions import IMAGE, Captioned, on_sphere
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind
 

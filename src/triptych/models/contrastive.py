@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from triptych.data.batch import Batch
 from triptych.data.cache import item_number
-from triptych.data.embedder import FILE
+from triptych.data.captions import FILE
 from triptych.diffusion.condition import Part
 from triptych.models.accounting import Account, Figures, figure_of, sums_of
 from triptych.models.base import BoundModel

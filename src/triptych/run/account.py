@@ -1,6 +1,7 @@
 """Choose the weights that a run reports; evaluate their bound over whole splits, beside trivial baselines."""
 
 import functools
+import io
 import math
 import resource
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -22,14 +24,16 @@ from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import averages, load_weights, read_checkpoint, reported, save_checkpoint
-from triptych.run.directory import BEST, LAST, RunDirectory
+from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
 from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
 from triptych.run.initialization import Origin
-from triptych.run.items import write_items
 from triptych.run.processes import rank
 from triptych.run.reopen import reopen
 
+# of items.npz, beside "index"
+COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
+OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -124,6 +128,21 @@ def _parts(split: Split) -> Iterator[Tensor]:
         yield split.batch(index).x
 
 
+def write_items(path: Path, account: Account) -> bool:
+    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
+
+    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
+    """
+    if account.per_item is None:
+        return False
+    index, rows = account.per_item
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
+    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
+    write_atomic(path, buffer.getvalue())
+    return True
+
+
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
     """Return {"memory": most bytes on the GPU, or resident, "evaluations": denoiser calls for one sample}."""
     if device.type == "cuda":
@@ -140,17 +159,13 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
+    typed = {key: values[key] for key, usual in OF_THE_RUN.items() if values[key] != usual}
 
     def adjust(config: dict[str, Any]) -> None:
-        if values["repeats"] is not None:
-            config["bound"]["repeats"] = values["repeats"]
-        if values["steps"] != "run":
-            config["bound"]["steps"] = values["steps"]
-        if (variance := values["variance"]) is not None:
-            own = config["bound"]["variance"]
-            if "learned" in (own, variance) and own != variance:  # it is part of the network
-                raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
-            config["bound"]["variance"] = variance
+        own, variance = config["bound"].get("variance"), typed.get("variance")
+        if variance and own != variance and "learned" in (own, variance):  # it is part of the network
+            raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
+        config["bound"] |= typed
         if values["batch_size"] is not None:
             config["data"]["eval_batch_size"] = values["batch_size"]
         devices = values["devices"]
@@ -161,9 +176,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     judged = () if split == "train" else (split,)
     try:
         opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
-        for key, usual in (("steps", "run"), ("variance", None), ("repeats", None)):
-            if values[key] == usual or "bound" not in opened.model.ignores:
-                continue
+        for key in typed if "bound" in opened.model.ignores else ():
             if key != "repeats" or not getattr(opened.model, "noise", False):
                 has = " and ".join(getattr(opened.model.accounting, "names", ["retrieval"]))
                 problem = "this model has no bound" + f", and its {has} no draws" * (key == "repeats")

@@ -9,8 +9,7 @@ from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
-from triptych.data.captions import Captioned
-from triptych.data.embedder import Embedder
+from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion.condition import AUGMENTATION, Images
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.mixture import ExactClassifier

@@ -25,8 +25,7 @@ from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
-from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, write_atomic
-from triptych.run.leakage import log_line
+from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, log_line, write_atomic
 from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import open_checkpoint

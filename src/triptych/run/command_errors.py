@@ -43,6 +43,17 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(128 + number)
 
 
+@contextmanager
+def no_run_after_an_error() -> Iterator[None]:
+    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
+    try:
+        with one_line_errors():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
 class StopRequest(KeyboardInterrupt):
     """Ctrl-C, SIGTERM or SIGHUP."""
 

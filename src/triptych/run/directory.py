@@ -5,14 +5,15 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from triptych.config.file import read_config
-from triptych.errors import StorageError, UserError
-from triptych.files import check_directory, file_digest, load_object, no_link, printable
-from triptych.run.processes import Lockable, check_held
+from triptych.errors import StorageError, UserError, mask_password
+from triptych.files import check_directory, file_digest, load_object, no_link, printable, replaced
+from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
@@ -44,36 +45,14 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
+    """Open ``path`` for an atomic write, as ``replaced``.
 
     FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no permission, a lost
     lock; the file is as it was before.
     """
     check_held(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=no_link) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if not (new and _linked(temporary, path)):
-                os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _linked(file: Path, name: Path) -> bool:
-    """Link ``file`` to a new name if it is free; False if the file system has no hard links."""
-    try:
-        os.link(file, name)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False
-    return True
+    with _storage_errors(path), replaced(path, new) as file:
+        yield file
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -215,6 +194,22 @@ def _is_sound(key: str, value: Any) -> bool:
 def _is_execution(one: Any) -> bool:
     sound = isinstance(one, dict) and isinstance(one.get("sources", ""), str)
     return sound and isinstance(one.get("versions", {}), dict)
+
+
+def log_line(run: RunDirectory | None, line: str) -> None:
+    """Print one line on stderr and to the run's ``train.log``, on rank 0, passwords masked."""
+    if not line or rank() != 0:
+        return
+    line = printable(mask_password(line))
+    print(line, file=sys.stderr, flush=True)
+    if run is None:
+        return
+    log, same = run / "train.log", False
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
+    if not same:
+        with contextlib.suppress(OSError), open(log, "a", opener=no_link) as file:
+            file.write(line + "\n")
 
 
 def to_json(value: Any) -> str:

@@ -15,28 +15,24 @@ import torch
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
 from triptych.config.own_code import raised_at
-from triptych.data.build import check_repeatable
-from triptych.data.fingerprint import leakage
+from triptych.data.build import check_repeatable, leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
 from triptych.models.base import BoundModel
-from triptych.run.account import account, baselines, choose_weights, measure_cost
+from triptych.run.account import account, baselines, choose_weights, measure_cost, write_items
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
-from triptych.run.directory import RunDirectory, to_json
+from triptych.run.directory import RunDirectory, log_line, to_json
 from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
-from triptych.run.items import write_items
-from triptych.run.leakage import log_line
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import check_imported, timestamp
 from triptych.run.result import ENTRIES, Result
-from triptych.run.sampling.chunks import FOLDER
-from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
+from triptych.run.sampling.measure import FOLDER, draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
 from triptych.run.untrusted import is_composed_here

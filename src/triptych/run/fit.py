@@ -27,10 +27,9 @@ from triptych.models.contract import check_output, try_own, try_sampler, undistu
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.models.lr_schedule import refused_keys
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
 from triptych.run.initialization import Origin
-from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.model import build_denoiser, check_compiler, compiled
 from triptych.run.processes import launch, rank

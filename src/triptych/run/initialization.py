@@ -3,41 +3,43 @@
 Runs of a sweep that differ in how they draw alone train the same network: one of them does. A fit is a
 function of configuration, data, code and packages. A later run that would repeat it begins where it ended,
 as if it had been killed between fit and test: the same to the last digit.
+
+Detect train/test leakage and changed data between two starts.
 """
 
 import contextlib
 import hashlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from triptych.callbacks.ema import SNAPSHOTS
 from triptych.config.identity import BUNDLES, leaves, role_in
 from triptych.data.base import DataModule
-from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
+from triptych.data.build import HELD_OUT, Fingerprint, fingerprint
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import newest_readable, read_checkpoint, reported, save_checkpoint, weights_of
-from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, to_json, write_atomic
-from triptych.run.leakage import compare_data, log_line, log_own_changes, remember
+from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import launch, rank
-from triptych.run.provenance import digest_of, few, source_files, versions
+from triptych.run.provenance import digest_of, few, own_changes, source_files, versions
 from triptych.run.untrusted import is_composed_here
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
 OWN = ("schedule.", "loss_module.")  # of a run's objective, whatever it begins with
 OTHERS = ("trained", "init_from", "objective.teacher", "model.stages")  # runs, which may change meanwhile
+_noted: set[Path] = set()  # runs of other code, of which a line was printed
 
 
 @dataclass(frozen=True)
@@ -207,3 +209,48 @@ def take_fit(run: RunDirectory, digest: str) -> None:
             state["triptych"]["config"] = run.config()
             save_checkpoint(state, run / "checkpoints" / file_name)
         log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")
+
+
+def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
+    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
+
+    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    """
+    if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
+        return ""
+    before = ", ".join(f"{n} {name}" for name, n in seen["n"].items())
+    after = ", ".join(f"{n} {name}" for name, n in now.n.items())
+    change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
+    for split in judged:
+        if trained := _trained_on(now.items.get(split), seen.get("items") or {}):
+            items = f"{trained} of the {now.n[split]} items of split={split}"
+            why = f"the data or their split have changed since ({change})"
+            raise UserError(f"data: {items} are ones that this model was trained on: {why}; {fix}")
+    measured = f"; no item of {' or '.join(judged)} was trained on" if judged and now.items else ""
+    return f"data: not those that this model was trained on ({change}){measured}"
+
+
+def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a checkpoint's data record: today's fingerprint, and digests of all items trained on."""
+    items = dict(now.items)
+    changed = False
+    if seen:
+        changed = seen.get("changed", False) or (seen["fingerprint"], seen["split"]) != (now.data, now.split)
+        theirs = (seen.get("items") or {}).get("train")
+        if items and theirs is not None and (changed or len(theirs) > len(items["train"])):
+            items["train"] = torch.cat([theirs, items["train"]]).unique()
+    return {**now.record(), "changed": changed, "items": items}
+
+
+def log_own_changes(what: str, run: Path, config: dict[str, Any]) -> None:
+    """Print one line, once a run, if own packages are not those with which the run ``what`` was trained."""
+    if run not in _noted and (changes := own_changes(RunDirectory(run), config)):
+        _noted.add(run)
+        log_line(None, f"{what}: trained under other {changes} than now")
+
+
+def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:
+    if items is None or "train" not in seen:
+        return 0
+    doubles = torch.cat([seen[name] for name in HELD_OUT if name in seen] or [items[:0]])
+    return int((torch.isin(items, seen["train"]) & ~torch.isin(items, doubles)).sum())

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -18,8 +19,7 @@ from triptych.config.identity import root
 from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
 from triptych.run import wandb
-from triptych.run.directory import RunDirectory
-from triptych.run.leakage import log_line
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.processes import rank
@@ -29,29 +29,53 @@ from triptych.run.untrusted import is_composed_here
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
-CALLED = ("log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint")
+CALLED = (
+    "log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize",
+)  # fmt: skip
+
+
+class Guard:
+    """Call a library until its first error, which prints one line.
+
+    ``pauses``: seconds before further tries.
+    """
+
+    def __init__(self, title: str, pauses: Sequence[float] = (), lost: bool = False):
+        self.title, self.pauses, self.lost = title, pauses, lost
+
+    def __call__(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        for pause in (*self.pauses, None):
+            try:
+                return None if self.lost else method(*arguments, **more)
+            except (Exception, SystemExit) as error:  # a library's, under any name
+                if pause is not None:
+                    time.sleep(pause)
+                    continue
+                self.lost = True
+                why = error_line(error) + raised_at(error)
+                log_line(None, f"{self.title} is left out ({why}): metrics.csv has the figures")
+                if self.title == wandb.WandbRun.title:
+                    wandb.end_service()
 
 
 class Guarded(Logger):
-    """A Lightning logger whose first error prints one line and disables it.
+    """A Lightning logger whose first error disables it.
 
-    ``kind``: its class, with ``title``, ``pauses`` (seconds before a further try) and our methods; ``table``:
-    knows the seconds of fitting at each step, which are logged as ``time``.
+    ``kind``: its class, with ``title``, ``pauses`` and our methods; ``table``: knows the seconds of fitting
+    at each step, which are logged as ``time``.
     """
 
     name = version = ""
 
     def __init__(self, kind: Any, table: MetricsCsv, *arguments: Any):
         super().__init__()
-        self.kind, self.table = kind, table
-        self.logger: Any = None
-        self.lost = rank() != 0
-        self._try(lambda: setattr(self, "logger", kind(*arguments)))
+        self.table, self.guard = table, Guard(kind.title, kind.pauses, lost=rank() != 0)
+        self.logger: Any = self.guard(kind, *arguments)
 
     @property
     def experiment(self) -> Any:
         """The library's run object, for user callbacks; a dummy if there is none."""
-        return DummyExperiment() if self.lost else self.logger.experiment
+        return DummyExperiment() if self.guard.lost else self.logger.experiment
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration is logged at the start."""
@@ -61,52 +85,23 @@ class Guarded(Logger):
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         if row:
             row |= self.table.time(step or 0)
-            self._try(lambda: self.logger.log_metrics(row, step or 0))
+            self.guard(lambda: self.logger.log_metrics(row, step or 0))
 
     def log_picture(self, key: str, path: Any, step: int) -> None:
-        self._try(lambda: self.logger.log_picture(key, path, step))
+        self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
         """Finish with the figures of ``summary``; None if the run has not finished."""
         last, row = self.table.last
-        self._try(lambda: self.logger.finish(summary, last, row))
-
-    def _try(self, task: Callable[[], None]) -> None:
-        for pause in (*self.kind.pauses, None):
-            if self.lost:
-                return
-            try:
-                return task()
-            except (Exception, SystemExit) as error:  # a library's, under any name
-                if pause is not None:
-                    time.sleep(pause)
-                    continue
-                self.lost = True
-                why = error_line(error)
-                log_line(None, f"{self.kind.title} is left out ({why}): metrics.csv has the figures")
-                if self.kind is wandb.WandbRun:
-                    wandb.end_service()
+        self.guard(lambda: self.logger.finish(summary, last, row))
 
 
 def guard(logger: Logger, title: str) -> Logger:
-    """Return a user's own logger, whose first error prints one line and disables it."""
-    lost = False
-
-    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **more: Any) -> Any:
-            nonlocal lost
-            try:
-                return None if lost else method(*arguments, **more)
-            except (Exception, SystemExit) as error:
-                lost = True
-                why = error_line(error) + raised_at(error)
-                log_line(None, f"{title} is left out ({why}): metrics.csv has the figures")
-
-        return call
-
-    for name in (*CALLED, "finalize"):
+    """Return a user's own logger, whose first error disables it."""
+    guarded = Guard(title)
+    for name in CALLED:
         if method := getattr(logger, name, None):
-            setattr(logger, name, guarded(method))
+            setattr(logger, name, partial(guarded, method))
     return logger
 
 

@@ -16,8 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.identity import leaves
 from triptych.files import read_rows
-from triptych.run.directory import RunDirectory, write_atomic, write_end
-from triptych.run.leakage import log_line
+from triptych.run.directory import RunDirectory, log_line, write_atomic, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 

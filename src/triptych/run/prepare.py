@@ -144,8 +144,7 @@ def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
     known = run.provenance().get("data")
     if known is None:  # before its first step, or from before there were fingerprints
         return not run.checkpoints() and run.status != "finished"
-    from triptych.data.build import build_data  # torch, which the door goes without, elsewhere
-    from triptych.data.fingerprint import fingerprint
+    from triptych.data.build import build_data, fingerprint  # torch, which the door goes without elsewhere
 
     now = fingerprint(build_data(plain))
     return (known["fingerprint"], known["split"]) == (now.data, now.split)

@@ -10,9 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Drawing
-from triptych.run.leakage import log_line
 from triptych.run.sampling.pictures import log_picture, save_picture
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts

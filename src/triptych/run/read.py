@@ -1,38 +1,53 @@
-"""Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`."""
+"""Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`.
 
+And ``items.npz``: the bound of each item, for paired comparisons.
+"""
+
+from __future__ import annotations
+
+import io
 import math
 import os
 import re
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
-from triptych.files import check_directory, load_object, read_json, read_rows
+from triptych.files import check_directory, limit, load_object, open_regular, read_json, read_rows
 from triptych.run.directory import PRUNE, RunDirectory, check_digests
-from triptych.run.items import load_items, read_items
 from triptych.run.parsing import error_line, first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
 from triptych.run.result import ENDED, Result, Status, one_line, parse_entries
 
+if TYPE_CHECKING:
+    import numpy as np
+
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
+ITEMS = "items.npz"
+HEADER = 4096  # bytes of an array's own description, at most
+KINDS = "fiu"  # floats and whole numbers
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 AT_START = ("overrides", "choices", "seed", "fingerprint", "split", "data_changed")  # also in provenance.json
 
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of an unfinished run: `step` of `max_steps` in `stage`."""
+    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at the unix time `updated`."""
 
     stage: str
     step: int
     max_steps: int
+    updated: float
+    bound: float = math.nan  # of validation
+    steps_per_second: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +176,9 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     start: dict[str, Any] = {}
     with suppress(ValueError):
         start = parse_entries(record, AT_START)
+    start |= {key: str(last.get(key) or "") for key in ("sources", "host", "device")}
     return start | {
-        "sources": str(last.get("sources") or ""),
         "code_changes": tuple(first_line(e["changed"]) for e in executions if e.get("changed")),
-        "host": str(last.get("host") or ""),
-        "device": str(last.get("device") or ""),
         "commit": str(git.get("commit") or ""),
         "dirty": bool(git.get("dirty")),
         "command": tuple(map(str, record.get("command", ()))),
@@ -174,20 +187,92 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+def read_position(directory: Path) -> Position | None:
+    """Parse ``progress.json``; None if it is absent or malformed."""
     record = load_object(directory / "progress.json")
-    progress = None
-    alive, abandoned = 0.0, False
+    numbers = [to_float(record.get(key)) for key in ("updated", "bound", "steps_per_second")]
+    step, most = to_int(record.get("step")), to_int(record.get("max_steps"))
+    if step is None or most is None or not math.isfinite(numbers[0]) or type(record.get("stage")) is not str:
+        return None
+    return Position(record["stage"], step, most, *numbers)
+
+
+def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+    progress, alive, abandoned = read_position(directory), 0.0, False
     with suppress(OSError):
         alive = (directory / "config.yaml").stat().st_mtime
-    if record:
-        step, most = to_int(record.get("step")) or 0, to_int(record.get("max_steps")) or 0
-        updated = to_float(record.get("updated"))
-        progress = Position(str(record.get("stage") or ""), step, most)
-        alive = updated if math.isfinite(updated) else alive
+    alive = progress.updated if progress else alive
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         pid = pid_of(who := file.read(1000).strip())
         abandoned = not who or (pid is not None and not lives(pid))  # it has left, or ended on this machine
     running = now - alive < STALE and not abandoned
     ended: Status = "pruned" if (directory / PRUNE).exists() else "interrupted"  # by a search
     return Run(**known, status="running" if running else ended, progress=progress)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Bound of each test item in the reported unit, (n,) float64, in the order of `index`, (n,) int64."""
+
+    index: np.ndarray
+    total: np.ndarray
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.total.mean())
+
+
+def read_items(directory: Path, bound: float) -> Items | None:
+    """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
+    items = load_items(directory)
+    if items is None or not math.isclose(items.mean, bound, rel_tol=1e-5, abs_tol=1e-5):
+        return None
+    return items
+
+
+def load_items(directory: Path) -> Items | None:
+    """Read the items of a run without comparing them with its bound; None if absent or damaged."""
+    path = f"{directory}/{ITEMS}"
+    try:
+        return _load(path, os.stat(path).st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
+def _load(path: str, _written: int) -> Items | None:
+    import numpy as np  # which a mistake typed at a command does without
+
+    arrays = read_arrays(path, ("index", "total"))
+    if arrays is None:
+        return None
+    index, total = arrays["index"], arrays["total"].astype(np.float64)
+    order = np.argsort(index)
+    index, total = index[order], total[order]
+    if len(index) < 2 or not (index[1:] > index[:-1]).all() or not np.isfinite(total).all():
+        return None
+    return Items(index, total)
+
+
+def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
+    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n); None if damaged or of another kind.
+
+    Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
+    """
+    import numpy as np  # which a mistake typed at a command does without
+
+    arrays = {}
+    try:
+        with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+            entries = {name: archive.getinfo(f"{name}.npy") for name in names}
+            if sum(entry.file_size for entry in entries.values()) > limit("TRIPTYCH_MAX_ITEMS"):
+                return None
+            for name, entry in entries.items():
+                with archive.open(entry) as member:
+                    data = io.BytesIO(member.read(entry.file_size + 1))  # more than it claims is not read
+                arrays[name] = array = np.load(data, allow_pickle=False, max_header_size=HEADER)
+                if array.dtype.kind not in KINDS or array.ndim != (2 if name == square else 1):
+                    return None
+    except Exception:  # zipfile, zlib and numpy raise a dozen kinds
+        return None
+    return arrays if len({n for array in arrays.values() for n in array.shape}) == 1 else None

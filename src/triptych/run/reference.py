@@ -12,8 +12,7 @@ from torch import Tensor
 from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.data.base import DataModule, Generated
-from triptych.data.captions import Captioned
-from triptych.data.embedder import Embedder
+from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.measures import Moments
@@ -23,7 +22,7 @@ from triptych.models.classifier import Classifier
 from triptych.models.contract import raised_by
 from triptych.models.metric import OfSamples, Samples
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
-from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
+from triptych.run.sampling.measure import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
 TRIED = 1000  # samples at most, on which metrics of one's own are tried before the first step

@@ -10,14 +10,13 @@ from triptych.config.build import check_targets
 from triptych.config.identity import data_identity, describe, leaves
 from triptych.config.keys import check_values
 from triptych.data.base import DataModule
-from triptych.data.build import build_data
-from triptych.data.fingerprint import fingerprint
+from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.run.checkpoints import load_weights, read_checkpoint
-from triptych.run.directory import RunDirectory, checkpoint_at
+from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
-from triptych.run.leakage import compare_data, log_line, log_own_changes
+from triptych.run.initialization import compare_data, log_own_changes
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from triptych.config.identity import leaves
-from triptych.run import entries
-from triptych.run.entries import UNITS, Curve, Estimate, SampleMeasures, nested
-from triptych.run.parsing import error_line, first_line, parse_overrides, to_float, to_int
+from triptych.run import parsing
+from triptych.run.parsing import UNITS, Curve, Estimate, SampleMeasures, nested, to_float, to_int
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "pruned", "unreadable"]
 
@@ -49,39 +48,39 @@ class Result:
 
     status: Status = field(metadata={"parse": str, "keys": ()})
     name: str = _entry(str, "")
-    overrides: Mapping[str, str] = _entry(parse_overrides, dict)
+    overrides: Mapping[str, str] = _entry(parsing.parse_overrides, dict)
     choices: Mapping[str, str] = _entry(lambda names: {str(k): str(v) for k, v in names.items()}, dict)
-    seed: int | None = _entry(entries.parse_seed, None, ("seed", "overrides"))
+    seed: int | None = _entry(parsing.parse_seed, None, ("seed", "overrides"))
     stage: str = _entry(str, "")
-    error: str = _entry(first_line, "")
+    error: str = _entry(parsing.first_line, "")
     step: int | None = _entry(to_int)
     parameters: int | None = _entry(to_int)
     steps: int | None = _entry(to_int)
-    seconds: Mapping[str, float] = _entry(entries.parse_floats, dict)
-    cost: Mapping[str, float] = _entry(entries.parse_floats, dict)
+    seconds: Mapping[str, float] = _entry(parsing.parse_floats, dict)
+    cost: Mapping[str, float] = _entry(parsing.parse_floats, dict)
     device: str = _entry(str, "")
     world_size: int | None = _entry(to_int)
     weights: str = _entry(str, "")
     checkpoint: str = _entry(str, "")
     averaging: Mapping[str, Any] | None = _entry(dict)
-    fingerprint: str = _entry(partial(entries.parse_fact, "fingerprint", str), "", ["data"])
-    split: str = _entry(partial(entries.parse_fact, "split", str), "", ["data"])
-    data_changed: bool = _entry(partial(entries.parse_fact, "changed", bool), False, ["data"])
-    train: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "train"), dict)
-    val: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "val"), dict)
-    test: Mapping[str, Estimate] = _entry(partial(entries.parse_estimates, "test"), dict)
-    noise_levels: Curve | None = _entry(partial(entries.parse_curve, "epsilon_mse"))
+    fingerprint: str = _entry(partial(parsing.parse_fact, "fingerprint", str), "", ["data"])
+    split: str = _entry(partial(parsing.parse_fact, "split", str), "", ["data"])
+    data_changed: bool = _entry(partial(parsing.parse_fact, "changed", bool), False, ["data"])
+    train: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "train"), dict)
+    val: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "val"), dict)
+    test: Mapping[str, Estimate] = _entry(partial(parsing.parse_estimates, "test"), dict)
+    noise_levels: Curve | None = _entry(partial(parsing.parse_curve, "epsilon_mse"))
     variance: float = _entry(
         lambda one: to_float(one.get("variance")) if isinstance(one, dict) else None, math.nan, ["estimator"]
     )
-    baselines: Mapping[str, float] = _entry(entries.parse_baselines, dict)
-    metrics: Mapping[str, str] = _entry(entries.parse_metrics, dict)
-    weighting: Curve | None = _entry(partial(entries.parse_curve, "effective"))
-    tweedie: Curve | None = _entry(partial(entries.parse_curve, "excess"))
-    posterior: Curve | None = _entry(partial(entries.parse_curve, "spread"), None, ["tweedie"])
+    baselines: Mapping[str, float] = _entry(parsing.parse_baselines, dict)
+    metrics: Mapping[str, str] = _entry(parsing.parse_metrics, dict)
+    weighting: Curve | None = _entry(partial(parsing.parse_curve, "effective"))
+    tweedie: Curve | None = _entry(partial(parsing.parse_curve, "excess"))
+    posterior: Curve | None = _entry(partial(parsing.parse_curve, "spread"), None, ["tweedie"])
     samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
     measured: SampleMeasures | None = _entry(
-        entries.parse_sample_measures, None, ("measures", "measures_over", "measured")
+        parsing.parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
     digests: Mapping[str, str] = _entry(dict, dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -152,7 +151,7 @@ def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[s
             if (not only or name in only) and any(record.get(key) is not None for key in keys)
         }
     except (TypeError, AttributeError, KeyError, OverflowError) as error:
-        raise ValueError(error_line(error)) from error
+        raise ValueError(parsing.error_line(error)) from error
     return {name: value for name, value in parsed.items() if value is not None}
 
 

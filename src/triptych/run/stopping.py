@@ -240,14 +240,11 @@ class Peers:
         else:
             return
         reason = self.reason(None)  # rank 0 hangs in a collective with a rank that is gone
-        code = 1
+        stopped = isinstance(reason, Interrupted)
         try:
-            if isinstance(reason, Interrupted):
-                print(reason, file=sys.stderr, flush=True)
-                code = 128 + reason.signal
-            else:
-                print(f"error: {reason}", file=sys.stderr, flush=True)
+            print(reason if stopped else f"error: {reason}", file=sys.stderr, flush=True)
+            if isinstance(reason, Exception):
                 self.record(reason)
         finally:
             self.end()
-            os._exit(code)
+            os._exit(128 + reason.signal if isinstance(reason, Interrupted) else 1)

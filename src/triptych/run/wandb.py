@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import WandbLogger
 
 from triptych.errors import mask_password
-from triptych.run.directory import RunDirectory
-from triptych.run.leakage import log_line
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
 from triptych.run.parsing import error_line
 from triptych.run.result import Result

@@ -8,15 +8,13 @@ from functools import cached_property
 import numpy as np
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.entries import UNITS, Estimate
-from triptych.run.items import read_items
-from triptych.run.read import Run
+from triptych.run.parsing import UNITS, Estimate
+from triptych.run.read import Run, read_items
 from triptych.study.axes import Axis, value
 from triptych.study.formatting import with_interval
-from triptych.study.statistics import LEVEL, Paired, far, spread
+from triptych.study.statistics import ALPHA, Paired, far, spread
 
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
-ALPHA = 1 - LEVEL
 BOUND = ""
 Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
 Figures = dict[str, dict[int | None, tuple[float, ...]]]  # of a cell's label and seed, at each value of a key

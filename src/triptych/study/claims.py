@@ -4,15 +4,38 @@ The question that the report asks, the bound or the measure that decides, has ha
 (weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may spend an equal share
 of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what enters Holm's test is `looks` times
 the smallest p of the looks taken.
+
+Power: under a true difference d the mean of S seeds is N(d, A + B), as in `statistics`:
+
+    power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ],  estimate of A ~ A chi2_{S-1} / (S - 1)
+
+over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The level is
+the one that holds if no other claim does (Holm's first step), so the power is a lower limit of what the
+corrected test has.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
-from triptych.study.cells import ALPHA, Comparison, Key, PairTest, Rule, bound_by_item
-from triptych.study.statistics import Paired, holm, paired
+from scipy.special import ndtr
+
+from triptych.files import load_object, read_json
+from triptych.run.parsing import to_float
+from triptych.study.cells import Comparison, Key, PairTest, Rule, bound_by_item
+from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
+
+GOAL = 0.8
+MOST = 200  # seeds; more are not suggested
+FIRST = 3  # seeds that are suggested where there is one
+NODES = 32
+LOOKS = "looks.json"  # which seeds each look had: the same command, given again, and the report look at these
+MOST_LOOKS = 10**6
 
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
@@ -81,3 +104,87 @@ def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
             for at in range(len(table.values)):
                 first, second = ({seed: v[at] for seed, v in table.cells[x].items()} for x in (one, two))
                 yield (table.metric.name, at, one, two), paired(first, second, items)
+
+
+def power(difference: float, error: Error, alpha: float) -> float:
+    """Compute the probability that a true difference is claimed at level `alpha`."""
+    quantiles, weights = chi2_nodes(error.df, 64)
+    # the critical distance at each possible estimate of the variance over seeds
+    limits = replace(error, of_seeds=error.of_seeds * quantiles).critical(alpha, nodes=NODES)
+    spread = math.sqrt(error.of_seeds + error.of_items)
+    beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
+    return float((weights * beyond).sum() / weights.sum())
+
+
+@lru_cache(maxsize=4096)
+def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
+    """Return how many seeds claim this difference with probability `GOAL`; None where `MOST` would not."""
+    now = error.df + 1
+
+    def enough(seeds: int) -> bool:
+        later = Error(error.of_seeds * now / seeds, seeds - 1, error.of_items, error.n_items)
+        return power(difference, later, alpha) >= GOAL
+
+    if not enough(MOST):
+        return None
+    return 2 + bisect_left(range(2, MOST), True, key=enough)
+
+
+def seeds_to_settle(claim: PairTest) -> int | None:
+    """Return how many seeds in all would claim the measured difference; None: over `MOST`, or unknown."""
+    pair = claim.pair
+    needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
+    return None if needed is None else max(needed, pair.n + 1)
+
+
+def seeds_next(comparison: Comparison) -> int:
+    """Return how many seeds in all would settle the open pairs of the best, as far as seeds can; 0: none."""
+    if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
+        return 0
+    table = comparison.question
+    name, last, order = table.metric.name, len(table.values) - 1, table.order(-1)
+    claims = [comparison.sampled(name, last, order[0], other) for other in order[1:]]
+    claims = [claim for claim in claims if not claim.holds and not claim.equal]
+    if any(claim.pair.n < 2 for claim in claims):
+        return FIRST
+    return max(filter(None, map(seeds_to_settle, claims)), default=0)
+
+
+def extra_seconds(comparison: Comparison, seeds: int) -> float:
+    """Estimate the seconds of the runs that each setting lacks of `seeds` in all; NaN unknown."""
+    each = [run.took for run in comparison.runs if run.seconds]
+    more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
+    return more * math.fsum(each) / len(each) if each else math.nan
+
+
+def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
+    """Read how a sweep's report decides: from `sweep.json`'s "until" and the looks taken so far."""
+    until = sweep.get("until")
+    # without the sweep's word, the looks were taken all the same
+    until = until if isinstance(until, dict) else load_object(root / LOOKS)
+    recorded = until.get("equal_within", sweep.get("equal_within"))
+    value = to_float(None if isinstance(recorded, str) else recorded)
+    margin = value if 0 < value < math.inf else None
+    looks = until.get("looks")
+    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
+        return Rule(margin)
+    seen = tuple(seeds_of_looks(root)[:looks])
+    # between looks a report shows figures and claims what the last look claimed; before the first, nothing
+    return Rule(margin, looks, seen, interim=looks > 1 and not seen)
+
+
+def joint_rule(rules: Sequence[Rule]) -> Rule:
+    """Return the rule of a report over several sweeps: the most looks, and a margin that all have."""
+    if len(rules) == 1:
+        return replace(rules[0], interim=False)
+    margins = {rule.equal_within for rule in rules}
+    return Rule(margins.pop() if len(margins) == 1 else None, max((rule.looks for rule in rules), default=1))
+
+
+def seeds_of_looks(root: Path) -> list[frozenset[int]]:
+    """Read which seeds each look had; [] where none was recorded."""
+    try:
+        record = read_json(root / LOOKS)
+        return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return []

@@ -3,6 +3,7 @@
 Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
 """
 
+import json
 import math
 import re
 from collections import Counter
@@ -10,26 +11,70 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from triptych.config.identity import BUNDLES
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.parsing import few, first_line
-from triptych.run.read import Run
+from triptych.run.read import Run, read_runs
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
-from triptych.study.claims import correct
+from triptych.study.claims import LOOKS, correct, seeds_of_looks
 from triptych.study.formatting import listed, quantity
-from triptych.study.same_data import Group, copies, counted_once, group_runs
+from triptych.study.groups import Group, copies, counted_once, group_runs
 
 CODES = 4  # versions of the code that are compared: the most common, and three others
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
+Pair = tuple[str, str]
+Outcome = Literal["separated", "same", "open"]
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
     return correct(list(map(comparison_of, group_runs(runs))), rule or Rule())
+
+
+def decide(
+    root: Path, look: int, looks: int, equal_within: float | None = None
+) -> tuple[str, dict[Pair, Outcome]]:
+    """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
+
+    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical order, by
+    what decides. A look that was taken before has the seeds that it had.
+    """
+    seen, runs = seeds_of_looks(root)[:look], read_runs(root)
+    if len(seen) < look:
+        seeds = {run.seed for run in runs if run.status == "finished" and run.seed is not None}
+        # looks that were not recorded were not taken: this one stands for them
+        seen += [frozenset(seeds)] * (look - len(seen))
+        record = {"looks": looks, "equal_within": equal_within, "seeds": [sorted(s) for s in seen]}
+        write_atomic(root / LOOKS, json.dumps(record, indent=1) + "\n")
+    comparisons = compare(runs, Rule(equal_within, looks, tuple(seen)))
+    several = len(comparisons) > 1
+    pairs = {
+        (prefix + a, prefix + b): outcome
+        for comparison in comparisons
+        for prefix in [f"{comparison.data}: " if several else ""]
+        for (a, b), outcome in _outcomes(comparison).items()
+    }
+    n = Counter(pairs.values())
+    same = "" if equal_within is None else f", {n['same']} the same within {equal_within:g}"
+    tally = f"of {quantity(len(pairs), 'pair')} {n['separated']} separated{same}, {n['open']} open"
+    return f"look {look} of {looks}, {quantity(len(seen[-1]), 'seed')}: {tally}", pairs
+
+
+def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
+    """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
+    table = comparison.question
+    # by name, and not by which is better now: a pair keeps its name from look to look
+    outcomes: dict[Pair, Outcome] = {
+        (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"
+        for (of, at, a, b), claim in comparison.claims.items()
+        if (of, at) == (table.metric.name, len(table.values) - 1)
+    }
+    return dict(sorted(outcomes.items()))
 
 
 def comparison_of(group: Group) -> Comparison:

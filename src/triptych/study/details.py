@@ -13,8 +13,7 @@ from typing import Any
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.files import load_object
-from triptych.run.entries import UNITS
-from triptych.run.parsing import natural_key
+from triptych.run.parsing import UNITS, natural_key
 from triptych.run.read import Run
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study

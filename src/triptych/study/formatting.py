@@ -2,7 +2,7 @@
 
 import math
 
-from triptych.run.entries import Estimate
+from triptych.run.parsing import Estimate
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load_object
 from triptych.run.directory import REFUSED, RunDirectory
-from triptych.run.parsing import to_float
+from triptych.run.read import Position, read_position
 from triptych.run.result import ENDED, one_line
-from triptych.study.tuning import setting_label
+from triptych.study.formatting import duration, format_number
+from triptych.study.groups import setting_label
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
     """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
-    from triptych.study.render import write_report
-    from triptych.study.terminal import print_table
+    from triptych.study.render import print_table, write_report
 
     report, problem = None, ""
     try:
@@ -99,7 +98,7 @@ class Monitor(threading.Thread):
         table.add_column("", no_wrap=True)
         for cell, name in zip(self.cells, map(Text, names), strict=True):
             run = RunDirectory(self.root / cell)
-            status, progress = run.status, _progress(run)
+            status, progress = run.status, read_position(run.path)
             if (run / REFUSED).exists():
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
@@ -108,7 +107,7 @@ class Monitor(threading.Thread):
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:
-                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=11)
+                bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=11)
                 table.add_row(name, bar, progress_text(progress))
         return table
 
@@ -119,24 +118,14 @@ class Monitor(threading.Thread):
             write_report_or_say_why(self.root)  # an error is printed at the end
 
 
-def progress_text(progress: dict[str, Any]) -> str:
+def progress_text(progress: Position) -> str:
     """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
-    from triptych.study.formatting import duration, format_number
-
-    alive = time.time() - progress["updated"] < QUIET
-    stage = progress["stage"] if alive else "stalled or interrupted"
-    parts = [f"{stage} {progress['step']}/{progress['max_steps']}"]
-    if (bound := progress.get("bound")) is not None:
-        parts.append(f"val {format_number(bound)}")
-    if alive and (rate := progress.get("steps_per_second")):
-        left = (progress["max_steps"] - progress["step"]) / rate
+    alive = time.time() - progress.updated < QUIET
+    stage = progress.stage if alive else "stalled or interrupted"
+    parts = [f"{stage} {progress.step}/{progress.max_steps}"]
+    if math.isfinite(progress.bound):
+        parts.append(f"val {format_number(progress.bound)}")
+    if alive and 0 < (rate := progress.steps_per_second) < math.inf:
+        left = (progress.max_steps - progress.step) / rate
         parts += [f"{rate:.3g} steps/s", f"{duration(left)} left"]
     return ", ".join(parts)
-
-
-def _progress(run: RunDirectory) -> dict[str, Any] | None:
-    record = load_object(run / "progress.json")
-    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
-    if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
-        return None
-    return known | {"stage": record["stage"]}

@@ -14,7 +14,7 @@ from triptych.config.own_code import describe_error, trusted
 from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study import curves, factorial, figures
+from triptych.study import curves, figures
 from triptych.study.cells import Comparison
 from triptych.study.style import PALETTE, styled
 from triptych.study.verdict import about
@@ -120,9 +120,9 @@ def headline_panels(comparison: Comparison, palette: Mapping[str, str]) -> list[
     known: list[tuple[str, Draw]] = [(HEADLINE, figures.headline), (how, figures.forest)]
     if table := comparison.deciding:
         known = [(_measured(comparison), figures.measure_figure(table))]
-    elif crossed := factorial.crossing(comparison):
-        how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
-        known[0] = how, factorial.crossing_figure
+    elif crossed := curves.crossing(comparison):
+        how = curves.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
+        known[0] = how, curves.crossing_figure
     panels = (_panel(comparison, palette, comparison.heading, how, draw) for how, draw in known)
     return [panel for panel in panels if panel.figures]
 

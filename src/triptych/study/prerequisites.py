@@ -1,6 +1,7 @@
-"""What has to be true before anything begins: files that are named, cells of a sweep, the launcher."""
+"""What has to be true before anything begins: files that are named, a run, cells of a sweep, the launcher."""
 
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,9 +21,13 @@ from triptych.config.keys import find_key
 from triptych.config.source import CONFIGS, choices_of
 from triptych.declare import fits
 from triptych.errors import UserError
+from triptych.run import processes
+from triptych.run.command_errors import no_run_after_an_error
+from triptych.run.directory import RunDirectory
 from triptych.run.prepare import resolve_composed
 from triptych.run.untrusted import check_initial, check_reference
 from triptych.study import rounds
+from triptych.study.papers.paper import check_scale
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
 # files of other kinds
@@ -130,3 +136,41 @@ def check_launcher(config: DictConfig) -> None:
 def on_slurm(config: DictConfig) -> bool:
     """Return whether its jobs are SLURM's."""
     return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
+
+
+class SingleHook(Callback):
+    """Hydra's callback around a single run."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with no_run_after_an_error():
+            check_keys(config, config.hydra)
+            if config.plan:
+                from triptych.study.plan import plan
+
+                print("\n".join(plan([(str(config.name or "run"), 1, 1, resolve_composed(config))])))
+                sys.exit(0)
+            check_single(config)
+
+
+def check_single(config: DictConfig) -> dict[str, Any]:
+    """Return a run's configuration of a composed, checked one; UserError for what no run could be made of."""
+    hydra = config.hydra
+    rounds.check_rounds(config, grid=False)
+    check_scale(config)
+    if hydra.sweeper.get("params") or config.get("paper"):
+        groups = ("ablation", "paper", "hparams_search")
+        chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]
+        choice = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
+        raise UserError(f"{choice}: settings to compare are a sweep's, which needs -m")
+    if processes.launch() and not config.name:
+        raise UserError("name=null: a name is needed here, so that all processes share one directory")
+    if not hydra.run.dir:
+        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
+    plain = resolve_composed(config)
+    if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
+        guidance = plain.get("guidance") or {}
+        if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
+            fix = "as in guide=.../checkpoints/last.ckpt"
+            raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
+        check_files(OmegaConf.create(plain))
+    return plain

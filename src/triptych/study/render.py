@@ -1,33 +1,59 @@
 """Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
 
-Each file appears whole or not at all, so an open page never shows half a report.
+The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables as CSV and
+LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows half a report.
 """
 
 import base64
 import errno
 import hashlib
+import io
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
 
 from triptych.files import load_object, printable
 from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
+from triptych.run.result import PARTS
 from triptych.study import formatting
 from triptych.study.details import as_json
-from triptych.study.panels import colours, draw_panels, headline_panels, sample_pictures
-from triptych.study.results import results_csv
+from triptych.study.panels import colours, draw_panels, headline_panels, known_figures, sample_pictures
+from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
-from triptych.study.style import PALETTE, to_svg
-from triptych.study.tables import measure_rows, table_columns, table_rows, table_title
+from triptych.study.style import PALETTE, short, styled, to_svg
+from triptych.study.tables import BESIDE, TableRow, measure_rows, table_columns, table_rows, table_title
 from triptych.study.verdict import footnote
 
 SHOWN = 3  # reasons of a sweep's failures
+HEADS = {
+    "bound": "test bound",
+    "difference": "to best [interval]",
+    "reconstruction": "recon.",
+    "diffusion": "diff.",
+}
+WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
+# what a narrow terminal goes without, first to last
+DISPENSABLE = ("p", *PARTS, *BESIDE, "difference")
+Column = tuple[str, str]  # key and heading
+NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
+TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "−": "$-$", "∞": r"$\infty$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$",
+    "ε": r"$\varepsilon$", "γ": r"$\gamma$", "²": "$^2$", "…": r"\dots{}",
+} | {sign: "\\" + sign for sign in "&%$#_{}"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,7 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     joint = "joint_" if others else ""  # beside the root's own, which stays
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs, root)))
-    write_atomic(report.html, printable(render_page(story, palette)))
+    write_atomic(report.html, render_page(story, palette))
     return report
 
 
@@ -75,14 +101,15 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")
 
 
-def script_source(script: str) -> str:
-    """Return a script's source in the page's CSP, its digest: no other script runs."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def _page(name: str, script: str, **values: Any) -> str:
+    """Return a page with its script, whose digest is the source in the page's CSP: no other script runs."""
+    text = page_template(script).render()
+    source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return printable(page_template(name).render(script=text, script_source=source, **values))
 
 
 def render_page(story: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
-    script = page_template("page.js.j2").render()
     sections = (  # each is drawn when the page comes to it, as figures take much memory
         {
             "index": i,
@@ -104,10 +131,9 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
     where = {run: base.name if at == "." else at for run, at in where.items()}  # a single run's report
-    return page_template("report.html.j2").render(
-        story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        formatting=formatting, where=where, to_svg=to_svg,
-        details=as_json(story, where), script=script, script_source=script_source(script),
+    return _page(
+        "report.html.j2", "page.js.j2", story=story, sections=sections, formatting=formatting, where=where,
+        to_svg=to_svg, details=as_json(story, where), palette={k: names[c] for k, c in palette.items()},
     )  # fmt: skip
 
 
@@ -130,10 +156,130 @@ def write_index(root: Path) -> Path:
         started = min((run.started for run in runs if run.started), default="")[:16].replace("T", " ")
         report = "report.html" if (path / "report.html").is_file() else ""
         rows.append((started, os.path.relpath(path, root), report, states, errors))
-    search = page_template("index.js").render()
-    page = page_template("index.html.j2").render(
-        title=root.resolve().name, rows=sorted(rows, key=lambda row: row[:2], reverse=True),
-        search=search, script_source=script_source(search),
-    )  # fmt: skip
-    write_atomic(root / "index.html", printable(page))
+    rows.sort(key=lambda row: row[:2], reverse=True)
+    page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
+    write_atomic(root / "index.html", page)
     return root / "index.html"
+
+
+def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
+    """Print the results of the runs beneath `root`; `report` saves reading them again."""
+    console = console or Console()
+    story = report.story if report else read_study([Path(root)])
+
+    def say(text: str, style: str = "", wrap: bool = False) -> None:
+        console.print(Text(text, style=style), soft_wrap=not wrap)
+
+    if story.banner:
+        say(story.banner, "yellow", wrap=True)
+    for i, comparison in enumerate(story.comparisons):
+        console.print(_fitting(story, i, console))
+        for note in comparison.notes:
+            say(f"Note: {note}", "dim", wrap=True)
+    if len({(c.data, c.measure) for c in story.comparisons}) > 1:
+        say("Different data or units: not comparable with each other.", "dim", wrap=True)
+    for run in story.runs:
+        if run.error:
+            say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
+    say(story.answer, "bold", wrap=True)
+    if story.next_step:
+        say(story.next_step)
+    if claimed := story.published:
+        say(f"Published: {claimed.node['cite']}, {claimed.node['where']}", wrap=True)
+        for judgement in claimed.judgements:
+            say(judgement.line, WORDS.get(judgement.word, ""))
+        if claimed.changed:
+            changed = "The claims or their seeds were changed after some of these runs had ended."
+            say(changed, "yellow", wrap=True)
+    page = report.html if report else Path(root) / "report.html"
+    if page.exists():
+        say(printable(f"Report: {page}"))  # a path broken over two lines cannot be clicked or copied
+
+
+def _fitting(story: Study, i: int, console: Console) -> Table:
+    """Return the widest of the tables that fit; CSV and page have all columns."""
+    for leave in range(len(DISPENSABLE) + 1):
+        table = _table(story, i, DISPENSABLE[:leave])
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+            break
+    return table
+
+
+def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
+    comparison = story.comparisons[i]
+    # as plain Text throughout: names may hold what rich would read as markup
+    better = comparison.question.metric.better
+    what = table_title(comparison) or comparison.unit
+    what = ", ".join(filter(None, (comparison.title, what)))
+    rows = table_rows(comparison)
+    table = Table(
+        title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+        caption="±: seeds alone" if any(len(cell.runs) > 1 for cell in comparison.cells) else None,
+        caption_justify="left",
+    )  # fmt: skip
+    known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
+    heads = [(key, head) for key, head in [("seeds", "seeds"), *known] if key not in without]
+    table.add_column(Text(comparison.subject), overflow="fold")
+    for key, head in heads:
+        table.add_column(Text(head), justify="left" if key in ("seeds", "verdict") else "right")
+    for row in rows:
+        style = "bold green" if row.best else "" if row.entries else "dim"
+        texts = (Text(row.entry(key).text) for key, _ in heads)
+        table.add_row(Text(short(row.label, 40)), *texts, style=style)
+    return table
+
+
+def write_figures(story: Study, out: Path) -> list[Path]:
+    """Write into `out`, which is made; the files. Of several comparisons each has a number in its names."""
+    palette, written = colours(story.hues), []
+    out.mkdir(parents=True, exist_ok=True)
+    for place, comparison in enumerate(story.comparisons, 1):
+        prefix = f"{place}-" if len(story.comparisons) > 1 else ""
+        for name, figure in known_figures(comparison, palette).items():
+            for ending, date in (("svg", "Date"), ("pdf", "CreationDate"), ("png", "")):
+                data = io.BytesIO()
+                with styled():
+                    figure.savefig(data, format=ending, dpi=300, metadata={date: None} if date else None)
+                written.append(out / f"{prefix}{name}.{ending}")
+                write_atomic(written[-1], data.getvalue())
+        setting = "setting", comparison.subject
+        results = [setting, ("seeds", "seeds"), *table_columns(comparison)]
+        tables = {"results": (results, table_rows(comparison))}
+        measured, rows = measure_rows(comparison)
+        if measured:
+            tables["measures"] = [setting, *measured], rows
+        for name, (columns, rows) in tables.items():
+            for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
+                written.append(out / f"{prefix}{name}.{ending}")
+                write_atomic(written[-1], printable(text))
+    return written
+
+
+def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
+    """Write rows as CSV: figures in full precision, standard errors or intervals in columns of their own."""
+    more = {
+        key: [n for n in NUMBERS if n != "v" and any(n in row.entry(key).numbers for row in rows)]
+        for key, _ in columns
+    }
+    table: list[list[object]] = [[head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])]]
+    for row in rows:
+        shown = [(row.entry(key), n) for key, _ in columns for n in ("v", *more[key])]
+        table.append([one.numbers.get(n, one.text if n == "v" else "") for one, n in shown])
+    return csv_text(table)
+
+
+def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
+    """Return a booktabs table of the figures as the page shows them; the best row is bold."""
+    lines = [[(head, False) for _, head in columns]]
+    lines += [[(row.entry(key).text, row.best) for key, _ in columns] for row in rows]
+    head, *body = [" & ".join(_tex(text, bold) for text, bold in line) + r" \\" for line in lines]
+    sides = "".join("l" if key in ("setting", "seeds", "verdict") else "r" for key, _ in columns)
+    begin = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*begin, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str, bold: bool) -> str:
+    safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
+    # a bracket at the start of a cell would be read as an option of the line before
+    return rf"\textbf{{{safe}}}" if bold and safe else f"{{}}{safe}" if safe.startswith("[") else safe

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from triptych.config.identity import grid_keys, slug
+from triptych.config.identity import grid_keys
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
@@ -68,13 +68,14 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
     if name not in settings:
         expected = f"must be one of {', '.join(settings)}" if settings else "choose an ablation that lists it"
         raise UserError(f"setting={name}: no such setting; {expected}")
-    typed = set(map(_key, job))
-    brought = [o for o in settings[name] if _key(o) not in typed]
+    typed = set(map(key_of, job))
+    brought = [o for o in settings[name] if key_of(o) not in typed]
     # the name first: a report names runs by the first of the keys that change together
     return [f"setting={name}", *brought, *(o for o in job if not o.startswith("setting="))]
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the key of an override: "lr" of "+lr=0.1"."""
     return override.lstrip("+~").split("=", 1)[0]
 
 
@@ -94,16 +95,7 @@ def differing(config: DictConfig) -> set[str]:
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     jobs = [set(job) for job in jobs_of(config)]
     times = Counter(o for job in jobs for o in job)
-    return {_key(o).split("@")[0] for o, n in times.items() if n < len(jobs)}
-
-
-def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
-    """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
-    from hydra.core.utils import filter_overrides
-
-    hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
-    shown = [o for o in filter_overrides(overrides) if _key(o) not in hidden]
-    return slug(",".join(sorted(shown)))
+    return {key_of(o).split("@")[0] for o, n in times.items() if n < len(jobs)}
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
@@ -137,7 +129,7 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
     first: dict[Setting, list[str]] = {}
     later = []
     for job in jobs:
-        keys = {o: _key(o).split("@")[0] for o in job}
+        keys = {o: key_of(o).split("@")[0] for o in job}
         fit = tuple(o for o, key in keys.items() if key != "setting" and role(key) is not Role.DRAWING)
         if first.setdefault(fit, job) is not job:
             later.append(job)
@@ -200,12 +192,10 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     if len(first) < 2 or len(first) > most:
         begins = f"begins with 2 to {most} seeds, not {len(first)}"
         raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
+    every = [*first, *range(max(first) + 1, max(first) + 1 + most - len(first))]
     rounds = [list(first)]
-    while len(rounds[-1]) < most:
-        n = len(rounds[-1])
-        fresh = (seed for seed in range(max(first) + 1, max(first) + 1 + most))
-        used = [*rounds[0], *fresh]
-        rounds.append(used[: min(most, n + math.ceil(n / 2))])
+    while (n := len(rounds[-1])) < most:
+        rounds.append(every[: n + math.ceil(n / 2)])
     return rounds
 
 

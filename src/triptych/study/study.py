@@ -12,15 +12,12 @@ from triptych.files import load_object, printable
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
-from triptych.study.claims import correct, unsettle
+from triptych.study.claims import correct, extra_seconds, joint_rule, read_rule, seeds_next, unsettle
 from triptych.study.compare import comparison_of
-from triptych.study.factorial import crossing
+from triptych.study.curves import crossing
 from triptych.study.formatting import duration, quantity
+from triptych.study.groups import group_runs, is_trial, read_tuning, sentence, stages
 from triptych.study.papers.published import Judged, judged
-from triptych.study.power import extra_seconds, seeds_next
-from triptych.study.same_data import group_runs
-from triptych.study.sequential import joint_rule, read_rule
-from triptych.study.tuning import is_trial, read_tuning, sentence, stages
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"

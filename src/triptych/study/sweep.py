@@ -7,32 +7,39 @@ import atexit
 import math
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
-from triptych.config.identity import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
+from triptych.config.identity import (
+    grid_keys,
+    not_in_names,
+    own_name,
+    quote,
+    shared_overrides,
+    slug,
+    sweep_name,
+)
 from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
-from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
+from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
 from triptych.run.directory import REFUSED, RunDirectory
-from triptych.run.entries import UNITS
-from triptych.run.parsing import to_int
+from triptych.run.parsing import UNITS, to_int
 from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
-from triptych.study.papers.sweep import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
@@ -60,17 +67,6 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
-
-
-@contextmanager
-def no_run_after_an_error() -> Iterator[None]:
-    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
-    try:
-        with one_line_errors():
-            yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
 
 
 class SweepHook(Callback):
@@ -205,7 +201,10 @@ class SweepHook(Callback):
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
-        return rounds.cell_name(self.config, overrides)
+        """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
+        hidden = set(self.config.hydra.job.config.override_dirname.exclude_keys)
+        shown = [o for o in filter_overrides(overrides) if rounds.key_of(o) not in hidden]
+        return slug(",".join(sorted(shown)))
 
     def look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start of this sweep reached; 1 if new or of other rules."""

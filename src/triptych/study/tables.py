@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.run.entries import Estimate
+from triptych.run.parsing import Estimate
 from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest

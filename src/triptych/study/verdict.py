@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from triptych.run.read import Run
 from triptych.study.cells import Comparison, MeasureTable, PairTest
+from triptych.study.claims import MOST, seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
-from triptych.study.power import MOST, seeds_to_settle
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}

@@ -18,7 +18,7 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_config
-from triptych.study.papers.sweep import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.rounds import grid
 
 # VDM's parameters, counted from the layers of the published code

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.study.simulate import Memory, at_most, bounds
-from triptych.run.entries import Estimate, SampleMeasures
+from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.papers.contrasts import _figure

@@ -16,10 +16,9 @@ from triptych.config.describe import read_yaml
 from triptych.config.source import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
-from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import settings_digest
-from triptych.study.render import write_report
-from triptych.study.terminal import print_table
+from triptych.study.papers.results_page import claims_figure
+from triptych.study.render import print_table, write_report
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from triptych.config.check import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
-from triptych.data.captions import Captioned
-from triptych.data.embedder import IMAGE, slerp
+from triptych.data.captions import IMAGE, Captioned, slerp
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError

@@ -10,9 +10,9 @@ from triptych.config.keys import name_null
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
+from triptych.study.groups import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
-from triptych.study.same_data import copies, counted_once
-from triptych.study.statistics import LEVEL, Paired, paired, spread
+from triptych.study.statistics import ALPHA, Paired, paired, spread
 
 Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
@@ -34,7 +34,7 @@ class ContrastResult:
     trouble: str = ""
     means: tuple[float, ...] = ()
     wide: str = ""
-    tail: float = (1 - LEVEL) / 2
+    tail: float = ALPHA / 2
 
     def refuse_wide(self, least: float, what: str) -> "ContrastResult":
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""

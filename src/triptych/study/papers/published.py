@@ -18,10 +18,9 @@ from triptych.study.papers import contrasts
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.contrasts import ContrastResult
 from triptych.study.papers.paper import read_claims
-from triptych.study.statistics import LEVEL, holm
+from triptych.study.statistics import ALPHA, holm
 from triptych.study.verdict import no_better
 
-ALPHA = 1 - LEVEL
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
 FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
 
