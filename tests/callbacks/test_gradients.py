@@ -2,23 +2,20 @@
 
 import pytest
 
-from tests.run.accidents import rows
+from tests.run.accidents import column, rows
 from triptych.callbacks.gradients import Gradients
 from triptych.diffusion.objective import Objective
 from triptych.run.execute import execute
 
+NORM = "train/grad_norm"
 UNTESTED = ("objective=x0", "test=false", "samples.n=0")
-
-
-def norms(run) -> list[float]:
-    return [float(row["train/grad_norm"]) for row in rows(run) if row["train/loss"]]
 
 
 def test_a_run_logs_its_norms_and_how_often_it_was_clipped(prepared):
     free = prepared(*UNTESTED, path="free")
     execute(free)
-    assert "train/clipped" not in rows(free)[0] and len(norms(free)) == 6
-    low, by_value = min(norms(free)), "+trainer.gradient_clip_algorithm=value"
+    assert "train/clipped" not in rows(free)[0] and len(column(free, NORM)) == 6
+    low, by_value = min(column(free, NORM)), "+trainer.gradient_clip_algorithm=value"
     for path, limit, share, *how in (
         ("clipped", low / 10, 1.0),
         ("never", 1e9, 0.0),
@@ -27,8 +24,8 @@ def test_a_run_logs_its_norms_and_how_often_it_was_clipped(prepared):
     ):
         run = prepared(*UNTESTED, f"trainer.gradient_clip_val={limit}", *how, path=path)
         execute(run)
-        assert {float(row["train/clipped"]) for row in rows(run) if row["train/loss"]} == {share}
-        assert norms(run)[0] == norms(free)[0]  # before it is clipped
+        assert {*column(run, "train/clipped")} == {share}
+        assert column(run, NORM)[0] == column(free, NORM)[0]  # before it is clipped
 
 
 def test_the_share_counts_on_after_a_resume():
@@ -55,7 +52,8 @@ def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch):
 
     monkeypatch.setattr(Objective, "__call__", scaled)
     other = execute(runs[1])
-    assert norms(runs[1]) == pytest.approx([factor * norm for norm in norms(runs[0])], rel=0.1)
+    norms, scaled_norms = (column(run, NORM) for run in runs)
+    assert scaled_norms == pytest.approx([factor * norm for norm in norms], rel=0.1)
     assert other["val"]["bpd"]["mean"] == pytest.approx(plain["val"]["bpd"]["mean"], rel=1e-5)
 
 

@@ -1,14 +1,12 @@
 """The commands as a person types them, each in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tests import forked
 from tests.conftest import TINY
 from tests.run.hooks import traps
 
@@ -47,16 +45,6 @@ def test_looking_around_is_quick(arguments, words, monkeypatch):
     assert done.returncode == 0 and all(word in done.stdout for word in words), done.stderr
 
 
-@pytest.fixture(scope="module")
-def run_directory(tmp_path_factory):
-    """One tiny run with W&B offline, made by the command, shared by the tests below."""
-    root = tmp_path_factory.mktemp("doors")
-    line = [sys.executable, "-m", "triptych.cli.train", "name=first", "objective=v", *TINY]
-    done = forked.run(line, os.environ | {"TRIPTYCH_ROOT": str(root)}, check=True)
-    assert "test bound" in done.stdout
-    return root / "logs" / "runs" / "first"
-
-
 def test_the_same_command_again_returns_the_recorded_result(root, door):
     """As the console script does, it imports no code of the folder in which it is typed."""
     here, small = traps(root / "here"), ["data.train_size=500", "data.val_size=50", "data.test_size=50"]
@@ -71,17 +59,10 @@ def test_the_same_command_again_returns_the_recorded_result(root, door):
     assert summary.stat().st_mtime_ns == stamp
 
 
-def test_evaluate_reproduces_the_summary_exactly(run_directory, door, root):
-    checkpoint = run_directory / "checkpoints" / "last.ckpt"
-    done = door("triptych.cli.evaluate", f"ckpt={checkpoint}", f"out={root}/again.json")
-    assert done.returncode == 0, done.stderr
-    recorded = json.loads((run_directory / "summary.json").read_text())["test"]
-    assert json.loads((root / "again.json").read_text()) == recorded
-
-
-def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
+def test_sample_draws_from_the_checkpoint_alone(finished, door, root):
     few, out = ("n=5", "sampler=ddim", "sampler.steps=3"), root / "drawn"
-    done = door("triptych.cli.sample", f"ckpt={run_directory}/checkpoints/last.ckpt", *few, f"out={out}")
+    last = finished().path / "checkpoints" / "last.ckpt"
+    done = door("triptych.cli.sample", f"ckpt={last}", *few, f"out={out}")
     assert done.returncode == 0 and f"{out}/samples.pt" in done.stdout, done.stderr
     assert torch.load(out / "samples.pt", weights_only=True)["x"].shape == (5, 1, 8, 8)
     assert (out / "samples.png").is_file()

@@ -61,10 +61,6 @@ def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path
     assert abs(((at < 0.1) & (other < 0.1)).mean() - 0.01) < 3 * (0.01 * 0.99 / 20000) ** 0.5
 
 
-def test_another_val_fraction_leaves_the_test_set_alone(plain):
-    assert images(folder(plain))["test"] == images(folder(plain, val_fraction=0.4))["test"]
-
-
 def test_an_accented_name_is_one_name_however_it_is_stored():
     assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
 

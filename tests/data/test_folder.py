@@ -60,7 +60,6 @@ def test_classes(tmp_path):
         for i in range(4):
             save(tmp_path / name / "deeper" / f"{i}.jpg", (colour,) * 3)
     (tmp_path / "empty").mkdir()
-    save(tmp_path / ".hidden" / "x.png", (0, 0, 0))
     (tmp_path / "notes.txt").write_text("no image")
     data = image_folder(tmp_path, val_fraction=0, test_fraction=0)
     assert data.num_classes == 3 and sum(map(len, data.splits.values())) == 12

@@ -8,7 +8,7 @@ from triptych.data import source
 from triptych.data.cifar10 import Cifar10
 from triptych.data.mnist import FashionMnist, Mnist, read_idx
 
-from .helpers import idx_bytes, refused, write_idx, write_mnist
+from .helpers import refused, write_idx, write_mnist
 
 
 @pytest.fixture(autouse=True)
@@ -84,30 +84,26 @@ def test_a_file_missing(tmp_path):
     refused(lambda: ready(Mnist, tmp_path), "data.root", "t10k-labels-idx1-ubyte")
 
 
+PLAIN, ZIPPED = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"
 DAMAGES = {
-    "cut": lambda data: data[:-1],
-    "more": lambda data: data + b"x",
-    "magic": lambda data: b"\x00\x00\x08\x01" + data[4:],
-    "type": lambda data: b"\x00\x00\x0d\x03" + data[4:],
-    "all": lambda data: b"",
-    "count": lambda data: data[:4] + b"\xff\xff\xff\xff" + data[8:],
-    "none": lambda data: data[:4] + bytes(4) + data[8:],
+    "cut": (PLAIN, lambda data: data[:-1]),
+    "more": (PLAIN, lambda data: data + b"x"),
+    "magic": (PLAIN, lambda data: b"\x00\x00\x08\x01" + data[4:]),
+    "type": (PLAIN, lambda data: b"\x00\x00\x0d\x03" + data[4:]),
+    "all": (PLAIN, lambda data: b""),
+    "count": (PLAIN, lambda data: data[:4] + b"\xff\xff\xff\xff" + data[8:]),
+    "none": (PLAIN, lambda data: data[:4] + bytes(4) + data[8:]),
+    "no gzip": (ZIPPED, lambda data: b"no gzip"),
+    "broken gzip": (ZIPPED, lambda data: data[:40] + b"abc" + data[43:]),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_file(tmp_path, damage):
-    write_mnist(tmp_path, ending="")
-    file = tmp_path / "train-images-idx3-ubyte"
-    file.write_bytes(damage(idx_bytes(np.zeros((30, 28, 28), np.uint8))))
-    refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
-
-
-@pytest.mark.parametrize("damage", [lambda d: b"no gzip", lambda d: d[:40] + b"abc" + d[43:]])
-def test_damaged_gzip(tmp_path, damage):
-    write_mnist(tmp_path)
-    file = tmp_path / "t10k-images-idx3-ubyte.gz"
-    file.write_bytes(damage(file.read_bytes()))
+    name, change = damage
+    write_mnist(tmp_path, ending=(tmp_path / name).suffix)
+    file = tmp_path / name
+    file.write_bytes(change(file.read_bytes()))
     refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
 
 

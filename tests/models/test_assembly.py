@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 import triptych
 from tests.refusal import refused
-from triptych.cli.evaluate import evaluate_composed
+from tests.run.commands import evaluated
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.build import build_data
 from triptych.run.execute import execute
@@ -85,8 +85,7 @@ def test_one_checkpoint_under_several_reverse_variances(prepared):
     execute(run)
 
     def bound(*overrides: str) -> float:
-        cfg = compose_command("evaluate", [f"ckpt='{run.path}'", "steps=4", *overrides])
-        return evaluate_composed(without_hydra(cfg))["nats_per_dim"]["mean"]
+        return evaluated(run.path, "steps=4", *overrides)["nats_per_dim"]["mean"]
 
     assert bound("variance=optimal") < bound()
     refused(lambda: bound("variance=learned"), "variance=learned: ", " beta_tilde")

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tests.refusal import refused
-from triptych.cli.evaluate import evaluate_composed
-from triptych.config.compose import compose_command, without_hydra
+from tests.run.commands import evaluated
 from triptych.config.identity import data_identity
 from triptych.data.build import build_data
 from triptych.diffusion.sampler import DDIM
@@ -47,8 +46,7 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
 
 def test_a_noisy_one_is_measured_by_as_many_draws_as_are_asked_for(trained):
     def measured(ckpt, *more):
-        asked = compose_command("evaluate", [f"ckpt='{ckpt}'", "split=val", *more])
-        return evaluate_composed(without_hydra(asked))["cross_entropy"]["mean"]
+        return evaluated(ckpt, "split=val", *more)["cross_entropy"]["mean"]
 
     noisy, clean = trained(*BRIEF)[0], trained("model.noise=false", *BRIEF, path="clean")[0]
     assert measured(noisy, "repeats=5") != measured(noisy) == measured(noisy, "repeats=2")

@@ -137,41 +137,12 @@ class Listed(Net):
     def forward(self, z, gamma, condition=None):
         return super().forward(self.inner[0](z), gamma, condition)
 
-class Noise(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z + 0.1 * torch.randn_like(z), gamma, condition)
-
 class Counts(Net):
     calls = 0
 
     def forward(self, z, gamma, condition=None):
         self.calls += 1
         return super().forward(z, gamma, condition) * (1 + 0.01 * self.calls)
-
-class OneLevel(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z, gamma[:1].expand(len(z)), condition)
-
-class Batchwise(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z - z.mean(0), gamma, condition)
-
-class InPlace(Net):
-    def forward(self, z, gamma, condition=None):
-        z -= 1
-        return super().forward(z, gamma, condition)
-
-class InPlaceGamma(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z, gamma.div_(10), condition)
-
-class Detached(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z, gamma, condition).detach()
-
-class Deaf(Net):
-    def forward(self, z, gamma, condition=None):
-        return super().forward(z, gamma)
 
 class Usual(Net):
     def __init__(self):
@@ -184,6 +155,32 @@ class Usual(Net):
         z = z + torch.randn_like(z) if self.training else z
         return super().forward(self.drop(self.norm(z * self.table)), gamma, condition)
 """
+TWO, ALONE = "gives two outputs for one input", "gives an item another output alone than in a batch"
+FORWARDS = {  # of a network: its lines, and what is wrong with them
+    "Noise": ("return super().forward(z + 0.1 * torch.randn_like(z), gamma, condition)", TWO),
+    "OneLevel": ("return super().forward(z, gamma[:1].expand(len(z)), condition)", ALONE),
+    "Batchwise": ("return super().forward(z - z.mean(0), gamma, condition)", ALONE),
+    "InPlace": ("z -= 1; return super().forward(z, gamma, condition)", "changes z or gamma in place"),
+    "InPlaceGamma": ("return super().forward(z, gamma.div_(10), condition)", "changes z or gamma in place"),
+    "Detached": (
+        "return super().forward(z, gamma, condition).detach()",
+        "gives an output without a gradient",
+    ),
+    "Deaf": (
+        "return super().forward(z, gamma)",
+        "gives the same under any condition; it must read it, or pass model.conditional=false",
+    ),
+}
+
+
+def classes(base: str, method: str, bodies: dict[str, tuple[str, str]]) -> str:
+    """The source of classes of ``base``, by the lines of their ``method``."""
+    return "".join(f"\nclass {n}({base}):\n    def {method}:\n        {b}\n" for n, (b, _) in bodies.items())
+
+
+def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of each such class its name, and the words of its refusal, if it is refused."""
+    return [(name, words) for name, (_, words) in bodies.items()]
 
 
 def check(network=None, again=None, output=None, **parts) -> None:
@@ -201,21 +198,16 @@ def check(network=None, again=None, output=None, **parts) -> None:
         ("Free", "has numbers that state_dict() lacks"),
         ("Unsaved", "has numbers that state_dict() lacks"),
         ("Listed", "has numbers that state_dict() lacks"),
-        ("Noise", "gives two outputs for one input"),
-        ("Counts", "gives two outputs for one input"),
-        ("OneLevel", "gives an item another output alone than in a batch"),
-        ("Batchwise", "gives an item another output alone than in a batch"),
-        ("InPlace", "changes z or gamma in place"),
-        ("InPlaceGamma", "changes z or gamma in place"),
-        ("Detached", "gives an output without a gradient"),
-        ("Deaf", "gives the same under any condition; it must read it, or pass model.conditional=false"),
+        ("Counts", TWO),
+        *cases(FORWARDS),
         ("Net", ""),
         ("Usual", ""),
     ],
 )
 def test_a_network(trusting, name, words):
     """Its own weights are those of before: a last layer of zeros would hide all."""
-    file = trusting("own_networks", NETWORKS)
+    forward = "forward(self, z, gamma, condition=None)"
+    file = trusting("own_networks", NETWORKS + classes("Net", forward, FORWARDS))
     kind = getattr(import_module("own_networks"), name)
     network = kind().eval()
 
@@ -294,25 +286,15 @@ def test_an_output_space(trusting, name, words):
     refused_if(lambda: check(output=output, **wide), words and f"objective.output: Own {words}", f"({file}:")
 
 
-LOSSES = """
+LOSSES = {  # the lines of a loss's weight, and what is wrong with them
+    "Below": ("return (-at.gamma / 10).clamp(min=-0.1)", "Below gives a weight below 0; must be at least 0"),
+    "Nothing": ("return 0 * at.gamma", "Nothing gives weights of 0 alone; must be above 0 at some level"),
+    "Window": ("return (at.gamma.abs() < 1).float()", ""),
+    "Constant": ("return torch.tensor(2.0)", ""),
+}
+PLAIN = """
 import torch
 from triptych.diffusion.loss import Loss, Simple
-
-class Below(Loss):
-    def weight(self, at):
-        return (-at.gamma / 10).clamp(min=-0.1)
-
-class Nothing(Loss):
-    def weight(self, at):
-        return 0 * at.gamma
-
-class Window(Loss):
-    def weight(self, at):
-        return (at.gamma.abs() < 1).float()
-
-class Constant(Loss):
-    def weight(self, at):
-        return torch.tensor(2.0)
 
 class Plain(Simple):
     pass
@@ -329,102 +311,34 @@ class Tempered(Learned):
     def nats(self, at, squared, dims):
         return super().nats(at, squared, dims) * self.scale.exp() - self.scale
 """
+UNTRAINED = "Learned has parameters, which weight(at) does not train; must have nats(at, squared, dims)"
 
 
 @pytest.mark.parametrize("steps", [None, 10])
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("Below", "Below gives a weight below 0; must be at least 0"),
-        ("Nothing", "Nothing gives weights of 0 alone; must be above 0 at some level"),
-        (
-            "Learned",
-            "Learned has parameters, which weight(at) does not train; must have nats(at, squared, dims)",
-        ),
-        ("Tempered", ""),
-        ("Window", ""),
-        ("Constant", ""),
-        ("Plain", ""),
-    ],
+    ("name", "words"), [*cases(LOSSES), ("Plain", ""), ("Learned", UNTRAINED), ("Tempered", "")]
 )
 def test_a_loss(trusting, name, words, steps):
-    file = trusting("own_losses", LOSSES)
+    file = trusting("own_losses", PLAIN + classes("Loss", "weight(self, at)", LOSSES))
     objective = Objective(Output("v"), getattr(import_module("own_losses"), name)(), steps)
     refused_if(lambda: check(objective=objective), words and f"objective.loss: {words}", f"({file}:")
 
 
 SAMPLERS = """
-import dataclasses
 import torch
 from triptych.diffusion.sampler import Sampler
 
 def ddim(z, at):
     return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
 
-class Plain(Sampler):
-    def step(self, z, at):
-        return ddim(z, at)
-
-class Noisy(Plain):
+class Noisy(Sampler):
     def __init__(self, steps, grid="gamma"):
         if steps < 3:
             raise ValueError("sampler.steps: must be 3 or more")
         super().__init__(steps, grid, chunk=1)
 
     def step(self, z, at):
-        return super().step(z, at) + 0.1 * at.noise(z)
-
-class Twice(Sampler):
-    def step(self, z, at):
-        return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)
-
-class Flat(Sampler):
-    def step(self, z, at):
-        return ddim(z, at).mean(0, keepdim=True)
-
-class Nothing(Sampler):
-    def step(self, z, at):
-        ddim(z, at)
-
-class NaN(Sampler):
-    def step(self, z, at):
-        return ddim(z, at) / 0
-
-class Global(Sampler):
-    def step(self, z, at):
-        return ddim(z, at) + 0.1 * torch.randn_like(z)
-
-class Keeps(Sampler):
-    old = 0
-
-    def step(self, z, at):
-        z = ddim(z, at) + 0.5 * self.old
-        self.old = z
-        return z
-
-class Keyword(Sampler):
-    def step(self, z, at):
-        guess = at.denoiser(z=z, gamma=at.gamma_t, condition=at.condition)
-        return guess.at(*at.process.alpha_sigma(at.gamma_s))
-
-class Thirds(Sampler):
-    def step(self, z, at):
-        assert 2 // (self.steps // 3)
-        return ddim(z, at)
-
-class Typo(Sampler):
-    def step(self, z, at):
-        return ddim(z, at) * at.dt
-
-class Double(Sampler):
-    def step(self, z, at):
-        return ddim(z, at).double()
-
-class Spoils(Sampler):
-    def step(self, z, at):
-        z = ddim(z, at)
-        at.gamma_s.add_(0.5)
-        return z
+        return ddim(z, at) + 0.1 * at.noise(z)
 
 class Most(Sampler):
     calls = 3
@@ -432,29 +346,41 @@ class Most(Sampler):
     def step(self, z, at):
         return ddim(z, at)
 """
+STEPS = {  # the lines of a sampler's step, and what is wrong with them
+    "Plain": ("return ddim(z, at)", ""),
+    "Keyword": (
+        "guess = at.denoiser(z=z, gamma=at.gamma_t, condition=at.condition); "
+        "return guess.at(*at.process.alpha_sigma(at.gamma_s))",
+        "",
+    ),
+    "Thirds": ("assert 2 // (self.steps // 3); return ddim(z, at)", ""),  # of two steps it cannot be tried
+    "Twice": (
+        "return 0.5 * ddim(z, at) + 0.5 * ddim(z, at)",
+        "Twice calls the denoiser 4 times in 2 steps, and says 2; set `calls`, of one step",
+    ),
+    "Flat": ("return ddim(z, at).mean(0, keepdim=True)", "Flat gives shape (1, 2); must be (2, 2)"),
+    "Nothing": ("ddim(z, at)", "Nothing gives a NoneType; must be a tensor of shape (2, 2)"),
+    "NaN": ("return ddim(z, at) / 0", "NaN gives 4 of 4 numbers that are not finite"),
+    "Typo": ("return ddim(z, at) * at.dt", "AttributeError: 'Step' object has no attribute 'dt'"),
+    "Double": ("return ddim(z, at).double()", "Double gives torch.float64; must be torch.float32"),
+    "Spoils": (
+        "z = ddim(z, at); at.gamma_s.add_(0.5); return z",
+        "Spoils changes gamma_t or gamma_s in place; it must work on copies",
+    ),
+    "Global": (
+        "return ddim(z, at) + 0.1 * torch.randn_like(z)",
+        "Global gives two sets of samples for one seed; draw with at.noise(z)",
+    ),
+    "Keeps": (
+        "self.old = z = ddim(z, at) + 0.5 * getattr(self, 'old', 0); return z",
+        "Keeps gives two sets of samples for one seed",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("Twice", "Twice calls the denoiser 4 times in 2 steps, and says 2; set `calls`, of one step"),
-        ("Flat", "Flat gives shape (1, 2); must be (2, 2)"),
-        ("Nothing", "Nothing gives a NoneType; must be a tensor of shape (2, 2)"),
-        ("NaN", "NaN gives 4 of 4 numbers that are not finite"),
-        ("Typo", "AttributeError: 'Step' object has no attribute 'dt'"),
-        ("Double", "Double gives torch.float64; must be torch.float32"),
-        ("Spoils", "Spoils changes gamma_t or gamma_s in place; it must work on copies"),
-        ("Global", "Global gives two sets of samples for one seed; draw with at.noise(z)"),
-        ("Keeps", "Keeps gives two sets of samples for one seed"),
-        ("Plain", ""),
-        ("Noisy", ""),
-        ("Keyword", ""),
-        ("Thirds", ""),  # of two steps it cannot be tried
-        ("Most", ""),
-    ],
-)
+@pytest.mark.parametrize(("name", "words"), [*cases(STEPS), ("Noisy", ""), ("Most", "")])
 def test_a_sampler(trusting, name, words):
-    file = trusting("own_samplers", SAMPLERS)
+    file = trusting("own_samplers", SAMPLERS + classes("Sampler", "step(self, z, at)", STEPS))
     sampler = getattr(import_module("own_samplers"), name)(steps=5)
     network = MLP((2,), width=8, blocks=1)
     parts = {"event": (2,), "schedule": Linear(-6, 6), "training_items": None, "device": torch.device("cpu")}

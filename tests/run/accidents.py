@@ -68,6 +68,11 @@ def rows(folder: RunDirectory | Path) -> list[dict[str, str]]:
         return [*csv.DictReader(file)]
 
 
+def column(folder: RunDirectory | Path, name: str) -> list[float]:
+    """The figures of one name in metrics.csv, of the rows that have one."""
+    return [float(row[name]) for row in rows(folder) if row[name]]
+
+
 def table(folder: RunDirectory | Path) -> list[dict[str, str]]:
     """metrics.csv without its clock."""
     clock = ("train/images_per_second", "time")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import TINY
+from triptych.config.compose import compose_command, without_hydra
 from triptych.run.jobs import SERVE
 
 
@@ -17,6 +18,13 @@ def command(*arguments: str) -> list[str]:
     given = {a.split("=")[0] for a in arguments}
     tiny = [o for o in TINY if o.split("=")[0] not in given]
     return [sys.executable, "-m", "triptych.cli.train", *arguments, "logger=csv", *tiny]
+
+
+def evaluated(ckpt: Any, *overrides: str) -> dict[str, Any]:
+    """What ``triptych-evaluate`` says, in this process."""
+    from triptych.cli.evaluate import evaluate_composed
+
+    return evaluate_composed(without_hydra(compose_command("evaluate", [f"ckpt='{ckpt}'", *overrides])))
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.refusal import refused
-from tests.run.accidents import rows
+from tests.run.accidents import column
+from tests.run.commands import evaluated
 from triptych.callbacks.ema import EMA, combination
-from triptych.cli.evaluate import evaluate_composed
-from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
@@ -23,10 +22,8 @@ def last(run) -> str:
     return str(run / "checkpoints" / "last.ckpt")
 
 
-def again(path: str, split: str, weights: str | None = None) -> dict:
-    """What triptych-evaluate says."""
-    asked = [f"ckpt='{path}'", f"split={split}", f"weights={weights or 'null'}"]
-    return evaluate_composed(without_hydra(compose_command("evaluate", asked)))
+def again(path: str, split: str, weights: str = "null") -> dict:
+    return evaluated(path, f"split={split}", f"weights={weights}")
 
 
 def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):
@@ -51,8 +48,7 @@ def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alo
         assert figures["bpd"]["mean"] != summary["val"]["bpd"]["mean"]
     assert summary["val"] == again(last(run), "val") == again(last(run), "val", "sigma_rel_0.1")
     for weights, figures in others.items():  # whatever logger there is has them, too
-        [logged] = [row[name] for row in rows(run) if row[name := f"final/val_{weights}_bpd"]]
-        assert float(logged) == pytest.approx(figures["bpd"]["mean"])
+        assert column(run, f"final/val_{weights}_bpd") == [pytest.approx(figures["bpd"]["mean"])]
 
 
 def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepared):
@@ -106,9 +102,8 @@ def test_best_is_decided_by_the_weights_that_are_reported(prepared):
         "trainer.val_check_interval=1", "optimizer.lr=0.05", "lr_schedule=constant", "samples.n=0",
     )  # fmt: skip
     summary = execute(run)
-    curve = [float(row["val/bpd"]) for row in rows(run) if row["val/bpd"]]
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
-    assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(curve))
+    assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(column(run, "val/bpd")))
     one = again(str(run / "checkpoints" / "best.ckpt"), "val", "raw")
     # the same weights under more draws of the noise: nearer to its own score than the other weights' are
     other = again(str(run / "checkpoints" / "best.ckpt"), "val", "ema")

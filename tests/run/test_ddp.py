@@ -7,17 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from tests.run.accidents import rows
+from tests.run.accidents import column
 from tests.run.commands import command, end, problems
 from tests.run.hooks import hook
 from triptych.errors import UserError
 from triptych.run.execute import execute
 
+LOSS = "train/loss"
 LONG = ["trainer.max_steps=50", "trainer.val_check_interval=25"]
-
-
-def curve(path) -> list[float]:
-    return [float(row["train/loss"]) for row in rows(path) if row["train/loss"]]
 
 
 def relative(one: float, other: float) -> float:
@@ -37,7 +34,7 @@ def test_the_loss_curve_is_that_of_one_process(root, single, devices=4):
     end(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
-    one, many = curve(single), curve(folder)
+    one, many = (column(path, LOSS) for path in (single, folder))
     assert len(one) == len(many) == 50
     worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
     print(f"{devices} processes: largest relative difference of the loss {worst:.1e}", file=sys.stderr)
@@ -116,7 +113,7 @@ def test_torchrun_makes_one_directory(root, single):
     folder = root / "logs" / "runs" / "many"
     assert [p.name for p in folder.parent.iterdir()] == ["many"]
     assert json.loads((folder / "summary.json").read_text())["world_size"] == 2
-    assert max(relative(a, b) for a, b in zip(curve(single), curve(folder), strict=True)) < 1e-4
+    assert max(relative(a, b) for a, b in zip(column(single, LOSS), column(folder, LOSS), strict=True)) < 1e-4
     again = end(line, root)
     assert "finished before" in again.stdout
     nameless = [*torchrun, "-m", *command("trainer=ddp_sim")[2:]]
@@ -143,7 +140,7 @@ def test_what_depends_on_the_whole_batch_is_that_of_one_process(root, kind, devi
             line.append("model.network.width=8")
         other = ("denoiser.", "sampler.steps") if kind == "hierarchical VAE" else ()
         end([o for o in line if not o.startswith(other)], root)
-    one, many = (curve(root / "logs" / "runs" / name) for name in ("one", "many"))
+    one, many = (column(root / "logs" / "runs" / name, LOSS) for name in ("one", "many"))
     assert len(one) == len(many) == 50
     worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
     print(f"{kind}, {devices} processes: {worst:.1e}", file=sys.stderr)

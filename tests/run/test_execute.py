@@ -123,8 +123,7 @@ def test_a_finished_run_is_returned_and_not_run_again(prepared, finished):
 
 def test_another_configuration_is_refused_and_force_keeps_the_old_directory(prepared, finished):
     run = finished()
-    with pytest.raises(UserError, match=r"seed: 1 -> 2"):
-        prepared("seed=2")
+    refused(lambda: prepared("seed=2"), "seed: 1 -> 2")
     fresh = prepared("seed=2", "force=true")
     assert fresh.status == "interrupted" and fresh.config()["seed"] == 2
     aside = [p for p in run.path.parent.iterdir() if p != run.path]
@@ -164,8 +163,7 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
         raise UserError("data.root=/mnt: not mounted; mount it")
 
     monkeypatch.setattr(module, "build_experiment", refuse)
-    with pytest.raises(UserError, match="not mounted"):
-        execute(run)
+    refused(lambda: execute(run), "not mounted")
     assert run.checkpoints() and run.status == "failed" and run.config()
 
 

@@ -10,7 +10,7 @@ from triptych.run.execute import execute
 from triptych.run.loggers import Guarded, address, build_loggers, closing
 from triptych.run.metrics import MetricsCsv, flat_figures
 
-PLACED = """
+LOGGERS = """
 from pytorch_lightning.loggers import Logger
 
 class Plain(Logger):
@@ -26,6 +26,13 @@ class Placed(Plain):
     def __init__(self, save_dir):
         super().__init__()
         self.place = save_dir
+
+class Mine(Placed):
+    def log_metrics(self, metrics, step=None):
+        raise OSError("no disk")
+
+    def finalize(self, status):
+        raise OSError("no disk")
 """
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
@@ -153,27 +160,15 @@ def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
     assert line.startswith("Stub is left out (broken pipe)") and "metrics.csv" in line
 
 
-OWN = """
-from pytorch_lightning.loggers import Logger
-
-class Mine(Logger):
-    name = version = ""
-    def __init__(self, save_dir): super().__init__()
-    def log_hyperparams(self, *_): pass
-    def log_metrics(self, metrics, step=None): raise OSError("no disk")
-    def finalize(self, status): raise OSError("no disk")
-"""
-
-
 def test_whatever_a_logger_of_ones_own_raises_is_a_line(trusting, prepared, capsys):
-    file, run = trusting("own_logger", OWN), prepared()
-    run.write("config.yaml", run.config() | {"logger": {"mine": {"_target_": "own_logger.Mine"}}})
+    file, run = trusting("own_loggers", LOGGERS), prepared()
+    run.write("config.yaml", run.config() | {"logger": {"mine": {"_target_": "own_loggers.Mine"}}})
     loggers = build_loggers(run, 0, float)
     with closing(loggers, run):
         for step in (0, 1):
             loggers[1].log_metrics({"train/loss": 1.0}, step)
     [line] = capsys.readouterr().err.splitlines()
-    said = f"logger.mine is left out (no disk ({file}:8, in log_metrics)): metrics.csv has the figures"
+    said = f"logger.mine is left out (no disk ({file}:20, in log_metrics)): metrics.csv has the figures"
     assert line == said
 
 
@@ -217,7 +212,7 @@ def test_so_it_is_at_the_door_of_a_sweep():
 
 
 def test_a_logger_of_ones_own_gets_the_runs_directory_if_it_takes_it(prepared, trusting):
-    trusting("own_loggers", PLACED)
+    trusting("own_loggers", LOGGERS)
     run = prepared("data=ring", "denoiser=mlp")
     kinds = {"a": {"_target_": "own_loggers.Plain"}, "b": {"_target_": "own_loggers.Placed"}}
     run.write("config.yaml", run.config() | {"logger": kinds})

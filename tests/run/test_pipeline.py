@@ -304,8 +304,7 @@ def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root
         prepared(f"trained='{path}'", "objective=x0", path="x")
     shutil.move(path / WEIGHTS, root / "elsewhere")
     (path / WEIGHTS).symlink_to(root / "elsewhere")
-    with pytest.raises(UserError, match="a link that leads out of the run's directory"):
-        prepared(f"trained='{path}'", path="x")
+    refused(lambda: prepared(f"trained='{path}'", path="x"), "a link that leads out of the run's directory")
     assert not (root / "logs" / "runs" / "x").exists()
     for command in ("evaluate", "sample"):
         done = inside(f"triptych.cli.{command}", f"ckpt={path}")

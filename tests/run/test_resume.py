@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
+from tests.refusal import refused
 from tests.run.accidents import Accident, at_call, stopped, stumble, table
-from triptych.errors import UserError
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.execute import execute
@@ -66,8 +66,7 @@ def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, m
             execute(broken)
     assert broken.status == "failed" and "Accident" in broken.summary()["error"]
     assert "Accident" in (broken / "train.log").read_text()
-    with pytest.raises(UserError, match="retry=true"):
-        prepared(*extra, path="broken")
+    refused(lambda: prepared(*extra, path="broken"), "retry=true")
     if variant in LEARNED:
         state = read_checkpoint(broken / "checkpoints" / "last.ckpt")["state_dict"]
         assert state["times.seen"].sum() > 0 and state[f"times.{LEARNED[variant]}"].any()

@@ -61,8 +61,7 @@ def test_runs_that_do_not_fit(opened, first, second, words):
 
 
 def test_a_bare_number_of_stages(opened):
-    with pytest.raises(UserError, match=r"cascade=\['run0'\]: must be two runs or more"):
-        opened(run(**BASE))
+    refused(lambda: opened(run(**BASE)), "cascade=['run0']: must be two runs or more")
 
 
 def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):

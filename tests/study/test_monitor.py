@@ -8,6 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
+from tests.run.accidents import column
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import WINDOW, Progress
@@ -73,9 +74,7 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
     fit = [one for one in written if one["stage"] == "fit"]
     assert [one["step"] for one in fit] == [0, 1, 2, 3, 4, 5, 6]
     assert all(one["steps_per_second"] > 0 for one in fit[1:])
-    rows = (run / "metrics.csv").read_text().splitlines()
-    column = rows[0].split(",").index("val/bound")
-    validated = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    validated = column(run, "val/bound")
     assert math.isnan(fit[2]["bound"]) and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
 
 

@@ -1,7 +1,5 @@
 """Cells, axes, pairs and what is said of them."""
 
-import math
-
 import matplotlib.colors
 import numpy as np
 
@@ -15,7 +13,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import diverged, edit, failed, make_run, make_runs, metrics, running, sweep, write_items
+from .fake_runs import diverged, edit, make_run, make_runs, metrics, sweep, write_items
 
 
 def one(root):
@@ -82,19 +80,6 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     verdicts = [row.verdict for row in table_rows(comparison)]
     assert verdicts == ["lowest mean", "better where paired", "not paired"]
     assert any("same seeds" in note for note in comparison.notes)
-
-
-def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
-    sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
-    failed(tmp_path, "x0", 3, "boom")
-    running(tmp_path, "score", 1)
-    make_run(tmp_path, "v", 3, math.nan)
-    comparison = one(tmp_path)
-    cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
-    assert [run.status for run in cells["x0"].others] == ["failed"] and cells["x0"].bound.n == 2
-    assert [cell.label for cell in comparison.pending] == ["score"] and set(cells["v"].runs) == {1, 2}
-    assert [run.seed for run in cells["v"].others] == [3] and cells["v"].bound.n == 2
-    assert any("without a finite bound" in note for note in comparison.notes)
 
 
 def test_two_axes_and_a_default(tmp_path):

@@ -1,5 +1,6 @@
 """What a run is decides what it is compared with: data guard, and what changes the result is an axis."""
 
+import math
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from triptych.study.compare import compare
 from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
-from .fake_runs import edit, make_run, running
+from .fake_runs import edit, make_run, metrics, running
 from .test_report_compare import one
 
 
@@ -89,21 +90,24 @@ def test_what_a_setting_is_called(tmp_path, settings, key, labels):
     assert not any("changes together" in note for note in comparison.notes)
 
 
-def test_two_roots_of_different_data_are_two_comparisons(tmp_path):
-    for place, fingerprint, bound in (("/a", "f0", 2.0), ("/b", "f1", 3.0)):
-        told = {"fingerprint": fingerprint, "data": {"root": place}, "dataset": "folder"}
-        pair(tmp_path / place[1:], bound, **told)
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        ({"f0": "/a", "f1": "/b"}, ["folder (root=/a)", "folder (root=/b)"]),
+        (
+            {"abcdef0123456789": "/a", "1234567890abcdef": "/a"},
+            ["folder (fingerprint 12345678)", "folder (fingerprint abcdef01)"],
+        ),
+    ],
+)
+def test_other_contents_are_another_comparison_wherever_they_lie(tmp_path, places, names):
+    for fingerprint, root in places.items():
+        told = {"fingerprint": fingerprint, "data": {"root": root}, "dataset": "folder"}
+        pair(tmp_path / fingerprint, 2.0, **told)
     comparisons = compare(read_runs(tmp_path))
-    assert [c.data for c in comparisons] == ["folder (root=/a)", "folder (root=/b)"]
+    assert [c.data for c in comparisons] == names
     assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
-    assert "runs on folder (root=/b) are a comparison of their own" in " ".join(comparisons[0].notes)
-
-
-def test_other_contents_at_the_same_place_are_two_comparisons(tmp_path):
-    for fingerprint, bound in (("abcdef0123456789", 2.0), ("1234567890abcdef", 3.0)):
-        run(tmp_path / fingerprint, 1, bound, fingerprint=fingerprint, data={"root": "/a"}, dataset="folder")
-    found = [c.data for c in compare(read_runs(tmp_path))]
-    assert found == ["folder (fingerprint 12345678)", "folder (fingerprint abcdef01)"]
+    assert f"runs on {names[1]} are a comparison of their own" in " ".join(comparisons[0].notes)
 
 
 def test_the_same_data_copied_elsewhere_are_one(tmp_path):
@@ -205,10 +209,14 @@ def test_no_file_that_a_strangers_run_names_is_read(tmp_path, monkeypatch, targe
     assert arguments(made) is None
 
 
-def test_a_run_without_a_bound_is_left_out_by_that_name(tmp_path):
+def test_a_run_without_a_finite_bound_is_left_out_by_that_name(tmp_path):
     pair(tmp_path, 2.0)
-    edit(run(tmp_path, 3, 2.1) / "summary.json", test={"accuracy": {"mean": 0.9, "n": 297}})
-    assert "Left out, without a finite bound: seed=3." in one(tmp_path).notes
+    for seed, test in ((3, {"accuracy": {"mean": 0.9, "n": 297}}), (4, metrics(math.nan))):
+        edit(run(tmp_path, seed, 2.1) / "summary.json", test=test)
+    comparison = one(tmp_path)
+    assert "Left out, without a finite bound: seed=4 and seed=3." in comparison.notes
+    (cell,) = comparison.cells
+    assert (set(cell.runs), cell.bound.n) == ({1, 2}, 2)
 
 
 def test_an_unfinished_run_waits_where_its_data_are(tmp_path):

@@ -40,14 +40,6 @@ def comparison(tmp_path):
     return one(tmp_path)
 
 
-def test_each_measure_by_cell_seed_and_value(comparison):
-    known = comparison.measures["sliced_wasserstein"]
-    assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
-    assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
-    assert "recall" not in comparison.measures
-    assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
-
-
 def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
     lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}))[-1].how
     assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines

@@ -75,8 +75,7 @@ def test_a_setting_brings_its_overrides_but_for_what_was_typed():
 
 def test_a_grid_is_settings_times_seeds():
     assert settings_and_seeds(GRID) == ([["objective=x0"], ["objective=v"]], [1, 2, 3])
-    with pytest.raises(UserError, match="seed"):
-        settings_and_seeds([["objective=x0"], ["objective=v"]])
+    refused(lambda: settings_and_seeds([["objective=x0"], ["objective=v"]]), "seed")
 
 
 @pytest.mark.parametrize(
@@ -156,8 +155,7 @@ def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
 @pytest.mark.parametrize("seeds", [None, "1,102", ""])
 def test_tuning_seeds_are_not_those_of_the_report(root, seeds):
     sweep = Offline(root, lambda told: 2.0, tune={"optimizer.lr": "0.1,0.2"}, tuning_seeds=seeds)
-    with pytest.raises(UserError, match="tuning_seeds"):
-        sweep._tuned(GRID)
+    refused(lambda: sweep._tuned(GRID), "tuning_seeds")
 
 
 def decides(monkeypatch, at: int) -> list[tuple]:
@@ -172,23 +170,20 @@ def decides(monkeypatch, at: int) -> list[tuple]:
     return asked
 
 
-def test_seeds_are_added_to_all_settings_until_no_pair_is_open(root, monkeypatch):
-    asked = decides(monkeypatch, at=3)
+@pytest.mark.parametrize(("at", "looks"), [(3, 3), (99, 4)])
+def test_seeds_are_added_to_all_settings_until_no_pair_is_open_or_there_are_the_most(
+    root, monkeypatch, at, looks
+):
+    asked = decides(monkeypatch, at)
     sweep = Offline(root, lambda told: 2.0)
     sweep._until_decided(GRID)
-    assert asked == [(1, 4), (2, 4), (3, 4)]
-    assert [len(batch) for batch in sweep.batches] == [6, 10, 16]
+    assert asked == [(look, 4) for look in range(1, looks + 1)]
+    assert [len(batch) for batch in sweep.batches] == [6, 10, 16, 24][:looks]
     for batch in sweep.batches:  # the same seeds for all
         x0, v = ({seed for first, seed in batch if first == f"objective={o}"} for o in ("x0", "v"))
         assert x0 == v
     until = json.loads((root / "sweep.json").read_text())["until"]
-    assert until == {"looks": 4, "equal_within": None, "look": 3}
-
-
-def test_it_ends_at_the_most_seeds(root, monkeypatch):
-    asked = decides(monkeypatch, at=99)
-    Offline(root, lambda told: 2.0)._until_decided(GRID)
-    assert asked == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert until == {"looks": 4, "equal_within": None, "look": looks}
 
 
 def test_typed_again_it_goes_on_at_the_look_it_had_come_to(root, monkeypatch):

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import triptych
 from tests.refusal import refused
-from triptych.cli.evaluate import evaluate_composed
+from tests.run.commands import evaluated
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.augment import ConditioningNoise, Flip
@@ -132,7 +132,7 @@ def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
 
 def test_one_run_is_asked_a_prompt(runs):
     run = reopen(str(runs["base"]))
-    plain = without_hydra(compose_command("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
+    plain = asked(f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2")
     keys = OmegaConf.to_container(plain, resolve=True)
     drawn = []
     for prompt in (["one red circle", "two blue squares"], "one red circle", None):
@@ -162,8 +162,7 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
         low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
         assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
     assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
-    fewer = without_hydra(compose_command("evaluate", [f"ckpt='{run.path}'", "repeats=1"]))
-    assert evaluate_composed(fewer)["bpd"]["mean"] != found["bpd"]["mean"]
+    assert evaluated(run.path, "repeats=1")["bpd"]["mean"] != found["bpd"]["mean"]
     for key in ("bound.steps=2", "bound.decoder=discretised_gaussian"):
         other = prepared(*QUICK, *data, "model=cascade", stages, key, path=key, tiny=False)
         refused(lambda other=other: execute(other), f"{key}: Cascade does not read it; pass ")

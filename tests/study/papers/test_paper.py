@@ -59,11 +59,6 @@ def test_metrics_are_an_axis_too():
     assert [(c.first.metric, c.second.metric) for c in found] == [("ode_bound", "ode")]
 
 
-def test_the_axis_may_be_left_out_where_there_is_one():
-    (claim,) = read_claims(node(order=["x0", "v"]), {"seed": ["1"], "objective": ["x0", "v"]})
-    assert claim.contrasts[0].name == "v − x0"
-
-
 @pytest.mark.parametrize(
     "claim, said",
     [
