@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 import triptych
 from tests.refusal import refused
@@ -12,6 +13,7 @@ from tests.run.accidents import stop_after
 from triptych.data.build import build_data
 from triptych.errors import Interrupted, UserError
 from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
 from triptych.run import execute as module
 from triptych.run.checkpoints import Keep, read_checkpoint
 from triptych.run.drawing import Drawing
@@ -165,6 +167,20 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
     monkeypatch.setattr(module, "build_experiment", refuse)
     refused(lambda: execute(run), "not mounted")
     assert run.checkpoints() and run.status == "failed" and run.config()
+
+
+def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch):
+    """A terminal's Ctrl-C goes to g++ as well, and torch raises an error of its own before the step's end."""
+
+    def loss(self, *_):
+        signal.raise_signal(signal.SIGINT)
+        raise InductorError(RuntimeError("C++ compile error"), None)
+
+    monkeypatch.setattr(Diffusion, "loss", loss)
+    run = prepared()
+    with pytest.raises(Interrupted, match="SIGINT"):
+        execute(run)
+    assert run.summary() is None
 
 
 def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):

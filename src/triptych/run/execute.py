@@ -40,6 +40,7 @@ from triptych.run.untrusted import is_composed_here
 FEW = 10  # validation items, of which a mean says little
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
 RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
+COMPILER = ("torch._dynamo.", "torch._inductor.")
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
 
@@ -81,6 +82,8 @@ def execute(run: RunDirectory) -> Result:
             session.record("diverged", error=str(error), step=error.step)
             raise
         except Exception as error:
+            if stop.received is not None and type(error).__module__.startswith(COMPILER):
+                raise Interrupted(stop.received) from None  # the signal went to the compiler's processes, too
             reason = peers.reason(error)
             if isinstance(reason, Exception):
                 session.record_failure(reason)

@@ -85,7 +85,7 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
     assumed = ""
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
-        assumed = f"{CLASSES} classes, as data {data.name} are not read"
+        assumed = f"{CLASSES} classes, as data={data.name} is not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
