@@ -114,7 +114,7 @@ def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
 def test_what_is_assumed_of_a_folder_is_printed(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     assumed = [line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line]
-    assert assumed == ["assumed: 1000 classes, as data folder are not read"]
+    assert assumed == ["assumed: 1000 classes, as data=folder is not read"]
     assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
 
 
