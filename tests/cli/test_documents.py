@@ -26,7 +26,7 @@ TUTORIAL = {
     132: "score and noise", 133: "Tweedie: x0 of a score", 148: "the objective in the score",
 }  # fmt: skip
 CITED = re.compile(r"(?:[Tt]utorial(?:'s)?,? |\()eqs?\. ([0-9][0-9, and-]*)")
-OTHERS = ("sde.py",)  # cites Song et al. in this way
+OTHERS = ("sde.py", "edm2.py")  # cite Song et al. and Karras et al. in this way
 COMMAND = re.compile(r"triptych-(train|evaluate|sample) +([^`#;\n]+)")
 
 

@@ -14,7 +14,7 @@ def edm2(images: int, batch: int, ref_batches: float, ramp: float) -> float:
 
 @pytest.mark.parametrize("step", [0, 40, 99, 100, 349, 350, 351, 1400, 100_000])
 def test_edm2_s_rate_falls_as_the_root_of_the_step(step):
-    ours = InverseSqrt(warmup_steps=99, steps=350)
+    ours = InverseSqrt(warmup_steps=99, reference_steps=350)
     rising = step < 100  # its first step is not at rate 0, and the last of the rise is 1
     images, ramp = (8 * (step + 1), 800) if rising else (8 * step, 1)
     expected = edm2(images, 8, 350, ramp)

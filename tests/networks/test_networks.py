@@ -24,6 +24,7 @@ CASES = [
     (MLP, (1, 8, 8), {}),
     (ResNet, (1, 8, 8), {"spacing": 0.125, "attention": True}),
     (ResNet, (3, 5, 7), {"fourier": []}),
+    (ResNet, (1, 8, 8), {"width": 8, "blocks": 1, "fourier": [], "members": 3}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "fourier": [2, 1], "spacing": 0.125}),
     (UNet, (3, 12, 16), {"widths": [8, 16, 24]}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"}),
@@ -240,3 +241,13 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
     torch.manual_seed(0)
     network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
     assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_members_learn_from_shares_of_their_own_and_answer_with_their_mean():
+    network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=2))
+    z, gamma = torch.randn(5, 1, 4, 4), torch.tensor([2.0, -1, 0, 3, 1])
+    first, second = network.member(z, gamma), network.others[0](z, gamma)
+    torch.testing.assert_close(network(z, gamma), (first + second) / 2)
+    mine = torch.tensor([False, True, False, True, True])[:, None, None, None]  # every second by its noise
+    torch.testing.assert_close(network.train()(z, gamma), torch.where(mine, first, second))
+    assert network(z[:1], gamma[:1]).shape == (1, 1, 4, 4)

@@ -36,14 +36,14 @@ class Cosine(Constant):
 
 
 class InverseSqrt(Constant):
-    """Warm-up, and 1 over the square root of the step over ``steps`` after these (Karras et al. 2024)."""
+    """Warm-up, and sqrt(reference_steps / step) after ``reference_steps`` (Karras et al. 2024)."""
 
-    def __init__(self, warmup_steps: int = 0, steps: Annotated[Count, Unit("steps")] = 70_000):
+    def __init__(self, warmup_steps: int = 0, reference_steps: Annotated[Count, Unit("steps")] = 70_000):
         super().__init__(warmup_steps)
-        self.steps = steps
+        self.reference_steps = reference_steps
 
     def factor(self, step: int, max_steps: int) -> float:
-        return super().factor(step, max_steps) / math.sqrt(max(step / self.steps, 1))
+        return super().factor(step, max_steps) / math.sqrt(max(step / self.reference_steps, 1))
 
 
 @contextmanager

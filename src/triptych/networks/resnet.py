@@ -42,6 +42,8 @@ class ResNet(ImageNetwork):
         width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
         dropout: share of a block's channels dropped in training.
         conditioning: width of the embedding of gamma and condition.
+        members: networks of these sizes, each with weights of its own, whose mean is the answer. In training
+            each reads its own share of a process's batch, so a step costs what one network's does.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ResNet(ImageNetwork):
         dropout: Share = 0.0,
         fourier: Sequence[Positive] = (4, 2, 1),
         conditioning: Count = 64,
+        members: Count = 1,
         **contract: Any,
     ):
         super().__init__(shape, **contract)
@@ -67,8 +70,23 @@ class ResNet(ImageNetwork):
         self.gains = zeros(nn.Linear(conditioning, width + self.channels))
         outputs = self.shape[0] * self.outputs
         self.last = zeros(nn.Conv2d(width + self.channels, outputs, 3, padding=1))
+        sizes = (width, blocks, attention, dropout, fourier, conditioning)
+        self.others = nn.ModuleList(ResNet(shape, *sizes, **contract) for _ in range(members - 1))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        members = [self.member, *self.others]
+        if not self.training or len(members) == 1:
+            raw = [member(z, gamma, condition) for member in members]
+            return raw[0] if len(raw) == 1 else torch.stack(raw).mean(0)
+        order = gamma.argsort()  # every share has noise of all levels
+        shares = [order[i :: len(members)] for i in range(min(len(members), len(z)))]
+        raw = [
+            member(z[i], gamma[i], None if condition is None else condition[i])
+            for member, i in zip(members, shares, strict=False)
+        ]
+        return torch.cat(raw)[torch.cat(shares).argsort()]
+
+    def member(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
         x = self.features(z, condition)
         x = x.contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
