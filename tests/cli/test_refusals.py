@@ -21,6 +21,7 @@ REFUSED = [
     ("weights=chosen data.val_size=0", "weights=chosen ... no validation items"),
     ("weights=chosen callbacks.ema.others=[]", "weights=chosen: one average ... others=[0.1]"),
     ("trainer=fsdp", f"trainer.strategy=fsdp ... pass {NO_AVERAGE}"),
+    (f"trainer=fsdp {NO_AVERAGE} objective/loss=edm2", "fsdp ... EDM2's weights ... use trainer=ddp"),
     (f"trainer=fsdp {NO_AVERAGE} trainer.gradient_clip_val=1.0", "gradient_clip_val=1.0 ... pass null"),
     (f"trainer=cpu trainer.strategy=fsdp {NO_AVERAGE} trainer.gradient_clip_val=null", "GPU"),
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),

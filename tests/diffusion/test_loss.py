@@ -363,6 +363,8 @@ def test_edm2_is_edm_over_a_learned_uncertainty():
     expected = per_t * (lam / torch.exp(u) * x0_error + dims * u)
     made = loss.nats(at, x0_error / sigma**2, dims)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss.nats(at, x0_error / sigma**2, dims), made), "in half precision, too"
     plain = EDM(-0.8, 1.6).weight(at) / torch.exp(u)
     torch.testing.assert_close(loss.weight(at), plain, rtol=1e-4, atol=0)
 

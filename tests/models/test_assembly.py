@@ -68,6 +68,10 @@ def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
         (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),
+        (
+            ["objective/loss=edm2", "objective/times=adaptive"],
+            ["objective/times=adaptive", "EDM2 may be below 0"],
+        ),
         (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),
         (["objective/loss=vlb"], ["objective.loss=Vlb", "objective.steps=T"]),
         (["objective/times=log_normal", "objective.times.mean=9"], ["objective.times.mean=9", "gamma -8"]),

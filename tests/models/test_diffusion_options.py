@@ -15,7 +15,7 @@ from triptych.diffusion.guidance import Auto, ClassifierFree
 from triptych.diffusion.guidance import Classifier as ByClassifier
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
-from triptych.diffusion.loss import Elbo
+from triptych.diffusion.loss import EDM2, Elbo
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import BetaTilde, WithFraction
@@ -36,13 +36,30 @@ def data():
     return found
 
 
-def make(data, schedule, steps=None, variance="beta_tilde", **options) -> Diffusion:
+def make(data, schedule, steps=None, variance="beta_tilde", loss=None, **options) -> Diffusion:
     torch.manual_seed(0)
     denoiser = network(MLP((2,), width=32, blocks=1), "v")
     bound = Bound(schedule, GaussianDensity(), steps, variance)
     known = OPTIONS | {"shape": (2,), "discrete": False, "seed": 1, "repeats": 4, "mixture": data.mixture}
     known["optimizer"] = lambda groups: torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.1)
-    return Diffusion(denoiser, schedule, Objective("v", Elbo()), bound, **known | options)
+    return Diffusion(denoiser, schedule, Objective("v", loss or Elbo()), bound, **known | options)
+
+
+class Table(Elbo, torch.nn.Module):
+    """A loss that was a module before any could learn: its checkpoints have no table."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.ones(3))
+
+
+def test_a_loss_that_learns_is_a_part_of_the_model_and_no_other(data, tmp_path):
+    assert not any("loss" in name for name in make(data, Linear(-6.0, 5.0), loss=Table()).state_dict())
+    model = make(data, Linear(-6.0, 5.0), loss=EDM2(channels=4))
+    before = model.loss_module.row.detach().clone()
+    assert {"loss_module.row", "loss_module.phase"} <= model.state_dict().keys()
+    trainer(tmp_path, 3).fit(model, data)
+    assert not torch.equal(model.loss_module.row, before)
 
 
 def test_free_endpoints_move_and_are_logged_and_their_bins_follow(data, tmp_path):

@@ -110,12 +110,12 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     check_metric_names(config.get("metrics") or {})
     for line in _conflicts(config, typed):
         raise UserError(line)
-    if isinstance(mlflow := (config["logger"] or {}).get("mlflow"), dict):
+    if isinstance(mlflow := (config.get("logger") or {}).get("mlflow"), dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
 
 
 def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[str]:
-    data, logger, trainer = config["data"], config["logger"] or {}, config["trainer"]
+    data, logger, trainer = config["data"], config.get("logger") or {}, config["trainer"]
     steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
     # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
     if config["checkpoint"] == "best" and data.get("val_size") == 0:
@@ -123,6 +123,11 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
     for name in ("tensorboard", "mlflow"):
         if logger.get(name) and find_spec(name) is None:
             yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
+    parts = [(config.get(a) or {}).get(b) or {} for a, b in (("denoiser", "network"), ("objective", "loss"))]
+    if trainer.get("strategy") == "fsdp" and any(
+        str(part.get("_target_")).endswith(".EDM2") for part in parts
+    ):
+        yield "trainer.strategy=fsdp: no shard can keep the length of EDM2's weights; use trainer=ddp"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
     if isinstance(devices, list) and len({*devices}) < len(devices):

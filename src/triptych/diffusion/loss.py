@@ -266,7 +266,7 @@ class EDM2(EDM, nn.Module):
     def uncertainty(self, gamma: Tensor) -> Tensor:
         """Return u at gamma, of its shape; the row counts by its direction alone."""
         waves = math.sqrt(2) * torch.cos(gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase)
-        return waves @ (self.row / self.row.norm())
+        return (waves * (self.row / self.row.norm())).sum(-1)  # in half precision no matrix product
 
     def weight(self, at: Level) -> Tensor:
         return super().weight(at) * torch.exp(-self.uncertainty(at.gamma))

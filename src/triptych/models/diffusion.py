@@ -16,10 +16,11 @@ from triptych.diffusion.draws import Stream, mix, training_draw
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
+from triptych.diffusion.loss import Loss
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.schedule import Schedule
-from triptych.diffusion.times import Stratified
+from triptych.diffusion.times import Adaptive, Stratified
 from triptych.diffusion.whole_batch import whole_batch
 from triptych.errors import UserError
 from triptych.models.contract import check_output
@@ -81,7 +82,13 @@ class Diffusion(DenoiserModel):
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
-        self.loss_module = objective.loss if isinstance(objective.loss, nn.Module) else None  # likewise
+        signed = (
+            type(objective.loss).nats is not Loss.nats
+        )  # it has a term beside the error, and may be below 0
+        if signed and isinstance(objective.times, Adaptive):
+            problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
+            raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
+        self.loss_module = objective.loss if signed and isinstance(objective.loss, nn.Module) else None
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
 
