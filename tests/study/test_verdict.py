@@ -34,6 +34,19 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     assert "Not settled against b" in said.headline and "200 seeds" in said.headline
 
 
+@pytest.mark.parametrize(("gain", "passes"), [(1.1, True), (0.9, False), (-1.1, False)])
+def test_a_lead_that_the_pace_of_training_would_lose_is_named(tmp_path, gain, passes):
+    """A lead of 1 after 600 steps, of which each 600 at the pace of the last 200 take `gain`."""
+    for name, pace in (("a", 2.0), ("c", 2.0 + gain)):
+        for seed, bound in CLEAR[name].items():
+            run = make_run(tmp_path, name, seed, bound)
+            rows = [f"{step},{bound + pace * (600 - step) / 600:.5f}" for step in (200, 400, 500, 600)]
+            (run / "metrics.csv").write_text("\n".join(["step,val/bpd", *rows]) + "\n")
+    lowest, clear, *others = verdict(one(tmp_path)).sentences
+    assert clear == "Clear of c."
+    assert any("c would pass it within as many steps again" in text for text in others) is passes
+
+
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}}, seconds={"fit": 20.0, "test": 10.0})
     story = recorded(tmp_path)

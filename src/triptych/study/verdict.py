@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
-from triptych.study.cells import Comparison, MeasureTable, PairTest
+from triptych.study.cells import Cell, Comparison, MeasureTable, PairTest
 from triptych.study.claims import MOST, seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
 
@@ -95,6 +95,9 @@ def _sentences(comparison: Comparison) -> list[str]:
     sentences = [lowest]
     if clear := [label for label, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
         sentences.append(f"Clear of {_names(clear, len(claims))}.")
+        if near := [cell.label for cell in cells if cell.label in clear and _would_pass(comparison, cell)]:
+            pace = f"At the pace of the last third of training {_names(near, len(claims))} would pass it"
+            sentences.append(f"{pace} within as many steps again: longer training may rank otherwise.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [label for label, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
         verb = "is" if len(ahead) == 1 else "are"
@@ -108,6 +111,23 @@ def _sentences(comparison: Comparison) -> list[str]:
         sentences.append(f"Not settled against {_names([*left], len(claims))}{would}.")
         sentences += ["Nothing is settled before the sweep ends."] if interim else []
     return sentences
+
+
+def _would_pass(comparison: Comparison, rival: Cell) -> bool:
+    """Return whether the best's lead in the validation bound would be lost in twice the steps.
+
+    Over the seeds of both: the lead at the end, by what the rival gained on the best in the last third.
+    """
+    (best, *_), column = comparison.cells, f"val/{comparison.measure}"
+    leads, gains = [], []
+    for seed in best.runs.keys() & rival.runs.keys():
+        (steps, ours), (others, theirs) = (cell.runs[seed].history(column) for cell in (best, rival))
+        if steps == others and len(steps) > 1:
+            start = max(i for i, step in enumerate(steps) if i == 0 or step <= steps[-1] * 2 / 3)
+            lead = theirs[-1] - ours[-1]
+            leads.append(lead)
+            gains.append((theirs[start] - ours[start] - lead) * steps[-1] / (steps[-1] - steps[start]))
+    return bool(leads) and 0 < math.fsum(leads) < math.fsum(gains)
 
 
 def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
