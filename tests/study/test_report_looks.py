@@ -60,6 +60,19 @@ def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
     assert decide(tmp_path, 2, 2)[1] == {("a", "b"): "open"}
 
 
+def test_an_interval_after_a_surer_look_is_at_the_level_of_its_step(tmp_path):
+    """Half of 5% a look, of one pair; the last look alone has p = .3, the first had 1e-5."""
+    make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.0701, 3: 2.08}})
+    until(tmp_path, 1, 2)
+    decide(tmp_path, 1, 2)
+    make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 2.84, 5: 2.05, 6: 2.04}})
+    until(tmp_path, 2, 2)
+    decide(tmp_path, 2, 2)
+    (claim,) = read_study([tmp_path]).comparisons[0].claims.values()
+    assert claim.holds and claim.pair.p > 0.2
+    assert claim.interval == pytest.approx(claim.pair.interval(0.025)) and claim.interval[0] < 0
+
+
 def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_path):
     make_runs(tmp_path, NEAR)
     assert "Clear of b" in read_study([tmp_path]).answer

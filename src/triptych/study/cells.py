@@ -42,6 +42,7 @@ class PairTest:
     p: float
     same: float = math.nan
     level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
+    step_level: float = ALPHA  # what it had to reach, at any look, as others hold
     interim: bool = False
 
     @property
@@ -56,10 +57,13 @@ class PairTest:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
-        level = ALPHA * self.pair.p / self.p if self.p > 0 else self.level
+        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05.
+
+        Where an earlier look decided it may include zero.
+        """
         # a p that was cut off at 1 no longer tells what it was multiplied by
-        return self.pair.interval(min(level, self.level) if self.p >= 1 else level)
+        level = self.level if self.p >= 1 else self.step_level
+        return self.pair.interval(min(level, ALPHA * self.pair.p / self.p) if self.p > 0 else level)
 
     @property
     def text(self) -> str:

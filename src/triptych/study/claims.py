@@ -57,8 +57,10 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     # the margin is in the unit of the question; the other measures have units of their own
     same = holm([_same(looks, rule) if primary else math.nan for *_, looks, primary in family])
     claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
-    for (k, key, pair, *_), q, alike, weight in zip(family, holm(p, weights), same, weights, strict=True):
-        claims[k][key] = PairTest(pair, q, alike, ALPHA * weight / rule.looks)
+    corrected = zip(family, p, holm(p, weights), same, weights, strict=True)
+    for (k, key, pair, *_), one, q, alike, weight in corrected:
+        first = ALPHA * weight / rule.looks
+        claims[k][key] = PairTest(pair, q, alike, first, ALPHA * one / q / rule.looks if q > 0 else first)
     tests = sum(not math.isnan(value) for value in p)
     return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
 
