@@ -15,14 +15,17 @@ SLOWER = 1.15  # a ratio that is this many times the recorded one is marked; rep
 
 
 def interleave(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run, in turn (A B C A B C ...); the first round warms the machine."""
+    """CPU seconds of each run, in turn (A B C A B C ...); the first round warms the machine.
+
+    A run in a process of its own returns its seconds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(-1, repeats):
         for name, run in runs.items():
             start = time.process_time()
-            run()
+            own = run()
             if repeat >= 0:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(own if isinstance(own, float) else time.process_time() - start)
     return seconds
 
 
