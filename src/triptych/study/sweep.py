@@ -176,9 +176,10 @@ class SweepHook(Callback):
             if (self.root / "report.html").exists():
                 write_report_or_say_why(self.root)
 
-    def stop_jobs(self) -> None:
-        """Stop this sweep's jobs after their step, and wait: an interrupted launcher would kill them."""
-        processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
+    def stop_jobs(self, number: int) -> None:
+        """Pass a signal to this sweep's jobs, and wait: an interrupted launcher would kill them."""
+        pids = {pid for run in self.runs() if (pid := processes.pid_of(run.holder()))}
+        processes.stop_below(pids, number)
 
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""
