@@ -14,15 +14,14 @@ from triptych.declare import Role
 
 PAGE = """# Keys
 
-One line a key: its name, its default, what it takes, and its role if that is not `identity`.
-`triptych-train CHOICES --help` prints those of the choices typed, with comments. A key with a `+` stands in
-no file; the plus may be left out. "by choice": the default depends on the file of the group. A key on
-several lines has other limits in other choices.
+One line a key: name, default, values, and role if not `identity`. `triptych-train CHOICES --help` prints
+those of CHOICES, with comments. Keys with a `+` stand in no file; the plus is optional. "by choice": the
+group's file decides. Several lines: limits depend on the choice.
 
-Roles in a comparison: `identity` (changes the result), `drawing` (how samples are drawn and measured) and
+Roles: `identity` (changes the result), `drawing` (how samples are drawn and measured) and
 `split` (which items train and validate) are axes. Runs that differ in `data` or `judged` (which items test)
 are not compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, `seed` and `start` leave the
-result as it is, or pair runs.
+result unchanged, or pair runs.
 """
 
 SHORT = {

@@ -133,6 +133,16 @@ def test_a_bound_of_an_optimal_variance_is_measured_once(finished, monkeypatch):
     assert calls == [1] and torch.isfinite(first).all() and torch.equal(first, second)
 
 
+def test_threads_are_those_that_are_typed_else_the_runs(finished):
+    trained = triptych.load(finished().path)
+    for work in (trained.sample, lambda _, *more: trained.evaluate("val", "repeats=1", *more)):
+        for more, threads in ((["threads=2"], 2), ([], 1)):
+            torch.set_num_threads(1)
+            work(1, *more)
+            assert torch.get_num_threads() == threads
+    refused(lambda: trained.sample(1, "threads=0"), "threads=0: must be null or a whole number from 1")
+
+
 def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkeypatch):
     trained, moves = triptych.load(finished().path), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

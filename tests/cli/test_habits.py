@@ -122,6 +122,7 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("data/encoder=words", "no such choice with this data; data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("metrics=fid", "metrics=fid: no such choice; use measures.n=1000 measures.inception=FILE"),
+        ("objective/loss=p2 objective/loss.k=0", "a slash is for choices; type objective.loss.k=0"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
         ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),

@@ -63,7 +63,8 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
     assert line == (
         "init_from=/x: 7 of 11 tensors taken (step 12, weights sigma_rel_0.05); "
         "2 of another shape (b.weight (5, 3) there, (4, 3) here, b.bias (5,) there, (4,) here); "
-        "2 not there (new.weight, new.bias); 2 there not used (old.weight, old.bias)"
+        "2 not there (new.weight, new.bias); 2 there not used (old.weight, old.bias); "
+        "2 begin anew (schedule.shift, loss_module.shift)"
     )
     told = run.provenance()["init_from"]
     assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12

@@ -80,10 +80,11 @@ def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
 
 
 def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path):
+    """By Ctrl-C's own signal, which the job's last line names."""
     program(
         "import signal\n"
         "def stop(*_):\n    time.sleep(0.5)\n    print('saved', flush=True)\n    sys.exit(5)\n"
-        "signal.signal(signal.SIGTERM, stop)\nprint('began', flush=True)\ntime.sleep(60)"
+        "signal.signal(signal.SIGINT, stop)\nprint('began', flush=True)\ntime.sleep(60)"
     )
     log = tmp_path / "log"
     process = subprocess.Popen(worker(log), stderr=subprocess.DEVNULL)
@@ -94,7 +95,7 @@ def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path)
 
 def test_a_job_that_began_in_the_moment_of_an_interruption_is_waited_for(program, tmp_path, monkeypatch):
     program("time.sleep(60)")
-    stop = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: print('saved') or sys.exit(5))\n"
+    stop = "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('saved') or sys.exit(5))\n"
     (tmp_path / "program.py").write_text(stop + (tmp_path / "program.py").read_text())
     answer = jobs.Server._answer
 

@@ -75,6 +75,16 @@ def test_a_run_goes_on_on_another_machine(prepared, finished, capsys):
         assert prepared(more, path="ended").config()["threads"] == 1
 
 
+def test_a_finished_run_of_more_steps_is_another_that_may_begin_with_its_weights(finished, prepared):
+    run = finished(path="ended")
+    begin = f"init_from={run.path}"
+    refused(lambda: prepared("trainer.max_steps=7", path="ended"), f"another name, with {begin} to begin")
+    assert prepared("trainer.max_steps=7", begin, path="more").config()["init_from"] == str(run.path)
+    with pytest.raises(UserError) as other:
+        prepared("trainer.max_steps=7", "seed=2", path="ended")
+    assert str(other.value).endswith("; choose another name, or force=true to start over")
+
+
 def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
     register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")

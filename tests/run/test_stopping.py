@@ -1,11 +1,13 @@
 """How often several processes ask each other whether to stop."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from triptych.errors import Diverged
+from triptych.errors import Diverged, Interrupted
+from triptych.run.processes import SWEEP
 from triptych.run.stopping import Stop
 
 
@@ -56,6 +58,19 @@ def test_the_other_process_is_heard_within_that_time_and_at_each_checkpoint(cloc
         trainer.step()
         waited += 1
     assert waited <= 20
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_and_its_worker_may_both_pass_ctrl_c_on(monkeypatch, first):
+    """The job saves its step; of a run alone a second Ctrl-C is the user's, who does not want to wait."""
+    stop = Stop()
+    stop._training = True
+    with monkeypatch.context() as patch:
+        patch.setenv(SWEEP, "1")
+        stop._receive(first, None)
+        stop._receive(signal.SIGINT, None)
+    with pytest.raises(Interrupted, match=first.name):
+        stop._receive(signal.SIGINT, None)
 
 
 def test_a_loss_that_is_not_finite_is_named_by_its_own_step(clock):

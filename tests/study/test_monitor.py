@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import time
 
 import pytest
@@ -81,13 +82,17 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
 def test_the_table_of_a_terminal(tmp_path):
     cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
     at_work(tmp_path, cells[0])
+    monitor = Monitor(tmp_path, [*cells, "seed=9"])
     finished(tmp_path, cells[1])
+    finished(tmp_path, "seed=9")
+    os.utime(tmp_path / "seed=9" / "summary.json", (0, 0))
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(Monitor(tmp_path, cells).table())
+    console.print(monitor.table())
     lines = console.export_text().splitlines()
     assert "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left" in lines[1]
     assert lines[0].rstrip() == tmp_path.name and lines[1].strip().startswith("epsilon / lr=0.01 / seed=1 ")
-    assert "finished" in lines[2] and "waiting" in lines[3] and "± is over test items" in lines[4]
+    assert " finished  " in lines[2] and "waiting" in lines[3] and " finished before " in lines[4]
+    assert "± is over test items" in lines[5]
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
@@ -105,7 +110,7 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
     monitor.stop()
     line, before = capsys.readouterr().err.splitlines()
     assert line.isprintable() and line.startswith("[1/3] cell=0: ") and "failed: no room" in line
-    assert before.startswith("[2/3] cell=2: ")
+    assert before.startswith("[2/3] cell=2: finished before, ")
 
 
 def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):

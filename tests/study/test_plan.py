@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -111,10 +112,17 @@ def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
     assert f"activations {memory / 2**30:.3g} GiB" in line and "devices" in line
 
 
+def test_large_numbers_are_written_in_full():
+    """1.07e+03 beside 12 is read wrongly."""
+    lines = plan([("a", 9, 9, resolved("trainer.max_steps=100_000_000_000", "data.batch_size=64"))])
+    assert "; 100,000,000,000 batches of 64 items, 6,400,000 million items; " in lines[1]
+    assert re.search(r"; \d,\d\d0 hours on one A100, \d,\d\d0 hours on one H100 in", lines[2])
+
+
 def test_what_is_assumed_of_a_folder_is_printed(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     assumed = [line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line]
-    assert assumed == ["assumed: 1000 classes, as data=folder is not read"]
+    assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
     assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from triptych.study import verdict
 from triptych.study.cells import Rule
-from triptych.study.claims import power, seeds_needed
+from triptych.study.claims import power, seeds_needed, seeds_next, seeds_to_settle
 from triptych.study.statistics import Error, crossed, mean_squares, paired
 
 from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
@@ -153,6 +153,34 @@ def test_so_many_seeds_and_not_one_less():
     at = {n: power(0.03, Error(0.02**2 / n, n - 1, 1e-6, 297), 0.005) for n in (needed - 1, needed)}
     assert at[needed - 1] < 0.8 <= at[needed]
     assert seeds_needed(0.001, now, 0.005) is None  # the items alone leave twice that open
+
+
+def test_the_next_seeds_settle_each_open_pair_that_seeds_can_settle():
+    """Of five settings by the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
+    above = {"b": [0.02, 0.05, 0.11], "c": [0.01, 0.2, 0.09], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
+    table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
+
+    def needed(differences) -> int:
+        size = abs(np.mean(differences)) / np.std(differences, ddof=1)
+        for n in range(4, 200):
+            limit, shift = stats.t.ppf(1 - 0.005 / 2, n - 1), size * np.sqrt(n)
+            if stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift) >= 0.8:
+                return n
+        raise AssertionError("as of e")
+
+    def compared(rows, rule=None):
+        return Memory(rows[..., None]).compare(rule)
+
+    found = compared(table)
+    claims = {name: found.sampled(found.question.metric.name, 0, "a", name) for name in above}
+    assert [name for name, claim in claims.items() if claim.holds] == ["d"]
+    assert {name: seeds_to_settle(claims[name]) for name in "bce"} == {
+        "b": needed(above["b"]), "c": needed(above["c"]), "e": None,
+    }  # fmt: skip
+    assert seeds_next(found) == max(needed(above["b"]), needed(above["c"]))
+    assert seeds_next(compared(table[[0, 3, 4]])) == 0, "one is settled, the other never will be"
+    assert seeds_next(compared(table[:, :1])) == 3, "of one seed nothing is known"
+    assert seeds_next(compared(table, Rule(looks=3))) == 0, "which says itself how many there will be"
 
 
 def test_items_widen_an_interval_that_seeds_alone_make_too_narrow():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from triptych.run.parsing import Estimate
-from triptych.study.formatting import duration, plus_minus, with_interval
+from triptych.study.formatting import duration, plus_minus, three_digits, with_interval
 from triptych.study.statistics import far, holm, paired, spread
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
@@ -131,6 +131,11 @@ def test_an_interval_has_the_digits_of_its_width(figures, said):
 def test_far_are_those_that_would_squeeze_all_others(values, bad):
     assert far(values) == bad
     assert far({label: [-value for value in several] for label, several in values.items()}, -1) == bad
+
+
+def test_three_digits_are_written_in_full():
+    shown = {0.012345: "0.0123", 12.04: "12", 999.4: "999", 999.6: "1,000", 1066: "1,070", 2.0e6: "2,000,000"}
+    assert {x: three_digits(x) for x in shown} == shown
 
 
 def test_a_time_has_the_digits_that_it_can_have():

@@ -91,7 +91,9 @@ def test_two_people_start_the_same_sweep(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher, asked", [("", signal.SIGINT), ("local", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "launcher, asked", [("", signal.SIGINT), ("local", signal.SIGINT), ("local", signal.SIGTERM)]
+)
 def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
     """Ctrl-C is for the terminal's whole group of processes, kill for one."""
     line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
@@ -111,6 +113,9 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
     wait_for(lambda: not at_work(root), None, 40.0)
     assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))
+    if asked == signal.SIGINT:
+        logs = [path.read_text() for path in root.rglob("train.log")]
+        assert any(f"({asked.name}); type the same command" in log for log in logs), logs
 
 
 def test_without_ps_jobs_are_left_to_notice_by_themselves(monkeypatch):

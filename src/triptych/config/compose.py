@@ -169,6 +169,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if "/" in override and "=" not in override and _door() != "train":
             return f"{override}: no key; type ckpt={override}"
         key, equals, value = override.partition("=")
+        if equals and re.fullmatch(r"[+~]*[\w/]+/\w+(\.\w+)+", key):
+            return f"{override}: a slash is for choices; type {key.replace('/', '.')}={value}"
         if not equals or value[:1] == "=":
             return f"{override}: must be KEY=VALUE, with one =" + f"; type {key}{value}" * bool(equals)
         return f"{override}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""

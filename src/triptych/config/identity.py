@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -211,6 +211,15 @@ def cores() -> int:
 def threads(cores: int) -> int:
     """Return the threads of each run: a sweep divides the cores among its runs."""
     return int(os.environ.get("TRIPTYCH_THREADS") or cores)
+
+
+def unread_threads(threads: int, overrides: Iterable[str]) -> str:
+    """Return a line if ``OMP_NUM_THREADS`` is another number than a run's, which nobody chose; else ""."""
+    number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    chosen = any(one.startswith("threads=") for one in overrides) or os.environ.get("TRIPTYCH_THREADS")
+    if chosen or threads != cores() or number in ("", str(threads)):
+        return ""
+    return f"OMP_NUM_THREADS={number}: a run does not read it; type threads={number}"
 
 
 def gpus(accelerator: str, devices: int) -> int | None:

@@ -22,6 +22,7 @@ class Base:
 
 Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
+Threads = Annotated[int, Ge(1), Le(1024), Unit("cores")]
 
 
 class _Wandb(TypedDict):
@@ -231,7 +232,7 @@ class Train(ModelKeys, DrawingKeys):
     paper: NotRequired[Annotated[PaperNode | None, Role.START]]
     seed: Annotated[Seed, Role.SEED]
     cores: Annotated[int, Ge(1), Le(1024), Role.START]
-    threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]
+    threads: Annotated[Threads, Role.MACHINE]
     samples: Annotated[_Samples, Role.DRAWING]
     measures: Annotated[_Measures, Role.DRAWING]
     trained: FilePath | None
@@ -266,6 +267,7 @@ class Evaluate(TypedDict):
     variance: Variances | None
     batch_size: Annotated[Count | None, Unit("items")]
     devices: Count
+    threads: Threads | None
     data_root: FilePath | None
     out: FilePath | None
     items: FilePath | None
@@ -285,6 +287,7 @@ class Sample(DrawingKeys):
     label: bool | int | float | str | None  # which classes there are, the checkpoint says
     like: Sequence[Whole] | None
     weights: str | None
+    threads: Threads | None
     data_root: FilePath | None
     trajectory: Literal[None, "strip"]
     out: FilePath

@@ -210,7 +210,8 @@ class Logged(pl.LightningModule):
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:
         """Log the model's own figures."""
-        known: Any = self.trainer._results if how.get("on_epoch") is False else ()
+        direct = how.get("on_epoch") is False and type(self).log is Logged.log  # else for one's own log()
+        known: Any = self.trainer._results if direct else ()
         for name, value in figures.items():
             key = f"{self._current_fx_name}.{name}"
             if key in known:  # a step's again: log() would copy all that it knows of the figure

@@ -166,6 +166,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
         if variance and own != variance and "learned" in (own, variance):  # it is part of the network
             raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
         config["bound"] |= typed
+        config["threads"] = values["threads"] or config["threads"]
         if values["batch_size"] is not None:
             config["data"]["eval_batch_size"] = values["batch_size"]
         devices = values["devices"]

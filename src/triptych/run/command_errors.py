@@ -62,14 +62,14 @@ class StopRequest(KeyboardInterrupt):
         self.signal = number
 
 
-def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first`` once."""
+def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first(signal)``, once."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:
         received.append(number)
         if len(received) == 1:
-            first()
+            first(number)
         raise StopRequest(number)
 
     for number in ENDING:

@@ -14,6 +14,7 @@ import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
+from triptych.config.identity import unread_threads
 from triptych.config.own_code import raised_at
 from triptych.data.build import check_repeatable, leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
@@ -127,6 +128,7 @@ class Session:
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         set_up_torch(config["threads"])
+        log_line(run, unread_threads(config["threads"], run.provenance().get("overrides", [])))
         check_targets(config)
         check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -127,6 +127,7 @@ def initialise(
     path = config["init_from"]
     kinds = {"of another shape": [f"{n} {how}" for n, how in other.items()]}
     kinds |= {"not there": missing, "there not used": extra}
+    kinds["begin anew"] = [n for n, _ in model.named_parameters() if n.startswith(OWN)]
     notes = "; ".join(f"{len(names)} {kind} ({few(names)})" for kind, names in kinds.items() if names)
     if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):
         fix = "init_partial=true takes those that fit" if fitting else "choose a run of the same network"

@@ -84,8 +84,9 @@ class Server:
                 pid = answer[0]
                 answer = self._answer(look)
             return answer[1] if answer else self.process.wait()
-        except BaseException:
-            self._stop(pid)
+        except BaseException as error:
+            ctrl_c = isinstance(error, KeyboardInterrupt)  # a sweep's has the signal that came
+            self._stop(pid, getattr(error, "signal", signal.SIGINT) if ctrl_c else signal.SIGTERM)
             raise
 
     def _answer(self, look: Callable[[], None]) -> list[int]:
@@ -94,7 +95,7 @@ class Server:
             look()
         return [int(number) for number in self.process.stdout.readline().split()]
 
-    def _stop(self, pid: int) -> None:
+    def _stop(self, pid: int, number: int) -> None:
         if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # it has begun in this moment
             pid, *ended = self._answer(lambda: None) or [0]
             if ended:
@@ -104,7 +105,7 @@ class Server:
             return
         end = time.monotonic() + GRACE
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
             self._answer(lambda: os.kill(pid, signal.SIGKILL) if time.monotonic() > end else None)
 
 

@@ -24,7 +24,8 @@ from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
 
-ANOTHER = "choose another name, or force=true to start over"
+ANOTHER, ANEW = "choose another name", "or force=true to start over"
+LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -83,7 +84,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
     elif result and bare:
-        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}")
+        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
@@ -95,7 +96,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     finished = run.status == "finished"
     other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
     if other and not (set(other) == {"data.root"} and _lies_there_now(run, plain)):
-        raise UserError(f"{run.path}: holds another run ({describe_differences(other)}); {ANOTHER}")
+        longer = finished and {*other} <= LENGTH and plain["trained"] is None
+        more = f", with init_from={run.path} to begin with its weights" if longer else ""
+        problem = f"holds another run ({describe_differences(other)})"
+        raise UserError(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on as this machine can, with its data where they are now
         print(f"{run.path.name}: goes on with {describe_differences(changes)}", file=sys.stderr, flush=True)

@@ -99,8 +99,8 @@ def pid_of(who: str | None) -> int | None:
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 
 
-def stop_below(pids: Iterable[int]) -> None:
-    """Send SIGTERM to those of ``pids`` that descend from this process, and wait for them."""
+def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
+    """Send a signal to those of ``pids`` that descend from this process, and wait for them."""
     parents, mine = _parents(), set()
     for pid in pids:
         above = parents.get(pid, 0)
@@ -110,7 +110,7 @@ def stop_below(pids: Iterable[int]) -> None:
             mine.add(pid)
     for pid in mine:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
     until = time.monotonic() + GRACE
     while mine & set(_parents()) and time.monotonic() < until:
         time.sleep(0.2)

@@ -24,7 +24,7 @@ from triptych.config.own_code import describe_error
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import SIGNALS, WANTED_BACK, launch, rank
+from triptych.run.processes import SIGNALS, SWEEP, WANTED_BACK, launch, rank
 
 APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
 NEVER = 2**62  # later than any step
@@ -74,8 +74,8 @@ class Stop(pl.Callback):
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: Any) -> None:
-        if self.received is not None and number != signal.SIGINT:
-            return  # on its way out: SLURM says it to a job's step and to its script
+        if self.received is not None and (number != signal.SIGINT or os.environ.get(SWEEP)):
+            return  # on its way out: SLURM says it to a job's step and its script, a sweep's workers after it
         again, self.received = self.received is not None, self.received or number
         if again or not self._training:
             raise Interrupted(self.received)

@@ -51,6 +51,11 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
+def three_digits(x: float) -> str:
+    """Format with three significant digits, 1,000 and more in full: "0.0123", "12.3", "1,070"."""
+    return f"{x:.3g}" if x < 999.5 else f"{float(f'{x:.3g}'):,.0f}"
+
+
 def quantity(n: int, noun: str) -> str:
     """Format a count with its noun: "1 run", "3 runs"."""
     return f"{n} {noun if n == 1 else noun + 's'}"
@@ -67,7 +72,7 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 360_000:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{float(f'{whole / 3600:.3g}'):,.0f} h"
+    return f"{three_digits(whole / 3600)} h"
 
 
 def listed(names: list[str]) -> str:

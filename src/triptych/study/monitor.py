@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Monitor(threading.Thread):
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)
         self.root, self.cells, self.every = root, cells, every
+        self._began = time.time()
         self._halt = threading.Event()
         self._reported = 0  # ended runs in the last report
 
@@ -70,7 +72,8 @@ class Monitor(threading.Thread):
                 elif halted or name in begun:
                     printed.add(name)
                     if not (run / REFUSED).exists():
-                        line = f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}"
+                        before = "finished before, " * self._is_of_before(run)
+                        line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(run.summary())}"
                         console.print(line, soft_wrap=True, markup=False, highlight=False)
             if halted:
                 return
@@ -103,6 +106,7 @@ class Monitor(threading.Thread):
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
+                status += " before" * self._is_of_before(run)
                 table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary())[:70]))
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
@@ -110,6 +114,12 @@ class Monitor(threading.Thread):
                 bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=11)
                 table.add_row(name, bar, progress_text(progress))
         return table
+
+    def _is_of_before(self, run: RunDirectory) -> bool:
+        """Return whether an ended run had finished before this sweep's command began."""
+        with suppress(OSError):  # moved aside in this moment, by force=true
+            return run.status == "finished" and (run / "summary.json").stat().st_mtime < self._began
+        return False
 
     def _renew(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)

@@ -22,7 +22,7 @@ from triptych.config.own_code import is_trusted
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
-from triptych.study.formatting import duration, quantity
+from triptych.study.formatting import duration, quantity, three_digits
 
 CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
@@ -85,7 +85,7 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
     assumed = ""
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
-        assumed = f"{CLASSES} classes, as data={data.name} is not read"
+        assumed = f"{CLASSES:,} classes, as data={data.name} is not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
@@ -158,14 +158,15 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         disk += runs * WHOLE * FLOAT * parameters * (3 + averages)
         line = (
             f"{target}: {parameters / 1e6:.1f} million parameters, "
-            f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
-            f"{batches} batches of {batch} items, {batches * batch / 1e6:.3g} million items; "
-            f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
+            f"{three_digits(cost.operations / 1e9)} GFLOP an item forward and backward; "
+            f"{batches:,} batches of {batch:,} items, {three_digits(batches * batch / 1e6)} million items; "
+            f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
             + (f" on each of {devices} devices" if devices > 1 else "")
         )
         networks[line] = None
     hours = ", ".join(
-        f"{operations / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
+        f"{three_digits(operations / rate / UTILISATION / 3600)} hours on one {card}"
+        for card, rate in CARDS.items()
     )
     counted = quantity(sum(fits for *_, fits, _ in settings), "fit")
     return [
@@ -174,7 +175,7 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         *(f"assumed: {text}" for text in assumed),
         f"{counted}: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
         f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
-        f"disk: {disk / 2**30:.3g} GiB of checkpoints",
+        f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
         *(f"{quantity(runs, 'run')}: {name}" for name, runs, *_ in settings),
     ]
 

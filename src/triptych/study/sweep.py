@@ -26,6 +26,7 @@ from triptych.config.identity import (
     shared_overrides,
     slug,
     sweep_name,
+    unread_threads,
 )
 from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, StorageError, UserError
@@ -108,7 +109,8 @@ class SweepHook(Callback):
         size = f"{len(self.cells)} runs in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [] if config.force else [run for run in runs if run.status == "finished"]
-        if line := finished_before(*finished):
+        unread = unread_threads(config.threads, config.hydra.overrides.task)
+        for line in filter(None, (finished_before(*finished), unread)):
             print(line, file=sys.stderr, flush=True)
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
@@ -176,9 +178,10 @@ class SweepHook(Callback):
             if (self.root / "report.html").exists():
                 write_report_or_say_why(self.root)
 
-    def stop_jobs(self) -> None:
-        """Stop this sweep's jobs after their step, and wait: an interrupted launcher would kill them."""
-        processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
+    def stop_jobs(self, number: int) -> None:
+        """Pass a signal to this sweep's jobs, and wait: an interrupted launcher would kill them."""
+        pids = {pid for run in self.runs() if (pid := processes.pid_of(run.holder()))}
+        processes.stop_below(pids, number)
 
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""

@@ -71,6 +71,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
         drawing = replace(drawing, sources=others)
     condition_of(drawing, values, 1)  # before anything is drawn
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(values["threads"] or torch.get_num_threads())
     return drawing
 
 
