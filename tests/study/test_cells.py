@@ -13,6 +13,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.identity import register_resolvers, sweep_name
 from triptych.run.directory import REFUSED
 from triptych.run.read import find_runs
+from triptych.study.study import read_study
 
 
 def name_of(*overrides: str) -> str:
@@ -71,6 +72,17 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     assert set(json.loads((sweep / "sweep.json").read_text())["refused"]) == {"seed=1"}
     assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
     assert not (run / REFUSED).exists()
+
+
+def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, door, tiny):
+    """The sweep had schedule=linear,cosine: schedule=sigmoid is named like them, and nothing is missing."""
+    for schedule in ("linear", "cosine"):
+        prepared("name=s", f"schedule={schedule}", "seed=1", path=f"../sweeps/s/schedule={schedule},seed=1")
+    done = door("triptych.cli.train", "-m", "name=s", "schedule=sigmoid", "seed=1", *tiny)
+    sweep = root / "logs" / "sweeps" / "s"
+    assert done.returncode == 0, done.stderr
+    assert (sweep / "schedule=sigmoid,seed=1" / "summary.json").exists() and not (sweep / "seed=1").exists()
+    assert read_study([sweep]).expected == 3
 
 
 # which mean something to Hydra, to a shell or to a page

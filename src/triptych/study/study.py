@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,11 @@ class Study:
         seeds = max(map(seeds_next, self.comparisons), default=0)
         compared = (run for run in self.runs if not is_trial(run))
         used = sorted({run.seed for run in compared if run.seed is not None})
-        if self.published or not self.complete or not used or seeds <= len(used):
-            return ""  # of published claims, further seeds would be others than those that they began with
+        alone = {word.partition("=")[0] for word in words if "," not in word} & varied_keys(self.comparisons)
+        if self.published or not self.complete or not used or seeds <= len(used) or alone - {"seed"}:
+            # settings of another command would have no further seeds, and published claims others than those
+            # that they began with
+            return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
         command.append(f"seed={','.join(map(str, fresh))}")
@@ -168,7 +171,8 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         unsettle(c) if any(run.dir in unsettled for run in c.runs) else c for c in correct(staged, rule)
     )
     alone, sweep = len(roots) == 1, sweeps[bases[0]]
-    shared = sweep.get("shared")
+    shared = known if alone and isinstance(known := sweep.get("shared"), list) else []
+    varied = varied_keys(comparisons)
     name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
@@ -180,10 +184,15 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuned=" ".join(map(sentence, tunings.values())),
-        shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
+        shared=", ".join(one for one in map(first_line, shared) if one.partition("=")[0] not in varied),
         published=judged(sweep, runs) if alone else None,
         damaged=bool(damaged),
     )
+
+
+def varied_keys(comparisons: Iterable[Comparison]) -> set[str]:
+    """Return the keys of the axes of comparisons."""
+    return {axis.key for comparison in comparisons for axis in comparison.axes}
 
 
 def _home(path: Path, roots: Sequence[Path]) -> Path:
@@ -193,9 +202,9 @@ def _home(path: Path, roots: Sequence[Path]) -> Path:
 
 
 def _missing(sweep: dict[str, Any], runs: Sequence[Run]) -> int:
-    """Count a sweep's runs that have no directory: copies, of one configuration, name and all, are one."""
+    """Count a sweep's runs that have no directory: copies, of one start of one configuration, are one."""
     known = sweep.get("expected")
-    digests = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
+    digests = [(digest, run.started) for run in runs if (digest := run.digests.get("config.yaml"))]
     return max(known - len(runs) + len(digests) - len({*digests}), 0) if isinstance(known, int) else 0
 
 

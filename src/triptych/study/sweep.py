@@ -22,6 +22,7 @@ from triptych.config.identity import (
     grid_keys,
     not_in_names,
     own_name,
+    plain_name,
     quote,
     shared_overrides,
     slug,
@@ -154,7 +155,13 @@ class SweepHook(Callback):
             typed.append(f"hydra.sweep.dir={quote(str(root))}")
             # what all cells share stands in the sweep's name, so a cell's need not repeat it
             naming = config.hydra.job.config.override_dirname
-            naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
+            there = [f",{path.name}" for path in find_runs(root)]  # an earlier command may have had several
+            shared = [
+                key
+                for key in shared_overrides(config)
+                if not there or any(f",{plain_name(key)}=" not in name for name in there)
+            ]
+            naming.exclude_keys = [*naming.exclude_keys, *shared, *of_scale]
             quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
