@@ -17,6 +17,7 @@ from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
 from triptych import api
 from triptych.cli.train import _tell_finished
+from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
@@ -610,6 +611,9 @@ def test_data_that_draw_and_are_the_same_each_time(changed, lab):
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
     with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Points\?$"):
         import_class("own_faults.Pointss", "model.network")
+    node = {"_target_": "triptych.diffusion.loss.Squared", "space": {"_target_": "own_faults.Blur"}}
+    with pytest.raises(UserError, match=r"^objective\.loss\.space\._target_=own_faults\.Blur: own_faults"):
+        build(node, "objective.loss")
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):
