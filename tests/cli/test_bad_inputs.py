@@ -97,6 +97,10 @@ OWN = [
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
     ("train objective.vlb_weight=7", ["objective.vlb_weight=7: nothing reads it", "learned"]),
     ("train objective.loss.cap=3", ["with this choice of objective/loss; objective/loss=min_snr has it"]),
+    (
+        "train -m objective/loss=elbo,min_snr objective.loss.cap=3",
+        ["a key of objective/loss, which is swept; type 'objective.loss.cap=choice(3)'"],
+    ),
     ("train test=false measures.n=64", ["measures.n=64: test=false", "leave it out"]),
     ("train init_partial=true", ["init_partial=true", "add init_from=RUN"]),
     ("train max_seeds=5", ["max_seeds=5", "add until=decided"]),

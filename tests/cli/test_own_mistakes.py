@@ -17,6 +17,7 @@ from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
 from triptych import api
 from triptych.cli.train import _tell_finished
+from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
@@ -44,6 +45,7 @@ from triptych.diffusion.loss import Elbo
 from triptych.diffusion.prediction import Row, Space
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
+from triptych.diffusion.wrappers import Wrapper
 from triptych.models.metric import OfSamples, PerItem
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
@@ -130,6 +132,8 @@ class Points(DataModule):
         x, y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
         if self.fault == "order":
             x = x[np.random.permutation(40)]
+        if self.fault == "entropy":
+            x = x[np.random.default_rng().permutation(40)]
         if self.fault == "network":
             nn.Linear(2, 2)
         if self.fault == "name":
@@ -198,6 +202,41 @@ class Empty(Elbo):
 class Sign(torch.optim.Optimizer):
     def __init__(self, lr: float = 1e-3):
         super().__init__([], {})
+
+class Rule(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1, fault=""):
+        if fault != "super":
+            super().__init__(params, {"lr": lr})
+        self.fault = fault
+
+    def step(self, closure=None):
+        loss = None if self.fault == "closure" else closure()
+        for p in self.param_groups[0]["params"] if self.fault != "closure" else ():
+            move = p.grad.flatten() if self.fault == "shape" else p.grad
+            p.data.sub_(torch.nan if self.fault == "nan" else move)
+        return loss
+
+class Stepless(Rule):
+    def step(self):
+        ...
+
+class Guide(Wrapper):
+    def __init__(self, denoiser, fault=""):
+        super().__init__(denoiser)
+        self.fault = fault
+
+    def forward(self, z, gamma, condition=None, *_):
+        guess = self.denoiser(z, gamma, condition)
+        if self.fault == "tensor":
+            return guess.epsilon
+        if self.fault == "name":
+            return guess.moved("epsilon", guess.epsilonn)
+        return guess.moved("epsilon", guess.epsilon.log().log() if self.fault == "nan" else guess.epsilon[:1])
+
+class Forgetful(Sampler):
+    def step(self, z, at):
+        at.befor = z
+        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
 
 class Old(Sampler):
     """Of the signature before this one."""
@@ -269,6 +308,16 @@ def own(place: str, name: str, **keys):
     return change
 
 
+def drawn(change):
+    """The same change in a run that draws samples."""
+
+    def both(config: dict) -> None:
+        change(config)
+        config["samples"]["n"] = 2
+
+    return both
+
+
 def has(line: str, lab: Path, at: str, *words: str) -> None:
     for word in (f"({lab}:{LINE[at]}", *words):
         assert word in line, line
@@ -335,8 +384,69 @@ MISTAKES = [
         "def load(self):",
         "data own: load draws from a global generator, so each seed has its own items; draw from",
     ),
+    (
+        own(POINTS, "Points", fault="entropy"),
+        "def load(self):",
+        "data own: load gives other items each time, so no run could be resumed; draw from",
+    ),
+    (
+        own("optimizer", "Rule", fault="super", _partial_=True),
+        "def step(self, closure=None):",
+        "optimizer: Rule is not set up; call super().__init__(params, defaults) in its __init__",
+    ),
+    (
+        own("optimizer", "Rule", fault="closure", _partial_=True),
+        "def step(self, closure=None):",
+        "optimizer: Rule calls no closure, which computes the gradients; call it within torch.enable_grad()",
+    ),
+    (
+        own("optimizer", "Rule", fault="nan", _partial_=True),
+        "def step(self, closure=None):",
+        "optimizer: Rule leaves weights that are not finite; all must be",
+    ),
+    (
+        own("optimizer", "Rule", fault="shape", _partial_=True),
+        'p.data.sub_(torch.nan if self.fault == "nan" else move)',
+        "optimizer: RuntimeError: ",
+        ", in step)",
+    ),
+    (
+        own("optimizer", "Stepless", _partial_=True),
+        "def step(self):",
+        "optimizer: Stepless has step(self); must be step(self, closure=None)",
+    ),
+    (
+        drawn(own("guidance", "Guide", fault="tensor")),
+        "class Guide(Wrapper):",
+        "guidance: Guide gives a Tensor; must be a Prediction, as guess.moved(space, value)",
+    ),
+    (
+        drawn(own("guidance", "Guide", fault="nan")),
+        "def forward(self, z, gamma, condition=None, *_):",
+        "guidance: Guide gives 4 of 4 numbers that are not finite; all must be",
+    ),
+    (
+        drawn(own("guidance", "Guide")),
+        "def forward(self, z, gamma, condition=None, *_):",
+        "guidance: Guide gives shape (1, 2); must be (2, 2)",
+    ),
+    (
+        drawn(own("guidance", "Guide", fault="name")),
+        'return guess.moved("epsilon", guess.epsilonn)',
+        "guidance: AttributeError: 'Prediction' object has no attribute 'epsilonn' (",
+    ),
+    (
+        drawn(own("sampler", "Forgetful", steps=2)),
+        "at.befor = z",
+        "sampler: AttributeError: 'Step' object has no attribute 'befor'",
+    ),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
-    (own(POINTS, "Points", fault="name"), "x = x * scael", "NameError: name 'scael' is not", ", in load)"),
+    (
+        own(POINTS, "Points", fault="name"),
+        "x = x * scael",
+        "data: NameError: name 'scael' is not",
+        ", in load)",
+    ),
 ]
 
 
@@ -501,6 +611,9 @@ def test_data_that_draw_and_are_the_same_each_time(changed, lab):
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
     with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Points\?$"):
         import_class("own_faults.Pointss", "model.network")
+    node = {"_target_": "triptych.diffusion.loss.Squared", "space": {"_target_": "own_faults.Blur"}}
+    with pytest.raises(UserError, match=r"^objective\.loss\.space\._target_=own_faults\.Blur: own_faults"):
+        build(node, "objective.loss")
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):

@@ -97,3 +97,4 @@ KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_si
 def test_the_name_that_was_meant(typed, meant):
     assert nearest(typed, KEYS) == f"did you mean {meant}?"
     assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"  # like nothing
+    assert nearest("callbacks.own.every", []) == "there are none"

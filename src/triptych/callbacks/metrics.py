@@ -12,13 +12,13 @@ from torchmetrics import Metric
 
 from triptych.config.build import build
 from triptych.config.check import check_metric_names
-from triptych.config.own_code import is_own
+from triptych.config.own_code import defined_at, is_own, raised_by
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
-from triptych.models.contract import check_mode, raised_by
+from triptych.models.contract import check_mode
 from triptych.models.metric import OfSamples
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -98,7 +98,8 @@ def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
     for name, metric in metrics.items():
         if (higher := getattr(metric, "higher_is_better", None)) not in [*BETTER]:
-            raise UserError(f"metrics.{name}: higher_is_better={higher!r}; must be True, False or None")
+            fix = f"must be True, False or None{defined_at(type(metric))}"
+            raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
     return metrics
 
 

@@ -192,7 +192,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         return node
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (_, more) = import_class(node["_target_"]), of_class(node["_target_"])
+    kind, (_, more) = import_class(node["_target_"], place), of_class(node["_target_"])
     names = _of_imported(kind)
     # torch's schedules and those made from them, whose optimiser there is not yet
     later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)

@@ -215,6 +215,11 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         if others := listing(key, depth):
             place = "/".join(key.split(".")[:depth])
             listed = " or ".join(f"{place}={one}" for one in others[:3])
+            value = override.partition("=")[2]
+            swept = any(re.match(rf"{place}=[^\[]*,", one) for one in arguments)
+            # Hydra sets a single value before it takes the first choice of a sweep
+            if swept and not re.match(r"\w+\(|[^\[]*,|.*\],", value):
+                return f"{override}: a key of {place}, which is swept; type '{key}=choice({value})'"
             return f"{override}: no such key with this choice of {place}; {listed} has it"
     above, _, nested = key.rpartition("/")
     if above and _options(key):

@@ -111,7 +111,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
         return f"did you mean {close}?"
     names = [one for one in names if one.rpartition(".")[0] == group] or names
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"choose from {shown or 'nothing'}"
+    return f"choose from {shown}" if shown else "there are none"
 
 
 def closest(name: str, names: Sequence[str]) -> str:

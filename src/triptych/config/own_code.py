@@ -5,7 +5,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,14 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, NotImplementedError) and not message:
         message = f"{traceback.extract_tb(error.__traceback__)[-1].name}() is not defined"
     return f"{type(error).__name__}: {message[:600]}{raised_at(error)}"
+
+
+@contextmanager
+def raised_by(key: str = "") -> Iterator[None]:
+    """Raise each error of a user's code within the context as a UserError that begins with its ``key``."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not raised_at(error):
+            raise
+        raise UserError(f"{key}: " * bool(key) + describe_error(error)) from error

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -60,6 +61,7 @@ class DataModule(pl.LightningDataModule, ABC):
     largest: float = 100.0
     class_names: Sequence[str] = ()  # of the labels, where they have some
     draws_globally: bool = False  # whether `load` drew from a global generator, which the run's seed sets
+    load_seconds: float = math.inf  # that `load` took
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
@@ -93,8 +95,9 @@ class DataModule(pl.LightningDataModule, ABC):
             return
         if self.trainer is None:  # no Lightning around to call it
             self.prepare_data()
-        before = _generators()
+        before, began = _generators(), time.perf_counter()
         self.splits = self.load()
+        self.load_seconds = time.perf_counter() - began
         self.draws_globally = _generators() != before
 
     @property

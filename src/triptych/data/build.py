@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.own_code import defined_at, is_own
+from triptych.config.own_code import defined_at, is_own, raised_by
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, item_number
@@ -28,6 +28,7 @@ WHOLE = (torch.int64, torch.uint8)  # of levels; labels are the first
 CHUNK = 4096  # items checked together
 DIGESTED = 1024  # items in memory at a time
 HELD_OUT = ("val", "test")
+SMALL, QUICK = 2**26, 2.0  # numbers, and seconds, within which to load data twice costs nothing
 
 
 def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
@@ -38,7 +39,8 @@ def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
     data.augmentations = [build(node, f"augmentation.{name}") for name, node in changes.items() if node]
     if not download and getattr(data, "download", False):
         data.download = False  # it would write where the configuration says
-    data.setup()
+    with raised_by("data"):
+        data.setup()
     check_contract(data)
     return data
 
@@ -54,14 +56,18 @@ def check_contract(data: DataModule) -> None:
 
 
 def check_repeatable(data: DataModule) -> None:
-    """Refuse a user's data whose items follow from the global generators: each seed would have its own."""
-    if not is_own(data) or not data.draws_globally:
+    """Refuse a user's data whose items differ each time, or follow from the run's seed."""
+    size = math.prod(data.shape) * sum(map(len, data.splits.values()))
+    small = size <= SMALL and data.load_seconds <= QUICK
+    if not is_own(data) or not (data.draws_globally or small):
         return
     again = copy.copy(data)
     with isolate_rng():  # which has moved on since the first time
         again.splits = again.load()
     if fingerprint(again).split != fingerprint(data).split:
-        problem = "load draws from a global generator, so each seed has its own items"
+        problem = "load gives other items each time, so no run could be resumed"
+        if data.draws_globally:
+            problem = "load draws from a global generator, so each seed has its own items"
         fix = "draw from torch.Generator().manual_seed(0) or numpy.random.default_rng(0)"
         raise DataError(f"data {data.name}: {problem}; {fix}{defined_at(data.load)}")
 

@@ -14,10 +14,10 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from triptych.config.build import build
-from triptych.config.own_code import defined_at, describe_error, is_own, raised_at
+from triptych.config.own_code import defined_at, describe_error, is_own, raised_at, raised_by
 from triptych.data.batch import Batch
 from triptych.diffusion.loss import Loss
-from triptych.diffusion.prediction import SPACES, Row, Space
+from triptych.diffusion.prediction import SPACES, Prediction, Row, Space
 from triptych.errors import UserError
 
 TIMES = 100  # at which a schedule is looked at, between those of a table
@@ -50,7 +50,8 @@ def check_output(key: str, by: Any, value: Any, *shapes: tuple[int, ...]) -> Any
         if isinstance(error, UserError) or not (raised_at(error) or at):
             raise
         where = "" if raised_at(error) else at
-        raise UserError(f"{key}: {describe_error(error)}{where}; it must give shape {right}") from error
+        fix = "" if isinstance(error, AttributeError | NameError) else f"; it must give shape {right}"
+        raise UserError(f"{key}: {describe_error(error)}{where}{fix}") from error
     if breach := _breach(value, right, shapes):
         raise UserError(f"{key}: {kind.__name__} gives {breach}{at}")
     return value
@@ -73,17 +74,6 @@ def check_mode(model: nn.Module, key: str) -> None:
     networks: Any = getattr(model, "networks", list)()
     if any(one.training for one in (model, *networks)):
         raise UserError(f"{key}: the network is left in training mode; call model.eval()")
-
-
-@contextmanager
-def raised_by(key: str = "") -> Iterator[None]:
-    """Raise each error of a user's code within the context as a UserError that begins with its ``key``."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or not raised_at(error):
-            raise
-        raise UserError(f"{key}: " * bool(key) + describe_error(error)) from error
 
 
 def try_own(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> None:
@@ -217,6 +207,33 @@ def _of_network(model: Any, batch: Batch, again: Callable[[], Any]) -> str:
 def _differ(one: Tensor, other: Tensor) -> bool:
     one, other = one.nan_to_num(0, 0, 0), other.nan_to_num(0, 0, 0)
     return bool((one - other).abs().max() > CLOSE * one.abs().max())
+
+
+def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
+    """Call a user's guidance and threshold at three levels, as a sampler does; UserError: no finite guess.
+
+    ``keys``: of the wrappers around the model's denoiser, from the outermost.
+    """
+    guides, around = [], drawing.denoiser
+    for key in keys:
+        if is_own(around):
+            guides.append((key, around.to(model.device)))
+        around = getattr(around, "denoiser", None)
+    condition = drawing.condition(2) if guides else None
+    condition = None if condition is None else condition.to(model.device)
+    levels = model.schedule.gamma(torch.linspace(0.05, 0.95, 3, device=model.device))
+
+    def call(key: str, guide: Any, z: Tensor, gamma: Tensor) -> Tensor:
+        guess = guide(z, gamma, condition)
+        if not isinstance(guess, Prediction):
+            given = f"gives a {type(guess).__name__}"
+            _refuse(key, guide, f"{given}; must be a Prediction, as guess.moved(space, value)")
+        return guess.value
+
+    for key, guide in reversed(guides):
+        for gamma in levels:
+            z = torch.randn(2, *model.event, device=model.device)
+            check_output(key, guide.forward, partial(call, key, guide, z, gamma), tuple(z.shape))
 
 
 def try_sampler(sampler: Any, node: dict[str, Any], model: Any) -> None:

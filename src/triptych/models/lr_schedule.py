@@ -1,11 +1,16 @@
-"""Learning-rate factors over a run: linear warm-up, then constant, a cosine or an inverse square root."""
+"""Learning rates over a run: linear warm-up, then constant, a cosine or an inverse square root."""
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-from triptych.config.own_code import defined_at, raised_at
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from triptych.config.own_code import defined_at, is_own, raised_at, raised_by
 from triptych.declare import Count, Share, Unit, Whole, declared
 from triptych.errors import UserError
 
@@ -55,3 +60,34 @@ def refused_keys(group: str, make: Any) -> Iterator[None]:
         keys = ", ".join(f"{key}={value}" for key, value in getattr(make, "keywords", {}).items())
         where = raised_at(error) or defined_at(getattr(make, "func", make))
         raise UserError(f"{group}: {keys}: {error}{where}") from error
+
+
+def try_optimizer(make: Any, device: torch.device) -> None:
+    """Take a step with a user's optimizer; UserError: it fails, or calls no closure."""
+    kind: Any = getattr(make, "func", None)
+    if not is_own(kind):
+        return
+    weight, calls = nn.Parameter(torch.ones(2, 2, device=device)), []
+
+    def closure() -> Tensor:
+        calls.append(1)
+        weight.grad = torch.ones_like(weight)
+        return weight.sum().detach()
+
+    def refuse(breach: str) -> NoReturn:
+        raise UserError(f"optimizer: {kind.__name__} {breach}{defined_at(kind.step)}")
+
+    with isolate_rng(), refused_keys("optimizer", make):
+        optimizer = make([weight])
+    if not hasattr(optimizer, "param_groups"):
+        refuse("is not set up; call super().__init__(params, defaults) in its __init__")
+    try:
+        inspect.signature(kind.step).bind(optimizer, closure=closure)
+    except TypeError:
+        refuse(f"has step{inspect.signature(kind.step)}; must be step(self, closure=None)")
+    with isolate_rng(), raised_by("optimizer"):
+        optimizer.step(closure=closure)
+    if not calls:
+        refuse("calls no closure, which computes the gradients; call it within torch.enable_grad()")
+    if not weight.isfinite().all():
+        refuse("leaves weights that are not finite; all must be")

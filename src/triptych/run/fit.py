@@ -23,9 +23,9 @@ from triptych.config.identity import cores
 from triptych.config.source import choices_of
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output, try_own, try_sampler, undisturbed
+from triptych.models.contract import check_output, try_guides, try_own, try_sampler, undisturbed
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.models.lr_schedule import refused_keys
+from triptych.models.lr_schedule import refused_keys, try_optimizer
 from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
@@ -93,11 +93,13 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
         model.try_parts(batch)
         try_own(model, first(MORE), partial(build_denoiser, config, data))
         if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
+            if not drawing.sources:
+                try_guides(drawing, [key for key in ("threshold", "guidance") if config.get(key)], model)
             try_sampler(drawing.sampler, config["sampler"], model)
         held = judged.batch(torch.arange(min(FEW, len(judged))))
         metrics_of(model.trainer).try_own(model, model.transfer_batch_to_device(held, device, 0))
-        if experiment.reference is not None and drawing and not drawing.conditional:  # else they have labels
-            experiment.reference.try_own()
+        if experiment.reference is not None and drawing:
+            experiment.reference.try_own(drawing.conditional)
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
@@ -175,6 +177,7 @@ def build_fit(
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     metrics_of(trainer).setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
+        try_optimizer(model.optimizer, trainer.strategy.root_device)
         made: Any = model.configure_optimizers()
         if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late
             with refused_keys("lr_schedule", model.lr_schedule), warnings.catch_warnings(action="ignore"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
+from triptych.config.own_code import defined_at, raised_by
 from triptych.data.base import DataModule, Generated
 from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion import measures
@@ -19,7 +20,6 @@ from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.models.classifier import Classifier
-from triptych.models.contract import raised_by
 from triptych.models.metric import OfSamples, Samples
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 from triptych.run.sampling.measure import Chunks, Features, chunk_seed
@@ -87,16 +87,21 @@ class SampleReference:
             try:
                 figures[name] = float(figure)
             except (TypeError, ValueError, RuntimeError) as error:
-                problem = f"figure gives {str(figure)[:60]!r}; must be a number"
+                problem = f"figure gives {str(figure)[:60]!r}; must be a number{defined_at(metric.figure)}"
                 raise UserError(f"metrics.{name}: {problem}") from error
         return figures
 
-    def try_own(self) -> None:
-        """Measure noise by the user's metrics."""
-        train = self.data.splits["train"]
-        if self.own and getattr(self, "classifier", None) is None:  # else they have features, too
-            items = torch.arange(min(self.n, TRIED, len(train)))
-            self._own(Samples(self._noise(items, 0), train.batch(items).x))
+    def try_own(self, labelled: bool = False) -> None:
+        """Measure noise by the user's metrics, as samples of all classes if ``labelled``."""
+        if not self.own:
+            return
+        train, classifier = self.data.splits["train"], getattr(self, "classifier", None)
+        n = min(self.n, TRIED, len(train))
+        items = torch.arange(n)
+        x, true = self._noise(items, 0), train.batch(items).x
+        labels = items * self.data.num_classes // n if labelled and self.data.num_classes else None
+        seen, logits = (None, None) if classifier is None else classifier.read(x)
+        self._own(Samples(x, true, labels, seen, classifier and classifier.read(true)[0], logits))
 
 
 class PointReference(SampleReference):

@@ -37,6 +37,10 @@ class Vector(Radius):
 class Classified(Radius):
     def figure(self, samples):
         return samples.features.mean().item()
+
+class Sorted(Radius):
+    def figure(self, samples):
+        return samples.labels.bincount(minlength=3).double().std()
 """
 TOLD = {"radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}}
 MEASURED = ("+metrics.radius._target_=metric_lab.Radius", "measures.n=400", "measures.repeats=1")
@@ -88,7 +92,7 @@ def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
     assert judgement.word == "reproduced", judgement.why
 
 
-SET = SimpleNamespace(shape=(2,), splits={"train": Split(torch.randn(40, 2))})
+SET = SimpleNamespace(shape=(2,), num_classes=4, splits={"train": Split(torch.randn(40, 2))})
 
 
 def test_a_change_in_place_is_not_seen_by_other_metrics(lab):
@@ -112,6 +116,15 @@ def test_a_mistake_is_refused_before_training(lab):
     refused(lambda: tried(Vector()), "metrics.x: figure gives 'tensor([")
     refused(lambda: tried(Classified()), "metrics.x: AttributeError: 'NoneType' object")
     assert not tried(Radius())
+
+
+def test_it_is_tried_on_classes_and_features_where_samples_will_have_them(lab):
+    from metric_lab import Classified, Sorted
+
+    refused(SampleReference(SET, 64, 0, {"x": Sorted()}).try_own, "metrics.x: AttributeError: 'NoneType'")
+    reference = SampleReference(SET, 64, 0, {"x": Sorted(), "y": Classified()})
+    reference.classifier = SimpleNamespace(read=lambda x: (x, x))
+    assert not reference.try_own(labelled=True)
 
 
 def test_sets_without_a_value_are_counted(prepared, lab, monkeypatch, capfd):
