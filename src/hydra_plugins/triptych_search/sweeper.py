@@ -1,9 +1,9 @@
-"""A search by Optuna as a sweep of Hydra's: ask for a batch of trials, launch them, tell how they ended.
+"""A search by Optuna as a sweep of Hydra's: batches of trials, of which Optuna learns the outcomes.
 
 The study is a SQLite file in the sweep's directory and each trial is a run in a directory that follows from
 its values, so typing the same command goes on: trials under way first, then as many as are missing. While
-runs train, this process reads their validation bounds and asks those to stop that are not worth their time;
-it takes no Optuna where they run, and works on every launcher.
+runs train, this process reads their validation bounds and stops those that Optuna prunes: no run imports
+Optuna, and every launcher works.
 """
 
 import sys

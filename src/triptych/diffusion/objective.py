@@ -1,4 +1,4 @@
-r"""Objectives: what the network is asked for, which loss its error is, and where its times fall.
+r"""Objectives: what the network predicts, which loss its error is, and where its times fall.
 
 ``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with the
 bound's own loss all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).

@@ -30,7 +30,7 @@ class Times(nn.Module, ABC):
     """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
 
     A density of None is 1 everywhere. ``stratified``: whether u is spread evenly over a batch; ``learns``:
-    whether it follows the losses that it is told of.
+    whether it follows the losses that ``tell`` hands over.
     """
 
     stratified, learns = True, False

@@ -50,7 +50,7 @@ def execute(run: RunDirectory) -> Result:
     Interrupted, Busy (another process holds it) and StorageError: the run can go on. Diverged, UserError (it
     cannot be built; a directory just made is removed) and others are recorded.
     """
-    if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
+    if rank() != 0:  # works under rank 0's lock, which reports for all
         with Stop() as stop:
             try:
                 return Session(run, stop).run()

@@ -253,7 +253,7 @@ def build_trainer(
     if node["strategy"] == "ddp" or (node["strategy"] == "auto" and several):
         # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
         # the order in which three processes or more are summed: a resumed run would differ in the last digit.
-        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        # Looking for unused parameters forbids that.
         node["strategy"] = "ddp_find_unused_parameters_true"
     # in a batch script's own process SLURM's tasks are not the trainer's, though Lightning would count them
     environment = [] if launch() else [LightningEnvironment()]

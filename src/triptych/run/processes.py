@@ -15,7 +15,7 @@ from typing import IO, Any
 from triptych.errors import Busy, StorageError, UserError
 from triptych.files import no_link, open_regular
 
-# What tells a process that it is one of several. A job that inherited them would train on its share alone.
+# By these a process is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
@@ -25,7 +25,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a co
 WANTED_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *WANTED_BACK)  # that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
-GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
+GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # errors of a file system without locks, where filelock's file stands for the kernel's
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"

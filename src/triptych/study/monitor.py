@@ -13,7 +13,7 @@ from triptych.run.result import ENDED, one_line
 from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
 
-QUIET = 60.0  # seconds without a word after which a run is said to be stalled
+QUIET = 60.0  # seconds without progress after which a run is shown as stalled
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:

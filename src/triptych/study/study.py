@@ -26,7 +26,7 @@ STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed"
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, comparisons and their verdicts, with what the sweep said of itself."""
+    """Runs, comparisons and their verdicts, with what the sweep recorded of itself."""
 
     roots: tuple[Path, ...]
     title: str

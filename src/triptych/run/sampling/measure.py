@@ -236,7 +236,7 @@ def _row(
 def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
     """Choose items whose captions are prompts: n of classes trained on, half as many of others, over again.
 
-    Between these the classes (n,) of samples that are asked for none; None each where there are no such.
+    Between these the classes (n,) of samples without a caption; None each where there are no such.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
