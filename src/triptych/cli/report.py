@@ -85,7 +85,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.figures:
         from triptych.study.render import write_figures
 
-        print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
+        print(f"Figures: {len(write_figures(report.study, options.figures))} files in {options.figures}")
 
 
 def _results(file: Path, roots: Sequence[Path]) -> None:

@@ -83,7 +83,7 @@ def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
         for name, argument in theirs.named.items():
             if name not in named and handed:
                 named[name] = argument
-            elif name in named and argument.kind is not Any and not declare.says(named[name].kind):
+            elif name in named and argument.kind is not Any and not declare.is_declaration(named[name].kind):
                 # it is declared where it is used
                 named[name] = argument._replace(default=named[name].default)
     return Arguments(named, more)

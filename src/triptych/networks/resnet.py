@@ -1,8 +1,8 @@
 """A residual network at one resolution, after VDM (Kingma et al. 2021, appendix B).
 
 The input features, ``LevelWaves`` of z among them, go once more, scaled but unmixed, into the last
-convolution. Before it each channel has a gain exp(a(gamma)), as a score grows with 1 / sigma. That convolution
-starts at 0 and is a member's last layer, so its others begin with the same weights for any ``outputs``.
+convolution. Before it each channel has a gain exp(a(gamma)), as a score grows with 1 / sigma. It starts at 0
+and is made last, so the other initial weights are the same for any ``outputs``, of ``members=1``.
 """
 
 from collections.abc import Sequence

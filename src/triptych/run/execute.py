@@ -144,7 +144,7 @@ class Session:
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
         with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:
             if peers:
-                stack.callback(peers.needed_no_more)  # they may be gone before loggers
+                stack.callback(peers.stop_watching)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
             if rank() == 0:
@@ -216,7 +216,7 @@ def _report(
     }
     sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
     if peers:
-        peers.needed_no_more()
+        peers.stop_watching()
     figures |= {
         "device": fit.device,
         "world_size": trainer.world_size,

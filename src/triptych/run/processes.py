@@ -22,8 +22,8 @@ DISTRIBUTED = {
 }
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
-WANTED_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
-SIGNALS = (*ENDING, *WANTED_BACK)  # that stop a run
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
+SIGNALS = (*ENDING, *PREEMPTION)  # that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # errors of a file system without locks, where filelock's file stands for the kernel's
