@@ -94,9 +94,9 @@ def _results(file: Path, roots: Sequence[Path]) -> None:
     try:
         write_results(file, roots)
     except UnicodeDecodeError:
-        raise UserError(f"--results {file}: it is there and is no text") from None
+        raise UserError(f"--results {file}: exists and is no text file; choose another name") from None
     except (OSError, StorageError) as error:  # which names a temporary file
-        raise UserError(f"--results {file}: cannot be written") from error
+        raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 
 

@@ -128,7 +128,8 @@ class Auto(Wrapper):
         super().__init__(denoiser)
         if str(weak.process) != str(denoiser.process):
             names = weak.process, denoiser.process
-            raise ValueError(f"guidance.weak: its process {names[0]} is not the model's {names[1]}")
+            problem = f"its process {names[0]} is not the model's {names[1]}"
+            raise ValueError(f"guidance.weak: {problem}; pass one of the same process")
         self.weak, self.scale = weak, float(scale)
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:

@@ -81,7 +81,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     own = own_metrics(config)
     if not model.draws:
         if own:
-            raise UserError(f"metrics.{next(iter(own))}: a metric of samples, and this model draws none")
+            raise UserError(f"metrics.{next(iter(own))}: is of samples, this model draws none; leave it out")
         return Experiment(config, data, model)
     node = config["measures"]
     if not node["n"]:
@@ -214,7 +214,8 @@ def _reference(
 def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
     """Check that the model that ``key`` refers to has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
-        raise UserError(f"{key}={path}: its process is {other.process}, the model's {denoiser.process}")
+        problem = f"its process is {other.process}, the model's {denoiser.process}"
+        raise UserError(f"{key}={path}: {problem}; pass one of the same process")
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides) -> Any:

@@ -97,7 +97,7 @@ def load_weights(
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
-        why = f"not those of the checkpoint's configuration ({error_line(error)})"
+        why = f"not those of the checkpoint's configuration ({error_line(error)}); restore the checkpoint"
         raise UserError(f"weights={weights}: {why}") from error
 
 
@@ -173,7 +173,7 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not {kind} of a run") from error
+        raise UserError(f"{path}: truncated or not {kind} of a run; restore it") from error
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:

@@ -101,7 +101,7 @@ class RunDirectory(Lockable):
         """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
         if not file.is_file():
-            raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
+            raise UserError(f"{self.path}: not a run's directory (no config.yaml); pass logs/runs/NAME")
         return read_config(file)
 
     def provenance(self) -> dict[str, Any]:
