@@ -39,7 +39,7 @@ def ours(size: str) -> nn.Module:
 
 def peers(size: str) -> dict[str, nn.Module]:
     """U-Nets of installed packages."""
-    found: dict[str, nn.Module] = {}
+    others: dict[str, nn.Module] = {}
     try:
         from diffusers import UNet2DModel
 
@@ -61,7 +61,7 @@ def peers(size: str) -> dict[str, nn.Module]:
             def forward(self, x, t):
                 return self.network(x, 1000 * t, return_dict=False)[0]
 
-        found["diffusers"] = Diffusers()
+        others["diffusers"] = Diffusers()
     except ImportError:
         print("diffusers is not installed: its row is left out")
     try:
@@ -75,10 +75,10 @@ def peers(size: str) -> dict[str, nn.Module]:
             def forward(self, x, t):
                 return self.network(x, 1000 * t)
 
-        found["denoising-diffusion-pytorch"] = Lucidrains()
+        others["denoising-diffusion-pytorch"] = Lucidrains()
     except ImportError:
         print("denoising-diffusion-pytorch is not installed: its row is left out")
-    return found
+    return others
 
 
 def stepper(network: nn.Module, batch: int):
@@ -133,31 +133,31 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", choices=WIDTHS, default="1M")
     parser.add_argument("--batch", type=int, default=64)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    networks = {"triptych": ours(asked.size)} | peers(asked.size)
-    runs = {name: stepper(network, asked.batch) for name, network in networks.items()}
-    runs["convolutions"] = convolutions(networks["triptych"], asked.batch)
-    seconds = interleave(runs, asked.repeats)
+    networks = {"triptych": ours(options.size)} | peers(options.size)
+    runs = {name: stepper(network, options.batch) for name, network in networks.items()}
+    runs["convolutions"] = convolutions(networks["triptych"], options.batch)
+    seconds = interleave(runs, options.repeats)
     figures = {}
     for name, network in networks.items():
         median, flops = statistics.median(seconds[name]), operations(network)
         figures[name] = {
             "parameters": sum(p.numel() for p in network.parameters()),
-            "images_a_second": asked.batch / median,
+            "images_a_second": options.batch / median,
             "gflop_an_image": flops / 1e9,
-            "gflop_a_second": flops * asked.batch / median / 1e9,
+            "gflop_a_second": flops * options.batch / median / 1e9,
             "seconds": seconds[name],
         }
         print(
-            f"{name:30s} {figures[name]['parameters'] / 1e6:5.2f} M  {asked.batch / median:6.1f} images/s  "
+            f"{name:30s} {figures[name]['parameters'] / 1e6:5.2f} M  {options.batch / median:6.1f} images/s  "
             f"{figures[name]['gflop_a_second']:5.1f} GFLOP/s"
         )
     figures["convolutions"] = {"seconds": seconds["convolutions"]}
     ratios = {f"step / {name}'s": ratio(seconds, "triptych", name) for name in networks if name != "triptych"}
     ratios["step / its convolutions"] = ratio(seconds, "triptych", "convolutions")
-    record(f"unet_step_{asked.size}_{asked.batch}", ratios, figures)
+    record(f"unet_step_{options.size}_{options.batch}", ratios, figures)
 
 
 if __name__ == "__main__":
