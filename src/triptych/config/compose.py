@@ -53,7 +53,7 @@ def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
 
 
 def share_files() -> None:
-    """Have Hydra share what it read, and take ``-m`` for what it composes once more for ``hydra.mode``."""
+    """Make Hydra read each file once, and not compose all once more to look up ``hydra.mode``."""
     # Hydra has no hooks for them
     config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
     defaults_list._create_interpolation_map = _map  # type: ignore[assignment]

@@ -52,9 +52,8 @@ class TrainOrder:
 class TrainLoader:
     """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
 
-    `first()` gives, at each `iter()`, the number of batches trained on so far. `repeat` > 0 cycles over the
-    first `repeat` batches (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same
-    batches in advance.
+    `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
+    (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
     """
 
     split: Split

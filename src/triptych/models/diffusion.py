@@ -82,9 +82,8 @@ class Diffusion(DenoiserModel):
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
-        signed = (
-            type(objective.loss).nats is not Loss.nats
-        )  # it has a term beside the error, and may be below 0
+        # it has a term beside the error, and may be below 0
+        signed = type(objective.loss).nats is not Loss.nats
         if signed and isinstance(objective.times, Adaptive):
             problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
             raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")

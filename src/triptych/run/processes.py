@@ -65,8 +65,7 @@ def await_announcement(folder: Path) -> None:
             if (folder / ".launch").read_text() == launch():
                 return
         time.sleep(0.1)
-    problem = f"the first process did not prepare it within {PATIENCE:.0f} s"
-    raise UserError(f"{folder}: {problem}; see that process's error")
+    raise UserError(f"{folder}: the first process did not prepare it in {PATIENCE:.0f} s; see its error")
 
 
 def lives(pid: int) -> bool:
