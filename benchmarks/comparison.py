@@ -33,8 +33,8 @@ def table(random, shape, seeds, ratio, rest, kind="normal"):
         b = random.exponential(size=(*shape, 1, ITEMS)) - 1
     else:
         a, b = draw(size=(*shape, seeds, 1)), draw(size=(*shape, 1, ITEMS))
-    found = np.sqrt(by_seed) * a + np.sqrt(by_item) * b
-    return found + spread * draw(size=(*shape, seeds, ITEMS)) if rest else found
+    total = np.sqrt(by_seed) * a + np.sqrt(by_item) * b
+    return total + spread * draw(size=(*shape, seeds, ITEMS)) if rest else total
 
 
 def estimates(d):
@@ -74,11 +74,11 @@ def coverage(random):
 
 def pairs_p(bounds, s):
     """p of all pairs of cells over the first s seeds: (draws, pairs)."""
-    found = []
+    pairs = []
     for i, j in combinations(range(bounds.shape[1]), 2):
         mean, a, b, _ = estimates(bounds[:, j, :s] - bounds[:, i, :s])
-        found.append((Error(a, s - 1, b, ITEMS).p(mean), mean))
-    return np.stack([p for p, _ in found], 1), np.stack([m for _, m in found], 1)
+        pairs.append((Error(a, s - 1, b, ITEMS).p(mean), mean))
+    return np.stack([p for p, _ in pairs], 1), np.stack([m for _, m in pairs], 1)
 
 
 def false_claims(random):
@@ -107,7 +107,7 @@ def until_decided(random):
     for sizes in ((3, 5, 8, 12), (3, 4, 6, 8, 10, 12, 14, 16)):
         print(f"\nno true difference, until=decided, seeds {sizes}: with the share of the level, and without")
         for ratio in (0.3, 3.0, 1e6):
-            told = naive = 0
+            claimed = naive = 0
             for _ in range(DRAWS // BATCH):
                 bounds = table(random, (BATCH, 5), sizes[-1], ratio, 1.0)
                 seen = [pairs_p(bounds, s) for s in sizes]
@@ -121,8 +121,8 @@ def until_decided(random):
                             p = np.where(agree, np.minimum(p, len(sizes) * before[k]), p)
                         ever |= min(holm(list(np.minimum(p, 1)))) <= 0.05
                         bare |= min(holm(list(seen[look][0][k]))) <= 0.05
-                    told, naive = told + ever, naive + bare
-            print(f"| {ratio:g} | {told / DRAWS:.2%} | {naive / DRAWS:.2%} |", flush=True)
+                    claimed, naive = claimed + ever, naive + bare
+            print(f"| {ratio:g} | {claimed / DRAWS:.2%} | {naive / DRAWS:.2%} |", flush=True)
 
 
 def announced_power(random):

@@ -39,14 +39,14 @@ def step(width: int = 32, side: int = 16, batch: int = 16) -> tuple[float, float
     network = UNet((1, side, side), widths=(width, 2 * width), heads=1)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     x, gamma = torch.randn(batch, 1, side, side), torch.zeros(batch)
-    found = []
+    laps = []
     for _ in range(4):
         start = time.process_time()
         network(x, gamma).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        found.append(time.process_time() - start)
-    return sum(p.numel() for p in network.parameters()), min(found[1:])
+        laps.append(time.process_time() - start)
+    return sum(p.numel() for p in network.parameters()), min(laps[1:])
 
 
 def test(items: int) -> tuple[float, float]:
@@ -109,15 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
-    asked = parser.parse_args()
-    if asked.one:
-        kind, size = asked.one
+    options = parser.parse_args()
+    if options.one:
+        kind, size = options.one
         n, seconds = KINDS[kind](int(size))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps([n, seconds, memory]))
         return
     figures, ratios = {}, {}
-    for kind in asked.kinds:
+    for kind in options.kinds:
         points = []
         for size in SIZES[kind]:
             line = [sys.executable, __file__, "--one", kind, str(size)]

@@ -62,14 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("names", nargs="*", default=list(NAMES))
-    asked = parser.parse_args()
-    if len(asked.names) == 1:
+    options = parser.parse_args()
+    if len(options.names) == 1:
         torch.set_num_threads(1)
-        print(measure(asked.names[0], asked.batch))
+        print(measure(options.names[0], options.batch))
         return
     print("| `denoiser=` | event | parameters | memory | CPU seconds |\n|---|---|---|---|---|", flush=True)
-    for name in asked.names:
-        subprocess.run([sys.executable, __file__, "--batch", str(asked.batch), name], check=True)
+    for name in options.names:
+        subprocess.run([sys.executable, __file__, "--batch", str(options.batch), name], check=True)
 
 
 if __name__ == "__main__":

@@ -101,14 +101,14 @@ def main():
     torch.set_num_threads(1)
     runs = hand_loops(args.steps) | ours(args.steps) | peers(args.steps)
     seconds = interleave(runs, args.repeats)
-    micro = {name: [1e6 * s / args.steps for s in found] for name, found in seconds.items()}
-    median = {name: statistics.median(found) for name, found in micro.items()}
+    micro = {name: [1e6 * s / args.steps for s in laps] for name, laps in seconds.items()}
+    median = {name: statistics.median(laps) for name, laps in micro.items()}
 
     print(f"microseconds a step, batch {SHAPE}, {args.steps} steps, {args.repeats} repeats, median (min-max)")
-    for name, found in micro.items():
+    for name, laps in micro.items():
         noisy = any(word in name for word in ("ancestral", "DDPM", "corrector"))
         hand = median["hand ancestral" if noisy else "hand DDIM"]
-        span = f"({min(found):.1f}-{max(found):.1f})"
+        span = f"({min(laps):.1f}-{max(laps):.1f})"
         print(f"{name:40s} {median[name]:7.1f} {span:16s} {median[name] / hand:5.2f} x hand")
     ratios = {
         "DDIM / hand DDIM": median["triptych DDIM"] / median["hand DDIM"],

@@ -87,11 +87,11 @@ def main():
     for name, draw in (ours() | theirs()).items():
         row = figures[name] = []
         for calls in CALLS:
-            found = [
+            distances = [
                 sliced_wasserstein(draw(calls, args.n, torch.Generator().manual_seed(s)), truth(100 + s))
                 for s in range(args.seeds)
             ]
-            row.append(statistics.median(found))
+            row.append(statistics.median(distances))
         print(f"{name:30s}" + "".join(f"{d:8.3f}" for d in row), flush=True)
     best = [min(row[i] for n, row in figures.items() if "triptych" in n) for i in range(len(CALLS))]
     peer = next((row for name, row in figures.items() if "diffusers" in name), [])

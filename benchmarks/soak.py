@@ -35,13 +35,13 @@ def main() -> None:
         log = open(Path(root) / "output", "wb")
         environment = os.environ | {"TRIPTYCH_ROOT": root, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([*line, f"seed={seeds}", *TINY], stdout=log, stderr=log, env=environment)
-        began, told = time.monotonic(), -1
+        began, reported = time.monotonic(), -1
         print(f"{'jobs':>5} {'seconds':>8} {'MiB':>7} {'files':>6} {'threads':>8}")
         while process.poll() is None:
             time.sleep(1.0)
             done = len(list(Path(root).glob("logs/sweeps/*/*/summary.json")))
-            if done // max(1, jobs // 10) > told:
-                told = done // max(1, jobs // 10)
+            if done // max(1, jobs // 10) > reported:
+                reported = done // max(1, jobs // 10)
                 try:
                     memory, files, threads = look(process.pid)
                 except (OSError, KeyError):

@@ -157,11 +157,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--size", choices=WIDTHS, default="1M")
     parser.add_argument("--batch", type=int, default=64)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     context, runs, networks, workers = multiprocessing.get_context("spawn"), {}, {}, []
-    for name in ["triptych", COMPILED, *peers(asked.size), CONVOLUTIONS]:
+    for name in ["triptych", COMPILED, *peers(options.size), CONVOLUTIONS]:
         here, there = context.Pipe()
-        context.Process(target=work, args=(name, asked.size, asked.batch, there), daemon=True).start()
+        context.Process(target=work, args=(name, options.size, options.batch, there), daemon=True).start()
         workers.append(here)
         networks[name] = here.recv()
 
@@ -171,7 +171,7 @@ def main() -> None:
 
         runs[name] = step
         step()  # compiles
-    seconds = interleave(runs, asked.repeats)
+    seconds = interleave(runs, options.repeats)
     for worker in workers:
         worker.send(False)
     figures = {}
@@ -179,14 +179,14 @@ def main() -> None:
         median = statistics.median(seconds[name])
         figures[name] = {
             "parameters": parameters,
-            "images_a_second": asked.batch / median,
+            "images_a_second": options.batch / median,
             "gflop_an_image": flops / 1e9,
-            "gflop_a_second": flops * asked.batch / median / 1e9,
+            "gflop_a_second": flops * options.batch / median / 1e9,
             "seconds": seconds[name],
         }
         print(
-            f"{name:30s} {parameters / 1e6:5.2f} M  {asked.batch / median:6.1f} images/s  "
-            f"{flops * asked.batch / median / 1e9:5.1f} GFLOP/s"
+            f"{name:30s} {parameters / 1e6:5.2f} M  {options.batch / median:6.1f} images/s  "
+            f"{flops * options.batch / median / 1e9:5.1f} GFLOP/s"
         )
     ratios = {
         f"{what} / {name}'s": ratio(seconds, own, name)
@@ -194,7 +194,7 @@ def main() -> None:
         for name in networks
         if name not in ("triptych", COMPILED)
     }
-    record(f"unet_step_{asked.size}_{asked.batch}", ratios, figures)
+    record(f"unet_step_{options.size}_{options.batch}", ratios, figures)
 
 
 if __name__ == "__main__":

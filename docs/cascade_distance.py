@@ -37,8 +37,8 @@ SHARES = ("prompt_accuracy", "prompt_accuracy_held_out")
 def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     """Print the table."""
     made = without_hydra(compose_command("sample", [f"n={n}"]))
-    asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
-    data = cascade_of(asked).data
+    composed = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
+    data = cascade_of(composed).data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
     chunks = Chunks(Path(tempfile.mkdtemp()), data.shape, reference.read)
     reference.fill(chunks, torch.device("cpu"))
@@ -48,17 +48,17 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
 
     def figures(x, seed):
         read = chunks.fill(f"set_{next(names)}", len(x), lambda rows, _: x[rows])
-        found = {"frechet_distance": reference.compare(read, None, seed)["frechet_distance"]}
+        measured = {"frechet_distance": reference.compare(read, None, seed)["frechet_distance"]}
         for share, kind in zip(SHARES, (~unseen, unseen), strict=True):
             rows = kind.nonzero().squeeze(1)
-            found[share] = reference.prompted(read.subset(rows), items[rows])["prompt_accuracy"]
-        return found
+            measured[share] = reference.prompted(read.subset(rows), items[rows])["prompt_accuracy"]
+        return measured
 
     rows: dict[str, list[dict[str, float]]] = {}
     with tqdm(total=len(WAYS) * SETS, unit="set") as progress:
         for way, change in WAYS.items():
             for seed in range(SETS):
-                values = asked | change | {"seed": seed}
+                values = composed | change | {"seed": seed}
                 first, drawn = draw_all(cascade_of(values), values).values()
                 rows.setdefault(way, []).append(figures(drawn, seed))
                 if not change:
@@ -73,8 +73,8 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     true = [f"{floor[key]['median']:.3f}" for key in SHARES]
     ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]
     print(f"| held out, {floor['n']} | {ends[0]} ({ends[1]} to {ends[2]}) | {' | '.join(true)} |")
-    for way, found in rows.items():
-        values = torch.tensor([[f[key] for key in keys] for f in found])
+    for way, measured in rows.items():
+        values = torch.tensor([[f[key] for key in keys] for f in measured])
         cells = zip(values.mean(0), values.std(0) / SETS**0.5, strict=True)
         print(f"| {way} | " + " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in cells) + " |")
 

@@ -161,8 +161,8 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = {steps: measure(steps) for steps in STEPS}
-    for steps, rows in found.items():
+    results = {steps: measure(steps) for steps in STEPS}
+    for steps, rows in results.items():
         for form, row in rows.items():
             print(
                 f"T = {steps:2}  {form:18}  mean {row.mean:7.3f} ± {row.stderr:.3f} nats   "
@@ -170,10 +170,10 @@ def main() -> None:
             )
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for form in FORMS:
-        left.plot(STEPS, [found[steps][form].mean for steps in STEPS], marker="o", label=form)
+        left.plot(STEPS, [results[steps][form].mean for steps in STEPS], marker="o", label=form)
         if form != FORMS[2]:
-            middle.plot(STEPS, [found[steps][form].step for steps in STEPS], marker="o", label=form)
-            right.plot(STEPS, [found[steps][form].path for steps in STEPS], marker="o", label=form)
+            middle.plot(STEPS, [results[steps][form].step for steps in STEPS], marker="o", label=form)
+            right.plot(STEPS, [results[steps][form].path for steps in STEPS], marker="o", label=form)
     titles = ("mean, nats", "variance of one term × T", "variance of a whole path")
     for ax, title in zip((left, middle, right), titles, strict=True):
         ax.set(xscale="log", yscale="log", title=title, xlabel="steps T")

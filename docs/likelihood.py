@@ -28,9 +28,9 @@ def main() -> None:
         x, _ = mixture.sample(ITEMS, torch.Generator().manual_seed(1))
         exact = -mixture.log_prob(x.double())
         for probes in (None, 4, 16, 64):
-            found = Likelihood(SCHEDULE, probes=probes)(Oracle(mixture, VariancePreserving()), x)
-            error = found.total - exact
-            claimed = found.stderr.square().sum().sqrt().item() / ITEMS / d
+            solution = Likelihood(SCHEDULE, probes=probes)(Oracle(mixture, VariancePreserving()), x)
+            error = solution.total - exact
+            claimed = solution.stderr.square().sum().sqrt().item() / ITEMS / d
             print(
                 f"d = {d:2}  {'exact trace' if probes is None else f'{probes} probes':11}  "
                 f"error of the mean {error.mean().item() / d:+.1e} (claimed {claimed:.1e}), "

@@ -15,15 +15,15 @@ NAMES |= {"test items": "test items", "runs": "runs in a report"}
 
 def main(path: str | Path = HERE / "images" / "performance.png") -> None:
     """Draw how cost grows, each kind beside a line of slope 1."""
-    found = json.loads((RESULTS / "growth.json").read_text())
+    record = json.loads((RESULTS / "growth.json").read_text())
     figure = Figure(figsize=(10, 2.4), layout="constrained", dpi=150)
-    for axes, (kind, points) in zip(figure.subplots(1, len(NAMES)), found["figures"].items(), strict=True):
+    for axes, (kind, points) in zip(figure.subplots(1, len(NAMES)), record["figures"].items(), strict=True):
         power = 2 if kind == "side" else 1
         n, seconds = [p[0] ** power for p in points], [p[1] for p in points]
         axes.loglog(n, seconds, "o-", color="#3465a4", markersize=4)
         axes.loglog(n, [seconds[-1] * a / n[-1] for a in n], ":", color="#888888")
         axes.set_title(NAMES[kind], fontsize=9)
-        exponent = found["ratios"][f"exponent of {kind}"] / power
+        exponent = record["ratios"][f"exponent of {kind}"] / power
         axes.text(0.05, 0.9, f"n^{exponent:.2f}", transform=axes.transAxes, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.xaxis.set_minor_formatter(NullFormatter())

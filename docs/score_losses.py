@@ -85,13 +85,13 @@ def main() -> None:
             parts = []
             for i in range(0, N, 20_000):
                 part = slice(i, i + 20_000)
-                found = {
+                terms = {
                     "explicit": lambda p=part: explicit(score, z[p], truth[p]),
                     "implicit": lambda p=part: implicit(score, z[p]),
                     "sliced": lambda p=part: sliced(score, z[p], v[p]),
                     "denoising": lambda p=part: denoising(score, z[p], eps[p], SIGMA),
                 }[name]()
-                parts.append(found.detach() - offsets[name][part])
+                parts.append(terms.detach() - offsets[name][part])
             value = torch.cat(parts)
             row.append(f"{value.mean():.4f} ± {value.std() / N**0.5:.4f}")
         print(f"{name:24s} {row[0]:>22s} {row[1]:>24s}")

@@ -79,18 +79,34 @@ def test_no_module_imports_itself_through_others():
 
 # of names: nouns and verbs of the field
 RIDDLES = re.compile(r"told|said|found|asked|hears?|heard|whereabouts")
+IN_TEXT = re.compile(rf"\b({RIDDLES.pattern})\b(?!=)|\b(is|are) accepted\b")
 PYTHONS = {"FileNotFoundError", "PackageNotFoundError", "ModuleNotFoundError"}
 KEPT = {"told"}  # the key of augmentations, which runs have recorded
+HOUSE = ROOT.parents[1]
+
+
+def programs() -> list[Path]:
+    scripts = (file for name in ("benchmarks", "docs", "examples") for file in (HOUSE / name).rglob("*.py"))
+    return [*ROOT.parent.rglob("*.py"), *scripts]
 
 
 def test_names_and_messages_are_in_the_words_of_the_field():
     odd = set()
-    for module, file in modules().items():
-        for node in ast.walk(ast.parse(file.read_text())):
+    for file in programs():
+        tree = ast.parse(file.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
             names = [getattr(node, key, None) for key in ("id", "arg", "attr", "name")]
             names = [str(name) for name in names if name and name not in PYTHONS]
             parts = {part for name in names for part in re.split(r"_|(?<=[a-z])(?=[A-Z])", name)}
-            odd |= {(module, part) for part in parts if RIDDLES.fullmatch(part.lower()) and part not in KEPT}
-            if isinstance(node, ast.Constant) and re.search(r"\b(is|are) accepted\b", str(node.value)):
-                odd.add((module, node.value))
+            odd |= {(file, part) for part in parts if RIDDLES.fullmatch(part.lower()) and part not in KEPT}
+            text = str(node.value) if isinstance(node, ast.Constant) and id(node) not in docstrings else ""
+            odd |= {(file, text)} if IN_TEXT.search(text) else set()
     assert odd == set()
+
+
+def test_pages_and_comments_of_configurations_are_in_these_words_too():
+    pages = (file.read_text() for file in (ROOT / "study" / "page").iterdir())
+    files = (file.read_text() for name in ("configs", "examples") for file in (HOUSE / name).rglob("*.yaml"))
+    comments = (comment for text in files for comment in re.findall(r"(?:^|\s)#.*", text))
+    assert [match[0] for text in (*pages, *comments) for match in IN_TEXT.finditer(text)] == []

@@ -12,7 +12,7 @@ class Answer:
 
 
 class Bare(nn.Module):
-    """Three convolutions, told the step and the class."""
+    """Three convolutions, conditioned on the step and the class."""
 
     def __init__(self, in_channels=1, out_channels=1, width=16, num_class_embeds=None):
         super().__init__()
@@ -25,8 +25,8 @@ class Bare(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Answer:
         angle = timestep / 1000 * torch.pi
-        told = self.step(torch.stack([angle.sin(), angle.cos()], 1))
+        condition = self.step(torch.stack([angle.sin(), angle.cos()], 1))
         if self.classes is not None:
-            told = told + self.classes(class_labels)
-        h = nn.functional.silu(self.first(sample) + told[:, :, None, None])
+            condition = condition + self.classes(class_labels)
+        h = nn.functional.silu(self.first(sample) + condition[:, :, None, None])
         return Answer(self.last(nn.functional.silu(self.middle(h))))

@@ -97,10 +97,10 @@ def marks(kind: Any) -> list[Any]:
     return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
 
 
-def says(kind: Any) -> bool:
+def is_declaration(kind: Any) -> bool:
     """Return whether a type is a declaration: plain types are injected, not configured."""
     inner, more = unwrap(kind)
-    return bool(more) or get_origin(inner) is Literal or any(map(says, get_args(inner)))
+    return bool(more) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
 
 
 def fits(kind: Any, value: Any) -> bool:
@@ -265,6 +265,6 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     for name, kind in function.__annotations__.items():
         with suppress(NameError):  # of a type that is imported for type checkers alone
             kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
-            if says(kind):
+            if is_declaration(kind):
                 kinds[name] = kind
     return kinds

@@ -1,6 +1,6 @@
 """Read untrusted files: regular, inside their directory, of bounded size, control characters escaped.
 
-Every door to a run's directory begins with ``check_directory``; every reader of a file in it with
+Every reader of a run's directory begins with ``check_directory``; every reader of a file in it with
 ``open_regular``. docs/security.md says what is promised.
 """
 

@@ -114,7 +114,7 @@ def test_the_source_says_what_python_says(target):
             break
     assert set(found.named) == set(taken) - {"self"}
     for key, argument in found.named.items():
-        if not isinstance(kind := taken[key].annotation, str) and declare.says(kind):
+        if not isinstance(kind := taken[key].annotation, str) and declare.is_declaration(kind):
             assert declare.describe_kind(argument.kind) == declare.describe_kind(kind), key
 
 

@@ -147,7 +147,7 @@ def test_hybrid_trains_the_mean_and_the_variance_apart():
 def test_what_has_no_steps_or_no_such_variance_is_refused():
     bound = functools.partial(Bound, Linear(-1, 1), None)
     refused(lambda: bound(5, "betta"), "beta_tilde, beta, optimal, learned")
-    refused(lambda: bound(None, "optimal"), "needs bound.steps")
+    refused(lambda: bound(None, "optimal"), "bound.variance=optimal", "bound.steps=T")
     oracle, x, t = Oracle(ring_mixture(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
     refused(lambda: bound(5, "learned").diffusion(oracle, x, t, x), "this denoiser has none")
     with pytest.raises(RuntimeError, match="calibrate"):

@@ -9,7 +9,7 @@ from triptych.config.identity import data_identity
 from triptych.data.build import build_data
 from triptych.diffusion.sampler import DDIM
 from triptych.models.classifier import Classifier
-from triptych.run.build import Guides, _weak, guided
+from triptych.run.build import OtherRuns, _weak, guided
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.model import build_model
@@ -58,7 +58,7 @@ def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)
     model = build_model(config, data).eval()
-    wrapped = guided(model, data, config, Guides(config))
+    wrapped = guided(model, data, config, OtherRuns(config))
     assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
     x = Drawing(model, data, DDIM(3), wrapped).samples(4, seed=0)
     assert not torch.equal(x, Drawing(model, data, DDIM(3)).samples(4, seed=0))
@@ -82,7 +82,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     weak = finished(*labelled, "test=false", "samples.n=0", path="weak")
     unlabelled = prepared("guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled")
     refused(lambda: execute(unlabelled), f"guide={weak.path}: never trained without label")
-    guides, ckpt = Guides(run.config()), str(run / "checkpoints" / "last.ckpt")
+    guides, ckpt = OtherRuns(run.config()), str(run / "checkpoints" / "last.ckpt")
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")
 
 
@@ -93,4 +93,6 @@ def test_how_data_are_loaded_is_not_what_they_are():
 
 
 def test_a_guide_that_is_missing_is_named_by_the_key_that_was_typed():
-    assert refused(lambda: _weak("/nowhere", Guides({"guide": "/nowhere"}))).startswith("guide=/nowhere: no ")
+    assert refused(lambda: _weak("/nowhere", OtherRuns({"guide": "/nowhere"}))).startswith(
+        "guide=/nowhere: no "
+    )

@@ -13,7 +13,7 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Vectors
 from triptych.diffusion.sampler import DDIM
-from triptych.run.build import Guides, _teacher, guided
+from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
 from triptych.run.model import build_model, facts
 from triptych.run.sampling.measure import _conditions
@@ -48,7 +48,9 @@ def test_an_unconditional_model_is_told_nothing(model):
     other = Batch(batch.x, Condition(label=(batch.condition.label + 1) % 10), batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     free = config | {"guidance": CFG}
-    refused(lambda: guided(made, data, free, Guides(config)), "guidance.scale=2.0", "model.conditional=true")
+    refused(
+        lambda: guided(made, data, free, OtherRuns(config)), "guidance.scale=2.0", "model.conditional=true"
+    )
 
 
 def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):
@@ -69,7 +71,9 @@ def test_parts_that_the_data_do_not_have(model):
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     wrong = config | {"guidance": CFG | {"parts": ["text"]}}
     refused(
-        lambda: guided(made, data, wrong, Guides(config)), "guidance.parts: 'text' is no part", "from label"
+        lambda: guided(made, data, wrong, OtherRuns(config)),
+        "guidance.parts: 'text' is no part",
+        "from label",
     )
 
 
@@ -77,7 +81,9 @@ def test_one_number_has_no_deviation_to_rescale(model):
     made, data, config = model("model.conditional=true")
     made.event = (1,)
     wrong = config | {"guidance": CFG | {"rescale": 0.7}}
-    refused(lambda: guided(made, data, wrong, Guides(config)), "guidance.rescale=0.7: an item of one number")
+    refused(
+        lambda: guided(made, data, wrong, OtherRuns(config)), "guidance.rescale=0.7: an item of one number"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
     data = SimpleNamespace(conditions=network.conditions)
     for scale in (0.0, 1.0, 2.0):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
-        wrap = lambda config=config: guided(made, data, config, Guides(config))  # noqa: E731
+        wrap = lambda config=config: guided(made, data, config, OtherRuns(config))  # noqa: E731
         if gone and scale != 1:
             refused(wrap, f"guidance.scale={scale}: never trained without {gone}, as model.label_dropout=")
         else:
@@ -117,7 +123,7 @@ def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_with
         (True, "guidance.scale=1.0: never trained without label"),
         (False, "=exact"),
     ):
-        refused(lambda: guided(made, data, {"guidance": node}, Guides({})), words)
+        refused(lambda: guided(made, data, {"guidance": node}, OtherRuns({})), words)
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
@@ -135,7 +141,7 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
 
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
-    wrapped = guided(made, data, config, Guides(config))
+    wrapped = guided(made, data, config, OtherRuns(config))
     # all but the last bit of noise comes from a guess within [-1, 1]
     assert Drawing(made, data, DDIM(3), wrapped).samples(4, seed=0).abs().max() < 1.1
     assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2

@@ -199,7 +199,7 @@ def test_at_first_the_prior_is_standard_normal(monkeypatch):
     torch.testing.assert_close(ours, sigma[:, None, None, None] * z)
     samples = model.sample(5, Ancestral(3), torch.Generator().manual_seed(1))
     assert samples.shape == (5, 1, 8, 8) and torch.isin(samples, model.observation.centres).all()
-    assert model.shown(torch.randn(4, 5, 3, 4, 4)).shape == (4, 5, 1, 8, 8)
+    assert model.to_picture(torch.randn(4, 5, 3, 4, 4)).shape == (4, 5, 1, 8, 8)
     tried = set()
     for module in ("latent_diffusion", "diffusion"):
         monkeypatch.setattr(f"triptych.models.{module}.check_output", lambda key, *_: tried.add(key))

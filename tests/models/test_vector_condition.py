@@ -9,7 +9,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.run.account import account_split
-from triptych.run.build import Guides, guided
+from triptych.run.build import OtherRuns, guided
 from triptych.run.drawing import Drawing
 from triptych.run.fit import build_trainer
 from triptych.run.model import build_model
@@ -56,6 +56,6 @@ def test_it_trains_validates_drops_guides_and_samples(made):
     assert 0.4 < gone < 0.6
     figures = account_split(build_trainer(config, None, []), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
-    denoiser = guided(model, data, config | {"guidance": CFG}, Guides(config))
+    denoiser = guided(model, data, config | {"guidance": CFG}, OtherRuns(config))
     x, pushed = (Drawing(model, data, DDIM(3), g).samples(6, seed=0) for g in (None, denoiser))
     assert x.shape == pushed.shape == (6, 2) and not torch.equal(x, pushed)

@@ -9,7 +9,7 @@ from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.captions import on_sphere
 from triptych.errors import UserError
-from triptych.run.build import Guides, build_drawing
+from triptych.run.build import OtherRuns, build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
@@ -87,7 +87,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
 
     opened = reopen(str(decoder.path))
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
-    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
     asked = drawing.condition(5)
     drawn = drawing.fill(asked, 5, drawing.generator(0)).parts["embedding"].value
     torch.testing.assert_close(drawn, on_sphere(drawn))
@@ -113,17 +113,17 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     ):
         config = opened.config | {"condition_from": {part: what}}
         with pytest.raises(UserError, match=words):
-            build_drawing(config, opened.model, opened.data, Guides(config))
+            build_drawing(config, opened.model, opened.data, OtherRuns(config))
     opened = reopen(str(upsampler.path))
     config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
-    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    drawing = build_drawing(config, opened.model, opened.data, OtherRuns(config))
     told = drawing.fill(drawing.condition(5), 5, drawing.generator(0))
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
     torch.testing.assert_close(told.parts["embedding"].value, texts)
 
     def low_pictures(**changes):
-        drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
+        drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, OtherRuns(config))
         return drawing.fill(drawing.condition(5), 5, drawing.generator(0)).parts["low"].value
 
     as_it_is = low_pictures()

@@ -14,7 +14,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import WINDOW, Progress
 from triptych.run.read import read_position
-from triptych.study.monitor import Monitor, progress_text, write_report_or_say_why
+from triptych.study.monitor import Monitor, progress_text, try_write_report
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
 
@@ -114,5 +114,5 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
 
 
 def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):
-    assert "No such file or directory" in write_report_or_say_why(tmp_path / "gone")
+    assert "No such file or directory" in try_write_report(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()

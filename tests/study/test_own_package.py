@@ -102,7 +102,7 @@ def test_panels_of_a_trusted_package(lab, runs, tmp_path):
     assert "It cannot be drawn. ZeroDivisionError: division by zero" in html
     assert "It cannot be drawn. SystemExit: 0" in html
     assert f"({tmp_path}/panel_lab/panels.py:8, in broken)" in html
-    exported = {path.name for path in write_figures(report.story, tmp_path / "figures")}
+    exported = {path.name for path in write_figures(report.study, tmp_path / "figures")}
     assert {one for one in exported if "panel_lab" in one} == {
         f"panel_lab.panels-figure.{ending}" for ending in ("svg", "pdf", "png")
     }

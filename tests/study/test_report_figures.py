@@ -202,5 +202,5 @@ def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
     assert "one pair: no ranking" not in page, "the headline has said that there is one seed"
     assert "Each line is one objective, along optimizer.lr" in page
     assert 'aria-label="The test bound along one setting, a line' in page
-    (comparison,) = report.story.comparisons
+    (comparison,) = report.study.comparisons
     assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}

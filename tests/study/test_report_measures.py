@@ -90,7 +90,7 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
     report = write_report(tmp_path)
     table = report.html.read_text().partition("<h3>Measures of each setting</h3>")[2]
     assert table.index("0.315 ± 0.005") < table.index("0.515 ± 0.005")
-    written = write_figures(report.story, tmp_path / "figures")
+    written = write_figures(report.study, tmp_path / "figures")
     (file,) = (one for one in written if one.name == "measures.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
 

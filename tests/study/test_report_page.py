@@ -77,14 +77,14 @@ def test_the_page_answers_first(full):
     html = full.html.read_text()
     page = check(html)
     body = html[html.index("<body>") :]
-    order = [full.story.question, "levels is lowest", "Clear of v, epsilon, x0 and score.", "<svg"]
+    order = [full.study.question, "levels is lowest", "Clear of v, epsilon, x0 and score.", "<svg"]
     order += ["bits/dim more than levels", "<table", "What is measured", "Samples", ">Runs<", "Reproduce"]
     places = [body.index(text) for text in order]
     assert places == sorted(places)
     assert page.images == len(TARGETS)
     assert body.count("<svg") == 6 and "image-rendering: pixelated" in html
     assert "triptych-train -m ablation=objectives" in body and "of 15 runs finished" not in body
-    (comparison,) = full.story.comparisons
+    (comparison,) = full.study.comparisons
     for i, cell in enumerate(comparison.cells):
         assert f"{cell.bound.mean:.3f} ± {cell.bound.stderr:.3f}" in body
         assert i == 0 or f"{comparison.claim(0, i).pair.mean:+.3f}" in body
@@ -92,9 +92,9 @@ def test_the_page_answers_first(full):
 
 def test_csv_has_every_run_in_full_precision(full):
     rows = list(csv.DictReader(full.csv.open()))
-    assert {row["directory"] for row in rows} == {run.dir.name for run in full.story.runs}
+    assert {row["directory"] for row in rows} == {run.dir.name for run in full.study.runs}
     assert len(rows) == 15 and {row["objective"] for row in rows} == set(TARGETS)
-    runs = {(run.overrides["objective"], run.seed): run for run in full.story.runs}
+    runs = {(run.overrides["objective"], run.seed): run for run in full.study.runs}
     for row in rows:
         run = runs[row["objective"], int(row["seed"])]
         assert float(row["test/bpd"]) == run.test["bpd"].mean and row["test/bpd_n"] == "297"
@@ -119,7 +119,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
     report = write_report(tmp_path)
     html = report.html.read_text()
     page = check(html)
-    assert page.images == 0 and "<script>alert" not in html and "49" not in report.story.answer
+    assert page.images == 0 and "<script>alert" not in html and "49" not in report.study.answer
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "{{ 7 * 7 }}" in html
     render.print_table(tmp_path, report=report)
 
@@ -134,7 +134,7 @@ def test_while_a_sweep_goes_on(tmp_path):
     html = report.html.read_text()
     check(html)
     assert "6 of 15 runs finished, 1 running, 1 interrupted (the same command resumes it), 1 failed" in html
-    assert report.story.answer.startswith("So far: ") and "fit 120 of 800" in html
+    assert report.study.answer.startswith("So far: ") and "fit 120 of 800" in html
     for text in ("Runs that failed or diverged", "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan", "train.log"):
         assert text in html
     assert re.search(r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html)
@@ -174,7 +174,7 @@ def test_mixed_units_stand_apart(tmp_path):
     for place in (r'data-name="t(\d)"', r'data-of="cells:(\d)"', r'data-seeds="(\d):', r'data-ink="(\d):'):
         assert re.findall(place, html) == ["0", "1"], place
     assert "gap to entropy" in html
-    assert "On digits (bits/dim)" in report.story.answer and "On ring (nats/dim)" in report.story.answer
+    assert "On digits (bits/dim)" in report.study.answer and "On ring (nats/dim)" in report.study.answer
     render.print_table(tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
-from triptych.study.groups import BEST, EQUAL, Tuning, read_tuning, sentence, setting_label, stages
+from triptych.study.groups import BEST, EQUAL, Tuning, describe_tuning, read_tuning, setting_label, stages
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 
@@ -59,7 +59,7 @@ def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
 
 
 def test_words_say_the_budget_the_choices_and_the_edges():
-    said = sentence(read_tuning(SWEEP))
+    said = describe_tuning(read_tuning(SWEEP))
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
     assert "At the edge of what was tried: x0 and v" in said
 
@@ -67,14 +67,14 @@ def test_words_say_the_budget_the_choices_and_the_edges():
 def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
     report = write_report(tmp_path)
-    titles = [c.title for c in report.story.comparisons]
+    titles = [c.title for c in report.study.comparisons]
     assert titles == [BEST, EQUAL]
-    assert len({c.tests for c in report.story.comparisons}) == 1  # the family is the whole report's
+    assert len({c.tests for c in report.study.comparisons}) == 1  # the family is the whole report's
     page = report.html.read_text()
     assert "Tuning" in page and "6 trials for each setting" in page
     assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
-    assert "seed=101" not in " ".join(cell.label for c in report.story.comparisons for cell in c.cells)
-    assert "On digits" not in report.story.answer and "Each at its best: " in report.story.answer
+    assert "seed=101" not in " ".join(cell.label for c in report.study.comparisons for cell in c.cells)
+    assert "On digits" not in report.study.answer and "Each at its best: " in report.study.answer
 
 
 def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
@@ -118,4 +118,4 @@ def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():
     points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
     best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
     tuning = Tuning(("lr",), points, ("lr=0.01",), best, 2)
-    assert "At the edge of what was tried: outer; a wider" in sentence(tuning)
+    assert "At the edge of what was tried: outer; a wider" in describe_tuning(tuning)

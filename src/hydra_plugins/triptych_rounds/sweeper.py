@@ -63,13 +63,13 @@ class RoundsSweeper(BasicSweeper):
     def _sweep(self, arguments: list[str]) -> Any:
         from triptych.errors import UserError
         from triptych.study.rounds import grid
-        from triptych.study.sweep import current
+        from triptych.study.sweep import current_hook
 
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, root / "multirun.yaml")
         jobs = grid(self.config.hydra.sweeper, arguments)
-        self.hook = current()
+        self.hook = current_hook()
         until = self.config.get("until")
         if until and self.tune:
             raise UserError("until=decided: not for a sweep that tunes; use until=null")

@@ -1,9 +1,9 @@
-"""A search by Optuna as a sweep of Hydra's: ask for a batch of trials, launch them, tell how they ended.
+"""A search by Optuna as a sweep of Hydra's: batches of trials, of which Optuna learns the outcomes.
 
 The study is a SQLite file in the sweep's directory and each trial is a run in a directory that follows from
 its values, so typing the same command goes on: trials under way first, then as many as are missing. While
-runs train, this process reads their validation bounds and asks those to stop that are not worth their time;
-it takes no Optuna where they run, and works on every launcher.
+runs train, this process reads their validation bounds and stops those that Optuna prunes: no run imports
+Optuna, and every launcher works.
 """
 
 import sys
@@ -134,6 +134,8 @@ class _Watch(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        from triptych.run.directory import PRUNE
+
         while not self._halt.wait(0.5):
             for trial, folder, known in self.running:
                 for step, value in _bounds(folder):
@@ -141,7 +143,7 @@ class _Watch(threading.Thread):
                         known.add(step)
                         trial.report(value, step)
                         if trial.should_prune():
-                            (folder / "prune").touch()  # the run looks for it after each validation
+                            (folder / PRUNE).touch()  # the run stops at it after its next validation
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
@@ -156,7 +158,7 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str
     from optuna.trial import TrialState
 
     from triptych.errors import UserError
-    from triptych.run.directory import RunDirectory
+    from triptych.run.directory import PRUNE, RunDirectory
 
     run = RunDirectory(folder)
     result = run.summary()
@@ -171,7 +173,7 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str
         raise UserError(f"optimized_metric={metric}: {folder.name} has no such figure; use val.bound.mean")
     elif run.status in ("finished", "failed", "diverged"):
         study.tell(trial, state=TrialState.FAIL)
-    elif (folder / "prune").exists():
+    elif (folder / PRUNE).exists():
         study.tell(trial, state=TrialState.PRUNED)
     else:
         print(f"{folder.name}: did not end", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Lightning callbacks: averaged weights, progress, samples."""
+"""Lightning callbacks: averaged weights, early stopping, gradient norms, users' metrics."""

@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
-from triptych.config.describe import help_text, plus
+from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import MEANT, nearest, translated
 from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
@@ -63,7 +63,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         if value == "{}" and key[:1].isalpha():
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
-            key = plus(key, classes) + key
+            key = plus_signs(key, classes) + key
         path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
         text = key == "name" and GROUPED.fullmatch(value)
         if text or (path and value[0] not in "'\"" and value.lower() != "null"):
@@ -80,7 +80,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         atexit.register(gc.freeze)  # as it would at the end
     if options.help or options.cfg:
-        print(shown(options, command), end="")
+        print(help_or_config(options, command), end="")
         sys.exit(0)
     # options first: Hydra's parser takes overrides in one piece
     return [*(one for one in quoted if one not in options.overrides), *options.overrides]
@@ -95,7 +95,7 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
     sys.exit(0)
 
 
-def shown(options: Namespace, command: str) -> str:
+def help_or_config(options: Namespace, command: str) -> str:
     """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
     folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
     cfg = compose_command(command, [*options.overrides, *folder])

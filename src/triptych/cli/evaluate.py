@@ -23,7 +23,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def evaluate_and_print(cfg: DictConfig) -> None:
-    """Hydra's task: evaluate, print one line, write JSON where asked."""
+    """Hydra's task: evaluate, print one line, write JSON to ``out``."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.parsing import parse_estimates
     from triptych.run.result import figures_line

@@ -85,7 +85,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.figures:
         from triptych.study.render import write_figures
 
-        print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
+        print(f"Figures: {len(write_figures(report.study, options.figures))} files in {options.figures}")
 
 
 def _results(file: Path, roots: Sequence[Path]) -> None:
@@ -94,9 +94,9 @@ def _results(file: Path, roots: Sequence[Path]) -> None:
     try:
         write_results(file, roots)
     except UnicodeDecodeError:
-        raise UserError(f"--results {file}: it is there and is no text") from None
+        raise UserError(f"--results {file}: exists and is no text file; choose another name") from None
     except (OSError, StorageError) as error:  # which names a temporary file
-        raise UserError(f"--results {file}: cannot be written") from error
+        raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)
 
 

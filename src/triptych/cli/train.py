@@ -40,7 +40,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     sweeping = not OmegaConf.is_missing(job.job, "num")
     path = Path(job.runtime.output_dir)
     try:
-        if sweeping:  # a single run was asked before it had a directory
+        if sweeping:  # a single run was checked before it had a directory
             check_keys(cfg, job)  # type: ignore[arg-type]  # Hydra's node is a DictConfig when it runs
         if processes.rank() == 0:
             run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
@@ -96,7 +96,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
             if run.status == "new":
                 run.record(Result.of({"overrides": overrides}, "failed", stage="build", error=str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
-                write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
+                write_atomic(run / REFUSED, str(error))  # its result is another run's: the sweep reports why
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 
@@ -154,7 +154,7 @@ def main() -> None:
                 except Exception as error:
                     if processes.rank() == 0:
                         raise
-                    sys.exit(getattr(error, "exit_code", 1))  # the first process tells
+                    sys.exit(getattr(error, "exit_code", 1))  # the first process reports it
             if processes.rank() == 0:
                 _print_result(run)
             if served:

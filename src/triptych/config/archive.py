@@ -53,7 +53,7 @@ class Stub:
 
 def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     """Return a checkpoint's content with stand-ins for tensors; else UserError that begins with ``where``."""
-    content: dict[str, Any] = go_through(file, where, "a checkpoint")
+    content: dict[str, Any] = dry_run(file, where, "a checkpoint")
     known = content.get("triptych") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run")
@@ -76,7 +76,7 @@ def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
     return data is None or (known_data and isinstance(data.get("items", {}), dict))
 
 
-def go_through(file: IO[bytes], where: str, kind: str) -> Any:
+def dry_run(file: IO[bytes], where: str, kind: str) -> Any:
     """Check that a file holds tensors and plain data only; else UserError that begins with ``where``."""
     fix = f"pass {kind} of a run"
     try:

@@ -1,7 +1,7 @@
 """Refuse undeclared keys, with the nearest name, and keys that do not go together.
 
 Hydra's own strictness covers the command line; files packaged at the top (``experiment/``, ``ablation/``,
-``debug/``, ``local/``) may add any key they like. Nothing but Hydra is imported.
+``debug/``, ``local/``) may add any key they like. No torch is imported.
 """
 
 import re

@@ -53,7 +53,7 @@ def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
 
 
 def share_files() -> None:
-    """Have Hydra share what it read, and take ``-m`` for what it composes once more for ``hydra.mode``."""
+    """Make Hydra read each file once, and not compose all once more to look up ``hydra.mode``."""
     # Hydra has no hooks for them
     config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
     defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
@@ -151,12 +151,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = match[1].split("@")[0]
         override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        known = answer(key, override.partition("=")[2]) if _door() == "train" else ""
+        known = answer(key, override.partition("=")[2]) if _command() == "train" else ""
         return known or _no_such_key(key, override, arguments)
     if match := re.search(r"Error merging override \+*((\S+?)=.*)", text):
         return f"{match[1]}: must be a group of keys, each typed as {match[2]}.KEY=VALUE"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        if _door() != "train":
+        if _command() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
         kind = find_key(key.lstrip("+")).kind
@@ -166,7 +166,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, OverrideParseException) and (override := error.override) in arguments:
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
-        if "/" in override and "=" not in override and _door() != "train":
+        if "/" in override and "=" not in override and _command() != "train":
             return f"{override}: no key; type ckpt={override}"
         key, equals, value = override.partition("=")
         if equals and re.fullmatch(r"[+~]*[\w/]+/\w+(\.\w+)+", key):
@@ -226,7 +226,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         owners = (f.stem for f in files_of(above) if any(nested in one for one in _defaults_of(f)))
         listed = " or ".join(f"{above}={one}" for one in sorted(owners))
         return f"{override}: no such choice with this {above}; {listed} has it"
-    open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
+    open_to_names = read_yaml(CONFIGS / f"{_command()}.yaml").get(group) == {}  # as condition_from
     if open_to_names or ("_target_" in names and takes_names(parent.rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
     if names and takes_names(parent):
@@ -245,12 +245,12 @@ def _options(group: str) -> list[str]:
     return sorted(names)
 
 
-def _door() -> str:
+def _command() -> str:
     return next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
 
 
 def _all_names() -> list[str]:
-    file = CONFIGS / f"{_door()}.yaml"
+    file = CONFIGS / f"{_command()}.yaml"
     own = [group for one in _defaults_of(file) for group in one]
     every = groups() if file.stem == "train" else own
     names = [at for at, _ in leaves(read_yaml(file))]

@@ -102,7 +102,7 @@ def _has(node: Any, names: list[str]) -> bool:
     return True
 
 
-def plus(key: str, typed: Mapping[str, str]) -> str:
+def plus_signs(key: str, typed: Mapping[str, str]) -> str:
     """Return "+" for a key that its class takes and no file lists, "++" if the class was typed; else ""."""
     parent, _, name = key.rpartition(".")
     depths = range(1, key.count(".") + 1)

@@ -39,12 +39,12 @@ def _check_events(text: str, file: Path) -> None:
             raise UserError(f"{file}: a tag ({str(event.tag)[:60]}) is not allowed; write a plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
-            raise UserError(f"{file}: nested deeper than {DEPTH}, as no configuration is")
+            raise UserError(f"{file}: nested deeper than {DEPTH} levels; flatten it")
         count += isinstance(event, yaml.NodeEvent)  # what begins, or stands alone
         if count > 2 * most:  # keys and values
             raise UserError(f"{file}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > TEXT:
-            raise UserError(f"{file}: a value of more than {TEXT} characters")
+            raise UserError(f"{file}: a value of more than {TEXT} characters; shorten it")
 
 
 @cache
@@ -80,7 +80,7 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
         most = limit("TRIPTYCH_MAX_NODES")
         raise UserError(f"{what}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
     if depth > DEPTH:
-        raise UserError(f"{what}: {path[:60]}...: nested deeper than {DEPTH}, as no configuration is")
+        raise UserError(f"{what}: {path[:60]}...: nested deeper than {DEPTH} levels; flatten it")
     kind = type(value)
     if value is None or kind is bool or kind is float:
         return value

@@ -39,9 +39,9 @@ def role_in(config: Mapping[str, Any], key: str) -> Role:
     return role(key, str(config.get(f"{parent}._target_", "")))
 
 
-def usual(config: Mapping[str, Any], key: str) -> Any:
+def default_of(config: Mapping[str, Any], key: str) -> Any:
     """Return the default of a dotted key that an earlier version's configuration lacks; ABSENT for none."""
-    if key in (top := _usual_at_top()):
+    if key in (top := _defaults_at_top()):
         return top[key]
     parent, _, name = key.rpartition(".")
     target = allowed(str(config.get(f"{parent}._target_", "")))  # a stranger's may name any file
@@ -50,7 +50,7 @@ def usual(config: Mapping[str, Any], key: str) -> Any:
 
 
 @cache
-def _usual_at_top() -> dict[str, Any]:
+def _defaults_at_top() -> dict[str, Any]:
     return dict(leaves({k: v for k, v in read_yaml(CONFIGS / "train.yaml").items() if k != "defaults"}))
 
 

@@ -11,7 +11,7 @@ from triptych.config.habits import INSTEAD
 from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
 from triptych.config.source import REQUIRED, Argument, arguments, folders
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import Role, alternatives, fits, literal_values, marks, refusal, says, unwrap
+from triptych.declare import Role, alternatives, fits, is_declaration, literal_values, marks, refusal, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
@@ -100,7 +100,7 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
     """Return a group's declared keys; undeclared arguments are injected, not configured."""
     named = {name: key.inside(kind) for name, kind in fields(key.kind).items()}
     for name, one in of_class(target or key.base)[0].items():
-        if name not in named and says(one.kind):
+        if name not in named and is_declaration(one.kind):
             named[name] = key.inside(one.kind, one.default)
     return named
 

@@ -1,4 +1,4 @@
-"""User packages: which are trusted, and where in them an error was raised."""
+"""User packages: which are trusted, what their classes lack, and where in them an error was raised."""
 
 import hashlib
 import inspect

@@ -35,7 +35,7 @@ class Arguments(NamedTuple):
     """The arguments of a class, with those passed on to its parents."""
 
     named: dict[str, Argument]
-    more: bool  # whether it takes keywords that cannot be told from its source
+    more: bool  # whether it takes keywords that its source does not name
 
 
 class SourceFile(NamedTuple):
@@ -49,13 +49,13 @@ class SourceFile(NamedTuple):
 
 @cache
 def arguments(target: str) -> Arguments | None:
-    """Return the arguments of a class by its dotted name; None if its source cannot be found."""
+    """Return the arguments of a class by its dotted name; None if it has no source file."""
     entry = _find(*target.rpartition(".")[::2])
     return _of_class(entry[0], entry[1], DEPTH) if entry and isinstance(entry[1], ast.ClassDef) else None
 
 
 def full_name(target: str) -> str:
-    """Return the dotted name of a class in its defining module; "" if not found."""
+    """Return the dotted name of a class in its defining module; "" if there is none."""
     entry = _find(*target.rpartition(".")[::2])
     return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
@@ -83,7 +83,7 @@ def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
         for name, argument in theirs.named.items():
             if name not in named and handed:
                 named[name] = argument
-            elif name in named and argument.kind is not Any and not declare.says(named[name].kind):
+            elif name in named and argument.kind is not Any and not declare.is_declaration(named[name].kind):
                 # it is declared where it is used
                 named[name] = argument._replace(default=named[name].default)
     return Arguments(named, more)

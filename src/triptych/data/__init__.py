@@ -1,1 +1,1 @@
-"""Data: whole sets in memory, fixed splits, and an order that is a function of the step."""
+"""Data: fixed splits, in memory or mapped, and an order that is a function of the step."""

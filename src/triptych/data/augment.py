@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
-from triptych.diffusion.draws import mix, seeded
+from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import UserError
 
 Uniform = Callable[..., Tensor]
@@ -95,7 +95,7 @@ class Crop(Augmentation):
 
 @declared("augmentation.low")
 class ConditioningNoise(Augmentation):
-    r"""Noise on an image that the network is told, and how much: z = cos(pi s / 2) low + sin(pi s / 2) eps.
+    r"""Noise an image of the condition, which then has the level: z = cos(pi s / 2) low + sin(pi s / 2) eps.
 
     Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4: a
     stage that has learned from noised images forgives those of the one before it. The bound is at s = 0.
@@ -137,7 +137,7 @@ def augmented(
             own = None if batch.condition is None else batch.condition.part(part)
             if batch.condition is None or own is None:
                 raise UserError(f"augmentation: the condition has no part {part!r}; set augmentation=none")
-            value, numbers = augment(own.value, those, mix(seed, 22), step, rank, world)
+            value, numbers = augment(own.value, those, mix(seed, Stream.PART_AUGMENTATION), step, rank, world)
             changed = Condition(**{part: Part(value, own.present, own.mask)})
             batch = batch._replace(condition=batch.condition.together(changed))
         done.append(numbers)
@@ -158,7 +158,7 @@ def augment(
     if x.ndim != 4:
         shape = tuple(x.shape[1:])
         raise UserError(f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none")
-    generator = seeded(seed, 21, step)
+    generator = seeded(seed, Stream.AUGMENTATION, step)
     share = slice(rank * len(x), (rank + 1) * len(x))
     uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
     done = [x.new_zeros(len(x), 0)]

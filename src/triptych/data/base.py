@@ -43,7 +43,7 @@ def _generators() -> tuple[Any, ...]:
 
 @declared("data", DataError)
 class DataModule(pl.LightningDataModule, ABC):
-    """Fixed splits in memory, batches in an order that follows from (seed, step).
+    """Fixed splits, batches in an order that follows from (seed, step).
 
     A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`;
     one with conditions other than labels gives `conditions` too. largest: how far from 0 values of a density
@@ -148,7 +148,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return None
 
     def train_dataloader(self) -> TrainLoader:
-        """Return an endless loader of training batches, from the trainer's step on, 0 without a trainer."""
+        """Return an endless loader of training batches, from the first that the trainer has not had."""
         rank, world = rank_world()
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
@@ -200,7 +200,7 @@ class Official(DataModule):
 
 
 class Generated(DataModule):
-    """Continuous points (d,). Each split is drawn from its own seed, made of data_seed and its name.
+    """Items that a formula draws, by default points (d,): each split from a seed of its own, by data_seed.
 
     So the test set stays the same whatever the run's seed and the other sizes are.
     """

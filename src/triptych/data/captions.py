@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.config.archive import go_through
+from triptych.config.archive import dry_run
 from triptych.config.trust import import_class
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
@@ -54,7 +54,7 @@ class Embedder:
             raise DataError(f"{self.what}: no {FILE} there; {fix}")
         try:
             with open_regular(file) as stream:
-                go_through(stream, str(file), FILE)
+                dry_run(stream, str(file), FILE)
                 stream.seek(0)
                 about = torch.load(stream, map_location="cpu", weights_only=True)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:

@@ -23,7 +23,7 @@ from triptych.files import limit, open_regular
 
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-AHEAD = 256  # images decoded beyond the one that is asked for, at most
+AHEAD = 256  # images decoded beyond the next one, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
 
 

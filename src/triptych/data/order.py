@@ -52,7 +52,7 @@ class TrainOrder:
 class TrainLoader:
     """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
 
-    `first()` gives the trainer's step at each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
+    `first()`: the number of batches before each `iter()`. `repeat` > 0 cycles over the first `repeat` batches
     (over-fitting on purpose). `ahead` > 0: as many threads prepare as many of the same batches in advance.
     """
 

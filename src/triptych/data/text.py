@@ -1,4 +1,4 @@
-"""Text as tokens: what a caption or a prompt becomes before a network is told it.
+"""Text as tokens: what a caption or a prompt becomes before a network reads it.
 
 An encoder is fixed (Saharia et al. 2022, sec. 2.1), so a text is encoded once and its tokens are kept.
 """
@@ -80,8 +80,8 @@ class TextEncoder(ABC):
 class Words(TextEncoder):
     """Words as one-hot vectors over the data's own vocabulary, at most ``length`` in a text.
 
-    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the network that is
-    told these tokens is an embedding of words, trained with it.
+    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the network that
+    reads these tokens is an embedding of words, trained with it.
     """
 
     def __init__(self, length: Count = 12):

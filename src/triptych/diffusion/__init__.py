@@ -1,4 +1,4 @@
-r"""The mathematics: tensors in, tensors out. No Lightning, no Hydra, nothing else of the project.
+r"""The mathematics: tensors in, tensors out. No Lightning, no Hydra; ``declare`` and ``errors`` alone.
 
 One coordinate runs through the whole room: **gamma = -log SNR = log(sigma^2 / alpha^2)**, which grows
 from data (t = 0) to noise (t = 1). A noisy latent is ``z = alpha x + sigma eps``; variance preserving

@@ -67,7 +67,7 @@ class Bound:
         if steps is None and not isinstance(self.variance, BetaTilde):
             names = {kind: name for name, kind in ReverseVariance.named.items()}
             name = names.get(type(self.variance), type(self.variance).__name__)
-            raise ValueError(f"bound.variance={name!r} needs bound.steps=T, or set beta_tilde")
+            raise ValueError(f"bound.variance={name}: is of a step; set bound.steps=T, or beta_tilde")
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
 
     def __call__(

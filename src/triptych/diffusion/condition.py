@@ -1,4 +1,4 @@
-"""What a sample is asked to be like: a class, a vector, an image, a text, or several of these at once.
+"""What a sample is conditioned on: a class, a vector, an image, a text, or several of these at once.
 
 Batches carry a ``Condition``, networks embed it, dropout drops it, guidance contrasts with and without it,
 samplers pass it on. Where there is none (None) the model answers for all; one part of an item may be absent.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .draws import Stream, seeded
 
-AUGMENTATION = "augmentation"  # the part that says what was done to a training image, and no one asks for
+AUGMENTATION = "augmentation"  # the part that says what was done to a training image; no prompt has it
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from .times import Piecewise
 ITEMS, REPEATS = 128, 8
 NODES = 9  # of b(t) and m(t)
 STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
-LOOKS = 8  # draws an item by which the density is found
+LOOKS = 8  # draws an item by which the density is estimated
 BINS = 32  # of the density
 UNIFORM = 0.2
 

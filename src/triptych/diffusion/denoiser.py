@@ -72,7 +72,7 @@ class MuTildeOutput(Output):
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
         if objective_steps is None:
-            raise ValueError("objective=mu_tilde needs objective.steps=T: a mean is that of a step")
+            raise ValueError("objective=mu_tilde: its mean is that of a step; set objective.steps=T")
         if objective_steps > 10_000:
             raise ValueError(
                 f"objective.steps={objective_steps}: objective=mu_tilde has at most 10000, as the mean of a "

@@ -17,7 +17,7 @@ from torch import Tensor
 class Stream(IntEnum):
     """Which random numbers a seed is for: ``mix(seed, Stream.X, ...)``; a number is for ever.
 
-    Names of one number differ in how many numbers follow, so their seeds never meet.
+    Names of one number differ in what is mixed after it, so no two generators begin alike.
     """
 
     TRAINING = 1  # times and noise of a step
@@ -41,6 +41,8 @@ class Stream(IntEnum):
     SAMPLES = 17  # of ``triptych-sample``
     METRICS = 19  # what one's own metrics draw
     TIMES = 20  # of a step, each on its own
+    AUGMENTATION = 21  # of a step's items
+    PART_AUGMENTATION = 22  # of a part of their conditions
 
 
 Noise = Callable[[Sequence[int]], Tensor]  # of a path's next level: shape (B, *event) -> standard normal

@@ -127,8 +127,8 @@ class Auto(Wrapper):
     def __init__(self, denoiser: AnyDenoiser, weak: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         if str(weak.process) != str(denoiser.process):
-            names = weak.process, denoiser.process
-            raise ValueError(f"guidance.weak: its process {names[0]} is not the model's {names[1]}")
+            problem = f"its process {weak.process} is not the model's {denoiser.process}"
+            raise ValueError(f"guidance.weak: {problem}; pass one of the same process")
         self.weak, self.scale = weak, float(scale)
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:

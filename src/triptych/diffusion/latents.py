@@ -18,8 +18,8 @@ of d dimensions, as (y - z_0 / alpha_0) e^{-gamma_0 / 2} is standard normal. The
                + E_q [-log p(x | y)]                                     reconstruction
                + clean_end + E [1/2 gamma'(t) |eps - eps_hat|^2]         diffusion
 
-clean_end is negative where q is wider than z_0's noise: from there up to s_i the noise of z cannot be told
-from that of y, the last term is paid for it, and the two cancel. LSGM's theorem 1 is the cross entropy alone,
+clean_end is negative where q is wider than z_0's noise: from there up to s_i the noise of z is like that
+of y, the last term is paid for it, and the two cancel. LSGM's theorem 1 is the cross entropy alone,
 E[-log p(y | z_0)] and the last term, with the prior's left out.
 """
 

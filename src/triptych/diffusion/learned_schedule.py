@@ -122,7 +122,7 @@ class Monotone(LearnedEndpoints):
         """
         scale: Tensor | None = None
 
-        def tell(nats: Tensor) -> None:  # in the order of the times of the losses
+        def set_losses(nats: Tensor) -> None:  # in the order of the times of the losses
             nonlocal scale
             scale = 2 * nats.detach() / whole_batch(nats).mean()
 
@@ -133,6 +133,6 @@ class Monotone(LearnedEndpoints):
 
         self._rescale = rescale
         try:
-            yield tell
+            yield set_losses
         finally:
             self._rescale = None

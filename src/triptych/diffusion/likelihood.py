@@ -76,7 +76,7 @@ class Likelihood:
         if dequantisation == "uniform" and (levels is None or levels < 2):
             raise ValueError("likelihood.dequantisation=uniform: needs data with levels; set none")
         if dequantisation == "lossless" and decoder is None:
-            raise ValueError("likelihood.dequantisation=lossless needs a decoder p(x | z_0)")
+            raise ValueError("likelihood.dequantisation=lossless: needs a decoder p(x | z_0); set uniform")
         self.schedule, self.tolerance, self.probes = schedule, tolerance, probes
         self.dequantisation, self.decoder, self.levels, self.seed = dequantisation, decoder, levels, seed
 

@@ -1,8 +1,8 @@
 r"""How far a set of samples is from the truth, and how far the truth is from itself.
 
 No distance between two finite sets is zero: each figure here is read beside the same measure between two
-independent true sets of the same size. Points are (n, d); features are (n, f), given by a
-classifier trained on the clean data set, so the Fréchet distance here is not "FID".
+independent true sets of the same size. Points are (n, d); features are (n, f): InceptionV3's, by which the
+Fréchet distance is FID, or those of a classifier trained on the clean data set, by which it is not.
 """
 
 import math

@@ -166,7 +166,6 @@ class Oracle(nn.Module):
     """
 
     conditional = True
-
     has_likelihood = True
 
     def __init__(self, mixture: GaussianMixture, process: Process):

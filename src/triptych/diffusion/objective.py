@@ -1,4 +1,4 @@
-r"""Objectives: what the network is asked for, which loss its error is, and where its times fall.
+r"""Objectives: what the network predicts, which loss its error is, and where its times fall.
 
 ``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with the
 bound's own loss all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
@@ -61,12 +61,12 @@ class Objective:
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
         if loss.of_steps and steps is None:
-            raise ValueError(f"objective.loss={type(loss).__name__} needs objective.steps=T: it is of a step")
+            raise ValueError(f"objective.loss={type(loss).__name__}: is of a step; set objective.steps=T")
         self.variance = as_variance(variance, "variance")
         self.teacher: AnyDenoiser | None = None
         if teacher is not None and (steps is None or self.variance.learned):
-            need = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
-            raise ValueError(f"objective.teacher={teacher} needs {need}: two of its steps become one of T")
+            fix = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
+            raise ValueError(f"objective.teacher={teacher}: two of its steps become one of T; set {fix}")
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
             raise ValueError(
                 "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
@@ -74,9 +74,8 @@ class Objective:
             )
         if self.variance.learned and not isinstance(loss, Vlb):
             if steps is None:
-                raise ValueError(
-                    "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
-                )
+                problem = "a learned reverse variance is trained at discrete times"
+                raise ValueError(f"objective.steps=null: {problem}; set objective.steps=T")
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
 
     def __call__(

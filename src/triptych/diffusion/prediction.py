@@ -95,7 +95,7 @@ def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 class Prediction:
-    """One guess in every space: made in one of them, converted to another when asked for it.
+    """One guess in every space: made in one of them, converted to another on demand.
 
     Args:
         space: which space ``value`` (B, *event) is in: a name among ``SPACES``, or a ``Space``.

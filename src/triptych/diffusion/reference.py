@@ -45,7 +45,7 @@ class Errors(NamedTuple):
 class BaselineErrors:
     """Fitted on training items x (n, *event); ``levels`` is their number K, None for a density.
 
-    ``process`` and the schedule's endpoints ``low`` and ``high`` say where it will be asked.
+    ``process`` and the schedule's endpoints ``low`` and ``high`` say at which levels it will be used.
     """
 
     def __init__(self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None):

@@ -30,7 +30,7 @@ class Times(nn.Module, ABC):
     """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
 
     A density of None is 1 everywhere. ``stratified``: whether u is spread evenly over a batch; ``learns``:
-    whether it follows the losses that it is told of.
+    whether it follows the losses that ``tell`` hands over.
     """
 
     stratified, learns = True, False
@@ -151,9 +151,8 @@ class Importance(Times):
     def __init__(self, history: Count = 10, uniform: Some = 0.001, objective_steps: int | None = None):
         super().__init__()
         if objective_steps is None:
-            raise ValueError(
-                "objective/times=importance needs objective.steps=T: a history is that of a step"
-            )
+            problem = "its history is that of a step"
+            raise ValueError(f"objective/times=importance: {problem}; set objective.steps=T")
         if objective_steps > 10**6:
             raise ValueError(
                 f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "

@@ -132,7 +132,7 @@ class DenoiserModel(BoundModel):
             draw = draw._replace(t=t.float())
         return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
-    def shown(self, x: Tensor) -> Tensor:
+    def to_picture(self, x: Tensor) -> Tensor:
         """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""
         return x
 

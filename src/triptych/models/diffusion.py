@@ -39,8 +39,8 @@ class Diffusion(DenoiserModel):
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
         label_dropout: probability that an item trains without its condition, or one a part by its name;
             so the network learns to answer for all, which classifier-free guidance needs.
-        training: gives the first n training items (n, *event), on which an optimal reverse variance is
-            measured, and a report's draws are controlled, see ``diffusion.control``; None: they are not.
+        training: gives the first n training items, on which an optimal reverse variance is measured, and a
+            report's draws are controlled, see ``diffusion.control``; None: they are not.
 
     ValueError: a learned schedule under a loss or times that would teach it easy noise; ``label_dropout`` of
     a part that the condition lacks.
@@ -82,9 +82,8 @@ class Diffusion(DenoiserModel):
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
-        signed = (
-            type(objective.loss).nats is not Loss.nats
-        )  # it has a term beside the error, and may be below 0
+        # it has a term beside the error, and may be below 0
+        signed = type(objective.loss).nats is not Loss.nats
         if signed and isinstance(objective.times, Adaptive):
             problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
             raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
@@ -110,9 +109,9 @@ class Diffusion(DenoiserModel):
         with torch.no_grad():
             t, density = self.times(u.to(self.device), self.schedule)
         if isinstance(self.schedule, Monotone) and self.objective.steps is None:
-            with self.schedule.variance_descent() as tell:
+            with self.schedule.variance_descent() as set_losses:
                 nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
-            tell(nats)
+            set_losses(nats)
         else:
             nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
         if self.times.learns:

@@ -126,7 +126,7 @@ class LatentDiffusion(Diffusion):
             return self.observation.sample(self.network.head(y), generator)
 
     @torch.no_grad()
-    def shown(self, x: Tensor) -> Tensor:
+    def to_picture(self, x: Tensor) -> Tensor:
         # the mean of p(x | y), at noisy latents too
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)

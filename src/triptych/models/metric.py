@@ -51,7 +51,7 @@ class PerItem(Figures):
 class Samples:
     """A set of samples beside as many true items or more, both (n, *shape) in the model's units.
 
-    ``labels``: the classes (n,) that the samples were asked for. Of images with ``measures.classifier``, also
+    ``labels``: the classes (n,) that the samples were drawn for. Of images with ``measures.classifier``, also
     its features (n, f) of both, and its logits (n, classes) of the samples. None where there are none.
     """
 

@@ -1,4 +1,4 @@
-"""Networks: ``(z (B, *event), gamma (B,), condition | None) -> raw``. They know nothing of diffusion.
+"""Networks: ``(z (B, *event), gamma (B,), condition | None) -> raw``.
 
 ``raw`` is (B, *event) for ``outputs=1`` and (B, outputs, *event) otherwise. Each takes, beside its own sizes,
 ``shape`` (the event), ``outputs`` (numbers per dimension), ``conditions`` (name -> what that part of the

@@ -27,7 +27,7 @@ class Adapter(Network):
         self.model = model
         for name, kind in self.conditions.items():
             if name != "label" or not isinstance(kind, Labels):
-                raise ValueError(f"denoiser.network: Adapter knows labels alone, this data has {name!r}")
+                raise ValueError(f"denoiser.network: reads labels alone, not {name!r}; use denoiser=unet")
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}

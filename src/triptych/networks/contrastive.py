@@ -89,7 +89,8 @@ class ContrastiveNetwork(nn.Module):
         text = (conditions or {}).get("text")
         if not isinstance(text, Tokens):
             known = ", ".join(conditions or ()) or "no conditions"
-            raise ValueError(f"model.network: images with a text are needed, these have {known}")
+            problem = f"images with a text are needed, these have {known}"
+            raise ValueError(f"model.network: {problem}; use data with captions, as data=shapes")
         check_heads(text_width, heads, "model.network")
         self.shape, self.text, self.embedding = image_shape(shape, "contrastive", "images"), text, embedding
         self.sizes: dict[str, Any] = {

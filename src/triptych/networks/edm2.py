@@ -36,10 +36,10 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
     return a.lerp(b, t) / math.hypot(1 - t, t)
 
 
-def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
-    """Join channels of a and b, which count as 1 - t and t whatever their number (eq. 103)."""
-    whole = math.sqrt(a.shape[1] + b.shape[1]) / math.hypot(1 - t, t)
-    return torch.cat([whole * (1 - t) / math.sqrt(a.shape[1]) * a, whole * t / math.sqrt(b.shape[1]) * b], 1)
+def mp_cat(*parts: Tensor) -> Tensor:
+    """Join the channels of two parts, which count alike whatever their number (eq. 103, t = 1/2)."""
+    half = math.sqrt(sum(part.shape[1] for part in parts)) / math.hypot(0.5, 0.5) * 0.5
+    return torch.cat([half / math.sqrt(part.shape[1]) * part for part in parts], 1)
 
 
 class RandomWaves(nn.Module):

@@ -1,4 +1,4 @@
-"""A transformer over what is asked for and the noisy vector, for the prior of DALL-E 2.
+"""A transformer over the condition and the noisy vector, for the prior of DALL-E 2.
 
 Ramesh et al. 2022, sec. 2.2: a sequence of the encoded text, the text's embedding, one of the noise level,
 the noisy image embedding, and a final place, whose output is the answer. Theirs has a causal mask; here every

@@ -2,7 +2,7 @@
 
 The input features, ``LevelWaves`` of z among them, go once more, scaled but unmixed, into the last
 convolution. Before it each channel has a gain exp(a(gamma)), as a score grows with 1 / sigma. It starts at 0
-and is made last, so all other initial weights are the same for any ``outputs``.
+and is made last, so the other initial weights are the same for any ``outputs``, of ``members=1``.
 """
 
 from collections.abc import Sequence

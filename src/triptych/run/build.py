@@ -25,7 +25,7 @@ from triptych.run.reference import ImageReference, PointReference, own_metrics
 from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, refuse_cascade, reopen
 
 
-class Guides:
+class OtherRuns:
     """Other runs that a configuration refers to, each opened once per role."""
 
     def __init__(self, config: dict[str, Any]):
@@ -69,25 +69,25 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
     _check_augmentation(model, data)
-    guides = Guides(config)
+    others = OtherRuns(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
         objective: Any = model.objective
-        objective.teacher = _teacher(teacher, model, data, guides)
+        objective.teacher = _teacher(teacher, model, data, others)
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
             raise UserError(f"likelihood with a {group}: {problem}; pass {group}=none")
-    drawing = build_drawing(config, model, data, guides)
+    drawing = build_drawing(config, model, data, others)
     own = own_metrics(config)
     if not model.draws:
         if own:
-            raise UserError(f"metrics.{next(iter(own))}: a metric of samples, and this model draws none")
+            raise UserError(f"metrics.{next(iter(own))}: is of samples, this model draws none; leave it out")
         return Experiment(config, data, model)
     node = config["measures"]
     if not node["n"]:
         return Experiment(config, data, model, drawing)
-    measured = _measured(config, drawing, guides)
-    return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
+    measured = _measured(config, drawing, others)
+    return Experiment(config, data, model, drawing, measured, _reference(config, data, others, own))
 
 
 def _check_augmentation(model: BoundModel, data: DataModule) -> None:
@@ -100,7 +100,7 @@ def _check_augmentation(model: BoundModel, data: DataModule) -> None:
             raise UserError(f"augmentation: {problem}; pass none, or conditioning_noise")
 
 
-def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
+def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
     """Build sampler, guidance and threshold of ``config``; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
@@ -108,12 +108,12 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, g
     for name in changes.keys() - wanted.keys():
         known = ", ".join(wanted) or "{}"
         raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
-    sources = {name: _source(config, name, model, data, guides) for name in wanted}
-    return Drawing(model, data, sampler, guided(model, data, config, guides), sources)
+    sources = {name: _source(config, name, model, data, others) for name in wanted}
+    return Drawing(model, data, sampler, guided(model, data, config, others), sources)
 
 
 def _source(
-    config: dict[str, Any], name: str, model: BoundModel, data: DataModule, guides: Guides
+    config: dict[str, Any], name: str, model: BoundModel, data: DataModule, others: OtherRuns
 ) -> str | Drawing:
     wanted, change = config["condition_from"], (config.get("stages") or {}).get(name) or {}
     what, earlier = str(wanted[name]), [*wanted][: [*wanted].index(name)]
@@ -129,16 +129,16 @@ def _source(
         if change:
             raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
         return what
-    run = guides.open(f"condition_from.{name}", what, stage=True)
+    run = others.open(f"condition_from.{name}", what, stage=True)
     check_condition_source(key, name, run, data, earlier)
     config = drawn_as(f"stages.{name}", run.config, change)
-    return build_drawing(config, run.model, run.data, Guides(config))
+    return build_drawing(config, run.model, run.data, OtherRuns(config))
 
 
-def _teacher(path: str, model: Any, data: DataModule, guides: Guides) -> Denoiser:
+def _teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
-    taught, opened = getattr(model, "denoiser", None), guides.open("objective.teacher", path)
+    taught, opened = getattr(model, "denoiser", None), others.open("objective.teacher", path)
     teacher = getattr(opened.model, "denoiser", None)
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
@@ -149,7 +149,7 @@ def _teacher(path: str, model: Any, data: DataModule, guides: Guides) -> Denoise
     return teacher
 
 
-def _measured(config: dict[str, Any], drawing: Drawing, guides: Guides) -> tuple[tuple[Any, Drawing], ...]:
+def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
     key, values = config["measures"]["over"], config["measures"]["values"]
     if key is None:
         return ((None, drawing),)
@@ -160,7 +160,7 @@ def _measured(config: dict[str, Any], drawing: Drawing, guides: Guides) -> tuple
         at = config
         for one in [key] if isinstance(key, str) else key:
             at = _changed(at, one, value, drawing.sampler)
-        measured.append((value, build_drawing(at, drawing.model, drawing.data, guides)))
+        measured.append((value, build_drawing(at, drawing.model, drawing.data, others)))
     return tuple(measured)
 
 
@@ -183,7 +183,7 @@ def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> 
 
 
 def _reference(
-    config: dict[str, Any], data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
+    config: dict[str, Any], data: DataModule, others: OtherRuns, own: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:
@@ -195,7 +195,7 @@ def _reference(
     if statistics is not None and inception is None:
         raise UserError(f"measures.statistics={statistics}: needs measures.inception=FILE beside it")
     if node["classifier"] is not None:
-        classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
+        classifier = others.classifier("measures.classifier", node["classifier"], noise=False)
     elif not own and inception is None:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
         raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
@@ -214,10 +214,11 @@ def _reference(
 def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
     """Check that the model that ``key`` refers to has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
-        raise UserError(f"{key}={path}: its process is {other.process}, the model's {denoiser.process}")
+        problem = f"its process is {other.process}, the model's {denoiser.process}"
+        raise UserError(f"{key}={path}: {problem}; pass one of the same process")
 
 
-def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides) -> Any:
+def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
     """Wrap ``model.denoiser`` in the guidance and threshold of ``config``; None if there are none."""
     guidance, threshold = dict(config.get("guidance") or {}), config.get("threshold") or {}
     if not guidance and not threshold:
@@ -251,9 +252,9 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
             check_dropped(f"guidance.scale={guidance['scale']}", getattr(model, "label_dropout", 1.0), gone)
         extra = {}
         if "classifier" in guidance:
-            extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)
+            extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, others)
         if "weak" in guidance:
-            extra["weak"] = _weak(guidance.pop("weak"), guides, read if model.conditional else ())
+            extra["weak"] = _weak(guidance.pop("weak"), others, read if model.conditional else ())
         denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
     if threshold:
         denoiser = build(threshold, "threshold", denoiser=denoiser)
@@ -265,20 +266,20 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
     return denoiser
 
 
-def _classifier(path: str, denoiser: Any, data: DataModule, guides: Guides) -> Any:
+def _classifier(path: str, denoiser: Any, data: DataModule, others: OtherRuns) -> Any:
     if path == "exact":
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, denoiser.process)
-    key = "guide" if path and path == guides.config.get("guide") else "guidance.classifier"
-    classifier = guides.classifier(key, path, noise=True)
+    key = "guide" if path and path == others.config.get("guide") else "guidance.classifier"
+    classifier = others.classifier(key, path, noise=True)
     check_process(key, path, classifier, denoiser)
     return classifier
 
 
-def _weak(path: str, guides: Guides, given: Sequence[str] = ()) -> Any:
-    key = "guide" if path and path == guides.config.get("guide") else "guidance.weak"
-    opened = guides.open(key, path)
+def _weak(path: str, others: OtherRuns, given: Sequence[str] = ()) -> Any:
+    key = "guide" if path and path == others.config.get("guide") else "guidance.weak"
+    opened = others.open(key, path)
     denoiser = getattr(opened.model, "denoiser", None)
     if denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")

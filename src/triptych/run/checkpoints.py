@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
-from triptych.config.archive import go_through
+from triptych.config.archive import dry_run
 from triptych.config.keys import find_key
 from triptych.config.own_code import defined_at
 from triptych.declare import literal_values
@@ -97,7 +97,7 @@ def load_weights(
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
-        why = f"not those of the checkpoint's configuration ({error_line(error)})"
+        why = f"not those of the checkpoint's configuration ({error_line(error)}); restore the checkpoint"
         raise UserError(f"weights={weights}: {why}") from error
 
 
@@ -169,11 +169,11 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
     """Load a file of tensors and plain data; UserError for any other content."""
     try:
         with open_regular(path) as file:
-            go_through(file, str(path), kind)  # it may be a stranger's
+            dry_run(file, str(path), kind)  # it may be a stranger's
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not {kind} of a run") from error
+        raise UserError(f"{path}: truncated or not {kind} of a run; restore it") from error
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
@@ -192,7 +192,7 @@ def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> No
         try:
             torch.save(state, file := io.BytesIO())
             file.seek(0)
-            go_through(file, what, "")
+            dry_run(file, what, "")
         except Exception as error:
             fix = "return numbers, text, lists, dicts or common tensors"
             raise UserError(f"{what}.state_dict(): no plain data; {fix}{at}") from error
@@ -246,7 +246,7 @@ class Keep(pl.Callback):
         due = step % self.every == 0
         stop = self.stop.agreed(trainer, look=due)
         if due and self.monitor:  # validation comes next and saves
-            self.stop.look_at_weights(trainer, module)
+            self.stop.check_weights(trainer, module)
             return
         if due or stop is not None:
             self._row(trainer, trainer.loggers[: 1 if stop is None else None])
@@ -278,7 +278,7 @@ class Keep(pl.Callback):
         self._before, self._began = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        self.stop.look_at_weights(trainer, trainer.lightning_module)
+        self.stop.check_weights(trainer, trainer.lightning_module)
         self._saved = (trainer.global_step, trainer.should_stop)
         table: Any = trainer.loggers[0]  # metrics.csv
         table.flush()  # before the checkpoint: what it has seen is on disk, if it is

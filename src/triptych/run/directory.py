@@ -24,7 +24,7 @@ STORAGE = (
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
-# files that a finished run's summary has digests of, as far as they are there; another's of the first
+# files that a finished run's summary has digests of, as far as they are there; any other's of the first alone
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
@@ -101,7 +101,7 @@ class RunDirectory(Lockable):
         """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
         if not file.is_file():
-            raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
+            raise UserError(f"{self.path}: not a run's directory (no config.yaml); pass logs/runs/NAME")
         return read_config(file)
 
     def provenance(self) -> dict[str, Any]:

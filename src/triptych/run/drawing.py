@@ -65,7 +65,7 @@ class Drawing:
     def held_out(self, n: int) -> Tensor:
         """Return the items (n,) that measured samples are conditioned on; of labels alone evenly over all."""
         size = len(self.data.splits[self.data.condition_split])
-        return torch.arange(n) * size // n if self.class_conditional else chosen(n, size)
+        return torch.arange(n) * size // n if self.class_conditional else choose(n, size)
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
@@ -143,7 +143,7 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
     return True
 
 
-def chosen(n: int, size: int) -> Tensor:
+def choose(n: int, size: int) -> Tensor:
     """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
     fixed = torch.Generator().manual_seed(0)
     return torch.arange(n) % max(1, size) if n >= size else torch.randperm(size, generator=fixed)[:n]

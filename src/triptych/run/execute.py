@@ -51,7 +51,7 @@ def execute(run: RunDirectory) -> Result:
     Interrupted, Busy (another process holds it) and StorageError: the run can go on. Diverged, UserError (it
     cannot be built; a directory just made is removed) and others are recorded.
     """
-    if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
+    if rank() != 0:  # works under rank 0's lock, which reports for all
         with Stop() as stop:
             try:
                 return Session(run, stop).run()
@@ -146,7 +146,7 @@ class Session:
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
         with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:
             if peers:
-                stack.callback(peers.needed_no_more)  # they may be gone before loggers
+                stack.callback(peers.stop_watching)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
             if rank() == 0:
@@ -218,7 +218,7 @@ def _report(
     }
     sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
     if peers:
-        peers.needed_no_more()
+        peers.stop_watching()
     figures |= {
         "device": fit.device,
         "world_size": trainer.world_size,

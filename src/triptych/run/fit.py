@@ -254,9 +254,8 @@ def build_trainer(
         profiler = PROFILERS[kind](dirpath=str(run / "profile"), filename=kind)
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
     if node["strategy"] == "ddp" or (node["strategy"] == "auto" and several):
-        # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
-        # the order in which three processes or more are summed: a resumed run would differ in the last digit.
-        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        # else DDP sorts its buckets anew after a start's first step, which changes the order in which three
+        # processes or more are summed: a resumed run would differ in the last digit
         node["strategy"] = "ddp_find_unused_parameters_true"
     # in a batch script's own process SLURM's tasks are not the trainer's, though Lightning would count them
     environment = [] if launch() else [LightningEnvironment()]

@@ -27,7 +27,7 @@ from triptych.run.result import Result
 from triptych.run.untrusted import is_composed_here
 
 ADDRESS = "MLFLOW_TRACKING_URI"
-ID = "triptych.id"  # the tag by which a run is found again
+ID = "triptych.id"  # the tag that identifies a run
 SQLITE = "sqlite:///"
 CALLED = (
     "log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize",

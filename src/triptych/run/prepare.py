@@ -133,7 +133,7 @@ def _without_defaults(changes: dict[str, Any], cfg: DictConfig, choices: dict[st
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes
-    # of a group that is new, the door's own choice is the default, not the one that was asked for
+    # of a group that is new, the command's own choice is the default, not the typed one
     inside = [f"{group}.".replace("/", ".") for group in choices]
     old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
     base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
@@ -148,7 +148,7 @@ def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
     known = run.provenance().get("data")
     if known is None:  # before its first step, or from before there were fingerprints
         return not run.checkpoints() and run.status != "finished"
-    from triptych.data.build import build_data, fingerprint  # torch, which the door goes without elsewhere
+    from triptych.data.build import build_data, fingerprint  # torch, which nothing else here imports
 
     now = fingerprint(build_data(plain))
     return (known["fingerprint"], known["split"]) == (now.data, now.split)

@@ -15,17 +15,17 @@ from typing import IO, Any
 from triptych.errors import Busy, StorageError, UserError
 from triptych.files import no_link, open_regular
 
-# What tells a process that it is one of several. A job that inherited them would train on its share alone.
+# By these a process is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 }
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
-WANTED_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
-SIGNALS = (*ENDING, *WANTED_BACK)  # that stop a run
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
+SIGNALS = (*ENDING, *PREEMPTION)  # that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
-GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
+GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # errors of a file system without locks, where filelock's file stands for the kernel's
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"
@@ -65,7 +65,7 @@ def await_announcement(folder: Path) -> None:
             if (folder / ".launch").read_text() == launch():
                 return
         time.sleep(0.1)
-    raise UserError(f"{folder}: the first process did not prepare it within {PATIENCE:.0f} s")
+    raise UserError(f"{folder}: the first process did not prepare it in {PATIENCE:.0f} s; see its error")
 
 
 def lives(pid: int) -> bool:

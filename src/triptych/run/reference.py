@@ -1,4 +1,4 @@
-"""What samples are measured against: fresh true points, or real images through a classifier's features."""
+"""What samples are measured against: fresh true points, or real images through features."""
 
 import copy
 import math

@@ -24,7 +24,7 @@ from triptych.config.own_code import describe_error
 from triptych.errors import Diverged, Interrupted, UserError
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
-from triptych.run.processes import SIGNALS, SWEEP, WANTED_BACK, launch, rank
+from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch, rank
 
 APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
 NEVER = 2**62  # later than any step
@@ -107,7 +107,7 @@ class Stop(pl.Callback):
             raise Diverged(KINDS[first % 2], first // 2)
         return (self.received or int(signal.SIGTERM)) if received else None
 
-    def look_at_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def check_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Raise Diverged, in all processes, if a weight is not finite: none such is saved."""
         finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
         self._note(finite, trainer.global_step, kind=1)
@@ -149,7 +149,7 @@ class Stop(pl.Callback):
 def requeue(stop: Interrupted) -> None:
     """Requeue this SLURM job if a signal stopped it; submitit does so itself."""
     job = os.environ.get("SLURM_JOB_ID")
-    if not job or stop.signal not in WANTED_BACK or "SUBMITIT_EXECUTOR" in os.environ:
+    if not job or stop.signal not in PREEMPTION or "SUBMITIT_EXECUTOR" in os.environ:
         return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -195,7 +195,7 @@ class Peers:
         self.children = children
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def needed_no_more(self) -> None:
+    def stop_watching(self) -> None:
         """Stop watching: the rest is done by rank 0 alone."""
         self._settled.set()
 

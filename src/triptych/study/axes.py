@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from triptych.config.identity import ABSENT, BUNDLES, usual
+from triptych.config.identity import ABSENT, BUNDLES, default_of
 from triptych.config.keys import name_null, role
 from triptych.declare import Role
 from triptych.run.parsing import format_value
@@ -42,7 +42,7 @@ def value(run: Run, key: str) -> str:
         return run.settings[key]
     if role(key) is Role.MACHINE:
         return run.overrides.get(key) or run.choices.get(key, "default")
-    if run.config and (default := usual(run.config, key)) is not ABSENT:
+    if run.config and (default := default_of(run.config, key)) is not ABSENT:
         return format_value(default)
     return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
 

@@ -1,4 +1,4 @@
-"""The nouns of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
+"""The parts of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -15,7 +15,7 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
-THIN = 400  # seeds whose lines can be told apart
+THIN = 400  # seeds whose lines stay distinct
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 Line = tuple[np.ndarray, np.ndarray, Run]  # steps, or seconds, and values of a run

@@ -33,24 +33,24 @@ OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
 
 
-def as_json(story: Study, where: Mapping[Path, str]) -> str:
+def as_json(study: Study, where: Mapping[Path, str]) -> str:
     """Serialise `details` as JSON for a script element: no text in it ends the element."""
-    text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(details(study, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
+def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     """Collect the page's details: runs in the order of its table, each comparison's cells in that of theirs.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
-    runs, flat = story.runs, [_flat(run) for run in story.runs]
+    runs, flat = study.runs, [_flat(run) for run in study.runs]
     keys = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
     own = [{key: values[key] for key in keys if key in values} for values in flat]
     place = {run.dir: i for i, run in enumerate(runs)}
     homes: dict[int, dict[str, Any]] = {}  # of a sweep that tuned first, the last stage's
     sections = []
-    for k, comparison in enumerate(story.comparisons):
+    for k, comparison in enumerate(study.comparisons):
         cells = []
         for cell in (*comparison.cells, *comparison.pending):
             at = [place[run.dir] for run in (*cell.runs.values(), *cell.others)]
@@ -71,8 +71,8 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         row = {"section": None, "cell": "", "far": False} | homes.get(i, {})
         row["far"] |= run.status == "diverged"
         row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[i].items()}}
-        rows.append(row | _of_run(run, points, bool(story.tuned)))
-    return {"running": story.going_on, "runs": rows, "keys": keys, "sections": sections}
+        rows.append(row | _of_run(run, points, bool(study.tuned)))
+    return {"running": study.going_on, "runs": rows, "keys": keys, "sections": sections}
 
 
 def _flat(run: Run) -> dict[str, str]:

@@ -181,7 +181,7 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     return [(BEST, best), (EQUAL, equal)]
 
 
-def sentence(tuning: Tuning) -> str:
+def describe_tuning(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
     trials = len(tuning.points) * tuning.seeds
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())

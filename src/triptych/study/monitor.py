@@ -14,10 +14,10 @@ from triptych.run.result import ENDED, one_line
 from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
 
-QUIET = 60.0  # seconds without a word after which a run is said to be stalled
+QUIET = 60.0  # seconds without progress after which a run is shown as stalled
 
 
-def write_report_or_say_why(root: Path, show: bool = False) -> str:
+def try_write_report(root: Path, show: bool = False) -> str:
     """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
     from triptych.study.render import print_table, write_report
 
@@ -125,7 +125,7 @@ class Monitor(threading.Thread):
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         if done > self._reported:
             self._reported = done
-            write_report_or_say_why(self.root)  # an error is printed at the end
+            try_write_report(self.root)  # an error is printed at the end
 
 
 def progress_text(progress: Position) -> str:

@@ -104,7 +104,7 @@ def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: s
     with torch.device(device):
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-            raise UserError("plan=true: for networks without conditions other than labels")
+            raise UserError("plan=true: for networks without conditions other than labels; leave it out")
         key = _typed(config["denoiser"]["network"]), data.shape, *(p.shape for p in network.parameters())
         if key in known:
             return known.setdefault(made_of, known[key]._replace(assumed=assumed))

@@ -104,7 +104,7 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> N
             raise refusals[0]
     but, guidance = rounds.differing(config), config.get("guidance") or {}
     if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
-        but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
+        but.add("guide")  # as of an ablation that names one for a guidance that is not chosen
     check_files(config, but)
 
 
@@ -125,12 +125,12 @@ def check_launcher(config: DictConfig) -> None:
         JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
     if not on_slurm(config):
         return
-    # a job's tasks, asked for once for a whole sweep, are the trainer's processes
+    # a job's tasks, requested once for a whole sweep, are the trainer's processes
     fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
     if swept := {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed:
         raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; start a sweep for each value")
     if not shutil.which("srun"):  # which submitit asks for once the sweep has begun
-        raise UserError("hydra/launcher: no SLURM here (srun not found); start the sweep on a login node")
+        raise UserError("hydra/launcher: no SLURM here (srun is missing); start the sweep on a login node")
 
 
 def on_slurm(config: DictConfig) -> bool:

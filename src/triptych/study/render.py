@@ -62,7 +62,7 @@ class Report:
 
     html: Path
     csv: Path
-    story: Study
+    study: Study
 
 
 def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
@@ -74,12 +74,12 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
-    story = read_study([root, *others], equal_within)
-    palette = colours(story.hues)
+    study = read_study([root, *others], equal_within)
+    palette = colours(study.hues)
     joint = "joint_" if others else ""  # beside the root's own, which stays
-    report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", story)
-    write_atomic(report.csv, printable(results_csv(story.runs, root)))
-    write_atomic(report.html, render_page(story, palette))
+    report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
+    write_atomic(report.csv, printable(results_csv(study.runs, root)))
+    write_atomic(report.html, render_page(study, palette))
     return report
 
 
@@ -108,7 +108,7 @@ def _page(name: str, script: str, **values: Any) -> str:
     return printable(page_template(name).render(script=text, script_source=source, **values))
 
 
-def render_page(story: Study, palette: dict[str, str]) -> str:
+def render_page(study: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
     sections = (  # each is drawn when the page comes to it, as figures take much memory
         {
@@ -125,15 +125,15 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "pictures": sample_pictures(comparison),
             "measures": measure_rows(comparison),
         }
-        for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
+        for i, (comparison, verdict) in enumerate(zip(study.comparisons, study.verdicts, strict=True))
     )
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
-    base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
-    where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
+    base = study.roots[0].resolve()  # each run's directory as a reader at the report finds it
+    where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in study.runs}
     where = {run: base.name if at == "." else at for run, at in where.items()}  # a single run's report
     return _page(
-        "report.html.j2", "page.js.j2", story=story, sections=sections, formatting=formatting, where=where,
-        to_svg=to_svg, details=as_json(story, where), palette={k: names[c] for k, c in palette.items()},
+        "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting, where=where,
+        to_svg=to_svg, details=as_json(study, where), palette={k: names[c] for k, c in palette.items()},
     )  # fmt: skip
 
 
@@ -165,26 +165,26 @@ def write_index(root: Path) -> Path:
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
     """Print the results of the runs beneath `root`; `report` saves reading them again."""
     console = console or Console()
-    story = report.story if report else read_study([Path(root)])
+    study = report.study if report else read_study([Path(root)])
 
     def say(text: str, style: str = "", wrap: bool = False) -> None:
         console.print(Text(text, style=style), soft_wrap=not wrap)
 
-    if story.banner:
-        say(story.banner, "yellow", wrap=True)
-    for i, comparison in enumerate(story.comparisons):
-        console.print(_fitting(story, i, console))
+    if study.banner:
+        say(study.banner, "yellow", wrap=True)
+    for i, comparison in enumerate(study.comparisons):
+        console.print(_fitting(study, i, console))
         for note in comparison.notes:
             say(f"Note: {note}", "dim", wrap=True)
-    if len({(c.data, c.measure) for c in story.comparisons}) > 1:
+    if len({(c.data, c.measure) for c in study.comparisons}) > 1:
         say("Different data or units: not comparable with each other.", "dim", wrap=True)
-    for run in story.runs:
+    for run in study.runs:
         if run.error:
             say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
-    say(story.answer, "bold", wrap=True)
-    if story.next_step:
-        say(story.next_step)
-    if claimed := story.published:
+    say(study.answer, "bold", wrap=True)
+    if study.next_step:
+        say(study.next_step)
+    if claimed := study.published:
         say(f"Published: {claimed.node['cite']}, {claimed.node['where']}", wrap=True)
         for judgement in claimed.judgements:
             say(judgement.line, WORDS.get(judgement.word, ""))
@@ -196,24 +196,24 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         say(printable(f"Report: {page}"))  # a path broken over two lines cannot be clicked or copied
 
 
-def _fitting(story: Study, i: int, console: Console) -> Table:
+def _fitting(study: Study, i: int, console: Console) -> Table:
     """Return the widest of the tables that fit; CSV and page have all columns."""
     for leave in range(len(DISPENSABLE) + 1):
-        table = _table(story, i, DISPENSABLE[:leave])
+        table = _table(study, i, DISPENSABLE[:leave])
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
             break
     return table
 
 
-def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
-    comparison = story.comparisons[i]
+def _table(study: Study, i: int, without: tuple[str, ...]) -> Table:
+    comparison = study.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
     better = comparison.question.metric.better
     what = table_title(comparison) or comparison.unit
     what = ", ".join(filter(None, (comparison.title, what)))
     rows = table_rows(comparison)
     table = Table(
-        title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),
+        title=Text(f"{study.title}: {comparison.data or 'all data'}, {what}, {better}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
         caption="±: seeds alone" if any(len(cell.runs) > 1 for cell in comparison.cells) else None,
         caption_justify="left",
@@ -230,12 +230,12 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     return table
 
 
-def write_figures(story: Study, out: Path) -> list[Path]:
+def write_figures(study: Study, out: Path) -> list[Path]:
     """Write into `out`, which is made; the files. Of several comparisons each has a number in its names."""
-    palette, written = colours(story.hues), []
+    palette, written = colours(study.hues), []
     out.mkdir(parents=True, exist_ok=True)
-    for place, comparison in enumerate(story.comparisons, 1):
-        prefix = f"{place}-" if len(story.comparisons) > 1 else ""
+    for place, comparison in enumerate(study.comparisons, 1):
+        prefix = f"{place}-" if len(study.comparisons) > 1 else ""
         for name, figure in known_figures(comparison, palette).items():
             for ending, date in (("svg", "Date"), ("pdf", "CreationDate"), ("png", "")):
                 data = io.BytesIO()

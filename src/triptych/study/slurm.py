@@ -54,13 +54,13 @@ class QueueWatcher(SlurmInfoWatcher):
         super().__init__(delay_s=EVERY)
         self.folder, self.tasks, self.outcome = folder, tasks, outcome
         self._state: dict[str, str] = {}  # as last seen in the queue
-        self._since: dict[str, float] = {}  # the first look of those that all have found a job ended
+        self._since: dict[str, float] = {}  # when the job was first seen as ended, and at each look since
         self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
         """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
 
-        A job that was never seen in the queue (another cluster's, a hidden one) is not said to have ended.
+        A job that was never seen in the queue (another cluster's, a hidden one) is left out.
         """
         over = {}
         for job in jobs:
@@ -112,7 +112,7 @@ class QueueWatcher(SlurmInfoWatcher):
         if not missing:
             return
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
-        if job not in self._values:  # told once, however often the writing fails
+        if job not in self._values:  # called once, however often the writing fails
             self._values[job] = self.outcome(job, overrides, state)
         result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=self._values[job])
         for paths in missing:

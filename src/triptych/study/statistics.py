@@ -1,4 +1,4 @@
-"""What may be said of a few seeds and a few hundred items: means, paired differences, intervals, Holm.
+"""What follows from a few seeds and a few hundred items: means, paired differences, intervals, Holm.
 
 Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances, decide.
 Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):

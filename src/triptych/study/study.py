@@ -16,8 +16,8 @@ from triptych.study.claims import correct, extra_seconds, joint_rule, read_rule,
 from triptych.study.compare import comparison_of
 from triptych.study.curves import crossing
 from triptych.study.formatting import duration, quantity
-from triptych.study.groups import group_runs, is_trial, read_tuning, sentence, stages
-from triptych.study.papers.published import Judged, judged
+from triptych.study.groups import describe_tuning, group_runs, is_trial, read_tuning, stages
+from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, verdict
 
 RETRY = "retry=true"
@@ -26,7 +26,7 @@ STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed"
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, comparisons and their verdicts, with what the sweep said of itself."""
+    """Runs, comparisons and their verdicts, with what the sweep recorded of itself."""
 
     roots: tuple[Path, ...]
     title: str
@@ -38,7 +38,7 @@ class Study:
     verdicts: tuple[Verdict, ...]
     tuned: str = ""  # what was tuned and what was chosen
     shared: str = ""  # what was typed once for all runs of the sweep
-    published: Judged | None = None  # of a sweep of a paper's claims
+    published: PaperVerdicts | None = None  # of a sweep of a paper's claims
     damaged: bool = False  # sweep.json is there and cannot be read
 
     @property
@@ -183,9 +183,9 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         expected=len(runs) + sum(missing.values()),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
-        tuned=" ".join(map(sentence, tunings.values())),
+        tuned=" ".join(map(describe_tuning, tunings.values())),
         shared=", ".join(one for one in map(first_line, shared) if one.partition("=")[0] not in varied),
-        published=judged(sweep, runs) if alone else None,
+        published=judge_claims(sweep, runs) if alone else None,
         damaged=bool(damaged),
     )
 

@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from triptych.run.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
-# Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
+# Okabe and Ito's colours without the yellow, then Tol's muted ones: distinct with any colour vision
 PALETTE = {
     "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
     "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",

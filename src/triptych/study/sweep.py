@@ -40,7 +40,7 @@ from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
-from triptych.study.monitor import Monitor, write_report_or_say_why
+from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
 
@@ -66,7 +66,7 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
     return ("busy" if holder else run.status), holder
 
 
-def current() -> "SweepHook":
+def current_hook() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
 
@@ -102,7 +102,7 @@ class SweepHook(Callback):
                 self.record(expected=self._expected())
             except StorageError:
                 if self.cells and all(run.status == "finished" for run in runs):
-                    write_report_or_say_why(self.root, show=True)
+                    try_write_report(self.root, show=True)
                 raise
             except OSError as error:
                 problem = f"cannot be written ({error.strerror})"
@@ -183,7 +183,7 @@ class SweepHook(Callback):
         self.monitor.stop()
         with suppress(KeyboardInterrupt):  # pressed again: the earlier report stays
             if (self.root / "report.html").exists():
-                write_report_or_say_why(self.root)
+                try_write_report(self.root)
 
     def stop_jobs(self, number: int) -> None:
         """Pass a signal to this sweep's jobs, and wait: an interrupted launcher would kill them."""
@@ -276,5 +276,5 @@ class SweepHook(Callback):
             if end not in ENDED:
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if problem := write_report_or_say_why(self.root, show=True):
+        if problem := try_write_report(self.root, show=True):
             print(f"error: {problem}", file=sys.stderr)

@@ -130,7 +130,7 @@ def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, E
 def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     """Return a row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
-        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
+        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else it stands in the headline
         return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
     within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
     worse = claim.pair.mean > 0

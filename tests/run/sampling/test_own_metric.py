@@ -88,7 +88,7 @@ def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
     assert "error of the mean radius, units" in report.html.read_text()
     with open(report.csv, newline="") as file:
         assert {float(row["samples/radius"]) for row in csv.DictReader(file)} >= {0.101, 0.5005}
-    (judgement,) = report.story.published.judgements
+    (judgement,) = report.study.published.judgements
     assert judgement.word == "reproduced", judgement.why
 
 

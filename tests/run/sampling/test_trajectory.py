@@ -74,7 +74,7 @@ def test_the_strip_is_told_what_the_sampler_is_told(tmp_path, monkeypatch):
     denoiser, drawing = of(DDIM(3), Linear(-8.0, 5.0), (2,))
     denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2].parts["low"].value))
     model = SimpleNamespace(**vars(drawing.model), device="cpu", training=False, eval=mode, train=mode)
-    model.shown = lambda x: x
+    model.to_picture = lambda x: x
     noised = Drawing(model, SimpleNamespace(shape=(2,)), DDIM(3), prepare=lambda c, _: c.map(lambda x: x + 1))
     monkeypatch.setattr(pictures, "_moments", lambda *_: pictures.new_figure(1, 1))
     pictures.save_trajectory(noised, Condition(low=torch.zeros(4, 2)), 3, 0, tmp_path)

@@ -15,7 +15,7 @@ from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.papers.contrasts import _figure
-from triptych.study.papers.published import judged
+from triptych.study.papers.published import judge_claims
 
 
 class Sweep(Memory):
@@ -36,7 +36,7 @@ class Sweep(Memory):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
         with self.read():
-            return judged({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
+            return judge_claims({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements
@@ -270,7 +270,7 @@ def test_values_of_a_measured_key_are_settings():
     claim = {"says": "It falls.", "metric": "recall", "order": [1.5, 0]}
     node = {"cite": "A", "where": "t", "minutes": 1, "claims": {"falls": claim}}
     axes = {"seed": ["1", "2", "3"], "guidance.scale": ["0", "1.5"]}
-    found = judged({"paper": node, "paper_axes": axes}, runs)
+    found = judge_claims({"paper": node, "paper_axes": axes}, runs)
     assert found.judgements[0].word == "reproduced"
     assert [name for name, _ in found.judgements[0].figures] == ["0", "1.5"]
 
@@ -298,4 +298,4 @@ def test_a_claim_is_of_any_figure_that_a_run_has():
      {"paper": {"cite": "A", "where": "t", "minutes": 1, "claims": {"a": 1}}, "paper_axes": {"seed": ["1"]}}],
 )  # fmt: skip
 def test_a_file_that_anybody_may_have_written_is_no_paper(record):
-    assert judged(record, []) is None
+    assert judge_claims(record, []) is None

@@ -81,7 +81,7 @@ def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
 
 
 def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}})
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE, "other": NODE | {"minutes": 90}})
     file = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(file), str(tmp_path)]) == 0
     text = file.read_text()
@@ -117,7 +117,7 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
 
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
-    monkeypatch.setattr(results_page, "files", lambda *_: {"it": other})
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": other})
     text = page(tmp_path, tmp_path)
     assert "1 contradicted and 0 [cannot tell](#words).**" in text
     assert "Besides, 1 to run again: 3 findings in all." in text
@@ -126,7 +126,7 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     # what the file sets of its runs decides, too
     file = tmp_path / "results" / "it.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
-    monkeypatch.setattr(results_page, "files", lambda *_: {"it": NODE | {"settings": "now"}})
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE | {"settings": "now"}})
     assert "3 to run again: 3 findings in all" in page(tmp_path)
 
 
@@ -152,7 +152,11 @@ def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
 
 
 def test_without_a_sweep_nothing_was_run(tmp_path):
-    assert page(tmp_path, tmp_path).partition("## Not run")[2].count("| `") == len(results_page.files()) > 10
+    assert (
+        page(tmp_path, tmp_path).partition("## Not run")[2].count("| `")
+        == len(results_page.read_papers())
+        > 10
+    )
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
@@ -183,7 +187,7 @@ def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
 def test_what_is_not_testable_has_its_interval_its_range_and_one_reason(paper, tmp_path, monkeypatch):
     why = "the figures are made up"
     node = NODE | {"claims": NODE["claims"] | {"right": NODE["claims"]["right"] | {"untestable": why}}}
-    monkeypatch.setattr(results_page, "files", lambda *_: {"it": node})
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": node})
     edit(paper / "sweep.json", paper=node)
     page(tmp_path, tmp_path)
     text = (tmp_path / "results" / "it.md").read_text()
@@ -208,7 +212,7 @@ def test_a_published_reason_stands_once():
 
 def test_a_claim_by_reference_is_that_of_its_scale():
     for scale, steps in (("small", [100, 10]), ("paper", [4000, 400])):
-        claims = results_page.files(scale)["iddpm_hybrid"]["claims"]
+        claims = results_page.read_papers(scale)["iddpm_hybrid"]["claims"]
         assert claims["tenth"]["same"] == steps
         assert claims["samples"]["at"] == {"sampler.steps": steps[0]}
 
@@ -218,7 +222,7 @@ def test_a_file_that_refers_beyond_itself_is_read_as_it_is_written(tmp_path, mon
     text = "name: 2024-06-01\nhydra: null\npaper: {claims: {a: {at: {sampler.steps: '${sampler.steps}'}}}}\n"
     (tmp_path / "paper" / "theirs.yaml").write_text(text)
     monkeypatch.setattr(results_page, "folders", lambda: (tmp_path,))
-    claims = results_page.files()["theirs"]["claims"]
+    claims = results_page.read_papers()["theirs"]["claims"]
     assert claims == {"a": {"at": {"sampler.steps": "${sampler.steps}"}}}
 
 

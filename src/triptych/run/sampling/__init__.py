@@ -1,1 +1,1 @@
-"""Models opened again: samples, guidance, pictures, measures."""
+"""Samples: of a run or of a model opened again, as pictures, and measured."""

@@ -29,7 +29,7 @@ from triptych.errors import Diverged, UserError
 from triptych.models.condition_bits import never_dropped
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.drawing import Drawing, Experiment, chosen
+from triptych.run.drawing import Drawing, Experiment, choose
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
 LEVELS, POINTS = 20, 1000  # of noise and of items, at which Tweedie's formula is measured
@@ -236,14 +236,14 @@ def _row(
 def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
     """Choose items whose captions are prompts: n of classes trained on, half as many of others, over again.
 
-    Between these the classes (n,) of samples that are asked for none; None each where there are no such.
+    Between these the classes (n,) of samples without a caption; None each where there are no such.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
     items: list[Tensor | None] = [None, None]
     if prompts is not None and drawing.conditional and not drawing.class_conditional:
         places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
-        items = [p[chosen(k, len(p))] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)]
+        items = [p[choose(k, len(p))] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)]
     trained, untrained = items
     if trained is not None:
         return trained, None, untrained

@@ -1,4 +1,4 @@
-"""Samples of models that were opened again, as ``triptych-sample`` and Python ask for them."""
+"""Samples of opened runs, for ``triptych-sample`` and Python."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
-from triptych.run.build import Guides, build_drawing
+from triptych.run.build import OtherRuns, build_drawing
 from triptych.run.drawing import Drawing, Experiment, parts_read
 from triptych.run.reopen import drawn_as, open_stages
 
@@ -33,7 +33,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     if values["trajectory"] is not None and not hasattr(model, "denoiser"):
         raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
-    return _ready(build_drawing(config, model, opened.data, Guides(config)), values)
+    return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
@@ -45,7 +45,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
     drawings = []
     for i, run in enumerate(runs):
         config = drawn_as(f"stages[{i}]", run.config, changes[i] if i < len(changes) else {})
-        drawing = build_drawing(config, run.model, run.data, Guides(config))
+        drawing = build_drawing(config, run.model, run.data, OtherRuns(config))
         prepare = _conditioning_noise(drawing, values["noise"]) if values["noise"] else None
         drawings.append(replace(drawing, prepare=prepare))
     if values["noise"] and all(one.prepare is None for one in drawings):

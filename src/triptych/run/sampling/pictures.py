@@ -71,7 +71,7 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
     x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
-    x = model.shown(x)
+    x = model.to_picture(x)
     model.train(training)
     path = folder / "trajectory.png"
     if images:

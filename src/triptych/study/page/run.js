@@ -1,4 +1,4 @@
-// A run's own page within the page, and what is said of a run under the pointer.
+// A run's own page within the page, and the summary of a run under the pointer.
 
 const byMark = new Map(data.runs.map(run => [run.mark, run]));
 const byName = new Map(data.runs.map(run => [run.name, run]));

@@ -15,6 +15,7 @@ import yaml
 
 from triptych.config.habits import nearest
 from triptych.errors import UserError
+from triptych.run.parsing import format_value
 from triptych.study.axes import value_name
 
 # what a claim can be of, beside the user's own metrics
@@ -210,7 +211,7 @@ class _Contrasts:
         text = next((one for one in self.axes[key] if one == str(wanted) or _means(one, wanted)), None)
         if text is None:
             known = f"{key} is one of {', '.join(self.axes[key])}"
-            raise UserError(f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {known}")
+            raise UserError(f"{self.path}.{where}={format_value(wanted)}: not in the sweep; {known}")
         return text
 
 
@@ -233,7 +234,3 @@ def _rule(node: Mapping[str, Any], *keys: str) -> str:
     of = {key: node[key] for key in keys if key in node}
     shown = yaml.safe_dump(of, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
     return shown.strip()[1:-1]
-
-
-def _typed(value: Any) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -95,7 +95,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Judged:
+class PaperVerdicts:
     """A paper's claims with a sweep's verdicts; ``changed``: they are not those that it began with."""
 
     node: Mapping[str, Any]
@@ -116,7 +116,7 @@ class Judged:
         return " ".join(parts) or "No claim is made."
 
 
-def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
+def judge_claims(sweep: Mapping[str, Any], runs: Sequence[Run]) -> PaperVerdicts | None:
     """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
     node, axes, scale = sweep.get("paper"), sweep.get("paper_axes"), str(sweep.get("scale") or "small")
     if not isinstance(node, dict) or not isinstance(axes, dict) or scale not in ("small", "paper"):
@@ -134,7 +134,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     effects = [m for m in shown if m.contrast.second and math.isinf(m.contrast.high)]
     corrected = _corrected([_within_effects(j, effects) for j in corrected])
     changed = bool(sweep.get("claims_changed"))
-    return Judged(node, name, scale, first_line(sweep.get("machine") or ""), corrected, changed)
+    return PaperVerdicts(node, name, scale, first_line(sweep.get("machine") or ""), corrected, changed)
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:

@@ -45,7 +45,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
     return [file.parent for file in files if isinstance(load_object(file).get("paper"), dict)]
 
 
-def files(scale: str = "small") -> dict[str, Any]:
+def read_papers(scale: str = "small") -> dict[str, Any]:
     """Read {name: node ``paper`` at a scale, with a digest of the rest}; trusted packages have some, too."""
     nodes: dict[str, Any] = {}
     for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
@@ -69,13 +69,13 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
         page.read_text(encoding="utf-8")
     folder = page.with_suffix("")
     for place in find_papers(roots):
-        if (story := read_study([place])).published:
+        if (study := read_study([place])).published:
             settings = load_object(place / "sweep.json").get("paper_settings")
-            entry = paper_entry(story) | {"settings": settings}
+            entry = paper_entry(study) | {"settings": settings}
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / Path(f"{entry['title']}.json").name, text + "\n")
     kept = read_entries(folder)
-    known = {scale: files(scale) for scale in {"small", *(entry["scale"] for entry in kept)}}
+    known = {scale: read_papers(scale) for scale in {"small", *(entry["scale"] for entry in kept)}}
     entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
     for entry in entries:
         write_atomic(folder / f"{entry['title']}.md", page_template("paper.md.j2").render(entry=entry) + "\n")
@@ -90,9 +90,9 @@ def read_entries(folder: Path) -> list[Entry]:
     return [entry for entry in entries if isinstance(entry.get("claims"), list)]
 
 
-def paper_entry(story: Study) -> dict[str, Any]:
+def paper_entry(study: Study) -> dict[str, Any]:
     """Return a finished sweep's result as plain data."""
-    results, runs = story.published, story.runs
+    results, runs = study.published, study.runs
     assert results is not None
     node, seconds = results.node, sum(map(wall_seconds, runs))
     return {
