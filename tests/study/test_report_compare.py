@@ -132,6 +132,15 @@ def test_less_control_than_it_looks_is_noted(tmp_path):
     assert "all else being equal?" in read_study([tmp_path / "alike"]).question
 
 
+def test_steps_that_are_all_of_warm_up_are_noted(tmp_path):
+    runs = [make_run(tmp_path, name, 1, 2.0 + len(name) / 9, steps=100) for name in ("x0", "v")]
+    note = "lr_schedule.warmup_steps=100: all 100 steps are warm-up; use fewer."
+    for warmup, notes in ((100, (note,)), (99, ())):
+        for run in runs:
+            (run / "config.yaml").write_text(f"{{lr_schedule: {{warmup_steps: {warmup}}}, trained: null}}")
+        assert one(tmp_path).notes == notes
+
+
 def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):
     for seed in (1, 2):
         for model in ("a", "b"):
