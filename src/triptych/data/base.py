@@ -61,6 +61,7 @@ class DataModule(pl.LightningDataModule, ABC):
     class_names: Sequence[str] = ()  # of the labels, where they have some
     draws_globally: bool = False  # whether `load` drew from a global generator, which the run's seed sets
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    advice: tuple[str, ...] = ()  # lines that a run prints of its data, set in `load`
     shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 
