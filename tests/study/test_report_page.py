@@ -207,6 +207,7 @@ def test_terminal_shows_the_same_numbers(tmp_path):
         text = console.export_text()
         assert all(f"{cell.bound.mean:.3f}" in text for cell in story.comparisons[0].cells)
         assert " ".join(story.answer.split()) in " ".join(text.split()) and "±: seeds alone" in text
+        assert "; 297 test items" in text
         assert max(map(len, text.splitlines()[:8])) <= width
         assert "verdict" in text and text.count("worse") == 2 and "3 (1" in text
         assert ("to best [interval]" in text) == (width > 80), "a heading is text, not rich's markup"

@@ -107,8 +107,14 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
 @pytest.mark.parametrize(
     ("bounds", "said"),
     [
-        ({"elbo": 8.5, "flat": 13.0}, "No setting is better than a uniform guess (8.000 bits/dim)."),
-        ({"elbo": 7.5, "flat": 9.0}, "No setting is better than the per-pixel histogram (7.100 bits/dim)."),
+        (
+            {"elbo": 8.5, "flat": 13.0},
+            "No setting is better than a uniform guess (8.000 bits/dim): train longer.",
+        ),
+        (
+            {"elbo": 7.5, "flat": 9.0},
+            "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
+        ),
         ({"elbo": 6.5, "flat": 9.0}, "flat is no better than a uniform guess (8.000 bits/dim)."),
         ({"elbo": 13.0}, "elbo is no better than a uniform guess (8.000 bits/dim)."),
         ({"elbo": 6.0, "flat": 6.5}, ""),
@@ -128,6 +134,15 @@ def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said
         assert read_study([tmp_path]).answer == headline
     else:
         assert "better than" not in headline
+
+
+def test_no_seeds_are_advised_where_no_setting_is_better_than_a_baseline(tmp_path):
+    runs_of(tmp_path, HINTS, baselines={"uniform": {"mean": 1.05, "n": 297}})
+    assert "about" in recorded(tmp_path).answer and recorded(tmp_path).next_step
+    for file in tmp_path.glob("*/summary.json"):
+        edit(file, baselines={"uniform": {"mean": 0.9, "n": 297}})
+    story = recorded(tmp_path)
+    assert story.answer.endswith("Not settled against b and c.") and story.next_step == ""
 
 
 def measured(values, **about):

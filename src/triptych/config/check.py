@@ -153,6 +153,12 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
             yield f"{key}={config[group][leaf]}: {end}"
 
 
+def warm_up_line(warmup: int, steps: int) -> str:
+    """Return the line for a fit whose learning rate never reaches its value; "" for any other."""
+    problem = f"all {steps} steps are warm-up"
+    return f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer" if warmup >= steps else ""
+
+
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     """Refuse overrides that nothing in this configuration reads; not in sweeps: some cells need them."""
     check_guide(config if "guide" in typed else {})

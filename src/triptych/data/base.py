@@ -63,6 +63,7 @@ class DataModule(pl.LightningDataModule, ABC):
     draws_globally: bool = False  # whether `load` drew from a global generator, which the run's seed sets
     load_seconds: float = math.inf  # that `load` took
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    advice: tuple[str, ...] = ()  # lines that a run prints of its data, set in `load`
     shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 

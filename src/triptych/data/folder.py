@@ -13,7 +13,7 @@ from tqdm import tqdm
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
-from triptych.data.layout import Layout, read_layout, split_files
+from triptych.data.layout import Layout, hidden_classes, read_layout, split_files
 from triptych.data.order import rank_world
 from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
@@ -24,6 +24,7 @@ from triptych.files import limit, open_regular
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the next one, at most
+GREY = 4096  # training images whose channels are compared, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
 
 
@@ -124,7 +125,16 @@ class ImageFolder(DataModule):
         for split, rows in parts.items():
             condition = Condition.of(label=None if labels is None else labels[rows])
             splits[split] = Split(Mapped(array, rows), condition, self.levels, digests[rows])
+        grey = self._all_grey(Mapped(array, parts["train"][:GREY]))
+        self.advice = tuple(filter(None, (hidden_classes(layout, self.root), grey)))
         return splits
+
+    def _all_grey(self, images: Mapped) -> str:
+        """Return the line for grey images in colour; the first coloured ones end the search."""
+        some = (images[start : start + AHEAD] for start in range(0, len(images), AHEAD))
+        if self.shape[0] == 1 or not all((x == x[:, :1]).all() for x in some):
+            return ""
+        return f"data.channels=3: all of {len(images)} training images are grey; use data.channels=1"
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
         """Check the files of the splits before any image is decoded; DataError for what they lack."""

@@ -101,6 +101,17 @@ def read_layout(root: Path) -> Layout:
     return Layout(files, splits, classes, labels)
 
 
+def hidden_classes(layout: Layout, root: Path) -> str:
+    """Return the line for folders that are no classes, as they lie in the only folder; "" for others."""
+    depth = 1 if layout.splits[0] else 0
+    inner = {file.parts[depth : depth + 2] for file in layout.files if len(file.parts) > depth + 2}
+    if layout.classes or len(inner) < 2:
+        return ""
+    only = min(inner)[0]
+    fix = "move them up" if depth else f"use data.root={str(root / only)!r}"
+    return f"data.root={str(root)!r}: the {len(inner)} folders in {only}/ are no classes; {fix}"
+
+
 def place(file: Path, data_seed: int) -> float:
     """Hash an image's path under the root to [0, 1), whatever other images there are."""
     # NFC: some file systems hand é back as e with an accent of its own

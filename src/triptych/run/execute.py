@@ -182,7 +182,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
             print(f"data: {origin.facts['description']}", flush=True)
     few = len(experiment.data.splits["val"])
     note = f"validation: {few} items, too few to choose a setting or a moment by" if 0 < few < FEW else ""
-    for line in (*leakage(origin.facts), note):
+    for line in (*leakage(origin.facts), *experiment.data.advice, note):
         log_line(run, line)
 
 

@@ -19,6 +19,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.archive import SCHEMA
 from triptych.config.build import build
+from triptych.config.check import warm_up_line
 from triptych.config.identity import cores
 from triptych.config.source import choices_of
 from triptych.data.batch import Batch
@@ -192,9 +193,7 @@ def build_fit(
             problem = problem if validated else f"data {data.name} has no validation items;"
             raise UserError(f"checkpoint=best: {problem} pass checkpoint=last")
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
-        if anew and warmup >= trainer.max_steps:
-            problem = f"all {trainer.max_steps} steps are warm-up"
-            log_line(run, f"lr_schedule.warmup_steps={warmup}: {problem}; use fewer")
+        log_line(run, warm_up_line(warmup, trainer.max_steps) if anew else "")
         bundled = {"experiment", "ablation", "paper"} & run.provenance().get("choices", {}).keys()
         if anew and not bundled and (name := data.name) in choices_of("experiment"):
             other = f"experiment={name} has settings for these data"

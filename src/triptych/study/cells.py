@@ -194,6 +194,12 @@ class Comparison:
         return UNITS[self.measure]
 
     @property
+    def tested(self) -> str:
+        """ "297 test items", or "297 or 300 test items", of a bound that decides; else ""."""
+        sizes = [] if self.deciding else sorted({run.test[self.measure].n for run in self.runs})
+        return " or ".join(map(str, sizes)) + f" test item{'s' * (sizes != [1])}" if sizes else ""
+
+    @property
     def heading(self) -> str:
         """Heading that distinguishes this comparison from others in a report."""
         if self.title:

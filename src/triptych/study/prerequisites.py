@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import check_keys
+from triptych.config.check import check_keys, warm_up_line
 from triptych.config.compose import to_plain
 from triptych.config.identity import grid_keys
 from triptych.config.keys import find_key
@@ -76,26 +77,34 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str, str]]:
             yield from ((key, f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
 
 
-def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
+def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> list[str]:
     """Refuse a sweep none of whose cells can run, or one with a value that no cell can have (UserError).
 
     Each value is looked at in the first cell that has it; cells in which it only does not go with the others
     fail alone. First and last cell of a grid differ in every axis; those between are looked at if both are
-    refused. ``begun``: whether a cell has a result or a checkpoint.
+    refused. ``begun``: whether a cell has a result or a checkpoint. Returns what each such cell prints of its
+    warm-up, whose own stderr is its train.log.
     """
-    loader, refusals, known = GlobalHydra.instance().config_loader(), [], set[str]()
+    lines = dict[str, None]()
+    loader, refusals, known = GlobalHydra.instance().config_loader(), [], {""}
     if config.get("until"):
         rounds.seeds_after(rounds.settings_and_seeds(jobs)[1], config.max_seeds)
     for job in jobs:
         fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
-        known.update(job)
-        if (doubtful := any(map(_is_doubtful, fresh))) or any(choices_of(o.key_or_group) for o in fresh):
+        length = ",".join(o for o in job if rounds.key_of(o).startswith(("lr_schedule.", "trainer.max_")))
+        new_length = length not in known  # each pair of a length and a warm-up
+        known.update([*job, length])
+        doubtful = any(map(_is_doubtful, fresh))
+        if doubtful or new_length or any(choices_of(o.key_or_group) for o in fresh):
             cell = loader.load_sweep_config(config, job)  # which refuses a key of another choice
+            lines[_warm_up(cell)] = None
         if doubtful:
             check_keys(cell, cell.hydra)
     for job in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
         try:
-            check_initial(resolve_composed(loader.load_sweep_config(config, job)), begun)
+            plain = resolve_composed(loader.load_sweep_config(config, job))
+            check_initial(plain, begun)
+            lines[_warm_up(OmegaConf.create(plain))] = None
             break
         except (UserError, HydraException, OmegaConfBaseException) as error:
             refusals.append(error)
@@ -106,6 +115,18 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> N
     if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
         but.add("guide")  # as of an ablation that names one for a guidance that is not chosen
     check_files(config, but)
+    return [*filter(None, lines)]
+
+
+def _warm_up(cell: DictConfig) -> str:
+    """Return a cell's line on its warm-up, if it trains for a number of steps."""
+    keys = "trained", "model._target_", "trainer.max_epochs", "trainer.max_steps", "lr_schedule.warmup_steps"
+    with suppress(OmegaConfBaseException):  # of values that are refused later
+        trained, model, epochs, steps, warmup = (OmegaConf.select(cell, key) for key in keys)
+        idle = trained or epochs or str(model).endswith((".OracleModel", ".Cascade"))
+        if type(steps) is type(warmup) is int and not idle:
+            return warm_up_line(warmup, steps)
+    return ""
 
 
 def _is_doubtful(override: Override) -> bool:

@@ -212,10 +212,11 @@ def _table(study: Study, i: int, without: tuple[str, ...]) -> Table:
     what = table_title(comparison) or comparison.unit
     what = ", ".join(filter(None, (comparison.title, what)))
     rows = table_rows(comparison)
+    several = any(len(cell.runs) > 1 for cell in comparison.cells)
     table = Table(
         title=Text(f"{study.title}: {comparison.data or 'all data'}, {what}, {better}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="±: seeds alone" if any(len(cell.runs) > 1 for cell in comparison.cells) else None,
+        caption="; ".join(filter(None, ("±: seeds alone" * several, comparison.tested))) or None,
         caption_justify="left",
     )  # fmt: skip
     known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]

@@ -96,7 +96,8 @@ class Study:
         words = [word for word in words if word not in (RETRY, "force=true")]
         if (failed := self.counts["failed"]) and not self.going_on:
             return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join([*words, RETRY])}"
-        seeds = max(map(seeds_next, self.comparisons), default=0)
+        judged = zip(self.comparisons, self.verdicts, strict=True)
+        seeds = max((seeds_next(c) for c, v in judged if not v.untrained), default=0)
         compared = (run for run in self.runs if not is_trial(run))
         used = sorted({run.seed for run in compared if run.seed is not None})
         alone = {word.partition("=")[0] for word in words if "," not in word} & varied_keys(self.comparisons)

@@ -92,10 +92,10 @@ class SweepHook(Callback):
                 sys.exit(0)
             if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-            runs = self.runs()
+            runs, warm_up = self.runs(), list[str]()
             if not self.cells or any(run.status != "finished" for run in runs):
                 begun = any(run.checkpoints() or run.status == "finished" for run in runs)
-                check_cells(config, self.jobs, begun)
+                warm_up = check_cells(config, self.jobs, begun)
             self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
             try:
                 self._forget_refusals()
@@ -111,7 +111,7 @@ class SweepHook(Callback):
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [] if config.force else [run for run in runs if run.status == "finished"]
         unread = unread_threads(config.threads, config.hydra.overrides.task)
-        for line in filter(None, (finished_before(*finished), unread)):
+        for line in filter(None, (finished_before(*finished), unread, *warm_up)):
             print(line, file=sys.stderr, flush=True)
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)

@@ -16,10 +16,14 @@ NAMED = 4  # settings that are named in a sentence; more are counted
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentences` are the answer, one a relation; `lines` are about measures of samples."""
+    """`sentences` are the answer, one a relation; `lines` are about measures of samples.
+
+    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would settle little.
+    """
 
     sentences: tuple[str, ...]
     lines: tuple[str, ...] = ()
+    untrained: bool = False
 
     @property
     def headline(self) -> str:
@@ -30,19 +34,22 @@ class Verdict:
 def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
     deciding = comparison.deciding
+    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells})
+    if untrained := worse.startswith("No setting"):
+        worse = f"{worse.removesuffix('.')}: train longer."
     if comparison.is_unmeasured:
         answer = ["These settings share one model and its bound: measures.n=1000 compares their samples."]
     elif comparison.cells:
-        answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison)
+        answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison, untrained)
     else:
         answer = ["No run has reported a finite test bound yet."]
     others = (table for table in comparison.measures.values() if table is not deciding)
     lines = tuple(filter(None, (ranking(comparison, other) for other in others)))
-    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells})
     best = comparison.cells[0].label if comparison.cells else ""
-    before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
+    first = untrained or worse.startswith(f"{best} is no better")
+    before, after = (worse, "") if first else ("", worse)
     sentences = (before, *answer, after, divergences(comparison), failures(comparison))
-    return Verdict(tuple(filter(None, sentences)), lines)
+    return Verdict(tuple(filter(None, sentences)), lines, untrained)
 
 
 def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
@@ -79,7 +86,7 @@ def failures(comparison: Comparison) -> str:
     return f"{_names(lost, every)} failed: no run has a result." if lost else ""
 
 
-def _sentences(comparison: Comparison) -> list[str]:
+def _sentences(comparison: Comparison, untrained: bool) -> list[str]:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
@@ -107,7 +114,7 @@ def _sentences(comparison: Comparison) -> list[str]:
         sentences.append(f"The same as {_names(same, len(claims))} within {margin}.")
     if left := {label: claim for label, claim in claims.items() if label not in clear + ahead + same}:
         interim = comparison.rule.interim
-        would = "" if interim else _would_settle(left, len(claims))
+        would = "" if interim or untrained else _would_settle(left, len(claims))
         sentences.append(f"Not settled against {_names([*left], len(claims))}{would}.")
         sentences += ["Nothing is settled before the sweep ends."] if interim else []
     return sentences
