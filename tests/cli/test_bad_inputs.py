@@ -60,6 +60,8 @@ OWN = [
     ("train condition_from.label=x", ["condition_from.label=x", "+condition_from.label=x"]),
     ("train condition_from={{label:x}}", ["+condition_from={{label:x}}"]),
     ("train ~data", ["data: a choice is needed"]),
+    ("train ~logger", ["logger: a choice is needed, as in logger=NAME"]),
+    ("train ~test", ["test: every run has it; type no ~test"]),
     ("train ~seed", ["'seed'", "not found"]),
     ("train callbacks=[]", ["callbacks: a choice is needed"]),
     ("train denoiser=null", ["denoiser=null: must be one of dit, "]),
