@@ -77,6 +77,8 @@ OWN = [
     ("sample ckpt=x n=16,32", ["n=16,32: several values; type one, and the command once for each"]),
     ("train seed=${{nowhere}}", ["'nowhere'", "not found"]),
     ("train -m seed=range(0)", ["seed=range(0)", "no values"]),
+    ("train seed=range(1,4)", ["seed=range(1,4): several values need -m (a sweep)"]),
+    ("train -m objective=epsilon,v --cfg job", ["objective=epsilon,v: several values, and", "type one"]),
     ("train ablation=objectives", ["ablation=objectives", "-m"]),
     ("train optimizer.lr=0,001", ["optimizer.lr=0,001", "-m"]),
     ("train optimizer.betas=0.9,0.999", ["need -m", "for a list type optimizer.betas=[0.9,0.999]"]),

@@ -14,7 +14,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
+from triptych.config.compose import NEED_SWEEP, compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus
 from triptych.config.habits import MEANT, nearest, translated
 from triptych.config.identity import check_environment, quote, register_resolvers
@@ -98,7 +98,11 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 def shown(options: Namespace, command: str) -> str:
     """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
     folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
-    cfg = compose_command(command, [*options.overrides, *folder])
+    try:
+        cfg = compose_command(command, [*options.overrides, *folder])
+    except UserError as error:
+        one = "several values, and --help and --cfg show one run; type one"
+        raise UserError(str(error).replace(NEED_SWEEP, one) if options.multirun else str(error)) from error
     if options.help:
         return help_text(command, cfg)
     if command != "train":

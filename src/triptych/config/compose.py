@@ -25,6 +25,7 @@ from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
 
+NEED_SWEEP = "several values need -m (a sweep)"
 EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/ray": "ray",
     "hydra/launcher/submitit_local": "slurm",
@@ -155,14 +156,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return known or _no_such_key(key, override, arguments)
     if match := re.search(r"Error merging override \+*((\S+?)=.*)", text):
         return f"{match[1]}: must be a group of keys, each typed as {match[2]}.KEY=VALUE"
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
         kind = find_key(key.lstrip("+")).kind
         lists = unwrap(kind)[0] is Any or "a list" in describe_kind(kind)
         fix = f"; for a list type {key}=[{values}]" if lists else ""
-        return f"{match[1]}: several values need -m (a sweep){fix}"
+        return f"{match[1]}: {NEED_SWEEP}{fix}"
     if isinstance(error, OverrideParseException) and (override := error.override) in arguments:
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
