@@ -124,6 +124,12 @@ def test_the_bound_of_a_batch(finished):
         refused(wrong, problem)
 
 
+def test_an_override_as_a_keyword_is_answered_with_its_text(finished):
+    trained = triptych.load(finished().path)
+    refused(lambda: trained.evaluate(steps=10), "steps=10: no such argument", '"steps=10"', error=TypeError)
+    refused(lambda: trained.sample(2, sampler="ddim"), '"sampler=ddim"', error=TypeError)
+
+
 def test_a_bound_of_an_optimal_variance_is_measured_once(finished, monkeypatch):
     trained, calls = triptych.load(finished("bound.steps=10", "bound.variance=optimal").path), []
     x = trained.data.splits["test"].batch(torch.arange(5)).x

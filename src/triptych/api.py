@@ -6,11 +6,11 @@ with what the other has begun.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -163,7 +163,9 @@ class Trained:
         self.model.before_accounting()
         return self.model
 
-    def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
+    def sample(
+        self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None, **wrong: NoReturn
+    ) -> Any:
         """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
 
         Args:
@@ -173,6 +175,7 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
+        _refuse_keywords(wrong)
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         from triptych.run.drawing import Experiment
@@ -184,7 +187,7 @@ class Trained:
         finally:  # it draws on a GPU
             self.model.to(device)
 
-    def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", *overrides: str, **wrong: NoReturn) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
 
         Reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` as it is in memory.
@@ -192,6 +195,7 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
+        _refuse_keywords(wrong)
         typed = {"ckpt": self.path, "weights": self.weights, "data_root": self.data_root}
         typed["split"] = composing.typed(split)  # quoted: it may be no split's name
         values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
@@ -238,6 +242,11 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")
     return rows
+
+
+def _refuse_keywords(wrong: Mapping[str, Any]) -> None:
+    for key, value in wrong.items():
+        raise TypeError(f'{key}={value!r}: no such argument; an override is text: "{key}={value}"')
 
 
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:

@@ -19,7 +19,7 @@ class DataError(UserError):
 
 
 class ForeignCheckpoint(UserError):
-    """A checkpoint that lies in the directory of another run."""
+    """A checkpoint and the ``config.yaml`` of its directory are not of one run."""
 
 
 class Busy(UserError):

@@ -113,7 +113,7 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
             "guidance.scale=3",
             "no such key with this choice of guidance; guidance=auto or guidance=classifier or ",
         ),
-        ("data=ring data.root=/x", "no such key with this choice of data; data=captioned_folder or "),
+        ("data=ring data.root=/x", "no such key with this choice of data; data=mnist or data=folder "),
         ("width=64", "did you mean denoiser.network.width or model.network.width?"),
         ("steps=5", "did you mean bound.steps or objective.steps or sampler.steps?"),
         ("model=vae denoiser.network.width=8", "has a network of its own; type model.network.width=8"),

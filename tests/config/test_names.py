@@ -69,7 +69,9 @@ def test_a_number_of_threads_that_a_run_does_not_read_is_named(monkeypatch):
 def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path / "root"))
     (tmp_path / "root" / "logs" / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "b").mkdir()
+    for name in ("b", "docs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "config.yaml").touch()
     monkeypatch.chdir(tmp_path)
     wanted = f"; did you mean {tmp_path}/root/logs/runs/a?"
     assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
@@ -77,6 +79,12 @@ def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     (tmp_path / "root" / "logs" / "runs" / "coss").mkdir()
     assert in_root(Path("logs/runs/cos")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
     assert in_root(tmp_path / "bb") == f"; did you mean {tmp_path}/b?"
+    assert in_root(Path("doc")) == "", "docs is no run"
+    assert (
+        in_root(Path("coss"))
+        == in_root(tmp_path / "cosss")
+        == f"; did you mean {tmp_path}/root/logs/runs/coss?"
+    )
 
 
 KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()

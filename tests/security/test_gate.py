@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tests.refusal import refused
 from tests.study.fake_runs import make_run
 from triptych import files
 from triptych.cli import train
@@ -26,7 +27,7 @@ from triptych.run.prepare import prepare
 from triptych.run.read import read_items, read_run
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
-from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_initial, check_run
+from triptych.run.untrusted import OWN, adopt, check_checkpoint, check_initial, check_reference, check_run
 from triptych.study.render import print_table, write_report
 
 from .strangers import configuration, save_run
@@ -101,6 +102,18 @@ def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run
     with pytest.raises(UserError, match="another run.*max_steps: 4 -> 2"):
         execute(RunDirectory(run))
     assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
+    """Its only good file was to be removed, or the run was called interrupted."""
+    whole, damaged = (run / "config.yaml").read_text(), "config.yaml is damaged"
+    (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
+    kept = "restore it, or pass a copy of the checkpoint in another folder"
+    assert "remove" not in refused(lambda: read_checkpoint(last(run)), damaged, kept)
+    refused(lambda: check_reference("guide", str(run)), damaged)
+    refused(lambda: adopt({"trained": str(run)}, {}, []), damaged)
+    (run / "summary.json").unlink()  # then either may be wrong
+    assert "remove" not in refused(lambda: read_checkpoint(last(run)), "restore the one that is wrong")
 
 
 def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):

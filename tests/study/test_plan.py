@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.refusal import refused
 from triptych.config.compose import compose_command
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
@@ -124,6 +125,13 @@ def test_what_is_assumed_of_a_folder_is_printed(root):
     assumed = [line for line in plan([("a", 1, 1, labelled), ("b", 1, 1, labelled)]) if "assumed" in line]
     assert assumed == ["assumed: 1,000 classes, as data=folder is not read"]
     assert not any("assumed" in line for line in plan([("a", 1, 1, resolved())]))
+
+
+def test_a_root_that_is_a_file_is_refused(root):
+    """Data may lie on another machine, so that a folder that is not there is planned for."""
+    (root / "blobs.npy").write_text("")
+    config = resolved("data=folder", f"data.root={root}/blobs.npy")
+    refused(lambda: plan([("", 1, 1, config)]), "blobs.npy': not a folder", "docs/own-code.md")
 
 
 def test_a_learned_variance_is_a_second_output():

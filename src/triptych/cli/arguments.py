@@ -14,12 +14,12 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
+from triptych.config.compose import NEED_SWEEP, compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import MEANT, nearest, translated
 from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
-from triptych.config.source import CONFIGS
+from triptych.config.source import CONFIGS, choices_of
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.command_errors import one_line_errors
@@ -52,7 +52,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}
-    quoted = []
+    quoted, chosen = [], dict[str, str]()
     for argument in arguments:
         check_password(argument)
         key, equals, value = argument.partition("=")
@@ -60,6 +60,9 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
         if key.lstrip("+") == "hydra.mode":
             raise UserError(f"{argument}: leave it out; -m is a sweep")
+        if value and choices_of(key) and chosen.setdefault(key, value) != value:
+            problem = f"{key} is typed twice, and the last one only would count"
+            raise UserError(f"{key}={chosen[key]} {argument}: {problem}; type one")
         if value == "{}" and key[:1].isalpha():
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
@@ -98,7 +101,11 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 def help_or_config(options: Namespace, command: str) -> str:
     """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
     folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
-    cfg = compose_command(command, [*options.overrides, *folder])
+    try:
+        cfg = compose_command(command, [*options.overrides, *folder])
+    except UserError as error:
+        one = "several values, and --help and --cfg show one run; type one"
+        raise UserError(str(error).replace(NEED_SWEEP, one) if options.multirun else str(error)) from error
     if options.help:
         return help_text(command, cfg)
     if command != "train":

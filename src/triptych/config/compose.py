@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys
 from triptych.config.describe import listing, read_yaml
-from triptych.config.habits import answer, nearest
+from triptych.config.habits import MEANT, answer, nearest
 from triptych.config.identity import ABSENT, leaves, quote, register_resolvers
 from triptych.config.keys import FREE_GROUPS, allowed, check_values, find_key, of_class, takes_names
 from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full_name, groups, places
@@ -25,6 +25,7 @@ from triptych.config.trust import NAME, check_name, trusted
 from triptych.declare import describe_kind, unwrap
 from triptych.errors import UserError
 
+NEED_SWEEP = "several values need -m (a sweep)"
 EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/ray": "ray",
     "hydra/launcher/submitit_local": "slurm",
@@ -133,11 +134,17 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(match[1]):
             return f"{match[1]}: not installed; pip install 'triptych[{extra}]'"
         group, _, option = match[1].rpartition("/")
+        for key, _, value in (one.lstrip("+").partition("=") for one in arguments):
+            if f"{key}/{value}" == match[1]:  # the value may be a path
+                group, option = key, value
         options = _options(group)
         if ".." in match[1]:
             return f"{match[1]}: .. is not allowed; type GROUP=NAME"
         if line := answer(group, option, "no such choice"):
             return line
+        if group == "data" and ("/" in option or Path(option).exists()):
+            fix = "type data=folder data.root=FOLDER for images; for others see docs/own-code.md"
+            return f"{group}={option}: no such choice; {fix}"
         if full_name(option):
             return f"{group}={option}: no such choice; type {group.replace('/', '.')}._target_={option}"
         near = nearest(option, options)
@@ -151,22 +158,23 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = match[1].split("@")[0]
         override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        known = answer(key, override.partition("=")[2]) if _command() == "train" else ""
+        here = _command() == "train" or MEANT.get(key, "").rpartition(" ")[2] in _all_names()
+        known = answer(key, override.partition("=")[2]) if here else ""
         return known or _no_such_key(key, override, arguments)
     if match := re.search(r"Error merging override \+*((\S+?)=.*)", text):
         return f"{match[1]}: must be a group of keys, each typed as {match[2]}.KEY=VALUE"
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         if _command() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
         kind = find_key(key.lstrip("+")).kind
         lists = unwrap(kind)[0] is Any or "a list" in describe_kind(kind)
         fix = f"; for a list type {key}=[{values}]" if lists else ""
-        return f"{match[1]}: several values need -m (a sweep){fix}"
+        return f"{match[1]}: {NEED_SWEEP}{fix}"
     if isinstance(error, OverrideParseException) and (override := error.override) in arguments:
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
-        if "/" in override and "=" not in override and _command() != "train":
+        if "=" not in override and _command() != "train":
             return f"{override}: no key; type ckpt={override}"
         key, equals, value = override.partition("=")
         if equals and re.fullmatch(r"[+~]*[\w/]+/\w+(\.\w+)+", key):
@@ -214,7 +222,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     for depth in range(1, key.count(".") + 1):  # of the group, then of one within it
         if others := listing(key, depth):
             place = "/".join(key.split(".")[:depth])
-            listed = " or ".join(f"{place}={one}" for one in others[:3])
+            listed = " or ".join(f"{place}={one}" for one in sorted(others, key=len)[:3])
             value = override.partition("=")[2]
             swept = any(re.match(rf"{place}=[^\[]*,", one) for one in arguments)
             # Hydra sets a single value before it takes the first choice of a sweep

@@ -11,7 +11,7 @@ _NAMES = {
     "optimizer.lr": "lr learning_rate model.lr model.learning_rate trainer.lr optimizer.learning_rate "
     "lr_schedule.lr",
     "optimizer.weight_decay": "wd weight_decay model.weight_decay",
-    "trainer.max_epochs": "epochs n_epochs num_epochs trainer.epochs",
+    "trainer.max_epochs": "epochs n_epochs num_epochs trainer.epochs training.num_epochs training.epochs",
     "trainer.max_steps": "n_steps num_steps train_steps iterations",
     "trainer.accelerator=gpu trainer.devices": "gpus n_gpus num_gpus trainer.gpus",
     "trainer.accelerator=gpu": "trainer=gpu",
@@ -34,7 +34,9 @@ _NAMES = {
     "objective=v": "objective=v_prediction",
     "objective/loss": "loss",
     "objective/loss=simple": "objective/loss=mse objective/loss=l2",
-    "bound.steps": "timesteps num_timesteps diffusion_steps",
+    "bound.steps": "timesteps num_timesteps num_train_timesteps diffusion_steps",
+    "sampler.steps": "num_inference_steps sampler.num_inference_steps sampling_steps sampling_timesteps",
+    "denoiser.network.blocks": "denoiser.network.num_blocks denoiser.network.n_blocks num_blocks n_blocks",
     "guidance=classifier_free guidance.scale": "cfg_scale guidance_scale",
     "samples.n": "n_samples num_samples",
     "name": "exp_name experiment_name run_name",
@@ -87,7 +89,8 @@ def answer(key: str, value: str, problem: str = "no such key") -> str:
     if line := MEANT.get(typed):
         return f"{typed}: {problem}; use {line}"
     if line := MEANT.get(key):
-        return f"{typed}: {problem}; use {line}={value}"
+        line = f"{line}={value}"
+        return f"{typed}: {problem}; use {MEANT.get(line, line)}"
     return f"{typed}: {INSTEAD[key]}" if key in INSTEAD else ""
 
 

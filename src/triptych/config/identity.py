@@ -179,16 +179,24 @@ def root() -> str:
 
 
 def in_root(path: Path) -> str:
-    """Suggest the same path below ``root``, where the current folder has none, or a near name; else ""."""
-    there = Path(root()) / os.path.relpath(path)
+    """Suggest the same path below ``root``, a run or sweep of that name, or one of a near name; else ""."""
+    there, logs = Path(root()) / os.path.relpath(path), Path(root()) / "logs"
     inside = ".." not in there.parts
-    if inside and there.exists():
-        return f"; did you mean {there}?"
-    for folder in (path.parent, *[there.parent] * inside):
+    named = [logs / kind / path.name for kind in ("runs", "sweeps")] * bool(path.name)
+    if same := next((one for one in [there] * inside + named if one.exists()), None):
+        return f"; did you mean {same}?"
+    for folder in (path.parent, *[there.parent] * inside, logs / "runs"):
         with suppress(OSError):
-            if near := closest(path.name, sorted(os.listdir(folder))):
+            if near := closest(
+                path.name, [one for one in sorted(os.listdir(folder)) if _has_runs(folder / one)]
+            ):
                 return f"; did you mean {folder / near}?"
     return ""
+
+
+def _has_runs(path: Path) -> bool:
+    inner = ("config.yaml", "sweep.json", "runs", "sweeps", "last.ckpt")
+    return path.suffix == ".ckpt" or path.parent.name == "runs" or any((path / one).exists() for one in inner)
 
 
 def check_environment() -> None:

@@ -64,16 +64,23 @@ def _above(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
+def check_folder(root: Path) -> None:
+    """Raise DataError unless ``root`` is a folder, whatever lies in it."""
+    if not root.is_dir():
+        problem = "not a folder" if root.exists() else "no such folder"
+        arrays = root.suffix in (".npy", ".npz")
+        fix = "arrays need a class of your own, docs/own-code.md" if arrays else "needs one with images"
+        raise DataError(f"data.root={str(root)!r}: {problem}; {fix}")
+
+
 def read_layout(root: Path) -> Layout:
     """Return the images under ``root`` with their splits and classes, by the names of folders.
 
     DataError: no images; images both in folders and beside them; a folder named as a split beside others that
     are none; none to train on.
     """
+    check_folder(root)
     key = f"data.root={str(root)!r}"
-    if not root.is_dir():
-        problem = "not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{key}: {problem}; needs one with images")
     files = list_images(root)
     if not files:
         raise DataError(f"{key}: no images there; they end in {', '.join(ENDINGS)}")

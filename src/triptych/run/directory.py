@@ -118,6 +118,15 @@ class RunDirectory(Lockable):
         except ValueError:
             return None
 
+    def damage(self) -> str:
+        """Return what is wrong with ``config.yaml`` if the recorded result is not of it, else ""."""
+        digests: Mapping[str, str] = {}
+        with contextlib.suppress(ValueError):
+            digests = Result.from_json(load_object(self / "summary.json")).digests
+            check_digests(self.path, digests, SEALED[:1])
+            return ""
+        return f"{self / SEALED[0]} is damaged, edited or of another run" if digests else ""
+
     @property
     def status(self) -> str:
         """ "new", "interrupted" (it has a beginning and no end), "finished", "failed" or "diverged"."""

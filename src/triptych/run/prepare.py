@@ -16,7 +16,9 @@ from triptych.config.build import check_names, check_needed, keep_arguments
 from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences, leaves, plain_name, slug
-from triptych.config.keys import check_values, groups, role
+from triptych.config.keys import check_values, role
+from triptych.config.schema import Train
+from triptych.config.source import choices_of
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
@@ -32,9 +34,13 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``."""
     plain = to_plain(cfg, throw_on_missing=True)
-    for group in groups():
-        if group not in plain:
-            raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
+    for key in sorted(Train.__required_keys__ - {*plain}):
+        fix = (
+            f"a choice is needed, as in {key}=NAME"
+            if choices_of(key)
+            else f"every run has it; type no ~{key}"
+        )
+        raise UserError(f"{key}: {fix}")
     typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     keep_arguments(plain, typed)
     check_needed(plain, typed)

@@ -92,8 +92,15 @@ class Run(Result):
         return {k: value for k, value in every if role_in(self.config, k) in AXES or k in BUNDLES}
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
-        """Read steps and finite values of a column of `metrics.csv`; empty if there are none."""
-        return self.histories((column,)).get(column, ([], []))
+        """Read steps and finite values of a column of `metrics.csv`; empty if there are none.
+
+        UserError: the run has that column under a longer name, as train/loss for loss.
+        """
+        if known := self.histories((column,)):
+            return known[column]
+        if longer := [name for name in self.histories() if name.endswith(f"/{column}")]:
+            raise UserError(f"{column}: no such column in metrics.csv; use {' or '.join(longer)}")
+        return [], []
 
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
         """Read steps and values of several columns at once; None: of all columns."""

@@ -50,8 +50,13 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         run = RunDirectory(path.parent.parent)
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             if other := other_figures(run.config(), record["triptych"]["config"]):
-                problem = f"the checkpoint of another run ({describe_differences(other)})"
-                raise ForeignCheckpoint(f"{where}: {problem}; remove it, or put the run's own there")
+                problem, fix = "the checkpoint of another run", "remove it, or put the run's own there"
+                if damage := run.damage():  # then the checkpoint may be the only good one
+                    problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
+                elif run.summary() is None:
+                    problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
+                    fix = "restore the one that is wrong"
+                raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
             result = run.summary()
             try:
                 check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
@@ -74,7 +79,12 @@ def check_reference(key: str, path: str) -> None:
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
         fix = f"pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        raise UserError(f"{key}={path}: the run there is {run.status}; finish it, or {fix}")
+        problem = (
+            f"{damage}; restore it"
+            if (damage := run.damage())
+            else f"the run there is {run.status}; finish it"
+        )
+        raise UserError(f"{key}={path}: {problem}, or {fix}")
     check_checkpoint(path, key)
 
 
@@ -110,6 +120,7 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
         theirs = config | theirs
     elif source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
+        state = source.damage() or state
         raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
     else:
         theirs, named = source.config(), source.provenance().get("choices", {})

@@ -8,6 +8,7 @@ operations over a card's peak rate times a utilisation, so without validation, t
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from torch.utils.flop_counter import flop_registry
 from triptych.config.build import build, targets
 from triptych.config.identity import leaves
 from triptych.config.own_code import is_trusted
+from triptych.data.layout import check_folder
+from triptych.data.source import FOLDERS
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
@@ -137,6 +140,10 @@ def _typed(node: Any) -> str:
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs, of fits, and configuration."""
+    for *_, config in settings:  # their data may lie elsewhere, but a file here is no folder there
+        root = Path(str(config["data"].get("root") or ".")).expanduser()
+        if str(config["data"]["_target_"]) in FOLDERS and root.exists():
+            check_folder(root)
     _skip_imports(config for *_, config in settings)
     assumed: dict[str, None] = {}
     networks: dict[str, None] = {}
