@@ -85,7 +85,6 @@ OWN = [
     ("train loss=mse", ["no such key; use objective/loss=simple"]),
     ("train num_train_timesteps=9", ["no such key; use bound.steps=9"]),
     ("sample ckpt=x num_inference_steps=9", ["no such key; use sampler.steps=9"]),
-    ("train objective=epsilon objective=v", ["objective=epsilon objective=v: objective is typed twice"]),
     ("train ablation=objectives", ["ablation=objectives", "-m"]),
     ("train optimizer.lr=0,001", ["optimizer.lr=0,001", "-m"]),
     ("train optimizer.betas=0.9,0.999", ["need -m", "for a list type optimizer.betas=[0.9,0.999]"]),

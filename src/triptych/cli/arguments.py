@@ -19,7 +19,7 @@ from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import MEANT, nearest, translated
 from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
-from triptych.config.source import CONFIGS, choices_of
+from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
 from triptych.run.command_errors import one_line_errors
@@ -52,7 +52,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}
-    quoted, chosen = [], dict[str, str]()
+    quoted = []
     for argument in arguments:
         check_password(argument)
         key, equals, value = argument.partition("=")
@@ -60,9 +60,6 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
         if key.lstrip("+") == "hydra.mode":
             raise UserError(f"{argument}: leave it out; -m is a sweep")
-        if value and choices_of(key) and chosen.setdefault(key, value) != value:
-            problem = f"{key} is typed twice, and the last one only would count"
-            raise UserError(f"{key}={chosen[key]} {argument}: {problem}; type one")
         if value == "{}" and key[:1].isalpha():
             raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
