@@ -122,7 +122,7 @@ class Head(nn.Module):
         return self.last(z)[..., None]
 
 class Points(DataModule):
-    name, shape, num_classes = "own", (2,), 3
+    name, shape, num_classes, names = "own", (2,), 3, None
 
     def __init__(self, fault="", **loading):
         super().__init__(**loading)
@@ -134,6 +134,9 @@ class Points(DataModule):
             x = x[np.random.permutation(40)]
         if self.fault == "entropy":
             x = x[np.random.default_rng().permutation(40)]
+        if self.fault == "names":
+            self.names = self.names or []
+            self.names += ["a", "b", "c"]
         if self.fault == "network":
             nn.Linear(2, 2)
         if self.fault == "name":
@@ -216,6 +219,18 @@ class Rule(torch.optim.Optimizer):
             p.data.sub_(torch.nan if self.fault == "nan" else move)
         return loss
 
+class Parted(torch.optim.SGD):
+    """As Muon: of matrices, and another rule for the rest, without which torch refuses it."""
+    def __init__(self, params):
+        every = [p for group in params for p in group["params"]]
+        self.rest = torch.optim.SGD([p for p in every if p.ndim < 2], lr=0.1)
+        super().__init__([p for p in every if p.ndim > 1], lr=0.1)
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.rest.step()
+        return loss
+
 class Stepless(Rule):
     def step(self):
         ...
@@ -229,9 +244,11 @@ class Guide(Wrapper):
         guess = self.denoiser(z, gamma, condition)
         if self.fault == "tensor":
             return guess.epsilon
+        if self.fault is None:  # of a network that has learned nothing 0 / 0
+            return guess.moved("epsilon", guess.value / guess.value.std() * guess.epsilon)
         if self.fault == "name":
             return guess.moved("epsilon", guess.epsilonn)
-        return guess.moved("epsilon", guess.epsilon.log().log() if self.fault == "nan" else guess.epsilon[:1])
+        return guess.moved("epsilon", torch.nan * guess.epsilon if self.fault == "nan" else guess.epsilon[:1])
 
 class Forgetful(Sampler):
     def step(self, z, at):
@@ -496,6 +513,25 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
     line = "metrics.x: ValueError: Column.values gave shape (4, 1); must be a tensor of shape (4,)"
     has(refused(own("metrics.x", "Column")), lab, "class Column(PerItem):", line)
     has(refused(measured), lab, "return samples.x.widht", "metrics.x: AttributeError: ", ", in figure)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        drawn(own("guidance", "Guide", fault=None)),
+        own("optimizer", "Parted", _partial_=True),
+    ],
+)
+def test_what_is_right_is_not_refused(changed, lab, change):
+    """Guidance that divides by a guess; an optimizer of matrices with another for the rest."""
+    assert execute(changed(change)).status == "finished"
+
+
+def test_loading_data_again_leaves_them_as_they_are(lab):
+    """A list to which ``load`` adds has each name once."""
+    data = build_data({"data": {"_target_": "own_faults.Points", "fault": "names"}})
+    check_repeatable(data)
+    assert data.names == ["a", "b", "c"]
 
 
 def test_other_models(refused, lab):

@@ -47,6 +47,15 @@ def test_a_lead_that_the_pace_of_training_would_lose_is_named(tmp_path, gain, pa
     assert any("c would pass it within as many steps again" in text for text in others) is passes
 
 
+def test_a_step_that_a_resumed_run_validated_twice_is_one(tmp_path):
+    """Of one step there is no pace."""
+    for name in ("a", "c"):
+        for seed, bound in CLEAR[name].items():
+            run = make_run(tmp_path, name, seed, bound)
+            (run / "metrics.csv").write_text(f"step,val/bpd\n600,{bound + 1}\n600,{bound}\n")
+    assert verdict(one(tmp_path)).sentences[1:] == ("Clear of c.",)
+
+
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}}, seconds={"fit": 20.0, "test": 10.0})
     story = recorded(tmp_path)

@@ -62,6 +62,8 @@ def check_repeatable(data: DataModule) -> None:
     if not is_own(data) or not (data.draws_globally or small):
         return
     again = copy.copy(data)
+    mutable = {key: copy.copy(one) for key, one in vars(data).items() if isinstance(one, list | dict | set)}
+    vars(again).update(mutable)  # to which ``load`` may add
     with isolate_rng():  # which has moved on since the first time
         again.splits = again.load()
     if fingerprint(again).split != fingerprint(data).split:

@@ -219,7 +219,9 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
         if is_own(around):
             guides.append((key, around.to(model.device)))
         around = getattr(around, "denoiser", None)
-    condition = drawing.condition(2) if guides else None
+    if not guides or not isinstance(model.denoiser, nn.Module):
+        return
+    condition = drawing.condition(2)
     condition = None if condition is None else condition.to(model.device)
     levels = model.schedule.gamma(torch.linspace(0.05, 0.95, 3, device=model.device))
 
@@ -230,10 +232,18 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
             _refuse(key, guide, f"{given}; must be a Prediction, as guess.moved(space, value)")
         return guess.value
 
-    for key, guide in reversed(guides):
-        for gamma in levels:
-            z = torch.randn(2, *model.event, device=model.device)
-            check_output(key, guide.forward, partial(call, key, guide, z, gamma), tuple(z.shape))
+    def stir(_: Any, __: Any, guess: Any) -> Any:
+        return guess.moved(guess.own, guess.value + torch.randn_like(guess.value))
+
+    # untrained, it may give 0 under any condition, and a guide may divide by a guess or by their difference
+    hook = model.denoiser.register_forward_hook(stir)
+    try:
+        for key, guide in reversed(guides):
+            for gamma in levels:
+                z = torch.randn(2, *model.event, device=model.device)
+                check_output(key, guide.forward, partial(call, key, guide, z, gamma), tuple(z.shape))
+    finally:
+        hook.remove()
 
 
 def try_sampler(sampler: Any, node: dict[str, Any], model: Any) -> None:

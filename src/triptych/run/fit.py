@@ -178,7 +178,7 @@ def build_fit(
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     metrics_of(trainer).setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
-        try_optimizer(model.optimizer, trainer.strategy.root_device)
+        try_optimizer(model.optimizer, model.parameter_groups(), trainer.strategy.root_device)
         made: Any = model.configure_optimizers()
         if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late
             with refused_keys("lr_schedule", model.lr_schedule), warnings.catch_warnings(action="ignore"):

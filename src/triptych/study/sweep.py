@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -22,10 +21,8 @@ from triptych.config.identity import (
     grid_keys,
     not_in_names,
     own_name,
-    plain_name,
     quote,
     shared_overrides,
-    slug,
     sweep_name,
     unread_threads,
 )
@@ -79,8 +76,7 @@ class SweepHook(Callback):
             with open_dict(config):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)
-            known = rounds.is_grid(config) and not config.hydra.sweeper.get("tune")
-            self.jobs = rounds.jobs_of(config) if known else []
+            self.jobs = rounds.known_jobs(config)
             self.cells = [self.cell(job) for job in self.jobs]  # more, as a sweeper expects them
             if len({*self.cells}) < len(self.cells):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
@@ -155,13 +151,9 @@ class SweepHook(Callback):
             typed.append(f"hydra.sweep.dir={quote(str(root))}")
             # what all cells share stands in the sweep's name, so a cell's need not repeat it
             naming = config.hydra.job.config.override_dirname
-            there = [f",{path.name}" for path in find_runs(root)]  # an earlier command may have had several
-            shared = [
-                key
-                for key in shared_overrides(config)
-                if not there or any(f",{plain_name(key)}=" not in name for name in there)
-            ]
-            naming.exclude_keys = [*naming.exclude_keys, *shared, *of_scale]
+            shared, never = {*shared_overrides(config)}, [*naming.exclude_keys, *of_scale]
+            named = rounds.named_keys(root, shared, {*never}, rounds.known_jobs(config))
+            naming.exclude_keys = [*never, *sorted(shared - named)]
             quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
@@ -212,9 +204,7 @@ class SweepHook(Callback):
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
-        hidden = set(self.config.hydra.job.config.override_dirname.exclude_keys)
-        shown = [o for o in filter_overrides(overrides) if rounds.key_of(o) not in hidden]
-        return slug(",".join(sorted(shown)))
+        return rounds.cell_name(overrides, set(self.config.hydra.job.config.override_dirname.exclude_keys))
 
     def look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start of this sweep reached; 1 if new or of other rules."""

@@ -128,8 +128,11 @@ def _would_pass(comparison: Comparison, rival: Cell) -> bool:
     (best, *_), column = comparison.cells, f"val/{comparison.measure}"
     leads, gains = [], []
     for seed in best.runs.keys() & rival.runs.keys():
-        (steps, ours), (others, theirs) = (cell.runs[seed].history(column) for cell in (best, rival))
-        if steps == others and len(steps) > 1:
+        # by step: a run that was resumed may have a row twice
+        one, other = (dict(zip(*cell.runs[seed].history(column), strict=True)) for cell in (best, rival))
+        steps = sorted(one)
+        ours, theirs = ([history.get(step, math.nan) for step in steps] for history in (one, other))
+        if one.keys() == other.keys() and len(steps) > 1 and steps[-1] > 0:
             start = max(i for i, step in enumerate(steps) if i == 0 or step <= steps[-1] * 2 / 3)
             lead = theirs[-1] - ours[-1]
             leads.append(lead)
