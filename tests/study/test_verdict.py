@@ -36,7 +36,7 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(("gain", "passes"), [(1.1, True), (0.9, False), (-1.1, False)])
 def test_a_lead_that_the_pace_of_training_would_lose_is_named(tmp_path, gain, passes):
-    """A lead of 1 after 600 steps, of which each 600 at the pace of the last 200 take `gain`."""
+    """A lead of 1 after 600 steps, of which each 600 take `gain`."""
     for name, pace in (("a", 2.0), ("c", 2.0 + gain)):
         for seed, bound in CLEAR[name].items():
             run = make_run(tmp_path, name, seed, bound)
@@ -45,6 +45,20 @@ def test_a_lead_that_the_pace_of_training_would_lose_is_named(tmp_path, gain, pa
     lowest, clear, *others = verdict(one(tmp_path)).sentences
     assert clear == "Clear of c."
     assert any("c would pass it within as many steps again" in text for text in others) is passes
+
+
+@pytest.mark.parametrize(("power", "passes"), [(1, False), (2, False), (-1, True)])
+def test_a_lead_that_shrinks_ever_slower_is_not_lost(tmp_path, power, passes):
+    """One in proportion to 1 / steps never is, though each 600 at the pace of the last 200 would take 1.5."""
+    for name, behind in (("a", 0.0), ("c", 1.0)):
+        for seed, bound in CLEAR[name].items():
+            run = make_run(tmp_path, name, seed, bound)
+            lead = {
+                s: (600 / s) ** power if power > 0 else 1 + 2 * (1 - (s / 600) ** 3) for s in (200, 400, 600)
+            }
+            rows = [f"{step},{bound + behind * (one - 1):.5f}" for step, one in lead.items()]
+            (run / "metrics.csv").write_text("\n".join(["step,val/bpd", *rows]) + "\n")
+    assert any("would pass it" in text for text in verdict(one(tmp_path)).sentences) is passes
 
 
 def test_a_step_that_a_resumed_run_validated_twice_is_one(tmp_path):
