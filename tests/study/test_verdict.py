@@ -34,42 +34,6 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     assert "Not settled against b" in said.headline and "200 seeds" in said.headline
 
 
-@pytest.mark.parametrize(("gain", "passes"), [(1.1, True), (0.9, False), (-1.1, False)])
-def test_a_lead_that_the_pace_of_training_would_lose_is_named(tmp_path, gain, passes):
-    """A lead of 1 after 600 steps, of which each 600 take `gain`."""
-    for name, pace in (("a", 2.0), ("c", 2.0 + gain)):
-        for seed, bound in CLEAR[name].items():
-            run = make_run(tmp_path, name, seed, bound)
-            rows = [f"{step},{bound + pace * (600 - step) / 600:.5f}" for step in (200, 400, 500, 600)]
-            (run / "metrics.csv").write_text("\n".join(["step,val/bpd", *rows]) + "\n")
-    lowest, clear, *others = verdict(one(tmp_path)).sentences
-    assert clear == "Clear of c."
-    assert any("c would pass it within as many steps again" in text for text in others) is passes
-
-
-@pytest.mark.parametrize(("power", "passes"), [(1, False), (2, False), (-1, True)])
-def test_a_lead_that_shrinks_ever_slower_is_not_lost(tmp_path, power, passes):
-    """One in proportion to 1 / steps never is, though each 600 at the pace of the last 200 would take 1.5."""
-    for name, behind in (("a", 0.0), ("c", 1.0)):
-        for seed, bound in CLEAR[name].items():
-            run = make_run(tmp_path, name, seed, bound)
-            lead = {
-                s: (600 / s) ** power if power > 0 else 1 + 2 * (1 - (s / 600) ** 3) for s in (200, 400, 600)
-            }
-            rows = [f"{step},{bound + behind * (one - 1):.5f}" for step, one in lead.items()]
-            (run / "metrics.csv").write_text("\n".join(["step,val/bpd", *rows]) + "\n")
-    assert any("would pass it" in text for text in verdict(one(tmp_path)).sentences) is passes
-
-
-def test_a_step_that_a_resumed_run_validated_twice_is_one(tmp_path):
-    """Of one step there is no pace."""
-    for name in ("a", "c"):
-        for seed, bound in CLEAR[name].items():
-            run = make_run(tmp_path, name, seed, bound)
-            (run / "metrics.csv").write_text(f"step,val/bpd\n600,{bound + 1}\n600,{bound}\n")
-    assert verdict(one(tmp_path)).sentences[1:] == ("Clear of c.",)
-
-
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}}, seconds={"fit": 20.0, "test": 10.0})
     story = recorded(tmp_path)

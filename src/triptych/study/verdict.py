@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
-from triptych.study.cells import Cell, Comparison, MeasureTable, PairTest
+from triptych.study.cells import Comparison, MeasureTable, PairTest
 from triptych.study.claims import MOST, seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
 
@@ -102,9 +102,6 @@ def _sentences(comparison: Comparison, untrained: bool) -> list[str]:
     sentences = [lowest]
     if clear := [label for label, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
         sentences.append(f"Clear of {_names(clear, len(claims))}.")
-        if near := [cell.label for cell in cells if cell.label in clear and _would_pass(comparison, cell)]:
-            pace = f"At a pace that slows as before {_names(near, len(claims))} would pass it"
-            sentences.append(f"{pace} within as many steps again: longer training may rank otherwise.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [label for label, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
         verb = "is" if len(ahead) == 1 else "are"
@@ -118,31 +115,6 @@ def _sentences(comparison: Comparison, untrained: bool) -> list[str]:
         sentences.append(f"Not settled against {_names([*left], len(claims))}{would}.")
         sentences += ["Nothing is settled before the sweep ends."] if interim else []
     return sentences
-
-
-def _would_pass(comparison: Comparison, rival: Cell) -> bool:
-    """Return whether the best's lead in the validation bound would be lost in twice the steps.
-
-    Over the seeds of both: by what the rival gains on it in each third, as much less than in the third before
-    as in the last one. At a pace that does not slow, leads of a quick start would all seem to be lost.
-    """
-    (best, *_), column = comparison.cells, f"val/{comparison.measure}"
-    leads, gains = [], []
-    for seed in best.runs.keys() & rival.runs.keys():
-        # by step: a run that was resumed may have a row twice
-        ours, theirs = (dict(zip(*cell.runs[seed].history(column), strict=True)) for cell in (best, rival))
-        if ours.keys() != theirs.keys() or len(ours) < 3:
-            continue
-        *steps, last = sorted(ours)
-        early, late = (max([s for s in steps if 3 * s <= n * last] or steps[:1]) for n in (1, 2))
-        if early < late:
-            lead = {step: theirs[step] - ours[step] for step in (early, late, last)}
-            leads.append(lead[last])
-            ends = ((early, late), (late, last))
-            gains.append([(lead[a] - lead[b]) / (b - a) * last / 3 for a, b in ends])
-    before, now = map(math.fsum, zip(*gains, strict=True)) if gains else (0.0, 0.0)
-    slows = min(now / before, 1.0) if before > 0 else 1.0
-    return 0 < math.fsum(leads) < now * (slows + slows**2 + slows**3)
 
 
 def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
