@@ -59,7 +59,7 @@ def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
+        (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "objective.steps=T"]),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "pass null"]),
         (["model=vae", "bound.decoder=discretised_gaussian"], ["VAE does not read it; pass categorical"]),
