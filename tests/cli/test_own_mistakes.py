@@ -126,7 +126,7 @@ class Points(DataModule):
 
     def __init__(self, fault="", **loading):
         super().__init__(**loading)
-        self.fault = fault
+        self.fault, self.rng = fault, np.random.default_rng(0)
 
     def load(self):
         x, y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
@@ -137,6 +137,7 @@ class Points(DataModule):
         if self.fault == "names":
             self.names = self.names or []
             self.names += ["a", "b", "c"]
+            x = x[self.rng.permutation(40)]
         if self.fault == "network":
             nn.Linear(2, 2)
         if self.fault == "name":
@@ -244,7 +245,8 @@ class Guide(Wrapper):
         guess = self.denoiser(z, gamma, condition)
         if self.fault == "tensor":
             return guess.epsilon
-        if self.fault is None:  # of a network that has learned nothing 0 / 0
+        if self.fault is None:  # 0 / 0 of a network that has learned nothing
+            self.before = guess.value + getattr(self, "before", 0)
             return guess.moved("epsilon", guess.value / guess.value.std() * guess.epsilon)
         if self.fault == "name":
             return guess.moved("epsilon", guess.epsilonn)
@@ -330,7 +332,7 @@ def drawn(change):
 
     def both(config: dict) -> None:
         change(config)
-        config["samples"]["n"] = 2
+        config["samples"]["n"] = 3
 
     return both
 
@@ -523,15 +525,18 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
     ],
 )
 def test_what_is_right_is_not_refused(changed, lab, change):
-    """Guidance that divides by a guess; an optimizer of matrices with another for the rest."""
+    """Guidance of 0 / 0 that has a momentum; an optimizer of matrices with another for the rest."""
     assert execute(changed(change)).status == "finished"
 
 
 def test_loading_data_again_leaves_them_as_they_are(lab):
-    """A list to which ``load`` adds has each name once."""
-    data = build_data({"data": {"_target_": "own_faults.Points", "fault": "names"}})
-    check_repeatable(data)
-    assert data.names == ["a", "b", "c"]
+    """A list to which ``load`` adds has each name once, and a generator of its own has not moved on."""
+    config = {"data": {"_target_": "own_faults.Points", "fault": "names"}}
+    data = build_data(config)
+    check_repeatable(data, config)
+    drawn = np.random.default_rng(0)
+    drawn.permutation(40)
+    assert data.names == ["a", "b", "c"] and data.rng.random() == drawn.random()
 
 
 def test_other_models(refused, lab):
@@ -641,7 +646,8 @@ def test_what_a_data_set_must_hold(held, words):
 
 def test_data_that_draw_and_are_the_same_each_time(changed, lab):
     """As those do that make a network, or a loader of torch's."""
-    check_repeatable(build_data(changed(own(POINTS, "Points", fault="network")).config()))
+    config = changed(own(POINTS, "Points", fault="network")).config()
+    check_repeatable(build_data(config), config)
 
 
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):

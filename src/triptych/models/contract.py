@@ -236,7 +236,7 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
         return guess.moved(guess.own, guess.value + torch.randn_like(guess.value))
 
     # untrained, it may give 0 under any condition, and a guide may divide by a guess or by their difference
-    hook = model.denoiser.register_forward_hook(stir)
+    hook, kept = model.denoiser.register_forward_hook(stir), [(guide, {**vars(guide)}) for _, guide in guides]
     try:
         for key, guide in reversed(guides):
             for gamma in levels:
@@ -244,6 +244,9 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
                 check_output(key, guide.forward, partial(call, key, guide, z, gamma), tuple(z.shape))
     finally:
         hook.remove()
+        for guide, state in kept:  # it may have a momentum, of as many items
+            vars(guide).clear()
+            vars(guide).update(state)
 
 
 def try_sampler(sampler: Any, node: dict[str, Any], model: Any) -> None:
