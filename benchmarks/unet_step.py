@@ -45,7 +45,7 @@ def ours(size: str) -> nn.Module:
 
 def peers(size: str) -> dict[str, nn.Module]:
     """U-Nets of installed packages."""
-    found: dict[str, nn.Module] = {}
+    others: dict[str, nn.Module] = {}
     try:
         from diffusers import UNet2DModel
 
@@ -67,7 +67,7 @@ def peers(size: str) -> dict[str, nn.Module]:
             def forward(self, x, t):
                 return self.network(x, 1000 * t, return_dict=False)[0]
 
-        found["diffusers"] = Diffusers()
+        others["diffusers"] = Diffusers()
     except ImportError:
         print("diffusers is not installed: its row is left out")
     try:
@@ -81,10 +81,10 @@ def peers(size: str) -> dict[str, nn.Module]:
             def forward(self, x, t):
                 return self.network(x, 1000 * t)
 
-        found["denoising-diffusion-pytorch"] = Lucidrains()
+        others["denoising-diffusion-pytorch"] = Lucidrains()
     except ImportError:
         print("denoising-diffusion-pytorch is not installed: its row is left out")
-    return found
+    return others
 
 
 def stepper(network: nn.Module, batch: int):

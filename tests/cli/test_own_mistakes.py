@@ -257,6 +257,13 @@ class Forgetful(Sampler):
         at.befor = z
         return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
 
+class Keen(Sampler):
+    """With a history of its own."""
+    def step(self, z, at):
+        at.history = [*getattr(at, "history", []), at.guess(z, at.gamma_t)]
+        assert len(at.history) <= self.steps
+        return at.history[-1].at(*at.process.alpha_sigma(at.gamma_s))
+
 class Old(Sampler):
     """Of the signature before this one."""
     def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):
@@ -456,8 +463,8 @@ MISTAKES = [
     ),
     (
         drawn(own("sampler", "Forgetful", steps=2)),
-        "at.befor = z",
-        "sampler: AttributeError: 'Step' object has no attribute 'befor'",
+        "class Forgetful(Sampler):",
+        "sampler: Forgetful sets at.befor; did you mean at.before?",
     ),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
     (
@@ -522,10 +529,11 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
     [
         drawn(own("guidance", "Guide", fault=None)),
         own("optimizer", "Parted", _partial_=True),
+        drawn(own("sampler", "Keen", steps=2)),
     ],
 )
 def test_what_is_right_is_not_refused(changed, lab, change):
-    """Guidance of 0 / 0 that has a momentum; an optimizer of matrices with another for the rest."""
+    """Guidance of 0 / 0 with a momentum, a history in ``at``, an optimizer of matrices with another."""
     assert execute(changed(change)).status == "finished"
 
 
