@@ -126,7 +126,7 @@ class Points(DataModule):
 
     def __init__(self, fault="", **loading):
         super().__init__(**loading)
-        self.fault = fault
+        self.fault, self.rng = fault, np.random.default_rng(0)
 
     def load(self):
         x, y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
@@ -137,6 +137,7 @@ class Points(DataModule):
         if self.fault == "names":
             self.names = self.names or []
             self.names += ["a", "b", "c"]
+            x = x[self.rng.permutation(40)]
         if self.fault == "network":
             nn.Linear(2, 2)
         if self.fault == "name":
@@ -244,7 +245,8 @@ class Guide(Wrapper):
         guess = self.denoiser(z, gamma, condition)
         if self.fault == "tensor":
             return guess.epsilon
-        if self.fault is None:  # of a network that has learned nothing 0 / 0
+        if self.fault is None:  # 0 / 0 of a network that has learned nothing
+            self.before = guess.value + getattr(self, "before", 0)
             return guess.moved("epsilon", guess.value / guess.value.std() * guess.epsilon)
         if self.fault == "name":
             return guess.moved("epsilon", guess.epsilonn)
@@ -254,6 +256,13 @@ class Forgetful(Sampler):
     def step(self, z, at):
         at.befor = z
         return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+
+class Keen(Sampler):
+    """With a history of its own."""
+    def step(self, z, at):
+        at.history = [*getattr(at, "history", []), at.guess(z, at.gamma_t)]
+        assert len(at.history) <= self.steps
+        return at.history[-1].at(*at.process.alpha_sigma(at.gamma_s))
 
 class Old(Sampler):
     """Of the signature before this one."""
@@ -330,7 +339,7 @@ def drawn(change):
 
     def both(config: dict) -> None:
         change(config)
-        config["samples"]["n"] = 2
+        config["samples"]["n"] = 3
 
     return both
 
@@ -454,8 +463,8 @@ MISTAKES = [
     ),
     (
         drawn(own("sampler", "Forgetful", steps=2)),
-        "at.befor = z",
-        "sampler: AttributeError: 'Step' object has no attribute 'befor'",
+        "class Forgetful(Sampler):",
+        "sampler: Forgetful sets at.befor; did you mean at.before?",
     ),
     (own(POINTS, "Points", fault="nan"), "def load(self):", "data own: train: values: item 7 is not finite"),
     (
@@ -520,18 +529,22 @@ def test_metrics_are_tried_before_the_first_step(refused, lab):
     [
         drawn(own("guidance", "Guide", fault=None)),
         own("optimizer", "Parted", _partial_=True),
+        drawn(own("sampler", "Keen", steps=2)),
     ],
 )
 def test_what_is_right_is_not_refused(changed, lab, change):
-    """Guidance that divides by a guess; an optimizer of matrices with another for the rest."""
+    """Guidance of 0 / 0 with a momentum, a history in ``at``, an optimizer of matrices with another."""
     assert execute(changed(change)).status == "finished"
 
 
 def test_loading_data_again_leaves_them_as_they_are(lab):
-    """A list to which ``load`` adds has each name once."""
-    data = build_data({"data": {"_target_": "own_faults.Points", "fault": "names"}})
-    check_repeatable(data)
-    assert data.names == ["a", "b", "c"]
+    """A list to which ``load`` adds has each name once, and a generator of its own has not moved on."""
+    config = {"data": {"_target_": "own_faults.Points", "fault": "names"}}
+    data = build_data(config)
+    check_repeatable(data, config)
+    drawn = np.random.default_rng(0)
+    drawn.permutation(40)
+    assert data.names == ["a", "b", "c"] and data.rng.random() == drawn.random()
 
 
 def test_other_models(refused, lab):
@@ -641,7 +654,8 @@ def test_what_a_data_set_must_hold(held, words):
 
 def test_data_that_draw_and_are_the_same_each_time(changed, lab):
     """As those do that make a network, or a loader of torch's."""
-    check_repeatable(build_data(changed(own(POINTS, "Points", fault="network")).config()))
+    config = changed(own(POINTS, "Points", fault="network")).config()
+    check_repeatable(build_data(config), config)
 
 
 def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):

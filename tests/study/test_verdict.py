@@ -42,6 +42,8 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     again = "triptych-train -m ablation=objectives seed=1,2,3"
     assert story.next_step == f"2 more seeds per setting, 2 min 00 s in all, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
+    for typed, several in (("objective=glob(*)", True), ("+objective=v", False)):
+        assert bool(recorded(tmp_path, command=[*COMMAND[:2], typed]).next_step) is several
     # one run alone has the error over its items, and is called by its name
     (run,) = tmp_path.glob("*x0*")
     story = read_study([run])

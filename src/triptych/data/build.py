@@ -4,7 +4,6 @@ By its contents as a model sees them, or by the formula that draws them: neither
 copy elsewhere is the same data. 0.2 s for 60,000 images of 28 x 28.
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -55,16 +54,15 @@ def check_contract(data: DataModule) -> None:
         raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
 
 
-def check_repeatable(data: DataModule) -> None:
+def check_repeatable(data: DataModule, config: dict[str, Any]) -> None:
     """Refuse a user's data whose items differ each time, or follow from the run's seed."""
     size = math.prod(data.shape) * sum(map(len, data.splits.values()))
     small = size <= SMALL and data.load_seconds <= QUICK
     if not is_own(data) or not (data.draws_globally or small):
         return
-    again = copy.copy(data)
-    mutable = {key: copy.copy(one) for key, one in vars(data).items() if isinstance(one, list | dict | set)}
-    vars(again).update(mutable)  # to which ``load`` may add
     with isolate_rng():  # which has moved on since the first time
+        again = build(config["data"], "data")  # a copy would share a generator made in __init__, or a list
+        vars(again).update({"download": data.download} if hasattr(data, "download") else {})
         again.splits = again.load()
     if fingerprint(again).split != fingerprint(data).split:
         problem = "load gives other items each time, so no run could be resumed"

@@ -14,10 +14,12 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from triptych.config.build import build
+from triptych.config.habits import closest
 from triptych.config.own_code import defined_at, describe_error, is_own, raised_at, raised_by
 from triptych.data.batch import Batch
 from triptych.diffusion.loss import Loss
 from triptych.diffusion.prediction import SPACES, Prediction, Row, Space
+from triptych.diffusion.sampler.base import Step
 from triptych.errors import UserError
 
 TIMES = 100  # at which a schedule is looked at, between those of a table
@@ -217,31 +219,26 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     guides, around = [], drawing.denoiser
     for key in keys:
         if is_own(around):
-            guides.append((key, around.to(model.device)))
+            guides.append((key, copy.copy(around.to(model.device))))  # it may keep a momentum
         around = getattr(around, "denoiser", None)
     if not guides or not isinstance(model.denoiser, nn.Module):
         return
-    condition = drawing.condition(2)
-    condition = None if condition is None else condition.to(model.device)
-    levels = model.schedule.gamma(torch.linspace(0.05, 0.95, 3, device=model.device))
+    condition = None if (both := drawing.condition(2)) is None else both.to(model.device)
 
-    def call(key: str, guide: Any, z: Tensor, gamma: Tensor) -> Tensor:
-        guess = guide(z, gamma, condition)
+    def call(key: str, guide: Any, gamma: Tensor) -> Tensor:
+        guess = guide(torch.randn(2, *model.event, device=model.device), gamma, condition)
         if not isinstance(guess, Prediction):
             given = f"gives a {type(guess).__name__}"
             _refuse(key, guide, f"{given}; must be a Prediction, as guess.moved(space, value)")
         return guess.value
 
-    def stir(_: Any, __: Any, guess: Any) -> Any:
-        return guess.moved(guess.own, guess.value + torch.randn_like(guess.value))
-
     # untrained, it may give 0 under any condition, and a guide may divide by a guess or by their difference
+    stir = lambda _, __, guess: guess.moved(guess.own, guess.value + torch.randn_like(guess.value))  # noqa: E731
     hook = model.denoiser.register_forward_hook(stir)
     try:
         for key, guide in reversed(guides):
-            for gamma in levels:
-                z = torch.randn(2, *model.event, device=model.device)
-                check_output(key, guide.forward, partial(call, key, guide, z, gamma), tuple(z.shape))
+            for gamma in model.schedule.gamma(torch.linspace(0.05, 0.95, 3, device=model.device)):
+                check_output(key, guide.forward, partial(call, key, guide, gamma), (2, *model.event))
     finally:
         hook.remove()
 
@@ -283,6 +280,9 @@ def _drawn_twice(sampler: Any, model: Any) -> tuple[float, list[Tensor]]:
             _refuse("sampler", sampler, f"gives {z_s.dtype}; must be {z.dtype}")
         if any(map(torch.ne, levels, before)):  # the next step starts from them
             _refuse("sampler", sampler, "changes gamma_t or gamma_s in place; it must work on copies")
+        others = vars(at).keys() - Step.__dataclass_fields__.keys()
+        if at.before is None and (wrong := closest("before", [*others])):  # it leaves nothing, unnoticed
+            _refuse("sampler", sampler, f"sets at.{wrong}; did you mean at.before?")
         return z_s
 
     def count(_: Any, given: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:

@@ -105,6 +105,7 @@ def try_optimizer(make: Any, groups: Sequence[Mapping[str, Any]], device: torch.
     except TypeError:
         refuse(f"has step{inspect.signature(kind.step)}; must be step(self, closure=None)")
     with isolate_rng(), raised_by("optimizer"):
+        getattr(optimizer, "train", int)()  # of one with two modes (schedule-free), which a callback sets
         optimizer.step(closure=closure)
     if not calls:
         refuse("calls no closure, which computes the gradients; call it within torch.enable_grad()")

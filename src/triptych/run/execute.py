@@ -139,7 +139,7 @@ class Session:
             problem = f"code of your own calls torch.manual_seed({seeded}) while it is built"
             raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
         if origin.start is None:
-            check_repeatable(experiment.data)
+            check_repeatable(experiment.data, config)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)

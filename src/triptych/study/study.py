@@ -1,6 +1,7 @@
 """Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -100,7 +101,8 @@ class Study:
         seeds = max((seeds_next(c) for c, v in judged if not v.untrained), default=0)
         compared = (run for run in self.runs if not is_trial(run))
         used = sorted({run.seed for run in compared if run.seed is not None})
-        alone = {word.partition("=")[0] for word in words if "," not in word} & varied_keys(self.comparisons)
+        single = (word for word in words if not re.search(r",|=\w+\(", word))  # choice(...) is more than one
+        alone = {_key(word) for word in single} & varied_keys(self.comparisons)
         if self.published or not self.complete or not used or seeds <= len(used) or alone - {"seed"}:
             # settings of another command would have no further seeds, and published claims others than those
             # that they began with
@@ -185,10 +187,14 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuned=" ".join(map(describe_tuning, tunings.values())),
-        shared=", ".join(one for one in map(first_line, shared) if one.partition("=")[0] not in varied),
+        shared=", ".join(one for one in map(first_line, shared) if _key(one) not in varied),
         published=judge_claims(sweep, runs) if alone else None,
         damaged=bool(damaged),
     )
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def varied_keys(comparisons: Iterable[Comparison]) -> set[str]:

@@ -33,7 +33,7 @@ def chunk_size(shape: Sequence[int]) -> int:
     return max(1, NUMBERS // max(1, math.prod(shape)))
 
 
-@dataclass(eq=False, slots=True)  # a mistyped `before` would leave nothing behind, unnoticed
+@dataclass(eq=False)
 class Step:
     """One step of a descent, from ``gamma_t`` to the lower ``gamma_s``, both (), and what it may ask.
 
