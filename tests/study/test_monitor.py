@@ -5,7 +5,9 @@ import json
 import math
 import os
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -111,6 +113,25 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
     line, before = capsys.readouterr().err.splitlines()
     assert line.isprintable() and line.startswith("[1/3] cell=0: ") and "failed: no room" in line
     assert before.startswith("[2/3] cell=2: finished before, ")
+
+
+def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):
+    """A run ends each second, and a report takes two: at most one in 30 seconds is a report's."""
+    now, begun = [0.0], []
+
+    def write(root):
+        begun.append(now[0])
+        now[0] += 2.0
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr("triptych.study.monitor.time", clock)
+    monkeypatch.setattr("triptych.study.monitor.try_write_report", write)
+    monitor = Monitor(tmp_path, [f"cell={i}" for i in range(150)])
+    for i in range(150):
+        finished(tmp_path, f"cell={i}")
+        now[0] += 1.0
+        monitor._renew()
+    assert begun[0] == 1.0 and len(begun) == 3 and min(np.diff(begun)) >= 60
 
 
 def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):

@@ -15,6 +15,7 @@ from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
+APART = 30  # times as long as a report took, until the next: it takes a core from the runs
 
 
 def try_write_report(root: Path, show: bool = False) -> str:
@@ -47,6 +48,7 @@ class Monitor(threading.Thread):
         self._began = time.time()
         self._halt = threading.Event()
         self._reported = 0  # ended runs in the last report
+        self._next = 0.0  # not before this moment
 
     def run(self) -> None:
         from rich.console import Console
@@ -123,9 +125,10 @@ class Monitor(threading.Thread):
 
     def _renew(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
-        if done > self._reported:
+        if done > self._reported and (began := time.monotonic()) >= self._next:
             self._reported = done
             try_write_report(self.root)  # an error is printed at the end
+            self._next = time.monotonic() + APART * (time.monotonic() - began)
 
 
 def progress_text(progress: Position) -> str:
