@@ -355,7 +355,7 @@ STEP = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=
 MISTAKES = [
     (own(NET, "Net", fault="mean"), FORWARD, "denoiser.network: Net gives shape (4, 1); must be (4, 2)"),
     (own(NET, "Net", fault="name"), "return raw * widht", "name 'widht' is not defined", ", in forward)"),
-    (own(NET, "Net", fault="inside"), "return self.last(z[:, :1])", "RuntimeError: mat1 and mat2 shapes "),
+    (own(NET, "Net", fault="inside"), "return self.last(z[:, :1])", "RuntimeError: ", "mat1 and mat2"),
     (own(NET, "Net", fault="init"), "self.width = widht", "denoiser.network: name 'widht'", ", in __init__)"),
     (own("schedule", "Bent", **ENDS), "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
     (

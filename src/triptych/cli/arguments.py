@@ -76,10 +76,9 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
-    if options.help or options.cfg or "plan=true" in options.overrides:
+    if options.help or options.cfg:
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         atexit.register(gc.freeze)  # as it would at the end
-    if options.help or options.cfg:
         print(help_or_config(options, command), end="")
         sys.exit(0)
     # options first: Hydra's parser takes overrides in one piece

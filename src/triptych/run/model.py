@@ -1,7 +1,5 @@
 """Build the model of a resolved configuration and its data; compile it for the fit where ``compile=true``."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import sys
@@ -9,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -20,15 +18,14 @@ from triptych.config.keys import of_class
 from triptych.config.source import REQUIRED
 from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
 from triptych.run.parsing import error_line
-
-if TYPE_CHECKING:  # a plan builds networks without Lightning
-    from triptych.data.base import DataModule
-    from triptych.data.batch import Batch
-    from triptych.models.base import BoundModel
 
 CALLS = 10_000  # tensors that a model is made of, at most
 MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
@@ -69,8 +66,6 @@ def build_model(
     ``stages``: of a cascade, from ``reopen.open_model_stages``; ``recorded``: the bound's keys that a run
     was trained with. UserError for a refused value, or a choice that this model would not read.
     """
-    from triptych.models.diffusion import Diffusion
-
     table = _parts(config, data)
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):

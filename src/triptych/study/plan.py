@@ -5,11 +5,9 @@ item forward, by torch's formulas, and twice as many backward; activations are w
 operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +29,6 @@ CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, 
 UTILISATION = 0.35
 CORE = 50e9  # single-precision operations a second of a step on one CPU core (benchmarks/training_step.py)
 CLASSES = 1000  # of a folder that is not read
-STAND_INS: dict[str, dict[str, Any]] = {
-    "pytorch_lightning": {"LightningDataModule": type("LightningDataModule", (), {})},
-    "torch._dynamo": {"disable": lambda function, *_, **__: function},  # of torch's own kernels for meta
-}
 DIFFUSION, ORACLE = "triptych.models.diffusion.Diffusion", "triptych.models.oracle.OracleModel"
 VALUES = {"schedule", "process"}  # whose values are computed with, and which change no network's size
 PARTS = ("denoiser", "model", "process", "data", "augmentation")  # which a network's sizes follow from
@@ -144,7 +138,6 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         root = Path(str(config["data"].get("root") or ".")).expanduser()
         if str(config["data"]["_target_"]) in FOLDERS and root.exists():
             check_folder(root)
-    _skip_imports(config for *_, config in settings)
     assumed: dict[str, None] = {}
     networks: dict[str, None] = {}
     known: dict[object, Cost] = {}
@@ -185,15 +178,6 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
         *(f"{quantity(runs, 'run')}: {name}" for name, runs, *_ in settings),
     ]
-
-
-def _skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Import neither Lightning, but for own data modules, nor torch's compiler: half of a plan's time."""
-    own = any(not config["data"]["_target_"].startswith("triptych.") for config in configs)
-    for name, parts in STAND_INS.items():
-        if name not in sys.modules and not own:
-            vars(module := ModuleType(name)).update(parts)
-            sys.modules[name] = module
 
 
 def _count(devices: Any) -> int:
