@@ -133,13 +133,13 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     """Read a record of ours, a JSON object; None if there is none; Unreadable: it is none."""
     try:
         record = read_json(path)
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # the system's words without number and path
         raise Unreadable(f"{path}: cannot be read ({reason})") from error
-    if not isinstance(record, dict):
-        raise Unreadable(f"{path}: cannot be read (not a JSON object)")
     return record
 
 

@@ -20,6 +20,7 @@ from triptych.run.execute import execute
 from triptych.run.provenance_file import ID, Provenance
 from triptych.run.read import find_runs, is_run, read_run
 from triptych.run.untrusted import adopt
+from triptych.study.study import read_study
 
 RESULT = {"schema": 1, "status": "finished"}
 RECORDS = {
@@ -108,6 +109,8 @@ def test_in_a_sweep_the_others_are_trained(root, inside):
     done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
     assert done.returncode == 1 and done.stderr.count("schema 99, this reader knows 1") == 1
     assert state(first) == before and RunDirectory(second).status == "finished"
+    study = read_study([first.parent])
+    assert study.banner == "1 of 2 runs finished, 1 unreadable" and "retry" not in study.next_step
     plant(root / "logs" / "sweeps" / "s" / "sweep.json", "x")
     before = state(root / "logs" / "sweeps" / "s")
     done = inside("triptych.cli.train", *line, "trainer.max_steps=3")

@@ -249,14 +249,17 @@ def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
 
 
 def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
-    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why."""
+    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why.
+
+    One that is unreadable stays so: to try it again would not help.
+    """
     refused = sweep.get("refused")
     if not isinstance(refused, dict):
         return list(runs)
     known = ("dir", "sweep", "overrides", "choices", "seed", "config")
     return [
         Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
-        if (why := refused.get(run.dir.name)) is not None
+        if (why := refused.get(run.dir.name)) is not None and run.status != "unreadable"
         else run
         for run in runs
     ]
