@@ -48,9 +48,9 @@ def test_the_page_runs_and_its_run_is_the_commands(root, inside):
     assert {type(row["test/bpd"]) for row in runs} == {float}
     folder = Path(root, "logs/runs/first")
     assert names["run"].dir == folder and OWN not in os.environ
-    record = RunDirectory(folder).provenance()
-    assert "trainer.val_check_interval=5" in record["overrides"], "what was set by hand is on record"
-    assert record["choices"]["objective"] == "v"
+    record = RunDirectory(folder).provenance
+    assert "trainer.val_check_interval=5" in record.overrides, "what was set by hand is on record"
+    assert record.choices["objective"] == "v"
     line = ["name=first", "objective=v", *names["small"], "trainer.val_check_interval=5"]
     done = inside("triptych.cli.train", *line)
     assert done.returncode == 0 and "finished before" in done.stdout, done.stderr

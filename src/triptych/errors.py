@@ -22,6 +22,18 @@ class ForeignCheckpoint(UserError):
     """A checkpoint and the ``config.yaml`` of its directory are not of one run."""
 
 
+class Unreadable(UserError):
+    """A record that is there and is not understood: nothing of it may be removed or overwritten."""
+
+    @property
+    def problem(self) -> str:
+        """The file and what is wrong with it, without the fix."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.problem}; restore it, or move it aside"
+
+
 class Busy(UserError):
     """Another process is working in the directory."""
 

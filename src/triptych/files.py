@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.errors import UserError
+from triptych.errors import Unreadable, UserError
 
 MIB = 2**20
 # an environment variable raises each; nothing in a run's directory, a checkpoint or a data folder can
@@ -127,6 +127,20 @@ def read_json(path: str | Path) -> Any:
         return printable(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Read a record of ours, a JSON object; None if there is none; Unreadable: it is none."""
+    try:
+        record = read_json(path)
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # the system's words without number and path
+        raise Unreadable(f"{path}: cannot be read ({reason})") from error
+    return record
 
 
 def load_object(path: str | Path) -> dict[str, Any]:

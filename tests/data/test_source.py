@@ -171,7 +171,7 @@ def test_a_run_says_and_records_its_data(root, prepared, capsys):
     assert leak in said.err and leak in (run / "train.log").read_text()
     data = summary["data"]
     assert data["description"] == line and data["classes"] == ["cat", "dog"] and data["shared"] == {"test": 1}
-    shown = dict(_provenance(read_run(run.path), run.provenance()))
+    shown = dict(_provenance(read_run(run.path), run.provenance))
     assert shown["data"] == f"{line}; 1 test items are also in train"
 
 

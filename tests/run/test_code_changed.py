@@ -12,6 +12,7 @@ from triptych.run import provenance
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.provenance import describe_changes, digest_of, finished_before, source_files, versions
+from triptych.run.provenance_file import Execution, Provenance
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
@@ -29,9 +30,9 @@ def test_going_on_under_edited_sources(prepared, monkeypatch, capsys, root):
     line = "going on under other code (triptych/diffusion/objective.py) than before"
     assert capsys.readouterr().err.splitlines().count(line) == 1
     assert (run / "train.log").read_text().splitlines().count(line) == 1
-    first, second = run.provenance()["executions"]
+    first, second = run.provenance.record["executions"]
     assert first["sources"] != second["sources"] and second["changed"] == line
-    assert set(run.provenance()["sources"]) == {first["sources"], second["sources"]}
+    assert set(run.provenance.sources) == {first["sources"], second["sources"]}
     (read,) = read_runs(run.path.parent)
     assert read.code_changes == (line,)
     (comparison,) = compare([read])
@@ -52,12 +53,12 @@ def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, c
 
 def test_packages_and_many_files_in_one_line():
     before, after = {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, {"f1": "1", "f2": "1", "f3": "1"}
-    old = {"sources": "a", "versions": {"torch": "2.12.0", "numpy": "2.5"}}
-    new = {"sources": "b", "versions": {"torch": "2.13.0", "numpy": "2.5"}}
+    old = Execution(sources="a", versions={"torch": "2.12.0", "numpy": "2.5"})
+    new = Execution(sources="b", versions={"torch": "2.13.0", "numpy": "2.5"})
     told = "code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0)"
-    assert describe_changes({"sources": {"a": before}, "executions": [old]}, new, after) == told
-    for last in ({}, new):  # {}: an older record
-        assert describe_changes({"sources": {"b": after}, "executions": [last]}, new, after) == ""
+    assert describe_changes(Provenance(sources={"a": before}, executions=[old]), new, after) == told
+    for last in (Execution(), new):  # of an older record the first
+        assert describe_changes(Provenance(sources={"b": after}, executions=[last]), new, after) == ""
 
 
 def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(root, monkeypatch):
@@ -125,14 +126,14 @@ def under(run, files):
 def test_a_sweep_typed_again_after_an_edit_names_it_once(tmp_path, monkeypatch):
     now = {"triptych/a.py": "0"}
     monkeypatch.setattr(provenance, "source_files", lambda config: now)
-    runs = [RunDirectory(make_run(tmp_path, "x0", seed, 2.0)) for seed in (1, 2, 3)]
+    runs = [make_run(tmp_path, "x0", seed, 2.0) for seed in (1, 2, 3)]
     for run in runs:
-        under(run.path, now)
-    assert finished_before(*runs) == ""
+        under(run, now)
+    assert finished_before(*map(RunDirectory, runs)) == ""
     for run in runs[:2]:
-        under(run.path, {"triptych/a.py": "1"})
+        under(run, {"triptych/a.py": "1"})
     (runs[2] / "config.yaml").unlink()  # which that run's own job says
-    assert finished_before(*runs) == (
+    assert finished_before(*map(RunDirectory, runs)) == (
         "2 runs finished before, under other code (triptych/a.py) than now; force=true runs them anew, "
         "the old directories are kept aside"
     )

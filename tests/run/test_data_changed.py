@@ -55,8 +55,8 @@ def test_what_was_trained_on_never_judges(images, prepared):
 
 def test_an_image_more_is_said_and_recorded(images, prepared, capsys):
     run = stopped(prepared(*overrides(images)))
-    before = run.provenance()["data"]
-    assert before["fingerprint"] == run.provenance()["executions"][0]["data"]["fingerprint"]
+    before = run.provenance.record["data"]
+    assert before["fingerprint"] == run.provenance.executions[0].data["fingerprint"]
     trained = read_checkpoint(run.checkpoints()[0])["triptych"]["data"]["items"]["train"]
     for i in range(41, 60):
         save(images, f"{i}.png", i)
@@ -127,7 +127,7 @@ def test_a_checkpoint_from_before_there_were_fingerprints_is_taken(images, prepa
         checkpoint = torch.load(path, weights_only=True)
         del checkpoint["triptych"]["data"]
         torch.save(checkpoint, path)
-    record = run.provenance()
+    record = run.provenance.record
     del record["data"]
     run.write("provenance.json", record)
     assert execute(run)["status"] == "finished"

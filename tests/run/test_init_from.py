@@ -66,7 +66,7 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         "2 not there (new.weight, new.bias); 2 there not used (old.weight, old.bias); "
         "2 begin anew (schedule.shift, loss_module.shift)"
     )
-    told = run.provenance()["init_from"]
+    told = run.provenance.record["init_from"]
     assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12
     other = nn.ModuleDict({"a": nn.Linear(7, 7)})
     with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*2 of another.*same network"):

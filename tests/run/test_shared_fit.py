@@ -55,7 +55,7 @@ def test_a_run_that_draws_otherwise_ends_as_if_it_had_trained(sweep, root):
     assert sweep("ancestral", *BASE)[2] == 6
     shared, here, steps = sweep("ddim", *DDIM)
     assert steps == 0 and "ancestral" in (here / "train.log").read_text()
-    assert here.provenance()["fit_of"]["run"] == "ancestral" and shared.seconds["fit"] > 0
+    assert here.provenance.fit_of == "ancestral" and shared.seconds["fit"] > 0
     assert read_run(here.path).took == shared.seconds["test"], "estimates of time count a fit once"
     assert plain(shared) == plain(alone)
     there.path = root / "alone"
@@ -95,7 +95,7 @@ def test_a_planted_entry_is_not_followed(sweep, name):
     [entry] = (runs / ".fits").iterdir()
     entry.write_text(json.dumps({"run": name}))
     second, here, steps = sweep("second", "sampler=ddim")
-    assert steps == 6 and second.status == "finished" and "fit_of" not in here.provenance()
+    assert steps == 6 and second.status == "finished" and not here.provenance.fit_of
 
 
 def damage(first):
@@ -111,7 +111,7 @@ def link(first):
 def test_what_is_damaged_or_leads_out_of_a_run_is_not_copied(sweep, accident):
     accident(sweep("first")[1])
     second, here, steps = sweep("second", "sampler=ddim")
-    assert steps == 6 and second.status == "finished" and "fit_of" not in here.provenance()
+    assert steps == 6 and second.status == "finished" and not here.provenance.fit_of
 
 
 def test_other_data_or_another_run_to_begin_with_is_another_fit(sweep, finished, monkeypatch):
@@ -168,7 +168,7 @@ def test_memory_and_curves_are_those_of_the_fit(sweep):
     second, here, steps = sweep("second", "sampler=ddim", "logger=tensorboard", csv=False)
     assert steps == 0 and second.cost["memory"] == 2.0**50
     third, there, steps = sweep("third", "sampler=heun", "logger=tensorboard", csv=False)
-    assert steps == 0 and third.cost["memory"] == 2.0**50 and there.provenance()["fit_of"]["run"] == "first"
+    assert steps == 0 and third.cost["memory"] == 2.0**50 and there.provenance.fit_of == "first"
     events = EventAccumulator(str(here / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [*range(6)]
     assert [e.step for e in events.Scalars("val/nats_per_dim")] == [3, 6]

@@ -95,7 +95,7 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
     assert last_step(only(run.path)) < 8
     assert execute(run)["status"] == "finished"
     both = directories(run / "wandb")
-    assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance()["id"]}
+    assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance.id}
     check_same(table(run.path), rows(*both))
     assert len(table(run.path)) == 13
     links = [path.readlink() for path in run.path.rglob("*") if path.is_symlink()]
@@ -204,7 +204,7 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         check_same(table(run.path), rows(only(run.path)))
         server.dead = False
         sync(server, root, "--include-online", folder)
-        check_same(table(run.path), server.history(run.provenance()["id"]))
+        check_same(table(run.path), server.history(run.provenance.id))
 
 
 def test_disabled_is_without_wandb(prepared, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_run_is_told_whole(prepared, monkeypatch):
         if record.artifact.type == "model":
             [entry] = record.artifact.manifest.contents
             artifacts[record.artifact.name] = Path(entry.local_path).read_bytes()
-    assert artifacts == {f"model-{run.provenance()['id']}": run.reported().read_bytes()}
+    assert artifacts == {f"model-{run.provenance.id}": run.reported().read_bytes()}
     figures = flat_figures(summary.record)
     assert {name: told.get(name) for name in figures} == figures
     assert {"test/nats_per_dim_draw_stderr", "measures/sliced_wasserstein_stderr"} <= {*figures}

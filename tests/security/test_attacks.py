@@ -158,7 +158,8 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
 
 def test_a_finished_runs_checkpoint_is_its_own(root, config):
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
-    theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
+    result = {"schema": 1, "status": "finished", "checkpoint": str(root / "other.ckpt")}
+    theirs.write("summary.json", result)
     save_checkpoint(root / "other.ckpt", config)
     with pytest.raises(UserError, match="checkpoints/last.ckpt"):
         read_other("trained", str(theirs.path), None, "")

@@ -370,11 +370,11 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
     file.write_text(json.dumps({"schema": 1, "status": "failed", "x": "y" * 3000}))
     assert RunDirectory(tmp_path).status == "failed"
     monkeypatch.setenv("TRIPTYCH_MAX_JSON", "2000")
-    assert load_object(file) == {} and RunDirectory(tmp_path).status == "new"
+    assert load_object(file) == {} and RunDirectory(tmp_path).status == "unreadable"
     assert "TRIPTYCH_MAX_JSON" in read_run(tmp_path).error
     file.unlink()
     os.mkfifo(file)  # nobody writes to it: reading would wait for ever
-    assert load_object(file) == {} and RunDirectory(tmp_path).status == "new"
+    assert load_object(file) == {} and RunDirectory(tmp_path).status == "unreadable"
 
 
 def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):

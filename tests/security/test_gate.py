@@ -17,7 +17,7 @@ from triptych import files
 from triptych.cli import train
 from triptych.cli.report import main
 from triptych.cli.train import _print_result
-from triptych.errors import UserError
+from triptych.errors import Unreadable, UserError
 from triptych.run.checkpoints import newest_readable, read_checkpoint
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory, log_line, write_atomic
@@ -99,14 +99,14 @@ def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run
     before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
-    with pytest.raises(UserError, match="another run.*max_steps: 4 -> 2"):
+    with pytest.raises(Unreadable, match="config.yaml: damaged, or of another run; restore it"):
         execute(RunDirectory(run))
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
 def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
     """Its only good file was to be removed, or the run was called interrupted."""
-    whole, damaged = (run / "config.yaml").read_text(), "config.yaml is damaged"
+    whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
     kept = "restore it, or pass a copy of the checkpoint in another folder"
     assert "remove" not in refused(lambda: read_checkpoint(last(run)), damaged, kept)
@@ -325,7 +325,7 @@ def test_an_edited_figure_is_refused_by_the_checksum(run):
     assert read_run(run).status == "finished"  # the content counts, not how it is laid out
     edit(run, unsealed=False, gap=0.25)
     assert read_run(run).status == "unreadable" and "checksum" in read_run(run).error
-    assert RunDirectory(run).summary() is None
+    refused(lambda: RunDirectory(run).summary(), "checksum")
 
 
 def test_without_a_checksum_a_bound_is_the_sum_of_its_terms(run):
@@ -351,7 +351,7 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
     """Summary, items and table agree with each other: the configuration is of another run."""
     for name in ("summary.json", "metrics.csv", "items.npz"):
         shutil.copy(finished(2) / name, run / name)
-    assert RunDirectory(run).summary() is None and RunDirectory(run).status == "interrupted"
+    refused(lambda: RunDirectory(run).summary(), "config.yaml: damaged, or of another run")
     assert read_run(run).status == "unreadable"
 
 
@@ -359,12 +359,12 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
 def test_an_end_of_another_run_beside_a_config(run, finished, status):
     """It has no figures, and says of the setting that it cannot be trained."""
     other = RunDirectory(finished(2))
-    result = Result.of(other.provenance(), status, stage="fit", error="x", seed=2)
+    result = Result.of(other.provenance, status, stage="fit", error="x", seed=2)
     shutil.copy(finished(2) / "config.yaml", run / "config.yaml")
     RunDirectory(run).record(result)
     assert read_run(run).status == status
     shutil.copy(finished(1) / "config.yaml", run / "config.yaml")
-    assert read_run(run).status == "unreadable" and RunDirectory(run).summary() is None
+    assert read_run(run).status == RunDirectory(run).status == "unreadable"
 
 
 def test_where_a_result_comes_from_is_as_it_was_written(run):

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from triptych.study.sweep import SweepHook
+
+BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 
 TARGETS = {"levels": 1.90, "v": 2.09, "epsilon": 2.14, "score": 2.50, "x0": 2.45}
 
@@ -70,7 +73,7 @@ def start_run(root: Path, objective: str, seed: int, overrides: list[str], choic
         "packages": {"torch": "2.13.0"},
         "command": ["triptych-train", "-m", "ablation=objectives"],
         "executions": [{"host": "box", "device": "cpu"}],
-        "overrides": overrides, "choices": choices, "started": f"2025-01-01T00:00:{seed:02d}",
+        "overrides": overrides, "choices": choices, "started": (BEGIN + timedelta(0, seed)).isoformat(),
     }  # fmt: skip
     (run / "provenance.json").write_text(json.dumps(provenance))
     return run

@@ -109,9 +109,12 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
 
 
 def test_repeats_within_one_sweep_count_once(tmp_path):
-    """The newest of them."""
-    make_run(tmp_path / "a", "x0", 1, 2.0)
-    edit(make_run(tmp_path / "b", "x0", 1, 2.3) / "provenance.json", started="2024-12-31T00:00:00")
+    """The newest of them, by the moment at which they began, wherever that was."""
+    for folder, mean, began in (
+        ("a", 2.0, "2025-01-01T11:30:00+0100"),
+        ("b", 2.3, "2025-01-01T12:00:00+0200"),
+    ):
+        edit(make_run(tmp_path / folder, "x0", 1, mean) / "provenance.json", started=began)
     (cell,), notes = one(tmp_path).cells, one(tmp_path).notes
     assert (cell.bound.n, cell.bound.mean) == (1, 2.0) and any("repeated" in note for note in notes)
 

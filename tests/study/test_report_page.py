@@ -149,7 +149,11 @@ def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
     (broken / "summary.json").write_text("{")
     (broken / "samples" / "final.png").write_text("not a picture")
     html = write_report(tmp_path).html.read_text()
-    assert 'class="text unreadable"' in html and "summary.json: Expecting" in html and "x0: 2.0" in html
+    assert (
+        'class="text unreadable"' in html
+        and "summary.json: cannot be read (Expecting" in html
+        and "x0: 2.0" in html
+    )
 
 
 def test_nothing_finished_yet(tmp_path):

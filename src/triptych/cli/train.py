@@ -20,13 +20,14 @@ from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
-from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.errors import Busy, Diverged, StorageError, Unreadable, UserError
 from triptych.files import printable
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.run.prepare import prepare
 from triptych.run.provenance import finished_before
+from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, one_line
 from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
@@ -67,8 +68,9 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if processes.rank() != 0:
         return None
     reason = _last_words(run, code)
-    if 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code) and run.summary() is None:
-        run.record(Result.of(run.provenance(), "failed", stage="build", error=reason))  # it could not say why
+    without_end = run.status in ("new", "interrupted")
+    if 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code) and without_end:
+        run.record(Result.of(run.provenance, "failed", stage="build", error=reason))  # it could not say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {reason}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
@@ -93,8 +95,11 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     run = RunDirectory(path)
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
-            if run.status == "new":
-                run.record(Result.of({"overrides": overrides}, "failed", stage="build", error=str(error)))
+            if isinstance(error, Unreadable):
+                write_atomic(run / REFUSED, str(error))  # until the sweep has read why
+            elif run.status == "new":
+                provenance = Provenance(overrides=tuple(overrides))
+                run.record(Result.of(provenance, "failed", stage="build", error=str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
                 write_atomic(run / REFUSED, str(error))  # its result is another run's: the sweep reports why
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
@@ -104,8 +109,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
     """Return the sweeper's figure of a run; None if there is none; print ``trouble``."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
-    result = run.summary()
-    return result.figure(name) if result else None
+    return run.figure(name)
 
 
 def _tell_finished(run: RunDirectory) -> None:

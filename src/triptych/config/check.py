@@ -6,10 +6,12 @@ Hydra's own strictness covers the command line; files packaged at the top (``exp
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -86,10 +88,13 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
 
 def defaults(choices: dict[str, Any]) -> DictConfig:
     """Compose the files of ``choices`` alone, without overrides and free groups."""
-    loader = GlobalHydra.instance().config_loader()
     overrides = [f"{g}={c}" for g, c in choices.items() if c and g[:6] != "hydra/" and g not in FREE_GROUPS]
     overrides.append("~local")  # the one free group that is there by default
-    return loader.load_configuration("train", overrides, RunMode.RUN)
+    hydra = GlobalHydra.instance()
+    with ExitStack() as stack:
+        if not hydra.is_initialized():  # in Python: there is no command that did it
+            stack.enter_context(initialize_config_dir(str(CONFIGS), version_base="1.3"))
+        return hydra.config_loader().load_configuration("train", overrides, RunMode.RUN)
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -7,14 +7,17 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
-from triptych.errors import StorageError, UserError, mask_password
-from triptych.files import check_directory, file_digest, load_object, no_link, printable, replaced
+from triptych.errors import StorageError, Unreadable, UserError, mask_password
+from triptych.files import check_directory, file_digest, no_link, printable, read_record, replaced
+from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank
-from triptych.run.result import Result, seal
+from triptych.run.provenance_file import Provenance
+from triptych.run.result import Result, Status, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (
@@ -92,7 +95,7 @@ def checkpoint_at(path: str | Path) -> Path:
 
 
 class RunDirectory(Lockable):
-    """One run's directory. Reading is tolerant, writing is atomic."""
+    """One run's directory. A record is read as a whole or refused, and written atomically."""
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -104,35 +107,83 @@ class RunDirectory(Lockable):
             raise UserError(f"{self.path}: not a run's directory (no config.yaml); pass logs/runs/NAME")
         return read_config(file)
 
-    def provenance(self) -> dict[str, Any]:
-        """Read the run's provenance, malformed entries left out; empty if there is none."""
-        record = load_object(self / "provenance.json")
-        return {key: value for key, value in record.items() if _is_sound(key, value)}
+    @cached_property
+    def provenance(self) -> Provenance:
+        """The run's provenance, read once; an empty one if there is none. Unreadable: it is malformed."""
+        return self._parse_provenance(read_record(self / "provenance.json") or {})
 
-    def summary(self) -> Result | None:
-        """Read the recorded result; None if it is absent, unreadable, altered or of another run."""
+    def _parse_provenance(self, record: dict[str, Any]) -> Provenance:
         try:
-            result = Result.from_json(load_object(self / "summary.json"))
-            check_digests(self.path, result.digests, SEALED[:1])
-            return result
-        except ValueError:
-            return None
-
-    def damage(self) -> str:
-        """Return what is wrong with ``config.yaml`` if the recorded result is not of it, else ""."""
-        digests: Mapping[str, str] = {}
-        with contextlib.suppress(ValueError):
-            digests = Result.from_json(load_object(self / "summary.json")).digests
-            check_digests(self.path, digests, SEALED[:1])
-            return ""
-        return f"{self / SEALED[0]} is damaged, edited or of another run" if digests else ""
+            return Provenance.from_json(record)
+        except ValueError as error:
+            raise Unreadable(f"{self / 'provenance.json'}: {error_line(error)}") from error
 
     @property
-    def status(self) -> str:
-        """ "new", "interrupted" (it has a beginning and no end), "finished", "failed" or "diverged"."""
-        if (result := self.summary()) is not None:
+    def readable_provenance(self) -> Provenance:
+        """The provenance for what counts or names runs alone: an empty one if it is unreadable."""
+        try:
+            return self.provenance
+        except Unreadable:
+            return Provenance()
+
+    def write_provenance(self, record: dict[str, Any]) -> None:
+        """Write the provenance; Unreadable: it would be malformed, as by a planted checkpoint."""
+        self.provenance = self._parse_provenance(record)
+        self.write("provenance.json", record)
+
+    def summary(self) -> Result | None:
+        """Read the recorded result; None if there is none.
+
+        Unreadable: it is of an unknown schema, damaged, altered, or ``config.yaml`` is not that of its run.
+        """
+        record = read_record(self / "summary.json")
+        if record is None:
+            return None
+        try:
+            result = Result.from_json(record)
+            check_digests(self.path, result.digests, SEALED[:1])
+        except ValueError as error:
+            raise Unreadable(f"{self / 'summary.json'}: {error_line(error)}") from error
+        return result
+
+    def read_records(self) -> Result | None:
+        """Read the records anew and return the result, if there is one; Unreadable: as ``summary``."""
+        self.__dict__.pop("provenance", None)
+        _ = self.provenance
+        return self.summary()
+
+    def clear_failure(self) -> None:
+        """Remove the record of a failure, so that the run is tried again; a result stays."""
+        result = self.summary()
+        if result is not None and result.status != "finished":
+            (self / "summary.json").unlink()
+
+    def damage(self) -> str:
+        """Return why there is a result that cannot be relied on, else ""."""
+        try:
+            self.summary()
+        except Unreadable as error:
+            return error.problem
+        return ""
+
+    @property
+    def status(self) -> Status | Literal["new"]:
+        """The result's status, "unreadable", "interrupted" (there is a beginning and no end), or "new"."""
+        try:
+            result = self.summary()
+        except Unreadable:
+            return "unreadable"
+        if result is not None:
             return result.status
         return "interrupted" if (self / "config.yaml").exists() else "new"
+
+    def figure(self, name: str) -> float | None:
+        """Return a figure of the result by its path; None without a result that can be read."""
+        try:
+            result = self.summary()
+        except Unreadable:
+            return None
+        return result.figure(name) if result else None
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints to resume from, by name: times change when files are copied."""
@@ -183,26 +234,6 @@ class RunDirectory(Lockable):
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
-
-
-def _is_sound(key: str, value: Any) -> bool:
-    match key:
-        case "overrides" | "command":
-            return isinstance(value, list)
-        case "choices" | "git" | "fit_of":
-            return isinstance(value, dict)
-        case "data":
-            return isinstance(value, dict) and {"fingerprint", "split"} <= {*value}
-        case "sources":
-            return isinstance(value, dict) and all(isinstance(files, dict) for files in value.values())
-        case "executions":
-            return isinstance(value, list) and all(map(_is_execution, value))
-    return True
-
-
-def _is_execution(one: Any) -> bool:
-    sound = isinstance(one, dict) and isinstance(one.get("sources", ""), str)
-    return sound and isinstance(one.get("versions", {}), dict)
 
 
 def log_line(run: RunDirectory | None, line: str) -> None:

@@ -22,16 +22,17 @@ from triptych.files import no_link
 from triptych.models.base import BoundModel
 from triptych.run.account import account, baselines, choose_weights, measure_cost, write_items
 from triptych.run.build import build_experiment
-from triptych.run.checkpoints import newest_readable, save_checkpoint
+from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory, log_line, to_json
 from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
+from triptych.run.parsing import to_float
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
-from triptych.run.provenance import check_imported, timestamp
+from triptych.run.provenance import add_missing_id, check_imported, timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.measure import FOLDER, draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
@@ -61,12 +62,11 @@ def execute(run: RunDirectory) -> Result:
                     leave_error(run, error)
                 raise
     with run.lock(PATIENCE), Stop() as stop:
-        if (recorded := run.summary()) is not None and recorded.status == "finished":
+        recorded = run.read_records()
+        if recorded is not None and recorded.status == "finished":
             return recorded
-        if recorded is None and (run / "summary.json").exists():
-            newest_readable(run.checkpoints())  # a result of an edited config.yaml is not started over
-        with contextlib.suppress(OSError):
-            (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
+        run.clear_failure()
+        add_missing_id(run)
         run.sweep_up()
         session = Session(run, stop)
         session.peers = peers = Peers(run, session.record_failure)
@@ -128,7 +128,7 @@ class Session:
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         set_up_torch(config["threads"])
-        log_line(run, unread_threads(config["threads"], run.provenance().get("overrides", [])))
+        log_line(run, unread_threads(config["threads"], run.provenance.overrides))
         check_targets(config)
         check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -161,7 +161,7 @@ class Session:
     def record(self, status: str, **entries: Any) -> Result:
         """Write the result on rank 0; a run that did not finish also records its ``stage``."""
         about = {} if status == "finished" else {"stage": self.stage}
-        result = Result.of(self.directory.provenance(), status, **about | entries)
+        result = Result.of(self.directory.provenance, status, **about | entries)
         if rank() != 0:
             return result
         result = self.directory.record(result)
@@ -209,7 +209,7 @@ def _report(
         save_checkpoint(left, run / name)
     step = trainer.global_step or step  # of the whole fit, whose costs these are, also with checkpoint=best
     cost = measure_cost(trainer.strategy.root_device, experiment)
-    cost["memory"] = max(cost["memory"], run.provenance().get("fit_of", {}).get("memory", 0.0))
+    cost["memory"] = max(cost["memory"], to_float(run.provenance.fit_memory))
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": step,

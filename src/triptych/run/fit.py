@@ -194,7 +194,7 @@ def build_fit(
             raise UserError(f"checkpoint=best: {problem} pass checkpoint=last")
         warmup = getattr(model.lr_schedule, "warmup_steps", 0)
         log_line(run, warm_up_line(warmup, trainer.max_steps) if anew else "")
-        bundled = {"experiment", "ablation", "paper"} & run.provenance().get("choices", {}).keys()
+        bundled = {"experiment", "ablation", "paper"} & run.provenance.choices.keys()
         if anew and not bundled and (name := data.name) in choices_of("experiment"):
             other = f"experiment={name} has settings for these data"
             log_line(run, f"data={name}: the other settings are for digits; {other}")

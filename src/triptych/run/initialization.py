@@ -71,7 +71,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
     if checkpoint and (other := checkpoint["triptych"].get("fit_of")):
         fit = ""  # the other run has offered it
         if rank() == 0:
-            run.write("provenance.json", run.provenance() | {"fit_of": other})
+            run.write_provenance({**run.provenance.record, "fit_of": other})
     adopted = initial = None
     if path := config.get("trained"):
         if is_pipeline(path):
@@ -84,8 +84,8 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
         adopted["triptych"] = theirs["triptych"] | {"config": config}
     seen = checkpoint["triptych"].get("data") if checkpoint else None
     line = compare_data(now, seen, HELD_OUT, "restore the data, or pass force=true to start over")
-    before = run.provenance().get("data")
-    if checkpoint is None and before and before["fingerprint"] != now.data:
+    before = run.provenance.fingerprint
+    if checkpoint is None and before and before != now.data:
         line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
     log_line(run, line)
     seen = remember(now, seen)
@@ -142,7 +142,7 @@ def initialise(
     if rank() == 0:
         record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": fitting}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}
-        run.write("provenance.json", run.provenance() | {"init_from": about})
+        run.write_provenance({**run.provenance.record, "init_from": about})
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -178,9 +178,9 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
     """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
-    if digest and not any("changed" in one for one in run.provenance().get("executions", [])):
+    if digest and not any(execution.changed for execution in run.provenance.executions):
         with contextlib.suppress(OSError, UserError):  # then they train themselves
-            entry = to_json({"run": run.path.name, "id": run.provenance().get("id"), "memory": memory})
+            entry = to_json({"run": run.path.name, "id": run.provenance.id, "memory": memory})
             write_atomic(run.path.parent / FITS / digest, entry)
 
 
@@ -196,7 +196,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
         if not name or Path(name).name != name or name in ("..", run.path.name) or other.path.is_symlink():
             return
         check_directory(other.path)
-        if other.provenance().get("id") != entry.get("id"):  # begun anew since, by force=true
+        if other.provenance.id != entry.get("id"):  # begun anew since, by force=true
             return
         states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
         needed = {LAST, BEST} if run.config()["checkpoint"] == "best" else {LAST}

@@ -130,9 +130,9 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             if artifacts and not is_composed_here(run):
                 log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
                 artifacts = False
-            about = wandb.describe_run(node, config, run.provenance(), run)
+            about = wandb.describe_run(node, config, run)
             loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
-    if step and not run.provenance().get("executions"):  # it takes another run's fit: they have no curves yet
+    if step and not run.provenance.executions:  # it takes another run's fit: they have no curves yet
         for at, row in table.rows.items():
             for logger in loggers[1:]:
                 logger.log_metrics({name: float(value) for name, value in row.items()}, at)
@@ -204,13 +204,13 @@ class MLflowRun(MLFlowLogger):
             folder = Path(uri.removeprefix(SQLITE)).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
-        provenance = run.provenance()
-        tags = {ID: provenance["id"], "directory": str(run.path), "sweep": sweep_of(run)}
-        tags["mlflow.source.git.commit"] = (provenance.get("git") or {}).get("commit")
+        provenance = run.provenance
+        tags = {ID: provenance.id, "directory": str(run.path), "sweep": sweep_of(run)}
+        tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
         super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
         if known := self._mlflow_client.get_experiment_by_name(self._experiment_name):
-            wanted = f"tags.`{ID}` = '{provenance['id']}'"
+            wanted = f"tags.`{ID}` = '{provenance.id}'"
             match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
             self._run_id = match[0].info.run_id if match else None
         self.experiment.update_run(self.run_id, status="RUNNING")

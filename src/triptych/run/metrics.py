@@ -163,7 +163,7 @@ def comparable(
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
     """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
-    config, choices = run.config(), run.provenance().get("choices", {})
+    config, choices = run.config(), run.provenance.choices
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= comparable(choices, config)
     return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}

@@ -5,16 +5,17 @@ Entries of ``summary.json``: None if absent or malformed; ValueError: no result 
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
-from triptych.errors import UserError
 from triptych.files import printable
 
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
@@ -26,11 +27,10 @@ LARGEST = 1e150  # whose square and sums are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """Read a resolved configuration as {dotted key: text}; empty if unreadable."""
-    try:
-        return {key: format_value(value) for key, value in leaves(read_config(path))}
-    except UserError:
+    """Read a resolved configuration as {dotted key: text}; empty if there is none; UserError: unreadable."""
+    if not os.path.lexists(path):
         return {}
+    return {key: format_value(value) for key, value in leaves(read_config(path))}
 
 
 def format_value(value: Any) -> str:
@@ -53,6 +53,17 @@ def to_int(value: Any) -> int | None:
     """Parse an int; None for anything that is not a finite number."""
     real = to_float(value)
     return int(real) if math.isfinite(real) else None
+
+
+def parse_time(text: str) -> datetime | None:
+    """Parse a time with its offset from UTC, which is 0 where it has none; None for "". ValueError: no time.
+
+    Times of several offsets compare by the moment that they name.
+    """
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def first_line(text: object) -> str:

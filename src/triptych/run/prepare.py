@@ -83,9 +83,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     for key in [key for key in plain if role(key) is Role.START]:
         plain.pop(key)
     run = RunDirectory(path)
+    if not force:  # which puts the directory aside
+        run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     bare = not (run / "config.yaml").exists()
-    result = run.status in ("finished", "diverged") or bool(run.checkpoints())
+    result = run.status in ("finished", "diverged", "unreadable") or bool(run.checkpoints())
     if force and (result or not bare):
         with run.lock(PATIENCE):
             shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
@@ -94,8 +96,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
-                (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
-                run.write("provenance.json", provenance(run, overrides, choices, plain))
+                run.clear_failure()  # of a job that was refused before it began
+                run.write_provenance(provenance(run, overrides, choices, plain))
                 _record(run, plain)
                 return run
     changes = _without_defaults(differences(run.config(), plain), cfg, composed)
@@ -127,7 +129,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     if result is None or result.status == "finished":
         return
     if result.stage == "build" or retry:
-        (run / "summary.json").unlink()
+        run.clear_failure()
         return
     if result.status == "diverged":
         raise Diverged.before(result.error, result.step or 0)
@@ -151,10 +153,10 @@ def _without_defaults(changes: dict[str, Any], cfg: DictConfig, choices: dict[st
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
-    known = run.provenance().get("data")
-    if known is None:  # before its first step, or from before there were fingerprints
+    known = run.provenance
+    if not known.fingerprint:  # before its first step, or from before there were fingerprints
         return not run.checkpoints() and run.status != "finished"
     from triptych.data.build import build_data, fingerprint  # torch, which nothing else here imports
 
     now = fingerprint(build_data(plain))
-    return (known["fingerprint"], known["split"]) == (now.data, now.split)
+    return (known.fingerprint, known.split) == (now.data, now.split)

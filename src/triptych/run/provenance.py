@@ -18,13 +18,13 @@ from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file, is_trusted
 from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
-from triptych.files import load_object
+from triptych.files import read_record
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import few
+from triptych.run.provenance_file import ID, Execution, Provenance
 
 DIFF_LIMIT = 2**20
 BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
-ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # names of files that are not recorded: hidden ones, and those of keys and passwords
 SECRET = re.compile(
     r"(^|/)\.|^(?!.*\.py$).*("
@@ -38,7 +38,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
     file = run.path.parent / "sweep.json"
-    sweep = load_object(file)
+    sweep = read_record(file) or {}
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
@@ -54,6 +54,12 @@ def provenance(
     }
 
 
+def add_missing_id(run: RunDirectory) -> None:
+    """Write a new provenance for a run that has lost its own, and with it the id by which loggers know it."""
+    if not run.provenance.id:
+        run.write_provenance({**provenance(run, [], {}, run.config()), **run.provenance.record})
+
+
 def command() -> list[str]:
     """Return this process's command line, passwords masked."""
     # not sys.argv: the command puts quotes around paths there
@@ -65,8 +71,8 @@ def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
     """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
-    record, files = run.provenance(), source_files(config)
-    here = {
+    before, files = run.provenance, source_files(config)
+    here: dict[str, Any] = {
         "started": timestamp(),
         "step": step,
         "host": socket.gethostname(),
@@ -79,12 +85,13 @@ def add_execution(
         "data": {key: data[key] for key in ("fingerprint", "split")},
     }
     # under what it made no step, nothing was trained
-    changes = describe_changes(record, here, files) if step else ""
+    code = Execution(sources=here["sources"], versions=here["versions"])
+    changes = describe_changes(before, code, files) if step else ""
     line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
-    names = record.get("sources", {}) | {here["sources"]: files}
-    executions = [*record.get("executions", []), here]
-    run.write("provenance.json", record | {"data": data, "sources": names, "executions": executions})
+    names = {**before.sources, here["sources"]: files}
+    executions = [*before.record.get("executions", []), here]
+    run.write_provenance({**before.record, "data": data, "sources": names, "executions": executions})
     return line
 
 
@@ -99,9 +106,9 @@ def check_imported(config: dict[str, Any]) -> None:
 
 def changed_since(run: RunDirectory, files: dict[str, str] | None = None) -> str:
     """Describe the changes of code and packages since a run's last execution."""
-    record, files = run.provenance(), source_files(run.config()) if files is None else files
-    here = {"sources": digest_of(files), "versions": versions()}
-    return describe_changes(record, here, files)
+    if files is None:
+        files = source_files(run.config())
+    return describe_changes(run.provenance, Execution(sources=digest_of(files), versions=versions()), files)
 
 
 def finished_before(*runs: RunDirectory) -> str:
@@ -126,9 +133,11 @@ def finished_before(*runs: RunDirectory) -> str:
 def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
     """Describe the changes of trusted packages in ``config`` since a run's last execution: "code (FILES)"."""
     own = set(filter(is_trusted, _named(config)))
-    record = run.provenance() if own else {}
-    last = (record.get("executions") or [{}])[-1].get("sources")
-    if not (before := record.get("sources", {}).get(last)):
+    if not own:
+        return ""
+    provenance = run.readable_provenance
+    before = provenance.sources.get(provenance.last.sources)
+    if not before:
         return ""
     before = {f: digest for f, digest in before.items() if f.partition("/")[0].removesuffix(".py") in own}
     now = _digests(own)
@@ -253,14 +262,14 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 
-def describe_changes(record: dict[str, Any], here: dict[str, Any], files: dict[str, str]) -> str:
+def describe_changes(provenance: Provenance, here: Execution, files: dict[str, str]) -> str:
     """Describe changes since the last execution: "code (FILES) and packages (NAME OLD -> NEW)", or ""."""
-    last, parts = (record.get("executions") or [{}])[-1], []
-    if last.get("sources") and last["sources"] != here["sources"]:
-        before = record.get("sources", {}).get(last["sources"], {})
+    last, parts = provenance.last, []
+    if last.sources and last.sources != here.sources:
+        before = provenance.sources.get(last.sources, {})
         changed = sorted(f for f in {**before, **files} if before.get(f) != files.get(f))
         parts.append(f"code ({few(changed)})")
-    old, new = last.get("versions"), here["versions"]
+    old, new = last.versions, here.versions
     if old and old != new:
         moved = sorted(n for n in {**old, **new} if old.get(n) != new.get(n))
         names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])

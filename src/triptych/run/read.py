@@ -14,17 +14,27 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
-from triptych.files import check_directory, limit, load_object, open_regular, read_json, read_rows
+from triptych.files import check_directory, limit, load_object, open_regular, read_record, read_rows
 from triptych.run.directory import PRUNE, RunDirectory, check_digests
-from triptych.run.parsing import error_line, first_line, load_config, natural_key, to_float, to_int
+from triptych.run.parsing import (
+    error_line,
+    first_line,
+    load_config,
+    natural_key,
+    parse_overrides,
+    to_float,
+    to_int,
+)
 from triptych.run.processes import lives, pid_of
-from triptych.run.result import ENDED, Result, Status, one_line, parse_entries
+from triptych.run.provenance_file import Provenance
+from triptych.run.result import ENDED, Result, Status, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +42,10 @@ if TYPE_CHECKING:
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
 ITEMS = "items.npz"
+STAMP = "%Y-%m-%dT%H:%M:%S%z"
 HEADER = 4096  # bytes of an array's own description, at most
 KINDS = "fiu"  # floats and whole numbers
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
-AT_START = ("overrides", "choices", "seed", "fingerprint", "split", "data_changed")  # also in provenance.json
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,22 @@ class Run(Result):
     host: str = ""
     commit: str = ""
     dirty: bool = False
-    command: tuple[str, ...] = ()
-    started: str = ""
+    command: Sequence[str] = ()
+    started: datetime | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     sources: str = ""
     code_changes: tuple[str, ...] = ()
     fit_of: str = ""
+
+    @property
+    def age(self) -> tuple[bool, datetime | None]:
+        """A key by which older runs come first, and before them those of which no start is recorded."""
+        return self.started is not None, self.started
+
+    @property
+    def began(self) -> str:
+        """Local time of the start, with its offset from UTC; "" where it is not recorded."""
+        return f"{self.started:{STAMP}}" if self.started else ""
 
     @property
     def took(self) -> float:
@@ -128,9 +148,12 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return every run at or beneath `root` in natural order, but in hidden, linked or old directories."""
-    directories = []
-    for here, folders, files in os.walk(root):
+    """Return every run at or beneath `root` in natural order, but in hidden, linked or old directories.
+
+    A directory that may not be opened is among them, as it may be a run's: `read_run` says so.
+    """
+    directories: list[Path] = []
+    for here, folders, files in os.walk(root, onerror=lambda error: directories.append(Path(error.filename))):
         if "config.yaml" in files or "summary.json" in files:
             directories.append(Path(here))
             folders.clear()
@@ -139,11 +162,14 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a directory is a run's: other programs write files of these names too."""
+    """Return whether a directory is a run's, or closed: other programs write files of these names too."""
+    closed = not os.access(directory, os.R_OK | os.X_OK)
     ended = load_object(directory / "summary.json").get("status") in ENDED
-    if ended or (directory / "provenance.json").is_file():
+    if closed or ended or (directory / "provenance.json").is_file():
         return True
-    return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
+    with suppress(UserError):
+        return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
+    return False
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -153,18 +179,20 @@ def read_runs(root: Path) -> list[Run]:
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     """Read a run directory; `now` is the unix time against which a silent run counts as interrupted."""
-    directory = Path(directory)
+    directory, place = Path(directory), RunDirectory(directory)
+    known: dict[str, Any] = {"dir": directory, "sweep": sweep}
     try:
-        check_directory(directory)
+        check_directory(place.path)
+        known |= _provenance(place.provenance)
+        known["config"] = load_config(place / "config.yaml")
+        record = read_record(place / "summary.json")
     except UserError as error:
-        return Run(dir=directory, status="unreadable", sweep=sweep, error=first_line(error))
-    known = _provenance(RunDirectory(directory).provenance())
-    known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
-    path = directory / "summary.json"
-    if not path.exists():
+        reason = first_line(error).removeprefix(f"{place.path}/")
+        return Run(**known, status="unreadable", error=reason)
+    if record is None:
         return _unfinished(known, directory, time.time() if now is None else now)
     try:
-        run = Run.from_json(read_json(path), **known)
+        run = Run.from_json(record, **known)
         check_digests(directory, run.digests)
         items = load_items(directory)
         if items and run.measure and math.isfinite(run.bound) and not read_items(directory, run.bound):
@@ -177,20 +205,18 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         return Run(**known | {"status": "unreadable", "error": f"summary.json: {error_line(error)}"})
 
 
-def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    git, executions = record.get("git", {}), record.get("executions", [])
-    last = executions[-1] if executions else {}
-    start: dict[str, Any] = {}
-    with suppress(ValueError):
-        start = parse_entries(record, AT_START)
-    start |= {key: str(last.get(key) or "") for key in ("sources", "host", "device")}
-    return start | {
-        "code_changes": tuple(first_line(e["changed"]) for e in executions if e.get("changed")),
-        "commit": str(git.get("commit") or ""),
-        "dirty": bool(git.get("dirty")),
-        "command": tuple(map(str, record.get("command", ()))),
-        "started": str(record.get("started") or ""),
-        "fit_of": str(record.get("fit_of", {}).get("run", "")),
+def _provenance(provenance: Provenance) -> dict[str, Any]:
+    """Return the fields of a run that its provenance knows, those of its result too before there is one."""
+    names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
+    overrides = parse_overrides([*provenance.overrides])
+    return {name: getattr(provenance, name) for name in names} | {
+        "overrides": overrides,
+        "choices": {group: str(choice) for group, choice in provenance.choices.items()},
+        "seed": to_int(overrides.get("seed")),
+        "sources": provenance.last.sources,
+        "host": provenance.last.host,
+        "device": provenance.last.device,
+        "code_changes": tuple(first_line(one.changed) for one in provenance.executions if one.changed),
     }
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 from triptych.config.identity import leaves
 from triptych.run import parsing
 from triptych.run.parsing import UNITS, Curve, Estimate, SampleMeasures, nested, to_float, to_int
+from triptych.run.provenance_file import Provenance
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "pruned", "unreadable"]
 
@@ -83,6 +85,7 @@ class Result:
         parsing.parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
     digests: Mapping[str, str] = _entry(dict, dict)
+    ended: datetime | None = _entry(parsing.parse_time)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Any:
@@ -92,19 +95,17 @@ class Result:
         return key in self.record
 
     @classmethod
-    def of(cls, provenance: Mapping[str, Any], status: str, **more: Any) -> Self:
+    def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
         """Build the result of the run of ``provenance`` from the file's entries; None is left out."""
-        about = {key: provenance.get(key, kind()) for key, kind in (("overrides", list), ("choices", dict))}
+        about: dict[str, Any] = {"overrides": [*provenance.overrides], "choices": {**provenance.choices}}
         everything = {"schema": SCHEMA, "status": status} | about | more
         null = NULL if status == "finished" else ()
         record = {key: everything.get(key) for key in (*ENTRIES, *everything)}
         return cls.from_json({key: v for key, v in record.items() if v is not None or key in null})
 
     @classmethod
-    def from_json(cls, record: Any, **known: Any) -> Self:
+    def from_json(cls, record: dict[str, Any], **known: Any) -> Self:
         """Parse a file's record; ``known`` are further fields. ValueError if it is none, or altered."""
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
         if record.get("schema") != SCHEMA:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
         if record.get("status") not in ENDED:
@@ -142,13 +143,13 @@ PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of each fi
 ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key in keys))
 
 
-def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the fields that ``record`` has, of ``only`` those if any are named; ValueError if malformed."""
+def parse_entries(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that ``record`` has; ValueError if malformed."""
     try:
         parsed = {
             name: parse(*(record.get(key) for key in keys))
             for name, (parse, keys) in PARSERS.items()
-            if (not only or name in only) and any(record.get(key) is not None for key in keys)
+            if any(record.get(key) is not None for key in keys)
         }
     except (TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(parsing.error_line(error)) from error

@@ -10,12 +10,12 @@ from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.identity import describe_differences, in_root, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
+from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
-from triptych.run.provenance import ID
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
 
@@ -49,15 +49,16 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         record = inspect(file, where)
         run = RunDirectory(path.parent.parent)
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+            damage = run.damage()
+            result = None if damage else run.summary()
             if other := other_figures(run.config(), record["triptych"]["config"]):
                 problem, fix = "the checkpoint of another run", "remove it, or put the run's own there"
-                if damage := run.damage():  # then the checkpoint may be the only good one
+                if damage:  # then the checkpoint may be the only good one
                     problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
-                elif run.summary() is None:
+                elif result is None:
                     problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
                     fix = "restore the one that is wrong"
                 raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
-            result = run.summary()
             try:
                 check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
             except ValueError as error:
@@ -123,17 +124,20 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
         state = source.damage() or state
         raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
     else:
-        theirs, named = source.config(), source.provenance().get("choices", {})
+        theirs, named = source.config(), source.provenance.choices
     own = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
     for override, key in zip(overrides, typed, strict=True):
         if (group := key.split(".")[0].split("/")[0]) in MODEL_KEYS and group not in free:
             raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
     theirs = check_config(theirs, f"trained={path}")
     for key in MODEL_KEYS:
-        if key not in theirs:
-            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
-        config[key] = theirs[key]
         choices.pop(key, None)
+        if key in theirs:
+            config[key] = theirs[key]
+        elif key in ModelKeys.__required_keys__:
+            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
+        else:
+            config.pop(key, None)  # a run of an earlier version has none
         if isinstance(named.get(key), str):
             choices[key] = named[key]
     config["trained"] = str(source.path)
@@ -148,11 +152,10 @@ def check_run(run: RunDirectory) -> None:
     """Check a directory in which a run is to go on, and its configuration if it was not composed here."""
     check_directory(run.path)
     config = run.config()
+    run.read_records()
     if is_composed_here(run):
         return
     check_config(config, str(run / "config.yaml"), groups())
-    if not ID.fullmatch(str(run.provenance().get("id", "x"))):
-        raise UserError(f"{run / 'provenance.json'}: invalid run id; use letters, digits, - and _")
 
 
 def is_composed_here(run: RunDirectory) -> bool:

@@ -108,7 +108,7 @@ class WandbRun(WandbLogger):
 
     def _log_checkpoint(self) -> None:
         path = self.run.reported()
-        artifact = self.wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
+        artifact = self.wandb.Artifact(f"model-{self.run.provenance.id}", type="model")
         artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
@@ -151,11 +151,10 @@ def logged_in() -> bool:
     return any(name in host for name in names for host in hosts)
 
 
-def describe_run(
-    node: Mapping[str, Any], config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory
-) -> dict[str, Any]:
+def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
     """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories are."""
-    sweep, choices = sweep_of(run), provenance.get("choices", {})
+    sweep, provenance = sweep_of(run), run.provenance
+    choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
     tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
@@ -166,10 +165,10 @@ def describe_run(
         "name": node.get("name") or run.path.name,
         "group": node.get("group") or sweep,
         "job_type": node.get("job_type") or ("cell" if sweep else "run"),
-        "notes": node.get("notes") or mask_password(shlex.join(provenance.get("command", []))),
+        "notes": node.get("notes") or mask_password(shlex.join(provenance.command)),
         "tags": list(dict.fromkeys(tags)),
-        "id": provenance["id"],
-        "config": comparable(choices, config, provenance.get("overrides", ())) | {RESOLVED: without},
+        "id": provenance.id,
+        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: without},
     }
 
 

@@ -104,7 +104,7 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
     labels = {id(run): label(run, axes) for run in runs}
     cells = {name: Cell(name, measure, {}) for name in labels.values()}
     repeated = 0
-    for run in sorted(runs, key=lambda run: run.started):
+    for run in sorted(runs, key=lambda run: run.age):
         cell = cells[name := labels[id(run)]]
         if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
@@ -156,7 +156,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
 def _added_seeds(runs: Sequence[Run]) -> bool:
     """Return whether a run of a sweep has a seed that the first of the sweep's commands did not have."""
     folders: dict[Path, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.started):
+    for run in sorted(runs, key=lambda run: run.age):
         folders.setdefault(run.dir.parent, []).append(run)
     for several in folders.values():
         command = several[0].command
@@ -244,7 +244,7 @@ def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
     count = Counter(run.sources for run in runs if run.sources)
     places, files = {run.sources: run.dir for run in runs}, dict[str, dict[str, str]]()
     for code, _ in count.most_common(CODES):
-        recorded = RunDirectory(places[code]).provenance().get("sources", {}).get(code, {})
+        recorded = RunDirectory(places[code]).readable_provenance.sources.get(code, {})
         files[code] = {file: str(digest) for file, digest in recorded.items()}
     if len(files) > 1 and not all(files.values()) and len({run.commit for run in runs}) == 1:
         yield "The runs used different code at the same commit."

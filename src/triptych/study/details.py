@@ -12,8 +12,9 @@ from typing import Any
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.files import load_object
+from triptych.run.directory import RunDirectory
 from triptych.run.parsing import UNITS, natural_key
+from triptych.run.provenance_file import Provenance
 from triptych.run.read import Run
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
@@ -93,10 +94,13 @@ def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, s
 def _of_run(run: Run, points: int, tuned: bool) -> dict[str, Any]:
     """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
-    record = load_object(run.dir / "provenance.json")
+    provenance = RunDirectory(run.dir).readable_provenance
     about: dict[str, Any] = {"mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound}
     about |= {"facts": list(_facts(run)), "curves": _curves(run, points)}
-    return about | {"again": command_again(record, tuned), "provenance": list(_provenance(run, record))}
+    return about | {
+        "again": command_again(provenance, tuned),
+        "provenance": list(_provenance(run, provenance)),
+    }
 
 
 def cut(text: str) -> str:
@@ -151,31 +155,28 @@ def _short(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 
-def command_again(record: Mapping[str, Any], tuned: bool) -> str:
+def command_again(provenance: Provenance, tuned: bool) -> str:
     """Return the command that repeats a run; "" if unknown. ``tuned``: its values were tuned, now typed."""
-    typed = record.get("overrides")
-    if not isinstance(typed, list):
+    if "overrides" not in provenance.record:
         return ""
-    words = [word for word in map(str, typed) if word.partition("=")[0] not in OF_SWEEP]
+    words = [word for word in provenance.overrides if word.partition("=")[0] not in OF_SWEEP]
     several = any(word.startswith(("ablation=", "paper=")) for word in words)
     own = ["hydra.sweeper.tune=null"] if several and tuned else []
     # under the sweep's own name finished runs are returned, and nothing runs
     return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words, *own])
 
 
-def _provenance(run: Run, record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _provenance(run: Run, provenance: Provenance) -> Iterable[tuple[str, str]]:
     yield "directory", run.dir.name
     if run.command:
         yield "command", cut(" ".join(run.command))
     yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
-    for what, fact in (("started", run.started), ("host", run.host), ("device", run.device)):
+    for what, fact in (("started", run.began), ("host", run.host), ("device", run.device)):
         if fact:
             yield what, cut(fact)
-    if isinstance(data := record.get("data"), dict) and data.get("description"):
-        shared = data.get("shared")
-        shared = shared.items() if isinstance(shared, dict) else ()
-        leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
-        yield "data", cut(f"{data['description']}{leaks}")
+    if provenance.description:
+        leaks = "".join(f"; {n} {name} items are also in train" for name, n in provenance.shared.items())
+        yield "data", cut(f"{provenance.description}{leaks}")
     if run.fingerprint:
         changed = ", changed on the way" if run.data_changed else ""
         yield "data fingerprint", f"{run.fingerprint}{changed}"

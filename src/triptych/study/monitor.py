@@ -108,8 +108,8 @@ class Monitor(threading.Thread):
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                status += " before" * self._is_of_before(run)
-                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary())[:70]))
+                before = " before" * self._is_of_before(run)
+                table.add_row(name, f"[{style}]{status}{before}[/]", Text(one_line(run.summary())[:70]))
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:

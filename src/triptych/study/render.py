@@ -153,9 +153,11 @@ def write_index(root: Path) -> Path:
         left = (to_int(load_object(path / "sweep.json").get("expected")) or 0) - len(runs)
         states = Counter(run.status for run in runs) + Counter({"not started": left})  # none below one
         errors = Counter(run.error for run in runs if run.error).most_common(SHOWN)
-        started = min((run.started for run in runs if run.started), default="")[:16].replace("T", " ")
+        begun = (run for run in runs if run.started)
+        first = min(begun, key=lambda run: run.age, default=Run(dir=path, status="interrupted"))
         report = "report.html" if (path / "report.html").is_file() else ""
-        rows.append((started, os.path.relpath(path, root), report, states, errors))
+        shown = first.began[:16].replace("T", " ")
+        rows.append((first.age, os.path.relpath(path, root), shown, report, states, errors))
     rows.sort(key=lambda row: row[:2], reverse=True)
     page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
     write_atomic(root / "index.html", page)

@@ -69,8 +69,9 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {f"cost/{key}": value for key, value in run.cost.items()}
-    facts = ("steps", "parameters", "weights", "device", "host", "commit", "dirty", "started")
+    facts = ("steps", "parameters", "weights", "device", "host", "commit", "dirty")
     row |= {name: getattr(run, name) for name in facts}
+    row["started"] = run.began
     row |= {"data_fingerprint": run.fingerprint, "sources": run.sources}
     row["changed"] = "; ".join([*(["data"] if run.data_changed else []), *run.code_changes])
     return row | {"error": run.error}

@@ -106,8 +106,8 @@ def named_keys(root: Path, shared: set[str], hidden: set[str], jobs: Sequence[li
     """
     runs = {}
     for path in find_runs(root) if jobs else ():
-        overrides = RunDirectory(path).provenance().get("overrides") or []
-        runs[path.name] = {o for o in map(str, overrides) if key_of(o) not in hidden}
+        overrides = RunDirectory(path).readable_provenance.overrides
+        runs[path.name] = {o for o in overrides if key_of(o) not in hidden}
     kinds = {tuple(sorted(k for k in shared if f",{plain_name(k)}=" in f",{name}")) for name in runs}
     wanted = [{o for o in job if key_of(o) not in hidden} for job in jobs]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load_object, printable
+from triptych.errors import Unreadable
+from triptych.files import printable, read_record
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
@@ -40,7 +41,7 @@ class Study:
     tuned: str = ""  # what was tuned and what was chosen
     shared: str = ""  # what was typed once for all runs of the sweep
     published: PaperVerdicts | None = None  # of a sweep of a paper's claims
-    damaged: bool = False  # sweep.json is there and cannot be read
+    damaged: str = ""  # the problem with a sweep.json that cannot be read
 
     @property
     def counts(self) -> Counter[str]:
@@ -55,7 +56,7 @@ class Study:
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
         if self.damaged:
-            return "sweep.json cannot be read: how many runs are to come is unknown, so nothing is settled"
+            return f"{self.damaged}: how many runs are to come is unknown, so nothing is settled"
         if self.complete and not set(self.counts) - {"finished"}:
             return ""
         resumed = {"interrupted": " (the same command resumes it)"}
@@ -138,12 +139,16 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     of: dict[Path, list[Run]] = {base: [] for base in bases}  # runs by the folder of their sweep
     for path, run in every.items():
         of.setdefault(_home(path, bases), []).append(run)
-    sweeps = {folder: load_object(folder / "sweep.json") for folder in of}
+    sweeps: dict[Path, dict[str, Any]] = {}
+    damaged: dict[Path, str] = {}  # which leaves open how many runs are to come
+    for folder in of:
+        try:
+            sweeps[folder] = read_record(folder / "sweep.json") or {}
+        except Unreadable as error:
+            sweeps[folder], damaged[folder] = {}, error.problem
     of = {folder: _own(runs, sweeps[folder]) for folder, runs in of.items()}
     runs = tuple(run for several in of.values() for run in several)
     missing = {folder: _missing(sweeps[folder], several) for folder, several in of.items()}
-    # one that is there and cannot be read leaves open how many runs are to come
-    damaged = {folder for folder, sweep in sweeps.items() if not sweep and (folder / "sweep.json").exists()}
     rules = {folder: read_rule(folder, sweeps[folder]) for folder in of if of[folder] or len(of) == 1}
     rule = joint_rule([*rules.values()])
     if equal_within is not None:
@@ -189,7 +194,7 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         tuned=" ".join(map(describe_tuning, tunings.values())),
         shared=", ".join(one for one in map(first_line, shared) if _key(one) not in varied),
         published=judge_claims(sweep, runs) if alone else None,
-        damaged=bool(damaged),
+        damaged="; ".join(damaged.values()),
     )
 
 
@@ -244,14 +249,17 @@ def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
 
 
 def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
-    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why."""
+    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why.
+
+    One that is unreadable stays so: to try it again would not help.
+    """
     refused = sweep.get("refused")
     if not isinstance(refused, dict):
         return list(runs)
     known = ("dir", "sweep", "overrides", "choices", "seed", "config")
     return [
         Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
-        if (why := refused.get(run.dir.name)) is not None
+        if (why := refused.get(run.dir.name)) is not None and run.status != "unreadable"
         else run
         for run in runs
     ]

@@ -28,7 +28,7 @@ from triptych.config.identity import (
 )
 from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, StorageError, UserError
-from triptych.files import load_object
+from triptych.files import read_record
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
 from triptych.run.directory import REFUSED, RunDirectory
@@ -37,6 +37,7 @@ from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
+from triptych.study.claims import LOOKS
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
@@ -81,7 +82,8 @@ class SweepHook(Callback):
             if len({*self.cells}) < len(self.cells):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
-            self.before = load_object(self.root / "sweep.json")
+            self.before = read_record(self.root / "sweep.json") or {}
+            read_record(self.root / LOOKS)  # Unreadable: looks that were taken decide what may be claimed
             self.facts = self._facts()
             if config.plan:
                 rounds.print_plan(config, self.jobs)
@@ -199,7 +201,7 @@ class SweepHook(Callback):
         if any(str(one).startswith("hydra.sweep.subdir=") for one in self.config.hydra.overrides.hydra):
             return len(self.cells)  # their directories have other names
         there = find_runs(self.root)
-        before = {str(RunDirectory(path).provenance().get("id") or path) for path in there}
+        before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
@@ -233,8 +235,7 @@ class SweepHook(Callback):
         if run.status not in ENDED:
             why = f"its SLURM job {job} ended without a result ({state}); the same command goes on with it"
             print(f"{run.path.name}: {why}", file=sys.stderr, flush=True)
-        result = run.summary()
-        return result.figure(self.config.optimized_metric) if result else None
+        return run.figure(self.config.optimized_metric)
 
     def _forget_refusals(self) -> None:
         for run in self.runs():
@@ -263,7 +264,7 @@ class SweepHook(Callback):
         self._read_refusals()
         for run in self.runs():
             end, holder = _end(run)
-            if end not in ENDED:
+            if end not in (*ENDED, "unreadable"):
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
         if problem := try_write_report(self.root, show=True):

@@ -4,12 +4,14 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.study.fake_runs import BEGIN
 from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
@@ -198,10 +200,14 @@ def test_a_failure_is_a_figure_far_beyond_all_others():
 def test_a_failed_run_of_a_setting_that_had_ended_takes_nothing_back():
     sweep = drawn(1, 0.0, 0.2, seeds=6)
     assert sweep.word(order=["a", "b"]) == "reproduced"
-    again = replace(sweep.runs[0], dir=Path("/nowhere/again"), status="failed", started="9", test={})
+    again = replace(
+        sweep.runs[0], dir=Path("/nowhere/again"), status="failed", started=BEGIN + timedelta(9), test={}
+    )
     sweep.runs.append(again)
     assert sweep.word(order=["a", "b"]) == "reproduced"
-    sweep.runs.insert(0, replace(sweep.runs[0], started="8"))  # of two results the newest counts
+    sweep.runs.insert(
+        0, replace(sweep.runs[0], started=BEGIN + timedelta(8))
+    )  # of two results the newest counts
     sweep.runs[1] = replace(sweep.runs[1], test={"bpd": Estimate(99.0, 0.1, 60)})
     assert sweep.word(order=["a", "b"]) == "reproduced"
 

@@ -159,8 +159,8 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     judges.append(getattr(getattr(reference.prompts, "embedder", None), "network", None))
     networks = dict.fromkeys(one for _, drawing in experiment.measured for one in _modules(drawing))
-    code = (run.provenance().get("executions") or [{}])[-1]
-    about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
+    start = run.provenance.last
+    about = json.dumps([start.sources, start.versions, start.data])
     return weights_digest([*networks, *judges], about)
 
 

@@ -110,7 +110,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     typed = [(run, {**run.config, **run.choices, **run.overrides}) for run in runs]
     matches = [run for run, values in typed if all(values.get(key, "") == value for key, value in wanted)]
     done = ["diverged", "finished"]
-    ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.started))
+    ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.age))
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]

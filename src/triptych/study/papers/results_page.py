@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.describe import read_yaml
 from triptych.config.source import folders
-from triptych.files import load_object
-from triptych.run.directory import write_atomic
+from triptych.errors import Unreadable
+from triptych.files import load_object, read_record
+from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
@@ -32,7 +32,6 @@ from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
 AGAIN = "to run again"  # the claim has changed since
-STAMP = "%Y-%m-%dT%H:%M:%S%z"
 COLOURS = {
     "reproduced": "#009e73", "contradicted": "#d55e00", "cannot tell": MUTED, "not testable here": "#aab2be",
 }  # fmt: skip
@@ -41,8 +40,16 @@ LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """Return the sweeps of papers at or beneath ``roots``."""
-    files = (file for root in roots for file in sorted(root.rglob("sweep.json")))
-    return [file.parent for file in files if isinstance(load_object(file).get("paper"), dict)]
+    papers = []
+    for file in (file for root in roots for file in sorted(root.rglob("sweep.json"))):
+        try:
+            sweep = read_record(file) or {}
+        except Unreadable as error:
+            log_line(None, f"left out: {error}")
+            continue
+        if isinstance(sweep.get("paper"), dict):
+            papers.append(file.parent)
+    return papers
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:
@@ -112,12 +119,10 @@ def paper_entry(study: Study) -> dict[str, Any]:
 def wall_seconds(run: Run) -> float:
     """Return seconds from start to end; fit's and test's of a run that was interrupted or has no end."""
     parts = run.took
-    if len(load_object(run.dir / "provenance.json").get("executions") or []) != 1:
+    starts = RunDirectory(run.dir).readable_provenance.executions
+    if len(starts) != 1 or run.started is None or run.ended is None:
         return parts
-    with suppress(ValueError, TypeError):
-        begun, ended = (datetime.strptime(text, STAMP) for text in (run.started, run.record.get("ended", "")))
-        return max((ended - begun).total_seconds(), parts)
-    return parts
+    return max((run.ended - run.started).total_seconds(), parts)
 
 
 def _claim(j: Judgement) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
 
 def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
-    dates = sorted({run.started[:10] for run in runs if run.started})
+    dates = sorted({run.began[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
     what = f"{quantity(len(runs), 'run')}, {duration(seconds)}; commit {listed(commits) or 'unknown'}"

@@ -1,0 +1,185 @@
+"""A record that is not understood is refused in one line, and no byte of its directory is touched."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import triptych
+from tests.conftest import TINY
+from tests.refusal import refused
+from triptych import files
+from triptych.errors import Unreadable
+from triptych.files import file_digest
+from triptych.run import untrusted
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.provenance_file import ID, Provenance
+from triptych.run.read import find_runs, is_run, read_run
+from triptych.run.untrusted import adopt
+from triptych.study.study import read_study
+
+RESULT = {"schema": 1, "status": "finished"}
+RECORDS = {
+    "schema": ("summary.json", RESULT | {"schema": 99}, "schema 99, this reader knows 1"),
+    "layout": ("summary.json", {"schema": 1, "result": {"state": "finished"}}, "status None is none of"),
+    "figure": ("summary.json", RESULT | {"test": {"accuracy": {"mean": "x"}}}, "test.accuracy.mean is 'x'"),
+    "ended": ("summary.json", RESULT | {"ended": "yesterday"}, "yesterday"),
+    "list": ("summary.json", [1], "not a JSON object"),
+    "cut": ("summary.json", '{"schema": 1, "sta', "cannot be read (Unterminated string"),
+    "bytes": ("summary.json", "\udcff", "cannot be read ('utf-8' codec"),
+    "folder": ("summary.json", None, "not a regular file"),
+    "empty": ("provenance.json", "", "cannot be read (Expecting value"),
+    "overrides": ("provenance.json", {"overrides": 3}, "overrides=3: must be a list"),
+    "override": ("provenance.json", {"overrides": [1]}, "overrides=[1]: must be a list, each text"),
+    "choices": ("provenance.json", {"choices": [1]}, "choices=[1]: must be a group"),
+    "data": ("provenance.json", {"data": [1]}, "data=[1]: must be a group"),
+    "executions": ("provenance.json", {"executions": ["x"]}, "executions=['x']: must be a list"),
+    "sources": ("provenance.json", {"sources": {"a": 5}}, "sources.a=5: must be a group"),
+    "versions": ("provenance.json", {"executions": [{"versions": 5}]}, "versions=5: must be a group"),
+    "memory": ("provenance.json", {"fit_of": {"memory": "x"}}, "fit_of.memory='x': must be a number"),
+    "id": ("provenance.json", {"id": "../x"}, "id=../x: must be letters, digits, - and _"),
+    "started": ("provenance.json", {"started": "yesterday"}, "yesterday"),
+}
+
+
+def plant(file: Path, content: object) -> None:
+    """A record of that content; None: a directory in its place."""
+    file.unlink(missing_ok=True)
+    if content is None:
+        file.mkdir()
+    else:
+        text = content if isinstance(content, str) else json.dumps(content)
+        file.write_bytes(text.encode(errors="surrogateescape"))
+
+
+def state(folder: Path) -> dict[str, str | None]:
+    """Every path in a directory with the digest of its content, but for the lock."""
+    return {str(path): file_digest(path) for path in sorted(folder.rglob("*")) if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), RECORDS.values(), ids=RECORDS)
+def test_it_is_neither_trained_on_nor_removed(prepared, name, content, reason):
+    run = prepared()
+    plant(run / name, content)
+    before = state(run.path)
+    for attempt in (prepared, lambda: execute(RunDirectory(run.path))):
+        line = refused(attempt, f"{run / name}: ", reason, error=Unreadable)
+        assert line.endswith("; restore it, or move it aside")
+    assert state(run.path) == before
+    read = read_run(run.path)
+    assert read.status == "unreadable" and read.error.startswith(f"{name}: ") and reason in read.error
+
+
+@pytest.mark.parametrize("name", ["summary.json", "provenance.json"])
+def test_force_puts_it_aside(prepared, name):
+    run = prepared()
+    plant(run / name, "x")
+    prepared("force=true")
+    (aside,) = run.path.parent.glob("*.old-*")
+    assert (aside / name).read_text() == "x" and not (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "load"])
+def test_a_result_that_is_not_understood_names_no_checkpoint(finished, inside, command):
+    """Which of two it reports by is unknown; either is opened by its own name."""
+    run = finished()
+    plant(run / "summary.json", RESULT | {"schema": 99})
+    before = state(run.path)
+    if command == "load":
+        refused(lambda: triptych.load(run.path), "schema 99", error=Unreadable)
+        assert triptych.load(run / "checkpoints" / "last.ckpt").model
+    else:
+        done = inside(f"triptych.cli.{command}", f"ckpt={run.path}")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "schema 99" in done.stderr
+    assert state(run.path) == before
+
+
+def test_in_a_sweep_the_others_are_trained(root, inside):
+    """Its cell is refused, and the report and the exit code say so."""
+    line = ["-m", "name=s", "seed=1,2", "logger=csv", *TINY]
+    assert inside("triptych.cli.train", *line, "trainer.max_steps=3").returncode == 0
+    first, second = sorted(file.parent for file in (root / "logs" / "sweeps").rglob("config.yaml"))
+    plant(first / "summary.json", RESULT | {"schema": 99})
+    shutil.rmtree(second)
+    before = state(first)
+    done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
+    assert done.returncode == 1 and done.stderr.count("schema 99, this reader knows 1") == 1
+    assert state(first) == before and RunDirectory(second).status == "finished"
+    study = read_study([first.parent])
+    assert study.banner == "1 of 2 runs finished, 1 unreadable" and "retry" not in study.next_step
+    plant(root / "logs" / "sweeps" / "s" / "sweep.json", "x")
+    before = state(root / "logs" / "sweeps" / "s")
+    done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
+    assert done.returncode == 1 and "sweep.json: cannot be read" in done.stderr.splitlines()[-1]
+    assert state(root / "logs" / "sweeps" / "s") == before
+
+
+def test_a_run_that_has_lost_its_provenance_gets_an_id_once(prepared):
+    """By which loggers know it when it is resumed."""
+    run = prepared()
+    (run / "provenance.json").unlink()
+    execute(again := RunDirectory(run.path))
+    known = RunDirectory(run.path).provenance
+    assert known.id and ID.fullmatch(known.id) and known.id == again.provenance.id
+    assert len(known.executions) == 1 and known.fingerprint
+
+
+def test_what_is_not_recorded_is_empty():
+    assert Provenance.from_json({}) == Provenance(executions=[])
+    assert Provenance.from_json({"git": None, "started": None, "record": 5}).record["record"] == 5
+
+
+def test_a_directory_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scandir, open_regular, access = os.scandir, files.open_regular, os.access
+
+    def refuse(call):
+        def guarded(path, *more):
+            if "closed" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *more)
+
+        return guarded
+
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+    monkeypatch.setattr(files, "open_regular", refuse(open_regular))
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode))
+    assert find_runs(tmp_path) == [tmp_path / "closed"] and is_run(tmp_path / "closed")
+    run = read_run(tmp_path / "closed")
+    assert (run.status, run.error.partition(";")[0]) == (
+        "unreadable",
+        "provenance.json: cannot be read (Permission denied)",
+    )
+
+
+def test_a_malformed_entry_is_not_written(prepared):
+    """As ``fit_of`` of a planted checkpoint, which a run copies before it goes on."""
+    run = prepared()
+    before = state(run.path)
+    planted = {**run.provenance.record, "fit_of": {"run": "a", "memory": "x"}}
+    refused(lambda: run.write_provenance(planted), "fit_of.memory='x': must be a number")
+    assert state(run.path) == before
+
+
+def test_the_same_name_again_from_python(finished):
+    """Without a command there is no Hydra that would know the defaults."""
+    line = ["name=tiny", "callbacks.ema.others=[]", "logger=csv", *TINY]
+    finished(path="tiny")
+    for other in ("optimizer=sgd", "callbacks=early_stopping"):
+        refused(lambda other=other: triptych.train([*line, other]), "holds another run", "force=true")
+
+
+def test_a_run_from_before_a_group_that_may_be_missing(finished, monkeypatch):
+    monkeypatch.setattr(untrusted, "check_checkpoint", lambda *_: None)  # which has that group, here
+    run = finished()
+    result, config = run.summary(), run.config()
+    del config["likelihood"]
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    run.record(result)
+    adopted = config | {"trained": str(run.path), "likelihood": {"items": 3}}
+    adopt(adopted, {"likelihood": "ode"}, [])
+    assert "likelihood" not in adopted
