@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,19 +144,20 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
     return account
 
 
-def initial_bound(config: dict[str, Any], data: DataModule) -> Any:
-    """Account a few items under initial weights, on the CPU; None without code of the user's own.
+def initial_bound(config: dict[str, Any], data: DataModule) -> str | None:
+    """Account a few items under initial weights on the CPU, where classes of the user's own run there.
 
-    It follows from the configuration, unless such code keeps numbers in its classes or modules.
+    It follows from the configuration, unless these keep numbers in classes or modules. None without such.
     """
     if not has_own_code(config):
         return None
-    model, judged = open_weights(config, data), data.splits["val" if len(data.splits["val"]) else "test"]
-    with isolate_rng(), torch.no_grad():
+    with isolate_rng(), torch.no_grad(), suppress(Exception):  # as of kernels for a GPU alone
+        model, judged = open_weights(config, data), data.splits["val" if len(data.splits["val"]) else "test"]
         torch.manual_seed(model.seed)
         model.before_accounting()
         model._account(judged.batch(torch.arange(min(FEW, len(judged)))), 1)
-    return model.accounting.sums.tolist()
+        return str(model.accounting.sums.tolist())
+    return None
 
 
 def baselines(data: DataModule) -> dict[str, Any]:
