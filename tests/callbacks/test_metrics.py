@@ -137,17 +137,16 @@ class Touch(PerItem):
         return batch.x[:, 0]
 
 
-def test_a_metric_that_leaves_training_mode_on_is_refused():
-    words = "metrics.x: the network is left in training mode; call model.eval()"
-    refused(lambda: updated(x=Touch(torch.nn.Module.train)), words)
-
-
-def test_a_metric_of_one_s_own_that_changes_weights_is_refused_before_the_fit(monkeypatch):
+def test_training_mode_and_weights_that_a_metric_changes_are_not_seen_by_others(monkeypatch):
     monkeypatch.setattr(module, "is_own", lambda _: True)
-    model, batch = torch.nn.Linear(2, 2).eval(), Batch(torch.ones(3, 2), None, torch.arange(3))
-    model.device, model.before_accounting = torch.device("cpu"), lambda: None
-    metrics = Metrics({"x": Touch(lambda model: model.weight.data.mul_(1.01))})
-    refused(lambda: metrics.try_own(model, batch), "metrics.x: changes the model's weights; work on copy")
+    seen = []
+
+    def touch(model):
+        seen.append((model.training, model.weight.tolist()))
+        model.train().weight.data.add_(1)
+
+    updated(x=Touch(touch), y=Touch(touch))
+    assert seen[0] == seen[1] and not seen[0][0]
 
 
 class Given(PerItem):
@@ -202,7 +201,7 @@ def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
     found, batch = [], Batch(torch.zeros(5, 2), None, torch.arange(5))
     for rank in (0, 1, 2):
         metrics = Metrics({"drawn": Drawn()})
-        about = {"device": torch.device("cpu"), "training": False, "parameters": list, "modules": list}
+        about = {"device": torch.device("cpu"), "eval": lambda: None, "modules": list}
         module = SimpleNamespace(seed=7, global_rank=rank, **about)
         metrics.on_validation_batch_end(None, module, None, batch, 3)
         found.append(metrics.metrics["drawn"].sums[0, 1].item())

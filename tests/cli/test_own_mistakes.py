@@ -547,6 +547,15 @@ def test_loading_data_again_leaves_them_as_they_are(lab):
     assert data.names == ["a", "b", "c"] and data.rng.random() == drawn.random()
 
 
+def test_slow_data_are_loaded_again_after_the_fit(changed, lab, monkeypatch):
+    """To load them twice before it would take too long; an evaluation will load them again, too."""
+    monkeypatch.setattr("triptych.data.build.QUICK", -1.0)
+    run = changed(own(POINTS, "Points", fault="entropy"))
+    one_refused(lambda: execute(run), "data own: load gives other items each time")
+    record = run.summary().record
+    assert record["stage"] == "test" and not {"train", "val", "test"} & {*record}
+
+
 def test_other_models(refused, lab):
     def vae(config, fault=""):
         config["model"] = {"_target_": "triptych.models.latent.VAE"}

@@ -55,7 +55,7 @@ def test_reading_them_imports_no_scikit_learn(monkeypatch):
 
 
 def test_batch_is_scaled(digits):
-    batch = next(iter(digits.test_dataloader()))
+    batch = next(iter(digits.eval_dataloader("test")))
     split = digits.splits["test"]
     assert batch.x.dtype == torch.float32 and batch.x.shape == (297, 1, 8, 8)
     assert batch.x.equal(split.values.float() / 8 - 1)

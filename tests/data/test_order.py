@@ -117,7 +117,7 @@ def test_processes_come_from_torch_distributed(monkeypatch):
     data = count(batch_size=12)
     order = TrainOrder(297, 12, 0)
     assert next(iter(data.train_dataloader())).index.equal(order.indices(0)[4:8])
-    assert next(iter(data.test_dataloader())).index[:3].tolist() == [1, 4, 7]
+    assert next(iter(data.eval_dataloader("test"))).index[:3].tolist() == [1, 4, 7]
     refused(count(batch_size=10).train_dataloader, "data.batch_size=10", "3 processes")
 
 

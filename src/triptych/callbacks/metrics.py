@@ -18,7 +18,6 @@ from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
-from triptych.models.contract import check_mode
 from triptych.models.metric import OfSamples
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -68,28 +67,29 @@ class Metrics(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def try_own(self, model: BoundModel, batch: Batch) -> None:
-        """Update each metric of one's own once, and reset it; UserError: it fails, or changes the model."""
+        """Update each metric of one's own once, and reset it; UserError: it fails."""
         own = {name: metric for name, metric in self.metrics.items() if is_own(metric)}
         if own:
             model.before_accounting()  # as Lightning will
         for name, metric in own.items():
-            weights = _norms(model)
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
-            if _norms(model) != weights:
-                raise UserError(f"metrics.{name}: changes the model's weights; work on copy.deepcopy(model)")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         # ours, which has items
-        self._end(module, "val/", trainer.val_dataloaders.items)  # type: ignore[union-attr]
+        self._compute(trainer.val_dataloaders.items)  # type: ignore[union-attr]
+        module.log_dict({f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()})
 
     def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._end(module, module.tested_as, module.tested.items)
+        self._compute(module.tested.items)
 
-    def _end(self, module: BoundModel, prefix: str, items: int) -> None:
+    def _compute(self, items: int) -> None:
         self.figures = {name: _figure(name, m.compute(), items) for name, m in self.metrics.items()}
-        known = {n: math.nan if f["mean"] is None else f["mean"] for n, f in self.figures.items()}
-        module.log_dict({prefix + name: mean for name, mean in known.items()})
+
+
+def logged_mean(figure: dict[str, Any]) -> float:
+    """Return what loggers get of a figure: its mean, NaN where no item had a value."""
+    return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
 def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +116,13 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
-    """Update one metric with a copy of a batch; UserError if it fails or leaves training mode on."""
+    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails.
+
+    Weights that a metric of one's own may change are put back.
+    """
+    model.eval()  # another metric may have left it
+    tensors = [*model.parameters(), *model.buffers()] if is_own(metric) else []
+    before = [tensor.detach().clone() for tensor in tensors]
     accounts = [part for part in model.modules() if isinstance(part, Accounting)]  # a cascade's stages', too
     try:
         for account in accounts:
@@ -126,12 +132,9 @@ def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     finally:
         for account in accounts:
             account.paused = False
-    check_mode(model, f"metrics.{name}")
-
-
-def _norms(model: BoundModel) -> str:
-    # of each parameter, as text: equal to itself with NaN, too; _version counts no changes of p.data
-    return str([p.detach().norm().item() for p in model.parameters()])
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()  # there is nothing to pin for, else
         self.splits: dict[str, Split] = {}
+        self.numbers: dict[str, Tensor] = {}  # of each split's items, once a run has begun
         self.augmentations: list[Augmentation] = []  # of training batches alone
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -165,13 +166,17 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
         """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
-        return EvalLoader(self.splits[split_name], self.eval_batch_size, limit, self.pin_memory, split_name)
+        split, numbers = self.splits[split_name], self.numbers.get(split_name)
+        return EvalLoader(split, self.eval_batch_size, limit, self.pin_memory, split_name, numbers)
+
+    def remember(self) -> None:
+        """Keep the numbers of the items that a run is judged by, which an ``EvalLoader`` compares."""
+        for name in ("val", "test"):
+            if len(self.splits[name]):
+                self.numbers[name] = torch.cat([batch.numbers() for batch in self.eval_dataloader(name)])
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:
         return self.eval_dataloader("val") if len(self.splits["val"]) else []
-
-    def test_dataloader(self) -> EvalLoader | Iterable[Any]:
-        return self.eval_dataloader("test") if len(self.splits["test"]) else []
 
 
 class Official(DataModule):

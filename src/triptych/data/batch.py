@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from triptych.data.cache import Mapped
+from triptych.data.cache import Mapped, item_number
 from triptych.diffusion.condition import Condition
 
 
@@ -20,6 +21,15 @@ class Batch(NamedTuple):
         """Return the same in page-locked memory, for faster copies to a GPU."""
         condition = None if self.condition is None else self.condition.pin_memory()
         return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
+
+    def numbers(self) -> Tensor:
+        """Return a number for what each item and its condition are, int64 (B,)."""
+        tensors = [self.x]
+        if self.condition is not None:
+            for part in self.condition.parts.values():
+                tensors += [t for t in (part.value, part.present, part.mask) if t is not None]
+        rows = zip(*(t.contiguous().numpy() for t in tensors), strict=True)
+        return torch.tensor([item_number(*row) for row in rows], dtype=torch.int64)
 
 
 def to_unit(k: Tensor, levels: int) -> Tensor:

@@ -50,15 +50,22 @@ def check_contract(data: DataModule) -> None:
     for name in ("name", "shape"):
         if not hasattr(data, name):
             raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
+    for name in ("val_dataloader", "test_dataloader"):
+        own = getattr(kind, name)
+        if own is not getattr(DataModule, name):
+            raise DataError(f"data: {name} is not read; give the items in load{defined_at(own)}")
     if breach := _breach(data):
         raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
 
 
-def check_repeatable(data: DataModule, config: dict[str, Any]) -> None:
-    """Refuse a user's data whose items differ each time, or follow from the run's seed."""
+def check_repeatable(data: DataModule, config: dict[str, Any], after_fit: bool = False) -> None:
+    """Refuse a user's data whose items differ each time, or follow from the run's seed.
+
+    To load large or slow ones again takes its time: that is done after the fit, as an evaluation will.
+    """
     size = math.prod(data.shape) * sum(map(len, data.splits.values()))
     small = size <= SMALL and data.load_seconds <= QUICK
-    if not is_own(data) or not (data.draws_globally or small):
+    if not is_own(data) or after_fit == (data.draws_globally or small):
         return
     with isolate_rng():  # which has moved on since the first time
         again = build(config["data"], "data")  # a copy would share a generator made in __init__, or a list

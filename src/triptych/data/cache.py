@@ -90,9 +90,10 @@ def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarra
         return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
 
-def item_number(image: np.ndarray) -> int:
-    """Identify an image by one number, which follows from its bytes alone."""
-    return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)
+def item_number(*parts: np.ndarray) -> int:
+    """Identify an image, or the parts of an item, by one number, which follows from their bytes alone."""
+    whole = b"".join(part.tobytes() for part in parts)
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation, augmented
 from triptych.data.batch import Batch, Split
 from triptych.diffusion.draws import Stream, seeded
+from triptych.errors import DataError
 
 
 def rank_world() -> tuple[int, int]:
@@ -92,8 +93,7 @@ class EvalLoader:
     """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
 
     Ranks may differ by one batch: reduce sums once at the end, never inside a step. `limit` keeps the first
-    so many, a fair sample; `name` is what its figures are called; `again`: another split was evaluated just
-    before, under the same weights.
+    so many, a fair sample; `name` is the split's; `numbers` (n,): of the items, which must still be those.
     """
 
     split: Split
@@ -101,7 +101,7 @@ class EvalLoader:
     limit: int | None = None
     pin_memory: bool = False
     name: str = ""
-    again: bool = False
+    numbers: Tensor | None = None
 
     @property
     def items(self) -> int:
@@ -120,4 +120,7 @@ class EvalLoader:
         indices = self.indices
         for start in range(0, len(indices), self.batch_size):
             batch = self.split.batch(indices[start : start + self.batch_size])
+            if self.numbers is not None and not torch.equal(batch.numbers(), self.numbers[batch.index]):
+                problem = f"items of {self.name} are no longer those that the run began with"
+                raise DataError(f"data: {problem}; a Split must give the same ones each time")
             yield batch.pin() if self.pin_memory else batch

@@ -22,7 +22,6 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, Logged
-from triptych.models.contract import check_mode
 from triptych.models.lr_schedule import refused_keys
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
@@ -72,6 +71,7 @@ class BoundModel(Logged):
     draws = True  # whether it is a model that samples can be drawn from
     samplers = True  # whether it draws with one
     of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
+    _measured = False  # whether it is ready for a report; nothing trains it after that
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
     # a subclass's own -------------------------------------------------------------------------------
 
@@ -187,12 +187,12 @@ class BoundModel(Logged):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        check_mode(self, "callbacks")  # Lightning has called eval() before their hooks
+        self.eval()  # Lightning has called it before the callbacks' hooks
         with self._full_precision():
             self._account(batch, self.val_repeats)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        check_mode(self, "callbacks")
+        self.eval()
         with self._full_precision():
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
@@ -229,9 +229,10 @@ class BoundModel(Logged):
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        if not self.tested.again:  # another split under the same weights needs the same
+        if not self._measured:  # another split under the same weights needs the same
             self.before_accounting()
             self.before_report()
+        self._measured = True
         self.accounting.expect(self.tested.items)
 
     @property
@@ -246,23 +247,11 @@ class BoundModel(Logged):
         """Measure, after that, what a subclass needs for a bound of less noise at the end of a run."""
 
     def on_validation_epoch_end(self) -> None:
-        self._log_accounting("val/")
-
-    @property
-    def tested_as(self) -> str:
-        """The prefix of its figures' names in the loggers."""
-        return "test/" if self.tested.name == "test" else f"final/{self.tested.name}_"
-
-    def on_test_epoch_end(self) -> None:
-        self._log_accounting(self.tested_as)
-
-    def _log_accounting(self, prefix: str) -> None:
         account = self.accounting.compute()
-        figures = {prefix + name: figure["mean"] for name, figure in account.figures.items()}
-        if prefix == "val/":
-            bound = account.figures[account.unit]  # under one name, whatever the unit
-            figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
-            figures |= self._level_figures(account.noise_levels)
+        figures = {f"val/{name}": figure["mean"] for name, figure in account.figures.items()}
+        bound = account.figures[account.unit]  # under one name, whatever the unit
+        figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
+        figures |= self._level_figures(account.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 

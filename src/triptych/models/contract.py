@@ -4,7 +4,7 @@ A tensor of another shape may broadcast and train silently. Neither weights, mod
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -71,17 +71,10 @@ def _breach(value: Any, right: str, shapes: tuple[tuple[int, ...], ...]) -> str:
     return ""
 
 
-def check_mode(model: nn.Module, key: str) -> None:
-    """Refuse a model in training mode, whose bound dropout would falsify."""
-    networks: Any = getattr(model, "networks", list)()
-    if any(one.training for one in (model, *networks)):
-        raise UserError(f"{key}: the network is left in training mode; call model.eval()")
-
-
-def try_own(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> None:
+def try_own(model: Any, batch: Batch) -> None:
     """Try the parts of a model that are a user's classes; UserError: one is not what the bound takes it for.
 
-    ``batch``: a few items; ``again`` makes another denoiser of the same configuration.
+    ``batch``: a few items.
     """
     schedule: Any = getattr(model, "schedule", None)
     denoiser: Any = getattr(model, "denoiser", None)
@@ -90,11 +83,11 @@ def try_own(model: Any, batch: Batch, again: Callable[[], nn.Module]) -> None:
     network: Any = getattr(denoiser, "network", None)
     layer = next(filter(is_own, network.modules() if network else ()), None)
     for key, part, own, find_breach in (  # own: what of the part may be a user's
-        ("schedule", schedule, schedule, partial(_of_schedule, schedule)),
+        ("schedule", schedule, schedule, partial(_of_schedule, schedule, batch.x.device)),
         ("objective.output", output, _row(output), partial(_of_space, output, model, batch)),
         ("objective.loss", loss, _row(loss), partial(_of_space, loss, model, batch)),
         ("objective.loss", loss, loss, partial(_of_weight, model, batch)),
-        ("denoiser.network", layer, layer, partial(_of_network, model, batch, again)),
+        ("denoiser.network", layer, layer, partial(_of_network, model, batch)),
     ):
         if is_own(own) and (breach := find_breach()):
             _refuse(key, part, breach)
@@ -109,30 +102,35 @@ def _row(part: Any) -> Any:
     return space.row if isinstance(space, Space) else None
 
 
-def _of_schedule(schedule: Any) -> str:
+def _of_schedule(schedule: Any, device: torch.device) -> str:
     """Say how gamma(t) does not rise, or what slope, inverse or ends are not those of it; "" if all is so."""
     t = (torch.arange(TIMES, dtype=torch.float64) + 0.618034) / TIMES
-    with suppress(RuntimeError):  # of one that computes in float32 alone
-        one = copy.deepcopy(schedule).double().cpu()
-        gamma, slope, ends = one.gamma(t), one.dgamma(t), one.gamma(t.new_tensor([0.0, 1.0]))
-        must, back = ends, one.t_of(gamma)
-        if not any(p.requires_grad for p in one.parameters()):  # else they may have been learned before
-            limits = zip(("gamma_min", "gamma_max"), ends.tolist(), strict=True)
-            must = ends.new_tensor([getattr(one, name, end) for name, end in limits])
+    try:
         # one step is for tables, the other for what is computed in float32
-        fine, rise = ((one.gamma(t + step) - one.gamma(t - step)) / (2 * step) for step in (1e-6, 1e-3))
-        size = rise.abs() + 0.1 * (ends[1] - ends[0]).abs()
-        off = torch.minimum((slope - fine).abs() / CLOSE, (slope - rise).abs() / (20 * CLOSE)) / size
-        for what, given, right, far in (
-            ("the slope of gamma", rise, "above 0", (rise <= 0).double()),
-            ("dgamma", slope, rise, off),
-            ("t_of(gamma)", back, t, (back - t) / (10 * CLOSE)),
-            ("gamma", ends, must, (ends - must) / CLOSE / (ends[1] - ends[0])),
-        ):
-            i = int(far.abs().argmax())
-            if not far[i].abs() < 1:
-                at, fix = (i, t[i])[len(far) == TIMES], right if isinstance(right, str) else f"{right[i]:.4g}"
-                return f"at t={at:.3g}: {what} is {given[i]:.4g}; must be {fix}"
+        return _of_curve(copy.deepcopy(schedule).double().cpu(), t, (1e-6, 1e-3))
+    except RuntimeError:  # it takes no times in double
+        return _of_curve(schedule, t.float().to(device), (1e-3, 1e-3))
+
+
+def _of_curve(schedule: Any, t: Tensor, steps: tuple[float, float]) -> str:
+    gamma, slope, ends = schedule.gamma(t), schedule.dgamma(t), schedule.gamma(t.new_tensor([0.0, 1.0]))
+    must, back = ends, schedule.t_of(gamma)
+    if not any(p.requires_grad for p in schedule.parameters()):  # else they may have been learned before
+        limits = zip(("gamma_min", "gamma_max"), ends.tolist(), strict=True)
+        must = ends.new_tensor([getattr(schedule, name, end) for name, end in limits])
+    fine, rise = ((schedule.gamma(t + step) - schedule.gamma(t - step)) / (2 * step) for step in steps)
+    size = rise.abs() + 0.1 * (ends[1] - ends[0]).abs()
+    off = torch.minimum((slope - fine).abs() / CLOSE, (slope - rise).abs() / (20 * CLOSE)) / size
+    for what, given, right, far in (
+        ("the slope of gamma", rise, "above 0", (rise <= 0).double()),
+        ("dgamma", slope, rise, off),
+        ("t_of(gamma)", back, t, (back - t) / (10 * CLOSE)),
+        ("gamma", ends, must, (ends - must) / CLOSE / (ends[1] - ends[0])),
+    ):
+        i = int(far.abs().argmax())
+        if not far[i].abs() < 1:
+            at, fix = (i, t[i])[len(far) == TIMES], right if isinstance(right, str) else f"{right[i]:.4g}"
+            return f"at t={at:.3g}: {what} is {given[i]:.4g}; must be {fix}"
     return ""
 
 
@@ -167,42 +165,45 @@ def _of_weight(model: Any, batch: Batch) -> str:
     return "gives weights of 0 alone; must be above 0 at some level" if (weight == 0).all() else ""
 
 
-def _of_network(model: Any, batch: Batch, again: Callable[[], Any]) -> str:
-    """Say how the output follows from more than item and checkpoint, "" if it does not.
+def _of_network(model: Any, batch: Batch) -> str:
+    """Say how the output follows from more than an item, its level and its condition, "" if it does not.
 
-    Two others are tried, under one state: the network's own, moved, as a last layer's weights may be 0.
+    Weights are moved meanwhile, as those of a last layer may be 0.
     """
+    weights = [p for p in model.denoiser.network.parameters() if p.requires_grad]
+    before = [p.clone() for p in weights]
+    try:
+        for p in weights:
+            size = p[0].numel() ** -0.5 if p.ndim > 1 else 0.1
+            p += torch.randn_like(p) * torch.where(p == 0, size, 0.1 * p.abs())  # the sign stays
+        return _of_output(model, batch)
+    finally:
+        for p, value in zip(weights, before, strict=True):
+            p.copy_(value)
+
+
+def _of_output(model: Any, batch: Batch) -> str:
     network, condition = model.denoiser.network, model.condition_of(batch)
     gamma = model.schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
     z = torch.randn(len(batch.x), *model.event, device=batch.x.device)
-    state, last = copy.deepcopy(network.state_dict()), slice(len(z) - 1, len(z))
-    for name, p in network.named_parameters():
-        if p.requires_grad and name in state:
-            size = p[0].numel() ** -0.5 if p.ndim > 1 else 0.1
-            state[name] += torch.randn_like(p) * torch.where(p == 0, size, 0.1 * p.abs())  # the sign stays
-    first, second = (again().network.to(z.device).eval() for _ in range(2))
-    for one in (first, second):
-        one.load_state_dict(state)
+    last = slice(len(z) - 1, len(z))
     given, levels = z.clone(), gamma.clone()
     with torch.enable_grad():
-        raw = first(given, levels, condition)
+        raw = network(given, levels, condition)
     if not (torch.equal(given, z) and torch.equal(levels, gamma)):
         return "changes z or gamma in place; it must work on copies"
-    if not raw.requires_grad and any(p.requires_grad for p in first.parameters()):
+    if not raw.requires_grad and any(p.requires_grad for p in network.parameters()):
         return "gives an output without a gradient; leave out detach() and no_grad()"
     raw, alone = raw.detach(), None if condition is None else condition[last]
-    if _differ(raw, first(z, gamma, condition)):
+    if _differ(raw, network(z, gamma, condition)):
         return "gives two outputs for one input; in evaluation mode it must give one"
     if condition is not None:
         other = condition[torch.arange(len(z)).roll(1)]
         moved = any(not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items())
-        if moved and torch.equal(raw, first(z, gamma, other)):
+        if moved and torch.equal(raw, network(z, gamma, other)):
             return "gives the same under any condition; it must read it, or pass model.conditional=false"
-    if _differ(raw[last], first(z[last], gamma[last], alone)):
+    if _differ(raw[last], network(z[last], gamma[last], alone)):
         return "gives an item another output alone than in a batch; it must not depend on the others"
-    if _differ(raw, second(z, gamma, condition)):
-        lacks = "has numbers that state_dict() lacks, so no checkpoint holds them"
-        return f"{lacks}; register them (nn.ModuleList, register_buffer)"
     return ""
 
 

@@ -6,15 +6,18 @@ import math
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from triptych.callbacks.metrics import build_metrics, metrics_of
+from triptych.callbacks.metrics import build_metrics, logged_mean, metrics_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.diffusion.mixture import GaussianMixture
@@ -23,14 +26,17 @@ from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import averages, load_weights, read_checkpoint, reported, save_checkpoint
+from triptych.run.build import OtherRuns, set_teacher
+from triptych.run.checkpoints import averages, read_checkpoint, reported, save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
 from triptych.run.drawing import Experiment
-from triptych.run.fit import build_trainer
+from triptych.run.fit import Fit, build_trainer
 from triptych.run.initialization import Origin
 from triptych.run.processes import rank
-from triptych.run.reopen import reopen
+from triptych.run.provenance import has_own_code
+from triptych.run.reopen import open_weights, reopen
 
+FEW = 4  # items of which the initial bound is taken
 # of items.npz, beside "index"
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
 OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
@@ -38,69 +44,120 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 _entropy = functools.cache(GaussianMixture.entropy)
 
 
+@dataclass(frozen=True)
+class FinalCheckpoint:
+    """The ``content`` of the checkpoint at ``path`` that a run leaves after its ``fit``.
+
+    Each figure of the run is of a model that is built anew and loaded from it, as ``evaluate_checkpoint``
+    does: what the fit has left in its own model, or its callbacks do to a model, is in no figure.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    data: DataModule
+    fit: Fit
+
+    @property
+    def config(self) -> Any:
+        return self.content["triptych"]["config"]
+
+    def model(self, weights: str | None = None) -> BoundModel:
+        """Build a model and load it, with the reported weights or those of another name."""
+        model = open_weights(self.config, self.data, self.content, weights, self.path.parent.parent)
+        set_teacher(self.config, model, self.data, OtherRuns(self.config))
+        return model
+
+    def account(self, model: BoundModel, split: str) -> Account:
+        """Evaluate the bound of a model of this checkpoint over a split."""
+        callbacks = [*build_metrics(self.config), *self.fit.progress]
+        trainer = build_trainer(self.config, None, callbacks, self.fit.peers)
+        return account_split(trainer, model, self.data, split)
+
+    def log(self, prefix: str, account: Account) -> None:
+        """Give an account's figures to the loggers of the fit, at its last step."""
+        figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
+        for logger in self.fit.trainer.loggers:
+            logger.log_metrics(figures, self.fit.trainer.global_step)
+
+
 def choose_weights(
-    run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
-) -> tuple[Path, int, dict[str, Any]]:
-    """Load the weights that the run reports; return their checkpoint, its step, and figures of the others.
+    run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
+) -> tuple[FinalCheckpoint, dict[str, Any]]:
+    """Return the checkpoint that the run reports, and figures of the weights that it does not.
 
     {"averaging": {"reported", "val"}} on validation, if there are several; with weights=chosen the lowest is
     reported, and noted in the checkpoint. The test set is not looked at. {} where another run has chosen.
     """
-    path = run / "checkpoints" / LAST
+    path, trainer = run / "checkpoints" / LAST, fit.trainer
     if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
         path = path.with_name(BEST)
         if not path.exists():
             raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
-    checkpoint = origin.adopted or read_checkpoint(path)
-    model, data = experiment.model, experiment.data
-    weights, stored = experiment.config["weights"], averages(checkpoint)
-    known = weights != "chosen" or checkpoint["triptych"].get("chosen")
-    own = reported(checkpoint) if known else None
-    figures = {}
-    if not origin.adopted and len(stored) > 1 and len(data.splits["val"]):
+    content = origin.adopted or read_checkpoint(path)
+    checkpoint = FinalCheckpoint(path, content, experiment.data, fit)
+    weights, stored = checkpoint.config["weights"], averages(content)
+    known = weights != "chosen" or content["triptych"].get("chosen")
+    own = reported(content) if known else None
+    accounts = {}
+    if not origin.adopted and len(stored) > 1 and len(experiment.data.splits["val"]):
         for name in ("raw", *stored):
             if name != own:  # that one is accounted with the other splits
-                load_weights(model, checkpoint, name)
-                figures[name] = account_split(trainer, model, data, "val", of=name).figures
-    anew = bool(figures) and own is None
+                accounts[name] = checkpoint.account(checkpoint.model(name), "val")
+    for name, account in accounts.items():
+        checkpoint.log(f"final/val_{name}_", account)
+    anew = bool(accounts) and own is None
     if anew:
-        unit = model.accounting.unit
-        own = min(stored, key=lambda name: figures[name][unit]["mean"])
-        checkpoint["triptych"]["chosen"] = own
-        del figures[own]
-    load_weights(model, checkpoint, weights)
-    if anew and trainer.is_global_zero:
-        save_checkpoint(checkpoint, path)
-    others = {"averaging": {"reported": own, "val": figures}} if figures or anew else {}
-    return path, checkpoint["global_step"], others
+        own = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
+        content["triptych"]["chosen"] = own
+        del accounts[own]
+        if trainer.is_global_zero:
+            save_checkpoint(content, path)
+    figures = {name: account.figures for name, account in accounts.items()}
+    return checkpoint, {"averaging": {"reported": own, "val": figures}} if figures or anew else {}
 
 
-def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
-    """Evaluate the bound over validation, test and as many training items; over the first if test=false."""
-    model, data = experiment.model, experiment.data
-    splits = ("train", "val", "test") if experiment.config.get("test", True) else ("val",)
-    known: dict[str, Account] = {}
-    for split in (split for split in splits if len(data.splits[split])):
-        known[split] = account_split(trainer, model, data, split, again=bool(known))
-    return known
+def account_splits(checkpoint: FinalCheckpoint) -> dict[str, Account]:
+    """Evaluate validation, test and as many training items, or only the first if test=false; log them."""
+    splits = ("train", "val", "test") if checkpoint.config.get("test", True) else ("val",)
+    accounts, model = {}, checkpoint.model()
+    for split in splits:
+        if len(checkpoint.data.splits[split]):
+            accounts[split] = checkpoint.account(model, split)
+        if has_own_code(checkpoint.config):  # which may have kept something of these items
+            model = checkpoint.model()
+    for split, account in accounts.items():
+        checkpoint.log("test/" if split == "test" else f"final/{split}_", account)
+    return accounts
 
 
-def account_split(
-    trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str, of: str = "", again: bool = False
-) -> Account:
-    """Evaluate the bound over a split, of "train" as many items as of "test", with the current weights.
-
-    ``of`` names the weights in the loggers; ``again``: they are those of the split before.
-    """
-    loader = data.eval_dataloader(split, len(data.splits["test"]) or None if split == "train" else None)
-    loader.name, loader.again = f"{split}_{of}" if of else split, again
-    trainer.test(model, dataloaders=loader, verbose=False)
+def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
+    """Evaluate the bound over a split, of "train" as many items as of "test", with the model's weights."""
+    limit = len(data.splits["test"]) or None if split == "train" else None
+    with isolate_rng():
+        torch.manual_seed(model.seed)
+        trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures
     if data.mixture is not None and "gap" in account.figures:
         entropy, dims = _entropy(data.mixture), model.dims
         account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
+
+
+def initial_bound(config: dict[str, Any], data: DataModule) -> str | None:
+    """Account a few items under initial weights on the CPU, where classes of the user's own run there.
+
+    It follows from the configuration, unless these keep numbers in classes or modules. None without such.
+    """
+    if not has_own_code(config):
+        return None
+    with isolate_rng(), torch.no_grad(), suppress(Exception):  # as of kernels for a GPU alone
+        model, judged = open_weights(config, data), data.splits["val" if len(data.splits["val"]) else "test"]
+        torch.manual_seed(model.seed)
+        model.before_accounting()
+        model._account(judged.batch(torch.arange(min(FEW, len(judged)))), 1)
+        return str(model.accounting.sums.tolist())
+    return None
 
 
 def baselines(data: DataModule) -> dict[str, Any]:

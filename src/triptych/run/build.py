@@ -68,11 +68,14 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
+    set_teacher(config, model, data, OtherRuns(config))
+    return build_drawings(config, data, model)
+
+
+def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) -> Experiment:
+    """Build around ``model`` how it draws, and what measures its samples; or UserError."""
     _check_augmentation(model, data)
     others = OtherRuns(config)
-    if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
-        objective: Any = model.objective
-        objective.teacher = _teacher(teacher, model, data, others)
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
@@ -133,6 +136,12 @@ def _source(
     check_condition_source(key, name, run, data, earlier)
     config = drawn_as(f"stages.{name}", run.config, change)
     return build_drawing(config, run.model, run.data, OtherRuns(config))
+
+
+def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> None:
+    """Open the teacher of ``model``, if it has one."""
+    if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
+        model.objective.teacher = _teacher(teacher, model, data, others)
 
 
 def _teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:

@@ -20,8 +20,15 @@ from triptych.data.build import check_repeatable, leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
 from triptych.models.base import BoundModel
-from triptych.run.account import account, baselines, choose_weights, measure_cost, write_items
-from triptych.run.build import build_experiment
+from triptych.run.account import (
+    account_splits,
+    baselines,
+    choose_weights,
+    initial_bound,
+    measure_cost,
+    write_items,
+)
+from triptych.run.build import build_drawings, build_experiment
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory, log_line, to_json
 from triptych.run.drawing import Experiment
@@ -140,15 +147,22 @@ class Session:
             raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
         if origin.start is None:
             check_repeatable(experiment.data, config)
+        experiment.data.remember()
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
+        before = initial_bound(config, experiment.data)
         with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:
             if peers:
                 stack.callback(peers.stop_watching)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
+            check_repeatable(experiment.data, config, after_fit=True)
+            if initial_bound(config, experiment.data) != before:
+                problem = "after the fit a new model of the initial weights has another bound than before it"
+                fix = "keep what is learned in parameters and buffers, not in classes or modules"
+                raise UserError(f"model: {problem}; {fix}")
             if rank() == 0:
                 memory = measure_cost(fit.trainer.strategy.root_device, experiment)["memory"]
                 offer_fit(run, origin.fit, memory)
@@ -189,25 +203,29 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
-    tested, first = config.get("test", True), trainer.is_global_zero
-    path, step, averaging = choose_weights(run, trainer, experiment, origin)
+    data, trainer, first = experiment.data, fit.trainer, fit.trainer.is_global_zero
+    checkpoint, averaging = choose_weights(run, fit, experiment, origin)
+    config = checkpoint.config
+    tested = config.get("test", True)
     began = time.perf_counter()
-    accounts = account(trainer, experiment)
-    model.eval()  # Lightning leaves it as it was in the fit
+    accounts = account_splits(checkpoint)
     for split in filter(accounts.get, ("val", "test", "train")):
         bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", trainer.global_step)
     last = accounts[split := next(reversed(accounts))]
-    for name, figure in metrics_of(trainer).figures.items():
+    for name in metrics_of(trainer).metrics:
+        figure = last.figures[name]
         if figure["n"] < (items := len(data.splits[split])):
             log_line(run, f"metric {name}: {figure['n']} of {items} items of {split} have a value")
     if first and tested:
         write_items(run / "items.npz", last)
+    experiment = build_drawings(config, data, checkpoint.model())
+    model = experiment.model
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
-    step = trainer.global_step or step  # of the whole fit, whose costs these are, also with checkpoint=best
+    # of the whole fit, whose costs these are, also with checkpoint=best
+    step = trainer.global_step or checkpoint.content["global_step"]
     cost = measure_cost(trainer.strategy.root_device, experiment)
     cost["memory"] = max(cost["memory"], to_float(run.provenance.fit_memory))
     figures = {
@@ -223,7 +241,7 @@ def _report(
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
-        "checkpoint": str(path.relative_to(run.path)),
+        "checkpoint": str(checkpoint.path.relative_to(run.path)),
         **averaging,
         "data": origin.facts,
         **{split: one.figures for split, one in accounts.items()},

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -32,10 +33,12 @@ from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
-from triptych.run.model import build_denoiser, check_compiler, compiled
+from triptych.run.model import check_compiler, compiled
+from triptych.run.parsing import error_line
 from triptych.run.processes import launch, rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
+from triptych.run.reopen import open_weights
 from triptych.run.stopping import Peers, Stop
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
@@ -52,10 +55,12 @@ class NoProfiler(PassThroughProfiler):
 
 @dataclass(frozen=True)
 class Fit:
-    """Trainer of a fit, and what keeps its checkpoints."""
+    """Trainer of a fit, what keeps its checkpoints, and what goes on after it."""
 
     trainer: pl.Trainer
     keep: Keep
+    progress: Sequence[pl.Callback]  # which show it, and wait for signals
+    peers: Peers | None
 
     @property
     def device(self) -> str:
@@ -92,7 +97,7 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
         for change in data.augmentations[-1:]:
             check_output("augmentation", change.__call__, batch.x, (len(batch.x), *data.shape))
         model.try_parts(batch)
-        try_own(model, first(MORE), partial(build_denoiser, config, data))
+        try_own(model, first(MORE))
         if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
             if not drawing.sources:
                 try_guides(drawing, [key for key in ("threshold", "guidance") if config.get(key)], model)
@@ -101,6 +106,15 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
         metrics_of(model.trainer).try_own(model, model.transfer_batch_to_device(held, device, 0))
         if experiment.reference is not None and drawing:
             experiment.reference.try_own(drawing.conditional)
+
+
+def check_loads(experiment: Experiment) -> None:
+    """Check that a model built anew takes the state of this one, as it will after the fit; UserError."""
+    try:
+        open_weights(experiment.config, experiment.data).load_state_dict(experiment.model.state_dict())
+    except RuntimeError as error:
+        problem = f"a new one does not take its state ({error_line(error)})"
+        raise UserError(f"model: {problem}; make all layers and buffers in __init__") from error
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
@@ -188,6 +202,7 @@ def build_fit(
             check_first_step(experiment, trainer.strategy.root_device)
         if anew:
             check_states(model, callbacks)
+            check_loads(experiment)
         if anew and config["checkpoint"] == "best" and (every > steps or not validated):
             problem = f"trainer.val_check_interval={every} is beyond the {steps} steps; lower it, or"
             problem = problem if validated else f"data {data.name} has no validation items;"
@@ -199,7 +214,7 @@ def build_fit(
             other = f"experiment={name} has settings for these data"
             log_line(run, f"data={name}: the other settings are for digits; {other}")
     trainer.loggers = build_loggers(run, origin.step, lambda: keep.seconds)
-    fit = Fit(trainer, keep)
+    fit = Fit(trainer, keep, [progress, stop], peers)
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))

@@ -74,11 +74,6 @@ def build_model(
     return model
 
 
-def build_denoiser(config: dict[str, Any], data: DataModule) -> Any:
-    """Build the denoiser alone, with initial weights."""
-    return _parts(config, data).at("denoiser")
-
-
 def _parts(config: dict[str, Any], data: DataModule) -> Dependencies:
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")

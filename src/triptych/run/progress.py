@@ -25,11 +25,16 @@ class Progress(pl.Callback):
         self.run, self.every = run, every
         self._hidden = None if bar else True  # None: hidden where stderr is no terminal
         self._written = 0.0
+        self._place = (
+            0,
+            0,
+        )  # the fit's last step, and how many: the test has another trainer
         self._bar: tqdm | None = None
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
         self._written = now = time.monotonic()
+        self._place = (step, max_steps)
         where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
         if stage == "fit":
             self._marks.append((now, step))
@@ -82,7 +87,7 @@ class Progress(pl.Callback):
             return
         self._bar.update()
         if time.monotonic() - self._written > self.every:
-            self.write("test", trainer.global_step, trainer.max_steps)
+            self.write("test", *self._place)
 
 
 class SampleGrid(pl.Callback):

@@ -237,6 +237,11 @@ def _places(package: str) -> list[Path]:
     return places(package) or [*filter(None, [file_of(package)])]
 
 
+def has_own_code(config: dict[str, Any]) -> bool:
+    """Return whether ``config`` names classes of the user's own packages."""
+    return any(is_trusted(str(node["_target_"])) for _, node in targets(config, ""))
+
+
 def _named(config: dict[str, Any]) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 

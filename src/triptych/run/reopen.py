@@ -1,10 +1,13 @@
 """From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from triptych.config.build import check_targets
 from triptych.config.identity import data_identity, describe, leaves
@@ -13,6 +16,7 @@ from triptych.data.base import DataModule
 from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
+from triptych.models.base import BoundModel
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
@@ -62,8 +66,7 @@ def reopen(
             log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
         log_own_changes(where, run.path, config)
         with Budget(2 * file.stat().st_size + SLACK):
-            model = build_model(config, data, open_model_stages(config, data), recorded)
-        load_weights(model, checkpoint, weights or config["weights"], run.path)
+            model = open_weights(config, data, checkpoint, weights, run.path, recorded)
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):
             raise
@@ -71,7 +74,28 @@ def reopen(
     except Exception as error:  # a configuration of another shape raises whatever its readers raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{where}: its model cannot be built ({reason})") from error
-    return Experiment(config, data, model.eval())
+    return Experiment(config, data, model)
+
+
+def open_weights(
+    config: dict[str, Any],
+    data: DataModule,
+    checkpoint: dict[str, Any] | None = None,
+    weights: str | None = None,
+    run: Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> BoundModel:
+    """Build the model of ``config`` from its seed and load it from a checkpoint of ``run``, for evaluation.
+
+    It follows from these alone, whatever was built, trained or drawn in this process before. ``weights``: as
+    of ``load_weights``, None for the reported ones; ``recorded``: as of ``build_model``.
+    """
+    with isolate_rng():
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
+        model = build_model(config, data, open_model_stages(config, data), recorded)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, weights or config["weights"], run)
+    return model.eval()
 
 
 def open_stages(

@@ -1,0 +1,61 @@
+"""Items that a run is judged by are those that it began with."""
+
+import pytest
+import torch
+
+from tests.refusal import refused
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+from triptych.data.build import check_contract
+from triptych.diffusion.condition import Condition
+
+X = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(20) % 3
+
+
+class Points(DataModule):
+    name, shape, num_classes = "points", (2,), 3
+
+    def load(self):
+        return {name: Split(X.clone(), Condition(label=Y.clone())) for name in ("train", "val", "test")}
+
+
+def begun() -> Points:
+    data = Points(eval_batch_size=8)
+    data.setup()
+    data.remember()
+    return data
+
+
+def test_the_same_items_pass_in_batches_of_any_size():
+    data = begun()
+    data.eval_batch_size = 3
+    assert torch.cat([batch.x for batch in data.eval_dataloader("test")]).equal(X)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("part", ["values", "labels"])
+def test_a_change_of_one_item_or_its_label_ends_the_evaluation(split, part):
+    data = begun()
+    getattr(data.splits[split], part)[17] += 1
+    refused(lambda: [*data.eval_dataloader(split)], f"data: items of {split} are no longer those")
+
+
+def test_a_split_that_gives_other_items_each_time_ends_the_evaluation():
+    class Flips(Split):
+        def batch(self, index):
+            batch = super().batch(index)
+            return batch._replace(x=batch.x.flip(1) if torch.rand(()) < 0.5 else batch.x)
+
+    torch.manual_seed(0)
+    data = Points(eval_batch_size=2)
+    data.splits = {name: Flips(X) for name in ("train", "val", "test")}
+    data.remember()
+    refused(lambda: [*data.eval_dataloader("test")], "data: items of test are no longer those")
+
+
+@pytest.mark.parametrize("name", ["val_dataloader", "test_dataloader"])
+def test_a_loader_of_ones_own_that_no_evaluation_reads_is_refused(name):
+    data = type("Own", (Points,), {name: lambda self: []})()
+    data.setup()
+    refused(lambda: check_contract(data), f"data: {name} is not read; give the items in load")
