@@ -15,12 +15,10 @@ Each describes its arguments with --help."""
 
 
 def main() -> None:
-    """Print the commands, or the version; refuse other arguments."""
-    arguments = [one for one in sys.argv[1:] if one not in ("-h", "--help")]
-    answer_version(arguments)
-    if arguments:
-        names = ", ".join(line.split()[0] for line in COMMANDS.splitlines() if line.startswith("triptych-"))
-        sys.exit(f"error: {arguments[0]}: no argument is needed; type one of {names}")
+    """Print the commands, or the version."""
+    answer_version(sys.argv[1:])
+    if sys.argv[1:] not in ([], ["--help"]):
+        sys.exit("error: python -m triptych only lists the commands; type one, as triptych-train --help")
     print(COMMANDS)
 
 

@@ -69,7 +69,7 @@ def test_the_package_lists_its_commands(monkeypatch, capsys):
     scripts = tomllib.loads((CONFIGS.parent / "pyproject.toml").read_text())["project"]["scripts"]
     assert listed == [*scripts] == [f"triptych-{name}" for name in COMMANDS]
     monkeypatch.setattr("sys.argv", ["triptych", "train"])
-    with pytest.raises(SystemExit, match="error: train: .* type one of triptych-train, triptych-evaluate"):
+    with pytest.raises(SystemExit, match="error: python -m triptych only lists the commands"):
         package.main()
 
 

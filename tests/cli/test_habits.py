@@ -127,7 +127,7 @@ def test_each_name_of_a_habit_is_answered_as_its_example(habit: Habit):
     for typed in (name if "=" in name else f"{name}={value}" for name in names):
         for command in habit.commands:
             line = answer(*typed.split("=", 1), command=command)
-            words = [habit.why] if habit.why else [part.partition("=")[0] for part in habit.use.split()]
+            words = [habit.why] if habit.why else [*habit.beside.split(), habit.use.partition("=")[0]]
             assert line.startswith(f"{typed}: ") and all(word in line for word in words)
 
 
@@ -187,7 +187,7 @@ def page_row(habit: Habit) -> str:
     if not habit.example:
         return ""
     names = ", ".join(f"`{name}`" for name in habit.names.split())
-    here = f"`{habit.use}`" if habit.use else habit.why
+    here = f"`{f'{habit.beside} {habit.use}'.strip()}`" if habit.use else habit.why
     return f"| {names} | {', '.join(habit.commands)} | {here} |"
 
 
@@ -210,7 +210,7 @@ def page_row(habit: Habit) -> str:
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("metrics=fid", "metrics=fid: no such choice; use measures.n=1000 measures.inception=FILE"),
         ("data=unet", "data=unet: no such choice; type denoiser=unet"),
-        ("schedule=velocity", "type objective=velocity or objective/loss=velocity"),
+        ("schedule=velocity", "schedule=velocity: no such choice; choose from "),  # two groups have it
         ("objective/loss=p2 objective/loss.k=0", "a slash is for choices; type objective.loss.k=0"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),

@@ -23,7 +23,9 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
-OWNERS = 2  # groups at most that have a choice, so that another one's is suggested
+NO_OWNER = re.compile(
+    f"({'|'.join(FREE_GROUPS)}|hydra)(/|$)|.*/(base|over)$"
+)  # groups of which none is meant
 
 
 class Typed(NamedTuple):
@@ -74,7 +76,9 @@ def explain(error: Exception, command: str, arguments: Sequence[str], several: s
     text = str(error)
     for pattern, step in STEPS.items():
         match = re.search(pattern, text)
-        if match and (line := step(match, typed)):
+        if match is None:
+            continue
+        if line := match.expand(step) if isinstance(step, str) else step(match, typed):
             return line
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
@@ -109,8 +113,6 @@ def _is_path(key: str, command: str) -> bool:
 def _no_such_choice(match: re.Match[str], typed: Typed) -> str:
     if extra := EXTRAS.get(match[1]):
         return f"{match[1]}: not installed; pip install 'triptych[{extra}]'"
-    if ".." in match[1]:
-        return f"{match[1]}: .. is not allowed; type GROUP=NAME"
     # the value may be a path
     split = (pair for pair in typed.pairs() if "/".join(pair) == match[1])
     group, option = next(split, match[1].rpartition("/")[::2])
@@ -122,8 +124,8 @@ def _no_such_choice(match: re.Match[str], typed: Typed) -> str:
         return f"{problem}; {fix}"
     if full_name(option):
         return f"{problem}; type {group.replace('/', '.')}._target_={option}"
-    if owners := _owners(option, typed.command):
-        return f"{problem}; type {' or '.join(f'{owner}={option}' for owner in owners)}"
+    if owner := _owner(option, typed.command):
+        return f"{problem}; type {owner}={option}"
     options = _options(group)
     near = nearest(option, options)
     if not near.startswith("choose from"):  # all that there is in any case: a group is short
@@ -135,13 +137,12 @@ def _no_such_choice(match: re.Match[str], typed: Typed) -> str:
     return f"{problem}; {near}"
 
 
-def _owners(option: str, command: str) -> list[str]:
-    """Return the command's groups that have this choice; [] for one that many have, as ``none``."""
-    own = (group for group in _groups(command) if group.split("/")[0] not in (*FREE_GROUPS, "hydra"))
+def _owner(option: str, command: str) -> str:
+    """Return the command's one group that has this choice; "" if there is none, or several."""
     owners = [
-        group for group in own if option in choices_of(group) and not group.endswith(("/base", "/over"))
+        group for group in _groups(command) if option in choices_of(group) and not NO_OWNER.match(group)
     ]
-    return owners if len(owners) <= OWNERS else []
+    return owners[0] if len(owners) == 1 else ""
 
 
 # a key that does not exist --------------------------------------------------------------------------
@@ -218,19 +219,15 @@ def _key_of_other_choice(override: Override, typed: Typed) -> str:
 
 
 def _swept_key(override: Override, place: str, having: Collection[str], typed: Typed) -> str:
-    """Explain a key of a group that is swept over; "" if the sweep is not to blame."""
-    axes = (value for key, value in typed.pairs() if key == place and value[:1] != "[")
-    choices = next(axes, "").removeprefix("choice(").removesuffix(")").split(",")
+    """Explain a key of a group that is swept over; "" if it is not."""
+    axis = next((value for key, value in typed.pairs() if key == place), "")
+    choices = axis.removeprefix("choice(").removesuffix(")").split(",")
     if len(choices) == 1:
         return ""
-    with_key = [name for name in choices if name in having]
-    if not with_key:
-        return ""
     if without := [name for name in choices if name not in having]:
-        fix = f"sweep over those that have it: type {place}={','.join(with_key)}"
+        others = [name for name in choices if name in having] or having
+        fix = f"sweep over those that have it: type {place}={','.join(others)}"
         return f"{override.text}: no such key with {_alternatives(place, without)}; {fix}"
-    if re.match(r"\w+\(|[^\[]*,|.*\],", override.value):  # a sweep over the key, too
-        return ""
     # Hydra sets a single value before it takes the first choice of a sweep
     return (
         f"{override.text}: a key of {place}, which is swept; type '{override.key}=choice({override.value})'"
@@ -273,10 +270,6 @@ KEY_STEPS: tuple[Callable[[Override, Typed], str], ...] = (
 # other errors ---------------------------------------------------------------------------------------
 
 
-def _no_group(match: re.Match[str], typed: Typed) -> str:
-    return f"{match[1]}: must be a group of keys, each typed as {match[2]}.KEY=VALUE"
-
-
 def _several_values(match: re.Match[str], typed: Typed) -> str:
     key, _, values = match[1].partition("=")
     kind = find_key(key.lstrip("+"), command=typed.command).kind
@@ -293,29 +286,20 @@ def _no_choice(match: re.Match[str], typed: Typed) -> str:
     return ""
 
 
-def _missing(match: re.Match[str], typed: Typed) -> str:
-    return f"{match[1]}: missing; type {match[1]}=VALUE"
-
-
-def _chosen_twice(match: re.Match[str], typed: Typed) -> str:
-    choice = f"{match[1]}={match[2]}"
-    return f"+{choice}: has a choice already; type {choice} without the plus"
-
-
 def _of_omegaconf(match: re.Match[str], typed: Typed) -> str:
     problem = re.sub(r".*raised while [^:]*: ", "", match["problem"])
     where = f" (in {match['file']})" if match["file"] else ""
     return f"{match['key']}{where}: {problem}"
 
 
-STEPS: dict[str, Callable[[re.Match[str], Typed], str]] = {
+STEPS: dict[str, str | Callable[[re.Match[str], Typed], str]] = {  # a text has the match's groups
     r"Could not (?:find|load) '([^']+)'": _no_such_choice,
     r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'": _no_such_key,
-    r"Error merging override \+*((\S+?)=.*)": _no_group,
+    r"Error merging override \+*((\S+?)=.*)": r"\1: must be a group of keys, each typed as \2.KEY=VALUE",
     r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'": _several_values,
     r"Config group override must be a string": _no_choice,
-    r"Missing mandatory value: (\S+)": _missing,
-    r"Multiple values for (\S+)\. .*: (\S+)'": _chosen_twice,
+    r"Missing mandatory value: (\S+)": r"\1: missing; type \1=VALUE",
+    r"Multiple values for (\S+)\. .*: (\S+)'": (r"+\1=\2: has a choice already; type \1=\2 without the plus"),
     r"^(?:In '(?P<file>\S+)': )?(?:.*\n)*?(?P<problem>[^\n]+?)\s+full_key: (?P<key>\S+)": _of_omegaconf,
 }
 

@@ -5,9 +5,9 @@ and its tests type each example, and then what the answer says.
 """
 
 import math
-import re
 from collections.abc import Callable, Collection, Sequence
 from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from triptych.config.schema import Trainer
@@ -37,25 +37,22 @@ def half_life(decay: str) -> str:
 
 
 class Habit(NamedTuple):
-    """Names typed elsewhere with an example, and the overrides to type here or why there are none.
+    """Names typed elsewhere with an example, and the override to type here or why there is none.
 
-    A name is a key, or a choice as KEY=VALUE. Its ``*`` is any text, which replaces the ``*`` in ``use``.
+    A name is a key, or a choice as KEY=VALUE; its ``*`` is any text.
     """
 
     names: str
     example: str
     use: str = ""
+    beside: str = ""  # overrides that it needs, unless their keys are typed already
     why: str = ""
     commands: tuple[str, ...] = ("train",)
     convert: Callable[[str], str] = str  # of the value
 
-    def star(self, key: str, value: str) -> str | None:
-        """Return the text that ``*`` stands for, "" without one; None if no name is KEY or KEY=VALUE."""
-        for name in self.names.split():
-            typed = f"{key}={value}" if "=" in name else key
-            if match := re.fullmatch(re.escape(name).replace(r"\*", "(.*)"), typed, re.DOTALL):
-                return "".join(match.groups())
-        return None
+    def has(self, typed: str) -> bool:
+        """Return whether this text is one of the names."""
+        return any(fnmatchcase(typed, name) for name in self.names.split())
 
 
 BOTH, OPENING = ("train", "sample"), ("evaluate", "sample")
@@ -70,7 +67,7 @@ HABITS = (
     Habit("epochs n_epochs num_epochs trainer.epochs training.num_epochs training.epochs",
           "num_epochs=3", "trainer.max_epochs=VALUE"),
     Habit("n_steps num_steps train_steps iterations", "num_steps=300", "trainer.max_steps=VALUE"),
-    Habit("gpus n_gpus num_gpus trainer.gpus", "gpus=2", "trainer.accelerator=gpu trainer.devices=VALUE"),
+    Habit("gpus n_gpus num_gpus trainer.gpus", "gpus=2", "trainer.devices=VALUE", "trainer.accelerator=gpu"),
     Habit("trainer=gpu device=cuda* device=gpu", "device=cuda", "trainer.accelerator=gpu"),
     Habit("device", "device=cpu", "trainer.accelerator=VALUE"),
     Habit("device accelerator trainer.accelerator", "device=cuda",
@@ -80,16 +77,17 @@ HABITS = (
     Habit("bf16=true mixed_precision=bf16", "bf16=true", "trainer.precision=bf16-mixed"),
     Habit("amp fp16 mixed_precision", "amp=16-mixed", "trainer.precision=VALUE"),
     Habit("dataset datamodule", "datamodule=shapes", "data=VALUE"),
-    Habit("datamodule.*", "datamodule.num_workers=2", "data.*=VALUE"),
-    Habit("batch_size bs train_batch_size trainer.batch_size", "batch_size=50", "data.batch_size=VALUE"),
+    Habit("batch_size bs train_batch_size trainer.batch_size datamodule.batch_size", "batch_size=50",
+          "data.batch_size=VALUE"),
     Habit("bs data.batch_size eval_batch_size test_batch_size", "bs=50", "batch_size=VALUE",
           commands=OPENING),
-    Habit("num_workers workers", "num_workers=2", "data.num_workers=VALUE"),
-    Habit("pin_memory", "pin_memory=true", "data.pin_memory=VALUE"),
-    Habit("root data_root dataset_path data.path data.data_dir", "root=.", "data=folder data.root=VALUE"),
+    Habit("num_workers workers datamodule.num_workers", "num_workers=2", "data.num_workers=VALUE"),
+    Habit("pin_memory datamodule.pin_memory", "pin_memory=true", "data.pin_memory=VALUE"),
+    Habit("root data_root dataset_path data.path data.data_dir datamodule.data_dir", "root=.",
+          "data.root=VALUE", "data=folder"),
     Habit("root data.root data_dir dataset_path", "root=.", "data_root=VALUE", commands=OPENING),
     Habit("image_size resolution data.image_size", "image_size=8",
-          "data=folder data.root=FOLDER data.size=VALUE"),
+          "data.size=VALUE", "data=folder data.root=FOLDER"),
     Habit("data_dir", "data_dir=/x", "paths.data_dir=VALUE"),
     Habit("net network arch", "net=dit", "denoiser=VALUE"),
     Habit("denoiser.network.num_blocks denoiser.network.n_blocks num_blocks n_blocks",
@@ -102,7 +100,7 @@ HABITS = (
     Habit("loss", "loss=mse", "objective/loss=VALUE"),
     Habit("objective/loss=mse objective/loss=l2", "objective/loss=mse", "objective/loss=simple"),
     Habit("snr_gamma min_snr_gamma objective.loss.gamma objective.loss.snr_gamma",
-          "snr_gamma=5.0", "objective/loss=min_snr objective.loss.cap=VALUE"),
+          "snr_gamma=5.0", "objective.loss.cap=VALUE", "objective/loss=min_snr"),
     Habit("timesteps num_timesteps num_train_timesteps diffusion_steps", "timesteps=1000",
           "bound.steps=VALUE"),
     Habit("timesteps num_timesteps num_train_timesteps diffusion_steps bound.steps", "timesteps=1000",
@@ -110,12 +108,12 @@ HABITS = (
     Habit("bound.repeats", "bound.repeats=2", "repeats=VALUE", commands=("evaluate",)),
     Habit("bound.variance", "bound.variance=beta", "variance=VALUE", commands=("evaluate",)),
     Habit("ema_decay ema_rate ema.decay callbacks.ema.decay callbacks.ema.beta", "ema_decay=0.999",
-          "callbacks.ema.sigma_rel=null callbacks.ema.half_life=VALUE", convert=half_life),
+          "callbacks.ema.half_life=VALUE", "callbacks.ema.sigma_rel=null", convert=half_life),
     Habit("num_inference_steps sampler.num_inference_steps sampling_steps sampling_timesteps",
           "num_inference_steps=50", "sampler.steps=VALUE", commands=BOTH),
-    Habit("cfg_scale guidance_scale", "guidance_scale=3", "guidance=classifier_free guidance.scale=VALUE",
+    Habit("cfg_scale guidance_scale", "guidance_scale=3", "guidance.scale=VALUE", "guidance=classifier_free",
           commands=BOTH),
-    Habit("eta", "eta=0.5", "sampler=ddim sampler.eta=VALUE", commands=BOTH),
+    Habit("eta", "eta=0.5", "sampler.eta=VALUE", "sampler=ddim", commands=BOTH),
     Habit("sampler=ddpm", "sampler=ddpm", "sampler=ancestral", commands=BOTH),
     Habit("sampler=dpm sampler=dpmpp sampler=dpm_solver++", "sampler=dpmpp", "sampler=dpm_solver",
           commands=BOTH),
@@ -123,7 +121,7 @@ HABITS = (
     Habit("n_samples num_samples n_images num_images samples.n", "num_samples=8", "n=VALUE",
           commands=("sample",)),
     Habit("class_label class_labels", "class_label=3", "label=VALUE", commands=("sample",)),
-    Habit("metrics=fid metrics=FID", "metrics=fid", "measures.n=1000 measures.inception=FILE"),
+    Habit("metrics=fid metrics=FID", "metrics=fid", "measures.inception=FILE", "measures.n=1000"),
     Habit("exp_name experiment_name run_name", "run_name=first", "name=VALUE"),
     Habit("random_seed", "random_seed=2", "seed=VALUE", commands=BOTH),
     Habit("logger=none logger=false logger=null", "logger=none", "logger=csv"),
@@ -169,7 +167,7 @@ HABITS = (
     Habit("trainer.barebones", "trainer.barebones=true",
           why="every run reports its bound and keeps its checkpoints; use trainer.profiler"),
     Habit("trainer.limit_predict_batches", "trainer.limit_predict_batches=1",
-          why="use triptych-sample ckpt=RUN n=N"),
+          why="use triptych-sample, which has no batches to limit"),
     Habit("trainer.enable_autolog_hparams", "trainer.enable_autolog_hparams=true",
           why="the whole configuration is recorded, in config.yaml"),
     Habit("trainer.model_registry", "trainer.model_registry=x",
@@ -184,35 +182,27 @@ def answer(
     """Return a one-line answer, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" if there is none."""
     if line := replacement(key, value, command, typed):
         return f"{key}={value}: {problem}; use {line}"
-    habit, _ = _find(key, value, command)
+    habit = _find(key, value, command)
     return f"{key}={value}: {habit.why}" if habit else ""
 
 
 def replacement(key: str, value: str, command: str = "train", typed: Collection[str] = ()) -> str:
-    """Return the overrides to type in place of a habit's; "" if there are none.
-
-    A choice beside the key, as in ``objective/loss=min_snr objective.loss.cap=5``, is left out if its group
-    is ``typed`` already.
-    """
-    habit, star = _find(key, value, command)
+    """Return the overrides in place of a habit's; "" if there are none. ``typed``: keys typed already."""
+    habit = _find(key, value, command)
     if habit is None or not habit.use:
         return ""
-    words = habit.use.split()
-    if VALUE in habit.use:
-        words = [word for word in words if VALUE in word or word.partition("=")[0] not in typed]
-    words = [word.replace("*", star).replace(VALUE, habit.convert(value)) for word in words]
-    if len(words) == 1:  # it may be a habit's itself, as objective=v_prediction
-        name, _, text = words[0].partition("=")
-        return replacement(name, text, command, typed) or words[0]
-    return " ".join(words)
+    beside = [word for word in habit.beside.split() if word.partition("=")[0] not in typed]
+    name, _, text = habit.use.replace(VALUE, habit.convert(value)).partition("=")
+    line = replacement(name, text, command, typed) or f"{name}={text}"  # it may be a habit's itself
+    return " ".join([*beside, line])
 
 
-def _find(key: str, value: str, command: str) -> tuple[Habit | None, str]:
-    """Return the first habit of a command that has a name like the key, and what its ``*`` stands for."""
+def _find(key: str, value: str, command: str) -> Habit | None:
+    """Return the first habit of a command with this name."""
     for habit in HABITS:
-        if command in habit.commands and (star := habit.star(key, value)) is not None:
-            return habit, star
-    return None, ""
+        if command in habit.commands and (habit.has(key) or habit.has(f"{key}={value}")):
+            return habit
+    return None
 
 
 def translated(argument: str) -> list[str]:
