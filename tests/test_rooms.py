@@ -11,7 +11,7 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "errors files declare config diffusion networks data models callbacks run study cli api"
+    "errors files declare config diffusion networks data models callbacks run study cli api __main__"
 ).split()  # from low to high
 
 
@@ -75,6 +75,14 @@ def test_no_module_imports_itself_through_others():
         for name in free:
             del left[name]
     assert left == {}
+
+
+def test_what_was_typed_is_read_at_the_doors_alone():
+    """Elsewhere the process may be a notebook, a worker or a test: whoever needs it is handed it."""
+    doors = {"cli", "__main__"}
+    inner = [file for file in ROOT.rglob("*.py") if room(file.relative_to(ROOT).parts) not in doors]
+    read = re.compile(r"sys\.argv(?!\[1:\] = )")  # the library that starts processes is handed it so
+    assert [file for file in inner if read.search(re.sub("#.*", "", file.read_text()))] == []
 
 
 # of names: nouns and verbs of the field

@@ -27,6 +27,7 @@ from triptych.study.prerequisites import check_single
 from triptych.study.results import results
 
 _training = threading.Lock()
+ONE_EACH = "several values; pass one, and call once for each"
 UNREAD = {  # keys of the commands that an opened run has no use for
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
@@ -255,7 +256,7 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
         key, value = _key(one), one.partition("=")[2]
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
-    return composing.compose_command(command, as_hydra_wants([*overrides], command))
+    return composing.compose_command(command, as_hydra_wants([*overrides], command), ONE_EACH)
 
 
 def _key(override: str) -> str:

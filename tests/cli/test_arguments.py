@@ -1,14 +1,20 @@
 """What a person types, in whatever order."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 
 import pytest
 from omegaconf import OmegaConf
 
 from tests.refusal import refused
+from triptych import __main__ as package
+from triptych.cli import evaluate, export, report, sample, train
 from triptych.cli.arguments import _keep, as_hydra_wants
 from triptych.config.compose import compose_command
+from triptych.config.source import CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -35,11 +41,36 @@ def test_options_may_stand_anywhere(typed, meant):
         ("paths.log_dir=./null", "paths.log_dir", "./null"),
         ("name=2024_01", "name", "2024_01"),
         ("name=2024", "name", 2024),
+        ("name=a=b", "name", "a=b"),
+        ("paths.log_dir=/x/objective=v,seed=1", "paths.log_dir", "/x/objective=v,seed=1"),
+        ("+condition_from.label=/x/seed=1", "condition_from.label", "/x/seed=1"),
     ],
 )
 def test_a_path_may_be_null_and_a_name_keeps_its_underscores(typed, key, value):
     overrides = as_hydra_wants(["data=folder", typed], "train")
     assert OmegaConf.select(compose_command("train", overrides), key) == value
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "report": report, "export": export}
+
+
+@pytest.mark.parametrize("module", [*COMMANDS.values(), package], ids=[*COMMANDS, "package"])
+def test_each_command_prints_its_version(module, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["triptych", "seed=1", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0 and capsys.readouterr().out == f"triptych {version('triptych')}\n"
+
+
+def test_the_package_lists_its_commands(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["triptych", "--help"])
+    package.main()
+    listed = re.findall(r"^triptych-\w+", capsys.readouterr().out, re.MULTILINE)
+    scripts = tomllib.loads((CONFIGS.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert listed == [*scripts] == [f"triptych-{name}" for name in COMMANDS]
+    monkeypatch.setattr("sys.argv", ["triptych", "train"])
+    with pytest.raises(SystemExit, match="error: python -m triptych only lists the commands"):
+        package.main()
 
 
 def test_an_option_without_its_value_is_refused():

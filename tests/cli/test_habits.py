@@ -9,10 +9,11 @@ from PIL import Image
 
 from tests.refusal import refused
 from triptych.cli.arguments import as_hydra_wants
-from triptych.config.compose import compose_command
-from triptych.config.habits import INSTEAD, MEANT, answer
-from triptych.config.schema import Trainer
-from triptych.config.source import choices_of
+from triptych.config.compose import checked_values, compose_command, without_hydra
+from triptych.config.habits import HABITS, Habit, answer, half_life, replacement
+from triptych.config.keys import Key, fields
+from triptych.config.schema import COMMANDS, Trainer
+from triptych.config.source import CONFIGS
 from triptych.config.trust import check_name
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_single
@@ -89,19 +90,105 @@ def test_what_cfg_prints_is_what_a_run_has(line, capsys):
     assert all(shown[group] == config[group] for group in ("optimizer", "lr_schedule", "trainer"))
 
 
+CONTEXT = {"train": [], "evaluate": ["ckpt=x"], "sample": ["ckpt=x"]}
+ROWS = [(command, habit) for habit in HABITS if habit.example for command in habit.commands]
+
+
+def show(command: str, *line: str) -> None:
+    """``triptych-COMMAND ... --cfg job``."""
+    with pytest.raises(SystemExit) as ended:
+        as_hydra_wants([*CONTEXT[command], *line, "--cfg", "job"], command)
+    assert ended.value.code == 0
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """A current directory with images."""
+    for i in range(40):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("command", "habit"), ROWS, ids=[f"{c} {h.example}" for c, h in ROWS])
+def test_a_habits_example_is_answered_and_what_the_answer_says_is_accepted(command, habit, images):
+    key, value = habit.example.split("=", 1)
+    line = replacement(key, value, command)
+    said = refused(lambda: show(command, habit.example), f"use {line}" if habit.use else habit.why)
+    assert said.startswith(f"{habit.example}: ")
+    if line:
+        show(command, *line.replace("FOLDER", ".").replace("FILE", "0.png").split())
+
+
+@pytest.mark.parametrize("habit", HABITS, ids=[habit.names.split()[0] for habit in HABITS])
+def test_each_name_of_a_habit_is_answered_as_its_example(habit: Habit):
+    """By no row above it: the first that has a name counts."""
+    value = habit.example.partition("=")[2]
+    names = [name for name in habit.names.split() if "*" not in name]
+    for typed in (name if "=" in name else f"{name}={value}" for name in names):
+        for command in habit.commands:
+            line = answer(*typed.split("=", 1), command=command)
+            words = [habit.why] if habit.why else [*habit.beside.split(), habit.use.partition("=")[0]]
+            assert line.startswith(f"{typed}: ") and all(word in line for word in words)
+
+
+def test_a_choice_that_is_typed_already_is_left_out_of_an_answer():
+    said = refused(lambda: show("train", "guidance=auto", "guidance_scale=3"))
+    assert said == "guidance_scale=3: no such key; use guidance.scale=3"
+
+
+@pytest.mark.parametrize("line", ["objective=min_snr", "model=unet", "sampler=classifier_free"])
+def test_a_choice_of_another_group_is_answered_with_the_group_and_accepted_there(line):
+    said = refused(lambda: show("train", line), f"{line}: no such choice; type ")
+    show("train", said.rpartition("type ")[2])
+
+
+KEYS = [(command, key) for command in ("evaluate", "sample") for key in fields(Key(COMMANDS[command]).kind)]
+
+
+@pytest.mark.parametrize(("command", "key"), [pair for pair in KEYS if pair[1] != "condition_from"])
+def test_a_mistyped_key_is_answered_for_its_own_command(command, key, monkeypatch):
+    """Whatever process it is: from Python it is none of the commands."""
+    monkeypatch.setattr("sys.argv", ["triptych-train"])
+    typed = f"{key}{key[-1]}=3"
+    refused(lambda: compose_command(command, [typed]), f"{typed}: no such key; did you mean {key}?")
+
+
 @pytest.mark.parametrize(
-    ("typed", "line"),
+    ("command", "line", "words"),
     [
-        ("lr=0.1", "optimizer.lr=0.1"),
-        ("n_epochs=3", "trainer.max_epochs=3"),
-        ("gpus=2", "trainer.accelerator=gpu trainer.devices=2"),
-        ("root=/x", "data.root=/x"),
-        ("fast_dev_run=true", "trainer.fast_dev_run=true"),
-        ("guidance_scale=3", "guidance=classifier_free guidance.scale=3"),
+        ("sample", "steps=3", "did you mean sampler.steps?"),
+        ("evaluate", "sampler.eta=0.5", "no such key; "),
+        ("evaluate", "batch_size=1,2", "batch_size=1,2: several values; type one, and the command once for"),
+        ("evaluate", "+step=100", "step=100: no such key; did you mean steps?"),
+        ("sample", "+foo=1", "foo=1: no such key; choose from "),
+        ("evaluate", "logs/runs/a=b", "logs/runs/a=b: no key; type ckpt=logs/runs/a=b"),
+        ("evaluate", "logs/a=b,seed=1", "logs/a=b,seed=1: no key; type ckpt=logs/a=b,seed=1"),
+        ("sample", "cascade=[a/b=1,c]", "quote special characters: \"cascade=['a=b','c']\""),
     ],
 )
-def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
-    assert answer(*typed.split("=", 1)) == f"{typed}: no such key; use {line}"
+def test_what_is_typed_to_a_command_that_opens_a_run(command, line, words):
+    overrides = as_hydra_wants([*CONTEXT[command], line], command)
+    said = refused(lambda: checked_values(without_hydra(compose_command(command, overrides)), command), words)
+    assert "list type" not in said and "has it" not in said
+
+
+def test_a_decay_is_answered_with_its_half_life():
+    """0.5 ** (1 / h) = 1 - 1e-4 at h = ln 2 / 1e-4 = 6931 steps, up to a half."""
+    assert half_life("0.9999") == "6931" and half_life("0.5") == "1"
+    assert {half_life(wrong) for wrong in ("1", "0", "-1", "x")} == {"STEPS"}
+
+
+def test_the_page_lists_each_habit():
+    page = (CONFIGS.parent / "docs" / "habits.md").read_text()
+    assert [row for row in map(page_row, HABITS) if row and row not in page] == []
+
+
+def page_row(habit: Habit) -> str:
+    if not habit.example:
+        return ""
+    names = ", ".join(f"`{name}`" for name in habit.names.split())
+    here = f"`{f'{habit.beside} {habit.use}'.strip()}`" if habit.use else habit.why
+    return f"| {names} | {', '.join(habit.commands)} | {here} |"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +209,8 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("data/encoder=words", "no such choice with this data; data=captioned_folder or "),
         ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
         ("metrics=fid", "metrics=fid: no such choice; use measures.n=1000 measures.inception=FILE"),
+        ("data=unet", "data=unet: no such choice; type denoiser=unet"),
+        ("schedule=velocity", "schedule=velocity: no such choice; choose from "),  # two groups have it
         ("objective/loss=p2 objective/loss.k=0", "a slash is for choices; type objective.loss.k=0"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
@@ -152,26 +241,18 @@ def test_a_habit_that_is_answered(line, words):
     refused(lambda: configuration(line), words)
 
 
-def test_the_table_names_keys_that_there_are(tmp_path):
-    """Each answer is a choice or a key: all the keys together are one line that is taken."""
-    for i in range(40):
-        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
-    values = {"trainer.accelerator": "cpu", "trainer.precision": "bf16-mixed", "trainer.strategy": "auto"}
-    values |= {"trainer.profiler": "simple", "trainer.gradient_clip_algorithm": "norm", "trainer.devices": 2}
-    values |= {"trainer.limit_test_batches": 1.0, "trainer.max_time": "00:00:10:00", "data.root": tmp_path}
-    values |= {"trainer.val_check_interval": 2, "data.size": 8, "guidance.scale": 2, "paths.data_dir": "x"}
-    values |= {"measures.n": 8, "measures.inception": tmp_path / "0.png"}
-    others = {"data.num_workers", "data.pin_memory", "trainer.fast_dev_run", "trainer.max_steps"}
-    line = ["data=folder", "guidance=classifier_free"]
-    for part in (part for meant in MEANT.values() for part in meant.split()):
-        key, _, choice = part.partition("=")
-        if choice and "." not in key:
-            assert choice in choices_of(key), part
-        elif "." in key and key not in others:
-            flag = key.split(".")[1] in ("benchmark", "deterministic", "detect_anomaly", "inference_mode")
-            flag |= key.split(".")[1].startswith(("enable_", "sync_"))
-            line += [f"{key}={values.get(key, 'true' if flag else 1)}"]
-    configuration(" ".join(dict.fromkeys(line)))
+def test_arguments_of_lightnings_trainer_are_accepted_where_the_answer_puts_them():
+    """All the keys together are one line that is accepted; one alone is a length."""
+    values = {"accelerator": "cpu", "precision": "bf16-mixed", "strategy": "auto", "devices": 2}
+    values |= {"profiler": "simple", "gradient_clip_algorithm": "norm", "val_check_interval": 2}
+    values |= {"limit_test_batches": 1.0, "max_time": "00:00:10:00"}
+    keys = [key for key in Trainer.__annotations__ if key != "max_steps"]  # max_epochs is the length
+    line = []
+    for key in keys:
+        value = values.get(key, "true" if "bool" in str(Trainer.__annotations__[key]) else 1)
+        line += replacement(key, str(value)).split()
+    show("train", *line)
+    assert [word.partition("=")[0] for word in line] == [f"trainer.{key}" for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +275,8 @@ def test_each_key_of_lightnings_trainer_passes_or_is_answered():
     import pytorch_lightning as pl
 
     every = {*inspect.signature(pl.Trainer.__init__).parameters} - {"self"}
-    answered = {key.removeprefix("trainer.") for key in INSTEAD if key.startswith("trainer.")}
+    reasons = [habit.names for habit in HABITS if habit.why and habit.commands == ("train",)]
+    answered = {key.removeprefix("trainer.") for key in reasons if re.fullmatch(r"trainer\.\w+", key)}
     assert every == {*Trainer.__annotations__} | answered
     both = {"limit_test_batches", "max_time"}  # what else they may say
     assert {*Trainer.__annotations__} & answered == both

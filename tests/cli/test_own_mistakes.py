@@ -307,7 +307,7 @@ def refused(changed, capfd):
     def run(change) -> str:
         made = changed(change)
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended, one_line_errors():
+        with pytest.raises(SystemExit) as ended, one_line_errors("train"):
             execute(made)
         said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
         assert ended.value.code == 1
@@ -587,7 +587,7 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
 def test_errors_in_training_have_their_line_too(changed, lab, capfd):
     """By then a step is made: the same command goes on when it is asked to."""
     run = changed(own(NET, "Net", fault="late"))
-    with pytest.raises(SystemExit), one_line_errors():
+    with pytest.raises(SystemExit), one_line_errors("train"):
         execute(run)
     *_, line = capfd.readouterr().err.splitlines()
     has(line, lab, 'raise KeyError("fifth")', "error: KeyError: 'fifth'", ", in forward)")

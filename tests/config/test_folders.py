@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
 from triptych.config import source
-from triptych.config.compose import CONFIGS, compose_command, explain
+from triptych.config.compose import CONFIGS, compose_command
 from triptych.config.describe import chain, comment
+from triptych.config.explain import explain
 from triptych.config.identity import register_resolvers
 from triptych.config.keys import find_key
 from triptych.declare import IsPath
@@ -70,7 +71,7 @@ def test_a_name_that_is_taken_is_refused(packages, package, name):
 
 
 def test_a_name_that_is_none_is_told_with_theirs_and_with_a_package_that_is_not_there(packages):
-    said = explain(Exception("Could not find 'data/mien'"), [])
+    said = explain(Exception("Could not find 'data/mien'"), "train", [])
     assert "data=mien: no such choice; did you mean mine?" in said and "Python's path: lab_lost" in said
 
 

@@ -137,7 +137,45 @@ def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
     assert np.ptp(pixels) > 0.1 and np.abs(pixels - theirs).max() <= 1e-4
 
 
-def test_weights_of_an_old_version_and_any_sampler(root, prepared):
+FIRST = {
+    "tensor_format": "pt",
+    "timestep_values": None,
+    "skip_prk_steps": True,
+}  # keys of the first pipelines
+
+
+def flatten(path: Path, predict_epsilon: bool = True) -> Path:
+    """The layout of the first pipelines, as google/ddpm-cifar10-32 has it, with the keys of that time."""
+    for name in (SCHEDULER, UNET, WEIGHTS):
+        shutil.move(path / name, path / Path(name).name)
+    for folder in ("scheduler", "unet"):
+        shutil.rmtree(path / folder)
+    file = path / Path(SCHEDULER).name
+    record = json.loads(file.read_text()) | FIRST | {"predict_epsilon": predict_epsilon}
+    file.write_text(json.dumps({k: v for k, v in record.items() if k != "prediction_type"}))
+    return path
+
+
+def test_a_flat_directory_is_that_of_its_folders(root):
+    """diffusers loads it alike; ``predict_epsilon`` is its key before 0.9 (0.42 reads it no more)."""
+    nested = {
+        kind: pipeline_config(str(save(root / kind, prediction_type=kind))) for kind in ("epsilon", "sample")
+    }
+    for kind, config in nested.items():
+        path = flatten(root / kind, predict_epsilon=kind == "epsilon")
+        assert pipeline_config(str(path)) == config
+        theirs = DDPMPipeline.from_pretrained(path)
+        assert theirs.unet.config.sample_size == 8 and theirs.scheduler.config.num_train_timesteps == T
+    theirs.save_pretrained(root / "again")  # which keeps the keys
+    assert FIRST.items() <= json.loads((root / "again" / SCHEDULER).read_text()).items()
+    assert pipeline_config(str(root / "again")) == nested["sample"]
+    change("scheduler_config.json", cunning=1)(path)
+    refused(
+        lambda: pipeline_config(str(path)), f"trained={path}: scheduler_config.json: cunning=1: unknown key"
+    )
+
+
+def test_a_flat_directory_with_weights_of_an_old_version_and_any_sampler(root, prepared):
     """Names of attention before diffusers 0.13; samplers of every kind end finite."""
     from safetensors.torch import load_file, save_file
 
@@ -148,7 +186,7 @@ def test_weights_of_an_old_version_and_any_sampler(root, prepared):
     for new, before in old.items():
         tensors = {name.replace(new, before): tensor for name, tensor in tensors.items()}
     save_file(tensors, path / WEIGHTS)
-    execute(run := prepared(f"trained='{path}'", "samples.n=0", "bound.repeats=1"))
+    execute(run := prepared(f"trained='{flatten(path)}'", "samples.n=0", "bound.repeats=1"))
     for steps in (5, 10):
         same_images(theirs, run.path, steps)
     model = reopen(str(run.path)).model
@@ -237,6 +275,8 @@ BAD = {
     "learned": (change(SCHEDULER, variance_type="learned"), "variance_type=learned: must be fixed_small"),
     "betas": (change(SCHEDULER, beta_schedule="laplace"), "beta_schedule='laplace': must be linear, "),
     "beta": (change(SCHEDULER, beta_end=float("nan")), "beta_end=nan: must be a number above 0, below 1"),
+    "last step": (change(SCHEDULER, set_alpha_to_one=False), "set_alpha_to_one=False: samples here end with"),
+    "timesteps": (change(SCHEDULER, timestep_values=[9, 1]), r"timestep_values=\[9, 1\]: must be None"),
     "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
     "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
     "classes": (change(UNET, num_class_embeds=10), "num_class_embeds=10: must be None"),

@@ -245,7 +245,7 @@ def test_control_characters_are_shown_and_not_obeyed(root, capsys):
     (run / "summary.json").write_text(json.dumps(record))
     (run / "config.yaml").write_text(json.dumps({"seed": 1, "x": EVIL}))
     print_table(root / "sweep", report=write_report(root / "sweep"))
-    with pytest.raises(SystemExit), one_line_errors():
+    with pytest.raises(SystemExit), one_line_errors("train"):
         raise UserError(f"failed before: {EVIL}")
     log_line(RunDirectory(run), f"passed over: {EVIL}")  # as of a checkpoint's name
     _print_result(RunDirectory(run))

@@ -132,7 +132,7 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
     ids=lambda value: type(value).__name__,
 )
 def test_a_run_alone_has_a_code_and_a_line_for_its_kind_of_end(capsys, error, code, line):
-    with pytest.raises(SystemExit) as ended, one_line_errors():
+    with pytest.raises(SystemExit) as ended, one_line_errors("train"):
         raise error
     assert ended.value.code == code and capsys.readouterr().err == f"{line}\n"
 

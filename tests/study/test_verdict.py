@@ -203,3 +203,22 @@ def test_a_figure_that_not_all_seeds_have_says_how_many(tmp_path):
         make_run(tmp_path, "v", seed, 2.0, test=metrics(2.0) | figure, metrics={"psnr": "higher"})
     (row,) = table_rows(one(tmp_path))
     assert row.entry("metric/psnr").text.endswith("(2 seeds)")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val.bound.mean", "lr=0.2"), ("val.accuracy.mean", "lr=0.1")])
+def test_a_search_without_a_test_names_the_best_by_what_it_optimised(tmp_path, metric, best):
+    """The lowest bound, the highest accuracy; never a figure of the training or test split."""
+    for rate, bound in (("0.1", 3.0), ("0.2", 2.0), ("0.3", 2.5)):
+        val = metrics(bound) | {"accuracy": {"mean": bound / 4, "stderr": 0.01, "n": 32}}
+        overrides = [f"lr={rate}", "test=false"]
+        run = make_run(tmp_path, "v", 1, bound, overrides=overrides, test={}, val=val, train=metrics(-bound))
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"optimized_metric: {metric}\n")
+    figure = {"lr=0.1": "0.750", "lr=0.2": "2.000"}[best]
+    said = f"Best of 3 runs without a test: {best},test=false, {metric} {figure}."
+    assert read_study([tmp_path]).answer == said
+
+
+def test_where_nothing_is_measured_no_run_is_the_best(tmp_path):
+    failed(tmp_path, "v", 1, "it rained")
+    assert read_study([tmp_path]).answer == "No run has reported a test bound yet."

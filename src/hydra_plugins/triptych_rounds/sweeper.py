@@ -57,7 +57,7 @@ class RoundsSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from triptych.run.command_errors import one_line_errors
 
-        with one_line_errors():
+        with one_line_errors("train", arguments):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:

@@ -59,7 +59,7 @@ class OptunaSweeper(BasicSweeper):
         from triptych.run.command_errors import one_line_errors
         from triptych.run.directory import RunDirectory
 
-        with one_line_errors(), RunDirectory(self.config.hydra.sweep.dir).lock():
+        with one_line_errors("train", arguments), RunDirectory(self.config.hydra.sweep.dir).lock():
             self._search(arguments)
 
     def _search(self, arguments: list[str]) -> None:

@@ -14,9 +14,10 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.compose import NEED_SWEEP, compose_command, share_files, to_plain, without_hydra
+from triptych.cli.startup import answer_version
+from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
-from triptych.config.habits import MEANT, nearest, translated
+from triptych.config.habits import VALUE, nearest, replacement, translated
 from triptych.config.identity import check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.config.source import CONFIGS
@@ -27,6 +28,10 @@ from triptych.run.directory import STORAGE
 
 WORD = re.compile(r"[\w.-]+")
 GROUPED = re.compile(r"\d+(_\d+)+")  # a number to Hydra, which would call the run 2024_01 202401
+EQUALS = re.compile(
+    r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
+)  # one text, as a=b, which Hydra cannot read
+SHOW_ONE = "several values, and --help and --cfg show one run; type one"
 OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
 
 FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
@@ -46,6 +51,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
     Paths are quoted, as runs' names contain = and commas; a class's key that no file lists gets its plus.
     """
+    answer_version(arguments)
     share_files()
     check_environment()
     register_resolvers()
@@ -66,12 +72,13 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             key = plus_signs(key, classes) + key
         path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
         text = key == "name" and GROUPED.fullmatch(value)
+        text = text or (argument[0] != "-" and EQUALS.fullmatch(value))
         if text or (path and value[0] not in "'\"" and value.lower() != "null"):
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
-    options = check_options(quoted)
+    options = check_options(quoted, command)
     if options.config_name or options.config_path:
         raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
@@ -87,21 +94,20 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
 def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
     """Call ``task`` with the configuration that Hydra composes of the command line, and exit."""
-    with one_line_errors():
-        sys.argv[1:] = as_hydra_wants(sys.argv[1:], command)
+    with one_line_errors(command):
+        arguments = as_hydra_wants(sys.argv[1:], command)
+    sys.argv[1:] = arguments
+    with one_line_errors(command, arguments):
         compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
-        compose(one_line_errors()(task))()  # within Hydra, which would add lines of its own
+        compose(one_line_errors(command, arguments)(task))()  # within Hydra, which would add lines of its own
     sys.exit(0)
 
 
 def help_or_config(options: Namespace, command: str) -> str:
     """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
     folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
-    try:
-        cfg = compose_command(command, [*options.overrides, *folder])
-    except UserError as error:
-        one = "several values, and --help and --cfg show one run; type one"
-        raise UserError(str(error).replace(NEED_SWEEP, one) if options.multirun else str(error)) from error
+    several = SHOW_ONE if options.multirun else ""
+    cfg = compose_command(command, [*options.overrides, *folder], several)
     if options.help:
         return help_text(command, cfg)
     if command != "train":
@@ -153,18 +159,20 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
             raise refused(f"{key}={path}: {problem}") from error
 
 
-def check_options(arguments: list[str]) -> Namespace:
+def check_options(arguments: list[str], command: str) -> Namespace:
     """Parse ``arguments`` as Hydra does; UserError for an unknown option."""
 
     def refuse(message: str) -> None:
         option = message.removeprefix("unrecognized arguments: ")
         if option == message:
             raise UserError(message)
-        key = MEANT.get(re.split("[= ]", option.lstrip("-"))[0].replace("-", "_"))
-        fix = f"use {key}=VALUE" if key else f"{nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
-        raise UserError(f"{option}: no such option; {fix}")
+        key = re.split("[= ]", option.lstrip("-"))[0].replace("-", "_")
+        if line := replacement(key, VALUE, command):
+            raise UserError(f"{option}: no such option; use {line}")
+        near = nearest(option.split("=")[0], OPTIONS)
+        raise UserError(f"{option}: no such option; {near} (keys are KEY=VALUE)")
 
     parser = get_args_parser()
     # argparse's way to change how it refuses
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    return parser.parse_intermixed_args([one for one in arguments if one != "--version"])
+    return parser.parse_intermixed_args(arguments)

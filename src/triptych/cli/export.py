@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from triptych.cli.arguments import check_place
+from triptych.cli.startup import answer_version
 from triptych.errors import UserError
 from triptych.files import check_directory
 from triptych.run.command_errors import one_line_errors
@@ -41,9 +42,10 @@ def export(arguments: list[str]) -> Path:
 
 def main() -> None:
     """Run the console script."""
+    answer_version(sys.argv[1:])
     if {"-h", "--help"} & {*sys.argv[1:]}:
         sys.exit(print(__doc__))
-    with one_line_errors():
+    with one_line_errors("export"):
         print(f"{export(sys.argv[1:])}: a DDPMPipeline of diffusers, README.md")
     sys.exit(0)
 

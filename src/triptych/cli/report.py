@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from triptych.cli.startup import answer_version
 from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
@@ -28,8 +29,10 @@ RESULTS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
+    arguments = sys.argv[1:] if argv is None else argv
+    answer_version(arguments)
     try:
-        options = _parse(sys.argv[1:] if argv is None else argv)
+        options = _parse(arguments)
         if options.results:
             _results(options.results, options.dirs)
         else:

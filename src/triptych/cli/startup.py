@@ -6,8 +6,10 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,6 +45,13 @@ def start() -> None:
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
     atexit.register(_finish, output)  # the first, and so the last to be called
+
+
+def answer_version(arguments: Sequence[str]) -> None:
+    """Print this package's version, and exit, if ``--version`` is among the arguments of a command."""
+    if "--version" in arguments:
+        print(f"triptych {version('triptych')}")
+        sys.exit(0)
 
 
 def replace_process(command: list[str]) -> None:

@@ -90,7 +90,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     if not sweeping:
         with suppress(OSError):  # Hydra made it before anything was known
             RunDirectory(path).remove_empty()
-        with one_line_errors():  # here and not further up, where Hydra would add lines of its own
+        with one_line_errors("train"):  # here and not further up, where Hydra would add lines of its own
             raise error
     run = RunDirectory(path)
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
@@ -133,7 +133,7 @@ def _print_result(run: RunDirectory) -> None:
 
 def main() -> None:
     """Run the console script."""
-    with one_line_errors():
+    with one_line_errors("train"):
         served = sys.argv[1:] == [jobs.SERVE] and processes.PARENT in os.environ
         if served:
             jobs.serve()  # goes on in a fork for each run, with its arguments
@@ -164,7 +164,9 @@ def main() -> None:
             if served:
                 jobs.leave()
             return
-        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
+        arguments = as_hydra_wants(sys.argv[1:], "train")
+    sys.argv[1:] = arguments
+    with one_line_errors("train", arguments):
         compose_and_train()
         from triptych.study.sweep import sweep_exit_code
 

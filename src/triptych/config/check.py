@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.build import keep_arguments
 from triptych.config.habits import answer, nearest
+from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
 from triptych.config.schema import COMMANDS
 from triptych.config.source import CONFIGS, choices_of
@@ -66,7 +67,15 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         raise UserError(line if key in typed else line.replace(": ", f"{files}: ", 1))
 
 
-def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tuple[str, str]]:
+def check_declared(values: dict[str, Any], command: str) -> None:
+    """Refuse the first undeclared key of a command that opens a run, as ``+step=100`` adds one."""
+    for _, line in _undeclared(values, Key(COMMANDS[command]), command=command):
+        raise UserError(line)
+
+
+def _undeclared(
+    group: dict[str, Any], key: Key, path: str = "", command: str = "train"
+) -> Iterator[tuple[str, str]]:
     target = check_name(group["_target_"], path) if "_target_" in group else ""
     declared = fields(key.kind)
     for name, value in ((str(name), value) for name, value in group.items() if name not in OPTIONS):
@@ -76,14 +85,22 @@ def _undeclared(group: dict[str, Any], key: Key, path: str = "") -> Iterator[tup
         if not takes(key, name, target):
             names = [*declared, *of_class(target or key.base)[0]]
             siblings = [where.removesuffix(name) + one for one in names]
-            typed = "null" if value is None else str(value).lower() if value in (True, False) else str(value)
-            line = answer(where, typed)
+            line = _habit(where, value, command)
             yield where, line or f"{where}={value!r}: no such key; {nearest(where, siblings)}"
         elif member.base and class_missing and name not in declared:
-            problem = f"{where}={value!r}: no such key"
-            yield where, f"{problem}; a new name needs its class, +{where}._target_=CLASS"
+            fix = f"a new name needs its class, +{where}._target_=CLASS"
+            line = _habit(where, value, command)
+            yield where, line or f"{where}={value!r}: no such key; {fix}"
         elif isinstance(value, dict):
-            yield from _undeclared(value, member, where)
+            yield from _undeclared(value, member, where, command)
+
+
+def _habit(key: str, value: Any, command: str) -> str:
+    """Return the answer to a habit's key; of a group, to its first key."""
+    leaf, plain = next(leaves(value, key))
+    if plain is None:
+        return answer(leaf, "null", command=command)
+    return answer(leaf, str(plain).lower() if isinstance(plain, bool) else str(plain), command=command)
 
 
 def defaults(choices: dict[str, Any]) -> DictConfig:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, is_typeddict
 
-from triptych.config.habits import INSTEAD
+from triptych.config.habits import answer
 from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
 from triptych.config.source import REQUIRED, Argument, arguments, folders
 from triptych.config.trust import OPTIMISER, check_name
@@ -167,23 +167,23 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def unfit(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, str]]:
+def unfit(config: Any, key: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
     """Yield (dotted key, error line) of every key below ``key``, at ``path``, with an undeclared value."""
     target = allowed(str(config.get("_target_") or "")) if isinstance(config, dict) else ""
     for name, value in config.items() if isinstance(config, dict) else ():
         if name in OPTIONS:
             continue
         member, where = below(key, str(name), target) or Key(), f"{path}.{name}" if path else str(name)
-        if line := _refusal(where, member, value):
+        if line := _refusal(where, member, value, command):
             yield where, line
-        yield from unfit(value, member, where)
+        yield from unfit(value, member, where, command)
         for i, one in enumerate(value if isinstance(value, list) else ()):
-            yield from unfit(one, Key(), f"{where}[{i}]")
+            yield from unfit(one, Key(), f"{where}[{i}]", command)
 
 
-def _refusal(where: str, key: Key, value: Any) -> str:
-    if where in INSTEAD and not fits(key.kind, value):
-        return f"{where}={value}: {INSTEAD[where]}"
+def _refusal(where: str, key: Key, value: Any, command: str) -> str:
+    if not fits(key.kind, value) and (line := answer(where, str(value), command=command)):
+        return line
     if fields(key.kind):
         if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
@@ -196,7 +196,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
     """Raise UserError for the first key below ``path`` whose value is outside of its declaration."""
     key = find_key(path, command=command) if path else Key(COMMANDS[command])
-    for _, line in unfit(config, key, path):
+    for _, line in unfit(config, key, path, command):
         raise UserError(line)
 
 

@@ -93,7 +93,7 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """Arguments of Lightning's Trainer that may be set; ``habits.INSTEAD`` has the reasons for the others."""
+    """Arguments of Lightning's Trainer that may be set; ``habits.HABITS`` has the reasons for the others."""
 
     max_steps: Annotated[Count | None, Unit("steps")]
     max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]

@@ -20,8 +20,11 @@ from triptych.run.processes import ENDING, rank
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print a user's mistake in one line; any other exception is a bug and keeps its traceback."""
+def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Print a user's mistake in one line; any other exception is a bug and keeps its traceback.
+
+    ``command`` with its ``arguments``, as Hydra was given them: errors of Hydra's are explained by these.
+    """
     # Hydra would print and exit itself; with this it raises, and we print
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -31,7 +34,7 @@ def one_line_errors() -> Iterator[None]:
             print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
     except Exception as error:
-        refused = error if isinstance(error, UserError) else _as_refusal(error)
+        refused = error if isinstance(error, UserError) else _as_refusal(error, command, arguments)
         if refused is None:
             raise
         if rank() == 0:
@@ -44,10 +47,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def no_run_after_an_error() -> Iterator[None]:
+def no_run_after_an_error(command: str, arguments: Sequence[str]) -> Iterator[None]:
     """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
     try:
-        with one_line_errors():
+        with one_line_errors(command, arguments):
             yield
     except Exception:
         traceback.print_exc()
@@ -77,11 +80,11 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
             signal.signal(number, request_stop)
 
 
-def _as_refusal(error: Exception) -> UserError | None:
-    from triptych.config.compose import explain
+def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> UserError | None:
+    from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return UserError(explain(error, sys.argv[1:]))
+        return UserError(explain(error, command, arguments))
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
@@ -97,7 +100,9 @@ def _as_refusal(error: Exception) -> UserError | None:
         return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
     library = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
+        return UserError(
+            explain(error, command, arguments)
+        )  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _hydras_last(frames):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")

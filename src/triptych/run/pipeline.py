@@ -1,7 +1,7 @@
 """Read a ``DDPMPipeline`` directory in diffusers' layout as the model of a run, and write a run's as one.
 
 It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its JSON names
-is compared with ``VALUES`` and never imported.
+is compared with ``VALUES`` and never imported. The first pipelines have all files at the top, and other keys.
 """
 
 import os
@@ -35,8 +35,9 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
         "_class_name": SCHEDULERS,
         "prediction_type": tuple(SPACES), "variance_type": tuple(VARIANCES), "clip_sample": (True, False),
         "clip_sample_range": (), "rescale_betas_zero_snr": (False,), "thresholding": (False,),
-        **dict.fromkeys(("timestep_spacing", "steps_offset", "set_alpha_to_one"), ()),  # of their samplers
-        **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value"), ()),
+        "set_alpha_to_one": (True,), "predict_epsilon": (True, False), "timestep_values": (None,),
+        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of their samplers
+        **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "tensor_format"), ()),
     },
     UNET: {
         "_class_name": ("UNet2DModel",),
@@ -44,6 +45,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
         **dict.fromkeys(("sample_size", "in_channels", "out_channels", "num_train_timesteps"), ()),
     },
 }  # fmt: skip
+REASONS = {"set_alpha_to_one": "samples here end with x0; set it to true, the bound does not depend on it"}
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
 # names of attention before diffusers 0.13, in published weights
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -88,7 +90,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
     own = {key: value for key, value in theirs.items() if key not in VALUES[SCHEDULER]}
     network = {key: value for key, value in unet.items() if key not in VALUES[UNET]}
     clip = theirs.get("clip_sample_range", 1.0) if theirs.get("clip_sample", True) else None
-    space, steps = SPACES[theirs.get("prediction_type", "epsilon")], own.get("num_train_timesteps", 1000)
+    space, steps = SPACES[_prediction(theirs)], own.get("num_train_timesteps", 1000)
     groups = {
         "schedule": {"_target_": SCHEDULE} | own,
         "process": {"_target_": PROCESS},
@@ -139,10 +141,23 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 
+def _prediction(scheduler: dict[str, Any]) -> str:
+    """Return what the network predicts, as ``prediction_type``; before diffusers 0.9 it was another key."""
+    if "predict_epsilon" in scheduler:
+        return "epsilon" if scheduler["predict_epsilon"] else "sample"
+    return str(scheduler.get("prediction_type", "epsilon"))
+
+
+def _place(path: str, name: str) -> Path:
+    """Return a file of a component: of one without a folder, beside the index, as diffusers does."""
+    file = Path(path) / name
+    return file if file.parent.is_dir() else Path(path) / file.name
+
+
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
     """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
     try:
-        record = read_json(Path(path) / name)
+        record = read_json(_place(path, name))
     except FileNotFoundError as error:
         raise UserError(f"trained={path}: no {name}; pass a directory that save_pretrained wrote") from error
     except (OSError, ValueError) as error:
@@ -154,12 +169,13 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
         if key not in {*known, *VALUES[name]} and not key.startswith("_"):
             raise _refused(path, name, f"{key}={value}: unknown key")
         if (allowed := VALUES[name].get(key)) and value not in allowed:
-            raise _refused(path, name, f"{key}={value}: must be {' or '.join(map(str, allowed))}")
+            expected = REASONS.get(key) or f"must be {' or '.join(map(str, allowed))}"
+            raise _refused(path, name, f"{key}={value}: {expected}")
     return {key: value for key, value in entries.items() if not key.startswith("_")}
 
 
 def _weights(path: str) -> Path:
-    file = Path(path) / WEIGHTS
+    file = _place(path, WEIGHTS)
     try:
         open_regular(file).close()
     except OSError as error:
@@ -169,7 +185,8 @@ def _weights(path: str) -> Path:
 
 
 def _refused(path: str, name: str, problem: str) -> UserError:
-    return UserError(f"trained={path}: {name}: {problem[:300]}")
+    file = _place(path, name).relative_to(path)
+    return UserError(f"trained={path}: {file}: {problem[:300]}")
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:

@@ -61,10 +61,11 @@ def add_missing_id(run: RunDirectory) -> None:
 
 
 def command() -> list[str]:
-    """Return this process's command line, passwords masked."""
-    # not sys.argv: the command puts quotes around paths there
-    typed = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
-    return [Path(sys.argv[0]).name, *map(mask_password, typed)]
+    """Return this process's command line from its program on, passwords masked."""
+    # not sys.argv: a command has there what Hydra reads, which may be more arguments or fewer
+    words = sys.orig_argv
+    program = next((i for i, word in enumerate(words) if i and not word.startswith("-")), 0)
+    return [Path(words[program]).name, *map(mask_password, words[program + 1 :])]
 
 
 def add_execution(

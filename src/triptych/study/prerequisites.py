@@ -163,7 +163,7 @@ class SingleHook(Callback):
     """Hydra's callback around a single run."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with no_run_after_an_error():
+        with no_run_after_an_error("train", config.hydra.overrides.task):
             check_keys(config, config.hydra)
             if config.plan:
                 from triptych.study.plan import plan

@@ -20,7 +20,7 @@ from triptych.study.curves import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, read_tuning, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
-from triptych.study.verdict import Verdict, verdict
+from triptych.study.verdict import Verdict, best_untested, verdict
 
 RETRY = "retry=true"
 STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")
@@ -73,8 +73,11 @@ class Study:
             return [f"{lost} of {runs} diverged; no run has reported a test bound."]
         answers = [f"{c.heading}: {v.headline}" for c, v in zip(self.comparisons, self.verdicts, strict=True)]
         answers = [*self.verdicts[0].sentences] if len(answers) == 1 else answers
-        answers = answers or ["No run has reported a test bound yet."]
-        return [f"So far: {answers[0]}", *answers[1:]] if self.going_on and self.verdicts else answers
+        if not answers and not self.tuned and (best := best_untested(self.runs)):
+            answers = [best]
+        if not answers:
+            return ["No run has reported a test bound yet."]
+        return [f"So far: {answers[0]}", *answers[1:]] if self.going_on else answers
 
     @property
     def answer(self) -> str:

@@ -73,7 +73,7 @@ class SweepHook(Callback):
     """Hydra's callback around a multirun."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with no_run_after_an_error():
+        with no_run_after_an_error("train", config.hydra.overrides.task):
             with open_dict(config):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)

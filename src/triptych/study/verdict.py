@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from triptych.files import printable
 from triptych.run.read import Run
 from triptych.study.cells import Comparison, MeasureTable, PairTest
 from triptych.study.claims import MOST, seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
+from triptych.study.groups import is_trial
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
@@ -50,6 +52,19 @@ def verdict(comparison: Comparison) -> Verdict:
     before, after = (worse, "") if first else ("", worse)
     sentences = (before, *answer, after, divergences(comparison), failures(comparison))
     return Verdict(tuple(filter(None, sentences)), lines, untrained)
+
+
+def best_untested(runs: Sequence[Run]) -> str:
+    """Name the best of runs without a test, as a search's, by the figure that was optimised; "" for none."""
+    metric = next((run.config["optimized_metric"] for run in runs if "optimized_metric" in run.config), "")
+    figures = {run.dir.name: run.figure(metric) for run in runs if is_trial(run)}
+    known = {name: figure for name, figure in figures.items() if figure is not None}
+    if not known:
+        return ""
+    best = max if any(run.higher_is_better(metric) for run in runs) else min
+    name = best(known, key=lambda run: known[run])
+    lead = f"{name}, {metric} {format_number(known[name])}"
+    return printable(f"Best of {quantity(len(known), 'run')} without a test: {lead}.")
 
 
 def no_better(runs: Mapping[str, Sequence[Run]]) -> str:

@@ -1,0 +1,26 @@
+"""List the commands: ``python -m triptych``."""
+
+import sys
+
+from triptych.cli.startup import answer_version
+
+COMMANDS = """\
+triptych-train     train a run, a sweep with -m, or go on with one
+triptych-evaluate  measure the bound of a checkpoint
+triptych-sample    draw samples from a checkpoint
+triptych-report    compare runs in a report
+triptych-export    write a run's model for diffusers
+
+Each describes its arguments with --help."""
+
+
+def main() -> None:
+    """Print the commands, or the version."""
+    answer_version(sys.argv[1:])
+    if sys.argv[1:] not in ([], ["--help"]):
+        sys.exit("error: python -m triptych only lists the commands; type one, as triptych-train --help")
+    print(COMMANDS)
+
+
+if __name__ == "__main__":
+    main()
