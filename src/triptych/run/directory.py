@@ -12,9 +12,10 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError, mask_password
-from triptych.files import check_directory, file_digest, load_object, no_link, printable, replaced
+from triptych.files import check_directory, file_digest, load_object, no_link, replaced
 from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.result import Result, seal
+from triptych.terminal import printable
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (

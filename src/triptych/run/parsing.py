@@ -15,7 +15,7 @@ from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
 from triptych.errors import UserError
-from triptych.files import printable
+from triptych.terminal import printable
 
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # of a curve, each of which is drawn

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load_object, printable
+from triptych.files import load_object
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
@@ -20,6 +20,7 @@ from triptych.study.formatting import duration, quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, read_tuning, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, verdict
+from triptych.terminal import printable
 
 RETRY = "retry=true"
 STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")
