@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Unreadable, UserError
+from triptych.terminal import printable
 
 MIB = 2**20
 # an environment variable raises each; nothing in a run's directory, a checkpoint or a data folder can
@@ -34,9 +34,6 @@ LIMITS = {
 DEPTH = 32  # nested lists and groups in a configuration
 TEXT = 8192  # characters of one value in it
 LINE = 65536  # characters of one line of a table
-# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text;
-# and half a character, as of a name that is no UTF-8, which no file takes
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
 
 
 def limit(name: str) -> int:
@@ -173,16 +170,3 @@ def file_digest(path: str | Path) -> str | None:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
         return None
-
-
-def printable(value: Any) -> Any:
-    r"""Escape control characters in a text, or in all texts of JSON: ESC as "\\x1b"; ends of lines stay."""
-    if isinstance(value, str):
-        if value.isprintable():  # the rest has no control characters, and is most of it
-            return value
-        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
-    if isinstance(value, list):
-        return [printable(entry) for entry in value]
-    if isinstance(value, dict):
-        return {printable(key): printable(entry) for key, entry in value.items()}
-    return value

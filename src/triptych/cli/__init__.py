@@ -1,6 +1,10 @@
 """The commands: no torch until a run starts; signals and streams are set up before other imports."""
 
+import os
+
 from triptych.cli import startup
 
 if startup.is_command():
     startup.start()
+elif startup.STARTED in os.environ:  # a launcher's worker
+    startup.make_streams_plain()

@@ -15,7 +15,6 @@ from typing import NoReturn
 from triptych.cli.startup import answer_version
 from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
-from triptych.files import printable
 from triptych.run.read import find_runs, is_run
 
 DIRS = "a sweep's directory, or a single run's; of several the first gets joint_report.html"
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = error.filename2 or error.filename or options.dirs[0]
         line = f"{place}: cannot be written: {error.strerror or error}"
-    print(f"error: {printable(line)}", file=sys.stderr)
+    print(f"error: {line}", file=sys.stderr)
     return 1
 
 

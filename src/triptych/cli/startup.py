@@ -12,6 +12,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TextIO
 
+from triptych.terminal import plain
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTED = "TRIPTYCH_STARTED"  # set by a command, for the processes that Lightning starts for it
 
@@ -44,6 +46,7 @@ def start() -> None:
     os.close(file)
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
+    make_streams_plain()
     atexit.register(_finish, output)  # the first, and so the last to be called
 
 
@@ -52,6 +55,11 @@ def answer_version(arguments: Sequence[str]) -> None:
     if "--version" in arguments:
         print(f"triptych {version('triptych')}")
         sys.exit(0)
+
+
+def make_streams_plain() -> None:
+    """Show control characters in all that this process prints, whoever prints it."""
+    sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
 
 
 def replace_process(command: list[str]) -> None:

@@ -21,7 +21,6 @@ from triptych.config.check import check_keys
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
 from triptych.errors import Busy, Diverged, StorageError, Unreadable, UserError
-from triptych.files import printable
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
@@ -123,12 +122,12 @@ def _check_checkpoint(run: RunDirectory) -> None:
     try:
         check_checkpoint(str(run.path))
     except UserError as error:
-        print(f"only the result is left: {printable(str(error))}", file=sys.stderr)
+        print(f"only the result is left: {error}", file=sys.stderr)
 
 
 def _print_result(run: RunDirectory) -> None:
     print(one_line(run.summary()))
-    print(printable(f"run: {run.path}"))
+    print(f"run: {run.path}")
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
@@ -20,6 +19,7 @@ from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.files import limit, open_regular
+from triptych.terminal import progress_bar
 
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -145,7 +145,7 @@ class ImageFolder(DataModule):
         quiet = True if rank_world()[0] else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
-                with tqdm(desc="images", total=len(files), leave=False, disable=quiet) as bar:
+                with progress_bar(desc="images", total=len(files), disable=quiet) as bar:
                     for start in range(0, len(files), AHEAD):  # not all at once: they would wait in memory
                         some = files[start : start + AHEAD]
                         for image in pool.map(lambda f: read_image(f, size, channels, self.background), some):

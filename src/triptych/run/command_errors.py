@@ -14,7 +14,6 @@ from yaml import MarkedYAMLError
 
 from triptych.config.own_code import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
-from triptych.files import printable
 from triptych.run.directory import STORAGE
 from triptych.run.processes import ENDING, rank
 
@@ -38,7 +37,7 @@ def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[Non
         if refused is None:
             raise
         if rank() == 0:
-            print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
+            print(f"error: {' '.join(str(refused).split())}", file=sys.stderr)
         sys.exit(refused.exit_code)
     except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
         number = getattr(interrupt, "signal", signal.SIGINT)

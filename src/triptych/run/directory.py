@@ -13,11 +13,12 @@ from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, Unreadable, UserError, mask_password
-from triptych.files import check_directory, file_digest, no_link, printable, read_record, replaced
+from triptych.files import check_directory, file_digest, no_link, read_record, replaced
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
+from triptych.terminal import printable
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (

@@ -16,7 +16,7 @@ from typing import Any
 from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
-from triptych.files import printable
+from triptych.terminal import printable
 
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # of a curve, each of which is drawn

@@ -13,10 +13,11 @@ from triptych.config.archive import SCHEMA
 from triptych.config.identity import leaves
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
-from triptych.files import open_regular, printable, read_json
+from triptych.files import open_regular, read_json
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import error_line
 from triptych.run.result import PARTS, Result
+from triptych.terminal import printable
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -3,7 +3,6 @@
 import re
 import secrets
 import shutil
-import sys
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -22,7 +21,7 @@ from triptych.config.source import choices_of
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
-from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
 
@@ -110,7 +109,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         raise UserError(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
     _settle_failure(run, retry)
     if changes and not finished:  # it goes on as this machine can, with its data where they are now
-        print(f"{run.path.name}: goes on with {describe_differences(changes)}", file=sys.stderr, flush=True)
+        log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
         with run.lock(PATIENCE):
             config = run.config()
             for key, (_, now) in changes.items():

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from tqdm import tqdm
 
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Drawing
 from triptych.run.sampling.pictures import log_picture, save_picture
+from triptych.terminal import progress_bar
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts
 SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
@@ -25,11 +25,8 @@ class Progress(pl.Callback):
         self.run, self.every = run, every
         self._hidden = None if bar else True  # None: hidden where stderr is no terminal
         self._written = 0.0
-        self._place = (
-            0,
-            0,
-        )  # the fit's last step, and how many: the test has another trainer
-        self._bar: tqdm | None = None
+        self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
+        self._bar: Any = None
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
@@ -47,7 +44,7 @@ class Progress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             step, steps = trainer.global_step, trainer.max_steps
-            self._bar = tqdm(total=steps, initial=step, desc="fit", disable=self._hidden, leave=False)
+            self._bar = progress_bar(total=steps, initial=step, desc="fit", disable=self._hidden)
             self.write("fit", step, steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -80,7 +77,7 @@ class Progress(pl.Callback):
         if trainer.is_global_zero:
             batches = sum(trainer.num_test_batches)
             name = trainer.test_dataloaders.name
-            self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
+            self._bar = progress_bar(total=batches, desc=f"bound of {name}", disable=self._hidden)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._bar is None:

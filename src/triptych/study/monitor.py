@@ -1,10 +1,11 @@
 """Show a sweep's live table, and renew its report as runs go on."""
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from triptych.run.read import Position, read_position
 from triptych.run.result import ENDED, one_line
 from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
+from triptych.terminal import plain
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
 APART = 30  # times as long as a report took, until the next: it takes a core from the runs
@@ -51,18 +53,21 @@ class Monitor(threading.Thread):
         self._next = 0.0  # not before this moment
 
     def run(self) -> None:
-        from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
+        from triptych.study.console import PlainConsole
+
+        console = PlainConsole(sys.stderr)
         if not console.is_terminal:
-            return self._run_plain(console)
-        with Live(self.table(), console=console, refresh_per_second=2, transient=True) as live:
+            return self._run_plain()
+        live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
+        # Live puts in streams of its own, which obey the colours in what is printed; ours stand before them.
+        with live, redirect_stdout(plain(sys.stdout)), redirect_stderr(plain(sys.stderr)):
             while not self._halt.wait(self.every):
                 live.update(self.table())
                 self._renew()
 
-    def _run_plain(self, console: Any) -> None:
+    def _run_plain(self) -> None:
         begun: set[str] = set()  # what has ended before is another configuration's, until its job has run
         printed: set[str] = set()
         while True:
@@ -76,7 +81,7 @@ class Monitor(threading.Thread):
                     if not (run / REFUSED).exists():
                         before = "finished before, " * self._is_of_before(run)
                         line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(run.summary())}"
-                        console.print(line, soft_wrap=True, markup=False, highlight=False)
+                        print(line, file=sys.stderr, flush=True)
             if halted:
                 return
             self._renew()
@@ -101,15 +106,15 @@ class Monitor(threading.Thread):
         table.add_column("", no_wrap=True, min_width=min(24, longest))
         table.add_column("", no_wrap=True, min_width=11)
         table.add_column("", no_wrap=True)
-        for cell, name in zip(self.cells, map(Text, names), strict=True):
+        for cell, name in zip(self.cells, names, strict=True):
             run = RunDirectory(self.root / cell)
             status, progress = run.status, read_position(run.path)
             if (run / REFUSED).exists():
-                table.add_row(name, "[red]refused[/]", "holds another run")
+                table.add_row(name, Text("refused", "red"), "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
                 before = " before" * self._is_of_before(run)
-                table.add_row(name, f"[{style}]{status}{before}[/]", Text(one_line(run.summary())[:70]))
+                table.add_row(name, Text(status + before, style), one_line(run.summary())[:70])
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from triptych.files import load_object, printable
+from triptych.files import load_object
 from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
 from triptych.run.result import PARTS
 from triptych.study import formatting
+from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
 from triptych.study.panels import colours, draw_panels, headline_panels, known_figures, sample_pictures
 from triptych.study.results import csv_text, results_csv
@@ -36,6 +38,7 @@ from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE, short, styled, to_svg
 from triptych.study.tables import BESIDE, TableRow, measure_rows, table_columns, table_rows, table_title
 from triptych.study.verdict import footnote
+from triptych.terminal import printable
 
 SHOWN = 3  # reasons of a sweep's failures
 HEADS = {
@@ -166,7 +169,7 @@ def write_index(root: Path) -> Path:
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
     """Print the results of the runs beneath `root`; `report` saves reading them again."""
-    console = console or Console()
+    console = console or PlainConsole(sys.stdout)
     study = report.study if report else read_study([Path(root)])
 
     def say(text: str, style: str = "", wrap: bool = False) -> None:
@@ -182,7 +185,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         say("Different data or units: not comparable with each other.", "dim", wrap=True)
     for run in study.runs:
         if run.error:
-            say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
+            say(f"{run.status}: {run.dir}: {run.error}", "red")
     say(study.answer, "bold", wrap=True)
     if study.next_step:
         say(study.next_step)
@@ -195,7 +198,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
             say(changed, "yellow", wrap=True)
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
-        say(printable(f"Report: {page}"))  # a path broken over two lines cannot be clicked or copied
+        say(f"Report: {page}")  # a path broken over two lines cannot be clicked or copied
 
 
 def _fitting(study: Study, i: int, console: Console) -> Table:

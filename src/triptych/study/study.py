@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import Unreadable
-from triptych.files import printable, read_record
+from triptych.files import read_record
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.study.cells import Comparison
@@ -21,6 +21,7 @@ from triptych.study.formatting import duration, quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, read_tuning, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, best_untested, verdict
+from triptych.terminal import printable
 
 RETRY = "retry=true"
 STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from triptych.config.check import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
@@ -19,6 +18,7 @@ from triptych.models.condition_bits import check_dropped
 from triptych.run.build import OtherRuns, build_drawing
 from triptych.run.drawing import Drawing, Experiment, parts_read
 from triptych.run.reopen import drawn_as, open_stages
+from triptych.terminal import progress_bar
 
 SAMPLES = "samples"
 
@@ -108,7 +108,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
         size = min(most, n - start)
         some = None if wanted is None else wanted[slice(start, start + size)]
         generator = drawing.generator(seed_of(values, start))
-        bar = partial(tqdm, desc=f"samples {start + size}/{n}", disable=None, leave=False)
+        bar = partial(progress_bar, desc=f"samples {start + size}/{n}", disable=None)
         condition = drawing.fill(some, size, generator, bar)
         parts = {} if condition is None else condition.parts
         x = drawing.draw(size, condition, generator, bar)

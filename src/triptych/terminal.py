@@ -1,0 +1,66 @@
+"""Write to terminals: what is printed cannot steer one; tables and progress bars draw on its canvas."""
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text;
+# and half a character, as of a name that is no UTF-8, which no file takes
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
+
+
+def printable(value: Any) -> Any:
+    r"""Escape control characters in a text, or in all texts of JSON: ESC as "\\x1b"; ends of lines stay."""
+    if isinstance(value, str):
+        if value.isprintable():  # the rest has no control characters, and is most of it
+            return value
+        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+    if isinstance(value, list):
+        return [printable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    return value
+
+
+class PlainStream:
+    """A text stream that shows control characters instead of sending them to the terminal behind it.
+
+    It says that it is no terminal, so that libraries do not colour what they write to it.
+    """
+
+    def __init__(self, canvas: TextIO):
+        self.canvas = canvas
+
+    def write(self, text: str) -> int:
+        if text.startswith("\r"):  # a library's progress bar: each write replaces the line
+            self.canvas.write("\r")
+        self.canvas.write(printable(text.removeprefix("\r")))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.canvas, name)
+
+
+def plain(stream: TextIO) -> TextIO:
+    """Return ``stream`` with control characters escaped; one that is plain already as it is."""
+    return stream if isinstance(stream, PlainStream) else cast(TextIO, PlainStream(stream))
+
+
+def canvas(stream: TextIO) -> TextIO:
+    """Return what lies behind a plain stream, for our own tables and progress bars."""
+    return stream.canvas if isinstance(stream, PlainStream) else stream
+
+
+def progress_bar(*steps: Iterable[Any], **options: Any) -> Any:
+    """Return tqdm's bar on standard error, over ``steps`` if there are any; it leaves nothing behind."""
+    from tqdm import tqdm
+
+    return tqdm(*steps, file=canvas(sys.stderr), leave=False, **options)
