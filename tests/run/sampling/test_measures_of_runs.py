@@ -44,8 +44,10 @@ def test_exact_samples_are_as_far_from_the_data_as_true_points_are(prepared, con
     pairs: list[dict[str, float]] = []
     monkeypatch.setattr(reference, "PAIRS", SETS)
     monkeypatch.setattr(reference, "_spread", lambda figures: pairs.extend(figures) or {})
-    measures = execute(prepared(*RING, *UNEVEN, *exact, *more, path="exact"))["measures"]
+    result = execute(prepared(*RING, *UNEVEN, *exact, *more, path="exact"))
+    measures, versions = result["measures"], result["versions"]
     assert len(pairs) == SETS
+    assert versions["mode_1"] == 1 and ("classes" in versions) == (conditional == "true")
     for name in ("sliced_wasserstein", "energy_distance", "mode_error", "mode_1"):
         floor = torch.tensor([figures[name] for figures in pairs], dtype=torch.float64)
         error = math.hypot(floor.std().item() / math.sqrt(SETS), measures[name]["stderr"])
