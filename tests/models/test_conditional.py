@@ -16,6 +16,7 @@ from triptych.diffusion.sampler import DDIM
 from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
 from triptych.run.model import build_model, facts
+from triptych.run.reference import SampleReference
 from triptych.run.sampling.measure import _conditions
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
@@ -168,6 +169,7 @@ def data():
     return found
 
 
+SORTED = torch.tensor([0] * 40 + [5] * 20)
 TOLD = {"true": {"label", "text", "low"}, "[text]": {"text"}, "[text,low]": {"text", "low"}, "false": set()}
 
 
@@ -182,22 +184,26 @@ def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
 def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepared, data):
     model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
     drawing = Drawing(model, data, DDIM(3))
-    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)]
+    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)], "pictures show each class"
+    assert drawing.condition(2, torch.tensor([7, 3])).label.tolist() == [7, 3]
     model.conditional = ["text"]
     tokens, held_out = (c.parts["text"].value for c in (drawing.condition(8), data.splits["val"].condition))
     assert tokens.equal(torch.cat([held_out[:6], held_out[:2]])), "those of held-out items, in turn"
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([0, 0, 0, 0, 5, 5]), None])
-def test_measured_samples_are_of_the_held_out_classes_also_where_these_lie_in_order(labels):
-    split = Split(torch.zeros(6, 3, 8, 8), Condition.of(label=labels))
-    told = SimpleNamespace(splits={"val": split}, condition_split="val", num_classes=9)
-    drawing = Drawing(SimpleNamespace(conditional=["label"]), told, DDIM(3))
-    for n, shares in ((3, [0, 0, 5]), (9, [0] * 6 + [5] * 3)):
-        parts = drawing.held_out(n).split(2)
-        asked = torch.cat([drawing.condition(len(some), items=some).label for some in parts])
-        assert asked.tolist() == shares if labels is not None else asked.max() < 9
-    assert drawing.condition(10).label.tolist() == [*range(9), 0], "pictures show each class"
+def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
+    """In random order, each as often, also where a folder's items lie in the order of their classes."""
+    splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
+    held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,))
+    drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))
+    for n in (30, 120):
+        reference = SampleReference(held, n, 0, None)
+        reference.held_features = lambda rows: rows
+        measured = SimpleNamespace(config={"measures": {"n": n}}, reference=reference)
+        sets = [_conditions(measured, drawing, repeat)[1] for repeat in range(5)]
+        assert all(torch.equal(one[:60], reference.true_set(i)[1]) for i, one in enumerate(sets))
+        assert all(len(one) == n and abs((one == 0).sum() / n - 2 / 3) < 0.2 for one in sets)
+        assert not torch.equal(sets[0], sets[1])
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
@@ -207,7 +213,7 @@ def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are
     of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
     for n, same in ((100, 100), (1000, 1000 // kinds), (1500, 1000 // kinds)):
         node = SimpleNamespace(config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes))
-        items = drawing.held_out(n) if kinds == 1 else _conditions(node, drawing)[0]
+        items = drawing.held_out(n) if kinds == 1 else _conditions(node, drawing, 0)[0]
         assert len(items) == n and len(items.unique()) == same
         assert abs(items[:100].float().mean() - 500 / kinds) < 120 / kinds or n > 100
         assert n < 1000 or items.equal(torch.arange(n) % (1000 // kinds)), "as they are"

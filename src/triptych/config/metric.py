@@ -1,7 +1,12 @@
-"""Metrics of samples: name, title, unit and direction; importable without torch."""
+"""Metrics of samples: name, title, unit, direction and version; importable without torch."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from triptych.config.trust import import_class
+
+TARGET = re.compile(r"metrics\.\w+\._target_")
 LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 
@@ -9,7 +14,8 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 class Metric:
     """A figure of a set of samples; ``better`` is its direction, NEITHER is drawn and never ranked.
 
-    ``of``: "points", "images", "captions" of images, or "" for a user's own.
+    ``of``: "points", "images", "captions" of images, or "" for a user's own. ``version``: changed with the
+    definition, as figures of two definitions are not to be compared.
     """
 
     name: str
@@ -17,6 +23,7 @@ class Metric:
     better: str = NEITHER
     of: str = ""
     unit: str = ""
+    version: int = 1
 
     @property
     def label(self) -> str:
@@ -42,3 +49,28 @@ SAMPLE_METRICS = {
         Metric("class_accuracy", "class accuracy", HIGHER, "images"),
     )
 }
+# Figures of conditional samples follow from the classes that these are drawn for: they have a version, too.
+CLASSES = Metric("classes", "classes that samples are drawn for", version=2)
+MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
+
+
+def measures_of(config: Mapping[str, str]) -> list[str]:
+    """Return what measures a run, of its configuration by dotted keys: names, and classes of ``metrics``."""
+    measures = [value for key, value in config.items() if TARGET.fullmatch(key)]
+    if config.get("measures.n", "0") != "0":
+        measures += SAMPLE_METRICS
+        guided = config.get("guidance._target_", "").endswith(".Classifier")
+        if guided or config.get("model.conditional", "false") != "false":
+            measures.append(CLASSES.name)
+    return measures
+
+
+def version_of(measure: str) -> int:
+    """Return the current version of a measure, by its name or the path of its class; 1 if it declares none.
+
+    UserError: the class cannot be imported, or may not be.
+    """
+    if "." in measure:
+        version = getattr(import_class(measure, "metrics"), "version", 1)
+        return version if isinstance(version, int) else 1
+    return MEASURES[measure].version if measure in MEASURES else 1

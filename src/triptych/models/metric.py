@@ -19,11 +19,14 @@ class PerItem(Figures):
     """Mean and standard error, over a split's items, of one number an item: a subclass gives ``values``.
 
     ``higher_is_better`` (True, False, None) is torchmetrics', and stands in the report. What it draws at
-    random follows from the seed, the process and the batch's place.
+    random follows from the seed, the process and the batch's place. ``version``: a whole number, to be
+    changed with the definition; results record it.
 
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its ``compute`` gives
     a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may refuse a model before training.
     """
+
+    version = 1
 
     def __init__(self) -> None:
         super().__init__(("value",))
@@ -73,6 +76,7 @@ class OfSamples(Metric):
     """
 
     full_state_update = False
+    version = 1  # to be changed with the definition of ``figure``
     title = ""
     unit = ""
 

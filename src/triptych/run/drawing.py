@@ -45,27 +45,27 @@ class Drawing:
         own = self.model.conditional
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
-    def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """Return the condition of n samples, of ``label`` if one is named; None where they are unconditional.
+    def condition(
+        self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
+    ) -> Condition | None:
+        """Return the condition of n samples; None where they are unconditional.
 
-        Otherwise those of held-out ``items``: by default the first n, or of labels alone all classes in turn.
+        ``label``: one for all, or (n,); by default all classes in turn where the model reads labels alone.
+        Other parts: those of held-out ``items`` (n,), by default the first n.
         """
         if not self.conditional:
             return None
-        named = None if label is None else Condition(label=torch.full((n,), label))
-        rows = torch.arange(n) if items is None else items
+        named = None if label is None else Condition(label=torch.as_tensor(label).expand(n))
         if self.class_conditional:
-            labels = None if items is None else self.data.splits[self.data.condition_split].labels
-            labels = torch.arange(self.data.num_classes) if labels is None else labels
-            return named or Condition(label=labels[rows % len(labels)])
+            return named or Condition(label=torch.arange(n) % self.data.num_classes)
+        rows = torch.arange(n) if items is None else items
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
         return split.condition[rows % len(split)].together(named)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) that measured samples are conditioned on; of labels alone evenly over all."""
-        size = len(self.data.splits[self.data.condition_split])
-        return torch.arange(n) * size // n if self.class_conditional else choose(n, size)
+        """Return the items (n,) whose conditions measured samples have, where those are not labels alone."""
+        return choose(n, len(self.data.splits[self.data.condition_split]))
 
     @property
     def stages(self) -> dict[str, "Drawing"]:
@@ -113,10 +113,11 @@ class Drawing:
         self.model.train(training)
         return x
 
-    def samples(self, n: int, seed: int, items: Tensor | None = None) -> Tensor:
-        """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
+    def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """Draw n samples (n, *shape) in data units, on the CPU, under ``condition`` of the same arguments."""
         generator = self.generator(seed)
-        return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
+        condition = self.fill(self.condition(n, label, items), n, generator)
+        return self.draw(n, condition, generator).cpu()
 
 
 @dataclass(frozen=True)

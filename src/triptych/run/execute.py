@@ -15,6 +15,7 @@ import torch
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
 from triptych.config.identity import unread_threads
+from triptych.config.metric import measures_of, version_of
 from triptych.config.own_code import raised_at
 from triptych.data.build import check_repeatable, leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
@@ -36,7 +37,7 @@ from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
-from triptych.run.parsing import to_float
+from triptych.run.parsing import load_config, to_float
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import add_missing_id, check_imported, timestamp
@@ -248,6 +249,7 @@ def _report(
         "noise_levels": last.noise_levels,
         **({"estimator": last.estimator} if last.estimator else {}),
         "metrics": metrics_of(trainer).better or None,
+        "versions": {name: version_of(name) for name in measures_of(load_config(run / "config.yaml"))},
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,

@@ -22,7 +22,7 @@ from triptych.run.result import Result
 
 OPEN = 8  # of the last rows, which may still gain figures
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
-NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics")
+NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration

@@ -13,6 +13,7 @@ from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.own_code import defined_at, raised_by
 from triptych.data.base import DataModule, Generated
+from triptych.data.batch import Split
 from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
@@ -21,11 +22,13 @@ from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
+from triptych.run.drawing import choose
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 from triptych.run.sampling.measure import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
 TRIED = 1000  # samples at most, on which metrics of one's own are tried before the first step
+FLOOR = 1000  # the first stream of true sets, beyond those that samples are compared with
 FEW = 3  # modes whose shares are recorded one by one
 
 
@@ -49,6 +52,17 @@ class SampleReference:
     def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples] | None):
         self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own or {}, tuple(data.shape)
 
+    @cached_property
+    def held_items(self) -> list[tuple[Split, Tensor]]:
+        """Up to n items of each split that is held out, spread over it: a folder's first are of one class."""
+        splits = [self.data.splits[name] for name in ("val", "test")]
+        return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
+
+    @cached_property
+    def held(self) -> int:
+        """How many true items there are to draw sets from."""
+        return sum(len(items) for _, items in self.held_items)
+
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """Return what comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
         raise NotImplementedError
@@ -60,6 +74,26 @@ class SampleReference:
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Return every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
         raise NotImplementedError
+
+    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
+        """Return features and classes of up to n true items, held out from what samples are compared with."""
+        order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
+        labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
+        return self.held_features(order), torch.cat(labels)[order] if labels else None
+
+    def held_features(self, rows: Tensor) -> Any:
+        """Return the features of some of the items that are held out."""
+        raise NotImplementedError
+
+    def floor(self, labelled: bool) -> dict[str, Any]:
+        """Compare true sets as samples are, ``labelled`` if these are of classes: what exact ones reach."""
+        if self.held < 2:  # which have no distances
+            return {"n": self.held}
+        figures = []
+        for i in range(PAIRS):
+            features, labels = self.true_set(i)
+            figures.append(self.compare(features, labels if labelled else None, FLOOR + 2 * i + 1))
+        return _spread(figures) | {"n": min(self.held, self.n)}
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
         """Return shares of samples that match the captions of held-out ``items``."""
@@ -112,8 +146,9 @@ class PointReference(SampleReference):
         self.name = f"{n} fresh points of {data.name}"
         self.true: Tensor | None = None
         if isinstance(data, Generated):
+            self.held = n  # as many as are asked for
             return
-        train, *others = (data.splits[name] for name in ("train", "val", "test"))
+        train = data.splits["train"]
         if len(data.shape) != 1:
             problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
             raise UserError(f"measures.n={n}: {problem}; set measures.n=0")
@@ -122,23 +157,29 @@ class PointReference(SampleReference):
             raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.true = train.batch(order).x
-        self.held = torch.cat([split.batch(torch.arange(min(len(split), n))).x for split in others])
+        self.held_out = torch.cat([split.batch(items).x for split, items in self.held_items])
         self.name = f"{n} training items of {data.name}"
 
-    def _truth(self, stream: int) -> Tensor:
+    def _fresh(self, stream: int) -> tuple[Tensor, Tensor | None]:
+        x, labels = self.data.draw(self.n, seeded(self.seed, Stream.TRUE_POINTS, stream))
+        return x.float(), labels
+
+    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
         if self.true is not None:
-            return self.true
-        generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
-        return self.data.draw(self.n, generator)[0].float()
+            return super().true_set(number)
+        x, labels = self._fresh(FLOOR + 2 * number)
+        return {"x": x}, labels
+
+    def held_features(self, rows: Tensor) -> Any:
+        return {"x": self.held_out[rows]}
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        return self._measure(features["x"], self._truth(repeat), labels)
-
-    def _measure(self, x: Tensor, true: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        x = features["x"]
+        true = self._fresh(repeat)[0] if self.true is None else self.true[: len(x)]
         figures = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
@@ -150,16 +191,6 @@ class PointReference(SampleReference):
             if len(share) <= FEW:
                 figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
         return figures | self._own(Samples(x, true, labels))
-
-    def floor(self) -> dict[str, Any]:
-        """Compute each measure between true sets, of held-out items where no formula draws them."""
-        if self.true is not None:
-            if (some := min(len(self.held), self.n)) < 2:  # which have no distances
-                return {"n": some}
-            orders = [torch.randperm(len(self.held), generator=seeded(i))[:some] for i in range(PAIRS)]
-            return _spread([self._measure(self.held[o], self.true[:some]) for o in orders]) | {"n": some}
-        streams = range(1000, 1000 + 2 * PAIRS, 2)
-        return _spread([self._measure(self._truth(i), self._truth(i + 1)) for i in streams])
 
 
 class ImageReference(SampleReference):
@@ -179,15 +210,12 @@ class ImageReference(SampleReference):
         super().__init__(data, n, seed, own)
         self.classifier = classifier
         self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
-        train, *others = (data.splits[name] for name in ("train", "val", "test"))
+        train = data.splits["train"]
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.inception = None if inception is None else open_inception(inception)
         self.published = None if statistics is None else read_statistics(statistics)
         files = {"inception": inception, "statistics": statistics}
         self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
-        self.held = [min(len(split), n) for split in others]
-        labels = [split.labels[:n] for split in others if len(split) and split.labels is not None]
-        self.held_labels = torch.cat(labels) if labels else None
         self.name = f"{len(self.order)} training images of {data.name}"
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
@@ -206,14 +234,15 @@ class ImageReference(SampleReference):
         for network in filter(None, (self.classifier, self.inception)):
             network.to(device)
         super().fill(chunks, device)
-        train, (first, second) = splits["train"], self.held
+        train, ((val, val_items), (test, test_items)) = splits["train"], self.held_items
 
         def held(rows: Tensor, _: int) -> Tensor:
-            val, test = rows[rows < first], rows[rows >= first] - first
-            return torch.cat([splits["val"].batch(val).x, splits["test"].batch(test).x])
+            in_val = rows < len(val_items)
+            of_val, of_test = val_items[rows[in_val]], test_items[rows[~in_val] - len(val_items)]
+            return torch.cat([val.batch(of_val).x, test.batch(of_test).x])
 
         self.true = chunks.fill("true", len(self.order), lambda r, _: train.batch(self.order[r]).x)
-        self.held_out = chunks.fill("held_out", first + second, held)
+        self.held_out = chunks.fill("held_out", self.held, held)
         if self.prompts is not None:
             split = splits[self.prompts.split]
             self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x)
@@ -250,14 +279,11 @@ class ImageReference(SampleReference):
         samples = Samples(features["x"], self.true["x"], labels, seen, self.features, logits)
         return figures | self._own(samples)
 
-    def floor(self) -> dict[str, Any]:
-        """Compute each measure of held-out images, up to n: what a perfect sampler of as many would reach."""
-        figures, held = [], sum(self.held)
-        for i in range(PAIRS):
-            order = torch.randperm(held, generator=torch.Generator().manual_seed(i))[: self.n]
-            labels = None if self.held_labels is None else self.held_labels[order]
-            figures.append(self.compare(self.held_out.subset(order), labels, 0))
-        return _spread(figures) | self._true_prompts() | {"n": min(held, self.n)}
+    def held_features(self, rows: Tensor) -> Any:
+        return self.held_out.subset(rows)
+
+    def floor(self, labelled: bool) -> dict[str, Any]:
+        return super().floor(labelled) | self._true_prompts()
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
         if self.prompts is None:

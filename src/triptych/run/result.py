@@ -44,6 +44,7 @@ class Result:
         variance: of one draw of the diffusion term, nats^2 an item.
         baselines: bits/dim of simpler models by name.
         metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of items.
+        versions: of what measured it, by name or the path of a class; 1 where none is recorded.
         samples: the picture's path. digests: BLAKE2b of the files beside a finished result.
         record: the entries of the file.
     """
@@ -77,6 +78,7 @@ class Result:
     )
     baselines: Mapping[str, float] = _entry(parsing.parse_baselines, dict)
     metrics: Mapping[str, str] = _entry(parsing.parse_metrics, dict)
+    versions: Mapping[str, int] = _entry(dict, dict)
     weighting: Curve | None = _entry(partial(parsing.parse_curve, "effective"))
     tweedie: Curve | None = _entry(partial(parsing.parse_curve, "excess"))
     posterior: Curve | None = _entry(partial(parsing.parse_curve, "spread"), None, ["tweedie"])

@@ -44,9 +44,9 @@ def drawn(monkeypatch):
     """How many items each call of ``Drawing.samples`` was for that a measure asked for."""
     sizes, samples = [], Drawing.samples
 
-    def counted(self, n, seed, items=None):
+    def counted(self, n, seed, items=None, *label):
         sizes.extend([n] if items is not None else [])
-        return samples(self, n, seed, items)
+        return samples(self, n, seed, items, *label)
 
     monkeypatch.setattr(Drawing, "samples", counted)
     return sizes
@@ -110,7 +110,7 @@ def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, 
 
 def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeypatch):
     run = prepared(*TRAINED, "measures.n=50", "measures.repeats=1", path="run")
-    monkeypatch.setattr(PointReference, "floor", lambda _: 1 / 0)
+    monkeypatch.setattr(PointReference, "floor", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         execute(run)
     assert len(drawn) == 4
@@ -142,7 +142,7 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
     monkeypatch.setattr(base, "NUMBERS", 64 * 7)
     seer = prepared("model=classifier", "model.noise=false", "model.network.width=8", path="seer")
     execute(seer)
-    monkeypatch.setattr(ImageReference, "floor", lambda _: 1 / 0)
+    monkeypatch.setattr(ImageReference, "floor", lambda *_: 1 / 0)
     run = prepared("measures.n=20", "measures.repeats=1", f"measures.classifier={seer.path}", path="run")
     with pytest.raises(ZeroDivisionError):
         execute(run)
@@ -164,8 +164,8 @@ COUNT = """
 import os, signal
 from triptych.run.drawing import Drawing
 samples = Drawing.samples
-def counted(self, n, seed, items=None):
-    x = samples(self, n, seed, items)
+def counted(self, n, seed, items=None, *label):
+    x = samples(self, n, seed, items, *label)
     if items is not None:
         with open(os.environ["COUNT"], "a") as file:
             print(os.environ.get("LOCAL_RANK", 0), seed, len(items), file=file)
@@ -186,7 +186,7 @@ measure.save_checkpoint = killed
 """,
     "measuring": """
 from triptych.run.reference import PointReference
-PointReference.floor = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+PointReference.floor = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """,
 }
 

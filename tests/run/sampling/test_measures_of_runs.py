@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.refusal import refused
 from triptych.errors import Diverged, UserError
+from triptych.run import reference
 from triptych.run.build import build_experiment
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
@@ -31,14 +32,26 @@ def test_an_oracle_opens_again_and_its_trajectory_is_drawn(finished, inside, roo
     assert (angle - 2 * torch.pi * 3 / 8).abs().max() < 0.5  # all in the mode that was asked for
 
 
+SETS = 100  # of samples, and pairs of true ones: a mean is known to a tenth of a spread
 UNEVEN = ("data=mixture", "data.weights=[.9,.1]", "data.means=[[-1,0],[1,0]]", "data.covariances=[.02,.02]")
 
 
-def test_samples_of_classes_are_measured_in_the_datas_shares(prepared):
-    """An exact denoiser of each class is near true points, whatever the shares of its classes."""
-    more = ("denoiser=none", "model.conditional=true", "measures.n=200", "measures.repeats=2", "samples.n=0")
-    measures = execute(prepared(*RING, *UNEVEN, *more, path="uneven"))["measures"]
-    assert measures["mode_error"]["mean"] < 0.1 and measures["sliced_wasserstein"]["mean"] < 0.4
+@pytest.mark.parametrize("conditional", ["true", "false"])
+def test_exact_samples_are_as_far_from_the_data_as_true_points_are(prepared, conditional, monkeypatch):
+    """Both distances are between two independent sets of true points, so their means are equal."""
+    exact = ("denoiser=none", f"model.conditional={conditional}", "sampler=heun", "sampler.steps=30")
+    more = ("measures.n=100", f"measures.repeats={SETS}", "data.val_size=20", "samples.n=0")
+    pairs: list[dict[str, float]] = []
+    monkeypatch.setattr(reference, "PAIRS", SETS)
+    monkeypatch.setattr(reference, "_spread", lambda figures: pairs.extend(figures) or {})
+    result = execute(prepared(*RING, *UNEVEN, *exact, *more, path="exact"))
+    measures, versions = result["measures"], result["versions"]
+    assert len(pairs) == SETS
+    assert versions["mode_1"] == 1 and ("classes" in versions) == (conditional == "true")
+    for name in ("sliced_wasserstein", "energy_distance", "mode_error", "mode_1"):
+        floor = torch.tensor([figures[name] for figures in pairs], dtype=torch.float64)
+        error = math.hypot(floor.std().item() / math.sqrt(SETS), measures[name]["stderr"])
+        assert abs(measures[name]["mean"] - floor.mean().item()) < 4 * error, name
 
 
 def test_a_measure_has_its_error_over_sets_and_a_floor_the_range_of_what_is_finite():

@@ -13,6 +13,7 @@ from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
 from triptych.config.describe import read_yaml
+from triptych.config.metric import version_of
 from triptych.config.source import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
@@ -243,3 +244,35 @@ def test_a_figure_of_few_claims_has_room_for_them(n):
     with warnings.catch_warnings(action="error"):  # else of axes without a size
         png = claims_figure([{"title": "A. Author 2020", "claims": claims}])
     assert int.from_bytes(png[20:24], "big") > 230  # pixels of the height
+
+
+def test_a_result_older_than_what_measured_it_is_to_be_run_again(paper, tmp_path, monkeypatch):
+    """A record without a version is of the first; classes decide the figures of conditional samples alone."""
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE})
+    assert "to run again" not in page(tmp_path, paper), "no samples are measured"
+    for file in paper.glob("*/config.yaml"):
+        file.write_text("measures: {n: 8}\n")
+    assert "to run again" not in page(tmp_path, paper), "samples are of no classes"
+    for file in paper.glob("*/config.yaml"):
+        file.write_text("measures: {n: 8}\nmodel: {conditional: true}\n")
+    assert "3 to run again" in page(tmp_path, paper), "by a former version of this package"
+    files = [*paper.glob("*/summary.json")]
+    for file in files:
+        edit(file, versions={"classes": version_of("classes")})
+    assert "to run again" not in page(tmp_path, paper)
+    edit(files[0], versions={"classes": version_of("classes") - 1})
+    assert "3 to run again" in page(tmp_path, paper)
+
+
+def test_a_metric_of_ones_own_has_a_version(paper, tmp_path, monkeypatch, trusting):
+    monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE})
+    trusting("version_lab", "class Mine:\n    version = 2\n")
+    assert version_of("version_lab.Mine") == 2
+    for file in paper.glob("*/config.yaml"):
+        file.write_text("metrics: {mine: {_target_: version_lab.Mine}}\n")
+    assert "3 to run again" in page(tmp_path, paper)
+    for file in paper.glob("*/summary.json"):
+        edit(file, versions={"version_lab.Mine": 2})
+    assert "to run again" not in page(tmp_path, paper)
+    entry = {"claims": [{"metric": "mine"}], "versions": {"no_lab.Mine": 2}}
+    assert results_page.is_measured_alike(entry), "it is not installed here"

@@ -138,13 +138,14 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     sets: Sets = []
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
-        trained, _, untrained = _conditions(experiment, drawing)
-        items = drawing.held_out(node["n"]) if trained is None else trained
         sets.append({})
         for repeat in range(node["repeats"]):
-            for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
+            trained, classes, untrained = _conditions(experiment, drawing, repeat)
+            items = drawing.held_out(node["n"]) if trained is None else trained
+            kinds = (repeat, items, classes), (node["repeats"] + repeat, untrained, None)
+            for place, some, labels in kinds:
                 if some is not None:
-                    draw = partial(_draw, drawing, some, experiment.config["seed"], place)
+                    draw = partial(_draw, drawing, some, labels, experiment.config["seed"], place)
                     name = f"samples_{row}_{place}"
                     sets[row][place] = chunks.fill(name, len(some), draw)
         if not strategy.reduce_boolean_decision(chunks.finite):
@@ -170,9 +171,12 @@ def _modules(drawing: Drawing) -> Iterator[Any]:
         yield from _modules(stage)
 
 
-def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
+def _draw(
+    drawing: Drawing, items: Tensor, classes: Tensor | None, seed: int, place: int, rows: Tensor, chunk: int
+) -> Tensor:
     mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place)
-    return drawing.samples(len(rows), mixed, items=items[rows])
+    labels = None if classes is None else classes[rows]
+    return drawing.samples(len(rows), mixed, items[rows], labels)
 
 
 def measure_samples(experiment: Experiment, sets: Sets, run: RunDirectory) -> dict[str, Any]:
@@ -183,12 +187,12 @@ def measure_samples(experiment: Experiment, sets: Sets, run: RunDirectory) -> di
     "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
-    trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
+    trained, classes, _ = _conditions(experiment, experiment.measured[0][1], 0)
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
         "reference": reference.name,
-        "floor": reference.floor(),
+        "floor": reference.floor(classes is not None),
         "noise": reference.noise(classes, trained),
         "metrics": {
             name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
@@ -211,10 +215,10 @@ def _row(
     experiment: Experiment, drawing: Drawing, sets: dict[int, Features], run: RunDirectory, at: str
 ) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
-    trained, classes, untrained = _conditions(experiment, drawing)
     figures, sizes = [], {}
     for repeat in range(node["repeats"]):
         drawn = sets[repeat]
+        trained, classes, untrained = _conditions(experiment, drawing, repeat)
         figures.append(reference.compare(drawn, classes, repeat))
         if trained is not None:
             figures[-1] |= reference.prompted(drawn, trained)
@@ -233,10 +237,12 @@ def _row(
     }
 
 
-def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
+def _conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> tuple[Tensor | None, ...]:
     """Choose items whose captions are prompts: n of classes trained on, half as many of others, over again.
 
-    Between these the classes (n,) of samples without a caption; None each where there are no such.
+    Between these the classes (n,) of samples without a caption; None each where there are no such. Where
+    labels are all that is read, the classes are a true set's: an exact sampler then draws another such set,
+    and is as far from the data as the floor.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
@@ -245,12 +251,13 @@ def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None
         places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
         items = [p[choose(k, len(p))] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)]
     trained, untrained = items
-    if trained is not None:
+    if trained is not None or not drawing.conditional:
         return trained, None, untrained
-    rows = drawing.held_out(n).split(chunk_size(experiment.data.shape))
-    conditions = (drawing.condition(len(some), items=some) for some in rows)
-    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
-    return None, torch.cat(labels) if labels else None, untrained
+    if drawing.class_conditional:
+        labels, rows = reference.true_set(repeat)[1], torch.arange(n)
+    else:
+        labels, rows = drawing.data.splits[drawing.data.condition_split].labels, drawing.held_out(n)
+    return None, None if labels is None else labels[rows % len(labels)], untrained
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.describe import read_yaml
+from triptych.config.metric import measures_of, version_of
 from triptych.config.source import folders
-from triptych.errors import Unreadable
+from triptych.errors import Unreadable, UserError
 from triptych.files import load_object, read_record
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
@@ -31,7 +32,7 @@ from triptych.study.study import Study, read_study
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
-AGAIN = "to run again"  # the claim has changed since
+AGAIN = "to run again"  # the claim or a measure has changed since
 COLOURS = {
     "reproduced": "#009e73", "contradicted": "#d55e00", "cannot tell": MUTED, "not testable here": "#aab2be",
 }  # fmt: skip
@@ -113,7 +114,18 @@ def paper_entry(study: Study) -> dict[str, Any]:
         "origin": _origin(runs, seconds, results.machine), "changed": results.changed,
         "decides": decisive_keys(node["claims"], results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
+        "versions": earliest_versions(runs),
     }  # fmt: skip
+
+
+def earliest_versions(runs: Sequence[Run]) -> dict[str, int]:
+    """Return the earliest version of each measure of these runs; 1 where a run recorded none."""
+    earliest: dict[str, int] = {}
+    for run in runs:
+        for measure in measures_of(run.config):
+            version = run.versions.get(measure, 1)
+            earliest[measure] = min(version, earliest.get(measure, version))
+    return earliest
 
 
 def wall_seconds(run: Run) -> float:
@@ -176,7 +188,7 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
 
 
 def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the claims of a paper's result; what its file has changed since is to be run again."""
+    """Return a paper's claims; those whose file or measures have changed since are to be run again."""
     node = known.get(entry["name"])
     if node is None:
         return list(entry["claims"])
@@ -185,10 +197,19 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
         for keys in (decisive_keys(node.get("claims") or {}, entry["scale"]), entry["decides"])
     )
     same = entry.get("settings") in (None, node.get("settings"))  # None: recorded by an earlier version
+    same &= is_measured_alike(entry)
     return [
         claim | ({} if same and now.get(claim["name"]) == then.get(claim["name"]) else {"word": AGAIN})
         for claim in entry["claims"]
     ]
+
+
+def is_measured_alike(entry: Entry) -> bool:
+    """Return whether a result's measures are still those of its figures."""
+    versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
+    with suppress(UserError):  # a class that is not installed here may have changed or not
+        return all(version_of(measure) == version for measure, version in versions.items())
+    return True
 
 
 def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
