@@ -116,6 +116,10 @@ OWN = [
     ("train max_seeds=5", ["max_seeds=5", "add until=decided"]),
     ("train measures.over=sampler.steps", ["measures.over=sampler.steps: measures.n=0", "add"]),
     ("train trainer.min_steps=9 trainer.max_steps=2", ["trainer.min_steps=9", "end before it"]),
+    (
+        "train +denoiser.network.members=8 data.batch_size=7",
+        ["denoiser.network.members=8: data.batch_size=7 leaves", "use 7 members at most"],
+    ),
     ("train trainer.devices=[0,0]", ["trainer.devices=[0, 0]", "listed twice"]),
     ("train trainer.strategy=deepspeed", ["trainer.strategy='deepspeed'", "auto, ddp"]),
     ("train optimizer._target_=torch.optim.LBFGS", ["torch.optim.LBFGS", "several times a step"]),

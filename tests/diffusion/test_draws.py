@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from triptych.diffusion.draws import evaluation_draw, mix, stratified_times, training_draw
+from triptych.diffusion.draws import (
+    evaluation_draw,
+    mix,
+    stratified_times,
+    training_draw,
+    training_members,
+)
 
 SHAPE = (2, 3)
 
@@ -51,6 +57,32 @@ def test_stratified_times_are_shuffled_and_uniform():
     lag = (t[:, 1:] - 0.5) * (t[:, :-1] - 0.5)
     # neighbours in the data are not neighbours in time (0.08 if unshuffled)
     assert abs(lag.mean().item()) < 0.01
+
+
+@pytest.mark.parametrize("batch", [8, 12, 30])
+def test_members_share_the_global_batch_equally_on_any_number_of_processes(batch):
+    for step in range(5):
+        whole = training_members(8, batch, 3, step)
+        assert {batch // 8, -(-batch // 8)} >= {*whole.bincount(minlength=8).tolist()}
+        for world in (2, 3):
+            if batch % world == 0:
+                parts = [training_members(8, batch, 3, step, rank, world) for rank in range(world)]
+                assert torch.cat(parts).equal(whole)
+
+
+def test_each_member_meets_all_noise_levels_evenly():
+    """Of 8 members and a batch of 8 each sees one of 8 strata a step; 2,000 steps give each stratum 1 / 8."""
+    steps, members, batch = 2000, 8, 8
+    seen = torch.zeros(members, 8)
+    for step in range(steps):
+        times, _ = training_draw((), batch, 0, step)
+        strata = (times * 8).long()
+        seen.index_put_(
+            (training_members(members, batch, 0, step), strata), torch.ones(batch), accumulate=True
+        )
+    expected = steps / 8
+    chi_squares = ((seen - expected).square() / expected).sum(1)
+    assert chi_squares.max() < 30  # 7 degrees of freedom: beyond it once in 10,000
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -1,5 +1,6 @@
 """Labels left out in training, and guidance from the doors: what is told, what is refused."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,8 @@ from triptych.data.batch import Batch, Split
 from triptych.data.build import build_data
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
-from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Vectors
+from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, Labels, Vectors
+from triptych.diffusion.draws import training_members
 from triptych.diffusion.sampler import DDIM
 from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
@@ -52,6 +54,42 @@ def test_an_unconditional_model_is_told_nothing(model):
     refused(
         lambda: guided(made, data, free, OtherRuns(config)), "guidance.scale=2.0", "model.conditional=true"
     )
+
+
+def parts_read(denoiser, call):
+    """The conditions of which the network of ``denoiser`` is called within ``call()``."""
+    conditions = []
+    hook = denoiser.network.register_forward_pre_hook(lambda _, args: conditions.append(args[2]))
+    call()
+    hook.remove()
+    return conditions
+
+
+@pytest.mark.parametrize("conditional", ["false", "true"])
+def test_an_item_trains_the_same_member_on_any_number_of_processes(model, conditional):
+    made, data, _ = model("+denoiser.network.members=3", f"model.conditional={conditional}")
+    batch = data.splits["train"].batch(torch.arange(12))
+    for step in range(3):
+        dealt = training_members(3, 12, made.seed, step)
+        for world in (1, 2, 3):
+            for rank, places in enumerate(torch.arange(12).chunk(world)):
+                part = Batch(batch.x[places], batch.condition[places], batch.index[places])
+                loss = partial(made.loss, part, step, rank, world)
+                (condition,) = parts_read(made.denoiser, loss)
+                assert condition.part(MEMBER).value.equal(dealt[places])
+    for condition in parts_read(made.denoiser, lambda: made.elbo(batch, 0, 1)):
+        assert condition is None or condition.part(MEMBER) is None
+
+
+def test_a_teacher_answers_with_all_its_members(model):
+    """Also where a student's item trains one alone."""
+    keys = ("+denoiser.network.members=2", "objective.steps=4")
+    made, data, _ = model(*keys)
+    teacher, *_ = model(*keys, "seed=1")
+    made.objective.teacher = teacher.denoiser
+    batch = data.splits["train"].batch(torch.arange(4))
+    asked = parts_read(teacher.denoiser, lambda: made.loss(batch, 0, 0, 1))
+    assert asked == [None, None]
 
 
 def test_a_class_is_not_asked_of_an_unconditional_model(finished, inside):

@@ -9,7 +9,7 @@ from torch import nn
 from tests.diffusion.oracles import normal, refused
 from triptych.config.build import build
 from triptych.config.compose import compose_command, unresolved
-from triptych.diffusion.condition import Condition, Labels, Tokens
+from triptych.diffusion.condition import MEMBER, Condition, Labels, Tokens
 from triptych.networks.base import ImageAttention, LevelWaves
 from triptych.networks.conv_ladder import Head
 from triptych.networks.dit import DiT, sines
@@ -244,10 +244,14 @@ def test_a_transformers_class_vectors_begin_small(kind, extra):
 
 
 def test_members_learn_from_shares_of_their_own_and_answer_with_their_mean():
-    network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=2))
-    z, gamma = torch.randn(5, 1, 4, 4), torch.tensor([2.0, -1, 0, 3, 1])
-    first, second = network.member(z, gamma), network.others[0](z, gamma)
-    torch.testing.assert_close(network(z, gamma), (first + second) / 2)
-    mine = torch.tensor([False, True, False, True, True])[:, None, None, None]  # every second by its noise
-    torch.testing.assert_close(network.train()(z, gamma), torch.where(mine, first, second))
-    assert network(z[:1], gamma[:1]).shape == (1, 1, 4, 4)
+    """Without shares all answer; a member whose share lies with other processes has gradients too."""
+    network = awake(ResNet((1, 4, 4), width=8, fourier=[], members=3)).train()
+    z, gamma = torch.randn(5, 1, 4, 4), torch.randn(5)
+    answers = torch.stack([network.member(z, gamma), *(other(z, gamma) for other in network.others)])
+    torch.testing.assert_close(network(z, gamma), answers.mean(0))
+    dealt = torch.tensor([2, 0, 2, 2, 0])
+    raw = network(z, gamma, Condition(**{MEMBER: dealt}))
+    torch.testing.assert_close(raw, answers[dealt, torch.arange(5)])
+    raw.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert not any(parameter.grad.any() for parameter in network.others[0].parameters())

@@ -150,6 +150,11 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
         str(part.get("_target_")).endswith(".EDM2") for part in parts
     ):
         yield "trainer.strategy=fsdp: no shard can keep the length of EDM2's weights; use trainer=ddp"
+    network = (config.get("denoiser") or {}).get("network") or {}
+    members, batch = network.get("members"), data.get("batch_size")
+    if str(network.get("_target_")).endswith(".ResNet") and members and batch and batch < members:
+        few = f"data.batch_size={batch} leaves some of them without items"
+        yield f"denoiser.network.members={members}: {few}; use {batch} members at most, or larger batches"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
     if isinstance(devices, list) and len({*devices}) < len(devices):

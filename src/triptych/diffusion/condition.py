@@ -16,6 +16,7 @@ from torch import Tensor
 from .draws import Stream, seeded
 
 AUGMENTATION = "augmentation"  # the part that says what was done to a training image; no prompt has it
+MEMBER = "network.member"  # the part that says which of a network's members an item trains; only in training
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Stream(IntEnum):
     TIMES = 20  # of a step, each on its own
     AUGMENTATION = 21  # of a step's items
     PART_AUGMENTATION = 22  # of a part of their conditions
+    MEMBERS = 23  # of a network, which read a step's items
 
 
 Noise = Callable[[Sequence[int]], Tensor]  # of a path's next level: shape (B, *event) -> standard normal
@@ -98,6 +99,15 @@ def training_draw(
     eps = torch.randn(batch, *shape, generator=generator)
     part = slice(rank * batch // world, (rank + 1) * batch // world)
     return t[part], eps[part]
+
+
+def training_members(members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
+    """Deal a step's global batch to ``members`` in equal random shares; return a process's slice, (B / W,).
+
+    Where ``members`` does not divide the batch, the first of them have one item more.
+    """
+    order = torch.randperm(batch, generator=seeded(seed, Stream.MEMBERS, step))
+    return order[rank * batch // world : (rank + 1) * batch // world] % members
 
 
 def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:

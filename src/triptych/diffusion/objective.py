@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from triptych.declare import FilePath, Positive, Steps, declared
 
 from .bound import Continuous, DiffusionTerm
-from .condition import Condition
+from .condition import MEMBER, Condition
 from .distillation import distilled
 from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
 from .prediction import Space
@@ -97,7 +97,9 @@ class Objective:
             upper = (at.t * self.steps).round() / self.steps
             if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
                 self.teacher.to(z.device)
-            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
+            # A teacher's members answer together, whichever of the student's an item is for.
+            asked = None if condition is None else condition.without(MEMBER)
+            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, asked)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 

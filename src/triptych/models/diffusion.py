@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.declare import Share
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.condition import AUGMENTATION, Condition, dropout
+from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, dropout
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Stream, mix, training_draw
+from triptych.diffusion.draws import Stream, mix, training_draw, training_members
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
@@ -131,7 +131,14 @@ class Diffusion(DenoiserModel):
             condition = condition.without(AUGMENTATION)
         if condition is not None and self.label_dropout:
             condition = dropout(condition, self.label_dropout, self.seed, step, rank, world)
-        return condition if done is None else Condition(**{AUGMENTATION: done}).together(condition)
+        if done is not None:
+            condition = Condition(**{AUGMENTATION: done}).together(condition)
+        network = getattr(self.denoiser, "network", None)  # the oracle has none
+        members = getattr(network, "training_shares", 1)
+        if members > 1:
+            dealt = training_members(members, len(batch.x) * world, self.seed, step, rank, world)
+            condition = Condition(**{MEMBER: dealt}).together(condition)
+        return condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         # no weight decay of the schedule's

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Count, Positive, Share
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import MEMBER, Condition
 from triptych.networks.base import ImageAttention, ImageNetwork, group_norm, zeros
 
 
@@ -43,7 +43,7 @@ class ResNet(ImageNetwork):
         dropout: share of a block's channels dropped in training.
         conditioning: width of the embedding of gamma and condition.
         members: networks of these sizes, each with weights of its own, whose mean is the answer. In training
-            each reads its own share of a process's batch, so a step costs what one network's does.
+            each reads its own share of a batch, so a step costs what one network's does.
     """
 
     def __init__(
@@ -72,18 +72,22 @@ class ResNet(ImageNetwork):
         self.last = zeros(nn.Conv2d(width + self.channels, outputs, 3, padding=1))
         sizes = (width, blocks, attention, dropout, fourier, conditioning)
         self.others = nn.ModuleList(ResNet(shape, *sizes, **contract) for _ in range(members - 1))
+        self.training_shares = members
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         members = [self.member, *self.others]
-        if not self.training or len(members) == 1:
+        dealt = None if condition is None else condition.part(MEMBER)
+        if condition is None or dealt is None:
             raw = [member(z, gamma, condition) for member in members]
             return raw[0] if len(raw) == 1 else torch.stack(raw).mean(0)
-        order = gamma.argsort()  # every share has noise of all levels
-        shares = [order[i :: len(members)] for i in range(min(len(members), len(z)))]
-        raw = [
-            member(z[i], gamma[i], None if condition is None else condition[i])
-            for member, i in zip(members, shares, strict=False)
-        ]
+        condition = condition.without(MEMBER)
+        raw, shares = [], []
+        for i, member in enumerate(members):
+            # A process may hold nothing of a share. Its member reads no items then, so that each weight has a
+            # gradient on each process.
+            share = (dealt.value == i).nonzero().squeeze(1).to(z.device)
+            raw.append(member(z[share], gamma[share], None if condition is None else condition[share]))
+            shares.append(share)
         return torch.cat(raw)[torch.cat(shares).argsort()]
 
     def member(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
