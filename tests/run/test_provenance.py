@@ -79,6 +79,22 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
     assert record["command"][1] == "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'"
 
 
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ("-P /x/triptych-train", "triptych-train"),
+        ("-m triptych.cli.train", "triptych.cli.train"),
+        ("", "python"),
+    ],
+)
+def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
+    """Whatever a command makes of it for Hydra: of ``fast_dev_run=5`` two arguments, of ``false`` none."""
+    typed = ["trainer.fast_dev_run=5", "trainer.fast_dev_run=false"] if words else []
+    monkeypatch.setattr("sys.orig_argv", ["/bin/python", *words.split(), *typed])
+    monkeypatch.setattr("sys.argv", [program, "debug=fdr", "trainer.max_steps=5", "seed=1"])
+    assert provenance.command() == [program, *typed]
+
+
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"

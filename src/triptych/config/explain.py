@@ -23,9 +23,8 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
-NO_OWNER = re.compile(
-    f"({'|'.join(FREE_GROUPS)}|hydra)(/|$)|.*/(base|over)$"
-)  # groups of which none is meant
+# groups of whose choices none is meant in the place of another group's
+NO_OWNER = re.compile(f"({'|'.join(FREE_GROUPS)}|hydra)(/|$)|.*/(base|over)$")
 
 
 class Typed(NamedTuple):
