@@ -22,6 +22,10 @@ class ForeignCheckpoint(UserError):
     """A checkpoint and the ``config.yaml`` of its directory are not of one run."""
 
 
+class OtherRun(UserError):
+    """The directory holds a run of another configuration."""
+
+
 class Busy(UserError):
     """Another process is working in the directory."""
 

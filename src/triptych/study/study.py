@@ -139,7 +139,6 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     for path, run in every.items():
         of.setdefault(_home(path, bases), []).append(run)
     sweeps = {folder: load_object(folder / "sweep.json") for folder in of}
-    of = {folder: _own(runs, sweeps[folder]) for folder, runs in of.items()}
     runs = tuple(run for several in of.values() for run in several)
     missing = {folder: _missing(sweeps[folder], several) for folder, several in of.items()}
     # one that is there and cannot be read leaves open how many runs are to come
@@ -241,17 +240,3 @@ def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
         return command
     except (TypeError, ValueError):
         return ""
-
-
-def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
-    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why."""
-    refused = sweep.get("refused")
-    if not isinstance(refused, dict):
-        return list(runs)
-    known = ("dir", "sweep", "overrides", "choices", "seed", "config")
-    return [
-        Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
-        if (why := refused.get(run.dir.name)) is not None
-        else run
-        for run in runs
-    ]
