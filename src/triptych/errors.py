@@ -34,6 +34,10 @@ class Unreadable(UserError):
         return f"{self.problem}; restore it, or move it aside"
 
 
+class OtherRun(UserError):
+    """The directory holds a run of another configuration."""
+
+
 class Busy(UserError):
     """Another process is working in the directory."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from triptych.study.sweep import SweepHook
+from triptych.study.sweep_plan import Reservation
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -91,11 +92,11 @@ def running(
 
 
 def sweep_hook(root: Path, **config: Any) -> SweepHook:
-    """The hook of a sweep in this directory, without cells yet; Hydra would set it up so."""
+    """The hook of a sweep in this directory, as Hydra would set it up, without cells, and it plans none."""
     hook, of_names = SweepHook(), {"config": {"override_dirname": {"exclude_keys": []}}}
     node = {"sweep": {"dir": str(root)}, "overrides": {"hydra": []}, "job": of_names}
     hook.root, hook.config = root, OmegaConf.create(config | {"hydra": node})
-    hook.cells, hook.facts, hook.refused = [], {}, {}
+    hook.cells, hook.facts, hook.reservation, hook.plan = [], {}, Reservation(root), lambda jobs: {}
     return hook
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's directory and its cells are called, and what becomes of a cell that holds another run."""
+"""What a sweep's directory and its cells are called."""
 
 import json
 
@@ -11,7 +11,6 @@ from tests import forked
 from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
 from triptych.config.identity import register_resolvers, sweep_name
-from triptych.run.directory import REFUSED
 from triptych.run.read import find_runs
 from triptych.study.rounds import cell_name, key_of, named_keys
 from triptych.study.study import read_study
@@ -54,25 +53,6 @@ def test_a_sweep_has_a_short_name_whatever_it_shares():
     assert name.startswith("sweep,") and len(name) <= 48
     assert name != name_of(*shared[:3], "denoiser.network.width=64", "objective=v,x0")
     assert name_of(*reversed(shared), "objective=v,x0") == name
-
-
-def test_a_refused_cell_is_no_result(root, prepared, door):
-    """A directory that holds a finished run of another configuration: exit 1, and none of its figures."""
-    run = prepared("name=s", "seed=1", path="../sweeps/s/seed=1")
-    bound = {"mean": 1.2345678, "stderr": 0.01, "n": 297}
-    nothing = bound | {"mean": 0.0}
-    figures = {"bpd": bound, "bpd_prior": nothing, "bpd_reconstruction": nothing, "bpd_diffusion": bound}
-    run.write("summary.json", {"schema": 1, "status": "finished", "test": figures, "seed": 1})
-    done = door("triptych.cli.train", "-m", "name=s", "seed=1")  # not the tiny configuration that it holds
-    sweep = root / "logs" / "sweeps" / "s"
-    assert done.returncode == 1
-    assert done.stderr.count("holds another run") == 1, done.stderr
-    assert f"sweep s: 1 runs in {sweep}\n" in done.stderr
-    assert "1.23" not in done.stdout + done.stderr + (sweep / "report.html").read_text()
-    assert "0 of 1 run finished, 1 failed" in done.stdout
-    assert set(json.loads((sweep / "sweep.json").read_text())["refused"]) == {"seed=1"}
-    assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
-    assert not (run / REFUSED).exists()
 
 
 def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, door, tiny):

@@ -65,11 +65,6 @@ def test_cells_of_an_earlier_command_are_expected_too(hook):
     assert hook.facts["expected"] == 2 + 3
 
 
-def test_a_cell_that_holds_another_run_has_not_ended_well(hook):
-    hook.refused = {add(hook, "finished").path.name: "holds another run"}
-    assert sweep_exit_code() == 1
-
-
 def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
     add(hook, "finished")
     with add(hook, "interrupted").lock():

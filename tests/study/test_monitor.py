@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import time
 from types import SimpleNamespace
 
@@ -84,10 +83,9 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
 def test_the_table_of_a_terminal(tmp_path):
     cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
     at_work(tmp_path, cells[0])
-    monitor = Monitor(tmp_path, [*cells, "seed=9"])
+    monitor = Monitor(tmp_path, [*cells, "seed=9"], done={"seed=9"})
     finished(tmp_path, cells[1])
     finished(tmp_path, "seed=9")
-    os.utime(tmp_path / "seed=9" / "summary.json", (0, 0))
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(monitor.table())
     lines = console.export_text().splitlines()
@@ -98,11 +96,11 @@ def test_the_table_of_a_terminal(tmp_path):
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
-    """What had ended before is told at the end: until its job has run, it may be another configuration's."""
+    """What had finished before is told at the end."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
     finished(tmp_path, "cell=2")
-    monitor = Monitor(tmp_path, ["cell=0", "cell=1", "cell=2"], every=0.1)
+    monitor = Monitor(tmp_path, ["cell=0", "cell=1", "cell=2"], done={"cell=2"}, every=0.1)
     monkeypatch.setattr(monitor, "_renew", lambda: None)
     monitor.start()
     time.sleep(0.3)

@@ -65,9 +65,6 @@ class RoundsSweeper(BasicSweeper):
         from triptych.study.rounds import grid
         from triptych.study.sweep import current_hook
 
-        root = Path(self.config.hydra.sweep.dir)
-        root.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, root / "multirun.yaml")
         jobs = grid(self.config.hydra.sweeper, arguments)
         self.hook = current_hook()
         until = self.config.get("until")
@@ -80,11 +77,16 @@ class RoundsSweeper(BasicSweeper):
         return self._launch(jobs)
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
-        """Bring these runs to their end; what each returned."""
+        """Bring these runs to their end, but for those that have finished before; what each returned."""
         from triptych.study.rounds import fits_first
 
+        first, later = fits_first([job for job in jobs if self.hook.cell(job) not in self.hook.done])
+        if not first:
+            return []
+        root = Path(self.config.hydra.sweep.dir)
+        root.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, root / "multirun.yaml")
         returns: list[float | None] = []
-        first, later = fits_first(jobs)
         for batch in self.split_overrides_to_chunks([*first, *later], self.max_batch_size):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)

@@ -57,23 +57,26 @@ class OptunaSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from triptych.run.command_errors import one_line_errors
-        from triptych.run.directory import RunDirectory
 
-        with one_line_errors("train", arguments), RunDirectory(self.config.hydra.sweep.dir).lock():
+        with one_line_errors("train", arguments):
             self._search(arguments)
 
     def _search(self, arguments: list[str]) -> None:
         import optuna
 
         from triptych.errors import UserError
+        from triptych.study.sweep import current_hook
+        from triptych.study.sweep_plan import STUDY
 
+        hook = current_hook()
+        hook.reserve({STUDY: []})
         typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
         # of a key that ``params`` has, too, what is typed counts
         parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(typed)}
         fixed = [str(o.input_line) for o in parsed.values() if not o.is_sweep_override()]
         space = {key: _distribution(o) for key, o in parsed.items() if o.is_sweep_override()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = f"{self.config.hydra.sweep.dir}/study.db"
+        file = f"{self.config.hydra.sweep.dir}/{STUDY}"
         try:
             study = optuna.create_study(
                 study_name="search",
@@ -87,6 +90,8 @@ class OptunaSweeper(BasicSweeper):
                 f"{file}: cannot be opened as the search's study ({why}); move it away to begin anew"
             ) from error
         waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
+        hook.plan([_job(fixed, trial) for trial in study.trials])
+        hook.expect([])
         done, launched = sum(t.state.is_finished() for t in study.trials), 0
         while done < self.n_trials:
             batch = waiting[: self.n_jobs]
@@ -96,11 +101,12 @@ class OptunaSweeper(BasicSweeper):
                 # a trial's draw follows from its number, also when another command takes up the study
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
                 batch.append(study.ask(space))
-            overrides = [fixed + [f"{k}={_text(v)}" for k, v in t.params.items()] for t in batch]
+            overrides = [_job(fixed, trial) for trial in batch]
             loader = self.hydra_context.config_loader
             sweeps = [loader.load_sweep_config(self.config, one).hydra.sweep for one in overrides]
             folders = [Path(sweep.dir) / sweep.subdir for sweep in sweeps]
             self.validate_batch_is_legal(overrides)
+            hook.reserve(hook.plan(overrides))
             with _Watch(batch, folders if self.prune else []):
                 results = self.launcher.launch(overrides, initial_job_idx=launched)
             launched += len(batch)
@@ -144,6 +150,11 @@ class _Watch(threading.Thread):
                         trial.report(value, step)
                         if trial.should_prune():
                             (folder / PRUNE).touch()  # the run stops at it after its next validation
+
+
+def _job(fixed: list[str], trial: Any) -> list[str]:
+    """Return the overrides of a trial's run."""
+    return fixed + [f"{key}={_text(value)}" for key, value in trial.params.items()]
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:

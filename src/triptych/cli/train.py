@@ -20,10 +20,10 @@ from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
-from triptych.errors import Busy, Diverged, StorageError, Unreadable, UserError
+from triptych.errors import Busy, OtherRun, StorageError, Unreadable, UserError
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
+from triptych.run.directory import PRUNE, RunDirectory
 from triptych.run.prepare import prepare
 from triptych.run.provenance import finished_before
 from triptych.run.provenance_file import Provenance
@@ -85,22 +85,22 @@ def _last_words(run: RunDirectory, code: int) -> str:
 
 
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
-    """Refuse a run: exit if it is single; in a sweep record the error and go on."""
+    """Refuse a run: exit if it is single; in a sweep record the error and go on, but where it is another."""
     if not sweeping:
         with suppress(OSError):  # Hydra made it before anything was known
             RunDirectory(path).remove_empty()
         with one_line_errors("train"):  # here and not further up, where Hydra would add lines of its own
             raise error
+    if isinstance(
+        error, OtherRun | Unreadable
+    ):  # it came after the sweep was planned: the sweep ends with it
+        raise error
     run = RunDirectory(path)
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
-            if isinstance(error, Unreadable):
-                write_atomic(run / REFUSED, str(error))  # until the sweep has read why
-            elif run.status == "new":
+            if run.status == "new":
                 provenance = Provenance(overrides=tuple(overrides))
                 run.record(Result.of(provenance, "failed", stage="build", error=str(error)))
-            elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
-                write_atomic(run / REFUSED, str(error))  # its result is another run's: the sweep reports why
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 

@@ -30,7 +30,15 @@ NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # what may change between a run's checkpoint and its record: the figures stay the same
 SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
 SWEEP = 48  # characters of a sweep's directory
-ABSENT = object()  # of a key that one of two configurations does not have
+Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "none"
+
+
+ABSENT = _Absent()  # the value of a key that one of two configurations does not have
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
@@ -75,10 +83,10 @@ def describe(data: dict[str, Any]) -> str:
     return f"{name}({settings})"[:120]
 
 
-def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
     """Return {key: (recorded, composed)} of differing keys that belong to a run's identity."""
     if isinstance(recorded, dict) and isinstance(composed, dict):
-        differing: dict[str, tuple[Any, Any]] = {}
+        differing: Changes = {}
         for name in dict.fromkeys([*recorded, *composed]):
             below = recorded.get(name, ABSENT), composed.get(name, ABSENT)
             differing |= differences(*below, f"{key}.{name}" if key else str(name))
@@ -90,18 +98,17 @@ def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[
     return {} if may or values[0] == values[1] else {key: (recorded, composed)}
 
 
-def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
     """Return the ``differences`` that make two configurations different runs."""
     flat = dict(leaves(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
-def describe_differences(differing: dict[str, tuple[Any, Any]]) -> str:
+def describe_differences(differing: Changes) -> str:
     """Format a few differences: "seed: 1 -> 2; ..."."""
-    pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
-    few = [f"{key}: {was} -> {composed}" for key, (was, composed) in [*pairs.items()][:5]]
-    return "; ".join(few + ["..."] * (len(pairs) > 5))
+    few = [f"{key}: {was!r} -> {composed!r}" for key, (was, composed) in [*differing.items()][:5]]
+    return "; ".join(few + ["..."] * (len(differing) > 5))
 
 
 def plain_name(text: str) -> str:

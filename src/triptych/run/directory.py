@@ -31,7 +31,6 @@ REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a
 # files that a finished run's summary has digests of, as far as they are there; any other's of the first alone
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
-REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 

@@ -6,7 +6,7 @@ import shutil
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,12 +14,20 @@ from triptych.config import check
 from triptych.config.build import check_names, check_needed, keep_arguments
 from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
-from triptych.config.identity import ABSENT, describe_differences, differences, leaves, plain_name, slug
+from triptych.config.identity import (
+    ABSENT,
+    Changes,
+    describe_differences,
+    differences,
+    leaves,
+    plain_name,
+    slug,
+)
 from triptych.config.keys import check_values, role
 from triptych.config.schema import Train
 from triptych.config.source import choices_of
 from triptych.declare import Role
-from triptych.errors import Diverged, UserError
+from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.provenance import provenance
@@ -70,6 +78,58 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
+class RunPlan(NamedTuple):
+    """What a command would do with a run that is there, before it does anything."""
+
+    done: bool  # it has finished, and its result is the command's
+    changes: Changes  # it goes on with these
+    other: Changes  # by these it is another run, and the command is refused
+
+
+def has_run(run: RunDirectory) -> bool:
+    """Return whether the directory holds a run, begun or ended."""
+    recorded = run.status in ("finished", "diverged", "unreadable")
+    return recorded or (run / "config.yaml").exists() or bool(run.checkpoints())
+
+
+def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
+    """Plan with a run what a composition asks for that still has Hydra's node; errors as of ``plan_run``."""
+    cfg, choices = without_hydra(config), dict(config.hydra.runtime.choices)
+    plain = resolve_config(cfg, list(config.hydra.overrides.task), dict(choices))
+    return plan_run(run, plain, cfg, choices)
+
+
+def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
+    """Plan what to do with a run that is there; UserError if its configuration is lost or unreadable.
+
+    ``plain``: the command's configuration, resolved from ``cfg``, with the ``choices`` of its groups.
+    """
+    run.read_records()
+    if not (run / "config.yaml").exists():
+        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
+    changes = _without_defaults(differences(run.config(), plain), cfg, choices)
+    other = without_machine(changes)
+    if set(other) == {"data.root"} and _lies_there_now(run, plain):
+        other = {}
+    finished = run.status == "finished"
+    return RunPlan(finished and not other, {} if finished else changes, other)
+
+
+def check_plan(run: RunDirectory, plan: RunPlan, config: dict[str, Any]) -> None:
+    """Raise OtherRun if another run is there."""
+    if not plan.other:
+        return
+    longer = run.status == "finished" and {*plan.other} <= LENGTH and config["trained"] is None
+    more = f", with init_from={run.path} to begin with its weights" if longer else ""
+    problem = f"holds another run ({describe_differences(plan.other)})"
+    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
+
+
+def without_machine(changes: Changes) -> Changes:
+    """Return the differences that make two configurations different runs."""
+    return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
+
+
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
@@ -85,34 +145,24 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not force:  # which puts the directory aside
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
-    bare = not (run / "config.yaml").exists()
-    result = run.status in ("finished", "diverged", "unreadable") or bool(run.checkpoints())
-    if force and (result or not bare):
+    if force and has_run(run):
         with run.lock(PATIENCE):
             shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
-    elif result and bare:
-        raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
-    if not (run / "config.yaml").exists():
+    if not has_run(run):
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 run.clear_failure()  # of a job that was refused before it began
                 run.write_provenance(provenance(run, overrides, choices, plain))
                 _record(run, plain)
                 return run
-    changes = _without_defaults(differences(run.config(), plain), cfg, composed)
-    finished = run.status == "finished"
-    other = {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
-    if other and not (set(other) == {"data.root"} and _lies_there_now(run, plain)):
-        longer = finished and {*other} <= LENGTH and plain["trained"] is None
-        more = f", with init_from={run.path} to begin with its weights" if longer else ""
-        problem = f"holds another run ({describe_differences(other)})"
-        raise UserError(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
+    plan = plan_run(run, plain, cfg, composed)
+    check_plan(run, plan, plain)
     _settle_failure(run, retry)
-    if changes and not finished:  # it goes on as this machine can, with its data where they are now
-        log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
+    if plan.changes:  # it goes on as this machine can, with its data where they are now
+        log_line(None, f"{run.path.name}: goes on with {describe_differences(plan.changes)}")
         with run.lock(PATIENCE):
             config = run.config()
-            for key, (_, now) in changes.items():
+            for key, (_, now) in plan.changes.items():
                 *groups_above, name = key.split(".")
                 reduce(getitem, groups_above, config)[name] = None if now is ABSENT else now
             _record(run, config)
@@ -136,7 +186,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(f"failed before: {result.error or '?'} ({fix})")
 
 
-def _without_defaults(changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]) -> Changes:
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes

@@ -4,12 +4,12 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Collection, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from triptych.run.directory import REFUSED, RunDirectory
+from triptych.run.directory import RunDirectory
 from triptych.run.read import Position, read_position
 from triptych.run.result import ENDED, one_line
 from triptych.study.formatting import duration, format_number
@@ -41,13 +41,13 @@ def try_write_report(root: Path, show: bool = False) -> str:
 class Monitor(threading.Thread):
     """Draw the progress of each run about once a second, and renew the report when one finishes.
 
-    Without a terminal it prints a line whenever a run ends.
+    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``, which had
+    finished before.
     """
 
-    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
+    def __init__(self, root: Path, cells: Sequence[str], done: Collection[str] = (), every: float = 1.0):
         super().__init__(daemon=True)
-        self.root, self.cells, self.every = root, cells, every
-        self._began = time.time()
+        self.root, self.cells, self.done, self.every = root, cells, done, every
         self._halt = threading.Event()
         self._reported = 0  # ended runs in the last report
         self._next = 0.0  # not before this moment
@@ -68,7 +68,7 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self) -> None:
-        begun: set[str] = set()  # what has ended before is another configuration's, until its job has run
+        begun: set[str] = set()  # what ended before may be started over, by retry or force
         printed: set[str] = set()
         while True:
             halted = self._halt.wait(self.every)
@@ -78,10 +78,9 @@ class Monitor(threading.Thread):
                     begun.add(name)
                 elif halted or name in begun:
                     printed.add(name)
-                    if not (run / REFUSED).exists():
-                        before = "finished before, " * self._is_of_before(run)
-                        line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(run.summary())}"
-                        print(line, file=sys.stderr, flush=True)
+                    before = "finished before, " if name in self.done else ""
+                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(run.summary())}"
+                    print(line, file=sys.stderr, flush=True)
             if halted:
                 return
             self._renew()
@@ -109,11 +108,9 @@ class Monitor(threading.Thread):
         for cell, name in zip(self.cells, names, strict=True):
             run = RunDirectory(self.root / cell)
             status, progress = run.status, read_position(run.path)
-            if (run / REFUSED).exists():
-                table.add_row(name, Text("refused", "red"), "holds another run")
-            elif status in ENDED:
+            if status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                before = " before" * self._is_of_before(run)
+                before = " before" if cell in self.done else ""
                 table.add_row(name, Text(status + before, style), one_line(run.summary())[:70])
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
@@ -121,12 +118,6 @@ class Monitor(threading.Thread):
                 bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=11)
                 table.add_row(name, bar, progress_text(progress))
         return table
-
-    def _is_of_before(self, run: RunDirectory) -> bool:
-        """Return whether an ended run had finished before this sweep's command began."""
-        with suppress(OSError):  # moved aside in this moment, by force=true
-            return run.status == "finished" and (run / "summary.json").stat().st_mtime < self._began
-        return False
 
     def _renew(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)

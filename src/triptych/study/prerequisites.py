@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.command_errors import no_run_after_an_error
 from triptych.run.directory import RunDirectory
-from triptych.run.prepare import resolve_composed
+from triptych.run.prepare import check_plan, has_run, plan_composed, resolve_composed
 from triptych.run.untrusted import check_initial, check_reference
 from triptych.study import rounds
 from triptych.study.papers.paper import check_scale
@@ -166,9 +166,12 @@ class SingleHook(Callback):
         with no_run_after_an_error("train", config.hydra.overrides.task):
             check_keys(config, config.hydra)
             if config.plan:
+                plain, run = resolve_composed(config), RunDirectory(config.hydra.run.dir)
+                if has_run(run) and not config.force:
+                    check_plan(run, plan_composed(run, config), plain)
                 from triptych.study.plan import plan
 
-                print("\n".join(plan([(str(config.name or "run"), 1, 1, resolve_composed(config))])))
+                print("\n".join(plan([(str(config.name or "run"), 1, 1, plain)])))
                 sys.exit(0)
             check_single(config)
 

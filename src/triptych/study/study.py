@@ -150,7 +150,6 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
             sweeps[folder] = read_record(folder / "sweep.json") or {}
         except Unreadable as error:
             sweeps[folder], damaged[folder] = {}, error.problem
-    of = {folder: _own(runs, sweeps[folder]) for folder, runs in of.items()}
     runs = tuple(run for several in of.values() for run in several)
     missing = {folder: _missing(sweeps[folder], several) for folder, several in of.items()}
     rules = {folder: read_rule(folder, sweeps[folder]) for folder in of if of[folder] or len(of) == 1}
@@ -250,20 +249,3 @@ def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
         return command
     except (TypeError, ValueError):
         return ""
-
-
-def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
-    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why.
-
-    One that is unreadable stays so: to try it again would not help.
-    """
-    refused = sweep.get("refused")
-    if not isinstance(refused, dict):
-        return list(runs)
-    known = ("dir", "sweep", "overrides", "choices", "seed", "config")
-    return [
-        Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
-        if (why := refused.get(run.dir.name)) is not None and run.status != "unreadable"
-        else run
-        for run in runs
-    ]

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -31,7 +32,7 @@ from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import read_record
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
-from triptych.run.directory import REFUSED, RunDirectory
+from triptych.run.directory import RunDirectory
 from triptych.run.parsing import UNITS, to_int
 from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
@@ -41,6 +42,7 @@ from triptych.study.claims import LOOKS
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
+from triptych.study.sweep_plan import Cells, Reservation, plan_cells
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -48,7 +50,6 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 def sweep_exit_code() -> int:
     """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else."""
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
-    ended |= {"refused" for hook in _hooks if hook.refused}
     if ended <= {"finished"}:
         return 0
     if ended <= {"finished", "diverged"}:
@@ -84,22 +85,25 @@ class SweepHook(Callback):
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
             self.before = read_record(self.root / "sweep.json") or {}
             read_record(self.root / LOOKS)  # Unreadable: looks that were taken decide what may be claimed
+            self.reservation, self.done = Reservation(self.root), set[str]()
+            first = self.plan(self.jobs)
             self.facts = self._facts()
             if config.plan:
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
-            if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
+            search = "triptych_search" in config.hydra.sweeper._target_
+            if search and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-            runs, warm_up = self.runs(), list[str]()
-            if not self.cells or any(run.status != "finished" for run in runs):
-                begun = any(run.checkpoints() or run.status == "finished" for run in runs)
+            warm_up = list[str]()
+            if first or not self.cells:
+                begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
                 warm_up = check_cells(config, self.jobs, begun)
-            self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
             try:
-                self._forget_refusals()
-                self.record(expected=self._expected())
+                if not search and not config.hydra.sweeper.get("tune"):  # their sweepers plan first
+                    self.reserve(first)
+                    self.record(expected=self._expected())
             except StorageError:
-                if self.cells and all(run.status == "finished" for run in runs):
+                if self.cells and not first:
                     try_write_report(self.root, show=True)
                 raise
             except OSError as error:
@@ -107,12 +111,12 @@ class SweepHook(Callback):
                 raise UserError(f"{self.root}: {problem}; choose another") from error
         size = f"{len(self.cells)} runs in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
-        finished = [] if config.force else [run for run in runs if run.status == "finished"]
+        finished = [RunDirectory(self.root / cell) for cell in self.cells if cell in self.done]
         unread = unread_threads(config.threads, config.hydra.overrides.task)
         for line in filter(None, (finished_before(*finished), unread, *warm_up)):
             print(line, file=sys.stderr, flush=True)
         _hooks.append(self)
-        self.monitor = Monitor(self.root, self.cells)
+        self.monitor = Monitor(self.root, self.cells, self.done)
         at_once = config.hydra.launcher.get("n_jobs") or 1
         os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
@@ -175,8 +179,9 @@ class SweepHook(Callback):
     def leave(self) -> None:
         """Leave the terminal as it was, after Ctrl-C too, and the report true of the runs that it stopped."""
         self.monitor.stop()
+        self.reservation.release()
         with suppress(KeyboardInterrupt):  # pressed again: the earlier report stays
-            if (self.root / "report.html").exists():
+            if "expected" in self.facts and (self.root / "report.html").exists():  # else it was refused
                 try_write_report(self.root)
 
     def stop_jobs(self, number: int) -> None:
@@ -189,23 +194,37 @@ class SweepHook(Callback):
         self.facts |= facts
         RunDirectory(self.root).write("sweep.json", self.facts)
 
+    def plan(self, jobs: Sequence[Sequence[str]]) -> Cells:
+        """Plan runs by their overrides, and return those to be started or continued; UserError if refused."""
+        cells = {self.cell(job): job for job in jobs}
+        plans = plan_cells(self.config, self.root, cells)
+        self.done |= {name for name, plan in plans.items() if plan.done}
+        self.reservation.cells |= cells
+        return {name: job for name, job in cells.items() if name not in self.done}
+
+    def reserve(self, cells: Cells) -> None:
+        """Reserve planned cells against other commands, if any is to be run; UserError or Busy if refused."""
+        if cells:
+            self.reservation.reserve(self.config, cells)
+
     def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
-        """Expect runs, by their overrides, and how many more there will be."""
+        """Expect runs, by their overrides, and how many more there will be; errors as of ``plan``."""
+        self.reserve(self.plan(jobs))
         new = [name for name in map(self.cell, jobs) if name not in self.cells]
         self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
-        self._forget_refusals()
         self.record(expected=self._expected() + more)
 
     def _expected(self) -> int:
         """Count the cells, and runs of earlier commands that are none of them; copies of a run are one."""
-        if any(str(one).startswith("hydra.sweep.subdir=") for one in self.config.hydra.overrides.hydra):
-            return len(self.cells)  # their directories have other names
         there = find_runs(self.root)
         before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
         return len(before) + len({self.root / cell for cell in self.cells} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
+        if any(str(one).startswith("hydra.sweep.subdir=") for one in self.config.hydra.overrides.hydra):
+            loader = GlobalHydra.instance().config_loader()
+            return str(loader.load_sweep_config(self.config, [*overrides]).hydra.sweep.subdir)
         return rounds.cell_name(overrides, set(self.config.hydra.job.config.override_dirname.exclude_keys))
 
     def look(self, facts: dict[str, Any]) -> int:
@@ -237,20 +256,6 @@ class SweepHook(Callback):
             print(f"{run.path.name}: {why}", file=sys.stderr, flush=True)
         return run.figure(self.config.optimized_metric)
 
-    def _forget_refusals(self) -> None:
-        for run in self.runs():
-            with suppress(OSError):
-                (run / REFUSED).unlink(missing_ok=True)
-
-    def _read_refusals(self) -> None:
-        for run in self.runs():
-            with suppress(OSError):
-                self.refused[run.path.name] = (run / REFUSED).read_text()
-                (run / REFUSED).unlink()
-        if self.refused:
-            with suppress(StorageError):
-                self.record(refused=self.refused)
-
     def __getstate__(self) -> dict[str, Any]:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
 
@@ -261,7 +266,7 @@ class SweepHook(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         atexit.unregister(self.leave)
         self.monitor.stop()
-        self._read_refusals()
+        self.reservation.release()
         for run in self.runs():
             end, holder = _end(run)
             if end not in (*ENDED, "unreadable"):

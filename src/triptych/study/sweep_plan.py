@@ -1,0 +1,115 @@
+"""What a command will do in each cell of a sweep: planned, checked and reserved before anything is written.
+
+Commands share a sweep's directory as long as none wants another run in a cell than is there, or than one at
+work there has reserved. A reservation ends with its process, however that ends.
+"""
+
+import re
+import secrets
+import shutil
+from collections import ChainMap
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from triptych.config.identity import (
+    Changes,
+    describe_differences,
+    differences,
+    own_name,
+    sweep_name,
+)
+from triptych.errors import Busy, UserError, mask_password
+from triptych.files import load_object
+from triptych.run.directory import RunDirectory
+from triptych.run.prepare import ANEW, PATIENCE, RunPlan, has_run, plan_composed, without_machine
+from triptych.study.rounds import is_grid, key_of
+
+COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
+CELLS = "cells.json"
+STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
+Cells = dict[str, Sequence[str]]  # overrides of each cell
+
+
+def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
+    """Plan the cells whose directories hold a run; the others start."""
+    loader, plans = GlobalHydra.instance().config_loader(), {}
+    for name, job in cells.items():
+        run = RunDirectory(root / name)
+        if has_run(run) and not config.force:
+            plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
+    refuse(config, root, [plan.other for plan in plans.values()], "has other runs in", f", {ANEW}")
+    return plans
+
+
+def check_others(config: DictConfig, root: Path, cells: Cells, others: Sequence[tuple[str, Cells]]) -> None:
+    """Refuse cells that another command will run with other settings, or that would be moved aside.
+
+    ``others``: processes with their cells. UserError, or Busy where it is enough to wait for the other.
+    """
+    for process, theirs in others:
+        shared = cells.keys() & theirs.keys()
+        if shared and (config.force or not is_grid(config)):
+            raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or choose another name")
+        differing = [_compare(theirs[name], cells[name]) for name in shared]
+        refuse(config, root, differing, f"{process} runs with other settings")
+
+
+def _compare(theirs: Sequence[str], ours: Sequence[str]) -> Changes:
+    """Return the differences of two lists of overrides that make them different runs."""
+    their_values, our_values = (
+        {key_of(one): mask_password(one.partition("=")[2]) for one in job} for job in (theirs, ours)
+    )
+    return without_machine(differences(their_values, our_values))
+
+
+def refuse(config: DictConfig, root: Path, differing: Sequence[Changes], problem: str, fix: str = "") -> None:
+    """Raise UserError, for the whole sweep, if there are differences in any of its cells."""
+    refused = [changes for changes in differing if changes]
+    if not refused:
+        return
+    changes = dict(ChainMap(*refused))
+    problem = f"{problem} {len(refused)} of its cells ({describe_differences(changes)})"
+    _, value = next(iter(changes.values()))
+    new = re.sub(r"[^A-Za-z0-9.]+", "-", str(value))[:20]
+    another = f"hydra.sweep.dir={root}-{new}"
+    if root.name == sweep_name(config):
+        another = f"name={own_name(config) or 'sweep'}-{new}"
+    raise UserError(f"{root}: {problem}; start another sweep, as with {another}{fix}")
+
+
+class Reservation:
+    """The cells that this command will run, for others to read while its process lives."""
+
+    def __init__(self, root: Path):
+        self.root, self.command = root, RunDirectory(root / COMMANDS / secrets.token_hex(4))
+        self.cells: Cells = {}
+        self._stack = ExitStack()
+
+    def others(self) -> list[tuple[str, Cells]]:
+        """Return the processes of other commands at work in this sweep, with their cells."""
+        others = []
+        for path in (self.root / COMMANDS).glob("*"):
+            holder = RunDirectory(path).holder()
+            if holder and path != self.command.path:
+                others.append((holder, load_object(path / CELLS)))
+        return others
+
+    def reserve(self, config: DictConfig, cells: Cells) -> None:
+        """Reserve these cells beside those of ``self.cells``; errors as of ``check_others``."""
+        with RunDirectory(self.root).lock(PATIENCE):
+            check_others(config, self.root, cells, self.others())
+            if not self.command.path.exists():
+                self._stack.enter_context(self.command.lock())
+            self.cells |= cells
+            self.command.write(CELLS, {name: [*map(mask_password, job)] for name, job in self.cells.items()})
+
+    def release(self) -> None:
+        """End the reservation."""
+        self._stack.close()
+        shutil.rmtree(self.command.path, ignore_errors=True)
+        with suppress(OSError):
+            self.command.path.parent.rmdir()  # of the last command

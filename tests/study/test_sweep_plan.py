@@ -1,0 +1,185 @@
+"""A sweep's command is planned as a whole: it is refused before it writes, and takes no cell from another."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from tests.refusal import refused_command
+from tests.run.commands import command, start
+from triptych.errors import Busy, UserError
+from triptych.study import sweep
+from triptych.study.sweep_plan import Reservation
+
+TRAIN = "triptych.cli.train"
+GRID = {f"seed={seed}": ["name=s", f"seed={seed}", "trainer.max_steps=5"] for seed in "12"}
+
+
+@pytest.fixture
+def folder(root) -> Path:
+    """The directory of sweep ``s``, with what an earlier command has written there."""
+    folder = root / "logs" / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    for name in ("report.html", "results.csv", "sweep.json", "multirun.yaml"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def cell(prepared):
+    """``cell("seed=1", "objective=v", ...)``: a finished cell of sweep ``s``, by its name and overrides."""
+
+    def make(name: str, *overrides: str) -> None:
+        run = prepared("name=s", *overrides, path=f"../sweeps/s/{name}")
+        run.write("summary.json", {"schema": 1, "status": "finished"})
+
+    return make
+
+
+def composed() -> DictConfig:
+    """What a reservation looks at of a command's configuration."""
+    hydra = {"sweeper": {"_target_": "RoundsSweeper"}, "overrides": {"task": ["name=s"]}}
+    return OmegaConf.create({"name": "s", "force": False, "hydra": hydra})
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("more", [[], ["plan=true"]], ids=str)
+def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell, door, tiny, more):
+    """Report, table and record stay, and the other cell is not begun."""
+    cell("seed=1", "seed=1", "trainer.max_steps=5")
+    before = contents(folder.parent)
+    done = door(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", "callbacks.ema.others=[]", *tiny, *more)
+    fix = "start another sweep, as with name=s-6, or force=true to start over"
+    refused_command(done, f"{folder}: has other runs in 1 of its cells (trainer.max_steps: 5 -> 6); {fix}")
+    assert contents(folder.parent) == before
+
+
+def test_another_trial_refuses_a_tuned_sweep_before_it_writes(folder, cell, door, tiny):
+    trial = ["ablation=objectives_tuned", "objective=x0", "optimizer.lr=0.01", "seed=101", "test=false"]
+    cell("objective=x0,optimizer.lr=0.01,seed=101,test=false", *trial, "trainer.max_steps=5")
+    before = contents(folder.parent)
+    tuning = ["hydra.sweeper.tuning_seeds='101'", "hydra.sweeper.tune={optimizer.lr: '0.01'}"]
+    grid = ["ablation=objectives_tuned", "objective=x0", "seed=1,2"]
+    done = door(TRAIN, "-m", "name=s", *grid, *tuning, "logger=csv", "callbacks.ema.others=[]", *tiny)
+    assert done.returncode == 1
+    assert "has other runs in 1 of its cells (trainer.max_steps: 5 -> 6)" in done.stderr.splitlines()[-1]
+    assert contents(folder.parent) == before
+
+
+def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(folder, cell, inside, tiny):
+    cell("seed=1", "seed=1")
+    (run,) = folder.glob("seed=*")
+    before = contents(run)
+    line = ["-m", "name=s", "seed=1", "logger=csv", "callbacks.ema.others=[]", *tiny, "threads=2"]
+    assert inside(TRAIN, *line).returncode == 0
+    assert contents(run) == before, "not even a job's log"
+
+
+def test_cells_of_a_command_at_work_are_not_another_commands(folder, door):
+    """Even before they begin; a command with the same settings shares them, and takes others."""
+    reservation = Reservation(folder)
+    config = composed()
+    reservation.reserve(config, GRID)
+    before = contents(folder.parent)
+    done = door(TRAIN, "-m", "name=s", "seed=1,2", "trainer.max_steps=7")
+    refused_command(
+        done, f"{folder}: ", " runs with other settings 2 of its cells (trainer.max_steps: '5' -> '7')"
+    )
+    assert contents(folder.parent) == before
+    again = ["-m", "name=s", "seed=1,2", "trainer.max_steps=5"]
+    done = door(TRAIN, *again, "force=true")
+    assert done.returncode == Busy.exit_code and "is at work in this sweep; wait for it" in done.stderr
+    assert contents(folder.parent) == before
+    apart = Reservation(folder)
+    shared = {name: [*job, "threads=2", "retry=true"] for name, job in GRID.items()}
+    apart.reserve(config, shared | {"seed=3": ["seed=3", "trainer.max_steps=7"]})
+    assert len(Reservation(folder).others()) == 2
+    reservation.release()
+    apart.release()
+    assert contents(folder.parent).keys() < before.keys() and Reservation(folder).others() == []
+
+
+def test_a_killed_command_has_reserved_nothing(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from omegaconf import OmegaConf;"
+        "from triptych.study.sweep_plan import Reservation;"
+        "reservation = Reservation(Path(sys.argv[1]));"
+        "reservation.reserve(OmegaConf.create({}), {'seed=1': ['seed=1']});"
+        "print('reserved', flush=True); time.sleep(60)"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "reserved\n"
+    [(who, cells)] = Reservation(tmp_path).others()
+    assert who.endswith(f"pid {process.pid}") and cells == {"seed=1": ["seed=1"]}
+    process.kill()
+    process.wait()
+    assert Reservation(tmp_path).others() == []
+
+
+def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
+    """Each reserves all of its cells or none."""
+    config = composed()
+    for attempt in range(20):
+        pair = [Reservation(folder / str(attempt)) for _ in range(2)]
+        refusals, ready = [], threading.Barrier(2)
+
+        def begin(one: Reservation, steps: int, refusals=refusals, ready=ready) -> None:
+            cells = {name: [*job[:2], f"trainer.max_steps={steps}"] for name, job in GRID.items()}
+            ready.wait()
+            try:
+                one.reserve(config, cells)
+            except UserError as error:
+                refusals.append(str(error))
+
+        both = [threading.Thread(target=begin, args=one) for one in zip(pair, (20, 400), strict=True)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+        [refusal] = refusals
+        assert "runs with other settings 2 of its cells" in refusal
+        [(_, there)] = Reservation(folder / str(attempt)).others()
+        assert {*there} == {*GRID}
+
+
+def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell, inside, monkeypatch, tiny):
+    """As one of a SLURM job whose command was killed: the result is not counted as this command's."""
+    cell("seed=1", "seed=1", "trainer.max_steps=5")
+    before = contents(folder / "seed=1")
+    monkeypatch.setattr(sweep, "plan_cells", lambda *_: {})
+    done = inside(TRAIN, "-m", "name=s", "seed=1", "logger=csv", *tiny)
+    assert done.returncode == 1
+    assert "holds another run (" in done.stderr.splitlines()[-1]
+    assert contents(folder / "seed=1") == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("apart", [True, False], ids=["one after another", "at the same moment"])
+def test_two_commands_of_one_name_with_other_steps(root, apart):
+    """One is refused in one line, and the other's runs are all there."""
+    lines = [
+        command("-m", "name=s", "seed=1,2", f"trainer.max_steps={steps}", "hydra/launcher=local")
+        for steps in (20, 40)
+    ]
+    first = start(lines[0], root)
+    if apart:
+        while not (root / "logs/sweeps/s/sweep.json").exists():
+            assert first.poll() is None
+    second = start(lines[1], root)
+    said = [process.communicate(timeout=500)[1] for process in (first, second)]
+    codes = [process.returncode for process in (first, second)]
+    assert sorted(codes) == [0, 1] and (not apart or codes == [0, 1]), said
+    refusal = said[codes.index(1)].strip()
+    assert refusal.startswith("error: ") and refusal.count("\n") == 0
+    assert "runs with other settings 2 of its cells" in refusal or "has other runs in" in refusal
+    steps = {path.parent.name: path.read_text() for path in root.glob("logs/sweeps/s/*/summary.json")}
+    kept = '"steps": 20' if codes[0] == 0 else '"steps": 40'
+    assert len(steps) == 2 and all(kept in text for text in steps.values())
