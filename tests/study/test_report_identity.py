@@ -10,7 +10,6 @@ from triptych.config.source import arguments
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
 from triptych.study.study import read_study
-from triptych.study.verdict import verdict
 
 from .fake_runs import edit, make_run, metrics, running
 from .test_report_compare import one
