@@ -99,8 +99,8 @@ class Objective:
             if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
                 self.teacher.to(z.device)
             # A teacher's members answer together, whichever of the student's an item is for.
-            asked = None if condition is None else condition.without(MEMBER)
-            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, asked)
+            condition = condition and condition.without(MEMBER)
+            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 

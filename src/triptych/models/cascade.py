@@ -63,12 +63,10 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        # they draw at the same times if of one seed, else NaN
+        # they draw at the same times if of one seed; else nothing is known
         seeds = {stage.seed for stage in self.stages}
-        if len(seeds) > 1:
-            unknown = torch.full_like(totals[0], torch.nan)
-            return DrawError(unknown, unknown)
-        return controlled_error(totals, [stage.control for stage in self.stages], batch.index, *seeds)
+        controls = [stage.control if len(seeds) == 1 else None for stage in self.stages]
+        return controlled_error(totals, controls, batch.index, self.stages[0].seed)
 
     def check_sampler(self, sampler: Sampler) -> None:
         for stage in self.stages:

@@ -189,11 +189,9 @@ class Diffusion(DenoiserModel):
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
         if not effective >= LEAST_EFFECTIVE:  # it is no number where nothing is drawn at all
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
-            ends = self.schedule.ends(torch.device("cpu")).tolist()
-            problem = f"of its draws {effective:.2g} are effective under objective.loss={loss}"
-            where = "between gamma {:g} and {:g}".format(*ends)
-            fix = "use wider or other times, or a loss over the same density (objective/loss/over)"
-            raise UserError(f"objective.times={times}: {problem} {where}; {fix}")
+            problem = f"{effective:.2g} of its draws are effective under objective.loss={loss}"
+            fix = "use wider times, or a loss over the same density (objective/loss/over)"
+            raise UserError(f"objective.times={times}: {problem}; {fix}")
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
