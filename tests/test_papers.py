@@ -73,7 +73,7 @@ SETTINGS = "hydra.sweeper.settings"
 EDM = (
     "'process=edm','process.sigma_data=0.75','schedule=linear','objective=edm',"
     "'objective.output.sigma_data=0.75','objective/loss=edm','objective.loss.sigma_data=0.75',"
-    "'objective/times=log_normal','objective.times.mean=-6'"
+    "'objective/times=log_normal','objective.times.mean=-6','objective.loss.mean=-6'"
 )
 LINEAR = (
     "'objective=velocity','objective/loss=path_velocity','process=rectified','schedule=straight',"

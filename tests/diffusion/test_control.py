@@ -7,10 +7,11 @@ import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, generator, network, normal, oracle
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.control import Control, controlled_variance, lattice_variance
+from triptych.diffusion.control import Control, controlled_error, lattice_variance
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.draws import evaluation_draw, evaluation_times
 from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reference import BaselineErrors, histogram
 from triptych.diffusion.schedule import Cosine, Linear
@@ -20,7 +21,7 @@ LOW, HIGH, D, SEEDS = -6.0, 5.0, 6, 60
 
 
 def controlled(control, denoiser, x, seed, repeats):
-    """(R, B) estimates of the diffusion term, plain and controlled, and the variance claimed for these."""
+    """(R, B) estimates of the diffusion term, plain and controlled, and the error claimed for these."""
     bound = control.bound
     index, plain, found = torch.arange(len(x)), [], []
     for repeat in range(repeats):
@@ -30,7 +31,12 @@ def controlled(control, denoiser, x, seed, repeats):
         nats = bound.diffusion(denoiser, x, t.float(), draw.eps).nats
         found.append(control(nats, x, t, draw.eps, weight))
     values = torch.stack(found)
-    return torch.stack(plain), values, controlled_variance(values, [control], index, seed)
+    return torch.stack(plain), values, controlled_error(values, [control], index, seed)
+
+
+def stated(error):
+    """The standard error of the mean over items, as an accounting has it."""
+    return math.hypot(error.variance.sum().sqrt().item(), error.quadrature.sum().item()) / len(error.variance)
 
 
 def gaussian():
@@ -48,14 +54,19 @@ def exact_term(x, steps=None):
     values, vectors = torch.linalg.eigh(covariance[0])
     c = (x.double() - mean) @ vectors
     if steps is None:
-        edges = torch.linspace(LOW, HIGH, 20001).double()
-        gamma, factor = (edges[1:] + edges[:-1]) / 2, 0.5 * edges.diff()
-    else:
-        edges = Linear(LOW, HIGH).gamma(torch.linspace(0, 1, steps + 1).double())
+        return diffusion_term(c.square(), values, torch.linspace(LOW, HIGH, 20001).double())
+    edges = Linear(LOW, HIGH).gamma(torch.linspace(0, 1, steps + 1).double())
+    return diffusion_term(c.square(), values, edges, steps=True)
+
+
+def diffusion_term(squares, values, edges, steps=False):
+    """The diffusion term of items whose squared parts (B, d) have the variances ``values``, (B,)."""
+    gamma, factor = (edges[1:] + edges[:-1]) / 2, 0.5 * edges.diff()
+    if steps:
         gamma, factor = edges[1:], 0.5 * torch.expm1(edges.diff())
     a2, s2 = torch.sigmoid(-gamma)[:, None], torch.sigmoid(gamma)[:, None]
     v = a2 * values + s2
-    return c.square() @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
+    return squares @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
 
 
 def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
@@ -78,8 +89,8 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     denoiser, figures = oracle(correlated(D)), []
     control = Control(bound, denoiser, reference, items, 0)
     for seed in range(SEEDS):
-        plain, found, variance = controlled(control, denoiser, x, seed, 8)
-        figures.append((found.mean().item(), plain.mean().item(), variance.sum().item() / len(x) ** 2))
+        plain, found, error = controlled(control, denoiser, x, seed, 8)
+        figures.append((found.mean().item(), plain.mean().item(), stated(error) ** 2))
     means, plains, claimed = torch.tensor(figures).double().T
     truth = exact_term(x, steps).mean().item()
     assert abs(means.mean().item() - truth) < 3.5 * means.std().item() / math.sqrt(len(means))
@@ -87,6 +98,34 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     # SEEDS know a standard deviation to 1 / sqrt(2 SEEDS)
     ratio = claimed.mean().sqrt().item() / means.std().item()
     assert abs(ratio - 1) < 3 / math.sqrt(2 * SEEDS), ratio
+
+
+def test_what_the_times_miss_is_in_the_standard_error():
+    """A linear denoiser, all of whose noise is controlled: its mean errs by the times alone."""
+    d, items, seeds, repeats = 64, 40, 30, 8
+    values = torch.logspace(0, -2.6, d)
+    training, x = (normal(n, d, seed=n).float() * values.sqrt() for n in (400, items))
+
+    class Linearly(torch.nn.Module):
+        process = VP
+
+        def forward(self, z, gamma, condition=None):
+            alpha, sigma = (a[:, None] for a in VP.alpha_sigma(gamma))
+            variance = alpha**2 * values + sigma**2
+            return Prediction("x0", alpha * values * z / variance, z, alpha, sigma)
+
+    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(training, VP, LOW, HIGH)
+    control = Control(bound, Linearly(), reference, training, 0)
+    edges = torch.linspace(LOW, HIGH, 20001).double()
+    truth = diffusion_term(x.double().square(), values.double(), edges).mean().item()
+    errors, claimed = [], []
+    for seed in range(seeds):
+        _, found, error = controlled(control, Linearly(), x, seed, repeats)
+        errors.append(found.mean().item() - truth)
+        claimed.append(stated(error))
+    seen = math.sqrt(sum(error**2 for error in errors) / seeds)
+    said = math.sqrt(sum(error**2 for error in claimed) / seeds)
+    assert abs(said / seen - 1) < 3 / math.sqrt(2 * seeds), (said, seen)
 
 
 def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from triptych.diffusion.loss import EDM, EDM2, Elbo, Squared
 from triptych.diffusion.mixture import Oracle
-from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.schedule import Cosine, Linear
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import Rectified, VariancePreserving
+from triptych.diffusion.schedule import Cosine, Linear, Straight
 from triptych.diffusion.times import (
     Adaptive,
     Importance,
@@ -109,10 +111,59 @@ def test_log_normal_is_normal_in_the_log_of_sigma():
     assert log_sigma.std().item() == pytest.approx(1.2, abs=2e-3)
 
 
-def test_levels_out_of_the_schedule_s_reach_are_refused():
-    schedule = Linear(-8.0, 6.0)
-    refused(lambda: LogNormal(9.0, 0.2).check(schedule), "objective.times.mean=9.0", "gamma -8 and 6")
-    LogNormal().check(schedule)
+def effective(times, loss, schedule, space="epsilon", process=None):
+    return Objective(space, loss, times=times).effective_share(process or VariancePreserving(), schedule)
+
+
+def test_effective_draws_of_a_known_density_are_kish_s():
+    """By draws of log sigma: (sum w)^2 / (n sum w^2) of the terms w = f / q, 0 beyond the ends."""
+    schedule, times = Linear(-8.0, 6.0), LogNormal(-1.2, 1.5)
+    gamma = 2 * (-1.2 + 1.5 * torch.randn(400_000, generator=generator(0)).double())
+    terms = torch.sigmoid(-gamma) / times.per_gamma(gamma, gamma, gamma)
+    terms = torch.where((gamma > -8) & (gamma < 6), terms, 0.0)
+    kish = terms.sum().square() / (len(terms) * terms.square().sum())
+    assert effective(times, Elbo(), schedule) == pytest.approx(kish.item(), rel=0.02)
+
+
+def test_a_loss_over_the_density_that_draws_it_has_all_its_draws():
+    """EDM's is a squared error in F, and the best linear guess of F errs alike at all levels."""
+    times = LogNormal(-1.2, 1.2)
+    assert effective(times, EDM(-1.2, 1.2, 1.0), Linear(-22.0, 16.0)) == pytest.approx(1, abs=1e-3)
+    assert effective(Stratified(), Elbo(), Linear(-8.0, 6.0)) == 1
+
+
+SHIPPED = {  # the papers' and the documents' settings
+    "the default of both": (LogNormal(), Elbo(), Linear(-8.0, 6.0)),
+    "EDM": (LogNormal(), EDM(), Linear(-12.43, 8.76)),
+    "EDM, small": (LogNormal(-0.795), EDM(-0.795, 1.2, 0.75), Linear(-8.0, 6.0)),
+    "EDM2": (LogNormal(-0.4, 1.0), EDM2(), Linear(-8.0, 6.0)),
+    "EDM2, paper": (LogNormal(-0.8, 1.6), EDM2(-0.8, 1.6), Linear(-12.43, 8.76)),
+    **{
+        f"JiT, {space}": (LogNormal(0.8, 0.8), Squared(space, LogNormal(0.8, 0.8)), Straight(-12.0, 12.0))
+        for space in ("x0", "epsilon", "velocity")
+    },
+    "SD3": (LogitNormal(), Squared("velocity", LogitNormal()), Straight(-8.0, 6.0)),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_times_have_a_good_part_of_their_draws(name):
+    times, loss, schedule = SHIPPED[name]
+    assert effective(times, loss, schedule, process=Rectified()) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("times", "loss"),
+    [
+        (LogNormal(9.0, 0.2), Elbo()),  # no draw between the ends
+        (LogNormal(9.0, 0.2), EDM(9.0, 0.2)),
+        (LogNormal(5.8, 1.2), Elbo()),  # 1% of the draws, and all weight beyond them
+        (LogNormal(-1.2, 0.5), Elbo()),  # 98% of the draws, some of weight 10^12
+        (LogitNormal(), Elbo()),
+    ],
+)
+def test_times_that_weigh_few_draws_have_few_effective_ones(times, loss):
+    assert not effective(times, loss, Linear(-8.0, 6.0)) >= 0.01
 
 
 def test_importance_keeps_the_last_losses_of_each_step():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from triptych.diffusion.bound import BoundTerms
+from triptych.diffusion.control import DrawError
 from triptych.models.accounting import Accounting
 from triptych.models.base import BoundModel
 
@@ -67,7 +68,7 @@ def test_bands_of_noise_have_the_mean_of_their_levels_and_the_outer_ones_what_li
 def test_one_item_has_a_mean_and_no_error_one_draw_none_of_draws_and_nothing_counted_no_figure():
     accounting = Accounting(dims=4, discrete=True)
     assert accounting.compute().figures == {}
-    accounting.update(BoundTerms(*some_terms(1)), variance=torch.tensor([math.nan]))
+    accounting.update(BoundTerms(*some_terms(1)), error=DrawError(*torch.full((2, 1), math.nan)))
     figure = accounting.compute().figures["bpd"]
     assert "draw_stderr" not in figure
     assert figure["n"] == 1 and math.isfinite(figure["mean"]) and math.isnan(figure["stderr"])

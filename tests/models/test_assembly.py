@@ -74,7 +74,7 @@ def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
         ),
         (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),
         (["objective/loss=vlb"], ["objective.loss=Vlb", "objective.steps=T"]),
-        (["objective/times=log_normal", "objective.times.mean=9"], ["objective.times.mean=9", "gamma -8"]),
+        (["objective/times=log_normal", "objective.times.mean=9"], ["objective.times=LogNormal", "=Elbo"]),
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
         (["likelihood=ode_images", "threshold=static"], ["threshold", "not the score of any density"]),
         (["likelihood=ode", "guidance=classifier_free", *RING], ["guidance", "not the score of any density"]),

@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from triptych.diffusion.bound import BoundTerms
+from triptych.diffusion.control import DrawError
 from triptych.models.accounting import Account, Accounting
 from triptych.run.account import write_items
 from triptych.run.execute import execute
@@ -35,8 +36,8 @@ def test_a_run_keeps_each_test_item(prepared):
         assert found[name].mean() == pytest.approx(figure["mean"], rel=1e-12)
         assert found[name].std(ddof=1) / math.sqrt(297) == pytest.approx(figure["stderr"], rel=1e-9)
     assert (found["draw_variance"] > 0).all()
-    error = math.sqrt(found["draw_variance"].sum()) / 297
-    assert test["bpd"]["draw_stderr"] == pytest.approx(error, rel=1e-12)
+    noise = math.sqrt(found["draw_variance"].sum()) / 297
+    assert noise < test["bpd"]["draw_stderr"] < 3 * noise  # with what the times miss
     total = found["prior"] + found["reconstruction"] + found["diffusion"]
     np.testing.assert_allclose(found["total"], total, rtol=1e-12)
     json.dumps(summary.record, allow_nan=False)
@@ -59,7 +60,8 @@ def share(rank, world, folder):
     accounting.expect(N)
     for at in torch.arange(rank, N, world).flip(0).split(2):  # in an order of its own, in small batches
         prior, reconstruction, diffusion, variance = terms()[:, at]
-        accounting.update(BoundTerms(prior, reconstruction, diffusion), index=at, variance=variance)
+        error = DrawError(variance, variance - 25)
+        accounting.update(BoundTerms(prior, reconstruction, diffusion), index=at, error=error)
     found = accounting.compute()
     torch.save((found.per_item, found.figures), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -71,11 +73,14 @@ def test_the_table_is_that_of_one_process_to_the_last_digit(world, tmp_path):
     prior, reconstruction, diffusion, variance = terms()
     alone = Accounting(dims=3, discrete=True)
     alone.expect(N)
-    alone.update(BoundTerms(prior, reconstruction, diffusion), index=torch.arange(N), variance=variance)
+    error = DrawError(variance, variance - 25)
+    alone.update(BoundTerms(prior, reconstruction, diffusion), index=torch.arange(N), error=error)
     single = alone.compute()
     expected = (prior + reconstruction + diffusion) / (3 * math.log(2))
     torch.testing.assert_close(single.per_item[1][:, 0], expected)
     torch.testing.assert_close(single.per_item[1][:, 4], variance / (3 * math.log(2)) ** 2)
+    drawn = math.hypot(variance.sum().sqrt(), (variance - 25).sum()) / N / (3 * math.log(2))
+    assert single.figures["bpd"]["draw_stderr"] == pytest.approx(drawn)
     for rank in range(world):
         (index, rows), found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.equal(index, torch.arange(N))

@@ -151,10 +151,10 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
     ):
         yield "trainer.strategy=fsdp: no shard can keep the length of EDM2's weights; use trainer=ddp"
     network = (config.get("denoiser") or {}).get("network") or {}
-    members, batch = network.get("members"), data.get("batch_size")
-    if str(network.get("_target_")).endswith(".ResNet") and members and batch and batch < members:
-        few = f"data.batch_size={batch} leaves some of them without items"
-        yield f"denoiser.network.members={members}: {few}; use {batch} members at most, or larger batches"
+    members, batch = network.get("members", 1), data["batch_size"]
+    if str(network.get("_target_")).endswith(".ResNet") and members > batch:
+        few = f"data.batch_size={batch} leaves some without items"
+        yield f"denoiser.network.members={members}: {few}; use {batch} members at most"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
     if isinstance(devices, list) and len({*devices}) < len(devices):

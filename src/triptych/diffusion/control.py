@@ -13,10 +13,12 @@ unbiased whatever the density and whatever b, as long as neither has seen the dr
   to the spread over eps of the better reference's term at t, and nowhere below a fifth of uniform, so that no
   weight exceeds 5;
 - b is fitted to the network by least squares on ITEMS x REPEATS draws at training items, linear in t between
-  nodes, together with f's mean curve m(t), which is used for the standard error alone.
+  nodes, together with f's mean curve m(t), which is used for the standard error alone: for the noise about
+  it, and for what the times at hand miss of its integral, which is known.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,13 @@ STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
 LOOKS = 8  # draws an item by which the density is estimated
 BINS = 32  # of the density
 UNIFORM = 0.2
+
+
+class DrawError(NamedTuple):
+    """What the mean over an item's draws is wrong by, (B,) each: nats^2 by chance, nats by its times."""
+
+    variance: Tensor
+    quadrature: Tensor
 
 
 class Control:
@@ -85,8 +94,9 @@ class Control:
         return (nats.double() - control) * weight.to(x.device)
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
-        """Return w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
-        return (_hats(t).T @ self.b[:, 0]) * weight
+        """Return w m(t) - int m: what an estimate is off by for its time alone, (B,) double on the CPU."""
+        curve = self.b[:, 0]
+        return (_hats(t).T @ curve) * weight - torch.trapezoid(curve) / (NODES - 1)
 
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return g - E g, (F, B) double."""
@@ -125,16 +135,22 @@ def _hats(t: Tensor) -> Tensor:
     return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
 
 
-def controlled_variance(
+def controlled_error(
     totals: Tensor, controls: Sequence[Control | None], index: Tensor, seed: int
-) -> Tensor:
-    """Estimate the variance of each item's mean over draws (R, B) of a bound, or sum; NaN without control."""
+) -> DrawError:
+    """Estimate the error of each item's mean over draws (R, B) of a bound, or sum; NaN without control.
+
+    Noise is independent from item to item. The error by times is not, as all items have about one mean curve:
+    over items their signed errors add up, and cancel as far as the items' times complete one another.
+    """
     repeats = len(totals)
     if repeats < 2 or None in controls:
-        return torch.full_like(totals[0], torch.nan)
+        unknown = torch.full_like(totals[0], torch.nan)
+        return DrawError(unknown, unknown)
     places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
     trends = [torch.stack([c.trend(*c.times(u)) for u in places]) for c in controls if c is not None]
-    return lattice_variance(totals.cpu() - torch.stack(trends).sum(0), torch.stack(places))
+    trend = torch.stack(trends).sum(0)
+    return DrawError(lattice_variance(totals.cpu() - trend, torch.stack(places)), trend.mean(0))
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from .process import Process
 from .protocol import AnyDenoiser
 from .reverse_variance import Optimal, ReverseVariance, as_variance, step_below, step_kl, step_of
 from .schedule import Schedule
-from .times import Stratified, Times
+from .times import Density, Stratified, Times
 
+CELLS = 4096  # of gamma, each at its middle
 IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
@@ -98,8 +99,8 @@ class Objective:
             if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
                 self.teacher.to(z.device)
             # A teacher's members answer together, whichever of the student's an item is for.
-            asked = None if condition is None else condition.without(MEMBER)
-            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, asked)
+            condition = condition and condition.without(MEMBER)
+            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 
@@ -134,6 +135,23 @@ class Objective:
             return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space))
         lower = step_below(schedule, gamma, self.steps)
         return self.loss.weight(self._step(process, gamma, lower, t))
+
+    @torch.no_grad()
+    def effective_share(self, process: Process, schedule: Schedule) -> float:
+        """Return n_eff / n of the loss's draws (Kish 1965); 1 where their density is not known beforehand.
+
+        Draws of gamma with density q estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q.
+        f is the loss of the best linear guess of data of unit variance, w(gamma) / (1 + e^gamma): a large
+        weight does no harm where the error is as small. Draws beyond the schedule's ends count as lost.
+        """
+        if not isinstance(self.times, Density) or isinstance(self.times, Stratified):
+            return 1.0
+        low, high = schedule.ends(torch.device("cpu"), torch.float64)
+        gamma = low + (high - low) * (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS
+        t = schedule.t_of(gamma)
+        q = self.times.per_gamma(gamma, schedule.dgamma(t), t)
+        f = self.effective_weight(process, schedule, gamma) * torch.sigmoid(-gamma)
+        return ((high - low) * f.mean().square() / (f.square() / q).mean()).item()
 
 
 def _natural(loss: Loss) -> float:

@@ -42,9 +42,6 @@ class Times(nn.Module, ABC):
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         """Take note of the losses (B,) at the times (B,) of a whole batch, not divided by their density."""
 
-    def check(self, schedule: Schedule) -> None:
-        """Refuse with a ValueError a schedule on which there is nothing to draw."""
-
 
 class Density(Times):
     """A density that is known beforehand, which a loss can be averaged over as well."""
@@ -92,16 +89,6 @@ class LogNormal(Density):
 
     def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
         return _normal(self._standard(gamma)) / (2 * self.std)
-
-    def check(self, schedule: Schedule) -> None:
-        ends = torch.tensor([schedule.gamma_min, schedule.gamma_max]).double()
-        share = torch.special.ndtr(self._standard(ends)).diff().item()
-        if share < 0.01:
-            raise ValueError(
-                f"objective.times.mean={self.mean} and objective.times.std={self.std}: {share:.1%} of these "
-                f"levels lie between gamma {schedule.gamma_min:g} and {schedule.gamma_max:g}; must be 1% "
-                "or more"
-            )
 
     def _standard(self, gamma: Tensor) -> Tensor:
         return (gamma / 2 - self.mean) / self.std

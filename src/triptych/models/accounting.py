@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.diffusion.bound import BoundTerms
+from triptych.diffusion.control import DrawError
 from triptych.diffusion.process import BITS
 from triptych.errors import UserError
 
@@ -95,7 +96,7 @@ class Accounting(Figures):
         self.dims, self.edges = dims, edges
         self.scale = (BITS if discrete else 1.0) / dims
         bins = 0 if edges is None else BINNED * (len(edges) - 1)
-        for name, size in {"draws": (3,), "noise": (2,), "bins": (bins,), "rows": (0, 6)}.items():
+        for name, size in {"draws": (3,), "noise": (3,), "bins": (bins,), "rows": (0, 6)}.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
@@ -113,21 +114,22 @@ class Accounting(Figures):
         gap: Tensor | None = None,
         extra: dict[str, Tensor] | None = None,
         index: Tensor | None = None,
-        variance: Tensor | None = None,
+        error: DrawError | None = None,
     ) -> None:
         """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats.
 
         ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their difference.
         ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
-        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``variance``: of each
-        item's total due to its draws, nats^2 (B,), where it is known.
+        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``error``: of each
+        item's total due to its draws, where it is known.
         """
         rows = torch.stack([elbo.total, *elbo]).double() * self.scale
         super().update(rows)
         noise = torch.full_like(rows[0], math.nan)
-        if variance is not None:
-            noise = variance.to(noise) * self.scale**2
-            self.noise += torch.stack([noise.new_tensor(float(len(noise))), noise.sum()])
+        if error is not None:
+            noise = error.variance.to(noise) * self.scale**2
+            missed = error.quadrature.to(noise) * self.scale
+            self.noise += torch.stack([noise.new_tensor(float(len(noise))), noise.sum(), missed.sum()])
         if index is not None and len(self.rows):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
@@ -172,9 +174,9 @@ class Accounting(Figures):
     def compute(self) -> Account:
         """Compute all figures at once, while the sums of all processes are at hand."""
         figures = self.figures()
-        counted, noise = self.noise.tolist()
+        counted, noise, missed = self.noise.tolist()
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
-            figures[self.unit]["draw_stderr"] = math.sqrt(noise) / counted
+            figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), missed) / counted
         n, total, squares = self.draws.tolist()
         estimator = {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
         per_item = None

@@ -17,6 +17,7 @@ from triptych.data.order import EvalLoader
 from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
+from triptych.diffusion.control import DrawError
 from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
@@ -215,14 +216,15 @@ class BoundModel(Logged):
             gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
         if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
-        variance = None
+        error = None
         if report:
-            variance = self.draw_variance(batch, torch.stack([e.total for e in drawn]).double())
-        self.accounting.update(mean, exact, gaps, extra, batch.index, variance)
+            error = self.draw_error(batch, torch.stack([e.total for e in drawn]).double())
+        self.accounting.update(mean, exact, gaps, extra, batch.index, error)
 
-    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """Return the variance of each item's mean over independent draws (R, B), nats^2 (B,); NaN for one."""
-        return totals.var(0) / len(totals) if len(totals) > 1 else torch.full_like(totals[0], torch.nan)
+    def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
+        """Return what each item's mean over independent draws (R, B) is wrong by; NaN for one draw."""
+        none = torch.zeros_like(totals[0])
+        return DrawError(totals.var(0) / len(totals) if len(totals) > 1 else none + torch.nan, none)
 
     def on_validation_epoch_start(self) -> None:
         self.before_accounting()

@@ -18,7 +18,7 @@ from triptych.data.batch import Batch, to_level, to_unit
 from triptych.declare import Opened
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.control import controlled_variance
+from triptych.diffusion.control import DrawError, controlled_error
 from triptych.diffusion.sampler import Sampler
 from triptych.models.base import BoundModel
 
@@ -62,12 +62,11 @@ class Cascade(BoundModel):
         for stage in self.stages:
             stage.before_report()
 
-    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        # they draw at the same times if of one seed, else NaN
+    def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
+        # they draw at the same times if of one seed; else nothing is known
         seeds = {stage.seed for stage in self.stages}
-        if len(seeds) > 1:
-            return torch.full_like(totals[0], torch.nan)
-        return controlled_variance(totals, [stage.control for stage in self.stages], batch.index, *seeds)
+        controls = [stage.control if len(seeds) == 1 else None for stage in self.stages]
+        return controlled_error(totals, controls, batch.index, self.stages[0].seed)
 
     def check_sampler(self, sampler: Sampler) -> None:
         for stage in self.stages:

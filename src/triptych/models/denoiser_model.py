@@ -10,7 +10,7 @@ from torch import Tensor
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.control import ITEMS, Control, controlled_variance
+from triptych.diffusion.control import ITEMS, Control, DrawError, controlled_error
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times
@@ -95,9 +95,9 @@ class DenoiserModel(BoundModel):
         self.accounting.update_levels(term.gamma, squared, term.nats, weight, estimate)
         return estimate
 
-    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """Return the variance of each item's mean by neighbours in time: draws are spread evenly over it."""
-        return controlled_variance(totals, [self.control], batch.index, self.seed)
+    def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
+        """Return each item's noise by neighbours in time, as draws are spread evenly, and what times miss."""
+        return controlled_error(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
         """Draw the excess over the exact denoiser; None unless of a density, in continuous time."""

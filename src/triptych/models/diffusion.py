@@ -27,6 +27,8 @@ from triptych.models.contract import check_output
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
+# A gradient's variance grows by n / n_eff: below it a batch of 128 teaches no more than one item drawn well.
+LEAST_EFFECTIVE = 0.01
 
 
 class Diffusion(DenoiserModel):
@@ -66,7 +68,6 @@ class Diffusion(DenoiserModel):
         if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
             fix = "set objective/times=uniform or stratified"
             raise ValueError(f"schedule=learned: learns where times fall; {fix}")
-        objective.times.check(schedule)
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
             right = "none" if levels is None else "uniform or lossless"
             kind = "a density" if levels is None else f"{levels} levels"
@@ -165,6 +166,7 @@ class Diffusion(DenoiserModel):
         weight, nats = self.objective.loss.weight, self.objective.loss.nats
         check_output("objective.loss", weight, partial(weight, at), (n,), ())
         check_output("objective.loss", nats, partial(nats, at, torch.ones_like(t), self.dims), (n,))
+        self._check_times()
         for drawn in self.times(t, self.schedule):
             if drawn is not None:  # the density of even times
                 check_output("objective.times", self.times.forward, drawn, (n,))
@@ -181,6 +183,15 @@ class Diffusion(DenoiserModel):
             return guess.value if isinstance(guess, Prediction) else guess
 
         check_output("objective.output", output.forward, value, tuple(x.shape))
+
+    def _check_times(self) -> None:
+        # before a fit alone: what was trained before can still be evaluated
+        effective = self.objective.effective_share(self.denoiser.process, self.schedule)
+        if not effective >= LEAST_EFFECTIVE:  # it is no number where nothing is drawn at all
+            times, loss = type(self.times).__name__, type(self.objective.loss).__name__
+            problem = f"{effective:.2g} of its draws are effective under objective.loss={loss}"
+            fix = "use wider times, or a loss over the same density (objective/loss/over)"
+            raise UserError(f"objective.times={times}: {problem}; {fix}")
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
