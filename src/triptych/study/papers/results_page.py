@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.describe import read_yaml
 from triptych.config.source import folders
-from triptych.files import load_object
+from triptych.files import load_object, walk
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
@@ -41,8 +41,8 @@ LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """Return the sweeps of papers at or beneath ``roots``."""
-    files = (file for root in roots for file in sorted(root.rglob("sweep.json")))
-    return [file.parent for file in files if isinstance(load_object(file).get("paper"), dict)]
+    places = (place for root in roots for place in sorted(folder for folder, _ in walk(root)))
+    return [place for place in places if isinstance(load_object(place / "sweep.json").get("paper"), dict)]
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:
