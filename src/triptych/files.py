@@ -13,11 +13,11 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from triptych.errors import Unreadable, UserError
+from triptych.errors import StorageError, Unreadable, UserError
 from triptych.terminal import printable
 
 MIB = 2**20
@@ -31,6 +31,11 @@ LIMITS = {
     "TRIPTYCH_MAX_DATA": 256 * MIB,  # bytes of an idx file once unpacked
     "TRIPTYCH_MAX_PIXELS": 50_000_000,  # of one image in a data folder
 }
+# The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
+STORAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+)
 DEPTH = 32  # nested lists and groups in a configuration
 TEXT = 8192  # characters of one value in it
 LINE = 65536  # characters of one line of a table
@@ -48,21 +53,35 @@ def limit(name: str) -> int:
 
 def check_directory(folder: str | Path) -> None:
     """Refuse a directory with a pipe, a socket, a device, or a link that leads out of it, by a UserError."""
-    home, ahead = os.path.realpath(folder), [str(folder)]
-    for place in ahead:
+    home = os.path.realpath(folder)
+    for _, entries in walk(folder):
+        for entry in entries:
+            if entry.is_symlink():
+                if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
+                    problem = "a link that leads out of the run's directory"
+                    raise UserError(f"{entry.path}: {problem}; put the file itself there")
+            elif not (entry.is_dir() or entry.is_file()):
+                raise UserError(f"{entry.path}: not a regular file; remove it")
+
+
+def walk(
+    root: str | Path, links: bool = False, refuse: Callable[[OSError], None] = lambda error: None
+) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """Yield each folder at or beneath ``root`` with its entries; with ``links`` follow those to folders.
+
+    The caller may take entries out of the list: those are not entered. ``refuse`` is told of a folder that
+    cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a thousand folders deep.
+    """
+    ahead = [Path(root)]
+    for here in ahead:
         try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
-                            problem = "a link that leads out of the run's directory"
-                            raise UserError(f"{entry.path}: {problem}; put the file itself there")
-                    elif entry.is_dir():
-                        ahead.append(entry.path)
-                    elif not entry.is_file():
-                        raise UserError(f"{entry.path}: not a regular file; remove it")
-        except OSError:  # gone meanwhile, or closed to us: then it is not read either
+            with os.scandir(here) as listing:
+                entries = [*listing]
+        except OSError as error:
+            refuse(error)
             continue
+        yield here, entries
+        ahead += [here / entry.name for entry in entries if entry.is_dir(follow_symlinks=links)]
 
 
 def no_link(path: str, flags: int) -> int:
@@ -74,6 +93,18 @@ def no_link(path: str, flags: int) -> int:
     if flags & os.O_TRUNC:
         os.ftruncate(file, 0)
     return file
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise StorageError, which names ``path``, where its storage refuses a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        kept = "what was complete before is kept, the same command goes on from there"
+        raise StorageError(f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}") from error
 
 
 @contextlib.contextmanager

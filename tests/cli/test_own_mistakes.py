@@ -650,6 +650,7 @@ def splits(x=X, label=Y, levels=None, **others) -> dict:
         (splits(label=None), ["no label; each item needs one"]),
         ({"train": splits()["train"]}, ["no split val; load must return {name: Split} of train, val, test"]),
         (splits(val=X), ["val: a torch.Tensor; must be a Split"]),
+        (splits((0 * X).long(), levels=1), ["levels=1 in the class; must be at least 2, or None"]),
         ([*splits().values()], ["load gives a builtins.list; load must return"]),
         (splits(train=Split(X[:0], Condition(label=Y[:0]))), ["train: no items"]),
     ],

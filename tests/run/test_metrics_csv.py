@@ -42,7 +42,7 @@ def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
         log.log_metrics({name: float(i)}, step)
         if draw.random() < 0.05:
             with pytest.MonkeyPatch.context() as patch:
-                for write in ("write_atomic", "write_end"):
+                for write in ("atomic", "write_end"):
                     patch.setattr(metrics, write, full_disk)
                 with pytest.raises(StorageError):
                     log.flush()
@@ -66,7 +66,7 @@ def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
     log.log_metrics({"loss": 1.0}, 0)
     log.flush()
     sizes, write = [], metrics.write_end
-    monkeypatch.setattr(metrics, "write_atomic", None)
+    monkeypatch.setattr(metrics, "atomic", None)
     monkeypatch.setattr(metrics, "write_end", lambda *a: (sizes.append(len(a[-1])), write(*a)))
     for step in range(1, 100):
         log.log_metrics({"loss": 1.0}, step)

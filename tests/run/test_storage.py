@@ -15,6 +15,7 @@ from tests.run.accidents import at_call, stopped
 from tests.run.commands import command, end, problems, start, wait_for
 from tests.run.test_kill import descendants, kill, words
 from triptych.errors import StorageError
+from triptych.run import processes
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
 
@@ -33,6 +34,20 @@ def small(tmp_path):
 
 def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
     wait_for(lambda: list(folder.rglob("last.ckpt")), process)
+
+
+def test_a_lock_that_finds_no_room_is_refused_in_one_line(tmp_path, monkeypatch):
+    """The file of the lock is there: only what is written into it needs room."""
+
+    def full(number: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = RunDirectory(tmp_path / "run")
+    with run.lock():
+        pass
+    monkeypatch.setattr(processes.os, "write", full)
+    words = f"{run / '.lock'}: cannot be written (No space left on device)"
+    refused(lambda: run.lock().__enter__(), words, error=StorageError)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.ESTALE])

@@ -98,24 +98,26 @@ def test_a_result_that_is_not_understood_names_no_checkpoint(finished, inside, c
     assert state(run.path) == before
 
 
-def test_in_a_sweep_the_others_are_trained(root, inside):
-    """Its cell is refused, and the report and the exit code say so."""
+def test_a_sweep_with_one_is_refused_before_it_writes(root, inside):
     line = ["-m", "name=s", "seed=1,2", "logger=csv", *TINY]
+    sweep = root / "logs" / "sweeps" / "s"
     assert inside("triptych.cli.train", *line, "trainer.max_steps=3").returncode == 0
-    first, second = sorted(file.parent for file in (root / "logs" / "sweeps").rglob("config.yaml"))
+    first, second = sorted(file.parent for file in sweep.rglob("config.yaml"))
+    recorded = (first / "summary.json").read_text()
     plant(first / "summary.json", RESULT | {"schema": 99})
     shutil.rmtree(second)
-    before = state(first)
+    before = state(sweep)
     done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
-    assert done.returncode == 1 and done.stderr.count("schema 99, this reader knows 1") == 1
-    assert state(first) == before and RunDirectory(second).status == "finished"
-    study = read_study([first.parent])
-    assert study.banner == "1 of 2 runs finished, 1 unreadable" and "retry" not in study.next_step
-    plant(root / "logs" / "sweeps" / "s" / "sweep.json", "x")
-    before = state(root / "logs" / "sweeps" / "s")
+    assert done.returncode == 1 and "schema 99, this reader knows 1" in done.stderr.splitlines()[-1]
+    assert state(sweep) == before
+    study = read_study([sweep])
+    assert study.banner.startswith("0 of 2 runs finished, 1 unreadable") and "retry" not in study.next_step
+    (first / "summary.json").write_text(recorded)
+    plant(sweep / "sweep.json", "x")
+    before = state(sweep)
     done = inside("triptych.cli.train", *line, "trainer.max_steps=3")
     assert done.returncode == 1 and "sweep.json: cannot be read" in done.stderr.splitlines()[-1]
-    assert state(root / "logs" / "sweeps" / "s") == before
+    assert state(sweep) == before
 
 
 def test_a_run_that_has_lost_its_provenance_gets_an_id_once(prepared):

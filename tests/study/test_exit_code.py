@@ -144,3 +144,21 @@ def test_a_job_that_slurm_ended_is_named(hook, capsys):
     add(hook, "finished")
     assert hook.job_without_result("17_1", ["objective=x0", "seed=2"], "completed") == pytest.approx(1.99)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_launcher_that_does_not_start_is_refused_and_our_own_error_is_not(capsys, ours):
+    """As Ray's, which raises a plain Exception when its processes do not come up."""
+
+    def function(module: str, text: str):
+        names = {"__name__": module}
+        exec(f"def call(then): {text}", names)
+        return names["call"]
+
+    start = function("ray._private.node", 'raise Exception("the node timed out")')
+    launch = function("hydra_plugins.hydra_ray_launcher.ray_launcher", "then(None)")
+    run = function("triptych.run.execute", "then(None)")
+    with pytest.raises(Exception if ours else SystemExit) as ended, one_line_errors():
+        launch((lambda _: run(start)) if ours else start)
+    assert str(ended.value) == ("the node timed out" if ours else "1")
+    assert capsys.readouterr().err == ("" if ours else "error: the node timed out\n")

@@ -131,7 +131,7 @@ class EMA(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.averages = {state_dict["name"]: dict(state_dict["average"])} | dict(state_dict["others"])
-        self.updates = state_dict["updates"]
+        self.updates = int(state_dict["updates"])
 
 
 def _parameters(module: pl.LightningModule) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import json
 import os
 import re
 import sys
@@ -18,13 +19,13 @@ from triptych.cli.startup import answer_version
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import VALUE, nearest, replacement, translated
-from triptych.config.identity import check_environment, quote, register_resolvers
+from triptych.config.identity import ABSENT, check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
 from triptych.errors import StorageError, UserError, check_password
+from triptych.files import STORAGE
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import STORAGE
 
 WORD = re.compile(r"[\w.-]+")
 GROUPED = re.compile(r"\d+(_\d+)+")  # a number to Hydra, which would call the run 2024_01 202401
@@ -122,7 +123,10 @@ def help_or_config(options: Namespace, command: str) -> str:
     if options.resolve:
         OmegaConf.resolve(cfg)
     parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}
-    return OmegaConf.to_yaml(OmegaConf.select(parts[options.cfg], options.package or ""))
+    shown = OmegaConf.select(parts[options.cfg], options.package or "", default=ABSENT)
+    if shown is ABSENT:
+        raise UserError(f"--package {options.package}: no such key; leave it out, or type one that is shown")
+    return OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{json.dumps(shown)}\n"
 
 
 def _keep(cfg: Any, plain: dict[str, Any]) -> None:

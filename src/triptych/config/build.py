@@ -179,9 +179,13 @@ def build(config: dict[str, Any], path: str, table: Dependencies | None = None, 
     unless the argument's class has short names. UserError for whatever cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
-        raise UserError(f"{path}: names no class; must be a group with _target_")
+        raise _nameless(path)
     check_targets(config, path)
     return _make(config, path, table, extra)
+
+
+def _nameless(place: str) -> UserError:
+    return UserError(f"{place}: names no class; must be a group with _target_")
 
 
 def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, Any]) -> Any:
@@ -191,6 +195,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     if not isinstance(node, dict):
         return node
     if "_target_" not in node:
+        if find_key(place).bases:
+            raise _nameless(place)
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
     kind, (_, more) = import_class(node["_target_"], place), of_class(node["_target_"])
     names = _of_imported(kind)

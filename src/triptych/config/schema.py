@@ -42,6 +42,10 @@ class _MLflow(TypedDict):
     experiment: str
 
 
+class _Data(TypedDict):
+    batch_size: Annotated[Count, Role.IDENTITY, Unit("items")]
+
+
 class _Network(TypedDict):  # ``denoiser`` and ``model``
     network: Annotated[Group, Base("torch.nn.Module")]
 
@@ -157,7 +161,7 @@ class DrawingKeys(TypedDict):
 class ModelKeys(TypedDict):
     """The model, how it was trained and by what it is judged: trained=DIR takes these from the other run."""
 
-    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA]
+    data: Annotated[_Data, Base("triptych.data.base.DataModule"), Role.DATA]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule")]
     process: Annotated[Group, Base("triptych.diffusion.process.Process")]
     denoiser: Annotated[_Network, Base("triptych.diffusion.denoiser.Denoiser")]

@@ -84,6 +84,8 @@ def _breach(data: DataModule) -> str:
     if not isinstance(splits, dict) or (missing := [name for name in SPLITS if name not in splits]):
         problem = f"no split {missing[0]}" if isinstance(splits, dict) else f"load gives {_class_of(splits)}"
         return f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
+    if data.levels in (0, 1):
+        return f"levels={data.levels} in the class; must be at least 2, or None for numbers"
     for name, split in splits.items():
         if not isinstance(split, Split):
             return f"{name}: {_class_of(split)}; must be a Split"

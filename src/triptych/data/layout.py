@@ -6,13 +6,13 @@ are classes, and a hash of each image's path splits them.
 """
 
 import hashlib
-import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.errors import DataError
+from triptych.files import walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,15 +47,15 @@ class Layout:
 def list_images(root: Path) -> list[Path]:
     """List the images under ``root``, relative and sorted, without hidden and foreign folders."""
 
-    def unreadable(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise DataError(f"data.root: cannot read {error.filename}: {error.strerror}; fix its permissions")
 
     images: list[Path] = []
-    for folder, inner, names in os.walk(root, followlinks=True, onerror=unreadable):
-        here = Path(folder)
-        inner[:] = [n for n in inner if not n.startswith(".") and n not in FOREIGN and not _above(here / n)]
-        shown = (name for name in names if name.lower().endswith(ENDINGS) and not name.startswith("."))
-        images += [(here / name).relative_to(root) for name in shown]
+    for here, entries in walk(root, links=True, refuse=refuse):
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+        images += [(here / n).relative_to(root) for n in names if n.lower().endswith(ENDINGS)]
+        hidden = {one for one in entries if one.name.startswith(".") or one.name in FOREIGN}
+        entries[:] = [one for one in entries if one not in hidden and not _above(here / one.name)]
     return sorted(images, key=Path.as_posix)
 
 

@@ -226,7 +226,7 @@ class Keep(pl.Callback):
         return {"best": self.best, "seconds": self.seconds, "stopped": self._saved[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self._before = state_dict["best"], state_dict["seconds"]
+        self.best, self._before = float(state_dict["best"]), float(state_dict["seconds"])
         self._stopped = state_dict.get("stopped", False)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:

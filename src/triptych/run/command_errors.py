@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +13,7 @@ from yaml import MarkedYAMLError
 
 from triptych.config.own_code import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
-from triptych.run.directory import STORAGE
+from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank
 
 
@@ -89,27 +88,35 @@ def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> Use
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         why = " ".join(filter(None, (error.context, error.problem)))
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    frame = frames[-1]
-    if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
-        name, why = "full_path", "is not UTF-8 text; save it as such"
-        if isinstance(error, RecursionError):
-            name, why = "path", "its defaults lead back to itself; take one out"
-        known = (one.f_locals.get(name) for one in reversed(frames))
-        return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
-    library = frame.f_globals.get("__name__", "").split(".")[0]
-    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        return UserError(
-            explain(error, command, arguments)
-        )  # Hydra refuses so too, and Ray where no cluster is
-    if isinstance(error, OSError) and _hydras_last(frames):
-        kind = StorageError if error.errno in STORAGE else UserError
-        return kind(f"{error.filename}: cannot be written ({error.strerror})")
+    if _hydras_last(error):
+        return _of_hydra(error) or UserError(explain(error, command, arguments) or type(error).__name__)
     if isinstance(error, PermissionError) and error.filename:
         return StorageError(f"{error.filename}: cannot be opened ({error.strerror})")
     return None
 
 
-def _hydras_last(frames: Sequence[FrameType]) -> bool:
-    packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
-    return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
+def _hydras_last(error: Exception) -> bool:
+    """Return whether Hydra, or a launcher that it called, raised an error: not we, nor what we called."""
+    hydras = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals.get("__name__", "")
+        if name == "__main__" or name.startswith(("triptych.", "hydra_plugins.triptych_")):
+            hydras = False
+        elif name.startswith(("hydra.", "hydra_plugins.")):
+            hydras = True
+    return hydras and error.__cause__ is None  # else it is a worker's, with its traceback
+
+
+def _of_hydra(error: Exception) -> UserError | None:
+    """Explain an error of a file of the configuration that Hydra raised; None for any other."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, UnicodeDecodeError | RecursionError):
+        name, why = "full_path", "is not UTF-8 text; save it as such"
+        if isinstance(error, RecursionError):
+            name, why = "path", "its defaults lead back to itself; take one out"
+        known = (frame.f_locals.get(name) for frame in reversed(frames))
+        return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
+    if isinstance(error, OSError) and error.filename:
+        kind = StorageError if error.errno in STORAGE else UserError
+        return kind(f"{error.filename}: cannot be written ({error.strerror})")
+    return None

@@ -1,7 +1,6 @@
 """A run is its directory: its files (docs/runs.md), its lock, its status."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -12,19 +11,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
-from triptych.errors import StorageError, Unreadable, UserError, mask_password
-from triptych.files import check_directory, file_digest, no_link, read_record, replaced
+from triptych.errors import Unreadable, UserError, mask_password
+from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
 from triptych.terminal import printable
-
-# The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
-STORAGE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
-    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
-)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
@@ -36,17 +29,6 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        kept = "what was complete before is kept, the same command goes on from there"
-        raise StorageError(f"{path}: cannot be written ({os.strerror(error.errno)}); {kept}") from error
-
-
-@contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """Open ``path`` for an atomic write, as ``replaced``.
 
@@ -54,7 +36,7 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     lock; the file is as it was before.
     """
     check_held(path)
-    with _storage_errors(path), replaced(path, new) as file:
+    with storage_errors(path), replaced(path, new) as file:
         yield file
 
 
@@ -70,7 +52,7 @@ def write_end(path: Path, start: int, data: bytes) -> None:
     If ``data`` begins with the bytes that it replaces, a kill at any moment loses none of them.
     """
     check_held(path)
-    with _storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
+    with storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
         file.seek(start)
         while data:  # in one go but where the disk is full
             data = data[file.write(data) :]
@@ -231,7 +213,8 @@ class RunDirectory(Lockable):
 
     def sweep_up(self) -> None:
         """Remove temporary files that a kill left; only for the process that holds the lock."""
-        for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
+        temporary = (file for folder, _ in walk(self.path) for file in folder.glob(".*.tmp"))
+        for leftover in (*temporary, *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
 

@@ -45,7 +45,7 @@ from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.measure import FOLDER, draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
-from triptych.run.untrusted import is_composed_here
+from triptych.run.untrusted import interpreting, is_composed_here
 
 FEW = 10  # validation items, of which a mean says little
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
@@ -151,7 +151,8 @@ class Session:
         experiment.data.remember()
         _describe(run, experiment, origin)
         if origin.initial is not None:
-            initialise(run, config, experiment.model, origin.initial)
+            with interpreting(f"init_from={config['init_from']}"):
+                initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
         before = initial_bound(config, experiment.data)
         with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:

@@ -28,7 +28,13 @@ from triptych.errors import UserError
 from triptych.models.contract import check_output, try_guides, try_own, try_sampler, undisturbed
 from triptych.models.denoiser_model import DenoiserModel
 from triptych.models.lr_schedule import refused_keys, try_optimizer
-from triptych.run.checkpoints import LAST, AtomicCheckpointIO, Keep, check_states, save_checkpoint
+from triptych.run.checkpoints import (
+    LAST,
+    AtomicCheckpointIO,
+    Keep,
+    check_states,
+    save_checkpoint,
+)
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
 from triptych.run.initialization import Origin
@@ -40,6 +46,7 @@ from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
 from triptych.run.reopen import open_weights
 from triptych.run.stopping import Peers, Stop
+from triptych.run.untrusted import interpreting
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -71,7 +78,10 @@ class Fit:
         """Fit the model, unless it is another run's or has no trainable parameters."""
         model, checkpoint = experiment.model, origin.adopted
         if checkpoint is None and any(p.requires_grad for p in model.parameters()):
-            with compiled(model, experiment.config):
+            with (
+                compiled(model, experiment.config),
+                interpreting(origin.start, lambda: self.trainer.global_step > origin.step + 1),
+            ):
                 self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
             return
         if checkpoint is None:

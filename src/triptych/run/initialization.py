@@ -27,13 +27,19 @@ from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import newest_readable, read_checkpoint, reported, save_checkpoint, weights_of
+from triptych.run.checkpoints import (
+    newest_readable,
+    read_checkpoint,
+    reported,
+    save_checkpoint,
+    weights_of,
+)
 from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import launch, rank
 from triptych.run.provenance import digest_of, few, own_changes, source_files, versions
-from triptych.run.untrusted import is_composed_here
+from triptych.run.untrusted import interpreting, is_composed_here
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
@@ -66,6 +72,19 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
         take_fit(run, fit)
     start = newest_readable(run.checkpoints())
     checkpoint = read_checkpoint(start) if start else None
+    with interpreting(start or config.get("trained") or config.get("init_from")):
+        return _origin_of(run, config, now, model, fit, start, checkpoint)
+
+
+def _origin_of(
+    run: RunDirectory,
+    config: dict[str, Any],
+    now: Fingerprint,
+    model: BoundModel,
+    fit: str,
+    start: Path | None,
+    checkpoint: dict[str, Any] | None,
+) -> Origin:
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
     if checkpoint and (other := checkpoint["triptych"].get("fit_of")):

@@ -133,7 +133,7 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
             about = wandb.describe_run(node, config, run)
             loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
     if step and not run.provenance.executions:  # it takes another run's fit: they have no curves yet
-        for at, row in table.rows.items():
+        for at, row in table.all_rows():
             for logger in loggers[1:]:
                 logger.log_metrics({name: float(value) for name, value in row.items()}, at)
     return loggers

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.identity import leaves
 from triptych.files import read_rows
-from triptych.run.directory import RunDirectory, log_line, write_atomic, write_end
+from triptych.run.directory import RunDirectory, atomic, log_line, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
@@ -48,25 +49,38 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Hold the rows up to ``step`` for the next write; print a warning if some are damaged."""
-        if damaged := self._read(step):
-            log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
+        """Keep the rows up to ``step``, the last of them held; print a warning if some are damaged."""
+        damaged: list[int] = []
+        kept = deque(self._stored(step, damaged), OPEN + 1)
+        self._columns, self._end = [], 0
+        self._closed = kept.popleft()[0] if len(kept) > OPEN else -1
+        self.rows = dict(kept)
+        if damaged:
+            log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
-    def _read(self, until: float) -> int:
-        """Merge the file's rows up to a step into those that are held; return how many are damaged."""
-        rows = read_rows(self.path)
-        header, damaged, read = next(rows, []), 0, {}
-        for cells in rows:
-            row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+    def _stored(self, until: int, damaged: list[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the file's rows up to a step, one at a time; append what is damaged, or not in order."""
+        table, before = read_rows(self.path), -1
+        header = next(table, [])
+        for number, cells in enumerate(table):
+            row: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
             at = row.pop("step", "")
-            if len(cells) != len(header) or not at.isdecimal() or any(map(_is_text, row.values())):
-                damaged += 1
-            elif len(at) < 19 and int(at) <= until:
-                read[int(at)] = row
-        merged = read.keys() | self.rows.keys()
-        self.rows = {step: read.get(step, {}) | self.rows.get(step, {}) for step in sorted(merged)}
-        self._columns, self._closed, self._end = [], -1, 0
-        return damaged
+            whole = len(cells) == len(header) and at.isdecimal() and len(at) < 19
+            if not whole or int(at) <= before or any(map(_is_text, row.values())):
+                if damaged is not None:
+                    damaged.append(number)
+            elif int(at) <= until:
+                before = int(at)
+                yield before, row
+
+    def all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield all rows in order: those of the file that are closed, with what is held."""
+        held = dict(sorted(self.rows.items()))
+        for step, row in self._stored(self._closed):
+            for earlier in [other for other in held if other < step]:
+                yield earlier, held.pop(earlier)
+            yield step, row | held.pop(step, {})
+        yield from held.items()
 
     @property
     def last(self) -> tuple[int, dict[str, Any]]:
@@ -98,24 +112,36 @@ class MetricsCsv(Logger):
         """Write what has changed now, unless there are no rows."""
         if not self.rows and not self.path.exists():
             return
-        columns = self._columns
-        new = {name for row in self.rows.values() for name in row} - {*columns}
+        new = {name for row in self.rows.values() for name in row} - {*self._columns}
         cut = not self.path.exists() or self.path.stat().st_size < self._end  # by somebody else
-        whole = new or not columns or min(self.rows, default=0) <= self._closed or cut
-        if whole:
-            if columns:
-                self._read(self._closed)
-            columns = ["step", *dict.fromkeys(name for row in self.rows.values() for name in row)]
-        rows = sorted(self.rows.items())
-        closed, held = (_lines(columns, some) for some in (rows[:-OPEN], rows[-OPEN:]))
-        if whole:
-            closed = _lines(columns, [], header=True) + closed
-            write_atomic(self.path, closed + held)
+        if new or not self._columns or min(self.rows, default=0) <= self._closed or cut:
+            self._rewrite()
         else:
+            rows = sorted(self.rows.items())
+            closed, held = (_lines(self._columns, some) for some in (rows[:-OPEN], rows[-OPEN:]))
             write_end(self.path, self._end, closed + held)
-        self._columns, self.rows, self._end = columns, dict(rows[-OPEN:]), self._end + len(closed)
-        self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
+            self._hold(rows, self._end + len(closed))
         self._written = time.monotonic()
+
+    def _rewrite(self) -> None:
+        """Write the whole table anew, a row at a time."""
+        names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
+        columns = ["step", *names]
+        last: deque[tuple[int, dict[str, Any]]] = deque(maxlen=OPEN + 1)
+        with atomic(self.path) as file:
+            file.write(_lines(columns, [], header=True))
+            for step, row in self.all_rows():
+                file.write(_lines(columns, [(step, row)]))
+                last.append((step, row))
+            held = _lines(columns, [*last][-OPEN:])
+            end = file.tell() - len(held)
+        self._columns = columns
+        self._hold([*last], end)
+
+    def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
+        """Hold the last of ``rows``, which begin at the byte ``end`` of the file; the others are closed."""
+        self.rows, self._end = dict(rows[-OPEN:]), end
+        self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
 
     def finalize(self, status: str) -> None:
         self.flush()

@@ -23,7 +23,7 @@ from triptych.config.identity import (
     plain_name,
     slug,
 )
-from triptych.config.keys import check_values, role
+from triptych.config.keys import check_values, fields, find_key, role
 from triptych.config.schema import Train
 from triptych.config.source import choices_of
 from triptych.declare import Role
@@ -48,6 +48,10 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
             else f"every run has it; type no ~{key}"
         )
         raise UserError(f"{key}: {fix}")
+    for key in [o.removeprefix("~").split("=", 1)[0] for o in overrides if o.startswith("~")]:
+        group, _, name = key.rpartition(".")
+        if name in fields(find_key(group).kind):
+            raise UserError(f"~{key}: every run has it; type {key}=VALUE")
     typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     keep_arguments(plain, typed)
     check_needed(plain, typed)

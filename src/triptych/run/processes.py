@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Busy, StorageError, UserError
-from triptych.files import no_link, open_regular
+from triptych.files import no_link, open_regular, storage_errors
 
 # By these a process is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
@@ -54,7 +54,8 @@ def launch() -> str:
 def announce(folder: Path) -> None:
     """Signal from rank 0 that the directory is ready for the other ranks."""
     if launch():
-        (folder / ".launch").write_text(launch())
+        with storage_errors(folder / ".launch"):
+            (folder / ".launch").write_text(launch())
 
 
 def await_announcement(folder: Path) -> None:
@@ -162,9 +163,9 @@ class Lockable:
                     time.sleep(0.05)
                 if not _lies_in(folder, file):
                     continue  # who held it has removed the directory, or put it aside
-                file.truncate(0)
-                file.write(owner())
-                file.flush()
+                with storage_errors(folder / ".lock"):
+                    file.truncate(0)
+                    os.write(file.fileno(), owner().encode())  # at once: a buffer is written again by close
                 _held.append((folder, file))
                 try:
                     yield

@@ -11,6 +11,7 @@ import os
 import re
 import time
 import zipfile
+from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
-from triptych.files import check_directory, limit, load_object, open_regular, read_record, read_rows
+from triptych.files import (
+    check_directory,
+    limit,
+    load_object,
+    open_regular,
+    read_record,
+    read_rows,
+    walk,
+)
 from triptych.run.directory import PRUNE, RunDirectory, check_digests
 from triptych.run.parsing import (
     error_line,
@@ -117,14 +126,15 @@ class Run(Result):
         UserError: the run has that column under a longer name, as train/loss for loss.
         """
         if known := self.histories((column,)):
-            return known[column]
+            steps, values = known[column]
+            return steps.tolist(), values.tolist()
         if longer := [name for name in self.histories() if name.endswith(f"/{column}")]:
             raise UserError(f"{column}: no such column in metrics.csv; use {' or '.join(longer)}")
         return [], []
 
-    def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
+    def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[array[int], array[float]]]:
         """Read steps and values of several columns at once; None: of all columns."""
-        histories: dict[str, tuple[list[int], list[float]]] = {}
+        histories: dict[str, tuple[array[int], array[float]]] = {}  # 16 bytes a value: there may be millions
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
         if "step" not in header:
@@ -141,7 +151,7 @@ class Run(Result):
                 continue
             for i, name in wanted:
                 if row[i] and math.isfinite(value := to_float(row[i])):
-                    steps, values = histories.setdefault(name, ([], []))
+                    steps, values = histories.setdefault(name, (array("q"), array("d")))
                     steps.append(int(step))
                     values.append(value)
         return histories
@@ -153,11 +163,11 @@ def find_runs(root: Path) -> list[Path]:
     A directory that may not be opened is among them, as it may be a run's: `read_run` says so.
     """
     directories: list[Path] = []
-    for here, folders, files in os.walk(root, onerror=lambda error: directories.append(Path(error.filename))):
-        if "config.yaml" in files or "summary.json" in files:
-            directories.append(Path(here))
-            folders.clear()
-        folders[:] = [name for name in folders if not name.startswith(".") and not ASIDE.search(name)]
+    for here, entries in walk(root, refuse=lambda error: directories.append(Path(error.filename))):
+        if any(entry.name in ("config.yaml", "summary.json") and not entry.is_dir() for entry in entries):
+            directories.append(here)
+            entries.clear()
+        entries[:] = [one for one in entries if one.name[0] != "." and not ASIDE.search(one.name)]
     return sorted(directories, key=lambda path: natural_key(str(path)))
 
 

@@ -1,7 +1,7 @@
 """Open checkpoints and run directories that may be a stranger's, before anything is used; no torch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -10,11 +10,13 @@ from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.identity import describe_differences, in_root, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
+from triptych.config.own_code import raised_at
 from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
+from triptych.run.parsing import error_line
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
@@ -65,6 +67,21 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
                 raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
         file.seek(0)
         yield file, record
+
+
+@contextmanager
+def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Refuse a checkpoint, if there is one, whose content raises an error, unless steps have ``begun`` on it.
+
+    Content of another shape raises whatever its readers raise.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
+        if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
+            raise
+        problem = f"the run cannot go on from its content ({type(error).__name__}: {error_line(error)})"
+        raise UserError(f"{where}: {problem}; restore it, or the code that wrote it") from error
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:

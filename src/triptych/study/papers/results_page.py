@@ -20,7 +20,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.metric import measures_of, version_of
 from triptych.config.source import folders
 from triptych.errors import Unreadable, UserError
-from triptych.files import load_object, read_record
+from triptych.files import load_object, read_record, walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
@@ -41,16 +41,17 @@ LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """Return the sweeps of papers at or beneath ``roots``."""
-    papers = []
-    for file in (file for root in roots for file in sorted(root.rglob("sweep.json"))):
-        try:
-            sweep = read_record(file) or {}
-        except Unreadable as error:
-            log_line(None, f"left out: {error}")
-            continue
-        if isinstance(sweep.get("paper"), dict):
-            papers.append(file.parent)
-    return papers
+    places = (place for root in roots for place in sorted(folder for folder, _ in walk(root)))
+    return [place for place in places if _is_papers_sweep(place)]
+
+
+def _is_papers_sweep(place: Path) -> bool:
+    try:
+        sweep = read_record(place / "sweep.json") or {}
+    except Unreadable as error:
+        log_line(None, f"left out: {error}")
+        return False
+    return isinstance(sweep.get("paper"), dict)
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""What cannot be understood is refused in one line: a checkpoint of another shape, folders without end."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from tests.refusal import one_line, refused
+from tests.run.accidents import stopped
+from triptych.data.layout import list_images
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.read import find_runs
+from triptych.study.papers.results_page import find_papers
+
+WEIGHT = "denoiser.network.last.weight"
+RING = ("data=ring", "denoiser=mlp", "denoiser.network.width=8", "data.val_size=20", "data.test_size=20")
+# where in a checkpoint, and what stands there instead; None: nothing
+RESUMED = [
+    ("state_dict", WEIGHT, None),
+    ("state_dict", "denoiser.network.added.weight", torch.zeros(2)),  # a layer that the code has no more
+    ("state_dict", WEIGHT, torch.zeros(3, 3)),
+    ("loops", "fit_loop", None),
+    ("optimizer_states", [{"state": "x", "param_groups": 3}]),
+    ("optimizer_states", None),
+    ("lr_schedulers", [{"last_epoch": "x"}]),
+    ("callbacks", "EMA", "average", "x"),
+    ("callbacks", "EMA", "others", None),
+    ("callbacks", "Keep", "seconds", "x"),
+    ("callbacks", "EMA", "updates", "x"),
+]
+TRAINED = [
+    ("global_step", None),
+    ("callbacks", None),
+    ("callbacks", "EMA", "others", {"sigma_rel_0.1": "x"}),
+    ("state_dict", WEIGHT, "x"),
+]
+
+
+def change(file, *place_and_value: Any) -> None:
+    *place, name, value = place_and_value
+    checkpoint = torch.load(file, weights_only=True)
+    node = checkpoint
+    for key in place:
+        node = node[key]
+    if value is None:
+        del node[name]
+    else:
+        node[name] = value
+    torch.save(checkpoint, file)
+
+
+@pytest.fixture
+def resumable(prepared):
+    return stopped(prepared(*RING))
+
+
+@pytest.mark.parametrize("changed", RESUMED, ids=lambda changed: ".".join(map(str, changed[:-1])))
+def test_a_run_does_not_go_on_from_what_it_cannot_restore(resumable, changed):
+    checkpoint = resumable.checkpoints()[-1]
+    change(checkpoint, *changed)
+    before = checkpoint.read_bytes()
+    refused(lambda: execute(resumable), str(checkpoint))
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", TRAINED, ids=lambda changed: ".".join(map(str, changed[:-1])))
+def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, finished, root, changed):
+    checkpoint = finished(*RING).path / "checkpoints" / "last.ckpt"
+    moved = root / "moved.ckpt"
+    moved.write_bytes(checkpoint.read_bytes())
+    change(moved, *changed)
+    try:
+        execute(prepared(*RING, f"init_from={moved}", path="next"))
+    except UserError as error:
+        one_line(str(error), str(moved))
+
+
+@pytest.fixture
+def deep(root):
+    """1,200 folders, one in the other: more than Python's stack is deep."""
+    here = os.getcwd()
+    os.mkdir(root / "deep")
+    os.chdir(root / "deep")
+    for _ in range(1200):
+        os.mkdir("a")
+        os.chdir("a")
+    os.chdir(here)
+    yield root / "deep"
+    os.system(f"rm -r '{root / 'deep'}'")  # which pytest's own removal would fail at
+
+
+def test_folders_may_lie_as_deep_as_they_like(deep):
+    assert find_runs(deep) == [] and list_images(deep) == [] and find_papers([deep]) == []
+    RunDirectory(deep).sweep_up()
