@@ -104,7 +104,7 @@ def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared
     assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
 
 
-def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
+def test_every_checkpoint_is_opened_once_before_the_fit_and_after_it(prepared, monkeypatch):
     execute(prepared("model=classifier", "measures.n=0", path="noisy"))
     execute(prepared("model=classifier", "model.noise=false", "measures.n=0", path="clean"))
     root = prepared("model=classifier", path="x").path.parent
@@ -119,7 +119,7 @@ def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
     )
     rows = execute(run)["measures_over"]["rows"]
     assert [row["value"] for row in rows] == [0.0, 1.0, 2.0]
-    assert len(opened) == len(set(opened)) == 2
+    assert len(opened) == 4 and len(set(opened)) == 2, "before the fit and after it, each once"
 
 
 @pytest.mark.parametrize("key", ["bound.steps", "data.seed", "seed", "sampler", "sampler.stops"])
