@@ -116,10 +116,11 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, mo
     same(whole, broken, whole.summary(), execute(broken))
 
 
-def test_half_written_files_of_a_killed_process_are_swept_up_and_a_corrupted_summary_made_again(finished):
+def test_half_written_files_of_a_killed_process_are_swept_up_and_a_lost_summary_made_again(finished):
     run = finished()
     first = run.summary()
-    (run / "summary.json").write_text('{"schema": 1, "stat')
+    (run / "summary.json").unlink()
+    (run / ".summary.json.123.tmp").write_text('{"schema": 1, "stat')
     (run / "checkpoints" / ".last.ckpt.123.tmp").write_bytes(b"half")
     assert run.status == "interrupted"
     assert execute(run)["test"] == first["test"]

@@ -23,6 +23,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.loggers import build_loggers, import_libraries
 from triptych.run.metrics import comparable, flat_figures
+from triptych.run.provenance_file import Provenance
 from triptych.run.wandb import describe_run
 
 TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same
@@ -317,12 +318,13 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
     choices = {"ablation": "objectives", "data": "digits"}
     command = ["triptych-train", "logger.mlflow.tracking_uri=http://me:secret@host/"]
-    found = describe_run({"tags": ["mine"]}, {}, {"id": "x", "choices": choices, "command": command}, run)
+    run.provenance = Provenance(id="x", choices=choices, command=tuple(command))
+    found = describe_run({"tags": ["mine"]}, {}, run)
     assert found["notes"] == "triptych-train logger.mlflow.tracking_uri=http://***@host/"
     assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
     asked = {"name": "n", "group": "other", "job_type": "j", "notes": "why", "tags": "one"}
-    found = describe_run(asked, {}, {"id": "x"}, run)
+    found = describe_run(asked, {}, run)
     assert {**found, **asked, "tags": ["one"]} == found
 
 

@@ -158,7 +158,7 @@ def test_a_launcher_that_does_not_start_is_refused_and_our_own_error_is_not(caps
     start = function("ray._private.node", 'raise Exception("the node timed out")')
     launch = function("hydra_plugins.hydra_ray_launcher.ray_launcher", "then(None)")
     run = function("triptych.run.execute", "then(None)")
-    with pytest.raises(Exception if ours else SystemExit) as ended, one_line_errors():
+    with pytest.raises(Exception if ours else SystemExit) as ended, one_line_errors("train"):
         launch((lambda _: run(start)) if ours else start)
     assert str(ended.value) == ("the node timed out" if ours else "1")
     assert capsys.readouterr().err == ("" if ours else "error: the node timed out\n")

@@ -13,6 +13,7 @@ from tests.refusal import refused
 from tests.study.fake_runs import make_run
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
+from triptych.study import sweep
 
 
 def drawn_from(text: str):
@@ -55,12 +56,14 @@ def search(tmp_path, monkeypatch):
             make_run(tmp_path, "v", 1, 2.0, overrides=[str(len(asked))], metrics={"psnr": "higher"})
             return [SimpleNamespace(return_value=figures[len(asked) - 1])]
 
+        hook = SimpleNamespace(reserve=lambda cells: None, plan=lambda jobs: {}, expect=lambda jobs: None)
+        monkeypatch.setattr(sweep, "current_hook", lambda: hook)
         sweeper.launcher = SimpleNamespace(launch=launch)
         monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
 
         def composed(*_):
-            sweep = {"dir": str(tmp_path), "subdir": str(len(asked) + 1)}
-            return OmegaConf.create({"hydra": {"sweep": sweep}})
+            place = {"dir": str(tmp_path), "subdir": str(len(asked) + 1)}
+            return OmegaConf.create({"hydra": {"sweep": place}})
 
         loader = SimpleNamespace(load_sweep_config=composed)
         sweeper.hydra_context = SimpleNamespace(config_loader=loader)

@@ -28,13 +28,13 @@ from scipy.special import ndtr
 from triptych.files import load_object, read_json
 from triptych.run.parsing import to_float
 from triptych.study.cells import Comparison, Key, PairTest, Rule, bound_by_item
+from triptych.study.rounds import LOOKS
 from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
 FIRST = 3  # seeds that are suggested where there is one
 NODES = 32
-LOOKS = "looks.json"  # which seeds each look had: the same command, given again, and the report look at these
 MOST_LOOKS = 10**6
 
 

@@ -21,10 +21,11 @@ from triptych.run.parsing import few, first_line
 from triptych.run.read import Run, read_runs
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
-from triptych.study.claims import LOOKS, correct, seeds_of_looks
+from triptych.study.claims import correct, seeds_of_looks
 from triptych.study.formatting import listed, quantity
 from triptych.study.groups import Group, copies, counted_once, group_runs
 from triptych.study.limits import noise_floor, warm_ups
+from triptych.study.rounds import LOOKS
 
 CODES = 4  # versions of the code that are compared: the most common, and three others
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several

@@ -28,6 +28,7 @@ from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.prepare import resolve_composed
 from triptych.run.read import find_runs
 
+LOOKS = "looks.json"  # which seeds each look had: the same command, given again, and the report look at these
 AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned

@@ -38,7 +38,6 @@ from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
 from triptych.study import rounds
-from triptych.study.claims import LOOKS
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
@@ -84,7 +83,9 @@ class SweepHook(Callback):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
             self.before = read_record(self.root / "sweep.json") or {}
-            read_record(self.root / LOOKS)  # Unreadable: looks that were taken decide what may be claimed
+            read_record(
+                self.root / rounds.LOOKS
+            )  # Unreadable: looks that were taken decide what may be claimed
             self.reservation, self.done = Reservation(self.root), set[str]()
             first = self.plan(self.jobs)
             self.facts = self._facts()

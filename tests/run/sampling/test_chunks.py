@@ -21,6 +21,7 @@ from triptych.diffusion.sampler import base
 from triptych.errors import Interrupted
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
+from triptych.run.provenance_file import Provenance
 from triptych.run.reference import ImageReference, PointReference
 from triptych.run.sampling import measure
 from triptych.run.sampling.measure import FOLDER, Chunks, _key, chunk_seed
@@ -130,7 +131,7 @@ def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
     prompts = SimpleNamespace(embedder=SimpleNamespace(network=embedder))
     measured = [(k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))]
     experiment = SimpleNamespace(reference=SimpleNamespace(prompts=prompts), measured=measured)
-    run = SimpleNamespace(provenance=dict)
+    run = SimpleNamespace(provenance=Provenance())
     keys = [_key(experiment, run)]
     for network in (other, embedder):
         nn.init.zeros_(network.weight)
