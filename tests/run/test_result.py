@@ -15,7 +15,7 @@ BOUND = metrics(1.5)
 
 
 def test_what_is_written_is_read(tmp_path):
-    start = {"overrides": ["seed=2"], "choices": {"data": "digits"}}
+    start = Provenance(overrides=("seed=2",), choices={"data": "digits"})
     record = Result.of(start, "finished", seed=2, test=BOUND).record
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
     (tmp_path / "summary.json").write_text(json.dumps(seal(record)))

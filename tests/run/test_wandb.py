@@ -324,6 +324,7 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
     asked = {"name": "n", "group": "other", "job_type": "j", "notes": "why", "tags": "one"}
+    run.provenance = Provenance(id="x")
     found = describe_run(asked, {}, run)
     assert {**found, **asked, "tags": ["one"]} == found
 

@@ -83,9 +83,7 @@ class SweepHook(Callback):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
             self.before = read_record(self.root / "sweep.json") or {}
-            read_record(
-                self.root / rounds.LOOKS
-            )  # Unreadable: looks that were taken decide what may be claimed
+            read_record(self.root / rounds.LOOKS)  # Unreadable: the looks taken decide what may be claimed
             self.reservation, self.done = Reservation(self.root), set[str]()
             first = self.plan(self.jobs)
             self.facts = self._facts()
