@@ -8,6 +8,7 @@ from tests.study.fake_runs import metrics
 from triptych.models.diffusion import Diffusion
 from triptych.run.execute import execute
 from triptych.run.parsing import parse_estimates
+from triptych.run.provenance_file import Provenance
 from triptych.run.read import read_run
 from triptych.run.result import Result, check_seal, figures_line, seal
 
