@@ -138,7 +138,6 @@ PLACES = {
 REFUSED = {
     "Shared": "model: after the fit a new model of the initial weights has another bound than before it",
     "Patches": "model: after the fit a new model of the initial weights has another bound than before it",
-    "Noisy": "denoiser.network: Noisy gives two outputs for one input",
     "Lazy": "model: a new one does not take its state",
     "Items": "data: items of test are no longer those that the run began with",
 }

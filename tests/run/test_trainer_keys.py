@@ -9,7 +9,6 @@ import torch
 from pytorch_lightning.profilers import SimpleProfiler
 
 import triptych
-from tests.refusal import refused
 from tests.run.accidents import rows, stop_after
 from triptych.errors import UserError
 from triptych.models import base
@@ -98,12 +97,6 @@ def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
     assert rates == pytest.approx([0.01 * 0.1 ** ((step >= 2) + (step >= 4)) for step in steps])
     (run.dir / "summary.json").unlink()  # as if it had been killed before its end
     assert triptych.train(line).bound == run.bound
-
-
-def test_a_callback_that_lacks_a_package_is_refused_before_the_fit(prepared, monkeypatch):
-    monkeypatch.setattr("triptych.run.fit.find_spec", lambda name: None)
-    run = prepared("+callbacks.rates._target_=pytorch_lightning.callbacks.DeviceStatsMonitor")
-    refused(lambda: execute(run), "callbacks.rates: needs psutil", "pass null")
 
 
 def test_epochs_decide_the_length(root, tiny):

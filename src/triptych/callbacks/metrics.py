@@ -67,11 +67,11 @@ class Metrics(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def try_own(self, model: BoundModel, batch: Batch) -> None:
-        """Update each metric of one's own once, and reset it; UserError: it fails."""
-        own = {name: metric for name, metric in self.metrics.items() if is_own(metric)}
-        if own:
-            model.before_accounting()  # as Lightning will
-        for name, metric in own.items():
+        """Update each metric once, if some are one's own, and reset it; UserError: it fails."""
+        if not any(map(is_own, self.metrics.values())):
+            return
+        model.before_accounting()  # as Lightning will
+        for name, metric in self.metrics.items():
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.habits import nearest
 from triptych.config.keys import OPTIONS, find_key, of_class
-from triptych.config.own_code import check_made, check_methods, defined_at, raised_at
+from triptych.config.own_code import check_methods, defined_at, raised_at
 from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
@@ -219,9 +219,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
     network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
     check_methods(kind, place, kind.__mro__ + network)
     try:
-        made = kind(**arguments, **extra)
-        check_made(made, place)
-        return made
+        return kind(**arguments, **extra)
     except UserError:
         raise
     except Exception as error:

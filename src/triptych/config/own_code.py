@@ -11,11 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from triptych.config.habits import nearest
 from triptych.errors import UserError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
-CALLBACK = "pytorch_lightning.callbacks.callback"
 IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: its spec, which a reload replaces; digest of its file}
 
 
@@ -79,42 +77,28 @@ def defined_at(what: Callable[..., Any]) -> str:
 
 
 def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
-    """Refuse a class that lacks a method of its ``bases``, has other arguments, or a hook that is none."""
+    """Check that a class has each method that our ``bases`` need, with its arguments; UserError."""
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if missing := ", ".join(f"{one}()" for one in sorted(getattr(kind, "__abstractmethods__", ()))):
+    if missing := ", ".join(f"{method}()" for method in sorted(getattr(kind, "__abstractmethods__", ()))):
         raise UserError(f"{place}: {name} lacks {missing}; define it{defined_at(kind)}")
     for base in bases:
-        hooks, ours = base.__module__ == CALLBACK, base.__module__.startswith("triptych.")
-        for method, abstract in vars(base).items() if hooks or ours else ():
+        if not base.__module__.startswith("triptych."):
+            continue
+        for method, abstract in vars(base).items():
             own = inspect.getattr_static(kind, method, None)
-            needed = own is not abstract and getattr(abstract, "__isabstractmethod__", hooks)
-            if needed and inspect.isfunction(own):
-                must, arguments = _plain_signature(abstract), _plain_signature(own)
-                handed = (p.name for p in must.parameters.values() if not hooks or p.default is p.empty)
-                try:
-                    arguments.bind(*handed)
-                except TypeError as error:
-                    line = f"{place}: {name}.{method}{arguments}; must be {method}{must}{defined_at(own)}"
-                    raise UserError(line) from error
-        for method in filter(lambda one: one.startswith("on_"), dir(kind) if hooks else ()):
-            own = inspect.getattr_static(kind, method)
-            theirs = (hasattr(one, method) for one in kind.__mro__ if not is_own(one))
-            if inspect.isfunction(own) and not any(theirs):
-                fix = nearest(method, [one for one in vars(base) if one.startswith("on_")])
-                raise UserError(f"{place}: {name}.{method}: no hook of Lightning, {fix}{defined_at(own)}")
+            if own is abstract or not getattr(abstract, "__isabstractmethod__", False):
+                continue
+            if inspect.isfunction(own):
+                _check_arguments(own, abstract, f"{place}: {name}.{method}")
 
 
-def check_made(part: Any, place: str) -> None:
-    """Refuse a user's module that is not set up, or that has no hash, as torch needs one."""
-    kind, breach = type(part), ""
-    if not is_own(part) or not hasattr(kind, "register_forward_hook"):
-        return
-    if kind.__hash__ is None:
-        breach = "has no hash, which a module needs; write @dataclass(eq=False)"
-    if "_modules" not in vars(part):
-        breach = "is not set up; call super().__init__(...) first in its __init__"
-    if breach:
-        raise UserError(f"{place}: {kind.__name__} {breach}{defined_at(kind)}")
+def _check_arguments(own: Callable[..., Any], abstract: Callable[..., Any], place: str) -> None:
+    expected, arguments = _plain_signature(abstract), _plain_signature(own)
+    try:
+        arguments.bind(*expected.parameters)
+    except TypeError as error:
+        method = abstract.__name__
+        raise UserError(f"{place}{arguments}; must be {method}{expected}{defined_at(own)}") from error
 
 
 def _plain_signature(function: Any) -> inspect.Signature:

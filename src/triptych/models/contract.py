@@ -1,29 +1,28 @@
-"""What the parts of a model give, and must be: tried once, on a few training items, before the first step.
+"""Try the parts of a model once, on a few training items, before the first step.
 
 A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
 """
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from triptych.config.build import build
-from triptych.config.habits import closest
-from triptych.config.own_code import defined_at, describe_error, is_own, raised_at, raised_by
-from triptych.data.batch import Batch
+from triptych.config.own_code import defined_at, is_own, raised_by
 from triptych.diffusion.loss import Loss
-from triptych.diffusion.prediction import SPACES, Prediction, Row, Space
-from triptych.diffusion.sampler.base import Step
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import SPACES, Prediction, Space
+from triptych.diffusion.process import Process
+from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 
-TIMES = 100  # at which a schedule is looked at, between those of a table
-CLOSE = 1e-3  # of an output's size: more than another kernel rounds off
+TIMES = 100  # at which a schedule is checked, between those of a table
+CLOSE = 1e-3  # relative error that another kernel does not reach by rounding
 
 
 @contextmanager
@@ -39,263 +38,179 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_output(key: str, by: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
-    """Return what the function ``by`` of the part at ``key`` gave, or gives when ``value`` is called.
+def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
+    """Return what ``function`` of the part at ``key`` gave, or what a callable ``value`` gives now.
 
     UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
     """
-    kind, right = type(getattr(by, "__self__", by)), " or ".join(map(str, shapes))
-    at = defined_at(by) or defined_at(kind)  # forward may be a parent's
-    try:
+    with raised_by(key):
         value = value() if callable(value) else value
-    except Exception as error:
-        if isinstance(error, UserError) or not (raised_at(error) or at):
-            raise
-        where = "" if raised_at(error) else at
-        fix = "" if isinstance(error, AttributeError | NameError) else f"; it must give shape {right}"
-        raise UserError(f"{key}: {describe_error(error)}{where}{fix}") from error
-    if breach := _breach(value, right, shapes):
-        raise UserError(f"{key}: {kind.__name__} gives {breach}{at}")
+    part = type(getattr(function, "__self__", function))
+    if problem := _problem(value, shapes):
+        at = defined_at(function) or defined_at(part)  # the function may be inherited
+        raise UserError(f"{key}: {part.__name__} gives {problem}{at}")
     return value
 
 
-def _breach(value: Any, right: str, shapes: tuple[tuple[int, ...], ...]) -> str:
+def _problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
+    expected = " or ".join(map(str, shapes))
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}; must be a tensor of shape {right}"
+        return f"a {type(value).__name__}; must be a tensor of shape {expected}"
     if tuple(value.shape) not in shapes:
-        return f"shape {tuple(value.shape)}; must be {right}"
+        return f"shape {tuple(value.shape)}; must be {expected}"
     if not value.is_floating_point():
         return f"{value.dtype}; must be floating point"
-    if bad := int((~value.isfinite()).sum()):
-        return f"{bad} of {value.numel()} numbers that are not finite; all must be"
+    if not value.isfinite().all():
+        return "numbers that are not finite; all must be"
     return ""
 
 
-def try_own(model: Any, batch: Batch) -> None:
-    """Try the parts of a model that are a user's classes; UserError: one is not what the bound takes it for.
-
-    ``batch``: a few items.
-    """
-    schedule: Any = getattr(model, "schedule", None)
-    denoiser: Any = getattr(model, "denoiser", None)
-    loss: Any = getattr(getattr(model, "objective", None), "loss", None)
-    output: Any = getattr(denoiser, "output", None)
-    network: Any = getattr(denoiser, "network", None)
-    layer = next(filter(is_own, network.modules() if network else ()), None)
-    for key, part, own, find_breach in (  # own: what of the part may be a user's
-        ("schedule", schedule, schedule, partial(_of_schedule, schedule, batch.x.device)),
-        ("objective.output", output, _row(output), partial(_of_space, output, model, batch)),
-        ("objective.loss", loss, _row(loss), partial(_of_space, loss, model, batch)),
-        ("objective.loss", loss, loss, partial(_of_weight, model, batch)),
-        ("denoiser.network", layer, layer, partial(_of_network, model, batch)),
-    ):
-        if is_own(own) and (breach := find_breach()):
-            _refuse(key, part, breach)
+def _refuse(key: str, part: Any, problem: str) -> None:
+    raise UserError(f"{key}: {type(part).__name__} {problem}{defined_at(type(part))}")
 
 
-def _refuse(key: str, part: Any, breach: str) -> None:
-    raise UserError(f"{key}: {type(part).__name__} {breach}{defined_at(type(part))}")
+def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
+    """Check that a network's output has a gradient, if the network has weights to train; UserError."""
+    trains = any(p.requires_grad for p in network.parameters())
+    if trains and not raw.requires_grad:
+        _refuse(key, network, "gives an output without a gradient; leave out detach() and no_grad()")
 
 
-def _row(part: Any) -> Any:
-    space = getattr(part, "space", None)
-    return space.row if isinstance(space, Space) else None
-
-
-def _of_schedule(schedule: Any, device: torch.device) -> str:
-    """Say how gamma(t) does not rise, or what slope, inverse or ends are not those of it; "" if all is so."""
+def check_schedule(schedule: Schedule, device: torch.device) -> None:
+    """Check that gamma rises, and that slope, inverse and ends of a user's schedule are those of gamma."""
+    if not is_own(schedule):
+        return
     t = (torch.arange(TIMES, dtype=torch.float64) + 0.618034) / TIMES
     try:
-        # one step is for tables, the other for what is computed in float32
-        return _of_curve(copy.deepcopy(schedule).double().cpu(), t, (1e-6, 1e-3))
+        _check_curve(copy.deepcopy(schedule).double().cpu(), t, narrow=1e-6)
     except RuntimeError:  # it takes no times in double
-        return _of_curve(schedule, t.float().to(device), (1e-3, 1e-3))
+        _check_curve(schedule, t.float().to(device), narrow=1e-3)
 
 
-def _of_curve(schedule: Any, t: Tensor, steps: tuple[float, float]) -> str:
-    gamma, slope, ends = schedule.gamma(t), schedule.dgamma(t), schedule.gamma(t.new_tensor([0.0, 1.0]))
-    must, back = ends, schedule.t_of(gamma)
-    if not any(p.requires_grad for p in schedule.parameters()):  # else they may have been learned before
-        limits = zip(("gamma_min", "gamma_max"), ends.tolist(), strict=True)
-        must = ends.new_tensor([getattr(schedule, name, end) for name, end in limits])
-    fine, rise = ((schedule.gamma(t + step) - schedule.gamma(t - step)) / (2 * step) for step in steps)
-    size = rise.abs() + 0.1 * (ends[1] - ends[0]).abs()
-    off = torch.minimum((slope - fine).abs() / CLOSE, (slope - rise).abs() / (20 * CLOSE)) / size
-    for what, given, right, far in (
-        ("the slope of gamma", rise, "above 0", (rise <= 0).double()),
-        ("dgamma", slope, rise, off),
-        ("t_of(gamma)", back, t, (back - t) / (10 * CLOSE)),
-        ("gamma", ends, must, (ends - must) / CLOSE / (ends[1] - ends[0])),
-    ):
-        i = int(far.abs().argmax())
-        if not far[i].abs() < 1:
-            at, fix = (i, t[i])[len(far) == TIMES], right if isinstance(right, str) else f"{right[i]:.4g}"
-            return f"at t={at:.3g}: {what} is {given[i]:.4g}; must be {fix}"
-    return ""
+def _check_curve(schedule: Schedule, t: Tensor, narrow: float) -> None:
+    gamma, slope = schedule.gamma(t), schedule.dgamma(t)
+    at_ends = t.new_tensor([0.0, 1.0])
+    ends = schedule.gamma(at_ends)
+    span = (ends[1] - ends[0]).abs()
+    wide_slope = _difference(schedule, t, 1e-3)
+    narrow_slope = _difference(schedule, t, narrow)
+    falls = t[wide_slope <= 0]
+    if len(falls):
+        _refuse("schedule", schedule, f"at t={falls[0]:.3g}: gamma does not rise; it must")
+
+    scale = CLOSE * (wide_slope.abs() + 0.1 * span)
+    # Between the knots of a table the narrow step is exact; where float32 rounds gamma, the wide one is.
+    right = (slope - narrow_slope).abs() < scale
+    right |= (slope - wide_slope).abs() < 20 * scale
+    _check_values(schedule, "dgamma", t, slope, wide_slope, right)
+
+    back = schedule.t_of(gamma)
+    _check_values(schedule, "t_of(gamma)", t, back, t, (back - t).abs() < 10 * CLOSE)
+
+    if any(p.requires_grad for p in schedule.parameters()):
+        return  # its ends may be learned
+    expected = ends.new_tensor([schedule.gamma_min, schedule.gamma_max])
+    _check_values(schedule, "gamma", at_ends, ends, expected, (ends - expected).abs() < CLOSE * span)
 
 
-def _of_space(part: Any, model: Any, batch: Batch) -> str:
-    """Say that a space's name is one of ours, or a row of it along z, where x0 is not in it; else ""."""
-    space = part.space
+def _difference(schedule: Schedule, t: Tensor, step: float) -> Tensor:
+    return (schedule.gamma(t + step) - schedule.gamma(t - step)) / (2 * step)
+
+
+def _check_values(
+    schedule: Schedule, name: str, t: Tensor, values: Tensor, expected: Tensor, right: Tensor
+) -> None:
+    if right.all():
+        return
+    i = int(right.logical_not().nonzero()[0])
+    problem = f"at t={t[i]:.3g}: {name} is {values[i]:.4g}; must be {expected[i]:.4g}"
+    _refuse("schedule", schedule, problem)
+
+
+def check_space(key: str, part: Any, process: Process, schedule: Schedule, device: torch.device) -> None:
+    """Check that x0 and the noise follow from a user's space of ``part`` at all levels; UserError."""
+    space = getattr(part, "space", None)
+    if not isinstance(space, Space) or not is_own(space.row):
+        return
     if space.name in SPACES:
-        return f"names its space {space.name!r}, as one of ours; choose another name"
-    gamma = model.schedule.gamma(torch.linspace(0, 1, TIMES, device=batch.x.device))
-    alpha, sigma = model.denoiser.process.alpha_sigma(gamma)
-    c, d, *_ = row = space.row(alpha, sigma)
-    if not isinstance(row, Row):
-        return f"gives a {type(row).__name__} as its row; must be a Row"
-    low, high = ((alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)).aminmax()
-    if not low * high > 1e-12:  # or it changes its sign between two levels
+        _refuse(key, part, f"names its space {space.name!r}, as one of ours; choose another name")
+    gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=device))
+    alpha, sigma = process.alpha_sigma(gamma)
+    c, d, *_ = space.row(alpha, sigma)
+    determinant = (alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)
+    low, high = determinant.aminmax()
+    if not low * high > 1e-12:  # a change of sign between two levels is a 0 between them
         problem = "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"
-        return f"{problem}, where neither x0 nor the noise follows from it; it must be 0 nowhere"
-    return ""
+        _refuse(key, part, f"{problem}, where neither x0 nor the noise follows from it; it must be 0 nowhere")
 
 
-def _of_weight(model: Any, batch: Batch) -> str:
-    """Say that a loss has a weight below 0, or none above, or parameters that none trains; else ""."""
-    t = (torch.arange(10 * TIMES, device=batch.x.device) + 0.5) / (10 * TIMES)
-    objective = model.objective
-    loss = objective.loss
-    weight = loss.weight(objective.level(model.denoiser.process, model.schedule, t))
+def check_weight(objective: Objective, process: Process, schedule: Schedule, device: torch.device) -> None:
+    """Check that the weight of a user's loss is negative nowhere; UserError."""
+    loss: Loss = objective.loss
+    if not is_own(loss):
+        return
+    t = torch.linspace(0.0005, 0.9995, 1000, device=device)
+    weight = loss.weight(objective.level(process, schedule, t))
     if (weight < 0).any():
-        return "gives a weight below 0; must be at least 0"
-    learns = isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters())
-    if learns and type(loss).nats is Loss.nats:
-        return "has parameters, which weight(at) does not train; must have nats(at, squared, dims)"
-    return "gives weights of 0 alone; must be above 0 at some level" if (weight == 0).all() else ""
-
-
-def _of_network(model: Any, batch: Batch) -> str:
-    """Say how the output follows from more than an item, its level and its condition, "" if it does not.
-
-    Weights are moved meanwhile, as those of a last layer may be 0.
-    """
-    weights = [p for p in model.denoiser.network.parameters() if p.requires_grad]
-    before = [p.clone() for p in weights]
-    try:
-        for p in weights:
-            size = p[0].numel() ** -0.5 if p.ndim > 1 else 0.1
-            p += torch.randn_like(p) * torch.where(p == 0, size, 0.1 * p.abs())  # the sign stays
-        return _of_output(model, batch)
-    finally:
-        for p, value in zip(weights, before, strict=True):
-            p.copy_(value)
-
-
-def _of_output(model: Any, batch: Batch) -> str:
-    network, condition = model.denoiser.network, model.condition_of(batch)
-    gamma = model.schedule.gamma(torch.linspace(0.05, 0.95, len(batch.x), device=batch.x.device))
-    z = torch.randn(len(batch.x), *model.event, device=batch.x.device)
-    last = slice(len(z) - 1, len(z))
-    given, levels = z.clone(), gamma.clone()
-    with torch.enable_grad():
-        raw = network(given, levels, condition)
-    if not (torch.equal(given, z) and torch.equal(levels, gamma)):
-        return "changes z or gamma in place; it must work on copies"
-    if not raw.requires_grad and any(p.requires_grad for p in network.parameters()):
-        return "gives an output without a gradient; leave out detach() and no_grad()"
-    raw, alone = raw.detach(), None if condition is None else condition[last]
-    if _differ(raw, network(z, gamma, condition)):
-        return "gives two outputs for one input; in evaluation mode it must give one"
-    if condition is not None:
-        other = condition[torch.arange(len(z)).roll(1)]
-        moved = any(not torch.equal(part.value, other.parts[n].value) for n, part in condition.parts.items())
-        if moved and torch.equal(raw, network(z, gamma, other)):
-            return "gives the same under any condition; it must read it, or pass model.conditional=false"
-    if _differ(raw[last], network(z[last], gamma[last], alone)):
-        return "gives an item another output alone than in a batch; it must not depend on the others"
-    return ""
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    one, other = one.nan_to_num(0, 0, 0), other.nan_to_num(0, 0, 0)
-    return bool((one - other).abs().max() > CLOSE * one.abs().max())
+        _refuse("objective.loss", loss, "gives a weight below 0; must be at least 0")
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
-    """Call a user's guidance and threshold at three levels, as a sampler does; UserError: no finite guess.
+    """Call a user's guidance and threshold once, as a sampler does; UserError: no guess of z's shape.
 
     ``keys``: of the wrappers around the model's denoiser, from the outermost.
     """
-    guides, around = [], drawing.denoiser
-    for key in keys:
-        if is_own(around):
-            guides.append((key, copy.copy(around.to(model.device))))  # it may keep a momentum
-        around = getattr(around, "denoiser", None)
-    if not guides or not isinstance(model.denoiser, nn.Module):
+    if not isinstance(model.denoiser, nn.Module):
         return
-    condition = None if (both := drawing.condition(2)) is None else both.to(model.device)
+    shape = (2, *model.event)
+    z = torch.randn(shape, device=model.device)
+    gamma = model.schedule.gamma(torch.tensor(0.5, device=model.device))
+    condition = drawing.condition(2)
+    if condition is not None:
+        condition = condition.to(model.device)
+    guide = drawing.denoiser
+    for key in keys:
+        if is_own(guide):
+            tried = copy.copy(guide.to(model.device))  # it may keep a momentum
+            with raised_by(key):
+                guess = tried(z, gamma, condition)
+            if not isinstance(guess, Prediction):
+                problem = f"gives a {type(guess).__name__}; must be a Prediction"
+                _refuse(key, guide, f"{problem}, as guess.moved(space, value)")
+            # An untrained network may give 0, by which a guide may divide.
+            check_output(key, guide.forward, guess.value.nan_to_num(), shape)
+        guide = getattr(guide, "denoiser", None)
 
-    def call(key: str, guide: Any, gamma: Tensor) -> Tensor:
-        guess = guide(torch.randn(2, *model.event, device=model.device), gamma, condition)
-        if not isinstance(guess, Prediction):
-            given = f"gives a {type(guess).__name__}"
-            _refuse(key, guide, f"{given}; must be a Prediction, as guess.moved(space, value)")
-        return guess.value
 
-    # untrained, it may give 0 under any condition, and a guide may divide by a guess or by their difference
-    stir = lambda _, __, guess: guess.moved(guess.own, guess.value + torch.randn_like(guess.value))  # noqa: E731
-    hook = model.denoiser.register_forward_hook(stir)
-    try:
-        for key, guide in reversed(guides):
-            for gamma in model.schedule.gamma(torch.linspace(0.05, 0.95, 3, device=model.device)):
-                check_output(key, guide.forward, partial(call, key, guide, gamma), (2, *model.event))
-    finally:
-        hook.remove()
+def try_sampler(sampler: Sampler, model: Any) -> None:
+    """Draw two items twice from one seed with a user's sampler.
 
-
-def try_sampler(sampler: Any, node: dict[str, Any], model: Any) -> None:
-    """Draw two items twice from one seed with a user's sampler, of two steps if ``node``, its keys, has some.
-
-    UserError: steps or samples are not what a model's may be; other calls than it says.
+    UserError: the samples are not finite, of the model's shape and the same, or take more calls than said.
     """
     if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
         return
-    few = sampler
-    with suppress(UserError):  # some have a least number of steps
-        few = build({**node, "steps": 2}, "sampler") if "steps" in node else sampler
+    tried = model.prepared(copy.copy(sampler))  # it may keep something of its own
+    sizes: list[int] = []  # of the denoiser's batches: a sampler may draw in chunks
+    hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:
-        calls, drawn = _drawn_twice(few, model)
-    except Exception:  # of two steps, which nobody chose
-        few = sampler
-        calls, drawn = _drawn_twice(few, model)
-    check_output("sampler", sampler.step, drawn[0], (2, *model.event))
-    if calls > (says := few.calls_under(model.schedule)):
-        breach = f"calls the denoiser {calls:g} times in {few.steps} steps, and says {says}"
-        _refuse("sampler", sampler, f"{breach}; set `calls`, of one step")
-    if _differ(*drawn):
+        first, second = (_draw(tried, model) for _ in range(2))
+    finally:
+        hook.remove()
+    check_output("sampler", sampler.step, first, (2, *model.event))
+    if first.dtype != torch.float32:
+        _refuse("sampler", sampler, f"gives {first.dtype}; must be torch.float32")
+    calls, evaluations = sum(sizes) / 4, sampler.calls_under(model.schedule)
+    if calls > evaluations:  # the report compares samplers by them
+        problem = f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {evaluations}"
+        _refuse("sampler", sampler, f"{problem}; set `calls`, of one step")
+    if not (first - second).abs().max() <= CLOSE * first.abs().max():
         fix = "draw with at.noise(z), and leave for the next step in at.before"
         _refuse("sampler", sampler, f"gives two sets of samples for one seed; {fix}")
 
 
-def _drawn_twice(sampler: Any, model: Any) -> tuple[float, list[Tensor]]:
-    """Draw two items twice from one seed; return the calls of the denoiser for each set, and the sets."""
-    short, calls, drawn = model.prepared(copy.copy(sampler)), [], []
+def _draw(sampler: Sampler, model: Any) -> Any:
     condition = None if model.training_items is None else model.items(2)[1]
-
-    def step(z: Tensor, at: Any) -> Any:
-        levels = at.gamma_t, at.gamma_s
-        before = [level.clone() for level in levels]
-        z_s = check_output("sampler", sampler.step, lambda: type(short).step(short, z, at), tuple(z.shape))
-        if z_s.dtype != z.dtype:
-            _refuse("sampler", sampler, f"gives {z_s.dtype}; must be {z.dtype}")
-        if any(map(torch.ne, levels, before)):  # the next step starts from them
-            _refuse("sampler", sampler, "changes gamma_t or gamma_s in place; it must work on copies")
-        others = vars(at).keys() - Step.__dataclass_fields__.keys()
-        if at.before is None and (wrong := closest("before", [*others])):  # it leaves nothing, unnoticed
-            _refuse("sampler", sampler, f"sets at.{wrong}; did you mean at.before?")
-        return z_s
-
-    def count(_: Any, given: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
-        calls.append(len(given[0] if given else named["z"]))
-
-    vars(short)["step"] = step
-    hook = model.denoiser.register_forward_hook(count, with_kwargs=True)
-    try:
-        for _ in range(2):
-            noise = torch.Generator(model.device).manual_seed(0)
-            about = {"generator": noise, "condition": condition, "device": model.device}
-            drawn.append(short(model.denoiser, model.schedule, (2, *model.event), **about))
-    finally:
-        hook.remove()
-    return sum(calls) / 4, drawn
+    noise = torch.Generator(model.device).manual_seed(0)
+    options = {"generator": noise, "condition": condition, "device": model.device}
+    with raised_by("sampler"):
+        return sampler(model.denoiser, model.schedule, (2, *model.event), **options)

@@ -23,7 +23,13 @@ from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Adaptive, Stratified
 from triptych.diffusion.whole_batch import whole_batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output
+from triptych.models.contract import (
+    check_gradient,
+    check_output,
+    check_schedule,
+    check_space,
+    check_weight,
+)
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
@@ -157,32 +163,48 @@ class Diffusion(DenoiserModel):
         return {"gamma_min": low, "gamma_max": high}
 
     def try_parts(self, batch: Batch) -> None:
-        n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
-        t = torch.linspace(0.2, 0.8, n, device=x.device)
-        gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
-        check_output("schedule", self.schedule.gamma, gamma, (n,))
-        check_output("schedule", self.schedule.dgamma, dgamma, (n,))
-        at = self.objective.level(self.denoiser.process, self.schedule, t)
-        weight, nats = self.objective.loss.weight, self.objective.loss.nats
-        check_output("objective.loss", weight, partial(weight, at), (n,), ())
-        check_output("objective.loss", nats, partial(nats, at, torch.ones_like(t), self.dims), (n,))
+        t = torch.linspace(0.2, 0.8, len(batch.x), device=batch.x.device)
+        self._try_schedule_and_loss(t)
         self._check_times()
         for drawn in self.times(t, self.schedule):
             if drawn is not None:  # the density of even times
-                check_output("objective.times", self.times.forward, drawn, (n,))
-        if not isinstance(self.denoiser, Denoiser):  # the oracle
-            return
-        network, output = self.denoiser.network, self.denoiser.output
-        z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
+                check_output("objective.times", self.times.forward, drawn, (len(t),))
+        if isinstance(self.denoiser, Denoiser):  # not the oracle
+            self._try_denoiser(batch)
+
+    def _try_schedule_and_loss(self, t: Tensor) -> None:
+        schedule, process, loss, shape = self.schedule, self.denoiser.process, self.objective.loss, (len(t),)
+        check_output("schedule", schedule.gamma, schedule.gamma(t), shape)
+        check_output("schedule", schedule.dgamma, schedule.dgamma(t), shape)
+        check_schedule(schedule, t.device)
+        at = self.objective.level(process, schedule, t)
+        check_output("objective.loss", loss.weight, partial(loss.weight, at), shape, ())
+        nats = partial(loss.nats, at, torch.ones_like(t), self.dims)
+        check_output("objective.loss", loss.nats, nats, shape)
+        check_weight(self.objective, process, schedule, t.device)
+        check_space("objective.loss", loss, process, schedule, t.device)
+
+    def _try_denoiser(self, batch: Batch) -> None:
+        n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
+        network, output, process = self.denoiser.network, self.denoiser.output, self.denoiser.process
+        gamma = self.schedule.gamma(torch.linspace(0.2, 0.8, n, device=x.device))
+        z = process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
         numbers = () if output.per_dim == 1 else (output.per_dim,)
         shape = (n, *numbers, *self.event)
-        check_output("denoiser.network", network.forward, lambda: network(z, gamma, condition), shape)
+
+        @torch.enable_grad()
+        def call() -> Any:
+            return network(z, gamma, condition)
+
+        raw = check_output("denoiser.network", network.forward, call, shape)
+        check_gradient("denoiser.network", network, raw)
 
         def value() -> Any:
             guess = self.denoiser(z, gamma, condition)
             return guess.value if isinstance(guess, Prediction) else guess
 
         check_output("objective.output", output.forward, value, tuple(x.shape))
+        check_space("objective.output", output, process, self.schedule, x.device)
 
     def _check_times(self) -> None:
         # before a fit alone: what was trained before can still be evaluated

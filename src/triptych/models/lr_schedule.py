@@ -1,17 +1,11 @@
 """Learning rates over a run: linear warm-up, then constant, a cosine or an inverse square root."""
 
-import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import torch
-from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-
-from triptych.config.own_code import defined_at, is_own, raised_at, raised_by
+from triptych.config.own_code import defined_at, raised_at
 from triptych.declare import Count, Share, Unit, Whole, declared
 from triptych.errors import UserError
 
@@ -61,53 +55,3 @@ def refused_keys(group: str, make: Any) -> Iterator[None]:
         keys = ", ".join(f"{key}={value}" for key, value in getattr(make, "keywords", {}).items())
         where = raised_at(error) or defined_at(getattr(make, "func", make))
         raise UserError(f"{group}: {keys}: {error}{where}") from error
-
-
-def try_optimizer(make: Any, groups: Sequence[Mapping[str, Any]], device: torch.device) -> None:
-    """Take a step with a user's optimizer; UserError: it fails, or calls no closure.
-
-    ``groups``: as it will have them; of each the smallest parameter of any number of dimensions is copied.
-    """
-    kind: Any = getattr(make, "func", None)
-    if not is_own(kind):
-        return
-    noise, few, targets, calls = torch.Generator().manual_seed(0), [], {}, []
-    for group in groups:
-        smallest: dict[int, Any] = {}
-        for one in group["params"]:  # some have their names
-            weight = one[-1] if isinstance(one, tuple) else one
-            if not is_lazy(weight) and weight.numel() < smallest.get(weight.ndim, (math.inf,))[0]:
-                smallest[weight.ndim] = weight.numel(), one, weight
-        copies = []
-        for _, one, weight in smallest.values():
-            copy = nn.Parameter(weight.detach().to(device, copy=True))
-            targets[copy] = torch.randn(copy.shape, generator=noise).to(copy)  # else an update may be 0 / 0
-            copies.append((*one[:-1], copy) if isinstance(one, tuple) else copy)
-        few += [{**group, "params": copies}] if copies else []
-    if not few:
-        return
-
-    def closure() -> Tensor:
-        calls.append(1)
-        for weight, target in targets.items():
-            weight.grad = weight.detach() - target
-        return torch.stack([(weight.detach() - t).square().sum() / 2 for weight, t in targets.items()]).sum()
-
-    def refuse(breach: str) -> NoReturn:
-        raise UserError(f"optimizer: {kind.__name__} {breach}{defined_at(kind.step)}")
-
-    with isolate_rng(), refused_keys("optimizer", make):
-        optimizer = make(few)
-    if not hasattr(optimizer, "param_groups"):
-        refuse("is not set up; call super().__init__(params, defaults) in its __init__")
-    try:
-        inspect.signature(kind.step).bind(optimizer, closure=closure)
-    except TypeError:
-        refuse(f"has step{inspect.signature(kind.step)}; must be step(self, closure=None)")
-    with isolate_rng(), raised_by("optimizer"):
-        getattr(optimizer, "train", int)()  # of one with two modes (schedule-free), which a callback sets
-        optimizer.step(closure=closure)
-    if not calls:
-        refuse("calls no closure, which computes the gradients; call it within torch.enable_grad()")
-    if not all(weight.isfinite().all() for weight in targets):
-        refuse("leaves weights that are not finite; all must be")

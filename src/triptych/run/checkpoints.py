@@ -6,7 +6,6 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.archive import dry_run
 from triptych.config.keys import find_key
-from triptych.config.own_code import defined_at
+from triptych.config.own_code import defined_at, is_own
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import open_regular
@@ -178,24 +177,28 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
     """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
-    name = type(model).__name__
-    states: dict[Any, tuple[str, Any, str]] = {}  # what, its state, where it is defined
-    for key, value in model.state_dict().items():  # an empty tensor of each kind stands for all
-        tensor = isinstance(value, Tensor) and not is_lazy(value)
-        empty = torch.empty(0, dtype=value.dtype) if tensor else value
-        states[value.dtype if tensor else key] = (f"{key} of {name}", empty, "")
-    for one in callbacks:
-        if not type(one).__module__.startswith("triptych."):
-            with suppress(Exception):  # of one that has a state only in training
-                states[one] = (type(one).__name__, one.state_dict(), defined_at(type(one)))
-    for what, state, at in states.values():
-        try:
-            torch.save(state, file := io.BytesIO())
-            file.seek(0)
-            dry_run(file, what, "")
-        except Exception as error:
-            fix = "return numbers, text, lists, dicts or common tensors"
-            raise UserError(f"{what}.state_dict(): no plain data; {fix}{at}") from error
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and not is_lazy(value):
+            value = torch.empty(0, dtype=value.dtype)  # only the kind of the numbers matters
+        _check_plain(value, f"{key} of {type(model).__name__}")
+    for callback in callbacks:
+        if is_own(callback):
+            try:
+                state = callback.state_dict()
+            except Exception:  # it may have a state in training alone
+                continue
+            _check_plain(state, type(callback).__name__, defined_at(type(callback)))
+
+
+def _check_plain(state: Any, owner: str, place: str = "") -> None:
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        dry_run(file, owner, "")
+    except Exception as error:
+        fix = "return numbers, text, lists, dicts or common tensors"
+        raise UserError(f"{owner}.state_dict(): no plain data; {fix}{place}") from error
 
 
 class Keep(pl.Callback):

@@ -1,12 +1,9 @@
 """Set up and run the fit: Lightning's trainer, callbacks, loggers; or skip it when nothing is trainable."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,9 +22,8 @@ from triptych.config.identity import cores
 from triptych.config.source import choices_of
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.models.contract import check_output, try_guides, try_own, try_sampler, undisturbed
+from triptych.models.contract import check_output, try_guides, try_sampler, undisturbed
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.models.lr_schedule import refused_keys, try_optimizer
 from triptych.run.checkpoints import (
     LAST,
     AtomicCheckpointIO,
@@ -51,7 +47,7 @@ from triptych.run.untrusted import interpreting
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
-FEW, MORE = 4, 16  # items on which a model is checked before its first step, and parts of one's own
+FEW = 4  # items on which a model is tried before its first step
 
 
 class NoProfiler(PassThroughProfiler):
@@ -97,21 +93,17 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
     model, data, config = experiment.model.to(device), experiment.data, experiment.config
     x, condition, index = data.train_dataloader().batch(0)
     drawing, judged = experiment.drawing, data.splits["val" if len(data.splits["val"]) else "test"]
-
-    def first(n: int) -> Batch:
-        some = None if condition is None else condition[slice(n)].to(device)
-        return Batch(x[:n].to(device), some, index[:n].to(device))
-
-    batch = first(FEW)
+    if condition is not None:
+        condition = condition[slice(FEW)].to(device)
+    batch = Batch(x[:FEW].to(device), condition, index[:FEW].to(device))
     with undisturbed(model):
         for change in data.augmentations[-1:]:
             check_output("augmentation", change.__call__, batch.x, (len(batch.x), *data.shape))
         model.try_parts(batch)
-        try_own(model, first(MORE))
         if drawing and isinstance(model, DenoiserModel) and (config["samples"]["n"] or experiment.measured):
             if not drawing.sources:
                 try_guides(drawing, [key for key in ("threshold", "guidance") if config.get(key)], model)
-            try_sampler(drawing.sampler, config["sampler"], model)
+            try_sampler(drawing.sampler, model)
         held = judged.batch(torch.arange(min(FEW, len(judged))))
         metrics_of(model.trainer).try_own(model, model.transfer_batch_to_device(held, device, 0))
         if experiment.reference is not None and drawing:
@@ -195,18 +187,10 @@ def build_fit(
         problem = f"less than one of {batches} validation batches{processes}"
         raise UserError(f"trainer.limit_val_batches={share}: {problem}; pass a number of batches")
     check_compiler(config, model, trainer.strategy.root_device)
-    lacking = trainer.strategy.root_device.type == "cpu" and not find_spec("psutil")
-    for name, one in config["callbacks"].items() if lacking else ():
-        if one and one["_target_"].endswith(".DeviceStatsMonitor") and one.get("cpu_stats") is not False:
-            raise UserError(f"callbacks.{name}: needs psutil on a CPU; install it, or pass null")
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     metrics_of(trainer).setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
-        try_optimizer(model.optimizer, model.parameter_groups(), trainer.strategy.root_device)
-        made: Any = model.configure_optimizers()
-        if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late
-            with refused_keys("lr_schedule", model.lr_schedule), warnings.catch_warnings(action="ignore"):
-                made["lr_scheduler"]["scheduler"].step()
+        model.configure_optimizers()  # which refuses wrong keys
         anew, every = origin.start is None, node["val_check_interval"]
         if anew and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
