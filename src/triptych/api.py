@@ -22,7 +22,7 @@ from triptych.run import processes
 from triptych.run.prepare import prepare
 from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
-from triptych.run.untrusted import OWN, check_checkpoint
+from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.prerequisites import check_single
 from triptych.study.results import results
 
@@ -220,7 +220,7 @@ def load(
         UserError: it is missing, truncated or foreign, or names what may not be built.
     """
     path = Path(run.dir if isinstance(run, Run) else run).absolute()
-    check_checkpoint(str(path))
+    find_checkpoint(path)  # before torch is imported
     from triptych.run.reopen import reopen
 
     opened = reopen(str(path), weights, data_root)

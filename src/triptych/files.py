@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,7 @@ from triptych.terminal import printable
 MIB = 2**20
 # an environment variable raises each; nothing in a run's directory, a checkpoint or a data folder can
 LIMITS = {
-    "TRIPTYCH_MAX_CONFIG": 4 * MIB,  # bytes of a config.yaml
+    "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
     "TRIPTYCH_MAX_NODES": 50_000,  # values in a configuration; aliases are refused
     "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and its like
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
@@ -36,8 +37,6 @@ STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
 )
-DEPTH = 32  # nested lists and groups in a configuration
-TEXT = 8192  # characters of one value in it
 LINE = 65536  # characters of one line of a table
 
 
@@ -85,14 +84,8 @@ def walk(
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file to write, for ``open(opener=...)``; OSError if it is a link or has several names."""
-    file = os.open(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW, 0o666)
-    if os.fstat(file).st_nlink > 1:
-        os.close(file)
-        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
-    if flags & os.O_TRUNC:
-        os.ftruncate(file, 0)
-    return file
+    """Open a file to write, for ``open(opener=...)``; OSError if it is a link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
@@ -147,6 +140,24 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
     if len(data) > most:
         raise ValueError(f"more than {most} bytes; {limit_name}=... raises the limit")
     return data
+
+
+def load_tensors(path: str | Path) -> Any:
+    """Load a file of ``torch.save`` on the CPU; ValueError: damaged, or more than tensors and plain data."""
+    import torch  # which a mistake typed at a command does without
+
+    try:
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as records:
+                size = sum(record.file_size for record in records.infolist())
+                if size > os.fstat(file.fileno()).st_size:
+                    raise ValueError("it unpacks to more than its size")
+                if records.testzip() is not None:  # torch does not look at checksums
+                    raise ValueError("a checksum in it does not match")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a stranger's file makes zipfile, pickle and torch raise
+        raise ValueError("damaged, truncated, or of more than tensors and plain data") from error
 
 
 def read_json(path: str | Path) -> Any:

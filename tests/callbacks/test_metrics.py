@@ -21,9 +21,9 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
-from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
+from triptych.run.untrusted import read_checkpoint
 
 SIZES = "data.train_size=60 data.val_size=20 data.test_size=30 data.eval_batch_size=8"
 RING = f"data=ring denoiser=mlp {SIZES}".split()

@@ -61,7 +61,7 @@ def test_no_code_of_the_current_folder_is_imported(root):
         ("train", "HUP", "torch.nn", True),
         slow("train", "INT", "pytorch_lightning.callbacks", True),
         slow("train", "TERM", "triptych.run.execute", True),
-        ("sample", "TERM", "triptych.config.archive", False),
+        ("sample", "TERM", "triptych.run.untrusted", False),
         slow("evaluate", "HUP", "hydra", False),
         ("report", "INT", "argparse", False),
         slow("report", "TERM", "matplotlib", False),

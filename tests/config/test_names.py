@@ -77,14 +77,7 @@ def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
     assert in_root(Path("logs/runs/cos")) == in_root(Path("../b")) == ""
     (tmp_path / "root" / "logs" / "runs" / "coss").mkdir()
-    assert in_root(Path("logs/runs/cos")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
-    assert in_root(tmp_path / "bb") == f"; did you mean {tmp_path}/b?"
-    assert in_root(Path("doc")) == "", "docs is no run"
-    assert (
-        in_root(Path("coss"))
-        == in_root(tmp_path / "cosss")
-        == f"; did you mean {tmp_path}/root/logs/runs/coss?"
-    )
+    assert in_root(Path("coss")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
 
 
 KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()

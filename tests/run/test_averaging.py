@@ -10,10 +10,11 @@ from triptych.callbacks.ema import EMA, combination
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.denoiser_model import DenoiserModel
-from triptych.run.checkpoints import averages, read_checkpoint, reported, weights_of
+from triptych.run.checkpoints import average_of, averages, reported
 from triptych.run.execute import execute
 from triptych.run.fit import check_averaging
 from triptych.run.reopen import reopen
+from triptych.run.untrusted import read_checkpoint
 
 LENGTHS = ("callbacks.ema.sigma_rel=0.1", "callbacks.ema.others=[0.05,0.25]")
 
@@ -74,7 +75,7 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
         ("sigma_rel_9", r"weights=sigma_rel_9: .* ema, raw, chosen, sigma_rel_0\.05, sigma_rel_0\.1"),
     ):
         with pytest.raises(UserError, match=words):
-            weights_of({"state_dict": {}, "callbacks": {"EMA": ema}}, weights)
+            average_of({"state_dict": {}, "callbacks": {"EMA": ema}}, weights)
     for weights, said in (("raw", "raw"), ("ema", "sigma_rel_0.05"), ("chosen", "sigma_rel_0.1")):
         about = {"config": {"weights": weights}, "chosen": "sigma_rel_0.1"}
         assert reported({"callbacks": {"EMA": ema}, "triptych": about}) == said
@@ -121,7 +122,7 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     for step in (4, 6, 6):  # of an earlier checkpoint, as the best may be: later snapshots are no part of it
         until = [of for of in known if of[0] <= step]
-        found = weights_of(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
+        found = average_of(checkpoint | {"global_step": step}, "sigma_rel_0.07", run.path)
         factors = dict(zip(until, combination(until, step, 0.07), strict=True))
         for name in known[until[0]]:
             expected = sum(factor * known[of][name].double() for of, factor in factors.items())
@@ -132,11 +133,11 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
         assert torch.equal(value, found[name])
     # of one that ended before the first snapshot, those alone; of a run that has lost them none
     early = read_checkpoint(run / "checkpoints/last.ckpt") | {"global_step": 1}
-    found = weights_of(early, "sigma_rel_0.07", run / "samples")
+    found = average_of(early, "sigma_rel_0.07", run / "samples")
     short, long = combination([(1, 0.05), (1, 0.1)], 1, 0.07)
     name, one = next(iter(averages(early)["sigma_rel_0.05"].items()))
     torch.testing.assert_close(found[name], short * one + long * averages(early)["sigma_rel_0.1"][name])
-    refused(lambda: weights_of(early | {"global_step": 6}, "sigma_rel_0.07", run / "samples"), "not kept")
+    refused(lambda: average_of(early | {"global_step": 6}, "sigma_rel_0.07", run / "samples"), "not kept")
 
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])

@@ -12,8 +12,8 @@ from triptych.cli.evaluate import evaluate_composed
 from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
-from triptych.run.checkpoints import read_checkpoint
 from triptych.run.execute import execute
+from triptych.run.untrusted import read_checkpoint
 
 SMALL = ("data.size=8", "data.channels=1", "data.batch_size=8", "data.test_fraction=0.25", "bound.repeats=1",
          "samples.n=0", "callbacks.ema.others=[]")  # fmt: skip

@@ -11,9 +11,9 @@ from tests.run.hooks import at_the_fifth_loss
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
 from triptych.run import stopping
-from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
+from triptych.run.untrusted import read_checkpoint
 
 
 def strict(path) -> dict:

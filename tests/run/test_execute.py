@@ -15,12 +15,12 @@ from triptych.errors import Interrupted, UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.run import execute as module
-from triptych.run.checkpoints import Keep, read_checkpoint
+from triptych.run.checkpoints import Keep
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.model import build_model
 from triptych.run.reopen import reopen
-from triptych.run.untrusted import OWN
+from triptych.run.untrusted import OWN, read_checkpoint
 
 
 def test_the_directory_holds_what_it_promises(prepared):

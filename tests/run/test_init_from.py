@@ -14,10 +14,11 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.config.compose import compose_command, unresolved
 from triptych.data.build import Fingerprint
 from triptych.errors import UserError
-from triptych.run.checkpoints import averages, read_checkpoint
+from triptych.run.checkpoints import averages
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.initialization import initialise, read_other, remember
+from triptych.run.untrusted import read_checkpoint
 
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1", "samples.n=0")
@@ -64,6 +65,7 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         "init_from=/x: 7 of 11 tensors taken (step 12, weights sigma_rel_0.05); "
         "2 of another shape (b.weight (5, 3) there, (4, 3) here, b.bias (5,) there, (4,) here); "
         "2 not there (new.weight, new.bias); 2 there not used (old.weight, old.bias); "
+        "3 raw, as the average lacks them (a.bias, norm.weight, norm.bias); "
         "2 begin anew (schedule.shift, loss_module.shift)"
     )
     told = run.provenance.record["init_from"]

@@ -9,10 +9,11 @@ import torch
 from tests.refusal import refused
 from tests.run.accidents import Accident, at_call, stopped, stumble, table
 from triptych.run import directory
-from triptych.run.checkpoints import newest_readable, read_checkpoint
+from triptych.run.checkpoints import newest_readable
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
+from triptych.run.untrusted import read_checkpoint
 
 BASE = (
     "denoiser.network.dropout=0.3 trainer.val_check_interval=2 samples.n=0 callbacks.ema.others=[0.1] "

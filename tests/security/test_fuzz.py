@@ -87,7 +87,7 @@ triptych..networks.mlp.MLP triptych.networks..mlp.MLP triptych.networks.mlp.MLP.
 triptych.networks.mlp.MLP.__init__ triptych.networks.mlp.__builtins__ triptych.networks.__init__.MLP
 triptych.networks.mlp.MLP.forward triptych.networks.mlp.nn.Linear triptych.networks.mlp.nn
 triptych.networks.mlp.torch.load triptych.networks.mlp.Conditioning triptych.networks.MLP
-triptych.config.trust.import_class triptych.config.build.build triptych.config.archive.DryRun
+triptych.config.trust.import_class triptych.config.build.build triptych.files.load_tensors
 triptych.data...run.jobs.run_job triptych.data/../run/jobs.run_job triptych.run.jobs.serve
 hydra.utils.instantiate hydra.utils.get_method builtins.eval os.system importlib.import_module
 torch.optim.lr_scheduler.LambdaLR torch.optim.adam.torch.load torch.optim.sgd.SGD torch.optim

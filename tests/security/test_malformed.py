@@ -1,6 +1,7 @@
 """What cannot be understood is refused in one line: a checkpoint of another shape, folders without end."""
 
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ from tests.refusal import one_line, refused
 from tests.run.accidents import stopped
 from triptych.data.layout import list_images
 from triptych.errors import UserError
+from triptych.run.checkpoints import newest_readable
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.read import find_runs
+from triptych.run.reopen import reopen
+from triptych.run.untrusted import read_checkpoint
 from triptych.study.papers.results_page import find_papers
 
 WEIGHT = "denoiser.network.last.weight"
@@ -26,16 +30,30 @@ RESUMED = [
     ("optimizer_states", [{"state": "x", "param_groups": 3}]),
     ("optimizer_states", None),
     ("lr_schedulers", [{"last_epoch": "x"}]),
-    ("callbacks", "EMA", "average", "x"),
     ("callbacks", "EMA", "others", None),
     ("callbacks", "Keep", "seconds", "x"),
     ("callbacks", "EMA", "updates", "x"),
+    ("callbacks", "EMA", "average", WEIGHT, None),
+    ("triptych", "data", 5),
 ]
 TRAINED = [
     ("global_step", None),
     ("callbacks", None),
     ("callbacks", "EMA", "others", {"sigma_rel_0.1": "x"}),
     ("state_dict", WEIGHT, "x"),
+    ("triptych", "data", {"fingerprint": 1, "split": "x", "n": 5}),
+]
+# of which each reader of a checkpoint needs the shape
+READ = [
+    ("global_step", "x"),
+    ("triptych", "chosen", ["x"]),
+    ("triptych", "config", ["x"]),
+    ("callbacks", ["x"]),
+    ("callbacks", "EMA", 5),
+    ("callbacks", "EMA", "name", ["x"]),
+    ("callbacks", "EMA", "others", ["x"]),
+    ("callbacks", "EMA", "others", {"sigma_rel_0.1": ["x"]}),
+    ("callbacks", "EMA", "average", WEIGHT, "x"),
 ]
 
 
@@ -66,16 +84,38 @@ def test_a_run_does_not_go_on_from_what_it_cannot_restore(resumable, changed):
     assert checkpoint.read_bytes() == before
 
 
+@pytest.fixture
+def ended(finished, root):
+    """A copy of a finished run's checkpoint, to be damaged."""
+    return shutil.copy(finished(*RING).path / "checkpoints" / "last.ckpt", root / "moved.ckpt")
+
+
 @pytest.mark.parametrize("changed", TRAINED, ids=lambda changed: ".".join(map(str, changed[:-1])))
-def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, finished, root, changed):
-    checkpoint = finished(*RING).path / "checkpoints" / "last.ckpt"
-    moved = root / "moved.ckpt"
-    moved.write_bytes(checkpoint.read_bytes())
-    change(moved, *changed)
+def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, ended, changed):
+    change(ended, *changed)
     try:
-        execute(prepared(*RING, f"init_from={moved}", path="next"))
+        execute(prepared(*RING, f"init_from={ended}", path="next"))
     except UserError as error:
-        one_line(str(error), str(moved))
+        one_line(str(error), str(ended))
+
+
+@pytest.mark.parametrize("changed", READ, ids=lambda changed: ".".join(map(str, changed)))
+def test_a_checkpoint_of_another_shape_is_refused_where_it_is_read(ended, changed):
+    change(ended, *changed)
+    refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: its ", "as a run writes it")
+    refused(lambda: newest_readable([ended]), "as a run writes it")  # to begin anew would overwrite it
+
+
+def test_an_average_that_lacks_a_weight_is_not_filled_with_the_raw_one(ended):
+    change(ended, "callbacks", "EMA", "average", WEIGHT, None)
+    refused(lambda: reopen(str(ended)), f"the average lacks {WEIGHT}")
+    assert reopen(str(ended), "raw")
+
+
+def test_of_an_average_that_lacks_a_weight_a_run_that_begins_with_it_is_told(ended, prepared, capsys):
+    change(ended, "callbacks", "EMA", "average", WEIGHT, None)
+    execute(prepared(*RING, f"init_from={ended}", path="next"))
+    assert f"1 raw, as the average lacks them ({WEIGHT})" in capsys.readouterr().err
 
 
 @pytest.fixture

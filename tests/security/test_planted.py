@@ -1,17 +1,12 @@
 """Files with values of any kind and size, planted where a run or a sweep keeps its records."""
 
-import io
 import json
 import math
-import pickle
 import shutil
-import zipfile
 
 import pytest
 
 from tests.study.fake_runs import make_runs, metrics
-from triptych.config.archive import SCHEMA, inspect
-from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import natural_key
 from triptych.run.read import read_position, read_run
@@ -51,40 +46,6 @@ def test_a_result_of_one_item_is_printed_without_an_error(root):
 def test_names_are_sorted_however_long_their_digits():
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
     assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
-
-
-DATA = {"fingerprint": "a", "split": "b", "n": {"train": 1}}
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        {"global_step": "x"},
-        {"global_step": -5},
-        {"global_step": 10**30},
-        {"callbacks": [1]},
-        {"callbacks": {"EMA": 5}},
-        {"data": 5},
-        {"data": DATA | {"fingerprint": 1}},
-        {"data": DATA | {"n": 5}},
-        {"data": DATA | {"items": 5}},
-    ],
-)
-def test_a_checkpoint_says_of_itself_what_one_says(record):
-    """Else it would fail where it is used, with a traceback."""
-    assert inspect_checkpoint({"data": DATA})["global_step"] == 2
-    with pytest.raises(UserError, match="ckpt=x: damaged"):
-        inspect_checkpoint(record)
-
-
-def inspect_checkpoint(record):
-    about = {"schema": SCHEMA, "config": {"a": 1}, "data": record.pop("data", None)}
-    whole = {"triptych": about, "state_dict": {}, "callbacks": {}, "global_step": 2} | record
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(whole, 2))
-    file.seek(0)
-    return inspect(file, "ckpt=x")
 
 
 # sweeps

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from triptych.cli.arguments import check_place, run_command
 from triptych.config.compose import checked_values
 from triptych.run.processes import rank
-from triptych.run.untrusted import check_checkpoint
+from triptych.run.untrusted import find_checkpoint
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
-    check_checkpoint(cfg.ckpt)  # before torch is imported
+    find_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.account import evaluate_checkpoint
 
     return evaluate_checkpoint(values)

@@ -14,7 +14,7 @@ from triptych.files import check_directory
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.pipeline import check_expressible, write_pipeline
-from triptych.run.untrusted import check_checkpoint
+from triptych.run.untrusted import find_checkpoint
 
 
 def export(arguments: list[str]) -> Path:
@@ -27,7 +27,7 @@ def export(arguments: list[str]) -> Path:
     run, folder = RunDirectory(places[0]), Path(places[1]).absolute()
     check_directory(run.path)
     check_expressible(run)
-    check_checkpoint(str(run.path), "run")
+    find_checkpoint(run.path, "run")
     check_place("DIR", str(folder), folder=True)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")

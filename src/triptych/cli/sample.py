@@ -11,7 +11,7 @@ from triptych.cli.arguments import check_place, run_command
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.directory import atomic
-from triptych.run.untrusted import check_checkpoint
+from triptych.run.untrusted import find_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ def sample(cfg: DictConfig) -> Path:
     values = checked_values(cfg, "sample")
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
-        check_checkpoint(path, key)
+        find_checkpoint(path, key)
     from triptych.run.reopen import reopen
     from triptych.run.sampling import opened
     from triptych.run.sampling.pictures import save_picture, save_trajectory

@@ -23,12 +23,12 @@ from triptych.config.source import CONFIGS
 from triptych.errors import Busy, OtherRun, StorageError, Unreadable, UserError
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import PRUNE, RunDirectory
+from triptych.run.directory import PRUNE, RunDirectory, check_digests
 from triptych.run.prepare import prepare
 from triptych.run.provenance import finished_before
 from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, one_line
-from triptych.run.untrusted import OWN, check_checkpoint, check_run
+from triptych.run.untrusted import OWN, check_run, find_checkpoint
 
 register_resolvers()
 
@@ -118,10 +118,12 @@ def _tell_finished(run: RunDirectory) -> None:
 
 
 def _check_checkpoint(run: RunDirectory) -> None:
-    """Warn if the checkpoint of a finished run can no longer be opened; the result stands."""
+    """Warn if the checkpoint of a finished run is gone, or not the one of its result; that stands."""
+    result = run.summary()
     try:
-        check_checkpoint(str(run.path))
-    except UserError as error:
+        path = find_checkpoint(run.path)
+        check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
+    except (UserError, ValueError) as error:
         print(f"only the result is left: {error}", file=sys.stderr)
 
 

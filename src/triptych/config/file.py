@@ -1,4 +1,4 @@
-"""Read a configuration file as plain data: no tags, aliases or interpolations, within limits."""
+"""Read a configuration file as plain data: no objects, aliases or interpolations, within limits."""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from triptych.errors import UserError
-from triptych.files import DEPTH, TEXT, limit, read_bytes
+from triptych.files import limit, read_bytes
 
 WHOLE = 2**64  # no number of a configuration is larger
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
@@ -18,7 +18,8 @@ def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
-        _check_events(text, file)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_loader())):
+            raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
         value = yaml.load(text, Loader=_loader())  # a safe one, without constructors for objects
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())[:200] or type(error).__name__
@@ -26,25 +27,6 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
     return copy_plain(value, str(file))
-
-
-def _check_events(text: str, file: Path) -> None:
-    """Refuse tags, aliases and excessive size or depth while parsing."""
-    depth, count, most = 0, 0, limit("TRIPTYCH_MAX_NODES")
-    for event in yaml.parse(text, Loader=_loader()):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UserError(f"{file}: an alias (&, *) is not allowed in a configuration; repeat the value")
-        quoted = isinstance(event, yaml.ScalarEvent) and event.tag == "!"
-        if getattr(event, "tag", None) and not quoted:
-            raise UserError(f"{file}: a tag ({str(event.tag)[:60]}) is not allowed; write a plain value")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH:
-            raise UserError(f"{file}: nested deeper than {DEPTH} levels; flatten it")
-        count += isinstance(event, yaml.NodeEvent)  # what begins, or stands alone
-        if count > 2 * most:  # keys and values
-            raise UserError(f"{file}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > TEXT:
-            raise UserError(f"{file}: a value of more than {TEXT} characters; shorten it")
 
 
 @cache
@@ -66,7 +48,10 @@ def copy_plain(value: Any, what: str) -> Any:
     Runs record their configuration resolved, so ``${...}`` in it is refused. A key of older runs that is gone
     is left out at the value that changed nothing (`REMOVED`).
     """
-    copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
+    try:
+        copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
+    except RecursionError as error:
+        raise UserError(f"{what}: nested too deeply; flatten it") from error
     for (group, key), neutral in REMOVED.items():
         node = copied.get(group) if isinstance(copied, dict) else None
         if isinstance(node, dict) and key in node and node[key] == neutral:
@@ -74,30 +59,28 @@ def copy_plain(value: Any, what: str) -> Any:
     return copied
 
 
-def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> Any:
+def _copy(value: Any, path: str, what: str, left: list[int]) -> Any:
     left[0] -= 1
     if left[0] < 0:
         most = limit("TRIPTYCH_MAX_NODES")
         raise UserError(f"{what}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
-    if depth > DEPTH:
-        raise UserError(f"{what}: {path[:60]}...: nested deeper than {DEPTH} levels; flatten it")
     kind = type(value)
     if value is None or kind is bool or kind is float:
         return value
     if kind is int and abs(value) < WHOLE:
         return value
-    if kind is str and len(value) <= TEXT:
+    if kind is str:
         if "${" in value:
             problem = "interpolation is not allowed in a recorded configuration"
             raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
         return value
     if kind is list or kind is tuple:
-        return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
+        return [_copy(v, f"{path}[{i}]", what, left) for i, v in enumerate(value)]
     if isinstance(value, dict):
-        if odd := [key for key in value if type(key) is not str or len(key) > TEXT]:
+        if odd := [key for key in value if type(key) is not str]:
             at = f"{path}.{odd[0]!r}"[:60].lstrip(".")
-            raise UserError(f"{what}: {at}: a key must be text of at most {TEXT} characters")
-        return {k: _copy(v, f"{path}.{k}" if path else k, what, left, depth + 1) for k, v in value.items()}
-    shown = "a longer value" if kind in (int, str) else kind.__name__
+            raise UserError(f"{what}: {at}: a key must be text")
+        return {k: _copy(v, f"{path}.{k}" if path else k, what, left) for k, v in value.items()}
+    shown = "a longer value" if kind is int else kind.__name__
     at = path or "the configuration"
     raise UserError(f"{what}: {at} is {shown}; must be a number, text, list or group")

@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.describe import read_yaml
-from triptych.config.habits import closest
 from triptych.config.keys import allowed, of_class, role, with_roles
 from triptych.config.source import CONFIGS, REQUIRED
 from triptych.declare import Role
@@ -186,24 +184,13 @@ def root() -> str:
 
 
 def in_root(path: Path) -> str:
-    """Suggest the same path below ``root``, a run or sweep of that name, or one of a near name; else ""."""
+    """Suggest the same path below ``root``, or a run or sweep of that name; else ""."""
     there, logs = Path(root()) / os.path.relpath(path), Path(root()) / "logs"
     inside = ".." not in there.parts
     named = [logs / kind / path.name for kind in ("runs", "sweeps")] * bool(path.name)
     if same := next((one for one in [there] * inside + named if one.exists()), None):
         return f"; did you mean {same}?"
-    for folder in (path.parent, *[there.parent] * inside, logs / "runs"):
-        with suppress(OSError):
-            if near := closest(
-                path.name, [one for one in sorted(os.listdir(folder)) if _has_runs(folder / one)]
-            ):
-                return f"; did you mean {folder / near}?"
     return ""
-
-
-def _has_runs(path: Path) -> bool:
-    inner = ("config.yaml", "sweep.json", "runs", "sweeps", "last.ckpt")
-    return path.suffix == ".ckpt" or path.parent.name == "runs" or any((path / one).exists() for one in inner)
 
 
 def check_environment() -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.config.archive import dry_run
 from triptych.config.trust import import_class
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
@@ -25,7 +24,7 @@ from triptych.data.layout import Layout, caption_file
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
-from triptych.files import open_regular
+from triptych.files import load_tensors, open_regular
 from triptych.networks.contrastive import ContrastiveNetwork
 
 FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
@@ -53,10 +52,7 @@ class Embedder:
         if not file.is_file():
             raise DataError(f"{self.what}: no {FILE} there; {fix}")
         try:
-            with open_regular(file) as stream:
-                dry_run(stream, str(file), FILE)
-                stream.seek(0)
-                about = torch.load(stream, map_location="cpu", weights_only=True)
+            about = load_tensors(file)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
                 raise ValueError("larger than its file")
             kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])

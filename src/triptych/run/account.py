@@ -27,7 +27,7 @@ from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.build import OtherRuns, set_teacher
-from triptych.run.checkpoints import averages, read_checkpoint, reported, save_checkpoint
+from triptych.run.checkpoints import averages, reported, save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
 from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_trainer
@@ -35,6 +35,7 @@ from triptych.run.initialization import Origin
 from triptych.run.processes import rank
 from triptych.run.provenance import has_own_code
 from triptych.run.reopen import open_weights, reopen
+from triptych.run.untrusted import read_checkpoint
 
 FEW = 4  # items of which the initial bound is taken
 # of items.npz, beside "index"

@@ -2,7 +2,6 @@
 
 import io
 import math
-import pickle
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,16 +17,15 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
-from triptych.config.archive import dry_run
 from triptych.config.keys import find_key
 from triptych.config.own_code import defined_at, is_own
 from triptych.declare import literal_values
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
-from triptych.files import open_regular
+from triptych.files import load_tensors
 from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, log_line, write_atomic
 from triptych.run.parsing import error_line
 from triptych.run.stopping import Stop
-from triptych.run.untrusted import open_checkpoint
+from triptych.run.untrusted import is_averaging, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,28 +45,16 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """Load a checkpoint as plain data on the CPU; UserError as of ``open_checkpoint``."""
-    try:
-        with open_checkpoint(path, key) as (file, record):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise UserError(f"{key}={path}: truncated or not a checkpoint; pass a checkpoint of a run") from error
-    checkpoint["triptych"]["config"] = record["triptych"]["config"]
-    return checkpoint
-
-
 def newest_readable(paths: list[Path]) -> Path | None:
     """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
 
-    ForeignCheckpoint: all readable ones are another run's; starting over would overwrite them.
+    ForeignCheckpoint: all readable ones are another's; starting over would overwrite them.
     """
     known, others = [], []
     for path in paths:
         try:
-            with open_checkpoint(path) as (_, record):
-                known.append((int(record["global_step"]), path.name == LAST, path))
-        except (UserError, OSError, LookupError, ValueError, TypeError) as error:
+            known.append((read_checkpoint(path)["global_step"], path.name == LAST, path))
+        except (UserError, OSError) as error:
             log_line(None, f"passed over: {error}")
             others += [error] if isinstance(error, ForeignCheckpoint) else []
     if others and not known:
@@ -78,9 +64,9 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
-    for state in checkpoint.get("callbacks", {}).values():  # EMA's, or of a class made from it
-        if isinstance(state, dict) and isinstance(state.get("average"), dict):
-            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
+    for state in checkpoint["callbacks"].values():
+        if is_averaging(state):
+            return {state["name"]: state["average"]} | state["others"]
     return {}
 
 
@@ -92,7 +78,13 @@ def load_weights(
     ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
     name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of ``run``.
     """
-    tensors = weights_of(checkpoint, weights, run)
+    average = average_of(checkpoint, weights, run)
+    if average is not None:
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        if lacking := [name for name in trained if name not in average]:
+            problem = f"the average lacks {lacking[0]}, which the raw weights must not stand for"
+            raise UserError(f"weights={weights}: {problem}; restore the checkpoint, or pass weights=raw")
+    tensors = checkpoint["state_dict"] | (average or {})
     try:
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -100,9 +92,9 @@ def load_weights(
         raise UserError(f"weights={weights}: {why}") from error
 
 
-def weights_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
-    """Return the ``state_dict`` that ``load_weights`` loads."""
-    tensors, stored = dict(checkpoint["state_dict"]), averages(checkpoint)
+def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor] | None:
+    """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
+    stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint.get("triptych", {}).get("chosen")
         if not weights:
@@ -110,13 +102,13 @@ def weights_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None
     if weights == "ema":
         if not stored:
             raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
-        tensors |= next(iter(stored.values()))
-    elif weights in stored:
-        tensors |= stored[weights]
-    elif weights != "raw":
-        names = [*literal_values(find_key("weights").kind), *stored]
-        tensors |= _reconstruct(run, checkpoint, weights, names)
-    return tensors
+        return next(iter(stored.values()))
+    if weights == "raw":
+        return None
+    if weights in stored:
+        return stored[weights]
+    names = [*literal_values(find_key("weights").kind), *stored]
+    return _reconstruct(run, checkpoint, weights, names)
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
@@ -167,12 +159,9 @@ def _reconstruct(
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:
     """Load a file of tensors and plain data; UserError for any other content."""
     try:
-        with open_regular(path) as file:
-            dry_run(file, str(path), kind)  # it may be a stranger's
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not {kind} of a run; restore it") from error
+        return load_tensors(path)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}, so not {kind} of a run; restore it") from error
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
@@ -195,7 +184,7 @@ def _check_plain(state: Any, owner: str, place: str = "") -> None:
     try:
         torch.save(state, file)
         file.seek(0)
-        dry_run(file, owner, "")
+        torch.load(file, weights_only=True)
     except Exception as error:
         fix = "return numbers, text, lists, dicts or common tensors"
         raise UserError(f"{owner}.state_dict(): no plain data; {fix}{place}") from error

@@ -19,6 +19,7 @@ from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
 from triptych.terminal import printable
 
+SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
 # files that a finished run's summary has digests of, as far as they are there; any other's of the first alone

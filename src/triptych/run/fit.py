@@ -15,7 +15,6 @@ from pytorch_lightning.strategies.launchers import subprocess_script
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
-from triptych.config.archive import SCHEMA
 from triptych.config.build import build
 from triptych.config.check import warm_up_line
 from triptych.config.identity import cores
@@ -31,7 +30,7 @@ from triptych.run.checkpoints import (
     check_states,
     save_checkpoint,
 )
-from triptych.run.directory import RunDirectory, log_line
+from triptych.run.directory import SCHEMA, RunDirectory, log_line
 from triptych.run.drawing import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers

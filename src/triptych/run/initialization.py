@@ -27,19 +27,13 @@ from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import (
-    newest_readable,
-    read_checkpoint,
-    reported,
-    save_checkpoint,
-    weights_of,
-)
+from triptych.run.checkpoints import average_of, newest_readable, reported, save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import launch, rank
 from triptych.run.provenance import digest_of, few, own_changes, source_files, versions
-from triptych.run.untrusted import interpreting, is_composed_here
+from triptych.run.untrusted import interpreting, is_composed_here, read_checkpoint
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
@@ -137,7 +131,8 @@ def initialise(
     """
     name = reported(checkpoint)
     ours = {n: tensor for n, tensor in _weights(model) if not n.startswith(OWN)}
-    theirs = weights_of(checkpoint, name)
+    average = average_of(checkpoint, name)
+    theirs = checkpoint["state_dict"] | (average or {})
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
@@ -146,6 +141,9 @@ def initialise(
     path = config["init_from"]
     kinds = {"of another shape": [f"{n} {how}" for n, how in other.items()]}
     kinds |= {"not there": missing, "there not used": extra}
+    if average is not None:
+        trained = [n for n in fitting if ours[n].requires_grad]
+        kinds["raw, as the average lacks them"] = [n for n in trained if n not in average]
     kinds["begin anew"] = [n for n, _ in model.named_parameters() if n.startswith(OWN)]
     notes = "; ".join(f"{len(names)} {kind} ({few(names)})" for kind, names in kinds.items() if names)
     if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):

@@ -9,12 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from triptych.config.archive import SCHEMA
 from triptych.config.identity import leaves
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import SCHEMA, RunDirectory
 from triptych.run.parsing import error_line
 from triptych.run.result import PARTS, Result
 from triptych.terminal import printable

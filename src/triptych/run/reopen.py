@@ -17,12 +17,12 @@ from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import load_weights, read_checkpoint
+from triptych.run.checkpoints import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
 from triptych.run.initialization import compare_data, log_own_changes
 from triptych.run.model import Budget, build_model, set_up_torch
-from triptych.run.untrusted import check_config
+from triptych.run.untrusted import check_config, read_checkpoint
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 

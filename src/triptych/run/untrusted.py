@@ -1,21 +1,21 @@
-"""Open checkpoints and run directories that may be a stranger's, before anything is used; no torch."""
+"""Open checkpoints and run directories that may be a stranger's, before anything is used."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from triptych.config.archive import inspect
 from triptych.config.build import check_names
+from triptych.config.file import copy_plain
 from triptych.config.identity import describe_differences, in_root, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
 from triptych.config.own_code import raised_at
 from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
-from triptych.files import check_directory, open_regular
-from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
+from triptych.files import check_directory, load_tensors
+from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.parsing import error_line
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
@@ -36,9 +36,9 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
     return config
 
 
-@contextmanager
-def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
-    """Open a checkpoint for torch, with ``inspect``'s record; UserError: damaged, or another run's."""
+def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
+    """Return the checkpoint at ``ckpt``, a file or a run's directory; UserError if there is none."""
+    path = checkpoint_at(ckpt)
     where = f"{key}={path}"
     if is_pipeline(path):
         fix = f"pass a run of triptych-train trained={path} data=NAME"
@@ -47,26 +47,78 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
         raise UserError(f"{where}: {NO_CHECKPOINT}{in_root(path)}")
-    with open_regular(path) as file:
-        record = inspect(file, where)
-        run = RunDirectory(path.parent.parent)
-        if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
-            damage = run.damage()
-            result = None if damage else run.summary()
-            if other := other_figures(run.config(), record["triptych"]["config"]):
-                problem, fix = "the checkpoint of another run", "remove it, or put the run's own there"
-                if damage:  # then the checkpoint may be the only good one
-                    problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
-                elif result is None:
-                    problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
-                    fix = "restore the one that is wrong"
-                raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
-            try:
-                check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
-            except ValueError as error:
-                raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
-        file.seek(0)
-        yield file, record
+    return path
+
+
+def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
+    """Load a checkpoint as plain, checked data on the CPU; UserError: damaged, or another run's."""
+    path = find_checkpoint(path, key)
+    where, fix = f"{key}={path}", "pass a checkpoint of a run"
+    try:
+        content = load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; {fix}") from error
+    known = content.get("triptych") if isinstance(content, dict) else None
+    if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{where}: not written by triptych; {fix}")
+    if known.get("schema") != SCHEMA:
+        problem = "written by another version of triptych, whose configurations have other keys"
+        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
+    if (odd := _odd_part(content)) is not None:
+        raise ForeignCheckpoint(f"{where}: its {odd} is not as a run writes it; {fix}")
+    known["config"] = copy_plain(known["config"], f"{where}: config")
+    _check_own(path, where, known["config"])
+    return content
+
+
+def _odd_part(content: dict[str, Any]) -> str | None:
+    """Return the name of a part of a checkpoint that has another shape than a run's; None if none has."""
+    from torch import Tensor  # which the file's reader has imported
+
+    known, callbacks = content["triptych"], content.get("callbacks")
+    if type(content.get("global_step")) is not int:
+        return "global_step"
+    if not isinstance(known.get("config"), dict):
+        return "triptych.config"
+    if not isinstance(known.get("chosen", ""), str):
+        return "triptych.chosen"
+    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
+        return "callbacks"
+    for name, state in callbacks.items():
+        if not is_averaging(state):
+            continue
+        if not isinstance(state["name"], str) or not isinstance(state["others"], dict):
+            return f"callbacks.{name}"
+        for average in (state["average"], *state["others"].values()):
+            if not isinstance(average, dict) or not all(isinstance(one, Tensor) for one in average.values()):
+                return f"callbacks.{name}"
+    return None
+
+
+def is_averaging(state: dict[str, Any]) -> bool:
+    """Return whether a callback's state is EMA's, or that of a class made from it."""
+    return {"average", "name", "others"} <= state.keys()
+
+
+def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
+    """Check that a checkpoint in a run's directory is that run's, and the one its result is of."""
+    run = RunDirectory(path.parent.parent)
+    if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        return
+    damage = run.damage()
+    result = None if damage else run.summary()
+    if other := other_figures(run.config(), config):
+        problem, fix = "the checkpoint of another run", "remove it, or put the run's own there"
+        if damage:  # then the checkpoint may be the only good one
+            problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
+        elif result is None:
+            problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
+            fix = "restore the one that is wrong"
+        raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
+    try:
+        check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
+    except ValueError as error:
+        raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
 
 
 @contextmanager
@@ -85,14 +137,13 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
-    """Check a checkpoint, or a run's directory, as far as possible without loading it; UserError."""
+    """Check a checkpoint, or that of a run's directory, and its configuration; UserError."""
     path = checkpoint_at(ckpt)
-    with open_checkpoint(path, key) as (_, record):
-        check_config(record["triptych"]["config"], f"{key}={path}")
+    check_config(read_checkpoint(path, key)["triptych"]["config"], f"{key}={path}")
 
 
 def check_reference(key: str, path: str) -> None:
-    """Check that ``path`` is a checkpoint, or the directory of a finished run, without loading it."""
+    """Check that ``path`` is a checkpoint, or the directory of a finished run."""
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
