@@ -143,6 +143,8 @@ def test_claims_that_changed_once_results_were_there_are_told():
     then = before | {"paper_settings": "then"}
     assert claims_of(asked("vdm_steps"), then, any_result=True)["paper_settings"] == "then", "of ended runs"
     assert claims_of(asked("vdm_steps"), then, any_result=False)["paper_settings"] == before["paper_settings"]
+    forced = claims_of(asked("vdm_steps", "force=true"), then, any_result=True)
+    assert forced["paper_settings"] == before["paper_settings"], "of runs that are started over"
     more = asked("vdm_steps")
     more.hydra.sweeper.params.seed = "1,2,3,4"
     assert claims_of(more, before, any_result=True)["claims_changed"], "looked at, then gone on"

@@ -215,9 +215,10 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
     facts |= {"scale": scale, "machine": machine()}
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
-        if file.is_file():  # what ended runs were made of stays
+        if file.is_file():
             now = settings_digest(read_yaml(file), scale)
-            facts["paper_settings"] = before.get("paper_settings") if any_result else now
+            runs_stay = any_result and not config.get("force")
+            facts["paper_settings"] = before.get("paper_settings") if runs_stay else now
     return facts | ({"claims_changed": True} if changed else {})
 
 
