@@ -30,7 +30,6 @@ REFUSED = [
     ("data=ring model=oracle metrics=gradient_noise", "metrics.gradient_noise: this model trains no network"),
     ("data=ring model=oracle model.conditional=true metrics=condition_bits", "use a network that reads one"),
     ("optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "nesterov=True, ... : Nesterov"),
-    ("lr_schedule._target_=torch.optim.lr_scheduler.StepLR +lr_schedule.step_size=0", "step_size=0 ... zero"),
     ("callbacks=early_stopping data.val_size=0", "callbacks.early_stopping: there are no validation items"),
     ("checkpoint=best trainer.val_check_interval=7", "checkpoint=best: ... beyond the 6 steps; lower it"),
     ("callbacks=early_stopping trainer.val_check_interval=7", "callbacks.early_stopping: ... =7 is beyond"),
