@@ -45,7 +45,7 @@ OWN = [
     ("train sampler={{}}", ["sampler={{}}", "an empty group changes nothing"]),
     ("train schedule=[]", ["schedule=[]", "a choice is needed; choose from beta_linear"]),
     ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
-    ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir=..", "within the sweep's"]),
+    ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir: ", "leave it out"]),
     ("train -m ablation=objectives_tuned optimizer.lr=0.02", ["optimizer.lr: tuned by this sweep"]),
     ("train optimized_metric=bpd", ["optimized_metric=bpd", "use val.bound.mean"]),
     ("sample -x", ["-x", "no such option"]),

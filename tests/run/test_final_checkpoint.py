@@ -1,5 +1,7 @@
 """A run's figures are its checkpoint's, whatever its parts and callbacks keep elsewhere."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -82,6 +84,13 @@ class Lazy(Net):
             self.more = nn.Parameter(torch.ones(2))
         return self.more
 
+LEVELS = []
+
+class Remembers(Net):
+    def scale(self):
+        LEVELS.append(self.training)
+        return 1 + 1e-3 * LEVELS.count(True)
+
 class Rounds(pl.Callback):
     def on_test_start(self, trainer, module):
         for p in module.parameters():
@@ -116,6 +125,12 @@ class Trains(PerItem):
         model.train()
         return batch.x[:, 0]
 
+class Normed(PerItem):
+    largest = [0.0]
+    def values(self, model, batch):
+        self.largest[0] = max(self.largest[0], batch.x.abs().max().item())
+        return batch.x[:, 0] / self.largest[0]
+
 class Grows(Loss):
     calls = 0
     def weight(self, at):
@@ -129,36 +144,47 @@ class Moves(Linear):
         return super().gamma(t) + self.shift
 """
 PLACES = {
-    "denoiser.network": "Tensor Buffer Number Listed Shared Counted Noisy Constant Cached Lazy",
-    "callbacks.mine": "Rounds Replaces Averages Items Patches",
+    "denoiser.network": "Tensor Buffer Number Listed Counted Noisy Constant Cached Lazy",
+    "callbacks.mine": "Rounds Replaces Averages Items",
     "metrics.mine": "Changes Trains",
     "objective.loss": "Grows",
     "schedule": "Moves",
 }
 REFUSED = {
-    "Shared": "model: after the fit a new model of the initial weights has another bound than before it",
-    "Patches": "model: after the fit a new model of the initial weights has another bound than before it",
     "Lazy": "model: a new one does not take its state",
     "Items": "data: items of test are no longer those that the run began with",
 }
+
+
+# What they keep outlives the model in its process: each is evaluated once more in another.
+KEPT = {
+    "denoiser.network.Remembers": "model: test nats_per_dim is",
+    "denoiser.network.Shared": "model: test nats_per_dim is",
+    "callbacks.mine.Patches": "model: test nats_per_dim is",
+    "metrics.mine.Normed": "model: test mine is",
+    "denoiser.network.Tensor": "",
+}
+
+
+def choose(run, place: str, name: str) -> None:
+    """Put a class of LAB into the configuration of a run."""
+    config = run.config()
+    *parents, key = place.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    ends = {k: v for k, v in config["schedule"].items() if place == "schedule" and k.startswith("gamma_")}
+    node[key] = {"_target_": f"hidden_lab.{name}", **ends}
+    if name == "Patches":
+        config["denoiser"]["network"] = {"_target_": "hidden_lab.Net"}
+    run.write("config.yaml", config)
 
 
 @pytest.mark.parametrize(("place", "name"), [(p, n) for p, names in PLACES.items() for n in names.split()])
 def test_a_runs_bound_is_that_of_its_checkpoint_or_it_is_refused(prepared, trusting, place, name):
     trusting("hidden_lab", LAB)
     run = prepared(*RING, path=name)
-    config = run.config()
-    *parents, key = place.split(".")
-    node = config
-    for parent in parents:
-        node = node[parent]
-    ends = (
-        {k: v for k, v in config["schedule"].items() if k.startswith("gamma_")} if place == "schedule" else {}
-    )
-    node[key] = {"_target_": f"hidden_lab.{name}", **ends}
-    if name == "Patches":
-        config["denoiser"]["network"] = {"_target_": "hidden_lab.Net"}
-    run.write("config.yaml", config)
+    choose(run, place, name)
     if name in REFUSED:
         refused(lambda: execute(run), REFUSED[name])
         assert not {"test", "val", "train"} & {*run.summary().record}
@@ -167,3 +193,27 @@ def test_a_runs_bound_is_that_of_its_checkpoint_or_it_is_refused(prepared, trust
     del sys.modules["hidden_lab"]  # as in a process of its own
     for split in ("test", "val", "train"):
         assert evaluated(run / result["checkpoint"], f"split={split}") == result[split]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=() if "Rem" in part or "Tensor" in part else pytest.mark.slow)
+        for part in KEPT
+    ],
+)
+def test_what_outlives_the_model_in_its_process_is_refused(prepared, trusting, tmp_path, part):
+    trusting("hidden_lab", LAB)
+    run = prepared(*RING, path="run")
+    place, _, name = part.rpartition(".")
+    choose(run, place, name)
+    command = [sys.executable, "-m", "triptych.cli.train", f"resume={run.path}"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    if not KEPT[part]:
+        assert done.returncode == 0 and run.summary().status == "finished", done.stderr
+        return
+    line = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and KEPT[part] in line and "in a new process; keep what is learned" in line
+    assert not {"test", "val", "train"} & {*run.summary().record}

@@ -8,6 +8,7 @@ Optuna, and every launcher works.
 
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +90,8 @@ class OptunaSweeper(BasicSweeper):
             raise UserError(
                 f"{file}: cannot be opened as the search's study ({why}); move it away to begin anew"
             ) from error
+        for earlier in study.trials:
+            _check_space(space, earlier.distributions)
         waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
         hook.plan([_job(fixed, trial) for trial in study.trials])
         hook.expect([])
@@ -190,8 +193,31 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str
         print(f"{folder.name}: did not end", file=sys.stderr)
 
 
+def _check_space(space: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Check that a study's trials can go on in this space; UserError."""
+    from optuna.distributions import check_distribution_compatibility
+
+    from triptych.errors import UserError
+
+    for key in space.keys() & earlier.keys():
+        try:
+            check_distribution_compatibility(earlier[key], space[key])
+        except ValueError as error:
+            problem = "not the kind of values that this search began with"
+            raise UserError(f"{key}: {problem}; choose another name for another search") from error
+
+
 def _distribution(override: Override) -> Any:
-    """Return what Optuna calls the values that an override sweeps over."""
+    """Return what Optuna calls the values that an override sweeps over; UserError: it has no such."""
+    from triptych.errors import UserError
+
+    try:
+        return _known_distribution(override)
+    except ValueError as error:
+        raise UserError(f"{override.input_line}: {error}; type other ends") from error
+
+
+def _known_distribution(override: Override) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     from triptych.errors import UserError

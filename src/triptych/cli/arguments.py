@@ -61,6 +61,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     classes = {place: target for place, equals, target in split if equals}
     quoted = []
     for argument in arguments:
+        if not argument:
+            raise UserError("'': an empty argument; leave it out")
         check_password(argument)
         key, equals, value = argument.partition("=")
         if equals and not key:

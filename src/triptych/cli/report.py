@@ -66,6 +66,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             _refuse(f"{directory}: {problem}")
         if not options.results and not any(map(is_run, find_runs(directory))):
             _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
+    if options.figures and (is_run(options.figures) or (options.figures / "sweep.json").exists()):
+        _refuse(f"--figures {options.figures}: holds a run or a sweep; choose another directory")
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         _refuse(f"--figures {options.figures}: is a file; must be a directory")
     return options
@@ -95,8 +97,6 @@ def _results(file: Path, roots: Sequence[Path]) -> None:
 
     try:
         write_results(file, roots)
-    except UnicodeDecodeError:
-        raise UserError(f"--results {file}: exists and is no text file; choose another name") from None
     except (OSError, StorageError) as error:  # which names a temporary file
         raise UserError(f"--results {file}: cannot be written; choose another place") from error
     print(file)

@@ -2,13 +2,16 @@
 
 import functools
 import io
+import json
 import math
+import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from triptych.callbacks.metrics import build_metrics, logged_mean, metrics_of
+from triptych.config.identity import quote
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.diffusion.mixture import GaussianMixture
@@ -28,16 +32,17 @@ from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.build import OtherRuns, set_teacher
 from triptych.run.checkpoints import averages, reported, save_checkpoint
-from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
+from triptych.run.directory import BEST, LAST, RunDirectory, log_line, write_atomic
 from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_trainer
 from triptych.run.initialization import Origin
+from triptych.run.parsing import first_line
 from triptych.run.processes import rank
 from triptych.run.provenance import has_own_code
 from triptych.run.reopen import open_weights, reopen
 from triptych.run.untrusted import read_checkpoint
 
-FEW = 4  # items of which the initial bound is taken
+CLOSE = 1e-5  # of a figure: what a GPU may sum in another order
 # of items.npz, beside "index"
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
 OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
@@ -145,20 +150,40 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
     return account
 
 
-def initial_bound(config: dict[str, Any], data: DataModule) -> str | None:
-    """Account a few items under initial weights on the CPU, where classes of the user's own run there.
+def check_in_new_process(checkpoint: FinalCheckpoint, account: Account, split: str) -> None:
+    """Evaluate a split once more by ``triptych-evaluate``; UserError if a figure differs.
 
-    It follows from the configuration, unless these keep numbers in classes or modules. None without such.
+    Code of the user's own may keep state in classes, modules and patched functions, which a model built anew
+    shares with the fit in the same process, and with nothing in another one.
     """
-    if not has_own_code(config):
-        return None
-    with isolate_rng(), torch.no_grad(), suppress(Exception):  # as of kernels for a GPU alone
-        model, judged = open_weights(config, data), data.splits["val" if len(data.splits["val"]) else "test"]
-        torch.manual_seed(model.seed)
-        model.before_accounting()
-        model._account(judged.batch(torch.arange(min(FEW, len(judged)))), 1)
-        return str(model.accounting.sums.tolist())
-    return None
+    if not has_own_code(checkpoint.config) or checkpoint.fit.trainer.world_size > 1:
+        return
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "figures.json"
+        command = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={quote(str(checkpoint.path))}"]
+        where = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # also what was added in Python
+        done = subprocess.run(
+            [*command, f"split={split}", f"out={quote(str(out))}"],
+            env=os.environ | where,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            reason = first_line(done.stderr.strip().rpartition("\n")[2])
+            log_line(None, f"{split} was not evaluated again in a new process ({reason})")
+            return
+        anew = json.loads(out.read_text())
+    exact = checkpoint.fit.trainer.strategy.root_device.type == "cpu"
+    for name in [account.unit, *(checkpoint.config.get("metrics") or {})]:
+        figure = account.figures.get(name)
+        if figure == anew.get(name):
+            continue
+        here, there = (entry and entry["mean"] for entry in (figure, anew.get(name)))
+        if not exact and here and there and math.isclose(here, there, rel_tol=CLOSE):
+            continue
+        problem = f"{split} {name} is {here}, and {there} of the same checkpoint in a new process"
+        fix = "keep what is learned in parameters and buffers, not in classes or modules"
+        raise UserError(f"model: {problem}; {fix}")
 
 
 def baselines(data: DataModule) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from triptych.config.identity import unread_threads
 from triptych.config.metric import measures_of, version_of
 from triptych.config.own_code import raised_at
 from triptych.data.build import check_repeatable, leakage
-from triptych.errors import Diverged, Interrupted, StorageError, UserError
+from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, StorageError, Unreadable, UserError
 from triptych.files import no_link
 from triptych.models.base import BoundModel
 from triptych.run.account import (
     account_splits,
     baselines,
+    check_in_new_process,
     choose_weights,
-    initial_bound,
     measure_cost,
     write_items,
 )
@@ -57,7 +57,8 @@ PATIENCE = 5.0  # seconds that a job may need to let go of its directory after i
 def execute(run: RunDirectory) -> Result:
     """Execute a run to its end and return its result; a finished run's is returned unchanged.
 
-    Interrupted, Busy (another process holds it) and StorageError: the run can go on. Diverged, UserError (it
+    Interrupted, Busy (another process holds it), StorageError, ForeignCheckpoint and Unreadable: the run can
+    go on. Diverged, UserError (it
     cannot be built; a directory just made is removed) and others are recorded.
     """
     if rank() != 0:  # works under rank 0's lock, which reports for all
@@ -85,8 +86,8 @@ def execute(run: RunDirectory) -> Result:
                 stopped.fix = f"triptych-train resume={run.path} goes on"
             requeue(stopped)
             raise
-        except StorageError:
-            raise  # nothing is wrong with the run: it goes on when there is room
+        except (StorageError, ForeignCheckpoint, Unreadable):
+            raise  # the run itself goes on once there is room, or its files are restored
         except Diverged as error:
             session.record("diverged", error=str(error), step=error.step)
             raise
@@ -154,17 +155,12 @@ class Session:
             with interpreting(f"init_from={config['init_from']}"):
                 initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
-        before = initial_bound(config, experiment.data)
         with closing(fit.trainer.loggers, run), contextlib.ExitStack() as stack:
             if peers:
                 stack.callback(peers.stop_watching)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
             check_repeatable(experiment.data, config, after_fit=True)
-            if initial_bound(config, experiment.data) != before:
-                problem = "after the fit a new model of the initial weights has another bound than before it"
-                fix = "keep what is learned in parameters and buffers, not in classes or modules"
-                raise UserError(f"model: {problem}; {fix}")
             if rank() == 0:
                 memory = measure_cost(fit.trainer.strategy.root_device, experiment)["memory"]
                 offer_fit(run, origin.fit, memory)
@@ -216,6 +212,7 @@ def _report(
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", trainer.global_step)
     last = accounts[split := next(reversed(accounts))]
+    check_in_new_process(checkpoint, last, split)
     for name in metrics_of(trainer).metrics:
         figure = last.figures[name]
         if figure["n"] < (items := len(data.splits[split])):

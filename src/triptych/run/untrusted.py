@@ -133,7 +133,7 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
         if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
             raise
         problem = f"the run cannot go on from its content ({type(error).__name__}: {error_line(error)})"
-        raise UserError(f"{where}: {problem}; restore it, or the code that wrote it") from error
+        raise ForeignCheckpoint(f"{where}: {problem}; restore it, or the code that wrote it") from error
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:

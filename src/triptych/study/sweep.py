@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -41,7 +40,7 @@ from triptych.study import rounds
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
-from triptych.study.sweep_plan import Cells, Reservation, plan_cells
+from triptych.study.sweep_plan import STUDY, Cells, Reservation, plan_cells
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -144,11 +143,9 @@ class SweepHook(Callback):
         check_launcher(config)
         if not config.hydra.sweep.dir:
             raise UserError("hydra.sweep.dir: must be a directory; leave it out for one of its own")
-        # a dict
-        place = Path(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
-        if place.is_absolute() or ".." in place.parts:
-            raise UserError(f"hydra.sweep.subdir={place}: must be a directory within the sweep's")
         typed = config.hydra.overrides.hydra
+        if any(str(one).startswith("hydra.sweep.subdir=") for one in typed):
+            raise UserError("hydra.sweep.subdir: a cell's directory follows from its overrides; leave it out")
         if not any(str(one).startswith("hydra.sweep.dir=") for one in typed):
             # a literal override reaches every job on every launcher
             root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
@@ -214,16 +211,16 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more)
 
     def _expected(self) -> int:
-        """Count the cells, and runs of earlier commands that are none of them; copies of a run are one."""
+        """Count the runs there and the cells, also of other commands at work; copies of a run are one."""
         there = find_runs(self.root)
         before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
-        return len(before) + len({self.root / cell for cell in self.cells} - {*there})
+        names = {*self.cells}
+        for _, others in self.reservation.others():
+            names |= others.keys() - {STUDY}
+        return len(before) + len({self.root / name for name in names} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
         """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
-        if any(str(one).startswith("hydra.sweep.subdir=") for one in self.config.hydra.overrides.hydra):
-            loader = GlobalHydra.instance().config_loader()
-            return str(loader.load_sweep_config(self.config, [*overrides]).hydra.sweep.subdir)
         return rounds.cell_name(overrides, set(self.config.hydra.job.config.override_dirname.exclude_keys))
 
     def look(self, facts: dict[str, Any]) -> int:

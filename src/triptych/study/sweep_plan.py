@@ -39,6 +39,8 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
     loader, plans = GlobalHydra.instance().config_loader(), {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
+        if run.path.exists() and not run.path.is_dir():
+            raise UserError(f"{run.path}: a cell's directory is to lie there; move the file away")
         if has_run(run) and not config.force:
             plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
     refuse(config, root, [plan.other for plan in plans.values()], "has other runs in", f", {ANEW}")
@@ -77,7 +79,7 @@ def refuse(config: DictConfig, root: Path, differing: Sequence[Changes], problem
     new = re.sub(r"[^A-Za-z0-9.]+", "-", str(value))[:20]
     another = f"hydra.sweep.dir={root}-{new}"
     if root.name == sweep_name(config):
-        another = f"name={own_name(config) or 'sweep'}-{new}"
+        another = f"name={(own_name(config) or 'sweep')[:90]}-{new}"
     raise UserError(f"{root}: {problem}; start another sweep, as with {another}{fix}")
 
 

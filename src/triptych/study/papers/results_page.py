@@ -32,6 +32,7 @@ from triptych.study.study import Study, read_study
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
+TITLE = "# Published claims, measured"  # as the template begins
 AGAIN = "to run again"  # the claim or a measure has changed since
 COLOURS = {
     "reproduced": "#009e73", "contradicted": "#d55e00", "cannot tell": MUTED, "not testable here": "#aab2be",
@@ -72,10 +73,10 @@ def read_papers(scale: str = "small") -> dict[str, Any]:
 def write_results(page: Path, roots: Sequence[Path]) -> None:
     """Write the page, its figure and each paper's page; papers whose sweeps are gone keep their result.
 
-    OSError, StorageError: a file cannot be written; UnicodeDecodeError: ``page`` is no text.
+    UserError: ``page`` is another file; OSError, StorageError: a file cannot be written.
     """
-    if page.is_file():
-        page.read_text(encoding="utf-8")
+    if page.is_file() and not page.read_bytes().startswith(TITLE.encode()):
+        raise UserError(f"--results {page}: exists and is no page of results; choose another name")
     folder = page.with_suffix("")
     for place in find_papers(roots):
         if (study := read_study([place])).published:
