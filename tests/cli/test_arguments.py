@@ -75,6 +75,7 @@ def test_the_package_lists_its_commands(monkeypatch, capsys):
 
 def test_an_option_without_its_value_is_refused():
     refused(lambda: as_hydra_wants(["seed=1", "--config-dir"], "train"), "--config-dir")
+    refused(lambda: as_hydra_wants(["seed=1", ""], "train"), "'': an empty argument; leave it out")
 
 
 def test_a_reference_to_null_is_shown_as_one():

@@ -56,8 +56,6 @@ class Net(nn.Module):
             self.width = widht
         self.last, self.fault, self.calls = nn.Linear(2, 2), fault, 0
         self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(2)
-        kind = torch.uint16 if fault == "table" else torch.complex64
-        self.register_buffer("table", torch.ones(2, dtype=kind))
 
     def forward(self, z, gamma, condition):
         raw = self.drop(self.norm(self.last(z)))
@@ -372,7 +370,6 @@ def test_a_mistake_is_a_line_with_the_place_in_ones_own_file(refused, lab, chang
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (own(NET, "Net", fault="table"), "denoiser.network.table of Diffusion.state_dict(): no plain data"),
         (
             own(NET, "Seeded"),
             "seed=1: code of your own calls torch.manual_seed(7) while it is built; draw from",

@@ -8,8 +8,10 @@ import torch
 
 from tests.refusal import refused
 from tests.run.accidents import Accident, at_call, stopped, stumble, table
+from triptych.errors import ForeignCheckpoint
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable
+from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
@@ -142,3 +144,17 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
     assert newest_readable(run.checkpoints()) == last
     last.write_bytes(last.read_bytes()[:-100])
     assert newest_readable(run.checkpoints()) == best
+
+
+def test_a_refusal_for_another_runs_configuration_records_nothing(finished):
+    """So that the run goes on once its configuration is restored, as the refusal says."""
+    run = finished()
+    first = run.summary()
+    (run / "summary.json").unlink()
+    config = (run / "config.yaml").read_text()
+    run.write("config.yaml", run.config() | {"seed": 99})
+    with pytest.raises(ForeignCheckpoint, match="restore the one that is wrong"):
+        execute(RunDirectory(run.path))
+    assert not (run / "summary.json").exists()
+    (run / "config.yaml").write_text(config)
+    assert execute(RunDirectory(run.path))["test"] == first["test"]

@@ -103,3 +103,20 @@ def test_a_study_of_an_earlier_version_goes_on_unless_it_minimised_what_should_r
     search([2.0, 2.5])
     assert "best of 2 trials: 1.5000" in capsys.readouterr().out
     refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "has minimised it so far")
+
+
+def test_a_search_goes_on_in_values_of_the_kind_that_it_began_with_alone(search, tmp_path):
+    search([1.0])
+    known = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    for other in ("interval(0.1,0.2)", "choice(0.1,0.2)"):
+        typed = f"optimizer.lr=tag(log,{other})" if other.startswith("interval") else f"optimizer.lr={other}"
+        refused(
+            lambda typed=typed: search([1.0, 1.0], typed, first=1), "optimizer.lr: not the kind of values"
+        )
+    again = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(again.trials) == len(known.trials) == 1
+
+
+@pytest.mark.parametrize("ends", ["interval(2,1)", "tag(log,interval(0.0,1.0))"])
+def test_an_interval_without_values_is_refused(search, ends):
+    refused(lambda: search([1.0], f"optimizer.lr={ends}"), f"optimizer.lr={ends}: ")

@@ -60,6 +60,24 @@ def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell
     assert contents(folder.parent) == before
 
 
+def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, inside, tiny):
+    (folder / "seed=1").write_text("mine")
+    before = contents(folder.parent)
+    done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
+    refused_command(done, f"{folder / 'seed=1'}: a cell's directory is to lie there; move the file away")
+    assert contents(folder.parent) == before
+
+
+def test_cells_that_another_command_has_reserved_are_expected(folder, monkeypatch):
+    other = Reservation(folder)
+    other.reserve(composed(), {"seed=1": GRID["seed=1"], "seed=3": GRID["seed=1"]})
+    hook = sweep.SweepHook()
+    hook.root, hook.cells, hook.reservation = folder, ["seed=1", "seed=2"], Reservation(folder)
+    assert hook._expected() == 3
+    other.release()
+    assert hook._expected() == 2
+
+
 def test_another_trial_refuses_a_tuned_sweep_before_it_writes(folder, cell, door, tiny):
     trial = ["ablation=objectives_tuned", "objective=x0", "optimizer.lr=0.01", "seed=101", "test=false"]
     cell("objective=x0,optimizer.lr=0.01,seed=101,test=false", *trial, "trainer.max_steps=5")

@@ -98,9 +98,10 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
     (tmp_path / "none").mkdir()
     assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 0 and file.read_text() == text
-    file.write_bytes(b"\xff\xfe\x00")
-    assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 1, "it is no page of ours"
-    assert file.read_bytes() == b"\xff\xfe\x00"
+    for other in (b"\xff\xfe\x00", b'{"schema": 1}'):  # as a run's record
+        file.write_bytes(other)
+        assert cli.main(["--results", str(file), str(tmp_path / "none")]) == 1, "it is no page of ours"
+        assert file.read_bytes() == other
 
 
 def test_time_is_from_start_to_end_where_the_records_have_it(paper):
