@@ -266,6 +266,11 @@ def test_the_ode_is_named_for_what_it_is(tmp_path):
 def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     root, out = sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)), tmp_path / "paper" / "figures"
     assert cli.main([str(root), "--figures", str(out)]) == 0
+    run = next(root.rglob("summary.json")).parent
+    there = {*run.iterdir()}
+    assert cli.main([str(root), "--figures", str(run)]) == 1 and {*run.iterdir()} == there, (
+        "it is a run's own"
+    )
     names = {path.stem for path in out.iterdir()}
     assert {"headline", "forest", "noise_levels", "training", "training_time", "results"} <= names
     for path in out.glob("forest.*"):

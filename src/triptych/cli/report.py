@@ -25,6 +25,8 @@ RESULTS = (
     "what it has of other papers stays"
 )
 
+RECORDS = ("config.yaml", "summary.json", "sweep.json")  # of a run or a sweep
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
@@ -66,7 +68,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             _refuse(f"{directory}: {problem}")
         if not options.results and not any(map(is_run, find_runs(directory))):
             _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
-    if options.figures and (is_run(options.figures) or (options.figures / "sweep.json").exists()):
+    if options.figures and any((options.figures / name).exists() for name in RECORDS):
         _refuse(f"--figures {options.figures}: holds a run or a sweep; choose another directory")
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         _refuse(f"--figures {options.figures}: is a file; must be a directory")
