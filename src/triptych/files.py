@@ -68,8 +68,8 @@ def walk(
 ) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
     """Yield each folder at or beneath ``root`` with its entries; with ``links`` follow those to folders.
 
-    The caller may take entries out of the list: those are not entered. ``refuse`` is told of a folder that
-    cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a thousand folders deep.
+    The caller may take entries out of the list: those are not entered. ``refuse`` gets the error of a folder
+    that cannot be read. Not recursive, as os.walk is before Python 3.12: it fails a thousand folders deep.
     """
     ahead = [Path(root)]
     for here in ahead:

@@ -185,7 +185,7 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 def try_sampler(sampler: Sampler, model: Any) -> None:
     """Draw two items twice from one seed with a user's sampler.
 
-    UserError: the samples are not finite, of the model's shape and the same, or take more calls than said.
+    UserError: the samples are not finite, of the model's shape and the same, or take undeclared calls.
     """
     if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
         return

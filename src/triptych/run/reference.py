@@ -146,7 +146,7 @@ class PointReference(SampleReference):
         self.name = f"{n} fresh points of {data.name}"
         self.true: Tensor | None = None
         if isinstance(data, Generated):
-            self.held = n  # as many as are asked for
+            self.held = n  # there is no limit to fresh points
             return
         train = data.splits["train"]
         if len(data.shape) != 1:
