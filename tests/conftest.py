@@ -129,9 +129,11 @@ def finished(prepared) -> Callable:
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """``trusting("lab", text)``: the file of a module of one's own, which configurations may name.
 
-    Runs in this process are not evaluated again in another, which takes seconds: see test_final_checkpoint.
+    Figures of runs in this process are not computed in others, which take seconds: see test_final_checkpoint.
     """
-    monkeypatch.setattr("triptych.run.execute.check_in_new_process", lambda *_: None)
+    for module in ("account", "final"):
+        patch = f"triptych.run.{module}.call_in_new_process"
+        monkeypatch.setattr(patch, lambda function, *arguments: function(*arguments))
 
     def trust_module(name: str, text: str = "", folder: Path = tmp_path) -> Path:
         file = folder / f"{name}.py"

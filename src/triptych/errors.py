@@ -1,6 +1,7 @@
 """Exceptions with messages for the user."""
 
 import re
+from typing import Any
 
 USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
@@ -57,7 +58,10 @@ class Diverged(UserError):
 
     def __init__(self, what: str, step: int):
         super().__init__(f"diverged at step {step}: {what} is not finite")
-        self.step = step
+        self.what, self.step = what, step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Diverged, (self.what, self.step)
 
     @classmethod
     def before(cls, error: str, step: int) -> "Diverged":

@@ -2,16 +2,12 @@
 
 import functools
 import io
-import json
 import math
-import os
 import resource
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,9 +17,11 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from triptych.callbacks.metrics import build_metrics, logged_mean, metrics_of
-from triptych.config.identity import quote
+from triptych.config.build import check_targets
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
+from triptych.data.build import build_data
+from triptych.data.order import rank_world
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
@@ -32,17 +30,19 @@ from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.build import OtherRuns, set_teacher
 from triptych.run.checkpoints import averages, reported, save_checkpoint
-from triptych.run.directory import BEST, LAST, RunDirectory, log_line, write_atomic
+from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
 from triptych.run.drawing import Experiment
 from triptych.run.fit import Fit, build_trainer
 from triptych.run.initialization import Origin
-from triptych.run.parsing import first_line
+from triptych.run.model import set_up_torch
+from triptych.run.new_process import call_in_new_process
 from triptych.run.processes import rank
+from triptych.run.progress import Progress
 from triptych.run.provenance import has_own_code
 from triptych.run.reopen import open_weights, reopen
+from triptych.run.stopping import Peers
 from triptych.run.untrusted import read_checkpoint
 
-CLOSE = 1e-5  # of a figure: what a GPU may sum in another order
 # of items.npz, beside "index"
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
 OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
@@ -52,20 +52,42 @@ _entropy = functools.cache(GaussianMixture.entropy)
 
 @dataclass(frozen=True)
 class FinalCheckpoint:
-    """The ``content`` of the checkpoint at ``path`` that a run leaves after its ``fit``.
+    """The ``content`` of the checkpoint at ``path`` that a run leaves after its fit, and its data.
 
     Each figure of the run is of a model that is built anew and loaded from it, as ``evaluate_checkpoint``
-    does: what the fit has left in its own model, or its callbacks do to a model, is in no figure.
+    does: what the fit has left in its own model, or its callbacks do to a model, is in no figure. Code of
+    the user's own may keep more elsewhere, so it is called in processes of their own.
     """
 
     path: Path
     content: dict[str, Any]
     data: DataModule
-    fit: Fit
+    progress: Sequence[pl.Callback]
+    peers: Peers | None = None
+
+    @classmethod
+    def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
+        """Open the checkpoint of a run on one process, with its data, whose items must have these numbers."""
+        content = read_checkpoint(path)
+        config = content["triptych"]["config"]
+        config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        set_up_torch(config["threads"])
+        check_targets(config)
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
+        run = RunDirectory(path.parent.parent)
+        progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
+        data = build_data(config, download=False)
+        data.numbers = numbers
+        return cls(path, content, data, [progress])
 
     @property
     def config(self) -> Any:
         return self.content["triptych"]["config"]
+
+    @property
+    def apart(self) -> bool:
+        """Whether figures are computed in new processes: the user's own code, on a single process."""
+        return has_own_code(self.config) and rank_world()[1] == 1
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load it, with the reported weights or those of another name."""
@@ -73,17 +95,30 @@ class FinalCheckpoint:
         set_teacher(self.config, model, self.data, OtherRuns(self.config))
         return model
 
-    def account(self, model: BoundModel, split: str) -> Account:
-        """Evaluate the bound of a model of this checkpoint over a split."""
-        callbacks = [*build_metrics(self.config), *self.fit.progress]
-        trainer = build_trainer(self.config, None, callbacks, self.fit.peers)
+    def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
+        """Evaluate the bound of these weights over each of the splits that has items."""
+        accounts = {}
+        model = None if self.apart else self.model(weights)
+        for split in splits:
+            if not len(self.data.splits[split]):
+                continue
+            if model is None:
+                accounts[split] = call_in_new_process(
+                    _account_alone, self.path, self.data.numbers, split, weights
+                )
+            else:
+                accounts[split] = self._account(model, split)
+        return accounts
+
+    def _account(self, model: BoundModel, split: str) -> Account:
+        callbacks = [*build_metrics(self.config), *self.progress]
+        trainer = build_trainer(self.config, None, callbacks, self.peers)
         return account_split(trainer, model, self.data, split)
 
-    def log(self, prefix: str, account: Account) -> None:
-        """Give an account's figures to the loggers of the fit, at its last step."""
-        figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
-        for logger in self.fit.trainer.loggers:
-            logger.log_metrics(figures, self.fit.trainer.global_step)
+
+def _account_alone(path: Path, numbers: dict[str, Tensor], split: str, weights: str | None) -> Account:
+    checkpoint = FinalCheckpoint.open(path, numbers)
+    return checkpoint._account(checkpoint.model(weights), split)
 
 
 def choose_weights(
@@ -100,17 +135,17 @@ def choose_weights(
         if not path.exists():
             raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
     content = origin.adopted or read_checkpoint(path)
-    checkpoint = FinalCheckpoint(path, content, experiment.data, fit)
+    checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress, fit.peers)
     weights, stored = checkpoint.config["weights"], averages(content)
     known = weights != "chosen" or content["triptych"].get("chosen")
     own = reported(content) if known else None
     accounts = {}
-    if not origin.adopted and len(stored) > 1 and len(experiment.data.splits["val"]):
+    if not origin.adopted and len(stored) > 1:
         for name in ("raw", *stored):
             if name != own:  # that one is accounted with the other splits
-                accounts[name] = checkpoint.account(checkpoint.model(name), "val")
-    for name, account in accounts.items():
-        checkpoint.log(f"final/val_{name}_", account)
+                for account in checkpoint.accounts(["val"], name).values():
+                    accounts[name] = account
+                    log_account(fit, f"final/val_{name}_", account)
     anew = bool(accounts) and own is None
     if anew:
         own = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
@@ -123,17 +158,16 @@ def choose_weights(
 
 
 def account_splits(checkpoint: FinalCheckpoint) -> dict[str, Account]:
-    """Evaluate validation, test and as many training items, or only the first if test=false; log them."""
-    splits = ("train", "val", "test") if checkpoint.config.get("test", True) else ("val",)
-    accounts, model = {}, checkpoint.model()
-    for split in splits:
-        if len(checkpoint.data.splits[split]):
-            accounts[split] = checkpoint.account(model, split)
-        if has_own_code(checkpoint.config):  # which may have kept something of these items
-            model = checkpoint.model()
-    for split, account in accounts.items():
-        checkpoint.log("test/" if split == "test" else f"final/{split}_", account)
-    return accounts
+    """Evaluate validation, test and as many training items, or only the first if test=false."""
+    tested = checkpoint.config.get("test", True)
+    return checkpoint.accounts(("train", "val", "test") if tested else ("val",))
+
+
+def log_account(fit: Fit, prefix: str, account: Account) -> None:
+    """Give an account's figures to the loggers of the fit, at its last step."""
+    figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
+    for logger in fit.trainer.loggers:
+        logger.log_metrics(figures, fit.trainer.global_step)
 
 
 def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
@@ -148,42 +182,6 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
         entropy, dims = _entropy(data.mixture), model.dims
         account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
-
-
-def check_in_new_process(checkpoint: FinalCheckpoint, account: Account, split: str) -> None:
-    """Evaluate a split once more by ``triptych-evaluate``; UserError if a figure differs.
-
-    Code of the user's own may keep state in classes, modules and patched functions, which a model built anew
-    shares with the fit in the same process, and with nothing in another one.
-    """
-    if not has_own_code(checkpoint.config) or checkpoint.fit.trainer.world_size > 1:
-        return
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={quote(str(checkpoint.path))}"]
-        where = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # also what was added in Python
-        done = subprocess.run(
-            [*command, f"split={split}", f"out={quote(str(out))}"],
-            env=os.environ | where,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            reason = first_line(done.stderr.strip().rpartition("\n")[2])
-            log_line(None, f"{split} was not evaluated again in a new process ({reason})")
-            return
-        anew = json.loads(out.read_text())
-    exact = checkpoint.fit.trainer.strategy.root_device.type == "cpu"
-    for name in [account.unit, *(checkpoint.config.get("metrics") or {})]:
-        figure = account.figures.get(name)
-        if figure == anew.get(name):
-            continue
-        here, there = (entry and entry["mean"] for entry in (figure, anew.get(name)))
-        if not exact and here and there and math.isclose(here, there, rel_tol=CLOSE):
-            continue
-        problem = f"{split} {name} is {here}, and {there} of the same checkpoint in a new process"
-        fix = "keep what is learned in parameters and buffers, not in classes or modules"
-        raise UserError(f"model: {problem}; {fix}")
 
 
 def baselines(data: DataModule) -> dict[str, Any]:
@@ -226,18 +224,12 @@ def write_items(path: Path, account: Account) -> bool:
     return True
 
 
-def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
-    """Return {"memory": most bytes on the GPU, or resident, "evaluations": denoiser calls for one sample}."""
+def peak_memory(device: torch.device) -> float:
+    """Return the most bytes that this process has used on the GPU, or resident."""
     if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        memory = most if sys.platform == "darwin" else 1024 * most  # kilobytes on Linux
-    figures = {"memory": float(memory)}
-    if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
-        schedule = getattr(experiment.model, "schedule", None)
-        figures["evaluations"] = float(experiment.drawing.sampler.calls_under(schedule))
-    return figures
+        return float(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else 1024 * most)  # kilobytes on Linux
 
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:

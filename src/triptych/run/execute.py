@@ -20,36 +20,34 @@ from triptych.config.own_code import raised_at
 from triptych.data.build import check_repeatable, leakage
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, StorageError, Unreadable, UserError
 from triptych.files import no_link
-from triptych.models.base import BoundModel
 from triptych.run.account import (
     account_splits,
     baselines,
-    check_in_new_process,
     choose_weights,
-    measure_cost,
+    log_account,
+    peak_memory,
     write_items,
 )
-from triptych.run.build import build_drawings, build_experiment
-from triptych.run.checkpoints import save_checkpoint
-from triptych.run.directory import RunDirectory, log_line, to_json
+from triptych.run.build import build_experiment
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
+from triptych.run.final import draw_final
 from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
+from triptych.run.new_process import FailedCall
 from triptych.run.parsing import load_config, to_float
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import add_missing_id, check_imported, timestamp
-from triptych.run.result import ENTRIES, Result
-from triptych.run.sampling.measure import FOLDER, draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import log_picture, save_picture, save_prompts, save_real, save_trajectory
+from triptych.run.result import Result
+from triptych.run.sampling.measure import FOLDER
+from triptych.run.sampling.pictures import log_picture
 from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
 from triptych.run.untrusted import interpreting, is_composed_here
 
 FEW = 10  # validation items, of which a mean says little
-STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
-RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
 COMPILER = ("torch._dynamo.", "torch._inductor.")
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
@@ -162,8 +160,7 @@ class Session:
             self.fitted = True
             check_repeatable(experiment.data, config, after_fit=True)
             if rank() == 0:
-                memory = measure_cost(fit.trainer.strategy.root_device, experiment)["memory"]
-                offer_fit(run, origin.fit, memory)
+                offer_fit(run, origin.fit, peak_memory(fit.trainer.strategy.root_device))
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)
             if rank() == 0:
@@ -183,7 +180,7 @@ class Session:
 
     def record_failure(self, error: Exception) -> None:
         """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
-        if not isinstance(error, UserError) or raised_at(error):
+        if not isinstance(error, UserError) or isinstance(error, FailedCall) or raised_at(error):
             _log_traceback(self.directory)
         self.record("failed", error=failure_line(error)[:1000])
 
@@ -201,45 +198,38 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    data, trainer, first = experiment.data, fit.trainer, fit.trainer.is_global_zero
+    data, trainer = experiment.data, fit.trainer
     checkpoint, averaging = choose_weights(run, fit, experiment, origin)
-    config = checkpoint.config
-    tested = config.get("test", True)
+    tested = checkpoint.config.get("test", True)
     began = time.perf_counter()
     accounts = account_splits(checkpoint)
+    for split, account in accounts.items():
+        log_account(fit, "test/" if split == "test" else f"final/{split}_", account)
     for split in filter(accounts.get, ("val", "test", "train")):
         bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", trainer.global_step)
     last = accounts[split := next(reversed(accounts))]
-    check_in_new_process(checkpoint, last, split)
     for name in metrics_of(trainer).metrics:
         figure = last.figures[name]
         if figure["n"] < (items := len(data.splits[split])):
             log_line(run, f"metric {name}: {figure['n']} of {items} items of {split} have a value")
-    if first and tested:
+    if trainer.is_global_zero and tested:
         write_items(run / "items.npz", last)
-    experiment = build_drawings(config, data, checkpoint.model())
-    model = experiment.model
-    for name, left in model.leaves().items() if first else ():
-        save_checkpoint(left, run / name)
     # of the whole fit, whose costs these are, also with checkpoint=best
     step = trainer.global_step or checkpoint.content["global_step"]
-    cost = measure_cost(trainer.strategy.root_device, experiment)
-    cost["memory"] = max(cost["memory"], to_float(run.provenance.fit_memory))
-    figures = {
-        "parameters": sum(p.numel() for p in model.parameters()),
+    seconds = {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)}
+    memory = max(peak_memory(trainer.strategy.root_device), to_float(run.provenance.fit_memory))
+    drawn, pictures = draw_final(checkpoint, trainer.strategy, step)
+    for name, picture in pictures.items():
+        log_picture(trainer.loggers, name, picture, trainer.global_step)
+    return {
         "steps": step,
-        "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
-        "cost": cost,
-    }
-    sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
-    if peers:
-        peers.stop_watching()
-    figures |= {
+        "seconds": seconds,
+        "cost": {"memory": memory} | drawn.pop("evaluations", {}),
         "device": fit.device,
         "world_size": trainer.world_size,
-        "weights": config["weights"],
+        "weights": checkpoint.config["weights"],
         "checkpoint": str(checkpoint.path.relative_to(run.path)),
         **averaging,
         "data": origin.facts,
@@ -248,48 +238,10 @@ def _report(
         **({"estimator": last.estimator} if last.estimator else {}),
         "metrics": metrics_of(trainer).better or None,
         "versions": {name: version_of(name) for name in measures_of(load_config(run / "config.yaml"))},
-        **(baselines(data) if model.draws and tested else {}),
-        **measure_posterior_mean(experiment),
-        "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure_samples(experiment, sets, run) if first and sets else {}),
+        **(baselines(data) if experiment.model.draws and tested else {}),
+        **drawn,
+        "ended": timestamp(),
     }
-    return figures | _panels(run, model) | {"ended": timestamp()}
-
-
-def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    panels = {}
-    for key, value in model.panels().items():
-        why = f"{key} is an entry of summary.json, choose another" if key in RESERVED else ""
-        try:
-            to_json(value)
-        except (TypeError, ValueError) as error:
-            why = f"{key}: {error}"
-        if why:
-            log_line(run, f"{type(model).__name__}.panels: left out ({why}); return plain values")
-        else:
-            panels[key] = value
-    return panels
-
-
-def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str | None:
-    drawing, n = experiment.drawing, experiment.config["samples"]["n"]
-    if n < 1 or drawing is None:
-        return None
-    experiment.model.to(fit.trainer.strategy.root_device)  # from where Lightning has taken it
-    picture = run / "samples" / "final.png"
-    x = drawing.samples(n, seed=0)
-    save_picture(x, experiment.data, picture)
-    save_real(experiment.data, n, run / "samples" / "real.png")
-    save_checkpoint({"x": x}, run / "samples" / "final.pt")
-    log_picture(fit.trainer.loggers, "samples/final", picture, fit.trainer.global_step)
-    if (prompts := save_prompts(drawing, run / "samples" / "prompts.png")) is not None:
-        log_picture(fit.trainer.loggers, "samples/prompts", prompts, fit.trainer.global_step)
-    if hasattr(experiment.model, "denoiser"):
-        shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
-        strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, run / "samples")
-        log_picture(fit.trainer.loggers, "samples/trajectory", strip, fit.trainer.global_step)
-    experiment.model.cpu()
-    return str(picture.relative_to(run.path))
 
 
 def _log_traceback(run: RunDirectory) -> None:

@@ -55,7 +55,7 @@ def test_a_run_s_last_figures_are_of_a_network_without_dropout(prepared, monkeyp
     seen = []
     for name in ("draw_sets", "measure_posterior_mean"):
         look = lambda experiment, *_: seen.append(experiment.model.denoiser.network.training) or {}  # noqa: E731
-        monkeypatch.setattr(f"triptych.run.execute.{name}", look)
+        monkeypatch.setattr(f"triptych.run.final.{name}", look)
     execute(prepared(*SMALL, "trainer.max_steps=2"))
     assert seen == [False, False]
 
