@@ -1,7 +1,6 @@
 """Execute the run that a directory records: build, fit, choose weights, evaluate, sample, record."""
 
 import contextlib
-import math
 import os
 import shutil
 import time
@@ -24,6 +23,7 @@ from triptych.models.base import BoundModel
 from triptych.run.account import (
     account_splits,
     baselines,
+    check_finite,
     check_in_new_process,
     choose_weights,
     measure_cost,
@@ -208,9 +208,7 @@ def _report(
     began = time.perf_counter()
     accounts = account_splits(checkpoint)
     for split in filter(accounts.get, ("val", "test", "train")):
-        bound = accounts[split].figures.get(accounts[split].unit)
-        if bound and not math.isfinite(bound["mean"]):
-            raise Diverged(f"the bound of the {split} set", trainer.global_step)
+        check_finite(accounts[split], split, trainer.global_step)
     last = accounts[split := next(reversed(accounts))]
     check_in_new_process(checkpoint, last, split)
     for name in metrics_of(trainer).metrics:
