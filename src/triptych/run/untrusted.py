@@ -107,7 +107,7 @@ def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
     damage = run.damage()
     result = None if damage else run.summary()
     if other := other_figures(run.config(), config):
-        problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
+        problem = f"of another run than {run / 'config.yaml'}, or that is damaged"
         fix = "restore the one that is wrong"
         if damage:  # then the checkpoint may be the only good one
             problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
