@@ -6,17 +6,18 @@ with what the other has begun.
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
 from triptych.config.identity import in_root
+from triptych.declare import FilePath, refusal
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
@@ -41,7 +42,9 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
     composing.FILES.clear()  # of files that were edited meanwhile
-    return _composed("train", [overrides] if isinstance(overrides, str) else overrides)
+    config = _composed("train", [overrides] if isinstance(overrides, str) else overrides)
+    OmegaConf.set_struct(config, False)  # ``train`` refuses an unknown key, with the nearest name
+    return config
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
@@ -141,8 +144,7 @@ class Trained:
 
         shape = tuple(self.data.shape)
         if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
-            held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-            raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
+            raise UserError(f"bound(x): x is no tensor of shape {('B', *shape)}; pass one")
         most, levels = x.abs().max().item(), self.data.levels
         if levels and not most <= 1 + 1e-6:  # also where it is not a number
             raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
@@ -164,9 +166,7 @@ class Trained:
         self.model.before_accounting()
         return self.model
 
-    def sample(
-        self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None, **wrong: NoReturn
-    ) -> Any:
+    def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
         """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
 
         Args:
@@ -176,7 +176,6 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        _refuse_keywords(wrong)
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         from triptych.run.drawing import Experiment
@@ -188,7 +187,7 @@ class Trained:
         finally:  # it draws on a GPU
             self.model.to(device)
 
-    def evaluate(self, split: str = "test", *overrides: str, **wrong: NoReturn) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
 
         Reads the checkpoint again, while ``sample`` and ``bound`` use ``model`` as it is in memory.
@@ -196,7 +195,6 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        _refuse_keywords(wrong)
         typed = {"ckpt": self.path, "weights": self.weights, "data_root": self.data_root}
         typed["split"] = composing.typed(split)  # quoted: it may be no split's name
         values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
@@ -219,7 +217,9 @@ def load(
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
     """
-    path = Path(run.dir if isinstance(run, Run) else run).absolute()
+    place = run.dir if isinstance(run, Run) else run
+    _check_argument("run", FilePath, place)
+    path = Path(place).absolute()
     find_checkpoint(path)  # before torch is imported
     from triptych.run.reopen import reopen
 
@@ -236,6 +236,7 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such folder, or no run in it.
     """
+    _check_argument("folder", FilePath, folder)
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory{in_root(path)}")
@@ -245,18 +246,19 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _refuse_keywords(wrong: Mapping[str, Any]) -> None:
-    for key, value in wrong.items():
-        raise TypeError(f'{key}={value!r}: no such argument; an override is text: "{key}={value}"')
+def _check_argument(name: str, kind: Any, value: Any) -> None:
+    if problem := refusal(name, kind, value):
+        raise UserError(problem)
 
 
-def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose as ``triptych-COMMAND`` does; UserError for its options."""
+def _composed(command: str, overrides: Sequence[str], own: Sequence[str] = ()) -> DictConfig:
+    """Compose our ``own`` and a user's overrides as ``triptych-COMMAND`` does; UserError for its options."""
+    _check_argument("overrides", Sequence[str], overrides)
     for one in overrides:
         key, value = _key(one), one.partition("=")[2]
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
-    return composing.compose_command(command, as_hydra_wants([*overrides], command), ONE_EACH)
+    return composing.compose_command(command, as_hydra_wants([*own, *overrides], command), ONE_EACH)
 
 
 def _key(override: str) -> str:
@@ -265,7 +267,7 @@ def _key(override: str) -> str:
 
 def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
     """Check the values of ``command``; UserError for an override of a Python argument."""
-    cfg = _composed(command, [*own, *overrides])
+    cfg = _composed(command, overrides, own)
     keys = {one.partition("=")[0] for one in own}
     for one in overrides:
         if (key := _key(one)) in keys:

@@ -3,20 +3,22 @@
 import re
 from typing import Any
 
+from triptych.terminal import in_one_line
+
 USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's, in one line: KEY=VALUE: problem; fix."""
+    """A mistake of the user's: KEY=VALUE: problem; fix. One line, whatever names and errors it quotes."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(in_one_line(message))
 
 
 class DataError(UserError):
     """Wrong data or data configuration, in one line that names the key and the fix."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
 
 
 class ForeignCheckpoint(UserError):
@@ -67,7 +69,8 @@ class Diverged(UserError):
     def before(cls, error: str, step: int) -> "Diverged":
         """Format an earlier execution's ``error`` with a fix."""
         earlier = cls("", step)
-        earlier.args = (
+        UserError.__init__(
+            earlier,
             f"{error.replace('diverged', 'diverged before', 1)}; force=true starts over, "
             "retry=true goes on from the last finite checkpoint",
         )
@@ -90,9 +93,9 @@ class Interrupted(BaseException):
 
         name = signal.Signals(self.signal).name
         if self.lost:
-            return f"interrupted: {self.lost} was killed ({name}); {self.fix}"
+            return in_one_line(f"interrupted: {self.lost} was killed ({name}); {self.fix}")
         where = f" at step {self.step}" if self.step else ""
-        return f"interrupted{where} ({name}); {self.fix}"
+        return in_one_line(f"interrupted{where} ({name}); {self.fix}")
 
 
 def mask_password(text: str) -> str:

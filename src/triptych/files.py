@@ -40,6 +40,13 @@ STORAGE = (
 LINE = 65536  # characters of one line of a table
 
 
+def typed_path(text: str) -> Path:
+    """Return the path that was typed; UserError if it is empty, which would be the current directory."""
+    if not text:
+        raise UserError("'': an empty path; type a name, or . for the current directory")
+    return Path(text)
+
+
 def limit(name: str) -> int:
     """Return the limit of that name; UserError if its variable is no whole number of at least 1."""
     value = os.environ.get(name)

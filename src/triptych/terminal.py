@@ -23,6 +23,11 @@ def printable(value: Any) -> Any:
     return value
 
 
+def in_one_line(text: object) -> str:
+    """Return a text, or what an error says, in one line with control characters escaped."""
+    return " ".join(printable(str(text)).split())
+
+
 class PlainStream:
     """A text stream that shows control characters instead of sending them to the terminal behind it.
 

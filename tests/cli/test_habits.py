@@ -159,6 +159,8 @@ def test_a_mistyped_key_is_answered_for_its_own_command(command, key, monkeypatc
         ("sample", "steps=3", "did you mean sampler.steps?"),
         ("evaluate", "sampler.eta=0.5", "no such key; "),
         ("evaluate", "batch_size=1,2", "batch_size=1,2: several values; type one, and the command once for"),
+        ("evaluate", "steps", "steps: must be KEY=VALUE, with one ="),
+        ("evaluate", "3", "3: must be KEY=VALUE, with one ="),  # ckpt is typed already
         ("evaluate", "+step=100", "step=100: no such key; did you mean steps?"),
         ("sample", "+foo=1", "foo=1: no such key; choose from "),
         ("evaluate", "logs/runs/a=b", "logs/runs/a=b: no key; type ckpt=logs/runs/a=b"),
@@ -214,7 +216,8 @@ def page_row(habit: Habit) -> str:
         ("objective/loss=p2 objective/loss.k=0", "a slash is for choices; type objective.loss.k=0"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
-        ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),
+        ("trainer.limit_train_batches=3 trainer.max_steps=2", "type trainer.max_epochs=1 in its place"),
+        ("scheduler.name=ddpm", "scheduler.name=ddpm: no such key; use sampler=ancestral"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
         ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is typed"),
         ("trainer.max_steps=null", "trainer.max_steps=null: no length"),

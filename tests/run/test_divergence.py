@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tests.run.commands import command, end, problems
+from tests.run.commands import command, end, evaluated, problems
 from tests.run.hooks import at_the_fifth_loss
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
@@ -159,3 +159,16 @@ def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
     assert "diverged at step 5: the loss" in end(line, root, code=3, **at_the_fifth_loss(root, spoil)).stderr
     run = RunDirectory(root / "logs" / "runs" / "many")
     assert (run.summary() or {})["step"] == 5 and is_finite(run)
+
+
+def test_a_checkpoint_of_weights_or_a_bound_that_are_not_finite_has_no_figures(finished, tmp_path):
+    """Whoever wrote it: no run of ours saves such weights."""
+    content = read_checkpoint(finished().path / "checkpoints" / "last.ckpt")
+    for value, what in ((math.nan, "a weight"), (1e30, "the bound of the val set")):
+        for name, weight in content["state_dict"].items():
+            content["state_dict"][name] = torch.full_like(weight, value)
+        torch.save(content, tmp_path / "last.ckpt")
+        step = content["global_step"]
+        with pytest.raises(Diverged, match=f"diverged at step {step}: {what} is not finite") as told:
+            evaluated(tmp_path / "last.ckpt", "weights=raw", "split=val")
+        assert told.value.exit_code == 3

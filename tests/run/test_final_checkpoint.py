@@ -12,6 +12,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.new_process import call_in_new_process
 from triptych.run.reopen import reopen
+from triptych.run.untrusted import read_checkpoint
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=30 denoiser=mlp samples.n=0".split()
 LAB = """
@@ -221,3 +222,19 @@ def test_what_outlives_the_model_in_its_process_is_in_no_figure(prepared, trusti
     again = call_in_new_process(samples, run.path)
     at_the_end = torch.load(run / "samples" / "final.pt")["x"]
     assert torch.equal(again, at_the_end)
+
+
+def test_a_metric_of_the_loss_has_the_runs_teacher_in_evaluate_too(prepared):
+    """The gradient of the loss, and so its noise, follows from the teacher's guesses."""
+    teacher = prepared("experiment=ring", *RING, path="teacher")
+    execute(teacher)
+    metric = ["metrics=gradient_noise", "metrics.gradient_noise.batch=8", "objective.steps=2"]
+    student = prepared(
+        "experiment=ring", *RING, *metric, f"objective.teacher='{teacher.path}'", path="student"
+    )
+    recorded = execute(student)["test"]["gradient_noise"]
+    assert evaluated(student.path)["gradient_noise"] == recorded
+    content = read_checkpoint(student / "checkpoints" / "last.ckpt")
+    content["triptych"]["config"]["objective"]["teacher"] = None
+    torch.save(content, student.path.parent / "alone.ckpt")
+    assert evaluated(student.path.parent / "alone.ckpt")["gradient_noise"] != recorded

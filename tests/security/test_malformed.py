@@ -100,10 +100,11 @@ def test_a_run_does_not_begin_with_what_it_cannot_use(prepared, ended, changed):
 
 
 @pytest.mark.parametrize("changed", READ, ids=lambda changed: ".".join(map(str, changed)))
-def test_a_checkpoint_of_another_shape_is_refused_where_it_is_read(ended, changed):
+def test_a_checkpoint_of_another_shape_is_refused_where_it_is_read(ended, changed, capsys):
     change(ended, *changed)
     refused(lambda: read_checkpoint(ended, "guide"), f"guide={ended}: its ", "as a run writes it")
     refused(lambda: newest_readable([ended]), "as a run writes it")  # to begin anew would overwrite it
+    assert not capsys.readouterr().err
 
 
 def test_an_average_that_lacks_a_weight_is_not_filled_with_the_raw_one(ended):

@@ -10,7 +10,7 @@ from pathlib import Path
 from triptych.cli.arguments import check_place
 from triptych.cli.startup import answer_version
 from triptych.errors import UserError
-from triptych.files import check_directory
+from triptych.files import check_directory, typed_path
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.pipeline import check_expressible, write_pipeline
@@ -24,7 +24,7 @@ def export(arguments: list[str]) -> Path:
     if len(places) != 2 or "to=diffusers" not in typed:
         fix = "type triptych-export RUN to=diffusers DIR [license=mit]"
         raise UserError(f"triptych-export {' '.join(arguments)}: {fix}")
-    run, folder = RunDirectory(places[0]), Path(places[1]).absolute()
+    run, folder = RunDirectory(typed_path(places[0])), typed_path(places[1]).absolute()
     check_directory(run.path)
     check_expressible(run)
     find_checkpoint(run.path, "run")

@@ -15,6 +15,7 @@ from typing import NoReturn
 from triptych.cli.startup import answer_version
 from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
+from triptych.files import typed_path
 from triptych.run.read import find_runs, is_run
 
 DIRS = "a sweep's directory, or a single run's; of several the first gets joint_report.html"
@@ -40,28 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             _report(options)
         return 0
     except UserError as error:
-        line = str(error)
+        refused = error
     except OSError as error:
         place = error.filename2 or error.filename or options.dirs[0]
-        line = f"{place}: cannot be written: {error.strerror or error}"
-    print(f"error: {line}", file=sys.stderr)
+        refused = UserError(f"{place}: cannot be written: {error.strerror or error}")
+    print(f"error: {refused}", file=sys.stderr)
     return 1
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
-    parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help=DIRS)
+    parser.add_argument("dirs", nargs="+", type=typed_path, metavar="DIR", help=DIRS)
     parser.add_argument("--equal-within", type=float, metavar="M", help=WITHIN)
-    parser.add_argument("--figures", type=Path, metavar="OUT", help=FIGURES)
-    parser.add_argument("--results", type=Path, metavar="FILE", help=RESULTS)
+    parser.add_argument("--figures", type=typed_path, metavar="OUT", help=FIGURES)
+    parser.add_argument("--results", type=typed_path, metavar="FILE", help=RESULTS)
     parser.error = _refuse  # type: ignore[method-assign]  # argparse's way to change how it refuses
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
         _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
     if options.results and (options.figures or options.equal_within):
         _refuse("--results: writes no report; leave out --figures and --equal-within")
-    if "" in argv:
-        _refuse("DIR='': must be a directory; . is the current one")
     for directory in options.dirs:
         if not directory.is_dir():
             problem = "not a directory" if directory.exists() else f"no such directory{in_root(directory)}"

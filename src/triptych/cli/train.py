@@ -21,6 +21,7 @@ from triptych.config.check import check_keys
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
 from triptych.errors import Busy, OtherRun, StorageError, Unreadable, UserError
+from triptych.files import typed_path
 from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, RunDirectory, check_digests
@@ -144,7 +145,7 @@ def main() -> None:
                 fix = "leave out all other arguments"
                 raise UserError(f"resume={resume[0]}: its recorded configuration is used; {fix}")
             processes.end_with_parent()
-            run = RunDirectory(resume[0])
+            run = RunDirectory(typed_path(resume[0]))
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
             if run.status == "finished":
                 if processes.rank() == 0:

@@ -14,6 +14,7 @@ from triptych.config.source import REQUIRED, Argument
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
 from triptych.declare import IsClass, unwrap
 from triptych.errors import UserError
+from triptych.terminal import in_one_line
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
 # that is described there, or a plain value; in the order in which they are built, which weights' draws follow
@@ -264,5 +265,5 @@ def _cause(error: Exception, path: str, at: str) -> str:
     """Return the message of the innermost exception, on one line, with its key and user code, else ``at``."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]  # may be None by its type
-    message = (" ".join(str(error).split()) or type(error).__name__) + (raised_at(error) or at)
+    message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or at)
     return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"

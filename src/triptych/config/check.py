@@ -166,7 +166,7 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
         yield "trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N"
     if (share := trainer.get("limit_train_batches")) and not epochs:
         shortens = f"shortens epochs, and trainer.max_steps={steps} is the length"
-        fix = "add trainer.max_epochs=1, or type fewer steps"
+        fix = "type trainer.max_epochs=1 in its place, or leave this out"
         yield f"trainer.limit_train_batches={share}: {shortens}; {fix}"
     for key in ("limit_train_batches", "limit_val_batches"):
         if isinstance(value := trainer.get(key), float) and value > 1:

@@ -32,7 +32,10 @@ class SharedFiles(CachingConfigRepository):
         if config_path not in self.cache:
             key = (*(source.path for source in self.get_sources()), config_path)
             if key not in FILES:
-                FILES[key] = self.delegate.load_config(config_path)
+                try:
+                    FILES[key] = self.delegate.load_config(config_path)
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{config_path}: is not UTF-8 text; save it as such") from error
             self.cache[config_path] = copy.deepcopy(FILES[key])
         return self.cache[config_path]
 

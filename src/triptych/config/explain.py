@@ -12,7 +12,7 @@ from triptych.config.habits import answer, nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS, Key, allowed, fields, find_key, of_class, takes_names
 from triptych.config.schema import COMMANDS
-from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full_name, groups, places
+from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full_name, groups
 from triptych.config.trust import check_name, trusted
 from triptych.declare import describe_kind, unwrap
 
@@ -71,7 +71,7 @@ def explain(error: Exception, command: str, arguments: Sequence[str], several: s
     """
     typed = Typed(command, arguments, several or (NEED_SWEEP if command == "train" else ONE_EACH))
     if isinstance(error, OverrideParseException) and error.override in arguments:
-        return _unreadable(error.override, command)
+        return _unreadable(error.override, typed)
     text = str(error)
     for pattern, step in STEPS.items():
         match = re.search(pattern, text)
@@ -79,22 +79,22 @@ def explain(error: Exception, command: str, arguments: Sequence[str], several: s
             continue
         if line := match.expand(step) if isinstance(step, str) else step(match, typed):
             return line
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:3])
+    return text
 
 
-def _unreadable(override: str, command: str) -> str:
+def _unreadable(override: str, typed: Typed) -> str:
     """Explain an argument that is not in the grammar of overrides."""
     key, equals, value = override.partition("=")
+    command = typed.command
     several = re.split(r"\s+(?=[+~]*[\w./@]+=)", override)
     if len(several) > 1:
         return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
+    if not equals and (command == "train" or "ckpt" in dict(typed.pairs()) or key in _names(command)):
+        return f"{override}: must be KEY=VALUE, with one ="
     if command != "train" and (not equals or _is_path(key, command)):
         return f"{override}: no key; type ckpt={override}"
     if equals and re.fullmatch(r"[+~]*[\w/]+/\w+(\.\w+)+", key):
         return f"{override}: a slash is for choices; type {key.replace('/', '.')}={value}"
-    if not equals:
-        return f"{override}: must be KEY=VALUE, with one ="
     if value.startswith("="):
         return f"{override}: must be KEY=VALUE, with one =; type {key}{value}"
     example = {"[": "['a=b','c']", "{": "{k:'a=b'}"}.get(value[:1], "'a=b'")
@@ -129,8 +129,6 @@ def _no_such_choice(match: re.Match[str], typed: Typed) -> str:
     near = nearest(option, options)
     if not near.startswith("choose from"):  # all that there is in any case: a group is short
         near += f" (choose from {', '.join(sorted(options))})"
-    if lost := [name for name in trusted() if not places(name)]:
-        near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
     if not trusted():
         near += "; own package? set TRIPTYCH_TRUST"
     return f"{problem}; {near}"

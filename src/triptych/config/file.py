@@ -22,7 +22,7 @@ def read_config(file: Path) -> dict[str, Any]:
             raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
         value = yaml.load(text, Loader=_loader())  # a safe one, without constructors for objects
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())[:200] or type(error).__name__
+        line = str(error)[:200] or type(error).__name__
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
+from triptych.terminal import in_one_line
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 IMPORTED: dict[str, tuple[Any, str]] = {}  # {module: its spec, which a reload replaces; digest of its file}
@@ -124,10 +125,7 @@ def raised_at(error: BaseException) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Describe an exception in one line: type, message, and where user code raised it."""
-    message = " ".join(str(error).split())
-    if isinstance(error, NotImplementedError) and not message:
-        message = f"{traceback.extract_tb(error.__traceback__)[-1].name}() is not defined"
-    return f"{type(error).__name__}: {message[:600]}{raised_at(error)}"
+    return in_one_line(f"{type(error).__name__}: {str(error)[:600]}{raised_at(error)}")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Augmentation:
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         """Return changed x, and what was done, (B, numbers); for one that can be ``told``."""
-        raise NotImplementedError
+        raise NotImplementedError("apply() is not defined")
 
 
 @declared("augmentation.flip")

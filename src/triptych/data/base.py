@@ -225,7 +225,7 @@ class Generated(DataModule):
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw (x (n, d), labels (n,) int64 or None); the subclass's work."""
-        raise NotImplementedError
+        raise NotImplementedError("draw() is not defined")
 
     def load(self) -> dict[str, Split]:
         for name, n in self.sizes.items():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from triptych.config.habits import nearest
+from triptych.config.own_code import describe_error
 from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
@@ -161,7 +162,7 @@ class Pretrained(TextEncoder):
             tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
             model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
         except Exception as error:  # whatever a damaged folder makes its readers raise
-            line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            line = describe_error(error)
             raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
         return tokenizer, model.eval().requires_grad_(False)
 

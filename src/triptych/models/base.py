@@ -78,11 +78,11 @@ class BoundModel(Logged):
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
-        raise NotImplementedError
+        raise NotImplementedError("loss() is not defined")
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         """Draw the bound once, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
-        raise NotImplementedError
+        raise NotImplementedError("elbo() is not defined")
 
     def try_parts(self, batch: Batch) -> None:
         """Check what parts that may be own code give for a few training items, by ``check_output``."""

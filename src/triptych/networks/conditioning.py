@@ -44,7 +44,7 @@ class _Embedder(nn.Module):
         return value if part.present is None else torch.where(part.present.unsqueeze(1), value, null)
 
     def embed(self, part: Part) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("embed() is not defined")
 
 
 class VectorEmbedding(_Embedder):

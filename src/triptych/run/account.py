@@ -25,7 +25,7 @@ from triptych.data.order import rank_world
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
-from triptych.errors import UserError
+from triptych.errors import Diverged, UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.build import OtherRuns, set_teacher
@@ -91,9 +91,7 @@ class FinalCheckpoint:
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load it, with the reported weights or those of another name."""
-        model = open_weights(self.config, self.data, self.content, weights, self.path.parent.parent)
-        set_teacher(self.config, model, self.data, OtherRuns(self.config))
-        return model
+        return open_weights(self.config, self.data, self.content, weights, self.path.parent.parent)
 
     def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
         """Evaluate the bound of these weights over each of the splits that has items."""
@@ -111,8 +109,7 @@ class FinalCheckpoint:
         return accounts
 
     def _account(self, model: BoundModel, split: str) -> Account:
-        callbacks = [*build_metrics(self.config), *self.progress]
-        trainer = build_trainer(self.config, None, callbacks, self.peers)
+        trainer = build_accountant(self.config, model, self.data, self.progress, self.peers)
         return account_split(trainer, model, self.data, split)
 
 
@@ -170,6 +167,22 @@ def log_account(fit: Fit, prefix: str, account: Account) -> None:
         logger.log_metrics(figures, fit.trainer.global_step)
 
 
+def build_accountant(
+    config: dict[str, Any],
+    model: BoundModel,
+    data: DataModule,
+    progress: Sequence[pl.Callback] = (),
+    peers: Peers | None = None,
+) -> pl.Trainer:
+    """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
+
+    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is opened.
+    """
+    if config.get("metrics"):
+        set_teacher(config, model, data, OtherRuns(config))
+    return build_trainer(config, None, [*build_metrics(config), *progress], peers)
+
+
 def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
     """Evaluate the bound over a split, of "train" as many items as of "test", with the model's weights."""
     limit = len(data.splits["test"]) or None if split == "train" else None
@@ -182,6 +195,13 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
         entropy, dims = _entropy(data.mixture), model.dims
         account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return account
+
+
+def check_finite(account: Account, split: str, step: int) -> None:
+    """Raise Diverged if the bound of weights of this step is not finite."""
+    bound = account.figures.get(account.unit)
+    if bound and not math.isfinite(bound["mean"]):
+        raise Diverged(f"the bound of the {split} set", step)
 
 
 def baselines(data: DataModule) -> dict[str, Any]:
@@ -259,10 +279,12 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{key}={values[key]}: {problem}; leave it out")
         if not len(opened.data.splits[split]):
             raise UserError(f"split={split}: this run has no items there; choose another")
-        trainer = build_trainer(opened.config, None, build_metrics(opened.config))
+        trainer = build_accountant(opened.config, opened.model, opened.data)
     except UserError as error:  # typed as steps= and devices=, without their groups
-        raise UserError(str(error).removeprefix("bound.").removeprefix("trainer.")) from error
+        error.args = (str(error).removeprefix("bound.").removeprefix("trainer."),)
+        raise
     account = account_split(trainer, opened.model, opened.data, split)
+    check_finite(account, split, opened.step)
     target = values["items"]
     if target and rank() == 0 and not write_items(Path(target), account):
         raise UserError(f"items={target}: this model has no bound per item; pass null")

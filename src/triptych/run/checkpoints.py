@@ -50,15 +50,17 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
     ForeignCheckpoint: all readable ones are another's; starting over would overwrite them.
     """
-    known, others = [], []
+    known, damaged = [], []
     for path in paths:
         try:
             known.append((read_checkpoint(path)["global_step"], path.name == LAST, path))
         except (UserError, OSError) as error:
-            log_line(None, f"passed over: {error}")
-            others += [error] if isinstance(error, ForeignCheckpoint) else []
-    if others and not known:
-        raise others[0]
+            damaged.append(error)
+    foreign = [problem for problem in damaged if isinstance(problem, ForeignCheckpoint)]
+    if foreign and not known:
+        raise foreign[0]
+    for problem in damaged:
+        log_line(None, f"passed over: {problem}")
     return max(known)[2] if known else None
 
 
@@ -75,6 +77,8 @@ def load_weights(
 ) -> None:
     """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
 
+    Diverged: one is not finite, as in a file that no run of ours wrote.
+
     ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
     name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of ``run``.
     """
@@ -90,6 +94,8 @@ def load_weights(
     except (RuntimeError, TypeError, AttributeError) as error:
         why = f"not those of the checkpoint's configuration ({error_line(error)}); restore the checkpoint"
         raise UserError(f"weights={weights}: {why}") from error
+    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+        raise Diverged("a weight", checkpoint.get("global_step", 0))
 
 
 def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor] | None:

@@ -36,7 +36,7 @@ def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[Non
         if refused is None:
             raise
         if rank() == 0:
-            print(f"error: {' '.join(str(refused).split())}", file=sys.stderr)
+            print(f"error: {refused}", file=sys.stderr)
         sys.exit(refused.exit_code)
     except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
         number = getattr(interrupt, "signal", signal.SIGINT)
@@ -85,9 +85,8 @@ def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> Use
         return UserError(explain(error, command, arguments))
     if raised_at(error):
         return UserError(describe_error(error))
-    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
-        why = " ".join(filter(None, (error.context, error.problem)))
-        return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
+    if isinstance(error, MarkedYAMLError):  # it names the file and the line
+        return UserError(f"no YAML: {error}")
     if _hydras_last(error):
         return _of_hydra(error) or UserError(explain(error, command, arguments) or type(error).__name__)
     if isinstance(error, PermissionError) and error.filename:
@@ -109,13 +108,8 @@ def _hydras_last(error: Exception) -> bool:
 
 def _of_hydra(error: Exception) -> UserError | None:
     """Explain an error of a file of the configuration that Hydra raised; None for any other."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, UnicodeDecodeError | RecursionError):
-        name, why = "full_path", "is not UTF-8 text; save it as such"
-        if isinstance(error, RecursionError):
-            name, why = "path", "its defaults lead back to itself; take one out"
-        known = (frame.f_locals.get(name) for frame in reversed(frames))
-        return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
+    if isinstance(error, RecursionError):
+        return UserError("defaults: a file's lead back to itself; take one out")
     if isinstance(error, OSError) and error.filename:
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")

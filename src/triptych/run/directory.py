@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from triptych.config.file import read_config
+from triptych.config.identity import in_root
 from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
 from triptych.run.parsing import error_line
@@ -87,7 +88,8 @@ class RunDirectory(Lockable):
         """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
         if not file.is_file():
-            raise UserError(f"{self.path}: not a run's directory (no config.yaml); pass logs/runs/NAME")
+            near = in_root(self.path) or "; pass a run's directory, as its command's last line names it"
+            raise UserError(f"{self.path}: not a run's directory (no config.yaml){near}")
         return read_config(file)
 
     @cached_property

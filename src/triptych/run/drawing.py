@@ -130,6 +130,7 @@ class Experiment:
     drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
     measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
     reference: Any = None  # a SampleReference, of what is measured
+    step: int = 0  # of the checkpoint that it was opened from
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:

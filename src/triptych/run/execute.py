@@ -1,7 +1,6 @@
 """Execute the run that a directory records: build, fit, choose weights, evaluate, sample, record."""
 
 import contextlib
-import math
 import os
 import shutil
 import time
@@ -23,6 +22,7 @@ from triptych.files import no_link
 from triptych.run.account import (
     account_splits,
     baselines,
+    check_finite,
     choose_weights,
     log_account,
     peak_memory,
@@ -206,9 +206,7 @@ def _report(
     for split, account in accounts.items():
         log_account(fit, "test/" if split == "test" else f"final/{split}_", account)
     for split in filter(accounts.get, ("val", "test", "train")):
-        bound = accounts[split].figures.get(accounts[split].unit)
-        if bound and not math.isfinite(bound["mean"]):
-            raise Diverged(f"the bound of the {split} set", trainer.global_step)
+        check_finite(accounts[split], split, trainer.global_step)
     last = accounts[split := next(reversed(accounts))]
     for name in metrics_of(trainer).metrics:
         figure = last.figures[name]

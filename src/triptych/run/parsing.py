@@ -16,7 +16,7 @@ from typing import Any
 from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
-from triptych.terminal import printable
+from triptych.terminal import in_one_line, printable
 
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # of a curve, each of which is drawn
@@ -73,7 +73,7 @@ def first_line(text: object) -> str:
 
 def error_line(error: BaseException) -> str:
     """Return a library's error in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return in_one_line(error)[:200] or type(error).__name__
 
 
 def natural_key(text: str) -> list[Any]:

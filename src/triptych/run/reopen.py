@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from triptych.config.build import check_targets
 from triptych.config.identity import data_identity, describe, leaves
 from triptych.config.keys import check_values
+from triptych.config.own_code import describe_error
 from triptych.data.base import DataModule
 from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
@@ -72,9 +73,8 @@ def reopen(
             raise
         raise UserError(f"{where}: {error}") from error
     except Exception as error:  # a configuration of another shape raises whatever its readers raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"{where}: its model cannot be built ({reason})") from error
-    return Experiment(config, data, model)
+        raise UserError(f"{where}: its model cannot be built ({describe_error(error)})") from error
+    return Experiment(config, data, model, step=step)
 
 
 def open_weights(

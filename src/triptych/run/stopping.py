@@ -171,7 +171,7 @@ def is_broken_connection(error: BaseException) -> bool:
 
 def failure_line(error: Exception) -> str:
     """Format an error in one line; unexpected ones with their type."""
-    return " ".join((str(error) if isinstance(error, UserError) else describe_error(error)).split())
+    return str(error) if isinstance(error, UserError) else describe_error(error)
 
 
 def leave_error(run: RunDirectory, error: Exception) -> None:

@@ -10,13 +10,12 @@ from triptych.config.build import check_names
 from triptych.config.file import copy_plain
 from triptych.config.identity import describe_differences, in_root, other_figures
 from triptych.config.keys import MODEL_KEYS, check_values, groups, with_roles
-from triptych.config.own_code import raised_at
+from triptych.config.own_code import describe_error, raised_at
 from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, load_tensors
 from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
-from triptych.run.parsing import error_line
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
@@ -108,12 +107,10 @@ def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
     damage = run.damage()
     result = None if damage else run.summary()
     if other := other_figures(run.config(), config):
-        problem, fix = "the checkpoint of another run", "remove it, or put the run's own there"
+        problem = f"of another run than {run / 'config.yaml'}, or that is damaged"
+        fix = "restore the one that is wrong"
         if damage:  # then the checkpoint may be the only good one
             problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
-        elif result is None:
-            problem = f"not of the run of {run / 'config.yaml'}, or that is damaged"
-            fix = "restore the one that is wrong"
         raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
     try:
         check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
@@ -132,7 +129,7 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
         if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
             raise
-        problem = f"the run cannot go on from its content ({type(error).__name__}: {error_line(error)})"
+        problem = f"the run cannot go on from its content ({describe_error(error)})"
         raise ForeignCheckpoint(f"{where}: {problem}; restore it, or the code that wrote it") from error
 
 

@@ -32,6 +32,12 @@ from triptych.study.study import Study, read_study
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
+# what a paper's page reads of its result, and of a claim in it
+READ = {"name", "scale", "cite", "arxiv", "where", "origin", "changed", "decides", "differs"}
+READ_OF_CLAIM = {
+    *("name", "says", "kind", "source", "word", "rule", "metric", "note", "why", "quote", "otherwise"),
+    *("measured", "claimed", "all_measured", "published_ratio", "all_published", "ratio", "is_tie"),
+}
 TITLE = "# Published claims, measured"  # as the template begins
 AGAIN = "to run again"  # the claim or a measure has changed since
 COLOURS = {
@@ -95,9 +101,18 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """Return the papers' results that `write_results` left in a folder, by title."""
-    entries = [load_object(file) | {"title": file.stem} for file in sorted(folder.glob("*.json"))]
-    return [entry for entry in entries if isinstance(entry.get("claims"), list)]
+    """Return the papers' results that `write_results` left in a folder, by title; Unreadable: one is none."""
+    entries = []
+    for file in sorted(folder.glob("*.json")):
+        entry = read_record(file) or {}
+        claims = entry.get("claims")
+        lacking = READ - entry.keys()
+        for claim in claims if isinstance(claims, list) else [{}]:
+            lacking |= READ_OF_CLAIM - {*claim}
+        if lacking:
+            raise Unreadable(f"{file}: no paper's result (it has no {min(lacking)})")
+        entries.append(entry | {"title": file.stem})
+    return entries
 
 
 def paper_entry(study: Study) -> dict[str, Any]:
