@@ -13,6 +13,7 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, TAKES
 from triptych.study.papers.paper import claims_of, read_claims
 
@@ -99,7 +100,7 @@ def test_the_example_composes_and_can_be_decided(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "ddim_steps.yaml").write_text(example)
     cfg = compose_command("train", ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"])
-    facts = claims_of(cfg, {}, False)
+    facts = claims_of(cfg, SweepRecord(), False)
     assert cfg.name == "ddim_steps"
     claims = read_claims(facts["paper"], facts["paper_axes"])
     assert [c.name for c in claims[0].contrasts] == ["steps=20 − steps=100", "steps=10 − steps=20"]

@@ -11,9 +11,8 @@ from triptych.run.directory import RunDirectory
 from triptych.run.parsing import natural_key
 from triptych.run.read import read_position, read_run
 from triptych.run.result import Result, one_line
-from triptych.study.cells import Rule
-from triptych.study.claims import read_rule
-from triptych.study.groups import read_tuning
+from triptych.run.sweep_record import Looks, SweepRecord
+from triptych.study.claims import rule_of
 from triptych.study.papers.results_page import find_papers
 from triptych.study.study import _command, read_study
 
@@ -55,7 +54,7 @@ LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
 
 def test_without_a_sweeps_record_its_looks_still_count(root):
     """Else a test of five looks would claim at the level of one."""
-    rule = read_rule(plant(root, "looks.json", LOOKS), {})
+    rule = rule_of(SweepRecord(), Looks.read(plant(root, "looks.json", LOOKS)))
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
 
 
@@ -77,7 +76,6 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
     for text in ('{"expected": 15, "title": "x', "[]"):
         story = read_study([plant(root, "sweep.json", text)])
         assert "Clear of" not in story.answer and "sweep.json: cannot be read" in story.banner
-    assert read_study([plant(root, "sweep.json", {"expected": "many"})]).expected == 6
 
 
 def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
@@ -98,17 +96,46 @@ def test_a_command_that_is_none_of_ours_is_not_recommended(root):
         assert bool(read_study([root]).next_step) is command.startswith("triptych-train")
 
 
-@pytest.mark.parametrize("value", [HUGE, float("inf"), True, "1"])
-def test_a_rule_of_no_size_is_none(root, value):
-    assert read_rule(root, {"equal_within": value}) == Rule()
-    assert read_rule(root, {"until": {"looks": value}}) == Rule()
+@pytest.mark.parametrize(
+    ("name", "record", "reason"),
+    [
+        ("sweep.json", {"expected": "x"}, "expected='x': must be a whole number"),
+        ("sweep.json", {"title": 3}, "title=3: must be"),
+        ("sweep.json", {"command": 3}, "command=3: must be"),
+        ("sweep.json", {"shared": 1}, "shared=1: must be a list"),
+        ("sweep.json", {"equal_within": True}, "equal_within=True: must be null or a number above 0"),
+        ("sweep.json", {"until": "x"}, "until='x': must be a group"),
+        ("sweep.json", {"until": {"looks": HUGE}}, "looks="),
+        ("sweep.json", {"tuning": 1}, "tuning=1: must be a group"),
+        ("sweep.json", {"tuning": {"keys": ["lr"], "best": {"x": ["lr=1"]}}}, "must be one of tuning.points"),
+        ("sweep.json", {"tuning": {"points": [[]]}}, "tuning.points: [] must have a value of each of"),
+        ("sweep.json", {"paper": 3}, "paper=3: must be a group"),
+        ("sweep.json", {"scale": "../x"}, "scale='../x': must be small or paper"),
+        ("looks.json", {"seeds": 3}, "seeds=3: must be a list"),
+        ("looks.json", {"seeds": [["x"]]}, "seeds=[['x']]: must be a list"),
+        ("looks.json", {"looks": "2"}, "looks='2': must be a whole number from 1 to 1000000"),
+    ],
+)
+def test_a_record_with_a_value_of_another_type_is_refused_and_stays(root, inside, name, record, reason):
+    """The report says so and claims nothing; a command to go on writes nothing."""
+    folder = root / "logs" / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    plant_sweep(folder)
+    text = (plant(folder, name, record) / name).read_text()
+    story = read_study([folder])
+    assert "Clear of" not in story.answer and f"{name}: " in story.banner and reason in story.banner
+    done = inside("triptych.cli.train", "-m", "name=s", "objective=x0", "seed=1")
+    assert done.returncode == 1 and f"error: {folder / name}: " in done.stderr and reason in done.stderr
+    assert (folder / name).read_text() == text and not (folder / "report.html").exists()
 
 
-def test_a_malformed_record_of_a_sweep_names_nothing(root):
-    """No command, no tuning (it has no points), no paper."""
-    assert _command({"command": 5}, ()) == _command({"command": "triptych-train 'x"}, ()) == ""
-    record = {"best": {"x": ["1"]}, "points": [], "keys": ["lr"], "equal": ["1"], "seeds": [1]}
-    assert read_tuning({"tuning": record}) is None
+def test_entries_of_another_version_are_kept(root):
+    record = {"expected": 2, "of_later": [1]}
+    assert SweepRecord.from_dict(record).record == record
+
+
+def test_a_command_that_is_no_shell_line_is_none(root):
+    assert _command(SweepRecord(command="triptych-train 'x"), ()) == ""
     assert find_papers([plant(root, "sweep.json", [1])]) == []
 
 

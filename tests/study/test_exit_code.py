@@ -9,7 +9,7 @@ import pytest
 from tests.study.fake_runs import edit, failed, make_run, start_run, sweep_hook
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import PRUNE, RunDirectory
 from triptych.study import render, sweep
 from triptych.study.render import write_report
 from triptych.study.sweep import SweepHook, sweep_exit_code
@@ -30,8 +30,10 @@ def add(hook: SweepHook, end: str) -> RunDirectory:
     told, choices = [f"objective=x0,seed={seed}"], {"data": "digits", "objective": "x0"}
     if end == "finished":
         folder = make_run(hook.root, "x0", seed, 2.0)
-    elif end == "interrupted":
+    elif end in ("interrupted", "pruned"):
         folder = start_run(hook.root, "x0", seed, told, choices)
+        if end == "pruned":
+            (folder / PRUNE).touch()
     else:
         folder = failed(hook.root, "x0", seed, "it rained")
         edit(folder / "summary.json", status=end)
@@ -47,6 +49,8 @@ def add(hook: SweepHook, end: str) -> RunDirectory:
         (["diverged"], 3),
         (["finished", "failed", "diverged"], 1),
         (["finished", "interrupted"], 1),
+        (["failed", "pruned"], 1),
+        (["finished", "pruned"], 0),
     ],
 )
 def test_the_code_says_how_the_runs_ended(hook, ends, code):
@@ -110,6 +114,13 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
     assert "objective=x0,seed=2: did not end" in said.out
     [line] = [text for text in said.err.splitlines() if "the report cannot be written" in text]
     assert line.startswith(f"error: {hook.root}: ")
+
+
+def test_a_finished_sweep_without_its_report_has_not_ended_well(hook, capsys):
+    add(hook, "finished")
+    (hook.root / "report.html").mkdir()
+    hook.on_multirun_end(hook.config)
+    assert "the report cannot be written" in capsys.readouterr().err and sweep_exit_code() == 1
 
 
 @pytest.mark.parametrize(

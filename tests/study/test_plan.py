@@ -2,11 +2,9 @@
 
 import copy
 import functools
-import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
-from triptych.study import rounds
 from triptych.study.plan import Operations, network_cost, plan
 
 
@@ -177,19 +174,6 @@ def test_nothing_is_started_and_standard_error_is_empty(root):
     counted = "until=decided: the first seeds are counted, of at most 5 a setting"
     assert [counted in one for one in plans] == [False, False, True]
     assert {*root.rglob("*")} == before
-
-
-def test_what_is_wrong_with_a_setting_is_raised_by_this_process(monkeypatch):
-    """Of another process it would have lost the frames by which an error is known to be a user's."""
-
-    def load(*_):
-        raise UserError(f"process {os.getpid()}")
-
-    loader = SimpleNamespace(load_sweep_config=load)
-    hydra = SimpleNamespace(instance=lambda: SimpleNamespace(config_loader=lambda: loader))
-    monkeypatch.setattr(rounds, "GlobalHydra", hydra)
-    with pytest.raises(UserError, match=f"process {os.getpid()}$"):
-        rounds._compose(None, [("sampler=1",)])
 
 
 @pytest.mark.parametrize(

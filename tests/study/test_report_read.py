@@ -11,8 +11,9 @@ from tests.refusal import refused
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import parse_overrides
 from triptych.run.read import find_runs, read_run, read_runs
+from triptych.study.study import read_study
 
-from .fake_runs import failed, make_run, metrics, running, start_run, sweep
+from .fake_runs import failed, make_run, make_runs, metrics, running, start_run, sweep
 
 
 def test_a_finished_run(tmp_path):
@@ -146,3 +147,17 @@ def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
     figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
     read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
     assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)
+
+
+def test_a_finished_cell_that_is_a_link_is_named(tmp_path):
+    """It may lead anywhere, so it is not read; one within the sweep is read where it lies."""
+    sweep = make_runs(tmp_path / "sweep", {"v": {1: 2.0}})
+    elsewhere = make_run(tmp_path / "elsewhere", "x0", 1, 2.0)
+    (sweep / "linked").symlink_to(elsewhere)
+    (sweep / "latest").symlink_to(next(sweep.glob("*seed=1")))
+    study = read_study([sweep])
+    assert [(run.dir.name, run.status) for run in study.runs if run.error] == [("linked", "unreadable")]
+    assert len(study.runs) == 2 and "1 unreadable" in study.banner
+    assert "a link to a directory elsewhere" in study.runs[0].error + study.runs[1].error
+    assert len(read_study([sweep / "linked"]).runs) == 1, "whoever names it wants it read"
+    assert read_study([sweep / "linked"]).counts["finished"] == 1

@@ -7,7 +7,8 @@ import pytest
 
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import Run, read_runs
-from triptych.study.groups import BEST, EQUAL, Tuning, describe_tuning, read_tuning, setting_label, stages
+from triptych.run.sweep_record import SweepRecord, Tuning
+from triptych.study.groups import BEST, EQUAL, describe_tuning, setting_label, stages
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 
@@ -44,7 +45,7 @@ def runs(tmp_path):
 
 
 def test_both_stages_compare_settings_by_name_alone(runs):
-    found = dict(stages(runs, read_tuning(SWEEP)))
+    found = dict(stages(runs, SweepRecord.from_dict(SWEEP).tuning))
     assert list(found) == [BEST, EQUAL]
     for part in found.values():
         assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
@@ -53,13 +54,12 @@ def test_both_stages_compare_settings_by_name_alone(runs):
 
 
 def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
-    assert read_tuning({}) is None and read_tuning({"tuning": {"best": 3}}) is None
     [(title, part)] = stages(runs, None)
     assert title == "" and len(part) == 12
 
 
 def test_words_say_the_budget_the_choices_and_the_edges():
-    said = describe_tuning(read_tuning(SWEEP))
+    said = describe_tuning(SweepRecord.from_dict(SWEEP).tuning)
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
     assert "At the edge of what was tried: x0 and v" in said
 
@@ -110,12 +110,12 @@ def test_values_with_commas_are_one_setting():
     assert [setting_label(name) for name in best] == ["x0 / [24,32]"]
     told = {"objective": "x0", "denoiser.network.widths": "[24,32]", "optimizer.lr": "0.1"}
     run = Run(dir=Path("/none"), status="finished", overrides=told)
-    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, 2)
+    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, [1, 2])
     assert [len(part) for _, part in stages([run], tuning)] == [1, 1]
 
 
 def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():
     points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
     best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
-    tuning = Tuning(("lr",), points, ("lr=0.01",), best, 2)
+    tuning = Tuning(("lr",), points, ("lr=0.01",), best, [1, 2])
     assert "At the edge of what was tried: outer; a wider" in describe_tuning(tuning)

@@ -9,7 +9,8 @@ from tests.refusal import refused
 from tests.run.commands import command, end
 from tests.study.fake_runs import metrics, sweep_hook
 from triptych.errors import UserError
-from triptych.study.rounds import check_rounds, choose_point, grid, seeds_after, settings_and_seeds
+from triptych.run.sweep_record import SweepRecord
+from triptych.study.rounds import check_rounds, choose_point, grid, names, seeds_after, settings_and_seeds
 
 GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
 
@@ -115,10 +116,9 @@ class Offline(RoundsSweeper):
     def __init__(self, root, bound, **options):
         super().__init__(**options)
         self.bound, self.batches = bound, []
-        self.hook = sweep_hook(root, until="decided", max_seeds=12, equal_within=None)
+        self.hook = sweep_hook(root, until="decided", max_seeds=12, equal_within=None, force=False)
         self.config = self.hook.config
-        path = root / "sweep.json"
-        self.hook.before = json.loads(path.read_text()) if path.exists() else {}
+        self.hook.before = SweepRecord.read(root)
 
     def _launch(self, jobs):
         self.batches.append(jobs)
@@ -150,6 +150,26 @@ def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
     assert record["tuning"]["best"] == {f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in own.items()}
     # x0 at its own, which is the common one: once; v at both
     assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
+
+
+def test_a_choice_stays_in_the_record_while_it_is_made_again(root, monkeypatch):
+    """As where the same command is killed before it has looked at its trials."""
+    options = {"tune": {"optimizer.lr": "0.1,0.2"}, "tuning_seeds": "101"}
+    Offline(root, lambda told: float(told["optimizer.lr"]), **options)._tuned(GRID)
+    chosen = json.loads((root / "sweep.json").read_text())["tuning"]
+    again = Offline(root, lambda told: 1.0, **options)
+    again.hook.record = lambda **facts: facts.get("tuning") and again.batches.append(facts["tuning"])
+    monkeypatch.setattr(again, "_launch", lambda jobs: again.batches.append("launched"))
+    again._tuned(GRID)
+    assert again.batches[:2] == [chosen, "launched"]
+
+
+def test_a_setting_is_named_by_what_runs_differ_in():
+    """Not by keys of how they are started, watched or where they run."""
+    assert names([("objective=x0", "plan=true", "threads=2", "name=s")]) == {
+        ("objective=x0", "plan=true", "threads=2", "name=s"): "objective=x0"
+    }
+    assert [*names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == ["setting=3", "setting=4"]
 
 
 @pytest.mark.parametrize("seeds", [None, "1,102", ""])

@@ -55,6 +55,12 @@ def test_hopeless_runs_are_stopped(root):
     assert len(list(root.rglob("summary.json"))) == 2 and len(list(root.rglob("last.ckpt"))) == 3
 
 
+def test_a_search_whose_trials_all_fail_has_failed(root):
+    rates = "hydra.sweeper.params={optimizer.lr: 'choice(-1.0,-2.0)'}"
+    done = end(command("-m", *SPACE, "hydra.sweeper.n_trials=2", rates), root, code=1)
+    assert "2 failed" in done.stdout
+
+
 def test_a_study_that_cannot_be_opened_is_a_line(root, inside):
     file = root / "logs" / "sweeps" / "s" / "study.db"
     file.parent.mkdir(parents=True)

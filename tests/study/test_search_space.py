@@ -57,16 +57,10 @@ def search(tmp_path, monkeypatch):
             return [SimpleNamespace(return_value=figures[len(asked) - 1])]
 
         hook = SimpleNamespace(reserve=lambda cells: None, plan=lambda jobs: {}, expect=lambda jobs: None)
+        hook.root, hook.cell = tmp_path, lambda job: str(len(asked) + 1)
         monkeypatch.setattr(sweep, "current_hook", lambda: hook)
         sweeper.launcher = SimpleNamespace(launch=launch)
         monkeypatch.setattr(sweeper, "validate_batch_is_legal", lambda batch: None)
-
-        def composed(*_):
-            place = {"dir": str(tmp_path), "subdir": str(len(asked) + 1)}
-            return OmegaConf.create({"hydra": {"sweep": place}})
-
-        loader = SimpleNamespace(load_sweep_config=composed)
-        sweeper.hydra_context = SimpleNamespace(config_loader=loader)
         sweeper._search([*typed])
         return asked, optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
 
@@ -91,6 +85,26 @@ def test_a_finished_run_without_the_figure_is_no_failed_trial(search):
         search([None], metric="val.none.mean")
 
 
+def test_a_search_does_not_go_on_by_another_figure(search):
+    search([1.0], metric="val.psnr.mean")
+    refused(
+        lambda: search([1.0, 1.0], metric="val.bound.mean", first=1),
+        "optimized_metric=val.bound.mean: this search optimises val.psnr.mean; choose another name",
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [("val.bond.mean", "did you mean val.bound.mean?"), ("val.bound", "choose from test.accuracy.mean, ")],
+)
+def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, inside, metric, problem):
+    done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", f"optimized_metric={metric}")
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: optimized_metric={metric}: no such figure is measured; {problem}")
+    assert not (root / "logs").exists()
+
+
 @pytest.mark.parametrize("measure", ["bpd", "nats_per_dim"])
 def test_a_search_reads_the_bound_in_its_unit(tmp_path, measure):
     run = RunDirectory(make_run(tmp_path, "v", 1, 2.0, measure=measure))
@@ -102,7 +116,11 @@ def test_a_study_of_an_earlier_version_goes_on_unless_it_minimised_what_should_r
     study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
     search([2.0, 2.5])
     assert "best of 2 trials: 1.5000" in capsys.readouterr().out
-    refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "has minimised it so far")
+    refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean")
+    (tmp_path / "study.db").unlink()
+    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
+    refused(lambda: search([0.0, 8.0], metric="val.psnr.mean", first=1), "has minimised it so far")
 
 
 def test_a_search_goes_on_in_values_of_the_kind_that_it_began_with_alone(search, tmp_path):

@@ -1,5 +1,6 @@
 """A sweep's command is planned as a whole: it is refused before it writes, and takes no cell from another."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -88,6 +89,46 @@ def test_another_trial_refuses_a_tuned_sweep_before_it_writes(folder, cell, door
     assert done.returncode == 1
     assert "has other runs in 1 of its cells (trainer.max_steps: 5 -> 6)" in done.stderr.splitlines()[-1]
     assert contents(folder.parent) == before
+
+
+TUNED = {
+    "keys": ["optimizer.lr"], "seeds": [101], "points": [["optimizer.lr=0.01"], ["optimizer.lr=0.02"]],
+    "equal": ["optimizer.lr=0.01"],
+    "best": {"objective=x0": ["optimizer.lr=0.02"], "objective=v": ["optimizer.lr=0.01"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["hydra.sweeper.tune={optimizer.lr: '0.01'}"], "hydra.sweeper.tune: "),
+        (["hydra.sweeper.tune={optimizer.lr: '0.01,0.02,0.04'}"], "hydra.sweeper.tune: "),
+        (["hydra.sweeper.tuning_seeds='101,102'"], "hydra.sweeper.tuning_seeds: [101] -> [101, 102]"),
+        (["objective=x0"], "settings: ['objective=v', 'objective=x0'] -> "),
+        (["hydra.sweeper.tune=null"], "hydra.sweeper.tune: "),
+        (["test=false"], "test: set by this sweep's tuning; leave it out"),
+    ],
+)
+def test_a_tuning_that_has_chosen_is_not_typed_otherwise(folder, inside, tiny, overrides, problem):
+    """Its finished runs are those at the choice: by another one they would be in no comparison."""
+    (folder / "sweep.json").write_text(json.dumps({"tuning": TUNED, "title": "s"}))
+    before = contents(folder.parent)
+    line = ["hydra.sweeper.tune={optimizer.lr: '0.01,0.02'}", "hydra.sweeper.tuning_seeds='101'"]
+    keys = {one.partition("=")[0] for one in overrides}
+    typed = [*(one for one in [*line, "objective=x0,v"] if one.partition("=")[0] not in keys), *overrides]
+    done = inside(TRAIN, "-m", "ablation=objectives_tuned", "name=s", "seed=1", "logger=csv", *tiny, *typed)
+    assert done.returncode == 1 and problem in done.stderr.splitlines()[-1]
+    assert contents(folder.parent) == before
+
+
+def test_a_sweep_that_was_renamed_asks_for_its_name(folder, cell, inside, tiny):
+    cell("seed=1", "seed=1")
+    moved = folder.rename(folder.with_name("t"))
+    before = contents(moved)
+    typed = ["name=t", "seed=1", "logger=csv", "callbacks.ema.others=[]", *tiny]
+    done = inside(TRAIN, "-m", *typed)
+    assert done.returncode == 1 and "if it was copied or renamed, call it s again" in done.stderr
+    assert contents(moved) == before
 
 
 def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(folder, cell, inside, tiny):

@@ -106,8 +106,7 @@ class RoundsSweeper(BasicSweeper):
         look = self.hook.look(facts)  # of an earlier start of this sweep
         while True:
             batch = [[*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings]
-            self.hook.expect(batch)
-            self.hook.record(until=facts | {"look": look})
+            self.hook.expect(batch, until=facts | {"look": look})
             self._launch(batch)
             if not self.hook.all_finished(batch):
                 return  # the hook says which did not; more seeds would not mend that
@@ -121,7 +120,9 @@ class RoundsSweeper(BasicSweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
+        from triptych.run.sweep_record import Tuning
         from triptych.study.rounds import choose_point, grid, names, settings_and_seeds
+        from triptych.study.sweep_plan import check_tuning
 
         settings, seeds = settings_and_seeds(jobs)
         typed = "" if self.tuning_seeds is None else str(self.tuning_seeds)
@@ -141,16 +142,22 @@ class RoundsSweeper(BasicSweeper):
         }
         batch = list(itertools.chain.from_iterable(trials.values()))
         final = len(settings) * len(seeds)
-        self.hook.expect(batch, more=final)
-        tuning = {"keys": list(self.tune), "seeds": tuning_seeds, "points": points}
-        self.hook.record(tuning=tuning)
+        named = names([tuple(setting) for setting in settings])
+        tuning: dict[str, Any] = {
+            "keys": list(self.tune), "seeds": tuning_seeds, "points": [list(point) for point in points],
+        }  # fmt: skip
+        before, planned = self.hook.before.tuning, Tuning(**tuning).rule(list(named.values()))
+        check_tuning(self.config, self.hook.root, before, planned)
+        if before.best and not self.config.force:
+            # The choice stays in the record while its trials are looked at again.
+            tuning |= {"equal": before.equal, "best": before.best}
+        self.hook.expect(batch, more=final, tuning=tuning)
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
         equal, best = choose_point(
             {cell: [self.hook.validation_bound(job) for job in jobs] for cell, jobs in trials.items()}
         )
-        named = names(list(best))
         self.hook.record(
             tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}
         )

@@ -23,6 +23,7 @@ from triptych.declare import Count, Seed, Unit, Whole
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
 FIGURE = "figure"  # of a trial, as its run has it
+METRIC = "optimized_metric"  # of a study
 
 
 class OptunaSweeper(BasicSweeper):
@@ -93,8 +94,13 @@ class OptunaSweeper(BasicSweeper):
         for earlier in study.trials:
             _check_space(space, earlier.distributions)
         waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
-        hook.plan([_job(fixed, trial) for trial in study.trials])
-        hook.expect([])
+        metric = str(self.config.optimized_metric)
+        known = study.user_attrs.get(METRIC, metric)
+        if known != metric:
+            raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
+        begun = [trial for trial in study.trials if trial.state.name != "WAITING"]
+        hook.expect([_job(fixed, trial) for trial in begun])
+        study.set_user_attr(METRIC, metric)
         done, launched = sum(t.state.is_finished() for t in study.trials), 0
         while done < self.n_trials:
             batch = waiting[: self.n_jobs]
@@ -105,16 +111,14 @@ class OptunaSweeper(BasicSweeper):
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
                 batch.append(study.ask(space))
             overrides = [_job(fixed, trial) for trial in batch]
-            loader = self.hydra_context.config_loader
-            sweeps = [loader.load_sweep_config(self.config, one).hydra.sweep for one in overrides]
-            folders = [Path(sweep.dir) / sweep.subdir for sweep in sweeps]
+            folders = [hook.root / hook.cell(job) for job in overrides]
             self.validate_batch_is_legal(overrides)
-            hook.reserve(hook.plan(overrides))
+            hook.expect(overrides)
             with _Watch(batch, folders if self.prune else []):
                 results = self.launcher.launch(overrides, initial_job_idx=launched)
             launched += len(batch)
             for trial, folder, result in zip(batch, folders, results, strict=True):
-                _tell(study, trial, folder, result.return_value, self.config.optimized_metric)
+                _tell(study, trial, folder, result.return_value, metric)
             if any(t.state.name == "RUNNING" for t in study.trials if t.number in {b.number for b in batch}):
                 break  # interrupted: the same command goes on with it
             done += len(batch)

@@ -29,6 +29,11 @@ TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # names of a bound's figures
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")
+FIGURE = re.compile(  # of summary.json
+    r"(train|val|test)\.(?P<name>\w+)\.(mean|stderr|draw_stderr)"
+    r"|(?P<other>(seconds|cost|estimator|baselines|measures)\..+)"
+)
+FIGURES = ("bound", "bpd", "nats_per_dim", "gap", "accuracy", "cross_entropy")
 LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 
 
@@ -189,12 +194,8 @@ def warm_up_line(warmup: int, steps: int) -> str:
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     """Refuse overrides that nothing in this configuration reads; not in sweeps: some cells need them."""
     check_guide(config if "guide" in typed else {})
-    split, name, *_ = f"{config['optimized_metric']}..".split(".")
-    known = (
-        bool(name)
-        if split not in ("val", "test")
-        else RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
-    )
+    if "optimized_metric" in typed:
+        check_optimized_metric(config)
     none = "measures.n=0 measures no samples; add measures.n=1000"
     untested = "test=false measures no samples; leave it out"
     objective = config.get("objective") or {}
@@ -205,7 +206,6 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
-        ("optimized_metric", known, "no such figure is measured; use val.bound.mean"),
         *((f"objective.{leaf}", hybrid, unweighted) for leaf in objective if leaf == "vlb_weight"),
         *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
@@ -214,6 +214,16 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
         value = (config[group] if group else config).get(leaf)
         if key in typed and value and not used:
             raise UserError(f"{key}={str(value).lower() if value is True else value}: {fix}")
+
+
+def check_optimized_metric(config: Mapping[str, Any]) -> None:
+    """Refuse a figure that no run of this configuration reports, with the nearest name."""
+    path, user_metrics = str(config["optimized_metric"]), [*(config.get("metrics") or {})]
+    match = FIGURE.fullmatch(path)
+    if match and (match["other"] or RESERVED.fullmatch(match["name"]) or match["name"] in user_metrics):
+        return
+    figures = [f"{one}.{figure}.mean" for one in ("val", "test") for figure in (*FIGURES, *user_metrics)]
+    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, figures)}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

@@ -18,10 +18,10 @@ from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file, is_trusted
 from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
-from triptych.files import read_record
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import few
 from triptych.run.provenance_file import ID, Execution, Provenance
+from triptych.run.sweep_record import SweepRecord
 
 DIFF_LIMIT = 2**20
 BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
@@ -37,15 +37,14 @@ def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
-    file = run.path.parent / "sweep.json"
-    sweep = read_record(file) or {}
+    sweep = SweepRecord.read(run.path.parent)
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
-        "id": agent if ID.fullmatch(agent) and not file.exists() else secrets.token_hex(4),
+        "id": agent if ID.fullmatch(agent) and not sweep.record else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
-        "command": sweep.get("command") or command(),
+        "command": sweep.command or command(),
         "started": timestamp(),
         "git": git_state(),
         **({"own": own} if own else {}),

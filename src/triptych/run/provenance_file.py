@@ -77,11 +77,11 @@ class Provenance:
         """Parse a file's record; ValueError: a value has another type, or the id other characters."""
         starts = check("executions", Sequence[Entries], record.get("executions") or [])
         known = {
-            "executions": [Execution(**entries(Execution, start)) for start in starts],
+            "executions": [Execution(**entries(Execution, start, {})) for start in starts],
             "started": parse_time(check("started", str, record.get("started") or "")),
             "record": record,
         }
-        provenance = cls(**entries(cls, record) | known)
+        provenance = cls(**entries(cls, record, PATHS) | known)
         if provenance.id and not ID.fullmatch(provenance.id):
             raise ValueError(f"id={provenance.id}: must be letters, digits, - and _")
         for digest, files in provenance.sources.items():
@@ -89,11 +89,14 @@ class Provenance:
         return provenance
 
 
-def entries(kind: Any, record: Entries) -> Entries:
-    """Return the entries of ``record`` that ``kind`` has fields for; ValueError: one has another type."""
+def entries(kind: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
+    """Return the entries of ``record`` that ``kind`` has fields for; ValueError: one has another type.
+
+    ``paths``: of fields that are not top-level entries of their name.
+    """
     known = {}
     for one in fields(kind):
-        group, _, key = PATHS.get(one.name, one.name).rpartition(".")
+        group, _, key = paths.get(one.name, one.name).rpartition(".")
         node = check(group, Entries, record.get(group) or {}) if group else record
         if one.name not in ("executions", "started", "record") and node.get(key) is not None:
             known[one.name] = check(f"{group}.{key}".lstrip("."), one.type, node[key])

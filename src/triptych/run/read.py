@@ -158,17 +158,25 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return every run at or beneath `root` in natural order, but in hidden, linked or old directories.
+    """Return every run at or beneath `root` in natural order, but in hidden or old directories.
 
-    A directory that may not be opened is among them, as it may be a run's: `read_run` says so.
+    A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says so.
     """
     directories: list[Path] = []
-    for here, entries in walk(root, refuse=lambda error: directories.append(Path(error.filename))):
+    closed: list[Path] = []
+    for here, entries in walk(root, refuse=lambda error: closed.append(Path(error.filename))):
         if any(entry.name in ("config.yaml", "summary.json") and not entry.is_dir() for entry in entries):
             directories.append(here)
             entries.clear()
         entries[:] = [one for one in entries if one.name[0] != "." and not ASIDE.search(one.name)]
-    return sorted(directories, key=lambda path: natural_key(str(path)))
+        links = [here / one.name for one in entries if one.is_symlink()]
+        directories += [link for link in links if _is_linked_run(link, root)]
+    return sorted([*directories, *closed], key=lambda path: natural_key(str(path)))
+
+
+def _is_linked_run(link: Path, root: Path) -> bool:
+    """Return whether a link leads to a run that lies elsewhere; one beneath `root` is found there."""
+    return (link / "config.yaml").is_file() and not link.resolve().is_relative_to(root.resolve())
 
 
 def is_run(directory: Path) -> bool:
@@ -184,7 +192,15 @@ def is_run(directory: Path) -> bool:
 
 def read_runs(root: Path) -> list[Run]:
     """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
-    return [read_run(path, Path(root).resolve().name) for path in find_runs(Path(root))]
+    root, runs = Path(root), []
+    sweep = root.resolve().name
+    for path in find_runs(root):
+        if path.is_symlink() and path != root:
+            problem = "a link to a directory elsewhere, which is not read; move the directory itself here"
+            runs.append(Run(dir=path, sweep=sweep, status="unreadable", error=problem))
+        else:
+            runs.append(read_run(path, sweep))
+    return runs
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:

@@ -20,22 +20,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 from scipy.special import ndtr
 
-from triptych.files import load_object, read_json
-from triptych.run.parsing import to_float
+from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import Comparison, Key, PairTest, Rule, bound_by_item
-from triptych.study.rounds import LOOKS
 from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
 FIRST = 3  # seeds that are suggested where there is one
 NODES = 32
-MOST_LOOKS = 10**6
 
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
@@ -159,20 +154,16 @@ def extra_seconds(comparison: Comparison, seeds: int) -> float:
     return more * math.fsum(each) / len(each) if each else math.nan
 
 
-def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
-    """Read how a sweep's report decides: from `sweep.json`'s "until" and the looks taken so far."""
-    until = sweep.get("until")
-    # without the sweep's word, the looks were taken all the same
-    until = until if isinstance(until, dict) else load_object(root / LOOKS)
-    recorded = until.get("equal_within", sweep.get("equal_within"))
-    value = to_float(None if isinstance(recorded, str) else recorded)
-    margin = value if 0 < value < math.inf else None
-    looks = until.get("looks")
-    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
-        return Rule(margin)
-    seen = tuple(seeds_of_looks(root)[:looks])
-    # between looks a report shows figures and claims what the last look claimed; before the first, nothing
-    return Rule(margin, looks, seen, interim=looks > 1 and not seen)
+def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
+    """Return how a sweep's report decides: by its planned looks, and those taken so far."""
+    # Without the sweep's word, the looks were taken all the same.
+    planned = sweep.until or looks
+    margin = planned.equal_within or sweep.equal_within
+    seen = tuple(map(frozenset, looks.seeds))
+    # A later command may plan fewer looks; those that were taken still count.
+    most = max(planned.looks, len(seen))
+    # Between looks a report claims what the last look claimed; before the first, nothing.
+    return Rule(margin, most, seen, interim=most > 1 and not seen)
 
 
 def joint_rule(rules: Sequence[Rule]) -> Rule:
@@ -181,12 +172,3 @@ def joint_rule(rules: Sequence[Rule]) -> Rule:
         return replace(rules[0], interim=False)
     margins = {rule.equal_within for rule in rules}
     return Rule(margins.pop() if len(margins) == 1 else None, max((rule.looks for rule in rules), default=1))
-
-
-def seeds_of_looks(root: Path) -> list[frozenset[int]]:
-    """Read which seeds each look had; [] where none was recorded."""
-    try:
-        record = read_json(root / LOOKS)
-        return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return []

@@ -19,13 +19,13 @@ from triptych.declare import Role
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.parsing import few, first_line
 from triptych.run.read import Run, read_runs
+from triptych.run.sweep_record import LOOKS, Looks
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
 from triptych.study.cells import Cell, Comparison, Rule
-from triptych.study.claims import correct, seeds_of_looks
+from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.groups import Group, copies, counted_once, group_runs
 from triptych.study.limits import noise_floor, warm_ups
-from triptych.study.rounds import LOOKS
 
 CODES = 4  # versions of the code that are compared: the most common, and three others
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
@@ -46,7 +46,8 @@ def decide(
     Returns a sentence, and what is known of each two settings with finished runs, in alphabetical order, by
     what decides. A look that was taken before has the seeds that it had.
     """
-    seen, runs = seeds_of_looks(root)[:look], read_runs(root)
+    taken, runs = [*map(frozenset, Looks.read(root).seeds)], read_runs(root)
+    seen, looks = taken[:look], max(looks, len(taken))
     if len(seen) < look:
         seeds = {run.seed for run in runs if run.status == "finished" and run.seed is not None}
         # looks that were not recorded were not taken: this one stands for them

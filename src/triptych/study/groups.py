@@ -10,19 +10,19 @@ together, and each at its own best.
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
 from triptych.run.parsing import to_float
 from triptych.run.read import Run, load_items
+from triptych.run.sweep_record import Tuning
 from triptych.study.axes import value_name
 from triptych.study.formatting import listed
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 EQUAL, BEST = "equal settings", "each at its best"
-Point = tuple[str, ...]
 
 
 class Group(NamedTuple):
@@ -129,30 +129,6 @@ def counted_once(label: str, repeats: Mapping[int | None, int | None]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What was tuned: keys, points as typed, the best for all settings and for each, number of seeds."""
-
-    keys: tuple[str, ...]
-    points: tuple[Point, ...]
-    equal: Point
-    best: Mapping[str, Point]
-    seeds: int
-
-
-def read_tuning(sweep: Mapping[str, Any]) -> Tuning | None:
-    """Return the tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
-    record: Any = sweep.get("tuning")
-    try:
-        points = tuple(tuple(map(str, point)) for point in record["points"])
-        best = {str(setting): tuple(map(str, point)) for setting, point in record["best"].items()}
-        keys, equal = tuple(map(str, record["keys"])), tuple(map(str, record["equal"]))
-        tuning = Tuning(keys, points, equal, best, len(record["seeds"]))
-    except (KeyError, TypeError, AttributeError):
-        return None
-    return tuning if points and all(len(point) == len(keys) > 0 for point in points) else None
-
-
 def is_trial(run: Run) -> bool:
     """Return whether a run is a trial of a tuning stage, which leaves out the test set."""
     return str(run.overrides.get("test", "")).lower() == "false"
@@ -167,31 +143,31 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         typed = {**run.choices, **run.overrides}.items()
         setting = next((setting for setting in tuning.best if _parts(setting).items() <= typed), None)
-        point = tuple(f"{key}={run.overrides.get(key, '')}" for key in tuning.keys)
+        point = [f"{key}={run.overrides.get(key, '')}" for key in tuning.keys]
         # what was tuned is no setting here: it is part of the rule that the title names
         overrides, config = (
             {key: value for key, value in values.items() if key not in tuning.keys}
             for values in (run.overrides, run.config)
         )
         bare = replace(run, overrides=overrides, config=config)
-        if setting is not None and point == tuning.equal:
+        if setting is not None and point == [*tuning.equal]:
             equal.append(bare)
-        if setting is not None and point == tuning.best[setting]:
+        if setting is not None and point == [*tuning.best[setting]]:
             best.append(bare)
     return [(BEST, best), (EQUAL, equal)]
 
 
 def describe_tuning(tuning: Tuning) -> str:
     """Describe what was tuned and chosen."""
-    trials = len(tuning.points) * tuning.seeds
+    trials = len(tuning.points) * len(tuning.seeds)
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
     ordered = sorted(tuning.points, key=lambda point: to_float(_values(point)[0]))  # NaN keeps the order
     ends = (ordered[0], ordered[-1]) if len(tuning.keys) == 1 else ()
     edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
-        f"({len(tuning.points)} values, {tuning.seeds} seeds), on seeds that are in no comparison. Best for "
-        f"all together: {', '.join(_values(tuning.equal))}. Own best: {own}."
+        f"({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that are in no comparison. Best "
+        f"for all together: {', '.join(_values(tuning.equal))}. Own best: {own}."
     )
     if edge:
         text += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
@@ -208,5 +184,5 @@ def _parts(setting: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in re.split(r",(?=[^,=\[\]{}]+=)", setting) if "=" in part)
 
 
-def _values(point: Point) -> list[str]:
+def _values(point: Sequence[str]) -> list[str]:
     return [part.split("=", 1)[-1] for part in point]

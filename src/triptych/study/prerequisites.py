@@ -165,6 +165,7 @@ class SingleHook(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with no_run_after_an_error("train", config.hydra.overrides.task):
             check_keys(config, config.hydra)
+            rounds.check_rounds(config, grid=False)
             if config.plan:
                 plain, run = resolve_composed(config), RunDirectory(config.hydra.run.dir)
                 if has_run(run) and not config.force:

@@ -24,11 +24,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from triptych.files import load_object
+from triptych.errors import Unreadable
 from triptych.run.directory import write_atomic
-from triptych.run.parsing import to_int
 from triptych.run.read import Run, read_runs
 from triptych.run.result import PARTS
+from triptych.run.sweep_record import SweepRecord
 from triptych.study import formatting
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
@@ -153,9 +153,15 @@ def write_index(root: Path) -> Path:
         runs_of.setdefault(run.dir.parent if run.dir.parent in runs_of else run.dir, []).append(run)
     rows = []
     for path, runs in runs_of.items():
-        left = (to_int(load_object(path / "sweep.json").get("expected")) or 0) - len(runs)
+        problems = [run.error for run in runs if run.error]
+        sweep = SweepRecord()
+        try:
+            sweep = SweepRecord.read(path)
+        except Unreadable as error:
+            problems.append(error.problem)
+        left = sweep.expected - len(runs)
         states = Counter(run.status for run in runs) + Counter({"not started": left})  # none below one
-        errors = Counter(run.error for run in runs if run.error).most_common(SHOWN)
+        errors = Counter(problems).most_common(SHOWN)
         begun = (run for run in runs if run.started)
         first = min(begun, key=lambda run: run.age, default=Run(dir=path, status="interrupted"))
         report = "report.html" if (path / "report.html").is_file() else ""

@@ -1,14 +1,9 @@
 """The grid of a sweep, its directories, and what one in rounds decides: the next seeds, the best value."""
 
-import ctypes
 import itertools
 import math
-import signal
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +14,14 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from triptych.config.identity import grid_keys, plain_name, slug
+from triptych.config.identity import AXES, BUNDLES, grid_keys, plain_name, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
-from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.prepare import resolve_composed
 from triptych.run.read import find_runs
 
-LOOKS = "looks.json"  # which seeds each look had: the same command, given again, and the report look at these
 AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
@@ -177,7 +170,8 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     if not jobs:
         raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
-    configurations = _compose(config, [*runs])
+    loader = GlobalHydra.instance().config_loader()
+    configurations = [resolve_composed(loader.load_sweep_config(config, [*setting])) for setting in runs]
     from triptych.study.plan import plan
 
     if config.get("until"):
@@ -187,36 +181,16 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     print("\n".join(plan([(named[one] or "all", n, fits[one], plain) for (one, n), plain in planned])))
 
 
-def _compose(config: DictConfig, settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Resolve each setting: in a fork while this process imports torch, or here, for errors of its own."""
-    loader = GlobalHydra.instance().config_loader()
-
-    def compose() -> list[dict[str, Any]]:
-        return [resolve_composed(loader.load_sweep_config(config, [*one])) for one in settings]
-
-    def send() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with this process
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        with suppress(BaseException):
-            there.send(compose())
-
-    if sys.platform == "linux":
-        here, there = Pipe(duplex=False)
-        fork = get_context("fork").Process(target=send)
-        fork.start()
-        there.close()
-        import triptych.study.plan  # noqa: F401
-
-        with suppress(EOFError):
-            received: list[dict[str, Any]] = here.recv()
-            return received
-    return compose()
-
-
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """Name each setting by the overrides that not all of them share."""
+    """Name each setting by the overrides that not all of them share; by all of them if it is the only one."""
     shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
-    return {setting: ",".join(o for o in setting if o not in shared) for setting in settings}
+    return {setting: ",".join(o for o in setting if o not in shared and _is_axis(o)) for setting in settings}
+
+
+def _is_axis(override: str) -> bool:
+    """Return whether an override may be what runs differ in: not one of how, where or when they run."""
+    key = key_of(override).split("@")[0]
+    return key in BUNDLES or role(key) in AXES
 
 
 def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:

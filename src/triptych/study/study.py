@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from triptych.errors import Unreadable
-from triptych.files import read_record
 from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
+from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import Comparison
-from triptych.study.claims import correct, extra_seconds, joint_rule, read_rule, seeds_next, unsettle
+from triptych.study.claims import correct, extra_seconds, joint_rule, rule_of, seeds_next, unsettle
 from triptych.study.compare import comparison_of
 from triptych.study.curves import crossing
 from triptych.study.formatting import duration, quantity
-from triptych.study.groups import describe_tuning, group_runs, is_trial, read_tuning, stages
+from triptych.study.groups import describe_tuning, group_runs, is_trial, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, best_untested, verdict
 from triptych.terminal import printable
@@ -138,21 +137,22 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     `equal_within`: the difference below which settings are called the same, in the unit of what decides.
     """
     roots = tuple(Path(root) for root in roots)
-    every = {run.dir.resolve(): run for root in roots for run in read_runs(root)}
     bases = [root.resolve() for root in roots]
+    every = {run.dir.parent.resolve() / run.dir.name: run for root in roots for run in read_runs(root)}
     of: dict[Path, list[Run]] = {base: [] for base in bases}  # runs by the folder of their sweep
     for path, run in every.items():
         of.setdefault(_home(path, bases), []).append(run)
-    sweeps: dict[Path, dict[str, Any]] = {}
+    sweeps: dict[Path, SweepRecord] = {}
+    looks: dict[Path, Looks] = {}
     damaged: dict[Path, str] = {}  # which leaves open how many runs are to come
     for folder in of:
         try:
-            sweeps[folder] = read_record(folder / "sweep.json") or {}
+            sweeps[folder], looks[folder] = SweepRecord.read(folder), Looks.read(folder)
         except Unreadable as error:
-            sweeps[folder], damaged[folder] = {}, error.problem
+            sweeps[folder], looks[folder], damaged[folder] = SweepRecord(), Looks(), error.problem
     runs = tuple(run for several in of.values() for run in several)
     missing = {folder: _missing(sweeps[folder], several) for folder, several in of.items()}
-    rules = {folder: read_rule(folder, sweeps[folder]) for folder in of if of[folder] or len(of) == 1}
+    rules = {f: rule_of(sweeps[f], looks[f]) for f in of if of[f] or len(of) == 1}
     rule = joint_rule([*rules.values()])
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
@@ -165,10 +165,10 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         or own.interim
         or (
             (own.looks == 1 or len(rules) > 1)  # the looks of one sweep are not those of several
-            and (missing[folder] or _any_open(of[folder], bool(sweeps[folder])))
+            and (missing[folder] or _any_open(of[folder], bool(sweeps[folder].record)))
         )
     }
-    tunings = {folder: tuning for folder in of if (tuning := read_tuning(sweeps[folder]))}
+    tunings = {folder: sweep.tuning for folder, sweep in sweeps.items() if sweep.tuning.best}
     parts = [
         (f"{folder.name}: {stage}" if len(of) > 1 else stage, part)
         for folder, tuning in tunings.items()
@@ -182,12 +182,12 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         unsettle(c) if any(run.dir in unsettled for run in c.runs) else c for c in correct(staged, rule)
     )
     alone, sweep = len(roots) == 1, sweeps[bases[0]]
-    shared = known if alone and isinstance(known := sweep.get("shared"), list) else []
+    shared = sweep.shared if alone else ()
     varied = varied_keys(comparisons)
-    name = (alone and sweep.get("title")) or " + ".join(root.resolve().name for root in roots)
+    name = (alone and sweep.title) or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
-        title=printable(str(name)),
+        title=printable(name),
         question=_question(comparisons),
         command=_command(sweep, runs) if alone else "",
         runs=runs,
@@ -216,11 +216,10 @@ def _home(path: Path, roots: Sequence[Path]) -> Path:
     return next((one for one in inside if (one / "sweep.json").exists()), (inside or [path])[0])
 
 
-def _missing(sweep: dict[str, Any], runs: Sequence[Run]) -> int:
+def _missing(sweep: SweepRecord, runs: Sequence[Run]) -> int:
     """Count a sweep's runs that have no directory: copies, of one start of one configuration, are one."""
-    known = sweep.get("expected")
     digests = [(digest, run.started) for run in runs if (digest := run.digests.get("config.yaml"))]
-    return max(known - len(runs) + len(digests) - len({*digests}), 0) if isinstance(known, int) else 0
+    return max(sweep.expected - len(runs) + len(digests) - len({*digests}), 0)
 
 
 def _any_open(runs: Sequence[Run], sweep: bool) -> bool:
@@ -240,12 +239,12 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     return f"Which {varied[0].subject} gives the lowest test bound{data}{', all else being equal' * alike}?"
 
 
-def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
+def _command(sweep: SweepRecord, runs: Sequence[Run]) -> str:
     """Return what is typed to have these runs; "" where no record of it can be read."""
-    command = sweep.get("command") or next((run.command for run in runs if run.command), ())
+    command = sweep.command or next((run.command for run in runs if run.command), ())
     try:
-        command = command if isinstance(command, str) else shlex.join(map(str, command))
+        command = command if isinstance(command, str) else shlex.join(command)
         shlex.split(command)  # it is read again to add seeds
         return command
-    except (TypeError, ValueError):
+    except ValueError:
         return ""

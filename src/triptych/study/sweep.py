@@ -16,7 +16,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from triptych.config.check import check_keys
+from triptych.config.check import check_keys, check_optimized_metric
 from triptych.config.identity import (
     grid_keys,
     not_in_names,
@@ -28,26 +28,31 @@ from triptych.config.identity import (
 )
 from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, StorageError, UserError
-from triptych.files import read_record
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
-from triptych.run.directory import RunDirectory
-from triptych.run.parsing import UNITS, to_int
+from triptych.run.directory import PRUNE, RunDirectory
+from triptych.run.parsing import UNITS
 from triptych.run.provenance import command, finished_before
 from triptych.run.read import find_runs
 from triptych.run.result import ENDED
+from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
-from triptych.study.sweep_plan import STUDY, Cells, Reservation, plan_cells
+from triptych.study.sweep_plan import STUDY, Cells, Reservation, check_tuning, plan_cells
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
 def sweep_exit_code() -> int:
-    """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else."""
-    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    """Return the exit code: 0 all finished, 3 others diverged, 75 others run elsewhere, 1 all else.
+
+    A run that a search has stopped counts as finished. 1 also if the report cannot be written.
+    """
+    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())} - {"pruned"}
+    if any(hook.report_problem for hook in _hooks):
+        return 1
     if ended <= {"finished"}:
         return 0
     if ended <= {"finished", "diverged"}:
@@ -56,9 +61,11 @@ def sweep_exit_code() -> int:
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Return a run's status, or "busy" with the process that runs it."""
+    """Return a run's status, "pruned" if a search has stopped it, or "busy" with the process that runs it."""
     if run.status in ENDED:
         return run.status, None
+    if (run / PRUNE).exists():
+        return "pruned", None
     holder = run.holder()
     return ("busy" if holder else run.status), holder
 
@@ -71,6 +78,8 @@ def current_hook() -> "SweepHook":
 class SweepHook(Callback):
     """Hydra's callback around a multirun."""
 
+    report_problem = ""  # why the report could not be written
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with no_run_after_an_error("train", config.hydra.overrides.task):
             with open_dict(config):
@@ -81,15 +90,20 @@ class SweepHook(Callback):
             if len({*self.cells}) < len(self.cells):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
                 raise UserError(f"{key}: several values, and two cells would share a directory; type one")
-            self.before = read_record(self.root / "sweep.json") or {}
-            read_record(self.root / rounds.LOOKS)  # Unreadable: the looks taken decide what may be claimed
+            self.before = SweepRecord.read(self.root)
+            Looks.read(self.root)  # Unreadable: the looks taken decide what may be claimed
+            sweeper = config.hydra.sweeper
+            search, tune = "triptych_search" in sweeper._target_, sweeper.get("tune")
+            if search:
+                check_optimized_metric(config)
+            if not tune:
+                check_tuning(config, self.root, self.before.tuning, {})
             self.reservation, self.done = Reservation(self.root), set[str]()
             first = self.plan(self.jobs)
             self.facts = self._facts()
             if config.plan:
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
-            search = "triptych_search" in config.hydra.sweeper._target_
             if search and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
             warm_up = list[str]()
@@ -97,7 +111,7 @@ class SweepHook(Callback):
                 begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
                 warm_up = check_cells(config, self.jobs, begun)
             try:
-                if not search and not config.hydra.sweeper.get("tune"):  # their sweepers plan first
+                if not search and not tune:  # their sweepers plan first
                     self.reserve(first)
                     self.record(expected=self._expected())
             except StorageError:
@@ -136,8 +150,11 @@ class SweepHook(Callback):
         check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
         rounds.check_rounds(config, grid=rounds.is_grid(config))
         typed_keys = {one.partition("=")[0].lstrip("+~") for one in map(str, config.hydra.overrides.task)}
-        for key in typed_keys & {*(config.hydra.sweeper.get("tune") or {})}:
-            raise UserError(f"{key}: tuned by this sweep; leave it out, or add hydra.sweeper.tune=null")
+        tune = config.hydra.sweeper.get("tune") or {}
+        for key in typed_keys & {*tune, "test"} if tune else ():
+            raise UserError(
+                f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null"
+            )
         check_scale(config)
         of_scale = set_scale(config)
         check_launcher(config)
@@ -188,7 +205,7 @@ class SweepHook(Callback):
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""
         self.facts |= facts
-        RunDirectory(self.root).write("sweep.json", self.facts)
+        RunDirectory(self.root).write(SWEEP, SweepRecord.from_dict(self.facts).record)
 
     def plan(self, jobs: Sequence[Sequence[str]]) -> Cells:
         """Plan runs by their overrides, and return those to be started or continued; UserError if refused."""
@@ -203,12 +220,15 @@ class SweepHook(Callback):
         if cells:
             self.reservation.reserve(self.config, cells)
 
-    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
-        """Expect runs, by their overrides, and how many more there will be; errors as of ``plan``."""
+    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0, **facts: Any) -> None:
+        """Expect runs, by their overrides, and how many more there will be; errors as of ``plan``.
+
+        ``facts``: further ones to record.
+        """
         self.reserve(self.plan(jobs))
         new = [name for name in map(self.cell, jobs) if name not in self.cells]
         self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
-        self.record(expected=self._expected() + more)
+        self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
         """Count the runs there and the cells, also of other commands at work; copies of a run are one."""
@@ -225,10 +245,10 @@ class SweepHook(Callback):
 
     def look(self, facts: dict[str, Any]) -> int:
         """Return the look that an earlier start of this sweep reached; 1 if new or of other rules."""
-        until = self.before.get("until")
-        if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
+        until = self.before.until
+        if until is None or (until.looks, until.equal_within) != (facts["looks"], facts["equal_within"]):
             return 1
-        return min(max(to_int(until.get("look")) or 1, 1), facts["looks"])
+        return min(until.look, until.looks)
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Return whether all of these runs have a result."""
@@ -265,8 +285,9 @@ class SweepHook(Callback):
         self.reservation.release()
         for run in self.runs():
             end, holder = _end(run)
-            if end not in (*ENDED, "unreadable"):
+            if end not in (*ENDED, "unreadable", "pruned"):
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if problem := try_write_report(self.root, show=True):
-            print(f"error: {problem}", file=sys.stderr)
+        self.report_problem = try_write_report(self.root, show=True)
+        if self.report_problem:
+            print(f"error: {self.report_problem}", file=sys.stderr)

@@ -8,9 +8,10 @@ import re
 import secrets
 import shutil
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -26,6 +27,7 @@ from triptych.errors import Busy, UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 from triptych.run.prepare import ANEW, PATIENCE, RunPlan, has_run, plan_composed, without_machine
+from triptych.run.sweep_record import Tuning
 from triptych.study.rounds import is_grid, key_of
 
 COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
@@ -43,7 +45,13 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
             raise UserError(f"{run.path}: a cell's directory is to lie there; move the file away")
         if has_run(run) and not config.force:
             plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
-    refuse(config, root, [plan.other for plan in plans.values()], "has other runs in", f", {ANEW}")
+    refuse(
+        config,
+        root,
+        [plan.other for plan in plans.values()],
+        "has other runs in {} of its cells",
+        f", {ANEW}",
+    )
     return plans
 
 
@@ -57,7 +65,7 @@ def check_others(config: DictConfig, root: Path, cells: Cells, others: Sequence[
         if shared and (config.force or not is_grid(config)):
             raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or choose another name")
         differing = [_compare(theirs[name], cells[name]) for name in shared]
-        refuse(config, root, differing, f"{process} runs with other settings")
+        refuse(config, root, differing, f"{process} runs with other settings {{}} of its cells")
 
 
 def _compare(theirs: Sequence[str], ours: Sequence[str]) -> Changes:
@@ -69,18 +77,33 @@ def _compare(theirs: Sequence[str], ours: Sequence[str]) -> Changes:
 
 
 def refuse(config: DictConfig, root: Path, differing: Sequence[Changes], problem: str, fix: str = "") -> None:
-    """Raise UserError, for the whole sweep, if there are differences in any of its cells."""
+    """Raise UserError, for the whole sweep, if there are differences in any of its cells.
+
+    ``problem`` has {} for their number.
+    """
     refused = [changes for changes in differing if changes]
     if not refused:
         return
     changes = dict(ChainMap(*refused))
-    problem = f"{problem} {len(refused)} of its cells ({describe_differences(changes)})"
-    _, value = next(iter(changes.values()))
-    new = re.sub(r"[^A-Za-z0-9.]+", "-", str(value))[:20]
+    problem = f"{problem.format(len(refused))} ({describe_differences(changes)})"
+    was, value = next(iter(changes.values()))
+    if {*changes} == {"name"}:
+        raise UserError(f"{root}: {problem}; if it was copied or renamed, call it {was} again{fix}")
+    new = re.sub(r"[^A-Za-z0-9.]+", "-", str(value))[:20].strip("-")
     another = f"hydra.sweep.dir={root}-{new}"
     if root.name == sweep_name(config):
         another = f"name={(own_name(config) or 'sweep')[:90]}-{new}"
     raise UserError(f"{root}: {problem}; start another sweep, as with {another}{fix}")
+
+
+def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Mapping[str, Any]) -> None:
+    """Refuse to tune otherwise than a choice was made before: its runs would leave the report.
+
+    ``planned``: as ``Tuning.rule``; {} for a sweep that does not tune.
+    """
+    if before.best and not config.force:
+        changes = differences(before.rule(list(before.best)), dict(planned))
+        refuse(config, root, [changes], "has been tuned otherwise", f", {ANEW}")
 
 
 class Reservation:

@@ -18,6 +18,7 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_config
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.rounds import grid
 
@@ -129,7 +130,7 @@ def test_a_missing_scale_says_why(name):
 def test_it_composes_with_the_papers_network(name):
     network, shape, classes, millions = PUBLISHED[name]
     cfg, jobs = asked(name)
-    axes = claims_of(cfg, {}, False)["paper_axes"]
+    axes = claims_of(cfg, SweepRecord(), False)["paper_axes"]
     own = read_yaml(CONFIGS / "paper" / f"{name}.yaml")["hydra"]["sweeper"]["params"]
     assert all(len(axes[key]) > 1 for key in axes.keys() - own.keys()), "what all runs share is no axis"
     config = plain(name, jobs[0])

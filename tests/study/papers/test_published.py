@@ -15,6 +15,7 @@ from tests.study.fake_runs import BEGIN
 from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.papers.contrasts import _figure
 from triptych.study.papers.published import judge_claims
@@ -38,7 +39,7 @@ class Sweep(Memory):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
         with self.read():
-            return judge_claims({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
+            return judge_claims(SweepRecord(paper=node, paper_axes=self.axes, paper_name="it"), self.runs)
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements
@@ -276,7 +277,7 @@ def test_values_of_a_measured_key_are_settings():
     claim = {"says": "It falls.", "metric": "recall", "order": [1.5, 0]}
     node = {"cite": "A", "where": "t", "minutes": 1, "claims": {"falls": claim}}
     axes = {"seed": ["1", "2", "3"], "guidance.scale": ["0", "1.5"]}
-    found = judge_claims({"paper": node, "paper_axes": axes}, runs)
+    found = judge_claims(SweepRecord(paper=node, paper_axes=axes), runs)
     assert found.judgements[0].word == "reproduced"
     assert [name for name, _ in found.judgements[0].figures] == ["0", "1.5"]
 
@@ -300,8 +301,8 @@ def test_a_claim_is_of_any_figure_that_a_run_has():
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"paper": 3}, {"paper": {"claims": {}}, "paper_axes": {}}, {"paper": {}, "paper_axes": {"a": 3}},
+    [{}, {"paper": {"claims": {}}, "paper_axes": {}}, {"paper": {"cite": "A"}, "paper_axes": {"a": 3}},
      {"paper": {"cite": "A", "where": "t", "minutes": 1, "claims": {"a": 1}}, "paper_axes": {"seed": ["1"]}}],
 )  # fmt: skip
 def test_a_file_that_anybody_may_have_written_is_no_paper(record):
-    assert judge_claims(record, []) is None
+    assert judge_claims(SweepRecord.from_dict(record), []) is None

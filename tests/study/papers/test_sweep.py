@@ -3,6 +3,7 @@
 import copy
 import functools
 import socket
+from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,7 @@ from tests.refusal import refused, refused_if
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.paper import check_fairness, check_scale, claims_of, machine, set_scale
 from triptych.study.prerequisites import check_single
 
@@ -68,7 +70,7 @@ def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
     cfg = asked(name)
     check_keys(cfg, cfg.hydra)
     assert cfg.name == name, "what its directory is called"
-    found = claims_of(cfg, {}, False)
+    found = claims_of(cfg, SweepRecord(), False)
     assert found["paper_name"] == name and len(found["paper_axes"]["seed"]) >= 3
     for claim in found["paper"]["claims"].values():
         assert claim["says"][-1] == "."
@@ -88,7 +90,7 @@ def test_a_single_run_is_none_of_a_papers():
     ],
 )
 def test_what_its_sweep_cannot_decide_is_refused(overrides, said):
-    refused(lambda: claims_of(asked("vdm_steps", *overrides), {}, False), said)
+    refused(lambda: claims_of(asked("vdm_steps", *overrides), SweepRecord(), False), said)
 
 
 FINDING = {"kind": "exact", "table": 1, "otherwise": "a coarser end", "order": [1, 2], "by": 0.02}
@@ -133,23 +135,34 @@ def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():
 
 
 def test_claims_that_changed_once_results_were_there_are_told():
-    before = claims_of(asked("vdm_steps"), {}, False)
+    recorded = claims_of(asked("vdm_steps"), SweepRecord(), False)
+    before = SweepRecord.from_dict(recorded)
     assert "claims_changed" not in claims_of(asked("vdm_steps"), before, any_result=True)
     other = asked("vdm_steps", "paper.claims.saturates.within=0.2")
     assert "claims_changed" not in claims_of(other, before, any_result=False), "nothing was known yet"
     changed = claims_of(other, before, any_result=True)
     assert changed["claims_changed"]
-    assert claims_of(other, changed, any_result=True)["claims_changed"], "for ever"
-    then = before | {"paper_settings": "then"}
+    assert claims_of(other, SweepRecord.from_dict(changed), any_result=True)["claims_changed"], "for ever"
+    then = replace(before, paper_settings="then")
     assert claims_of(asked("vdm_steps"), then, any_result=True)["paper_settings"] == "then", "of ended runs"
-    assert claims_of(asked("vdm_steps"), then, any_result=False)["paper_settings"] == before["paper_settings"]
+    now = claims_of(asked("vdm_steps"), then, any_result=False)
+    assert now["paper_settings"] == before.paper_settings
     forced = claims_of(asked("vdm_steps", "force=true"), then, any_result=True)
-    assert forced["paper_settings"] == before["paper_settings"], "of runs that are started over"
+    assert forced["paper_settings"] == before.paper_settings, "of runs that are started over"
     more = asked("vdm_steps")
-    more.hydra.sweeper.params.seed = "1,2,3,4"
+    more.hydra.sweeper.params.seed += ",7"
     assert claims_of(more, before, any_result=True)["claims_changed"], "looked at, then gone on"
     words = asked("vdm_steps", "paper.claims.saturates.says='It saturates.'")
     assert "claims_changed" not in claims_of(words, before, any_result=True)
+
+
+def test_finished_runs_of_seeds_that_are_not_typed_again_are_still_judged():
+    before = SweepRecord.from_dict(claims_of(asked("vdm_steps"), SweepRecord(), False))
+    fewer = asked("vdm_steps")
+    fewer.hydra.sweeper.params.seed = "1"
+    facts = claims_of(fewer, before, any_result=True)
+    assert facts["paper_axes"] == before.paper_axes and "claims_changed" not in facts
+    assert claims_of(fewer, before, any_result=False)["paper_axes"]["seed"] == ["1"]
 
 
 def test_a_machine_is_told_without_its_name():

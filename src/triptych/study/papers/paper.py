@@ -23,6 +23,7 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.config.source import CONFIGS, choices_of, folders
 from triptych.errors import UserError
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.claim import METRIC, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 from triptych.study.rounds import jobs_of
 
@@ -178,7 +179,7 @@ def _several(value: Any) -> bool:
     return isinstance(value, str) and "," in value
 
 
-def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
+def claims_of(config: DictConfig, before: SweepRecord, any_result: bool) -> dict[str, Any]:
     """Return the claims for ``sweep.json``, {} if no paper's; UserError: one that this sweep cannot decide.
 
     ``before``: its content at an earlier start; ``any_result``: whether a run of it has ended.
@@ -204,21 +205,24 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
+    runs_stay = any_result and not config.get("force")
+    if runs_stay:
+        # Runs of values that are not typed again are still there.
+        for key, values in axes.items():
+            axes[key] = [*dict.fromkeys([*before.paper_axes.get(key, ()), *values])]
     check_claimed_metrics(read_claims(node, axes, scale), plain, axes)
     check_fairness(claims_at(node["claims"], scale))
-    earlier = before.get("paper")
-    changed = bool(before.get("claims_changed"))
-    if any_result and isinstance(earlier, dict):
-        began = decisive_keys(earlier.get("claims") or {}, scale)
+    changed = before.claims_changed
+    if any_result and before.paper:
+        began = decisive_keys(before.paper.get("claims") or {}, scale)
         changed |= began != decisive_keys(node["claims"], scale)
-        changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
+        changed |= before.paper_axes != axes  # seeds that are added once something is known
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
     facts |= {"scale": scale, "machine": machine()}
     for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
         if file.is_file():
             now = settings_digest(read_yaml(file), scale)
-            runs_stay = any_result and not config.get("force")
-            facts["paper_settings"] = before.get("paper_settings") if runs_stay else now
+            facts["paper_settings"] = before.paper_settings if runs_stay else now
     return facts | ({"claims_changed": True} if changed else {})
 
 

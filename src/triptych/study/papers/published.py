@@ -13,6 +13,7 @@ from typing import Any, Literal
 from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers import contrasts
 from triptych.study.papers.claim import Axes, Claim
@@ -116,15 +117,14 @@ class PaperVerdicts:
         return " ".join(parts) or "No claim is made."
 
 
-def judge_claims(sweep: Mapping[str, Any], runs: Sequence[Run]) -> PaperVerdicts | None:
+def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
     """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
-    node, axes, scale = sweep.get("paper"), sweep.get("paper_axes"), str(sweep.get("scale") or "small")
-    if not isinstance(node, dict) or not isinstance(axes, dict) or scale not in ("small", "paper"):
+    if not sweep.paper:
         return None
     try:
-        known = {str(key): [str(value) for value in values] for key, values in axes.items()}
-        name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]
-        claims = read_claims(node, known, scale)
+        known = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
+        name = re.sub(r"[^\w.-]", "", sweep.paper_name)[:100]
+        claims = read_claims(sweep.paper, known, sweep.scale)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
@@ -133,8 +133,8 @@ def judge_claims(sweep: Mapping[str, Any], runs: Sequence[Run]) -> PaperVerdicts
     shown = [m for j in corrected if j.word == "reproduced" for m in j.measured]
     effects = [m for m in shown if m.contrast.second and math.isinf(m.contrast.high)]
     corrected = _corrected([_within_effects(j, effects) for j in corrected])
-    changed = bool(sweep.get("claims_changed"))
-    return PaperVerdicts(node, name, scale, first_line(sweep.get("machine") or ""), corrected, changed)
+    machine = first_line(sweep.machine)
+    return PaperVerdicts(sweep.paper, name, sweep.scale, machine, corrected, sweep.claims_changed)
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:

@@ -20,9 +20,10 @@ from triptych.config.describe import read_yaml
 from triptych.config.metric import measures_of, version_of
 from triptych.config.source import folders
 from triptych.errors import Unreadable, UserError
-from triptych.files import load_object, read_record, walk
+from triptych.files import walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
@@ -54,11 +55,10 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 
 def _is_papers_sweep(place: Path) -> bool:
     try:
-        sweep = read_record(place / "sweep.json") or {}
+        return bool(SweepRecord.read(place).paper)
     except Unreadable as error:
         log_line(None, f"left out: {error}")
         return False
-    return isinstance(sweep.get("paper"), dict)
 
 
 def read_papers(scale: str = "small") -> dict[str, Any]:
@@ -86,8 +86,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     folder = page.with_suffix("")
     for place in find_papers(roots):
         if (study := read_study([place])).published:
-            settings = load_object(place / "sweep.json").get("paper_settings")
-            entry = paper_entry(study) | {"settings": settings}
+            entry = paper_entry(study) | {"settings": SweepRecord.read(place).paper_settings or None}
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / Path(f"{entry['title']}.json").name, text + "\n")
     kept = read_entries(folder)
