@@ -20,7 +20,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.metric import measures_of, version_of
 from triptych.config.source import folders
 from triptych.errors import Unreadable, UserError
-from triptych.files import walk
+from triptych.files import read_record, walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
