@@ -170,6 +170,6 @@ def share(setattr_: Any = setattr) -> None:
     for name, own in (
         ("versions", lambda: True),
         ("git_state", lambda **options: "root" not in options and provenance.__file__ == here),
-        ("source_files", lambda config: provenance._named(config) <= versioned),
+        ("code_digest", lambda config: provenance._named(config) <= versioned),
     ):
         setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

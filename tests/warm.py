@@ -11,7 +11,7 @@ for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.logg
 references.share()
 for options in ({}, {"diff": False}):
     provenance.git_state(**options)
-provenance.source_files({})
+provenance.code_digest({})
 provenance.versions()
 for groups in ([], ["logger=csv"]):
     compose_command("train", groups)

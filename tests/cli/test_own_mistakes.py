@@ -21,14 +21,13 @@ from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.build import build_data, check_contract, check_repeatable, fingerprint
+from triptych.data.build import build_data, check_contract, check_repeatable
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.models.contract import check_output, undisturbed
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.initialization import read_other
 from triptych.run.provenance import check_imported
 
 OWN = '''
@@ -593,14 +592,10 @@ def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch
     _tell_finished(run)
     said, result, _ = capfd.readouterr().out.splitlines()
     assert said == (
-        "finished before, under other code (own_faults.py) than now; force=true runs it anew, "
+        "finished before, under other code than now; force=true runs it anew, "
         "the old directory is kept aside"
     )
     assert result.startswith("test bound")
     monkeypatch.setattr(api, "prepare", lambda *_: run)
     assert triptych.train().dir == run.path
     assert capfd.readouterr().err == f"{run.path.name}: {said}\n"
-    trained, again = triptych.load(run.path), triptych.load(run.reported())
-    read_other("trained", str(run.path), fingerprint(again.data), "")
-    line = f"ckpt={run.path}: trained under other code (own_faults.py) than now\n"
-    assert capfd.readouterr().err == line and trained.path == run.path

@@ -137,7 +137,7 @@ def test_a_fit_that_went_on_with_other_data_is_not_offered(sweep, monkeypatch):
 
 def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypatch):
     code = {"one.py": "1"}
-    monkeypatch.setattr(initialization, "source_files", lambda config: dict(code))
+    monkeypatch.setattr(initialization, "code_digest", lambda config: str(code))
     sweep("first")
     code["one.py"] = "2"
     assert sweep("first", "force=true")[2] == 6, "by other code"
@@ -147,7 +147,7 @@ def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypat
 
 def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypatch):
     code = {"one.py": "1"}
-    monkeypatch.setattr(initialization, "source_files", lambda config: dict(code))
+    monkeypatch.setattr(initialization, "code_digest", lambda config: str(code))
     first = sweep("first", begin=False)
     with monkeypatch.context() as patch:
         at_call(patch, "training_step", 3, lambda: code.update({"one.py": "2"}))

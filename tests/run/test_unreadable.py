@@ -38,7 +38,6 @@ RECORDS = {
     "choices": ("provenance.json", {"choices": [1]}, "choices=[1]: must be a group"),
     "data": ("provenance.json", {"data": [1]}, "data=[1]: must be a group"),
     "executions": ("provenance.json", {"executions": ["x"]}, "executions=['x']: must be a list"),
-    "sources": ("provenance.json", {"sources": {"a": 5}}, "sources.a=5: must be a group"),
     "versions": ("provenance.json", {"executions": [{"versions": 5}]}, "versions=5: must be a group"),
     "memory": ("provenance.json", {"fit_of": {"memory": "x"}}, "fit_of.memory='x': must be a number"),
     "id": ("provenance.json", {"id": "../x"}, "id=../x: must be letters, digits, - and _"),

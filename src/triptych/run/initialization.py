@@ -32,14 +32,13 @@ from triptych.run.directory import BEST, LAST, RunDirectory, checkpoint_at, log_
 from triptych.run.parsing import to_float
 from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import launch, rank
-from triptych.run.provenance import digest_of, few, own_changes, source_files, versions
+from triptych.run.provenance import code_digest, few, versions
 from triptych.run.untrusted import interpreting, is_composed_here, read_checkpoint
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # keys of these do nothing to a fit
 OWN = ("schedule.", "loss_module.")  # of a run's objective, whatever it begins with
 OTHERS = ("trained", "init_from", "objective.teacher", "model.stages")  # runs, which may change meanwhile
-_noted: set[Path] = set()  # runs of other code, of which a line was printed
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,6 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
     """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
     file = checkpoint_at(path)
     checkpoint = read_checkpoint(file, key)
-    log_own_changes(f"{key}={path}", file.absolute().parent.parent, checkpoint["triptych"].get("config", {}))
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
@@ -188,7 +186,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
         return ""
     if (sweep / FITS).is_symlink():  # which may lead anywhere
         return ""
-    code = [digest_of(source_files(config)), versions(), sys.version]
+    code = [code_digest(config), versions(), sys.version]
     fit = to_json([sorted(settings.items()), data.data, data.split, code])
     return hashlib.blake2b(fit.encode(), digest_size=16).hexdigest()
 
@@ -258,13 +256,6 @@ def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
         if items and theirs is not None and (changed or len(theirs) > len(items["train"])):
             items["train"] = torch.cat([theirs, items["train"]]).unique()
     return {**now.record(), "changed": changed, "items": items}
-
-
-def log_own_changes(what: str, run: Path, config: dict[str, Any]) -> None:
-    """Print one line, once a run, if own packages are not those with which the run ``what`` was trained."""
-    if run not in _noted and (changes := own_changes(RunDirectory(run), config)):
-        _noted.add(run)
-        log_line(None, f"{what}: trained under other {changes} than now")
 
 
 def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:

@@ -20,7 +20,7 @@ from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import few
-from triptych.run.provenance_file import ID, Execution, Provenance
+from triptych.run.provenance_file import ID, Execution
 from triptych.run.sweep_record import SweepRecord
 
 DIFF_LIMIT = 2**20
@@ -71,7 +71,7 @@ def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
     """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
-    before, files = run.provenance, source_files(config)
+    before = run.provenance
     here: dict[str, Any] = {
         "started": timestamp(),
         "step": step,
@@ -80,18 +80,17 @@ def add_execution(
         "world_size": world_size,
         "python": sys.version.split()[0],
         "commit": git_state(diff=False).get("commit", ""),
-        "sources": digest_of(files),
+        "sources": code_digest(config),
         "versions": versions(),
         "data": {key: data[key] for key in ("fingerprint", "split")},
     }
     # under what it made no step, nothing was trained
     code = Execution(sources=here["sources"], versions=here["versions"])
-    changes = describe_changes(before, code, files) if step else ""
+    changes = describe_changes(before.last, code) if step else ""
     line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
-    names = {**before.sources, here["sources"]: files}
     executions = [*before.record.get("executions", []), here]
-    run.write_provenance({**before.record, "data": data, "sources": names, "executions": executions})
+    run.write_provenance({**before.record, "data": data, "executions": executions})
     return line
 
 
@@ -104,45 +103,19 @@ def check_imported(config: dict[str, Any]) -> None:
             raise UserError(f"{spec.origin}: has changed since it was imported; restart Python")
 
 
-def changed_since(run: RunDirectory, files: dict[str, str] | None = None) -> str:
-    """Describe the changes of code and packages since a run's last execution."""
-    if files is None:
-        files = source_files(run.config())
-    return describe_changes(run.provenance, Execution(sources=digest_of(files), versions=versions()), files)
-
-
 def finished_before(*runs: RunDirectory) -> str:
     """Return the line of finished runs whose code has changed, "2 runs ..." of several; "" for none."""
-    files: dict[frozenset[str], dict[str, str]] = {}  # of the same packages
     changes: list[str] = []
     for run in runs:
         with contextlib.suppress(UserError, ValueError):  # one that cannot be read says so itself
-            config = run.config()
-            named = frozenset(_named(config))
-            if named not in files:
-                files[named] = source_files(config)
-            changes += filter(None, [changed_since(run, files[named])])
+            here = Execution(sources=code_digest(run.config()), versions=versions())
+            changes += filter(None, [describe_changes(run.provenance.last, here)])
     if not changes:
         return ""
     count = f"{len(changes)} runs " if len(changes) > 1 else ""
     anew = "runs them anew, the old directories are" if count else "runs it anew, the old directory is"
     several = few([*dict.fromkeys(changes)])
     return f"{count}finished before, under other {several} than now; force=true {anew} kept aside"
-
-
-def own_changes(run: RunDirectory, config: dict[str, Any]) -> str:
-    """Describe the changes of trusted packages in ``config`` since a run's last execution: "code (FILES)"."""
-    own = set(filter(is_trusted, _named(config)))
-    if not own:
-        return ""
-    provenance = run.readable_provenance
-    before = provenance.sources.get(provenance.last.sources)
-    if not before:
-        return ""
-    before = {f: digest for f, digest in before.items() if f.partition("/")[0].removesuffix(".py") in own}
-    now = _digests(own)
-    changed = sorted(f for f in {**before, **now} if before.get(f) != now.get(f))
-    return f"code ({few(changed)})" if changed else ""
 
 
 def git_state(
@@ -206,21 +179,16 @@ def timestamp() -> str:
 # the code that a process runs: digests of its source files, versions of the packages that it needs
 
 
-def source_files(config: dict[str, Any]) -> dict[str, str]:
-    """Return {file: digest} of all Python sources of triptych and of the packages that ``config`` uses."""
-    return _digests({"triptych", *_named(config)} - {*BY_VERSION})
-
-
-def _digests(packages: set[str]) -> dict[str, str]:
-    digests = {}
-    for package in sorted(packages):
+def code_digest(config: dict[str, Any]) -> str:
+    """Digest all Python sources of triptych and of the packages that ``config`` uses."""
+    digest = hashlib.blake2b(digest_size=8)
+    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
         for place in _places(package):
-            if place.is_dir():
-                for file in sorted(place.rglob("[!.]*.py")):  # an editor's hidden ones are no code
-                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = digest_file(file)
-            else:
-                digests[place.name] = digest_file(place)
-    return digests
+            for file in (
+                sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
+            ):  # no editor's hidden ones
+                digest.update(f"{package} {file.relative_to(place.parent)} {digest_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def own_packages(config: dict[str, Any]) -> dict[str, Path]:
@@ -246,12 +214,6 @@ def _named(config: dict[str, Any]) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
-def digest_of(files: dict[str, str]) -> str:
-    """Combine the digests of all files into one."""
-    lines = "\n".join(f"{k} {v}" for k, v in sorted(files.items()))
-    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
-
-
 @functools.cache  # those that this process imports
 def versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies."""
@@ -267,14 +229,12 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 
-def describe_changes(provenance: Provenance, here: Execution, files: dict[str, str]) -> str:
-    """Describe changes since the last execution: "code (FILES) and packages (NAME OLD -> NEW)", or ""."""
-    last, parts = provenance.last, []
-    if last.sources and last.sources != here.sources:
-        before = provenance.sources.get(last.sources, {})
-        changed = sorted(f for f in {**before, **files} if before.get(f) != files.get(f))
-        parts.append(f"code ({few(changed)})")
-    old, new = last.versions, here.versions
+def describe_changes(before: Execution, here: Execution) -> str:
+    """Describe changes between two executions: "code and packages (NAME OLD -> NEW)", or ""."""
+    parts = []
+    if before.sources and before.sources != here.sources:
+        parts.append("code")
+    old, new = before.versions, here.versions
     if old and old != new:
         moved = sorted(n for n in {**old, **new} if old.get(n) != new.get(n))
         names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])

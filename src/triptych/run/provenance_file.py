@@ -44,7 +44,6 @@ class Provenance:
         id: of the run, whatever its directory is called.
         overrides, choices, command, commit, dirty: of the command that began it.
         fingerprint, split, data_changed, description, shared: of its data; ``shared``: items also in train.
-        sources: {digest of the code: {file: digest}}.
         fit_of, fit_memory: the run of its sweep whose fit it has, and the bytes that this took.
         executions, started: its starts, and when it began. record: the entries of the file.
     """
@@ -60,7 +59,6 @@ class Provenance:
     data_changed: bool = False
     description: str = ""
     shared: Entries = field(default_factory=dict)
-    sources: Entries = field(default_factory=dict)
     fit_of: str = ""
     fit_memory: float = 0.0
     executions: Sequence[Execution] = ()
@@ -84,8 +82,6 @@ class Provenance:
         provenance = cls(**entries(cls, record, PATHS) | known)
         if provenance.id and not ID.fullmatch(provenance.id):
             raise ValueError(f"id={provenance.id}: must be letters, digits, - and _")
-        for digest, files in provenance.sources.items():
-            check(f"sources.{digest}", Entries, files)
         return provenance
 
 

@@ -21,7 +21,7 @@ from triptych.models.base import BoundModel
 from triptych.run.checkpoints import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
-from triptych.run.initialization import compare_data, log_own_changes
+from triptych.run.initialization import compare_data
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
 
@@ -65,7 +65,6 @@ def reopen(
         step, most = checkpoint.get("global_step", 0), config.get("trainer", {}).get("max_steps")
         if step != most and run.status not in ("new", "finished"):  # "new": not in a run's directory
             log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
-        log_own_changes(where, run.path, config)
         with Budget(2 * file.stat().st_size + SLACK):
             model = open_weights(config, data, checkpoint, weights, run.path, recorded)
     except UserError as error:  # of several runs that are opened, it says which

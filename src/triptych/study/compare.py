@@ -16,8 +16,8 @@ from typing import Literal
 from triptych.config.identity import BUNDLES
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.directory import RunDirectory, write_atomic
-from triptych.run.parsing import few, first_line
+from triptych.run.directory import write_atomic
+from triptych.run.parsing import few
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import LOOKS, Looks
 from triptych.study.axes import SWEEP, Axis, find_axes, label, value, varied
@@ -27,7 +27,6 @@ from triptych.study.formatting import listed, quantity
 from triptych.study.groups import Group, copies, counted_once, group_runs
 from triptych.study.limits import noise_floor, warm_ups
 
-CODES = 4  # versions of the code that are compared: the most common, and three others
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 Pair = tuple[str, str]
 Outcome = Literal["separated", "same", "open"]
@@ -147,7 +146,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
     yield from _sizes(cells)
     yield from (*warm_ups(used), *noise_floor(used))
     yield from (*_measured(used), *_metrics(used))
-    yield from (*_changes(used), *_code(used, cells), *_same_in_effect(cells))
+    yield from (*_changes(used), *_same_in_effect(cells))
     if _added_seeds(used):
         errs = '"clear of" errs more often than 5% of the time'
         yield f"Seeds were added to a sweep: after a look at its figures {errs}; until=decided plans looks."
@@ -239,39 +238,3 @@ def _changes(runs: list[Run]) -> Iterator[str]:
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
         yield f"{quantity(len(changed), 'run')} went on after the data had changed ({names})."
-
-
-def _code(runs: Sequence[Run], cells: Sequence[Cell]) -> Iterator[str]:
-    """Note runs whose code differs from most others', by package: not every setting needs each."""
-    count = Counter(run.sources for run in runs if run.sources)
-    places, files = {run.sources: run.dir for run in runs}, dict[str, dict[str, str]]()
-    for code, _ in count.most_common(CODES):
-        recorded = RunDirectory(places[code]).readable_provenance.sources.get(code, {})
-        files[code] = {file: str(digest) for file, digest in recorded.items()}
-    if len(files) > 1 and not all(files.values()) and len({run.commit for run in runs}) == 1:
-        yield "The runs used different code at the same commit."
-    usual: dict[str, dict[str, str]] = {}  # of each package that of the most runs that use it
-    for package in {_package(file) for known in files.values() for file in known}:
-        of = Counter[frozenset[tuple[str, str]]]()
-        for code, known in files.items():
-            of[frozenset((f, d) for f, d in known.items() if _package(f) == package)] += count[code]
-        del of[frozenset()]
-        usual[package] = dict(of.most_common(1)[0][0])
-    for code, known in files.items():
-        names = {
-            first_line(file)
-            for package in {*map(_package, known)}
-            for file in usual[package].keys() | {f for f in known if _package(f) == package}
-            if usual[package].get(file) != known.get(file)
-        }
-        if names:
-            where = []
-            for cell in cells:
-                seeds = [str(seed) for seed, run in cell.runs.items() if run.sources == code]
-                which = f" with seed{'s' * (len(seeds) > 1)} {listed(seeds)}" * (len(seeds) < len(cell.runs))
-                where += [cell.label + which] if seeds else []
-            yield f"{few(where)} used other code ({few(sorted(names))}) than others."
-
-
-def _package(file: str) -> str:
-    return file.partition("/")[0].removesuffix(".py")
