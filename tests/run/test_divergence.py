@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
+from tests.refusal import refused
 from tests.run.commands import command, end, evaluated, problems
 from tests.run.hooks import at_the_fifth_loss
+from triptych.api import load
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
 from triptych.run import stopping
@@ -172,3 +174,4 @@ def test_a_checkpoint_of_weights_or_a_bound_that_are_not_finite_has_no_figures(f
         with pytest.raises(Diverged, match=f"diverged at step {step}: {what} is not finite") as told:
             evaluated(tmp_path / "last.ckpt", "weights=raw", "split=val")
         assert told.value.exit_code == 3
+    refused(lambda: load(tmp_path / "last.ckpt").sample(2, "weights=raw"), "a sample is not finite")

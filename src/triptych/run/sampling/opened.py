@@ -101,7 +101,10 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units, in batches."""
+    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units, in batches.
+
+    UserError: a sample is not finite.
+    """
     n, most = values["n"], values["batch_size"]
     wanted, drawn = condition_of(drawing, values, n), []
     for start in range(0, n, most):
@@ -114,6 +117,9 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
         x = drawing.draw(size, condition, generator, bar)
         if values["cascade"] is not None:
             x = drawing.data.as_condition(x)  # on the data's levels, as what the stages before it drew
+        if not x.isfinite().all():
+            fix = "choose another sampler or more sampler.steps"
+            raise UserError(f"ckpt={values['ckpt']}: a sample is not finite; {fix}")
         drawn.append({name: parts[name].value for name in drawing.sources} | {SAMPLES: x})
     return {name: torch.cat([one[name] for one in drawn]).cpu() for name in drawn[0]}
 
