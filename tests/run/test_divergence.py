@@ -174,4 +174,4 @@ def test_a_checkpoint_of_weights_or_a_bound_that_are_not_finite_has_no_figures(f
         with pytest.raises(Diverged, match=f"diverged at step {step}: {what} is not finite") as told:
             evaluated(tmp_path / "last.ckpt", "weights=raw", "split=val")
         assert told.value.exit_code == 3
-    refused(lambda: load(tmp_path / "last.ckpt").sample(2, "weights=raw"), "a sample is not finite")
+    refused(lambda: load(tmp_path / "last.ckpt", weights="raw").sample(2), "a sample is not finite")
