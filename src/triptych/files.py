@@ -40,10 +40,10 @@ STORAGE = (
 LINE = 65536  # characters of one line of a table
 
 
-def typed_path(text: str) -> Path:
+def typed_path(text: str, key: str) -> Path:
     """Return the path that was typed; UserError if it is empty, which would be the current directory."""
     if not text:
-        raise UserError("'': an empty path; type a name, or . for the current directory")
+        raise UserError(f"{key}: an empty path; type a name, or . for the current directory")
     return Path(text)
 
 

@@ -24,7 +24,7 @@ def export(arguments: list[str]) -> Path:
     if len(places) != 2 or "to=diffusers" not in typed:
         fix = "type triptych-export RUN to=diffusers DIR [license=mit]"
         raise UserError(f"triptych-export {' '.join(arguments)}: {fix}")
-    run, folder = RunDirectory(typed_path(places[0])), typed_path(places[1]).absolute()
+    run, folder = RunDirectory(typed_path(places[0], "RUN")), typed_path(places[1], "OUT").absolute()
     check_directory(run.path)
     check_expressible(run)
     find_checkpoint(run.path, "run")

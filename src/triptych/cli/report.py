@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
-    parser.add_argument("dirs", nargs="+", type=typed_path, metavar="DIR", help=DIRS)
+    parser.add_argument("dirs", nargs="+", type=partial(typed_path, key="DIR"), metavar="DIR", help=DIRS)
     parser.add_argument("--equal-within", type=float, metavar="M", help=WITHIN)
-    parser.add_argument("--figures", type=typed_path, metavar="OUT", help=FIGURES)
-    parser.add_argument("--results", type=typed_path, metavar="FILE", help=RESULTS)
+    parser.add_argument("--figures", type=partial(typed_path, key="--figures"), metavar="OUT", help=FIGURES)
+    parser.add_argument("--results", type=partial(typed_path, key="--results"), metavar="FILE", help=RESULTS)
     parser.error = _refuse  # type: ignore[method-assign]  # argparse's way to change how it refuses
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:

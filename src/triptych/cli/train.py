@@ -145,7 +145,7 @@ def main() -> None:
                 fix = "leave out all other arguments"
                 raise UserError(f"resume={resume[0]}: its recorded configuration is used; {fix}")
             processes.end_with_parent()
-            run = RunDirectory(typed_path(resume[0]))
+            run = RunDirectory(typed_path(resume[0], "resume="))
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
             if run.status == "finished":
                 if processes.rank() == 0:
