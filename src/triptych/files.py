@@ -47,6 +47,15 @@ def typed_path(text: str, key: str) -> Path:
     return Path(text)
 
 
+def directory_with_records(place: Path) -> Path | None:
+    """Return the run's or sweep's directory in which a place lies; None if it lies in none."""
+    for folder in place.resolve().parents:
+        is_run = (folder / "config.yaml").exists() and (folder / "provenance.json").exists()
+        if is_run or (folder / "sweep.json").exists():
+            return folder
+    return None
+
+
 def limit(name: str) -> int:
     """Return the limit of that name; UserError if its variable is no whole number of at least 1."""
     value = os.environ.get(name)

@@ -1,5 +1,6 @@
 """What a person types, in whatever order."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from tests.refusal import refused
 from triptych import __main__ as package
 from triptych.cli import evaluate, export, report, sample, train
-from triptych.cli.arguments import _keep, as_hydra_wants
+from triptych.cli.arguments import _keep, as_hydra_wants, check_place
 from triptych.config.compose import compose_command
 from triptych.config.source import CONFIGS
 
@@ -96,3 +97,23 @@ def show(typed: str) -> float:
 def test_a_configuration_is_shown_within_a_second_of_computing():
     """On a quiet machine; a busy one may take twice as long, and torch's import alone four times."""
     assert any(show("ablation=samplers --cfg all --resolve") <= 2.0 for _ in range(5))
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml", "checkpoints/last.ckpt", "new.json"])
+def test_a_file_in_the_directory_of_a_run_is_no_output(prepared, name):
+    run = prepared()
+    refused(lambda: check_place("out", str(run / name)), "keeps its own records; choose another place")
+    check_place("out", str(run.path.parent / "figures.json"))
+
+
+def test_a_file_in_the_directory_of_a_sweep_is_no_output(tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    for name in ("results.csv", "a/b/c.json"):
+        refused(lambda: check_place("items", str(tmp_path / name)), "keeps its own records")
+
+
+def test_what_is_no_file_of_its_own_is_no_output(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "other.json")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "link.json", tmp_path / "pipe", "/dev/stdout", "/dev/null"):
+        refused(lambda: check_place("out", str(place)), "not a regular file; choose another place")

@@ -1,4 +1,4 @@
-"""Items that a run is judged by are those that it began with."""
+"""Items that a run is evaluated on are those that it began with."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_the_same_items_pass_in_batches_of_any_size():
     assert torch.cat([batch.x for batch in data.eval_dataloader("test")]).equal(X)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("part", ["values", "labels"])
 def test_a_change_of_one_item_or_its_label_ends_the_evaluation(split, part):
     data = begun()

@@ -16,6 +16,9 @@ from triptych.run.untrusted import read_checkpoint
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=30 denoiser=mlp samples.n=0".split()
 LAB = """
+import os
+import random
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -88,6 +91,13 @@ class Lazy(Net):
             self.more = nn.Parameter(torch.ones(2))
         return self.more
 
+class Environment(Net):
+    def learn(self, z): os.environ["HIDDEN_LAB"] = "2"
+    def scale(self): return float(os.environ.get("HIDDEN_LAB", 1))
+
+class Drawn(Net):
+    def scale(self): return 1 + random.random() + np.random.rand()
+
 LEVELS = []
 
 class Remembers(Net):
@@ -148,7 +158,7 @@ class Moves(Linear):
         return super().gamma(t) + self.shift
 """
 PLACES = {
-    "denoiser.network": "Tensor Buffer Number Listed Counted Noisy Constant Cached Lazy",
+    "denoiser.network": "Tensor Buffer Number Listed Counted Noisy Constant Cached Drawn Lazy",
     "callbacks.mine": "Rounds Replaces Averages Items",
     "metrics.mine": "Changes Trains",
     "objective.loss": "Grows",
@@ -163,6 +173,7 @@ REFUSED = {
 KEPT = {
     "denoiser.network.Remembers": (),
     "denoiser.network.Shared": pytest.mark.slow,
+    "denoiser.network.Environment": pytest.mark.slow,
     "callbacks.mine.Patches": pytest.mark.slow,
     "metrics.mine.Normed": pytest.mark.slow,
 }

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from triptych.cli.arguments import check_place, run_command
 from triptych.config.compose import checked_values
+from triptych.errors import UserError
 from triptych.run.processes import rank
 from triptych.run.untrusted import find_checkpoint
 
@@ -16,6 +17,8 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
+    if values["out"] and values["out"] == values["items"]:
+        raise UserError(f"items={values['items']}: the file of out; choose another name")
     find_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.account import evaluate_checkpoint
 

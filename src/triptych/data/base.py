@@ -170,10 +170,12 @@ class DataModule(pl.LightningDataModule, ABC):
         return EvalLoader(split, self.eval_batch_size, limit, self.pin_memory, split_name, numbers)
 
     def remember(self) -> None:
-        """Keep the numbers of the items that a run is judged by, which an ``EvalLoader`` compares."""
-        for name in ("val", "test"):
-            if len(self.splits[name]):
-                self.numbers[name] = torch.cat([batch.numbers() for batch in self.eval_dataloader(name)])
+        """Keep the numbers of the items that a run is evaluated on, which an ``EvalLoader`` compares."""
+        for name, split in self.splits.items():
+            limit = len(self.splits["test"]) if name == "train" else len(split)
+            if limit and len(split):
+                loader = self.eval_dataloader(name, limit)
+                self.numbers[name] = torch.cat([batch.numbers() for batch in loader])
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:
         return self.eval_dataloader("val") if len(self.splits["val"]) else []

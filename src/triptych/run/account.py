@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import random
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from triptych.callbacks.metrics import build_metrics, logged_mean, metrics_of
 from triptych.config.build import check_targets
+from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
@@ -38,7 +40,6 @@ from triptych.run.model import set_up_torch
 from triptych.run.new_process import call_in_new_process
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
-from triptych.run.provenance import has_own_code
 from triptych.run.reopen import open_weights, reopen
 from triptych.run.stopping import Peers
 from triptych.run.untrusted import read_checkpoint
@@ -86,8 +87,8 @@ class FinalCheckpoint:
 
     @property
     def apart(self) -> bool:
-        """Whether figures are computed in new processes: the user's own code, on a single process."""
-        return has_own_code(self.config) and rank_world()[1] == 1
+        """Whether figures are computed in new processes: this single one has imported the user's own code."""
+        return rank_world()[1] == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load it, with the reported weights or those of another name."""
@@ -187,7 +188,10 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
     """Evaluate the bound over a split, of "train" as many items as of "test", with the model's weights."""
     limit = len(data.splits["test"]) or None if split == "train" else None
     with isolate_rng():
+        # The user's code may draw from any generator.
         torch.manual_seed(model.seed)
+        np.random.seed(model.seed)
+        random.seed(model.seed)
         trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
     account: Account = model.accounting.compute()
     account.figures |= metrics_of(trainer).figures

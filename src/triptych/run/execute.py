@@ -36,7 +36,7 @@ from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise, offer_fit
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
-from triptych.run.new_process import FailedCall
+from triptych.run.new_process import FailedCall, remember_environment
 from triptych.run.parsing import load_config, to_float
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
@@ -59,6 +59,7 @@ def execute(run: RunDirectory) -> Result:
     go on. Diverged, UserError (it
     cannot be built; a directory just made is removed) and others are recorded.
     """
+    remember_environment()
     if rank() != 0:  # works under rank 0's lock, which reports for all
         with Stop() as stop:
             try:

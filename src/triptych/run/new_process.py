@@ -1,72 +1,109 @@
-"""Call a function in a new process, which has nothing of what this one has computed."""
+"""Call a function in a new process, which has nothing of what this one has computed.
 
-import multiprocessing
+A process that has imported what such calls import is started once, and forked for each.
+"""
+
+import ctypes
 import os
 import pickle
 import signal
-import threading
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from importlib import import_module
 from typing import Any
 
-from tqdm import tqdm
-
 from triptych.errors import UserError
-from triptych.run.processes import PARENT, end_with_parent
+from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import failure_line
 
-PRELOADED = ["triptych.run.final"]  # imported once, by the process that is forked for each call
+PRELOADED = "triptych.run.final"
+PROGRAM = [sys.executable, "-c", "from triptych.run.new_process import serve; serve()"]
+_environment: dict[str, str] = {}  # of this process before code of the user's own ran in it
+_servers: list[Any] = []  # of this process: one, or none yet
 
 
 class FailedCall(UserError):
     """An error in the new process, in one line; its traceback is a note."""
 
 
+def remember_environment() -> None:
+    """Keep the environment for new processes: code of the user's own may change it."""
+    _environment.clear()
+    _environment.update(os.environ)
+
+
 def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``function(*arguments)`` of a process that began without any of this one's state.
 
-    Code of the user's own may keep state in classes, modules, files' caches and patched functions, which a
+    Code of the user's own may keep state in classes, modules, the environment and patched functions, which a
     model built anew in this process would share with the fit. Arguments and value are pickled.
 
     A UserError of the function's is raised again; FailedCall: another error, or the process was killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    call = pickle.dumps((function, arguments))  # PyTorch would share a tensor's memory, and wait for its end
-    process = context.Process(target=_answer, args=(sender, dict(os.environ), call))
-    process.start()
-    sender.close()
+    if not _servers or _servers[0].poll() is not None:
+        _servers[:] = [_start_server()]
+    server = _servers[0]
+    answered = False
     try:
-        answer = pickle.loads(receiver.recv_bytes())
-        process.join()
-    except EOFError:
-        process.join()
-        raise FailedCall(f"a process of the run ended with exit code {process.exitcode}") from None
+        pickle.dump((function, arguments), server.stdin)
+        server.stdin.flush()
+        answer = pickle.load(server.stdout)
+        answered = True
+    except (EOFError, BrokenPipeError):
+        raise FailedCall(f"a process of the run ended with exit code {server.wait()}") from None
     finally:
-        process.kill()
+        if not answered and server.poll() is None:  # the run was stopped meanwhile
+            os.killpg(server.pid, signal.SIGKILL)
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
-def _answer(sender: Connection, environment: dict[str, str], call: bytes) -> None:
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive a killed process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends this process
-    os.environ.clear()
-    os.environ.update(environment | {PARENT: str(os.getppid())})
-    end_with_parent()
-    answer: Any
+def _start_server() -> Any:
+    paths = os.pathsep.join(filter(None, sys.path))  # also what was added in Python
+    pipe = subprocess.PIPE
+    environment = (_environment or dict(os.environ)) | {"PYTHONPATH": paths}
+    return subprocess.Popen(PROGRAM, stdin=pipe, stdout=pipe, env=environment, process_group=0)
+
+
+def serve() -> None:
+    """Fork for each call on standard input, and answer it on standard output; end with the caller."""
+    _end_with_parent()
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the user's code prints is no answer
+    import_module(PRELOADED)
+    while True:
+        try:
+            call = pickle.load(calls)
+        except EOFError:
+            return
+        pid = os.fork()
+        if pid == 0:
+            _end_with_parent()
+            answers.write(pickle.dumps(_answer(*call)))
+            answers.flush()
+            os._exit(0)  # at once, whatever threads the user's code has left
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code:
+            answers.write(pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}")))
+            answers.flush()
+
+
+def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Return the function's value, or its error with the traceback as a note."""
+    failed: UserError
     try:
-        function, arguments = pickle.loads(call)
-        answer = function(*arguments)
+        return function(*arguments)
     except UserError as error:
-        answer = error
-        answer.add_note(traceback.format_exc())
+        failed = error
     except Exception as error:
-        answer = FailedCall(failure_line(error))
-        answer.add_note(traceback.format_exc())
-    with suppress(BrokenPipeError):  # the run was stopped meanwhile
-        sender.send_bytes(pickle.dumps(answer))
+        failed = FailedCall(failure_line(error))
+    failed.add_note(traceback.format_exc())
+    return failed
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

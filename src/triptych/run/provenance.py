@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import targets
-from triptych.config.own_code import IMPORTED, digest_file, is_trusted
+from triptych.config.own_code import IMPORTED, digest_file
 from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
 from triptych.run.directory import RunDirectory
@@ -203,11 +203,6 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 def _places(package: str) -> list[Path]:
     return places(package) or [*filter(None, [file_of(package)])]
-
-
-def has_own_code(config: dict[str, Any]) -> bool:
-    """Return whether ``config`` names classes of the user's own packages."""
-    return any(is_trusted(str(node["_target_"])) for _, node in targets(config, ""))
 
 
 def _named(config: dict[str, Any]) -> set[str]:
