@@ -165,16 +165,3 @@ def test_prior_kl_is_the_divergence_to_the_prior(process, gamma):
     q = Independent(Normal(alpha * x, sigma.expand_as(x)), 2)
     p = Independent(Normal(torch.zeros_like(x), process.prior_std(gamma).expand_as(x)), 2)
     torch.testing.assert_close(process.prior_kl(x, gamma), kl_divergence(q, p))
-
-
-@every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_scales_of_a_sampler_s_grid_are_formed_once_and_those_of_each_level(name, dtype):
-    process = PROCESSES[name]
-    gammas = torch.linspace(6.0, -9.0, 101, dtype=dtype)
-    with process.grid(gammas) as levels:
-        assert torch.equal(torch.stack(levels), gammas)
-        for level in levels:
-            assert process.scales(level) == process.alpha_sigma(level)  # to the last digit
-            assert process.scales(level)[0] is process.scales(level)[0]
-    assert process.scales(levels[0])[0] is not process.scales(levels[0])[0]

@@ -300,33 +300,6 @@ def test_a_sampler(trusting, name, words):
     assert not denoiser._forward_hooks
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_log_of_ones_own_has_each_figure_of_each_step(monkeypatch, own):
-    """Without one a step's figure, once known, goes past log(), which would copy all that it knows of it."""
-    logged = []
-
-    class Results(dict):
-        def update_metrics(self, key, value, size):
-            self[key] = value
-
-    class Mine(Logged):
-        def log(self, name, *value, **how):
-            logged.append((name, *value))
-            super().log(name, *value, **how)
-
-    def log(model, name, value, **how):
-        results[f"{model._current_fx_name}.{name}"] = value
-
-    results = Results()
-    monkeypatch.setattr(LightningModule, "log", log)
-    monkeypatch.setattr(LightningModule, "trainer", SimpleNamespace(_results=results))
-    model = Mine() if own else Logged()
-    for loss in (3.0, 2.0):
-        model.log_own({"train/loss": loss}, on_step=True, on_epoch=False)
-    assert logged == ([("train/loss", 3.0), ("train/loss", 2.0)] if own else [])
-    assert [*results.values()] == [2.0]
-
-
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
     """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
     logged, problem = [], ": also logged by the run itself, under this name; choose another"

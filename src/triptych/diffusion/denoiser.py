@@ -154,7 +154,7 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
-        alpha, sigma = self.process.scales(expand(gamma, z))
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         if raw.dtype != z.dtype:  # under autocast only the network runs in low precision
             raw = raw.to(z.dtype)

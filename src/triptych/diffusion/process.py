@@ -6,8 +6,6 @@ r"""Forward processes: what gamma means for alpha and sigma, and the Gaussian fa
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,30 +27,12 @@ class Process(ABC):
 
     def __str__(self) -> str:
         """Return its name and numbers: two of one string are the same process."""
-        numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items() if key != "_grid")
+        numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items())
         return type(self).__name__ + (f"({numbers})" if numbers else "")
 
     @abstractmethod
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return signal and noise scale at gamma, same shape as gamma."""
-
-    _grid: Mapping[int, tuple[Tensor, Tensor]] = {}  # of what is now sampled
-
-    def scales(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``alpha_sigma``, looked up at a level that ``grid`` has yielded."""
-        return self._grid.get(id(gamma)) or self.alpha_sigma(gamma)
-
-    @contextmanager
-    def grid(self, gammas: Tensor) -> Iterator[Sequence[Tensor]]:
-        """Yield the levels of a sampler's gammas (n,), whose ``scales`` are formed once, for all of them."""
-        levels = gammas.unbind()
-        parts = [self.alpha_sigma(part) for part in gammas.split(7)]  # too few for SIMD, which changes digits
-        alphas, sigmas = (torch.cat(side).unbind() for side in zip(*parts, strict=True))
-        self._grid = dict(zip(map(id, levels), zip(alphas, sigmas, strict=True), strict=True))
-        try:
-            yield levels
-        finally:
-            self._grid = {}
 
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         """Return z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""

@@ -198,12 +198,6 @@ class Accounting(Figures):
 class Logged(pl.LightningModule):
     """A module whose own figures nobody else logs: of two under one name Lightning would take the mean."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # no parameter, and Lightning sets it forty times a step
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
         if sides.setdefault(name, own) != own and name != "step":  # which sets a row
@@ -212,14 +206,8 @@ class Logged(pl.LightningModule):
 
     def log_own(self, figures: dict[str, Any], **how: Any) -> None:
         """Log the model's own figures."""
-        direct = how.get("on_epoch") is False and type(self).log is Logged.log  # else for one's own log()
-        known: Any = self.trainer._results if direct else ()
         for name, value in figures.items():
-            key = f"{self._current_fx_name}.{name}"
-            if key in known:  # a step's again: log() would copy all that it knows of the figure
-                known.update_metrics(key, value, 1)
-            else:
-                self.log(name, value, own=True, **how)
+            self.log(name, value, own=True, **how)
 
 
 def sums_of(value: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Ancestral(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.scales(at.gamma_s)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
         std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
         assert self.reverse is not None

@@ -140,11 +140,11 @@ class Sampler(ABC):
     ) -> Iterator[Tensor]:
         """Yield every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
         at = Step(denoiser, gammas[0], gammas[0], condition, generator)
-        with denoiser.process.grid(gammas) as levels:
-            for at.gamma_t, at.gamma_s in pairwise(levels):
-                at.last = at.gamma_s is levels[-1]
-                z = self.step(z, at)
-                yield z
+        levels = gammas.unbind()
+        for at.gamma_t, at.gamma_s in pairwise(levels):
+            at.last = at.gamma_s is levels[-1]
+            z = self.step(z, at)
+            yield z
 
     @torch.no_grad()
     def __call__(

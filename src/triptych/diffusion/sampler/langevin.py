@@ -57,7 +57,7 @@ class Langevin(Sampler):
         return grid
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, _ = at.process.scales(at.gamma_s)
+        alpha, _ = at.process.alpha_sigma(at.gamma_s)
         return _updated(z, at, self.size * alpha.square(), self.inner)
 
 
@@ -76,7 +76,7 @@ class AnnealedLangevin(Sampler):
         self.calls = inner
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        _, sigma = at.process.scales(at.gamma_s)
+        _, sigma = at.process.alpha_sigma(at.gamma_s)
         return _updated(z, at, self.rate * sigma.square(), self.inner)
 
 
@@ -98,12 +98,12 @@ class PredictorCorrector(Ancestral):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         z = super().step(z, at)
-        _, sigma = at.process.scales(at.gamma_s)
+        _, sigma = at.process.alpha_sigma(at.gamma_s)
         size = 4 * self.snr**2 * sigma.square()
         return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
 
 
 def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
     """Carry z at gamma_t to gamma_s in data units and update it there ``steps`` times."""
-    z = z * (at.process.scales(at.gamma_s)[0] / at.process.scales(at.gamma_t)[0])
+    z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

@@ -23,7 +23,7 @@ class Euler(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        return at.guess(z, at.gamma_t).at(*at.process.scales(at.gamma_s))
+        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
 
 
 class DDIM(Sampler):
@@ -40,7 +40,7 @@ class DDIM(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         guess = at.guess(z, at.gamma_t)
-        alpha, sigma = at.process.scales(at.gamma_s)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         if not self.eta:
             return guess.at(alpha, sigma)
         fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
@@ -102,7 +102,7 @@ class DPMSolver(Sampler):
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.scales(at.gamma_s)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
         if at.before is not None and not at.last:
@@ -123,7 +123,7 @@ class Heun(Sampler):
     calls = 2
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        alpha, sigma = at.process.scales(at.gamma_s)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
         again = at.guess(euler, at.gamma_s)
