@@ -78,6 +78,7 @@ def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
     assert in_root(Path("logs/runs/cos")) == in_root(Path("../b")) == ""
     (tmp_path / "root" / "logs" / "runs" / "coss").mkdir()
     assert in_root(Path("coss")) == f"; did you mean {tmp_path}/root/logs/runs/coss?"
+    assert in_root(tmp_path / "root/logs/runs/a") == "", "no path is itself"
 
 
 KEYS = "data._target_ data.test_size data.train_size data.val_size model.test_size trainer.max_steps".split()

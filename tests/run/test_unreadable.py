@@ -184,3 +184,10 @@ def test_a_run_from_before_a_group_that_may_be_missing(finished, monkeypatch):
     adopted = config | {"trained": str(run.path), "likelihood": {"items": 3}}
     adopt(adopted, {"likelihood": "ode"}, [])
     assert "likelihood" not in adopted
+
+
+def test_a_configuration_that_is_a_pipe_is_named_as_such(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    refused(
+        RunDirectory(tmp_path).config, f"{tmp_path / 'config.yaml'}: cannot be read", "not a regular file"
+    )

@@ -59,6 +59,15 @@ def test_the_code_says_how_the_runs_ended(hook, ends, code):
     assert sweep_exit_code() == code
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "samples/final.png"])
+def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
+    """As the report has it, which calls the run unreadable."""
+    run = add(hook, "finished")
+    (run / name).write_text("")
+    edit(run / "summary.json", digests={name: "0" * 32})
+    assert sweep_exit_code() == 1
+
+
 def test_cells_of_an_earlier_command_are_expected_too(hook):
     """A second command, of another setting in the same directory, and a copy of a run."""
     for n in (1, 2):

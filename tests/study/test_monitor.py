@@ -96,11 +96,16 @@ def test_the_table_of_a_terminal(tmp_path):
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
-    """What had finished before is told at the end."""
+    """What had finished before is told at the end, but for what is damaged."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
-    finished(tmp_path, "cell=2")
-    monitor = Monitor(tmp_path, ["cell=0", "cell=1", "cell=2"], done={"cell=2"}, every=0.1)
+    for i in (2, 3):
+        finished(tmp_path, f"cell={i}")
+    damaged = RunDirectory(tmp_path / "cell=3")
+    damaged.write("summary.json", {"schema": 1, "status": "finished", "digests": {"metrics.csv": "0"}})
+    (damaged / "metrics.csv").touch()
+    cells = [f"cell={i}" for i in range(4)]
+    monitor = Monitor(tmp_path, cells, done={*cells[2:]}, every=0.1)
     monkeypatch.setattr(monitor, "_renew", lambda: None)
     monitor.start()
     time.sleep(0.3)
@@ -108,9 +113,10 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
     run.write("summary.json", {"schema": 1, "status": "failed", "error": "no room"})
     time.sleep(0.3)
     monitor.stop()
-    line, before = capsys.readouterr().err.splitlines()
-    assert line.isprintable() and line.startswith("[1/3] cell=0: ") and "failed: no room" in line
-    assert before.startswith("[2/3] cell=2: finished before, ")
+    line, before, unreadable = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and line.startswith("[1/4] cell=0: ") and "failed: no room" in line
+    assert before.startswith("[2/4] cell=2: finished before, ")
+    assert unreadable.startswith("[3/4] cell=3: unreadable: summary.json: metrics.csv: damaged")
 
 
 def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):

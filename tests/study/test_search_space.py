@@ -1,5 +1,6 @@
 """What a search draws from, and what it makes of each trial's figure."""
 
+import time
 from types import SimpleNamespace
 
 import optuna
@@ -8,16 +9,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hydra_plugins.triptych_search.sweeper import OptunaSweeper, _distribution
-from tests.refusal import refused
+from hydra_plugins.triptych_search._space import distribution, probe_jobs
+from hydra_plugins.triptych_search.sweeper import OptunaSweeper, _Watch
+from tests.refusal import refused, refused_command
 from tests.study.fake_runs import make_run
+from triptych.config.check import check_optimized_metric
 from triptych.errors import UserError
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import PRUNE, RunDirectory
 from triptych.study import sweep
 
 
 def drawn_from(text: str):
-    return _distribution(OverridesParser.create().parse_override(text))
+    return distribution(OverridesParser.create().parse_override(text))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,15 @@ def test_a_search_does_not_go_on_by_another_figure(search):
 
 @pytest.mark.parametrize(
     ("metric", "problem"),
-    [("val.bond.mean", "did you mean val.bound.mean?"), ("val.bound", "choose from test.accuracy.mean, ")],
+    [
+        ("val.bond.mean", "did you mean val.bound.mean?"),
+        ("val.bound", "choose from test.accuracy.mean, "),
+        ("cost.nonsense", "choose from cost.evaluations, cost.memory"),
+        ("seconds.fot", "did you mean seconds.fit?"),
+        ("estimator.stderr", "choose from estimator.mean, estimator.variance"),
+        ("baselines.unifrom.mean", "did you mean baselines.uniform.mean?"),
+        ("measures.fidd.mean", "did you mean measures.fid.mean?"),
+    ],
 )
 def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, inside, metric, problem):
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", f"optimized_metric={metric}")
@@ -103,6 +114,65 @@ def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, in
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: optimized_metric={metric}: no such figure is measured; {problem}")
     assert not (root / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        *("test.bpd_prior.mean", "val.psnr.stderr", "measures.fid.mean", "measures.psnr.stderr"),
+        *("seconds.fit", "cost.memory", "estimator.variance", "baselines.histogram.mean"),
+    ],
+)
+def test_a_search_may_optimise_each_figure_of_a_summary(metric):
+    check_optimized_metric({"optimized_metric": metric, "metrics": {"psnr": {}}})
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        ("objective=choice(epsilon,nonsense)", "objective=nonsense: no such choice"),
+        ("objective=glob(*)", "objective=glob(*): not for a search"),
+        ("optimizer.lr=interval(0.1,0.01)", "optimizer.lr=interval(0.1,0.01): "),
+        ("optimizer.lr=interval(-0.1,0.1)", "optimizer.lr=-0.1: must be "),
+        ("trainer.max_steps=choice(6,many)", "trainer.max_steps='many': must be "),
+    ],
+)
+def test_a_space_with_a_value_that_no_run_can_have_is_refused_before_anything_is_written(
+    root, inside, typed, problem
+):
+    done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", typed)
+    refused_command(done, problem)
+    assert not (root / "logs").exists()
+
+
+def test_each_choice_and_both_ends_are_tried():
+    assert probe_jobs({"a": "choice(x,y)"}, ["c=1", "b=range(1,10)"]) == [
+        ["c=1", "a=x", "b=1"],
+        ["c=1", "a=y", "b=1"],
+        ["c=1", "a=x", "b=9"],
+    ]
+
+
+def test_a_key_is_searched_in_all_trials_of_a_study_or_in_none(search, tmp_path):
+    decay = "optimizer.weight_decay=interval(0,1)"
+    search([1.0], decay)
+    fixed = "optimizer.lr: searched so far; search it again, or choose another name"
+    refused(lambda: search([1.0, 1.0], decay, "optimizer.lr=0.15", first=1), fixed)
+    more = "optimizer.eps: not searched so far; type its value, or choose another name"
+    refused(lambda: search([1.0, 1.0], decay, "optimizer.eps=interval(1,2)", first=1), more)
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(study.trials) == 1
+
+
+def test_a_run_is_asked_to_stop_by_a_file_in_its_own_directory(tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    run.mkdir()
+    (run / "metrics.csv").write_text("step,val/bpd\n10,2.0\n")
+    (run / PRUNE).symlink_to(outside)
+    trial = SimpleNamespace(report=lambda value, step: None, should_prune=lambda: True)
+    with _Watch([trial], [run]):
+        time.sleep(0.8)
+    assert (run / PRUNE).is_file() and not outside.exists()
 
 
 @pytest.mark.parametrize("measure", ["bpd", "nats_per_dim"])

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from tests.refusal import refused_command
+from tests.refusal import refused, refused_command
 from tests.run.commands import command, start
-from triptych.errors import Busy, UserError
+from triptych.errors import Busy, Unreadable, UserError
+from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study import sweep
 from triptych.study.sweep_plan import Reservation
 
@@ -67,6 +68,65 @@ def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, insi
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
     refused_command(done, f"{folder / 'seed=1'}: a cell's directory is to lie there; move the file away")
     assert contents(folder.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "link") for name in ("report.html", "multirun.yaml", "study.db", ".commands")),
+        *((name, "directory") for name in ("report.html", "results.csv", "study.db")),
+    ],
+)
+def test_a_file_of_the_sweeps_own_that_is_none_refuses_it_before_it_writes(folder, inside, tiny, name, kind):
+    """A link may lead out of the sweep, and a report cannot replace a directory."""
+    place, outside = folder / name, folder.parent / "outside"
+    place.unlink(missing_ok=True)
+    if kind == "link":
+        place.symlink_to(outside)
+    else:
+        place.mkdir()
+    before = contents(folder.parent)
+    done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
+    problem = "a link or a directory in the place of the sweep's own; move it away"
+    refused_command(done, f"{place}: {problem}")
+    assert contents(folder.parent) == before and not outside.exists()
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "looks.json"])
+def test_a_sweeps_record_is_no_link(folder, name):
+    outside = folder.parent / "outside.json"
+    outside.write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    read = {"sweep.json": SweepRecord.read, "looks.json": Looks.read}[name]
+    refused(lambda: read(folder), f"{folder / name}: a link; put the file itself there", error=Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        (["objective=x0,nonsense", "hydra.sweeper.tune={optimizer.lr: '0.01'}"], "objective=nonsense"),
+        (["objective=x0", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
+        (["until=decided"], "until=decided: not for a sweep that tunes; use until=null"),
+    ],
+)
+def test_a_tuned_sweep_with_a_value_that_no_run_can_have_is_refused_first(root, inside, typed, problem):
+    done = inside(TRAIN, "-m", "ablation=objectives_tuned", "name=s", *typed)
+    refused_command(done, problem)
+    assert not (root / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        (["objective=x0,v", "hydra.sweeper.tune={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
+        (["objective=x0,v", "hydra.sweeper.params={optimizer.lr: '0.01,fast'}"], "optimizer.lr='fast'"),
+        (["hydra/sweeper=search", "hydra.sweeper.params={objective: 'choice(x0,x1)'}"], "objective=x1"),
+    ],
+)
+def test_keys_of_a_sweepers_table_need_no_plus(inside, typed, problem):
+    """They are taken, as it is their values that are refused."""
+    refused_command(inside(TRAIN, "-m", "name=s", *typed), problem)
 
 
 def test_cells_that_another_command_has_reserved_are_expected(folder, monkeypatch):
@@ -136,7 +196,8 @@ def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(
     (run,) = folder.glob("seed=*")
     before = contents(run)
     line = ["-m", "name=s", "seed=1", "logger=csv", "callbacks.ema.others=[]", *tiny, "threads=2"]
-    assert inside(TRAIN, *line).returncode == 0
+    done = inside(TRAIN, *line)
+    assert done.returncode == 0 and done.stderr.startswith("sweep s: 1 run in ")
     assert contents(run) == before, "not even a job's log"
 
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.declare import Count
 
 Job = list[str]  # the overrides of one run
+MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
 
 
 class RoundsSweeper(BasicSweeper):
@@ -61,31 +62,26 @@ class RoundsSweeper(BasicSweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
-        from triptych.errors import UserError
         from triptych.study.rounds import grid
         from triptych.study.sweep import current_hook
 
         jobs = grid(self.config.hydra.sweeper, arguments)
         self.hook = current_hook()
-        until = self.config.get("until")
-        if until and self.tune:
-            raise UserError("until=decided: not for a sweep that tunes; use until=null")
         if self.tune:
             return self._tuned(jobs)
-        if until:
+        if self.config.get("until"):
             return self._until_decided(jobs)
         return self._launch(jobs)
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
         """Bring these runs to their end, but for those that have finished before; what each returned."""
+        from triptych.run.directory import write_atomic
         from triptych.study.rounds import fits_first
 
         first, later = fits_first([job for job in jobs if self.hook.cell(job) not in self.hook.done])
         if not first:
             return []
-        root = Path(self.config.hydra.sweep.dir)
-        root.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, root / "multirun.yaml")
+        write_atomic(Path(self.config.hydra.sweep.dir) / MULTIRUN, OmegaConf.to_yaml(self.config))
         returns: list[float | None] = []
         for batch in self.split_overrides_to_chunks([*first, *later], self.max_batch_size):
             self.validate_batch_is_legal(batch)

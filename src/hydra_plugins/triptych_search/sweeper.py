@@ -8,16 +8,13 @@ Optuna, and every launcher works.
 
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from triptych.declare import Count, Seed, Unit, Whole
 
@@ -66,17 +63,14 @@ class OptunaSweeper(BasicSweeper):
     def _search(self, arguments: list[str]) -> None:
         import optuna
 
+        from hydra_plugins.triptych_search._space import check_space, parse_space, trial_job
         from triptych.errors import UserError
         from triptych.study.sweep import current_hook
         from triptych.study.sweep_plan import STUDY
 
         hook = current_hook()
+        fixed, space = parse_space(self.params, arguments)
         hook.reserve({STUDY: []})
-        typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
-        # of a key that ``params`` has, too, what is typed counts
-        parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(typed)}
-        fixed = [str(o.input_line) for o in parsed.values() if not o.is_sweep_override()]
-        space = {key: _distribution(o) for key, o in parsed.items() if o.is_sweep_override()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = f"{self.config.hydra.sweep.dir}/{STUDY}"
         try:
@@ -91,15 +85,14 @@ class OptunaSweeper(BasicSweeper):
             raise UserError(
                 f"{file}: cannot be opened as the search's study ({why}); move it away to begin anew"
             ) from error
-        for earlier in study.trials:
-            _check_space(space, earlier.distributions)
+        check_space(space, {k: d for trial in study.trials for k, d in trial.distributions.items()})
         waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
         metric = str(self.config.optimized_metric)
         known = study.user_attrs.get(METRIC, metric)
         if known != metric:
             raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
         begun = [trial for trial in study.trials if trial.state.name != "WAITING"]
-        hook.expect([_job(fixed, trial) for trial in begun])
+        hook.expect([trial_job(fixed, trial.params) for trial in begun])
         study.set_user_attr(METRIC, metric)
         done, launched = sum(t.state.is_finished() for t in study.trials), 0
         while done < self.n_trials:
@@ -110,7 +103,7 @@ class OptunaSweeper(BasicSweeper):
                 # a trial's draw follows from its number, also when another command takes up the study
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
                 batch.append(study.ask(space))
-            overrides = [_job(fixed, trial) for trial in batch]
+            overrides = [trial_job(fixed, trial.params) for trial in batch]
             folders = [hook.root / hook.cell(job) for job in overrides]
             self.validate_batch_is_legal(overrides)
             hook.expect(overrides)
@@ -147,7 +140,7 @@ class _Watch(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        from triptych.run.directory import PRUNE
+        from triptych.run.directory import PRUNE, write_atomic
 
         while not self._halt.wait(0.5):
             for trial, folder, known in self.running:
@@ -156,12 +149,8 @@ class _Watch(threading.Thread):
                         known.add(step)
                         trial.report(value, step)
                         if trial.should_prune():
-                            (folder / PRUNE).touch()  # the run stops at it after its next validation
-
-
-def _job(fixed: list[str], trial: Any) -> list[str]:
-    """Return the overrides of a trial's run."""
-    return fixed + [f"{key}={_text(value)}" for key, value in trial.params.items()]
+                            # The run stops at it after its next validation.
+                            write_atomic(folder / PRUNE, "")
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
@@ -195,60 +184,3 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str
         study.tell(trial, state=TrialState.PRUNED)
     else:
         print(f"{folder.name}: did not end", file=sys.stderr)
-
-
-def _check_space(space: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Check that a study's trials can go on in this space; UserError."""
-    from optuna.distributions import check_distribution_compatibility
-
-    from triptych.errors import UserError
-
-    for key in space.keys() & earlier.keys():
-        try:
-            check_distribution_compatibility(earlier[key], space[key])
-        except ValueError as error:
-            problem = "not the kind of values that this search began with"
-            raise UserError(f"{key}: {problem}; choose another name for another search") from error
-
-
-def _distribution(override: Override) -> Any:
-    """Return what Optuna calls the values that an override sweeps over; UserError: it has no such."""
-    from triptych.errors import UserError
-
-    try:
-        return _known_distribution(override)
-    except ValueError as error:
-        raise UserError(f"{override.input_line}: {error}; type other ends") from error
-
-
-def _known_distribution(override: Override) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    from triptych.errors import UserError
-
-    value: Any = override.value()
-    log = "log" in getattr(value, "tags", ())
-    if isinstance(value, Glob) or (override.is_range_sweep() and log):
-        raise UserError(
-            f"{override.input_line}: not for a search; list the values, or use interval(LOW,HIGH)"
-        )
-    if override.is_choice_sweep():
-        return CategoricalDistribution([_plain(v) for v in value.list])
-    if override.is_range_sweep():
-        values = [*value.range()]
-        if not values:
-            raise UserError(f"{override.input_line}: no values; list one or more")
-        if value.step > 0 and all(isinstance(one, int) for one in values):
-            return IntDistribution(values[0], values[-1], step=int(value.step))
-        return CategoricalDistribution(values)
-    if isinstance(value.start, int) and isinstance(value.end, int):
-        return IntDistribution(value.start, value.end, log=log)
-    return FloatDistribution(float(value.start), float(value.end), log=log)
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else getattr(value, "text", value)
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,6 +20,7 @@ from triptych.config.build import keep_arguments
 from triptych.config.habits import answer, nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import COMMANDS
 from triptych.config.source import CONFIGS, choices_of
 from triptych.config.trust import check_name
@@ -28,12 +29,12 @@ from triptych.errors import UserError, check_password
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # names of a bound's figures
-RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")
-FIGURE = re.compile(  # of summary.json
-    r"(train|val|test)\.(?P<name>\w+)\.(mean|stderr|draw_stderr)"
-    r"|(?P<other>(seconds|cost|estimator|baselines|measures)\..+)"
-)
+RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
 FIGURES = ("bound", "bpd", "nats_per_dim", "gap", "accuracy", "cross_entropy")
+OTHER_FIGURES = (
+    "seconds.fit", "seconds.test", "cost.memory", "cost.evaluations", "estimator.mean", "estimator.variance",
+    "baselines.uniform.mean", "baselines.histogram.mean",
+)  # fmt: skip
 LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 
 
@@ -218,12 +219,17 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
 
 def check_optimized_metric(config: Mapping[str, Any]) -> None:
     """Refuse a figure that no run of this configuration reports, with the nearest name."""
-    path, user_metrics = str(config["optimized_metric"]), [*(config.get("metrics") or {})]
-    match = FIGURE.fullmatch(path)
-    if match and (match["other"] or RESERVED.fullmatch(match["name"]) or match["name"] in user_metrics):
+    path, user_metrics = str(config["optimized_metric"]), [*map(str, config.get("metrics") or ())]
+    check_metric_names(user_metrics)
+    measures = [*SAMPLE_METRICS, *user_metrics]
+    of_items, of_samples = "|".join([RESERVED.pattern, *user_metrics]), "|".join(measures)
+    known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({of_samples})\.(mean|stderr)"
+    if path in OTHER_FIGURES or re.fullmatch(known, path):
         return
     figures = [f"{one}.{figure}.mean" for one in ("val", "test") for figure in (*FIGURES, *user_metrics)]
-    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, figures)}")
+    others = [*OTHER_FIGURES, *(f"measures.{name}.mean" for name in measures)]
+    group = [one for one in others if one.partition(".")[0] == path.partition(".")[0]]
+    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, group or figures)}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

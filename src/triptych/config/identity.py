@@ -188,8 +188,9 @@ def in_root(path: Path) -> str:
     there, logs = Path(root()) / os.path.relpath(path), Path(root()) / "logs"
     inside = ".." not in there.parts
     named = [logs / kind / path.name for kind in ("runs", "sweeps")] * bool(path.name)
-    if same := next((one for one in [there] * inside + named if one.exists()), None):
-        return f"; did you mean {same}?"
+    for other in [there] * inside + named:
+        if other.exists() and not (path.exists() and other.samefile(path)):
+            return f"; did you mean {other}?"
     return ""
 
 

@@ -87,7 +87,7 @@ class RunDirectory(Lockable):
     def config(self) -> dict[str, Any]:
         """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
-        if not file.is_file():
+        if not file.exists():
             near = in_root(self.path) or "; pass a run's directory, as its command's last line names it"
             raise UserError(f"{self.path}: not a run's directory (no config.yaml){near}")
         return read_config(file)

@@ -29,6 +29,8 @@ class Record:
     @classmethod
     def read_file(cls, file: Path) -> Self:
         """Read a record; Unreadable: it is malformed."""
+        if file.is_symlink():  # of a stranger's sweep, it may lead to any file
+            raise Unreadable(f"{file}: a link; put the file itself there")
         try:
             return cls.from_dict(read_record(file) or {})
         except ValueError as error:

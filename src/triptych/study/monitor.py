@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.run.directory import RunDirectory
-from triptych.run.read import Position, read_position
+from triptych.run.read import Position, read_position, read_run
 from triptych.run.result import ENDED, one_line
 from triptych.study.formatting import duration, format_number
 from triptych.study.groups import setting_label
@@ -78,8 +78,9 @@ class Monitor(threading.Thread):
                     begun.add(name)
                 elif halted or name in begun:
                     printed.add(name)
-                    before = "finished before, " if name in self.done else ""
-                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(run.summary())}"
+                    result = read_run(run.path)
+                    before = "finished before, " if name in self.done and result.status == "finished" else ""
+                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(result)}"
                     print(line, file=sys.stderr, flush=True)
             if halted:
                 return

@@ -33,14 +33,15 @@ from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
 from triptych.run.directory import PRUNE, RunDirectory
 from triptych.run.parsing import UNITS
 from triptych.run.provenance import command, finished_before
-from triptych.run.read import find_runs
+from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
 from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
+from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
-from triptych.study.sweep_plan import STUDY, Cells, Reservation, check_tuning, plan_cells
+from triptych.study.sweep_plan import STUDY, Cells, Reservation, check_own_files, check_tuning, plan_cells
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -63,11 +64,24 @@ def sweep_exit_code() -> int:
 def _end(run: RunDirectory) -> tuple[str, str | None]:
     """Return a run's status, "pruned" if a search has stopped it, or "busy" with the process that runs it."""
     if run.status in ENDED:
-        return run.status, None
+        return read_run(run.path).status, None  # as the report has it: "unreadable" if a file is damaged
     if (run / PRUNE).exists():
         return "pruned", None
     holder = run.holder()
     return ("busy" if holder else run.status), holder
+
+
+def _probe_jobs(config: DictConfig) -> list[list[str]]:
+    """Return jobs with each value that a sweep may try whose cells are not known beforehand."""
+    sweeper = config.hydra.sweeper
+    if sweeper.get("tune"):
+        points = rounds.grid({"params": sweeper.tune}, [])
+        return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
+    if "triptych_search" in sweeper._target_:
+        from hydra_plugins.triptych_search._space import probe_jobs  # Optuna, which may not be installed
+
+        return probe_jobs(sweeper.params or {}, config.hydra.overrides.task)
+    return []  # an adaptive sweeper of the user's own
 
 
 def current_hook() -> "SweepHook":
@@ -85,6 +99,7 @@ class SweepHook(Callback):
             with open_dict(config):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)
+            check_own_files(self.root)
             self.jobs = rounds.known_jobs(config)
             self.cells = [self.cell(job) for job in self.jobs]  # more, as a sweeper expects them
             if len({*self.cells}) < len(self.cells):
@@ -109,7 +124,7 @@ class SweepHook(Callback):
             warm_up = list[str]()
             if first or not self.cells:
                 begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-                warm_up = check_cells(config, self.jobs, begun)
+                warm_up = check_cells(config, self.jobs or _probe_jobs(config), begun)
             try:
                 if not search and not tune:  # their sweepers plan first
                     self.reserve(first)
@@ -121,7 +136,7 @@ class SweepHook(Callback):
             except OSError as error:
                 problem = f"cannot be written ({error.strerror})"
                 raise UserError(f"{self.root}: {problem}; choose another") from error
-        size = f"{len(self.cells)} runs in " if self.cells else ""
+        size = f"{quantity(len(self.cells), 'run')} in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [RunDirectory(self.root / cell) for cell in self.cells if cell in self.done]
         unread = unread_threads(config.threads, config.hydra.overrides.task)
@@ -151,6 +166,8 @@ class SweepHook(Callback):
         rounds.check_rounds(config, grid=rounds.is_grid(config))
         typed_keys = {one.partition("=")[0].lstrip("+~") for one in map(str, config.hydra.overrides.task)}
         tune = config.hydra.sweeper.get("tune") or {}
+        if tune and config.get("until"):
+            raise UserError("until=decided: not for a sweep that tunes; use until=null")
         for key in typed_keys & {*tune, "test"} if tune else ():
             raise UserError(
                 f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null"

@@ -33,7 +33,16 @@ from triptych.study.rounds import is_grid, key_of
 COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
 CELLS = "cells.json"
 STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
+# Written beneath a sweep's directory, beside its records; a link could lead out of it.
+FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
 Cells = dict[str, Sequence[str]]  # overrides of each cell
+
+
+def check_own_files(root: Path) -> None:
+    """Refuse a link, or a directory in a file's place, where this sweep will write; UserError."""
+    for path in map(root.joinpath, (COMMANDS, *FILES)):
+        if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
+            raise UserError(f"{path}: a link or a directory in the place of the sweep's own; move it away")
 
 
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
