@@ -129,7 +129,7 @@ HABITS = (
     Habit("class class_label class_labels", "class=3", "label=VALUE", commands=("sample",)),
     Habit("metrics=fid metrics=FID", "metrics=fid", "measures.inception=FILE", "measures.n=1000"),
     Habit("train", "train=false",
-          why="triptych-evaluate ckpt=RUN measures a trained model, trained=RUN makes a run of it"),
+          why="a trained model is measured by triptych-evaluate ckpt=RUN; trained=RUN makes a run of it"),
     Habit("model.beta model.kl_weight kl_weight", "model.beta=0.5",
           why="a bound's terms have no weights; DDPM's betas are schedule=betas schedule.beta_end=0.02"),
     Habit("exp_name experiment_name run_name", "run_name=first", "name=VALUE"),
