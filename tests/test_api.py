@@ -273,3 +273,16 @@ def test_a_file_that_was_edited_is_read_again(root):
         file.write_text(f"# @package _global_\ntrainer:\n  max_steps: {steps}\n")
         config = triptych.compose([f"hydra.searchpath=[file://{root}/configs]", "experiment=mine"])
         assert config.trainer.max_steps == steps
+
+
+def test_what_is_set_of_hydra_or_under_a_key_that_is_no_name_is_taken_or_refused(root):
+    config = triptych.compose("name=a")
+    config.hydra.run.dir = str(root / "mine")
+    assert _settled(config).hydra.run.dir == str(root / "mine")
+    typed_so = triptych.compose(["name=a", f"hydra.run.dir={root / 'mine'}"])
+    assert _settled(typed_so).hydra.run.dir == str(root / "mine")
+    for key, words in ((5, "+5=1: no such key"), ("", "+=1: no key before the ="), ("a\x1bb", "control")):
+        config = triptych.compose()
+        config[key] = 1
+        refused(lambda config=config: _settled(config), words)
+    refused(lambda: triptych.compose([" "]), "' ': an empty argument; leave it out")

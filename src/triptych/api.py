@@ -93,11 +93,12 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     """Recompose a configuration from its overrides and the values set by hand, so that all are checked."""
     if not isinstance(config, DictConfig):
         return compose(config)
-    overrides = OmegaConf.select(config, "hydra.overrides.task")
-    if overrides is None:
+    typed = OmegaConf.select(config, "hydra.overrides")
+    if typed is None:
         raise UserError("config: must be what triptych.compose returned, or a list of overrides")
-    was = compose(list(overrides))
-    changed = list(composing.edits(composing.unresolved(was), composing.unresolved(config)))
+    overrides = [*typed.hydra, *typed.task]
+    was = compose(overrides)
+    changed = list(composing.edits(composing.settings(was), composing.settings(config)))
     return compose([*overrides, *changed]) if changed else was
 
 

@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.startup import answer_version
+from triptych.config.check import check_lists
 from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import VALUE, nearest, replacement, translated
@@ -33,16 +34,26 @@ EQUALS = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
 )  # one text, as a=b, which Hydra cannot read
 SHOW_ONE = "several values, and --help and --cfg show one run; type one"
-OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
+# Hydra's that are taken; it has others, and one of those unpickles a file
+OPTIONS = [
+    "--help",
+    "--multirun",
+    "-m",
+    "--config-dir",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--info",
+    "--shell-completion",
+]
 
 FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
-HYDRAS = ("package", "info", "cfg")  # of its own flags those that look like keys with a value
 
 
 def without_hyphens(argument: str) -> str:
     """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B agents write overrides; None becomes null."""
     match = FLAG.fullmatch(argument)
-    if match is None or match["key"] in HYDRAS:
+    if match is None or f"--{match['key']}" in OPTIONS:
         return argument
     return f"{match['key']}={'null' if match['value'] == 'None' else match['value']}"
 
@@ -61,11 +72,11 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     classes = {place: target for place, equals, target in split if equals}
     quoted = []
     for argument in arguments:
-        if not argument:
-            raise UserError("'': an empty argument; leave it out")
+        if not argument.strip():
+            raise UserError(f"{argument!r}: an empty argument; leave it out")
         check_password(argument)
         key, equals, value = argument.partition("=")
-        if equals and not key:
+        if equals and not key.lstrip("+~"):
             raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
         if key.lstrip("+") == "hydra.mode":
             raise UserError(f"{argument}: leave it out; -m is a sweep")
@@ -82,8 +93,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     options = check_options(quoted, command)
-    if options.config_name or options.config_path:
-        raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
+    check_lists(options.overrides, command)
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.help or options.cfg:
@@ -177,7 +187,7 @@ def _check_file(key: str, place: Path) -> None:
 
 
 def check_options(arguments: list[str], command: str) -> Namespace:
-    """Parse ``arguments`` as Hydra does; UserError for an unknown option."""
+    """Parse ``arguments`` as Hydra does; UserError for an option that is not among ``OPTIONS``."""
 
     def refuse(message: str) -> None:
         option = message.removeprefix("unrecognized arguments: ")
@@ -186,10 +196,21 @@ def check_options(arguments: list[str], command: str) -> Namespace:
         key = re.split("[= ]", option.lstrip("-"))[0].replace("-", "_")
         if line := replacement(key, VALUE, command):
             raise UserError(f"{option}: no such option; use {line}")
+        if find_key(key, command=command).kind is not Any:
+            raise UserError(f"{option}: no such option; use {key}={VALUE}")
         near = nearest(option.split("=")[0], OPTIONS)
         raise UserError(f"{option}: no such option; {near} (keys are KEY=VALUE)")
 
+    if "--" in arguments:
+        raise UserError("--: no such option; leave it out")
     parser = get_args_parser()
     # argparse's way to change how it refuses
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    for name, value in vars(options).items():
+        option = f"--{name.replace('_', '-')}"
+        if name != "overrides" and option not in OPTIONS and value != parser.get_default(name):
+            refuse(f"unrecognized arguments: {option}")
+    if (options.package or options.resolve) and not options.cfg:
+        raise UserError("--package, --resolve: say what --cfg shows; add --cfg job")
+    return options

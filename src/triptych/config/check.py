@@ -21,7 +21,7 @@ from triptych.config.habits import answer, nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS, OPTIONS, Key, below, fields, of_class, takes, unfit
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.config.schema import COMMANDS
+from triptych.config.schema import COMMANDS, Train
 from triptych.config.source import CONFIGS, choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError, check_password
@@ -40,17 +40,14 @@ LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go t
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse the first undeclared key or value, with its origin and the nearest name or fix: UserError."""
-    overrides, command = list(hydra.overrides.task), str(hydra.job.config_name)
-    several = (override.split("=", 1) for override in overrides if "=[" in override)
-    lists = {group: value for group, value in several if choices_of(group)}  # Hydra knows the first
-    for group, names in lists.items():
-        if group not in (*LISTS, *FREE_GROUPS):
-            every = names.strip("[] ")
-            if not every:
-                near = nearest("", choices_of(group))
-                raise UserError(f"{group}={names}: a choice is needed; {near}")
-            one = f"{group}={every.split(',')[0].strip()}"
-            raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
+    command = str(hydra.job.config_name)
+    for key in sorted(Train.__required_keys__ - {*cfg}):
+        raise UserError(f"{key}: every run has it; type {key}=VALUE")
+    own: Any = [key for key in cfg if key != "hydra"]  # a key may be a number
+    every: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
+    plain = {key: value for key, value in every.items() if value != "???"}
+    overrides = list(hydra.overrides.task)
+    lists = check_lists(overrides, command)  # Hydra knows the first
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
     for group in FREE_GROUPS:
         if typed.count(group) > 1:
@@ -65,12 +62,27 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             head = "its file must begin with # @package _global_, so that its keys are those of a run"
             raise UserError(f"{group}={free[group]}: {head}")
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
-    own = [str(key) for key in cfg if key != "hydra" and not OmegaConf.is_missing(cfg, key)]
-    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     keep_arguments(plain, typed)
     top = Key(COMMANDS[command])
     for key, line in chain(_undeclared(plain, top), unfit(plain, top)):
         raise UserError(line if key in typed else line.replace(": ", f"{files}: ", 1))
+
+
+def check_lists(overrides: Iterable[str], command: str) -> dict[str, str]:
+    """Return {group: choices} of overrides with a list; UserError where one choice is meant."""
+    several = (override.split("=", 1) for override in overrides if re.search(r"=\[.*\]$", override))
+    groups = {group: value for group, value in several if choices_of(group)}
+    for group, names in groups.items():
+        if group in (*LISTS, *FREE_GROUPS) or group.split("/")[0] not in fields(Key(COMMANDS[command]).kind):
+            continue
+        every = names.strip("[] ")
+        if not every:
+            near = nearest("", choices_of(group))
+            raise UserError(f"{group}={names}: a choice is needed; {near}")
+        compare = f", or compare: -m {group}={every}" if command == "train" else ""
+        one = f"{group}={every.split(',')[0].strip()}"
+        raise UserError(f"{group}={names}: one choice only; type {one}{compare}")
+    return groups
 
 
 def check_declared(values: dict[str, Any], command: str) -> None:

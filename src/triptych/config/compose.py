@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_declared, check_keys
 from triptych.config.explain import explain
-from triptych.config.identity import ABSENT, quote, register_resolvers
+from triptych.config.identity import ABSENT, check_cores, quote, register_resolvers
 from triptych.config.keys import check_values
 from triptych.config.source import CONFIGS
 from triptych.config.trust import NAME
@@ -104,6 +104,13 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
     return to_plain(without_hydra(cfg), resolve=False)
 
 
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return all that overrides can set, Hydra's node too, interpolations unresolved."""
+    plain = to_plain(cfg, resolve=False)
+    del plain["hydra"]["runtime"], plain["hydra"]["overrides"]  # what was composed, where and of what
+    return plain
+
+
 def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> dict[str, Any]:
     """Resolve a config group to plain dictionaries and lists."""
     plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=throw_on_missing)
@@ -115,9 +122,11 @@ def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
     values = to_plain(cfg)
     check_declared(values, command)
     check_values(values, command)
+    check_cores(values, "threads")
     return values
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """Return the configuration without Hydra's node."""
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own: Any = [key for key in cfg if key != "hydra"]  # a key may be a number
+    return OmegaConf.masked_copy(cfg, own)

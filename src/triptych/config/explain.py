@@ -16,6 +16,7 @@ from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full
 from triptych.config.trust import check_name, trusted
 from triptych.declare import describe_kind, unwrap
 
+KEY = re.compile(r"[+~]*([A-Za-z_]\w*[./@:]?)*\b")
 NEED_SWEEP = "several values need -m (a sweep)"
 ONE_EACH = "several values; type one, and the command once for each"
 EXTRAS = {  # files of packages that are not installed by default
@@ -89,6 +90,8 @@ def _unreadable(override: str, typed: Typed) -> str:
     several = re.split(r"\s+(?=[+~]*[\w./@]+=)", override)
     if len(several) > 1:
         return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
+    if not override.isprintable():
+        return f"{override}: control characters are not allowed; leave them out"
     if not equals and (command == "train" or "ckpt" in dict(typed.pairs()) or key in _names(command)):
         return f"{override}: must be KEY=VALUE, with one ="
     if command != "train" and (not equals or _is_path(key, command)):
@@ -97,6 +100,8 @@ def _unreadable(override: str, typed: Typed) -> str:
         return f"{override}: a slash is for choices; type {key.replace('/', '.')}={value}"
     if value.startswith("="):
         return f"{override}: must be KEY=VALUE, with one =; type {key}{value}"
+    if not KEY.fullmatch(key):
+        return f"{override}: no such key; names in a key are letters, digits and _, with dots between them"
     example = {"[": "['a=b','c']", "{": "{k:'a=b'}"}.get(value[:1], "'a=b'")
     return f'{override}: cannot be read as KEY=VALUE; quote special characters: "{key}={example}"'
 
@@ -284,9 +289,9 @@ def _no_choice(match: re.Match[str], typed: Typed) -> str:
 
 
 def _of_omegaconf(match: re.Match[str], typed: Typed) -> str:
-    problem = re.sub(r".*raised while [^:]*: ", "", match["problem"])
+    problem = re.sub(r".*raised while [^:]*: ", "", match["problem"]).strip('"')
     where = f" (in {match['file']})" if match["file"] else ""
-    return f"{match['key']}{where}: {problem}"
+    return f"{match['key']}{where}: {problem}; type {match['key']}=VALUE"
 
 
 STEPS: dict[str, str | Callable[[re.Match[str], Typed], str]] = {  # a text has the match's groups

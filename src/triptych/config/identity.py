@@ -27,6 +27,7 @@ BUNDLES = ("experiment", "setting", "debug")  # several settings under one name,
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # what may change between a run's checkpoint and its record: the figures stay the same
 SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
+SIMULATED = 8  # processes or threads on fewer cores: slow, but a way to see what several would do
 SWEEP = 48  # characters of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
@@ -211,9 +212,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_cores(config: Mapping[str, Any], *keys: str) -> None:
+    """Refuse a number of processes or threads that is far beyond this machine's cores: UserError."""
+    most = max(cores(), SIMULATED)
+    for key in keys:
+        if (config.get(key) or 1) > most:
+            problem = f"must be 1 to {most} on this machine's {cores()} CPU cores"
+            raise UserError(f"{key}={config[key]}: {problem}")
+
+
 def threads(cores: int) -> int:
     """Return the threads of each run: a sweep divides the cores among its runs."""
-    return int(os.environ.get("TRIPTYCH_THREADS") or cores)
+    number = os.environ.get("TRIPTYCH_THREADS")
+    return int(number) if number else cores
 
 
 def unread_threads(threads: int, overrides: Iterable[str]) -> str:

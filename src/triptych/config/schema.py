@@ -22,6 +22,7 @@ class Base:
 
 Group = dict[str, Any]
 Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
+Repeats = Annotated[int, Ge(1), Le(1_000_000), Unit("draws an item")]
 Threads = Annotated[int, Ge(1), Le(1024), Unit("cores")]
 
 
@@ -63,8 +64,8 @@ Variances = Literal["beta_tilde", "beta", "optimal", "learned"] | ClassName
 class _Bound(TypedDict):
     decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
     variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
-    repeats: Annotated[Count, Unit("draws an item")]
-    val_repeats: Annotated[Count, Unit("draws an item")]
+    repeats: Repeats
+    val_repeats: Repeats
 
 
 class _Likelihood(TypedDict):
@@ -78,7 +79,7 @@ class _Samples(TypedDict):
 
 class _Measures(TypedDict):
     n: Literal[0] | Annotated[int, Ge(8), Le(1_000_000), Unit("samples")]
-    repeats: Count
+    repeats: Annotated[int, Ge(1), Le(1_000_000)]
     classifier: FilePath | None
     inception: FilePath | None
     statistics: NotRequired[FilePath | None]
@@ -266,7 +267,7 @@ class Evaluate(TypedDict):
     ckpt: FilePath
     split: Literal["train", "val", "test"]
     weights: str | None
-    repeats: Annotated[Count | None, Unit("draws an item")]
+    repeats: Repeats | None
     steps: Steps | Literal[None, "run"]
     variance: Variances | None
     batch_size: Annotated[Count | None, Unit("items")]

@@ -17,7 +17,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import build_metrics, metrics_of
 from triptych.config.build import build
 from triptych.config.check import warm_up_line
-from triptych.config.identity import cores
+from triptych.config.identity import check_cores
 from triptych.config.source import choices_of
 from triptych.data.batch import Batch
 from triptych.errors import UserError
@@ -45,7 +45,6 @@ from triptych.run.untrusted import interpreting
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 FEW = 4  # items on which a model is tried before its first step
 
 
@@ -242,10 +241,8 @@ def build_trainer(
         node.pop(key, None)
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    most = max(cores(), SIMULATED)
-    if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
-        allowed = f"1 to {most} on this machine's {cores()} CPU cores"
-        raise UserError(f"trainer.devices={devices}: must be {allowed}")
+    if isinstance(devices, int) and on_cpu:
+        check_cores({"trainer.devices": devices}, "trainer.devices")
     node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
     clip = node["gradient_clip_val"]
     sharded = str(node["strategy"]).startswith("fsdp")

@@ -24,8 +24,6 @@ from triptych.config.identity import (
     slug,
 )
 from triptych.config.keys import check_values, fields, find_key, role
-from triptych.config.schema import Train
-from triptych.config.source import choices_of
 from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
@@ -41,13 +39,6 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``."""
     plain = to_plain(cfg, throw_on_missing=True)
-    for key in sorted(Train.__required_keys__ - {*plain}):
-        fix = (
-            f"a choice is needed, as in {key}=NAME"
-            if choices_of(key)
-            else f"every run has it; type no ~{key}"
-        )
-        raise UserError(f"{key}: {fix}")
     for key in [o.removeprefix("~").split("=", 1)[0] for o in overrides if o.startswith("~")]:
         group, _, name = key.rpartition(".")
         if name in fields(find_key(group).kind):

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys, warm_up_line
 from triptych.config.compose import to_plain
-from triptych.config.identity import grid_keys
+from triptych.config.identity import check_cores, grid_keys
 from triptych.config.keys import find_key
 from triptych.config.source import CONFIGS, choices_of
 from triptych.declare import fits
@@ -26,6 +26,7 @@ from triptych.run import processes
 from triptych.run.command_errors import no_run_after_an_error
 from triptych.run.directory import RunDirectory
 from triptych.run.prepare import check_plan, has_run, plan_composed, resolve_composed
+from triptych.run.read import find_runs, is_run
 from triptych.run.untrusted import check_initial, check_reference
 from triptych.study import rounds
 from triptych.study.papers.paper import check_scale
@@ -145,6 +146,7 @@ def check_launcher(config: DictConfig) -> None:
         # Ray has no option for it
         JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
     if not on_slurm(config):
+        check_cores(config, "cores", "threads")
         return
     # a job's tasks, requested once for a whole sweep, are the trainer's processes
     fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
@@ -191,7 +193,11 @@ def check_single(config: DictConfig) -> dict[str, Any]:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
     if not hydra.run.dir:
         raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
+    home = Path(hydra.run.dir)
+    if any(is_run(other) for other in find_runs(home) if other != home):
+        raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
     plain = resolve_composed(config)
+    check_cores(plain, "cores", "threads")
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         guidance = plain.get("guidance") or {}
         if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
