@@ -21,7 +21,7 @@ from triptych.errors import UserError, mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import few
 from triptych.run.provenance_file import ID, Execution
-from triptych.run.sweep_record import SweepRecord
+from triptych.run.sweep_record import SWEEP, SweepRecord
 
 DIFF_LIMIT = 2**20
 BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
@@ -41,7 +41,9 @@ def provenance(
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
-        "id": agent if ID.fullmatch(agent) and not sweep.record else secrets.token_hex(4),
+        "id": agent
+        if ID.fullmatch(agent) and not (run.path.parent / SWEEP).exists()
+        else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": sweep.command or command(),
