@@ -27,7 +27,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train --config-dir {mine} experiment=syntax", ["no YAML", "experiment/syntax.yaml\", line 3"]),
     ("train name=1e5", ["name=100000.0", "null, text or a whole number"]),
     ("train objective=x0,v", ["objective=x0,v", "-m"]),
-    ("train seed==1", ["seed==1: must be KEY=VALUE, with one =; type seed=1"]),
+    ("train seed==1", ["seed==1: cannot be read as KEY=VALUE"]),
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
     ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
@@ -111,7 +111,6 @@ OWN = [
     ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
-    ("train objective.vlb_weight=7", ["objective.vlb_weight=7: nothing reads it", "learned"]),
     ("train objective.loss.cap=3", ["with this choice of objective/loss; objective/loss=min_snr has it"]),
     (
         "train -m objective/loss=elbo,min_snr objective.loss.cap=3",
@@ -121,7 +120,6 @@ OWN = [
     ("train init_partial=true", ["init_partial=true", "add init_from=RUN"]),
     ("train max_seeds=5", ["max_seeds=5", "add until=decided"]),
     ("train measures.over=sampler.steps", ["measures.over=sampler.steps: measures.n=0", "add"]),
-    ("train trainer.min_steps=9 trainer.max_steps=2", ["trainer.min_steps=9", "end before it"]),
     (
         "train +denoiser.network.members=8 data.batch_size=7",
         ["denoiser.network.members=8: data.batch_size=7 leaves", "use 7 members at most"],

@@ -213,7 +213,6 @@ def page_row(habit: Habit) -> str:
         ("metrics=fid", "metrics=fid: no such choice; use measures.n=1000 measures.inception=FILE"),
         ("data=unet", "data=unet: no such choice; type denoiser=unet"),
         ("schedule=velocity", "schedule=velocity: no such choice; choose from "),  # two groups have it
-        ("objective/loss=p2 objective/loss.k=0", "a slash is for choices; type objective.loss.k=0"),
         ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
         ("trainer.limit_train_batches=3 trainer.max_steps=2", "type trainer.max_epochs=1 in its place"),
@@ -221,7 +220,6 @@ def page_row(habit: Habit) -> str:
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
         ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is typed"),
         ("trainer.max_steps=null", "trainer.max_steps=null: no length"),
-        ("trainer.max_time=5m", "DD:HH:MM:SS"),
         ("trainer.enable_checkpointing=false", "enable_checkpointing=false: a run keeps its"),
         ("+trainer.use_distributed_sampler=true", "(seed, step)"),
         ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: must be true, false or a number"),

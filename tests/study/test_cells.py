@@ -12,7 +12,7 @@ from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
 from triptych.config.identity import register_resolvers, sweep_name
 from triptych.run.read import find_runs
-from triptych.study.rounds import cell_name, key_of, named_keys
+from triptych.run.sweep_record import SweepRecord
 from triptych.study.study import read_study
 
 
@@ -59,39 +59,13 @@ def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, d
     """The sweep had schedule=linear,cosine: schedule=sigmoid is named like them, and nothing is missing."""
     for schedule in ("linear", "cosine"):
         prepared("name=s", f"schedule={schedule}", "seed=1", path=f"../sweeps/s/schedule={schedule},seed=1")
-    done = door("triptych.cli.train", "-m", "name=s", "schedule=sigmoid", "seed=1", *tiny)
     sweep = root / "logs" / "sweeps" / "s"
+    (sweep / "sweep.json").write_text('{"named": ["schedule"]}')
+    done = door("triptych.cli.train", "-m", "name=s", "schedule=sigmoid", "seed=1,2", *tiny)
     assert done.returncode == 0, done.stderr
     assert (sweep / "schedule=sigmoid,seed=1" / "summary.json").exists() and not (sweep / "seed=1").exists()
-    assert read_study([sweep]).expected == 3
-
-
-def test_a_cell_keeps_its_name_whatever_else_the_sweep_has_had(root, prepared):
-    """Commands in turn, of one sweep; what an earlier version has hidden stays so."""
-    sweep = root / "logs" / "sweeps" / "s"
-
-    def cells(*shared: str, seeds: str = "12") -> set[str]:
-        jobs = [["name=s", *shared, f"seed={seed}", "retry=true"] for seed in seeds]
-        keys = {key_of(one) for one in shared}
-        named = named_keys(sweep, keys, {"name", "retry"}, jobs)
-        names = [cell_name(job, {"name", "retry"} | keys - named) for job in jobs]
-        for name, job in zip(names, jobs, strict=True):
-            if not (sweep / name).exists():
-                prepared(*job[:-1], path=f"../sweeps/s/{name}")
-        return {*names}
-
-    assert cells("denoiser=mlp") == {"seed=1", "seed=2"}
-    for schedule in ("linear", "cosine"):
-        prepared("name=s", f"schedule={schedule}", "seed=1", path=f"../sweeps/s/schedule={schedule},seed=1")
-    long = {f"schedule=cosine,seed={seed}" for seed in "12"}
-    assert cells("schedule=cosine") == long
-    prepared("name=s", "objective=v", "seed=1", path="../sweeps/s/objective=v,seed=1")
-    for _ in range(2):
-        assert cells("schedule=cosine") == long
-        assert cells("denoiser=mlp") == {"seed=1", "seed=2"}
-        assert cells("objective=x0", "schedule=sigmoid", seeds="1") == {
-            "objective=x0,schedule=sigmoid,seed=1"
-        }
+    assert read_study([sweep]).expected == 4
+    assert SweepRecord.read(sweep).named == ["schedule", "seed"]
 
 
 # which mean something to Hydra, to a shell or to a page

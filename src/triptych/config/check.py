@@ -26,7 +26,6 @@ from triptych.config.source import CONFIGS, choices_of
 from triptych.config.trust import check_name
 from triptych.errors import UserError, check_password
 
-TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # names of a bound's figures
 RESERVED = re.compile(r"bound|(bpd|nats_per_dim)(_\w*)?|gap|entropy|accuracy|cross_entropy")
@@ -148,15 +147,15 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     as ``debug=fdr`` cuts any run to two steps.
     """
     check_metric_names(config.get("metrics") or {})
-    for line in _conflicts(config, typed):
+    for line in _conflicts(config):
         raise UserError(line)
     if isinstance(mlflow := (config.get("logger") or {}).get("mlflow"), dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
 
 
-def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[str]:
+def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
     data, logger, trainer = config["data"], config.get("logger") or {}, config["trainer"]
-    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
+    steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     # of val_fraction and test_fraction nothing is known here: the items may lie in folders of their own
     if config["checkpoint"] == "best" and data.get("val_size") == 0:
         yield "checkpoint=best: data.val_size=0 leaves no validation items to choose by; use checkpoint=last"
@@ -175,8 +174,6 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
         yield f"denoiser.network.members={members}: {few}; use {batch} members at most"
     if config["test"] and data.get("test_size") == 0:
         yield "test=true: data.test_size=0 leaves no items to test; use test=false"
-    if isinstance(devices, list) and len({*devices}) < len(devices):
-        yield f"trainer.devices={devices}: a device is listed twice; list each once"
     if epochs and steps:
         other = f"trainer.max_steps={steps} is typed too"
         yield f"trainer.max_epochs={epochs}: {other}; one of them is the length"
@@ -186,16 +183,6 @@ def _conflicts(config: Mapping[str, Any], typed: Collection[str]) -> Iterator[st
         shortens = f"shortens epochs, and trainer.max_steps={steps} is the length"
         fix = "type trainer.max_epochs=1 in its place, or leave this out"
         yield f"trainer.limit_train_batches={share}: {shortens}; {fix}"
-    for key in ("limit_train_batches", "limit_val_batches"):
-        if isinstance(value := trainer.get(key), float) and value > 1:
-            yield f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole"
-    if (time := trainer.get("max_time")) is not None and not TIME.fullmatch(time):
-        yield f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00"
-    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
-        group, _, leaf = key.partition(".")
-        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
-            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
-            yield f"{key}={config[group][leaf]}: {end}"
 
 
 def warm_up_line(warmup: int, steps: int) -> str:
@@ -211,15 +198,9 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
         check_optimized_metric(config)
     none = "measures.n=0 measures no samples; add measures.n=1000"
     untested = "test=false measures no samples; leave it out"
-    objective = config.get("objective") or {}
-    # or a class of one's own
-    learned = config["bound"].get("variance") not in ("beta_tilde", "beta", "optimal")
-    hybrid = learned and not str((objective.get("loss") or {}).get("_target_")).endswith(".Vlb")
-    unweighted = "nothing reads it; set bound.variance=learned and a loss other than vlb, or leave it out"
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
         ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
-        *((f"objective.{leaf}", hybrid, unweighted) for leaf in objective if leaf == "vlb_weight"),
         *((f"measures.{leaf}", config.get("test", True), untested) for leaf in config["measures"]),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):
@@ -231,17 +212,17 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
 
 def check_optimized_metric(config: Mapping[str, Any]) -> None:
     """Refuse a figure that no run of this configuration reports, with the nearest name."""
-    path, user_metrics = str(config["optimized_metric"]), [*map(str, config.get("metrics") or ())]
+    path = str(config["optimized_metric"])
+    user_metrics = [str(name) for name in config.get("metrics") or ()]
     check_metric_names(user_metrics)
-    measures = [*SAMPLE_METRICS, *user_metrics]
-    of_items, of_samples = "|".join([RESERVED.pattern, *user_metrics]), "|".join(measures)
-    known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({of_samples})\.(mean|stderr)"
+    measures = "|".join([*SAMPLE_METRICS, *user_metrics])
+    of_items = "|".join([RESERVED.pattern, *user_metrics])
+    known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({measures})\.(mean|stderr)"
     if path in OTHER_FIGURES or re.fullmatch(known, path):
         return
-    figures = [f"{one}.{figure}.mean" for one in ("val", "test") for figure in (*FIGURES, *user_metrics)]
-    others = [*OTHER_FIGURES, *(f"measures.{name}.mean" for name in measures)]
-    group = [one for one in others if one.partition(".")[0] == path.partition(".")[0]]
-    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, group or figures)}")
+    figures = [f"{split}.{name}.mean" for split in ("val", "test") for name in (*FIGURES, *user_metrics)]
+    problem = "no such figure is measured"
+    raise UserError(f"optimized_metric={path}: {problem}; {nearest(path, [*figures, *OTHER_FIGURES])}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

@@ -96,10 +96,6 @@ def _unreadable(override: str, typed: Typed) -> str:
         return f"{override}: must be KEY=VALUE, with one ="
     if command != "train" and (not equals or _is_path(key, command)):
         return f"{override}: no key; type ckpt={override}"
-    if equals and re.fullmatch(r"[+~]*[\w/]+/\w+(\.\w+)+", key):
-        return f"{override}: a slash is for choices; type {key.replace('/', '.')}={value}"
-    if value.startswith("="):
-        return f"{override}: must be KEY=VALUE, with one =; type {key}{value}"
     if not KEY.fullmatch(key):
         return f"{override}: no such key; names in a key are letters, digits and _, with dots between them"
     example = {"[": "['a=b','c']", "{": "{k:'a=b'}"}.get(value[:1], "'a=b'")

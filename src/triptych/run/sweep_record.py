@@ -92,6 +92,7 @@ class SweepRecord(Record):
 
     Attributes:
         command: as it was typed last. shared: overrides that all of its runs have.
+        named: keys that differ between its runs, or have in an earlier command: their names have them.
         expected: the number of runs. equal_within: the margin of its report.
         until, tuning: of a sweep in rounds.
         paper, paper_name, paper_axes, paper_settings, scale, machine: of a paper's claims.
@@ -102,6 +103,7 @@ class SweepRecord(Record):
     command: Sequence[str] | str = ()
     title: str = ""
     shared: Sequence[str] = ()
+    named: Sequence[str] = ()
     expected: Whole = 0
     equal_within: Positive | None = None
     until: Looks | None = None

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -14,13 +13,11 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from triptych.config.identity import AXES, BUNDLES, grid_keys, plain_name, slug
+from triptych.config.identity import AXES, BUNDLES, grid_keys, slug
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
-from triptych.run.directory import RunDirectory
 from triptych.run.prepare import resolve_composed
-from triptych.run.read import find_runs
 
 AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -91,26 +88,6 @@ def known_jobs(config: DictConfig) -> list[list[str]]:
 def cell_name(overrides: Sequence[str], hidden: set[str]) -> str:
     """Return the name of the directory of a job that has these overrides, as Hydra makes it."""
     return slug(",".join(sorted(o for o in filter_overrides(overrides) if key_of(o) not in hidden)))
-
-
-def named_keys(root: Path, shared: set[str], hidden: set[str], jobs: Sequence[list[str]]) -> set[str]:
-    """Return the ``shared`` keys that cells' names have: as most directories that these jobs have.
-
-    Without any, those that some name there has, as an earlier command had several values of them.
-    """
-    runs = {}
-    for path in find_runs(root) if jobs else ():
-        overrides = RunDirectory(path).readable_provenance.overrides
-        runs[path.name] = {o for o in overrides if key_of(o) not in hidden}
-    kinds = {tuple(sorted(k for k in shared if f",{plain_name(k)}=" in f",{name}")) for name in runs}
-    wanted = [{o for o in job if key_of(o) not in hidden} for job in jobs]
-
-    def count(named: tuple[str, ...]) -> int:
-        names = (cell_name(job, hidden | shared - {*named}) for job in jobs)
-        return sum(runs.get(name) == overrides for name, overrides in zip(names, wanted, strict=True))
-
-    most = max([(), *sorted(kinds)], key=count)
-    return {*most} if count(most) else {key for named in kinds for key in named}
 
 
 def is_grid(config: DictConfig) -> bool:

@@ -187,9 +187,10 @@ class SweepHook(Callback):
             typed.append(f"hydra.sweep.dir={quote(str(root))}")
             # what all cells share stands in the sweep's name, so a cell's need not repeat it
             naming = config.hydra.job.config.override_dirname
-            shared, never = {*shared_overrides(config)}, [*naming.exclude_keys, *of_scale]
-            named = rounds.named_keys(root, shared, {*never}, rounds.known_jobs(config))
-            naming.exclude_keys = [*never, *sorted(shared - named)]
+            # but for a key of which an earlier command had several values
+            named = SweepRecord.read(root).named
+            hidden = sorted({*shared_overrides(config)}.difference(named))
+            naming.exclude_keys = [*naming.exclude_keys, *of_scale, *hidden]
             quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
@@ -197,6 +198,7 @@ class SweepHook(Callback):
         shared = sorted(shared_overrides(self.config).values())
         facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
+        facts["named"] = sorted({*self.before.named, *grid_keys(self.config)})
         if self.config.get("equal_within") is not None:
             facts["equal_within"] = self.config.equal_within
         ended = any(run.status in ("finished", "diverged") for run in self.runs())
