@@ -128,3 +128,14 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused(prepared, root):
     with pytest.raises(UserError, match="^paths.log_dir=.*: not UTF-8; rename the file or folder"):
         prepared(f"paths.log_dir='{folder}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()
+
+
+def test_a_run_that_is_refused_gives_its_place_back_to_the_one_put_aside(root, door, tiny):
+    """``force=true`` with a checkpoint of the very run: it is gone by the time it is read."""
+    assert door("triptych.cli.train", "name=a", *tiny).returncode == 0
+    runs = root / "logs" / "runs"
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path.name != ".lock"}
+    done = door("triptych.cli.train", "name=a", *tiny, f"init_from={runs / 'a'}", "force=true")
+    assert done.returncode == 1 and "init_from=" in done.stderr
+    after = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before

@@ -13,13 +13,14 @@ from triptych.run.directory import PRUNE, RunDirectory
 from triptych.study import render, sweep
 from triptych.study.render import write_report
 from triptych.study.sweep import SweepHook, sweep_exit_code
+from triptych.study.sweep_plan import KeptRecords
 
 
 @pytest.fixture
 def hook(root, monkeypatch):
     """The hook of this process's sweep over one objective, whose runs a test makes."""
     found = sweep_hook(root, optimized_metric="val.bpd.mean")
-    found.monitor = SimpleNamespace(stop=lambda: None)
+    found.monitor, found.kept = SimpleNamespace(stop=lambda: None), KeptRecords(found.root)
     monkeypatch.setattr(sweep, "_hooks", [found])
     return found
 

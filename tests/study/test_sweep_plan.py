@@ -66,7 +66,10 @@ def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, insi
     (folder / "seed=1").write_text("mine")
     before = contents(folder.parent)
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
-    refused_command(done, f"{folder / 'seed=1'}: a cell's directory is to lie there; move the file away")
+    problem = "a link or a file in the place of a cell's directory; move it away"
+    refused_command(done, f"{folder / 'seed=1'}: {problem}")
+        done, f"{folder / 'seed=1'}: a link or a file in the place of a cell's directory; move it away"
+    )
     assert contents(folder.parent) == before
 
 
@@ -303,3 +306,31 @@ def test_two_commands_of_one_name_with_other_steps(root, apart):
     steps = {path.parent.name: path.read_text() for path in root.glob("logs/sweeps/s/*/summary.json")}
     kept = '"steps": 20' if codes[0] == 0 else '"steps": 40'
     assert len(steps) == 2 and all(kept in text for text in steps.values())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["hydra/launcher=local", "hydra.launcher.n_jobs=0"],  # joblib refuses it once the records are written
+        ["until=decided", "max_seeds=1"],
+    ],
+)
+def test_a_sweep_that_starts_no_run_leaves_its_records(folder, door, tiny, typed):
+    """Whoever refuses it, and whenever."""
+    command = ["-m", "name=s", "denoiser=mlp", "data=ring", *tiny]
+    assert door("triptych.cli.train", *command, "seed=1").returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert folder / "sweep.json" in before and folder / "report.html" in before
+    done = door("triptych.cli.train", *command, "seed=1,2", *typed)
+    assert done.returncode == 1, done.stderr
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {*after} - {*before} <= {folder / ".lock"}
+    assert all(after[path] == content for path, content in before.items() if path.name != ".lock")
+
+
+def test_a_cell_that_is_a_link_is_refused(folder, inside, tiny, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "seed=1").symlink_to(tmp_path / "elsewhere")
+    done = inside("triptych.cli.train", "-m", "name=s", "seed=1,2", *tiny)
+    assert done.returncode == 1 and "a link or a file in the place of a cell's directory" in done.stderr
+    assert not [*(tmp_path / "elsewhere").iterdir()]

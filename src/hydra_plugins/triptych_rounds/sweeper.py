@@ -11,6 +11,7 @@ the same command goes on where it was.
 """
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.declare import Count
+from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run
 MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
@@ -116,14 +117,15 @@ class RoundsSweeper(BasicSweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
+        from triptych.run.parsing import to_int
         from triptych.run.sweep_record import Tuning
         from triptych.study.rounds import choose_point, grid, names, settings_and_seeds
         from triptych.study.sweep_plan import check_tuning
 
         settings, seeds = settings_and_seeds(jobs)
         typed = "" if self.tuning_seeds is None else str(self.tuning_seeds)
-        tuning_seeds = [int(seed) for seed in typed.split(",") if seed.strip()]
-        if not tuning_seeds or set(tuning_seeds) & set(seeds):
+        tuning_seeds = [to_int(seed.strip()) for seed in typed.split(",")]
+        if not fits(Sequence[Seed], tuning_seeds) or set(tuning_seeds) & set(seeds):
             raise UserError(
                 f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: must be seeds other than the grid's "
                 f"({', '.join(map(str, seeds))})"

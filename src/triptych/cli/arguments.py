@@ -159,8 +159,12 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
     if path is None:
         return
     place = Path(path).absolute()
-    if not folder:
-        _check_file(key, place)
+    records = directory_with_records(place / "samples" if folder else place)
+    if records:
+        raise UserError(f"{key}={path}: {records} keeps its own records; choose another place")
+    special = place.is_symlink() or (place.exists() and not place.is_file() and not place.is_dir())
+    if special and not folder:
+        raise UserError(f"{key}={path}: not a regular file; choose another place")
     there = next(one for one in (place, *place.parents) if one.exists())
     if there.is_dir() == (there == place and not folder):
         kind = "directory" if there.is_dir() else "file"
@@ -175,15 +179,6 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
             refused = StorageError if error.errno in STORAGE else UserError
             problem = f"cannot be written ({error.strerror}); choose another place"
             raise refused(f"{key}={path}: {problem}") from error
-
-
-def _check_file(key: str, place: Path) -> None:
-    """Refuse what is no regular file, or lies where a run or a sweep keeps its records."""
-    if place.is_symlink() or (place.exists() and not place.is_file() and not place.is_dir()):
-        raise UserError(f"{key}={place}: not a regular file; choose another place")
-    records = directory_with_records(place)
-    if records:
-        raise UserError(f"{key}={place}: {records} keeps its own records; choose another place")
 
 
 def check_options(arguments: list[str], command: str) -> Namespace:

@@ -17,7 +17,8 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
-    if values["out"] and values["out"] == values["items"]:
+    files = [Path(values[key]).resolve() for key in ("out", "items") if values[key]]
+    if len({*files}) < len(files):
         raise UserError(f"items={values['items']}: the file of out; choose another name")
     find_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.account import evaluate_checkpoint

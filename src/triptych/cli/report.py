@@ -16,7 +16,7 @@ from typing import NoReturn
 from triptych.cli.startup import answer_version
 from triptych.config.identity import in_root
 from triptych.errors import StorageError, UserError
-from triptych.files import typed_path
+from triptych.files import directory_with_records, typed_path
 from triptych.run.read import find_runs, is_run
 
 DIRS = "a sweep's directory, or a single run's; of several the first gets joint_report.html"
@@ -27,7 +27,7 @@ RESULTS = (
     "what it has of other papers stays"
 )
 
-RECORDS = ("config.yaml", "summary.json", "sweep.json")  # of a run or a sweep
+REPORT = ("report.html", "joint_report.html", "results.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,8 +68,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             _refuse(f"{directory}: {problem}")
         if not options.results and not any(map(is_run, find_runs(directory))):
             _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
-    if options.figures and any((options.figures / name).exists() for name in RECORDS):
-        _refuse(f"--figures {options.figures}: holds a run or a sweep; choose another directory")
+    if options.figures and any((options.figures / name).exists() for name in REPORT):
+        _refuse(f"--figures {options.figures}: holds a report; choose another directory")
+    place = options.figures / "figures" if options.figures else options.results
+    records = directory_with_records(place) if place else None
+    if records:
+        _refuse(f"{place}: {records} keeps its own records; choose another place")
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         _refuse(f"--figures {options.figures}: is a file; must be a directory")
     return options

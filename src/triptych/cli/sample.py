@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+DRAWN = ("samples.pt", "samples.png", "trajectory.png")
+
+
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and a tensor; return their folder (``save_tensor``)."""
     values = checked_values(cfg, "sample")
@@ -57,12 +60,12 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save ``samples.pt`` atomically in ``out`` or, if it is there, out-2, out-3, ...; return the folder."""
+    """Save ``samples.pt`` atomically in ``out`` or, if it has samples, out-2, ...; return the folder."""
     import torch
 
     for i in count(1):
         folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
-        if (folder / "samples.pt").exists():
+        if any((folder / name).exists() for name in DRAWN):
             continue
         with contextlib.suppress(FileExistsError):  # another command's, in this moment
             with atomic(folder / "samples.pt", new=True) as file:

@@ -218,6 +218,8 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     measures = "|".join([*SAMPLE_METRICS, *user_metrics])
     of_items = "|".join([RESERVED.pattern, *user_metrics])
     known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({measures})\.(mean|stderr)"
+    if path.startswith("test.") and not config.get("test", True):
+        raise UserError(f"optimized_metric={path}: test=false tests nothing; use val.bound.mean")
     if path in OTHER_FIGURES or re.fullmatch(known, path):
         return
     figures = [f"{split}.{name}.mean" for split in ("val", "test") for name in (*FIGURES, *user_metrics)]

@@ -196,16 +196,25 @@ class RunDirectory(Lockable):
         write_atomic(self / name, to_json(value))
 
     def discard(self) -> None:
-        """Remove the files of a run that never began; a sweep's cell keeps the reason, ``summary.json``."""
+        """Remove the files of a run that never began; a sweep's cell keeps the reason, ``summary.json``.
+
+        The run that it had put aside takes its place again.
+        """
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
-        in_sweep = (self.path.parent / "sweep.json").exists()
+        aside = str(self.readable_provenance.record.get("aside"))
+        earlier = self.path.with_name(aside) if aside.startswith(f"{self.path.name}.old-") else None
+        in_sweep = (self.path.parent / "sweep.json").exists() and earlier is None
         with contextlib.suppress(OSError):
             for folder in ("wandb", "tensorboard"):
                 shutil.rmtree(self / folder, ignore_errors=True)
             for name in BEGINNING if in_sweep else (*BEGINNING, "summary.json"):
                 (self / name).unlink(missing_ok=True)
-            self.remove_empty()
+            if earlier is None:
+                self.remove_empty()
+            else:
+                self.path.rmdir()
+                earlier.rename(self.path)
 
     def remove_empty(self) -> None:
         """Remove an empty directory, and empty parents named runs and logs; else OSError."""

@@ -20,7 +20,7 @@ from triptych.run.stopping import failure_line
 
 PRELOADED = "triptych.run.final"
 PROGRAM = [sys.executable, "-c", "from triptych.run.new_process import serve; serve()"]
-_environment: dict[str, str] = {}  # of this process before code of the user's own ran in it
+_start: dict[str, Any] = {}  # how to start a process as this one was before the user's code ran in it
 _servers: list[Any] = []  # of this process: one, or none yet
 
 
@@ -29,9 +29,9 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Keep the environment for new processes: code of the user's own may change it."""
-    _environment.clear()
-    _environment.update(os.environ)
+    """Keep environment, folder and paths for new processes: code of the user's own may change them."""
+    paths = os.pathsep.join(filter(None, sys.path))  # also what was added in Python
+    _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
 
 
 def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -62,10 +62,10 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _start_server() -> Any:
-    paths = os.pathsep.join(filter(None, sys.path))  # also what was added in Python
+    if not _start:
+        remember_environment()
     pipe = subprocess.PIPE
-    environment = (_environment or dict(os.environ)) | {"PYTHONPATH": paths}
-    return subprocess.Popen(PROGRAM, stdin=pipe, stdout=pipe, env=environment, process_group=0)
+    return subprocess.Popen(PROGRAM, stdin=pipe, stdout=pipe, process_group=0, **_start)
 
 
 def serve() -> None:

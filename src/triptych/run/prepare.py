@@ -140,14 +140,16 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not force:  # which puts the directory aside
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
+    aside = {}
     if force and has_run(run):
+        aside = {"aside": f"{run.path.name}.old-{secrets.token_hex(3)}"}
         with run.lock(PATIENCE):
-            shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
+            shutil.move(run.path, run.path.with_name(aside["aside"]))
     if not has_run(run):
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 run.clear_failure()  # of a job that was refused before it began
-                run.write_provenance(provenance(run, overrides, choices, plain))
+                run.write_provenance(provenance(run, overrides, choices, plain) | aside)
                 _record(run, plain)
                 return run
     plan = plan_run(run, plain, cfg, composed)

@@ -88,8 +88,6 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> l
     """
     lines = dict[str, None]()
     loader, refusals, known = GlobalHydra.instance().config_loader(), [], {""}
-    if config.get("until"):
-        rounds.seeds_after(rounds.settings_and_seeds(jobs)[1], config.max_seeds)
     for job in jobs:
         fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
         length = ",".join(o for o in job if rounds.key_of(o).startswith(("lr_schedule.", "trainer.max_")))

@@ -41,7 +41,15 @@ from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
-from triptych.study.sweep_plan import STUDY, Cells, Reservation, check_own_files, check_tuning, plan_cells
+from triptych.study.sweep_plan import (
+    STUDY,
+    Cells,
+    KeptRecords,
+    Reservation,
+    check_own_files,
+    check_tuning,
+    plan_cells,
+)
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -101,6 +109,8 @@ class SweepHook(Callback):
             self.config, self.root = config, Path(config.hydra.sweep.dir)
             check_own_files(self.root)
             self.jobs = rounds.known_jobs(config)
+            if config.get("until"):
+                rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
             self.cells = [self.cell(job) for job in self.jobs]  # more, as a sweeper expects them
             if len({*self.cells}) < len(self.cells):
                 key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
@@ -114,6 +124,7 @@ class SweepHook(Callback):
             if not tune:
                 check_tuning(config, self.root, self.before.tuning, {})
             self.reservation, self.done = Reservation(self.root), set[str]()
+            self.kept = KeptRecords(self.root)
             first = self.plan(self.jobs)
             self.facts = self._facts()
             if config.plan:
@@ -209,11 +220,14 @@ class SweepHook(Callback):
         return facts
 
     def leave(self) -> None:
-        """Leave the terminal as it was, after Ctrl-C too, and the report true of the runs that it stopped."""
+        """Leave the terminal as it was, and the report true of the runs that it stopped; or all as it was."""
         self.monitor.stop()
+        others = self.reservation.others()
         self.reservation.release()
         with suppress(KeyboardInterrupt):  # pressed again: the earlier report stays
-            if "expected" in self.facts and (self.root / "report.html").exists():  # else it was refused
+            if self.kept.untouched and not others and not on_slurm(self.config):
+                self.kept.put_back()
+            elif (self.root / "report.html").exists():
                 try_write_report(self.root)
 
     def stop_jobs(self, number: int) -> None:

@@ -25,9 +25,9 @@ from triptych.config.identity import (
 )
 from triptych.errors import Busy, UserError, mask_password
 from triptych.files import load_object
-from triptych.run.directory import RunDirectory
+from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.prepare import ANEW, PATIENCE, RunPlan, has_run, plan_composed, without_machine
-from triptych.run.sweep_record import Tuning
+from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
 COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
@@ -45,13 +45,41 @@ def check_own_files(root: Path) -> None:
             raise UserError(f"{path}: a link or a directory in the place of the sweep's own; move it away")
 
 
+class KeptRecords:
+    """A sweep's records and directories as a command found them: one that starts no run leaves them so."""
+
+    def __init__(self, root: Path):
+        self.root, self.directories = root, _directories(root)
+        files = [root / name for name in (*FILES, SWEEP)]
+        self.contents = {path: path.read_bytes() if path.is_file() else None for path in files}
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no run has been started or moved aside since."""
+        return _directories(self.root) == self.directories
+
+    def put_back(self) -> None:
+        """Put the records back that were written since."""
+        for path, content in self.contents.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != content:
+                write_atomic(path, content)
+
+
+def _directories(root: Path) -> dict[str, int]:
+    """Return when each of a sweep's directories has changed."""
+    return {path.name: path.stat().st_mtime_ns for path in root.glob("[!.]*") if path.is_dir()}
+
+
 def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPlan]:
     """Plan the cells whose directories hold a run; the others start."""
     loader, plans = GlobalHydra.instance().config_loader(), {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
-        if run.path.exists() and not run.path.is_dir():
-            raise UserError(f"{run.path}: a cell's directory is to lie there; move the file away")
+        if run.path.is_symlink() or (run.path.exists() and not run.path.is_dir()):
+            problem = "a link or a file in the place of a cell's directory"
+            raise UserError(f"{run.path}: {problem}; move it away")
         if has_run(run) and not config.force:
             plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
     refuse(
