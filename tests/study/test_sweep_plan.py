@@ -68,8 +68,6 @@ def test_a_file_in_a_cells_place_refuses_the_sweep_before_it_writes(folder, insi
     done = inside(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", *tiny)
     problem = "a link or a file in the place of a cell's directory; move it away"
     refused_command(done, f"{folder / 'seed=1'}: {problem}")
-        done, f"{folder / 'seed=1'}: a link or a file in the place of a cell's directory; move it away"
-    )
     assert contents(folder.parent) == before
 
 

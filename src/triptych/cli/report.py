@@ -27,7 +27,7 @@ RESULTS = (
     "what it has of other papers stays"
 )
 
-REPORT = ("report.html", "joint_report.html", "results.csv")
+REPORT = ("report.html", "joint_report.html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -215,16 +215,16 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     path = str(config["optimized_metric"])
     user_metrics = [str(name) for name in config.get("metrics") or ()]
     check_metric_names(user_metrics)
-    measures = "|".join([*SAMPLE_METRICS, *user_metrics])
-    of_items = "|".join([RESERVED.pattern, *user_metrics])
-    known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({measures})\.(mean|stderr)"
+    measures = [*SAMPLE_METRICS, *user_metrics]
+    of_items, of_samples = "|".join([RESERVED.pattern, *user_metrics]), "|".join(measures)
+    known = rf"(train|val|test)\.({of_items})\.(mean|(draw_)?stderr)|measures\.({of_samples})\.(mean|stderr)"
     if path.startswith("test.") and not config.get("test", True):
         raise UserError(f"optimized_metric={path}: test=false tests nothing; use val.bound.mean")
     if path in OTHER_FIGURES or re.fullmatch(known, path):
         return
     figures = [f"{split}.{name}.mean" for split in ("val", "test") for name in (*FIGURES, *user_metrics)]
-    problem = "no such figure is measured"
-    raise UserError(f"optimized_metric={path}: {problem}; {nearest(path, [*figures, *OTHER_FIGURES])}")
+    figures += [*OTHER_FIGURES, *(f"measures.{name}.mean" for name in measures)]
+    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, figures)}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

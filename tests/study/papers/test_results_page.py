@@ -285,14 +285,16 @@ def test_a_metric_of_ones_own_has_a_version(paper, tmp_path, monkeypatch, trusti
     [({"decides": ...}, "decides"), ({"claims": 3}, "all_measured"), ({"claims": [{}]}, "")],
 )
 def test_a_result_that_is_not_understood_is_refused_and_kept(paper, change, lacking, capsys):
-    text = page(paper, paper)
-    [file] = (paper / "results").glob("*.json")
+    docs = paper.parent / "docs"
+    docs.mkdir()
+    text = page(docs, paper)
+    [file] = (docs / "results").glob("*.json")
     entry = json.loads(file.read_text()) | change
     file.write_text(json.dumps({key: value for key, value in entry.items() if value is not ...}))
     kept = file.read_text()
     empty = paper.parent / "empty"
     empty.mkdir()
-    assert cli.main([str(empty), "--results", str(paper / "results.md")]) == 1
+    assert cli.main([str(empty), "--results", str(docs / "results.md")]) == 1
     said = one_line(capsys.readouterr().err.rstrip(), f"{file}: no paper's result (it has no {lacking}")
     assert said.endswith("restore it, or move it aside")
-    assert (file.read_text(), (paper / "results.md").read_text()) == (kept, text)
+    assert (file.read_text(), (docs / "results.md").read_text()) == (kept, text)
