@@ -10,7 +10,7 @@ from tests.run.commands import evaluated
 from triptych.run.build import OtherRuns, build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.new_process import call_in_new_process
+from triptych.run.new_process import call_in_new_process, remember_environment
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
 
@@ -226,6 +226,7 @@ def test_what_outlives_the_model_in_its_process_is_in_no_figure(prepared, trusti
     run = prepared(*RING, "samples.n=3", path="run")
     place, _, name = part.rpartition(".")
     choose(run, place, name)
+    remember_environment()  # as a run does when it begins
     call_in_new_process(finish, run.path)
     result = run.summary()
     for split in ("test", "val", "train"):

@@ -29,7 +29,10 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Keep environment, folder and paths for new processes: code of the user's own may change them."""
+    """Keep environment, folder and paths for this run's new processes: the user's code may change them."""
+    for server in _servers:  # of an earlier run in this process
+        server.stdin.close()
+    _servers.clear()
     paths = os.pathsep.join(filter(None, sys.path))  # also what was added in Python
     _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
 
