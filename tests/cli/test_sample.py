@@ -10,6 +10,9 @@ from triptych.errors import StorageError
 
 
 def test_samples_that_are_there_are_not_overwritten(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "samples.png").touch()
+    assert save_tensor(torch.ones(2), tmp_path / "pictures") == tmp_path / "pictures-2"
     for name in ("drawn", "drawn-2", "drawn-3"):
         (tmp_path / name).mkdir()  # a folder without samples is taken
         assert save_tensor(torch.ones(2), tmp_path / "drawn") == tmp_path / name

@@ -271,6 +271,13 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     assert cli.main([str(root), "--figures", str(run)]) == 1 and {*run.iterdir()} == there, (
         "it is a run's own"
     )
+    for place, problem in (
+        (root, f"--figures {root}: holds a report"),
+        (run / "samples", f"--figures: {run} keeps"),
+    ):
+        capsys.readouterr()
+        assert cli.main([str(root), "--figures", str(place)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {problem}")
     names = {path.stem for path in out.iterdir()}
     assert {"headline", "forest", "noise_levels", "training", "training_time", "results"} <= names
     for path in out.glob("forest.*"):
@@ -281,8 +288,8 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     page = (root / "report.html").read_text()
     assert f'data-v="{rows["v"]["test bound, bits/dim"]}"' in page
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert f"Figures: {len(before)} files in {out}" in capsys.readouterr().out
     assert cli.main([str(root), "--figures", str(out)]) == 0
+    assert f"Figures: {len(before)} files in {out}" in capsys.readouterr().out
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
     file = tmp_path / "file"
     file.touch()

@@ -172,7 +172,7 @@ def test_a_setting_is_named_by_what_runs_differ_in():
     assert [*names([("setting=3", "a=1"), ("setting=4", "a=1")]).values()] == ["setting=3", "setting=4"]
 
 
-@pytest.mark.parametrize("seeds", [None, "1,102", ""])
+@pytest.mark.parametrize("seeds", [None, "1,102", "", "-1", "4294967296", "a,b"])
 def test_tuning_seeds_are_not_those_of_the_report(root, seeds):
     sweep = Offline(root, lambda told: 2.0, tune={"optimizer.lr": "0.1,0.2"}, tuning_seeds=seeds)
     refused(lambda: sweep._tuned(GRID), "tuning_seeds")

@@ -34,7 +34,7 @@ EQUALS = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
 )  # one text, as a=b, which Hydra cannot read
 SHOW_ONE = "several values, and --help and --cfg show one run; type one"
-# Hydra's that are taken; it has others, and one of those unpickles a file
+# The options of Hydra's that are taken: of its others one unpickles a file.
 OPTIONS = [
     "--help",
     "--multirun",

@@ -70,13 +70,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
     if options.figures and any((options.figures / name).exists() for name in REPORT):
         _refuse(f"--figures {options.figures}: holds a report; choose another directory")
-    place = options.figures / "figures" if options.figures else options.results
-    records = directory_with_records(place) if place else None
-    if records:
-        _refuse(f"{place}: {records} keeps its own records; choose another place")
+    if options.figures:
+        _check_place("--figures", options.figures / "results.csv")
+    if options.results:
+        _check_place("--results", options.results)
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         _refuse(f"--figures {options.figures}: is a file; must be a directory")
     return options
+
+
+def _check_place(option: str, file: Path) -> None:
+    """Refuse a file where a run or a sweep keeps its records."""
+    records = directory_with_records(file)
+    if records:
+        _refuse(f"{option}: {records} keeps its own records; choose another place")
 
 
 def _refuse(message: str) -> NoReturn:

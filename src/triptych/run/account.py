@@ -23,7 +23,6 @@ from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
-from triptych.data.order import rank_world
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
@@ -65,6 +64,7 @@ class FinalCheckpoint:
     data: DataModule
     progress: Sequence[pl.Callback]
     peers: Peers | None = None
+    world_size: int = 1
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
@@ -86,9 +86,9 @@ class FinalCheckpoint:
         return self.content["triptych"]["config"]
 
     @property
-    def apart(self) -> bool:
-        """Whether figures are computed in new processes: this single one has imported the user's own code."""
-        return rank_world()[1] == 1 and any(map(is_trusted, [*sys.modules]))
+    def in_new_processes(self) -> bool:
+        """Whether figures are computed there: the run's only process has imported the user's own code."""
+        return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load it, with the reported weights or those of another name."""
@@ -96,18 +96,15 @@ class FinalCheckpoint:
 
     def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
         """Evaluate the bound of these weights over each of the splits that has items."""
-        accounts = {}
-        model = None if self.apart else self.model(weights)
-        for split in splits:
-            if not len(self.data.splits[split]):
-                continue
-            if model is None:
-                accounts[split] = call_in_new_process(
-                    _account_alone, self.path, self.data.numbers, split, weights
-                )
-            else:
-                accounts[split] = self._account(model, split)
-        return accounts
+        splits = [split for split in splits if len(self.data.splits[split])]
+        if self.in_new_processes:
+            numbers = self.data.numbers
+            return {
+                split: call_in_new_process(_account_alone, self.path, numbers, split, weights)
+                for split in splits
+            }
+        model = self.model(weights)
+        return {split: self._account(model, split) for split in splits}
 
     def _account(self, model: BoundModel, split: str) -> Account:
         trainer = build_accountant(self.config, model, self.data, self.progress, self.peers)
@@ -133,17 +130,17 @@ def choose_weights(
         if not path.exists():
             raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
     content = origin.adopted or read_checkpoint(path)
-    checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress, fit.peers)
+    data = experiment.data
+    checkpoint = FinalCheckpoint(path, content, data, fit.progress, fit.peers, trainer.world_size)
     weights, stored = checkpoint.config["weights"], averages(content)
     known = weights != "chosen" or content["triptych"].get("chosen")
     own = reported(content) if known else None
     accounts = {}
-    if not origin.adopted and len(stored) > 1:
+    if not origin.adopted and len(stored) > 1 and len(data.splits["val"]):
         for name in ("raw", *stored):
             if name != own:  # that one is accounted with the other splits
-                for account in checkpoint.accounts(["val"], name).values():
-                    accounts[name] = account
-                    log_account(fit, f"final/val_{name}_", account)
+                accounts[name] = checkpoint.accounts(["val"], name)["val"]
+                log_account(fit, f"final/val_{name}_", accounts[name])
     anew = bool(accounts) and own is None
     if anew:
         own = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])

@@ -109,7 +109,7 @@ def _hydras_last(error: Exception) -> bool:
 def _of_hydra(error: Exception) -> UserError | None:
     """Explain an error of a file of the configuration that Hydra raised; None for any other."""
     if isinstance(error, RecursionError):
-        return UserError("defaults: a file's lead back to itself; take one out")
+        return UserError("defaults: a file includes itself; take that entry out")
     if isinstance(error, OSError) and error.filename:
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")

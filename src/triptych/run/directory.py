@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,7 @@ REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
+ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # ends the name under which an earlier run is kept
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -195,6 +198,12 @@ class RunDirectory(Lockable):
         """Write ``value`` as strict JSON, atomically."""
         write_atomic(self / name, to_json(value))
 
+    def put_aside(self) -> str:
+        """Rename the directory to make room for another run, and return its new name."""
+        name = f"{self.path.name}.old-{secrets.token_hex(3)}"
+        shutil.move(self.path, self.path.with_name(name))
+        return name
+
     def discard(self) -> None:
         """Remove the files of a run that never began; a sweep's cell keeps the reason, ``summary.json``.
 
@@ -202,19 +211,19 @@ class RunDirectory(Lockable):
         """
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
-        aside = str(self.readable_provenance.record.get("aside"))
-        earlier = self.path.with_name(aside) if aside.startswith(f"{self.path.name}.old-") else None
-        in_sweep = (self.path.parent / "sweep.json").exists() and earlier is None
+        aside = self.readable_provenance.aside
+        keeps_reason = not aside and (self.path.parent / "sweep.json").exists()
         with contextlib.suppress(OSError):
             for folder in ("wandb", "tensorboard"):
                 shutil.rmtree(self / folder, ignore_errors=True)
-            for name in BEGINNING if in_sweep else (*BEGINNING, "summary.json"):
+            for name in BEGINNING if keeps_reason else (*BEGINNING, "summary.json"):
                 (self / name).unlink(missing_ok=True)
-            if earlier is None:
+            if not aside:
                 self.remove_empty()
-            else:
-                self.path.rmdir()
-                earlier.rename(self.path)
+                return
+            self.path.rmdir()
+            if ASIDE.sub("", aside) == self.path.name:  # and leads nowhere else
+                self.path.with_name(aside).rename(self.path)
 
     def remove_empty(self) -> None:
         """Remove an empty directory, and empty parents named runs and logs; else OSError."""

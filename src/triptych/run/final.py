@@ -30,7 +30,7 @@ def draw_final(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Dr
 
     Diverged, in all processes: a sample of the model of ``step`` is not finite.
     """
-    if checkpoint.apart:
+    if checkpoint.in_new_processes:
         drawn: Drawn = call_in_new_process(_draw_alone, checkpoint.path, checkpoint.data.numbers, step)
         return drawn
     return _draw(checkpoint, strategy, step)

@@ -20,7 +20,7 @@ from triptych.run.stopping import failure_line
 
 PRELOADED = "triptych.run.final"
 PROGRAM = [sys.executable, "-c", "from triptych.run.new_process import serve; serve()"]
-_start: dict[str, Any] = {}  # how to start a process as this one was before the user's code ran in it
+_start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
 _servers: list[Any] = []  # of this process: one, or none yet
 
 
@@ -96,15 +96,12 @@ def serve() -> None:
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Return the function's value, or its error with the traceback as a note."""
-    failed: UserError
     try:
         return function(*arguments)
-    except UserError as error:
-        failed = error
     except Exception as error:
-        failed = FailedCall(failure_line(error))
-    failed.add_note(traceback.format_exc())
-    return failed
+        failed = error if isinstance(error, UserError) else FailedCall(failure_line(error))
+        failed.add_note(traceback.format_exc())
+        return failed
 
 
 def _end_with_parent() -> None:

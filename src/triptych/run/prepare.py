@@ -1,8 +1,6 @@
 """Prepare a run directory from a composed configuration: create, reopen or refuse it."""
 
 import re
-import secrets
-import shutil
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -140,16 +138,15 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not force:  # which puts the directory aside
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
-    aside = {}
+    earlier = {}
     if force and has_run(run):
-        aside = {"aside": f"{run.path.name}.old-{secrets.token_hex(3)}"}
         with run.lock(PATIENCE):
-            shutil.move(run.path, run.path.with_name(aside["aside"]))
+            earlier["aside"] = run.put_aside()
     if not has_run(run):
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 run.clear_failure()  # of a job that was refused before it began
-                run.write_provenance(provenance(run, overrides, choices, plain) | aside)
+                run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
                 _record(run, plain)
                 return run
     plan = plan_run(run, plain, cfg, composed)

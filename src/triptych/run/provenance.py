@@ -38,12 +38,11 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
     sweep = SweepRecord.read(run.path.parent)
+    is_cell = (run.path.parent / SWEEP).exists()
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
-        "id": agent
-        if ID.fullmatch(agent) and not (run.path.parent / SWEEP).exists()
-        else secrets.token_hex(4),
+        "id": agent if ID.fullmatch(agent) and not is_cell else secrets.token_hex(4),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": sweep.command or command(),
@@ -186,9 +185,8 @@ def code_digest(config: dict[str, Any]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
         for place in _places(package):
-            for file in (
-                sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
-            ):  # no editor's hidden ones
+            files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]  # no editor's hidden ones
+            for file in files:
                 digest.update(f"{package} {file.relative_to(place.parent)} {digest_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -44,6 +44,7 @@ class Provenance:
         id: of the run, whatever its directory is called.
         overrides, choices, command, commit, dirty: of the command that began it.
         fingerprint, split, data_changed, description, shared: of its data; ``shared``: items also in train.
+        aside: the name under which ``force=true`` has kept the run that was here before.
         fit_of, fit_memory: the run of its sweep whose fit it has, and the bytes that this took.
         executions, started: its starts, and when it began. record: the entries of the file.
     """
@@ -59,6 +60,7 @@ class Provenance:
     data_changed: bool = False
     description: str = ""
     shared: Entries = field(default_factory=dict)
+    aside: str = ""
     fit_of: str = ""
     fit_memory: float = 0.0
     executions: Sequence[Execution] = ()

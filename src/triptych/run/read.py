@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
 import time
 import zipfile
 from array import array
@@ -31,7 +30,7 @@ from triptych.files import (
     read_rows,
     walk,
 )
-from triptych.run.directory import PRUNE, RunDirectory, check_digests
+from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
 from triptych.run.parsing import (
     error_line,
     first_line,
@@ -48,7 +47,6 @@ from triptych.run.result import ENDED, Result, Status, one_line
 if TYPE_CHECKING:
     import numpy as np
 
-ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
 ITEMS = "items.npz"
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
@@ -175,7 +173,7 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def _is_linked_run(link: Path, root: Path) -> bool:
-    """Return whether a link leads to a run that lies elsewhere; one beneath `root` is found there."""
+    """Return whether a link leads to a run that lies elsewhere; one beneath `root` is read where it lies."""
     return (link / "config.yaml").is_file() and not link.resolve().is_relative_to(root.resolve())
 
 

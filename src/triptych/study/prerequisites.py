@@ -117,6 +117,19 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> l
     return [*filter(None, lines)]
 
 
+def probe_jobs(config: DictConfig) -> list[list[str]]:
+    """Return jobs with each value that a sweep may try whose cells are not known beforehand."""
+    sweeper = config.hydra.sweeper
+    if sweeper.get("tune"):
+        points = rounds.grid({"params": sweeper.tune}, [])
+        return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
+    if "triptych_search" in sweeper._target_:
+        from hydra_plugins.triptych_search._space import probe_jobs as probes  # Optuna, which may be missing
+
+        return probes(sweeper.params or {}, config.hydra.overrides.task)
+    return []  # an adaptive sweeper of the user's own
+
+
 def _warm_up(cell: DictConfig) -> str:
     """Return a cell's line on its warm-up, if it trains for a number of steps."""
     keys = "trained", "model._target_", "trainer.max_epochs", "trainer.max_steps", "lr_schedule.warmup_steps"

@@ -40,7 +40,7 @@ from triptych.study import rounds
 from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import check_scale, claims_of, set_scale
-from triptych.study.prerequisites import check_cells, check_launcher, on_slurm
+from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
 from triptych.study.sweep_plan import (
     STUDY,
     Cells,
@@ -77,19 +77,6 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
         return "pruned", None
     holder = run.holder()
     return ("busy" if holder else run.status), holder
-
-
-def _probe_jobs(config: DictConfig) -> list[list[str]]:
-    """Return jobs with each value that a sweep may try whose cells are not known beforehand."""
-    sweeper = config.hydra.sweeper
-    if sweeper.get("tune"):
-        points = rounds.grid({"params": sweeper.tune}, [])
-        return [[*job, *point] for job in rounds.jobs_of(config) for point in points]
-    if "triptych_search" in sweeper._target_:
-        from hydra_plugins.triptych_search._space import probe_jobs  # Optuna, which may not be installed
-
-        return probe_jobs(sweeper.params or {}, config.hydra.overrides.task)
-    return []  # an adaptive sweeper of the user's own
 
 
 def current_hook() -> "SweepHook":
@@ -135,7 +122,7 @@ class SweepHook(Callback):
             warm_up = list[str]()
             if first or not self.cells:
                 begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-                warm_up = check_cells(config, self.jobs or _probe_jobs(config), begun)
+                warm_up = check_cells(config, self.jobs or probe_jobs(config), begun)
             try:
                 if not search and not tune:  # their sweepers plan first
                     self.reserve(first)
@@ -196,9 +183,9 @@ class SweepHook(Callback):
             root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
             config.hydra.sweep.dir = str(root)
             typed.append(f"hydra.sweep.dir={quote(str(root))}")
-            # what all cells share stands in the sweep's name, so a cell's need not repeat it
+            # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which an
+            # earlier command had several values stays in them.
             naming = config.hydra.job.config.override_dirname
-            # but for a key of which an earlier command had several values
             named = SweepRecord.read(root).named
             hidden = sorted({*shared_overrides(config)}.difference(named))
             naming.exclude_keys = [*naming.exclude_keys, *of_scale, *hidden]

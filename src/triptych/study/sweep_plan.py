@@ -33,7 +33,7 @@ from triptych.study.rounds import is_grid, key_of
 COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
 CELLS = "cells.json"
 STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
-# Written beneath a sweep's directory, beside its records; a link could lead out of it.
+# A sweep writes these beside its records; a link could lead out of its directory.
 FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
 Cells = dict[str, Sequence[str]]  # overrides of each cell
 
@@ -46,7 +46,7 @@ def check_own_files(root: Path) -> None:
 
 
 class KeptRecords:
-    """A sweep's records and directories as a command found them: one that starts no run leaves them so."""
+    """A sweep's records before a command, which puts them back if it starts no run."""
 
     def __init__(self, root: Path):
         self.root, self.directories = root, _directories(root)
@@ -63,7 +63,7 @@ class KeptRecords:
         for path, content in self.contents.items():
             if content is None:
                 path.unlink(missing_ok=True)
-            elif path.read_bytes() != content:
+            elif not path.is_file() or path.read_bytes() != content:
                 write_atomic(path, content)
 
 

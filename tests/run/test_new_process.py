@@ -1,0 +1,66 @@
+"""A call in a new process: its value, its errors, and its end."""
+
+import os
+import pickle
+import sys
+import traceback
+
+import pytest
+
+from tests.refusal import refused
+from triptych.errors import Diverged
+from triptych.run.new_process import FailedCall, call_in_new_process, remember_environment
+
+
+def fail(kind: str) -> None:
+    """Fail in one of three ways."""
+    if kind == "error":
+        raise KeyError("lost")
+    if kind == "exit":
+        os._exit(3)
+    raise Diverged("a sample", 7)
+
+
+def leave_and_read(number: int) -> int:
+    """Leave a number in a module, and return how many have been left there."""
+    sys.left = [*getattr(sys, "left", []), number]
+    return len(sys.left)
+
+
+def process() -> tuple[int, str, str]:
+    """Return the process's number, folder and one of its variables."""
+    print("what the user's code prints is no answer")
+    return os.getpid(), os.getcwd(), os.environ.get("LAB", "")
+
+
+def test_each_call_begins_anew():
+    assert [call_in_new_process(leave_and_read, number) for number in (5, 5)] == [1, 1]
+    assert leave_and_read(5) == 1
+
+
+def test_a_process_is_of_the_moment_that_was_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB", "before")
+    remember_environment()
+    here = os.getcwd()
+    monkeypatch.setenv("LAB", "after")
+    monkeypatch.chdir(tmp_path)
+    number, folder, value = call_in_new_process(process)
+    assert (number != os.getpid(), folder, value) == (True, here, "before")
+
+
+def test_an_unexpected_error_is_one_line_with_its_traceback_as_a_note():
+    refused(lambda: call_in_new_process(fail, "error"), "KeyError: 'lost'", error=FailedCall)
+    with pytest.raises(FailedCall) as failed:
+        call_in_new_process(fail, "error")
+    assert 'raise KeyError("lost")' in "".join(traceback.format_exception(failed.value))
+
+
+def test_an_error_of_ours_keeps_its_kind():
+    with pytest.raises(Diverged, match="diverged at step 7: a sample is not finite") as diverged:
+        call_in_new_process(fail, "diverged")
+    assert pickle.loads(pickle.dumps(diverged.value)).step == 7
+
+
+def test_a_process_that_ends_is_named_and_the_next_call_has_another():
+    refused(lambda: call_in_new_process(fail, "exit"), "ended with exit code 3", error=FailedCall)
+    assert call_in_new_process(process)[0] != os.getpid()
