@@ -48,6 +48,21 @@ def test_a_process_is_of_the_moment_that_was_remembered(tmp_path, monkeypatch):
     assert (number != os.getpid(), folder, value) == (True, here, "before")
 
 
+def search_path() -> list[str]:
+    """Return where this process looks for modules."""
+    return sys.path
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_modules_of_the_current_folder_are_imported_where_they_were_before(tmp_path, monkeypatch, searched):
+    monkeypatch.chdir(tmp_path)
+    if searched:  # as in a notebook
+        monkeypatch.syspath_prepend("")
+    remember_environment()
+    there = call_in_new_process(search_path)
+    assert "" not in there and (str(tmp_path) in there) == searched
+
+
 def test_an_unexpected_error_is_one_line_with_its_traceback_as_a_note():
     refused(lambda: call_in_new_process(fail, "error"), "KeyError: 'lost'", error=FailedCall)
     with pytest.raises(FailedCall) as failed:

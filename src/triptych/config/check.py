@@ -223,8 +223,9 @@ def check_optimized_metric(config: Mapping[str, Any]) -> None:
     if path in OTHER_FIGURES or re.fullmatch(known, path):
         return
     figures = [f"{split}.{name}.mean" for split in ("val", "test") for name in (*FIGURES, *user_metrics)]
-    figures += [*OTHER_FIGURES, *(f"measures.{name}.mean" for name in measures)]
-    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, figures)}")
+    others = [*OTHER_FIGURES, *(f"measures.{name}.mean" for name in measures)]
+    group = [figure for figure in others if figure.startswith(path.partition(".")[0] + ".")]
+    raise UserError(f"optimized_metric={path}: no such figure is measured; {nearest(path, group or figures)}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import failure_line
 
 PRELOADED = "triptych.run.final"
-PROGRAM = [sys.executable, "-c", "from triptych.run.new_process import serve; serve()"]
+# Without -P modules of the current folder would be imported in the place of others.
+PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
 _start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
 _servers: list[Any] = []  # of this process: one, or none yet
 
@@ -33,7 +34,7 @@ def remember_environment() -> None:
     for server in _servers:  # of an earlier run in this process
         server.stdin.close()
     _servers.clear()
-    paths = os.pathsep.join(filter(None, sys.path))  # also what was added in Python
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # also what was added in Python
     _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
 
 
