@@ -137,11 +137,11 @@ def test_one_number_has_no_deviation_to_rescale(model):
 )
 def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
     """Elsewhere its null token is one that no step has trained; at scale 1 it is not asked."""
-    network = SimpleNamespace(conditions={"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)})
     denoiser = nn.Module()
-    denoiser.conditional, denoiser.network, denoiser.process = True, network, None
+    denoiser.conditions = {"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)}
+    denoiser.conditional, denoiser.process = True, None
     made = SimpleNamespace(denoiser=denoiser, conditional=True, of_latents=False, label_dropout=dropout)
-    data = SimpleNamespace(conditions=network.conditions)
+    data = SimpleNamespace(conditions=denoiser.conditions)
     for scale in (0.0, 1.0, 2.0):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
         wrap = lambda config=config: guided(made, data, config, OtherRuns(config))  # noqa: E731
@@ -154,9 +154,9 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
 def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
     """It asks the model without a label, at any scale."""
     denoiser = nn.Module()
-    denoiser.network = SimpleNamespace(conditions={"label": Labels(2)})
+    denoiser.conditions = {"label": Labels(2)}
     made = SimpleNamespace(denoiser=denoiser, of_latents=False, label_dropout=0.0)
-    data = SimpleNamespace(conditions=denoiser.network.conditions, mixture=None)
+    data = SimpleNamespace(conditions=denoiser.conditions, mixture=None)
     node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact", "scale": 1.0}
     for made.conditional, words in (
         (True, "guidance.scale=1.0: never trained without label"),

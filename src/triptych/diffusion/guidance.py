@@ -17,7 +17,7 @@ from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Gamma
-from .wrappers import Wrapper, is_conditional
+from .wrappers import Wrapper
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
@@ -49,7 +49,7 @@ class ClassifierFree(Wrapper):
         parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
-        if not is_conditional(denoiser):
+        if not denoiser.conditional:
             fix = "the model knows no conditions; train one with model.conditional=true"
             raise ValueError(f"guidance.scale={scale}: {fix}")
         if interval is not None and not interval[0] < interval[1]:

@@ -13,21 +13,17 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 
 
-def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Return whether the denoiser was trained with conditions; without one it predicts for all."""
-    return bool(getattr(denoiser, "conditional", False))
-
-
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
+    """A denoiser around a denoiser: same process, same conditions, unless a subclass says otherwise."""
 
     process: Process
+    has_likelihood = False
 
     def __init__(self, denoiser: AnyDenoiser):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
-        self.conditional = is_conditional(denoiser)
+        self.conditions, self.conditional = denoiser.conditions, denoiser.conditional
 
 
 @declared("threshold")

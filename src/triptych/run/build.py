@@ -77,7 +77,7 @@ def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) 
     _check_augmentation(model, data)
     others = OtherRuns(config)
     for group in ("guidance", "threshold"):
-        if config.get(group) and getattr(model, "likelihood", None) is not None:
+        if config.get(group) and model.likelihood is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
             raise UserError(f"likelihood with a {group}: {problem}; pass {group}=none")
     drawing = build_drawing(config, model, data, others)
@@ -121,9 +121,8 @@ def _source(
     wanted, change = config["condition_from"], (config.get("stages") or {}).get(name) or {}
     what, earlier = str(wanted[name]), [*wanted][: [*wanted].index(name)]
     key = f"condition_from.{name}={what}"
-    parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
-    if name not in parts:
-        known = ", ".join(parts) or "no parts"
+    if name not in model.conditions:
+        known = ", ".join(model.conditions) or "no parts"
         raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
     if what in data.conditions:
         if data.conditions[what] != data.conditions[name]:
@@ -147,14 +146,14 @@ def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: Ot
 def _teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
-    taught, opened = getattr(model, "denoiser", None), others.open("objective.teacher", path)
-    teacher = getattr(opened.model, "denoiser", None)
+    taught, opened = model.denoiser, others.open("objective.teacher", path)
+    teacher = opened.model.denoiser
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     check_process("objective.teacher", path, teacher, taught)
-    always = never_dropped(getattr(model, "label_dropout", 0.0), parts_read(model, data))  # it has these, too
+    always = never_dropped(model.label_dropout, parts_read(model, data))  # it has these, too
     gone = [name for name in parts_read(opened.model, opened.data) if name not in always]
-    check_dropped(f"objective.teacher={path}", getattr(opened.model, "label_dropout", 1.0), gone)
+    check_dropped(f"objective.teacher={path}", opened.model.label_dropout, gone)
     return teacher
 
 
@@ -232,7 +231,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
     guidance, threshold = dict(config.get("guidance") or {}), config.get("threshold") or {}
     if not guidance and not threshold:
         return None
-    denoiser = getattr(model, "denoiser", None)
+    denoiser = model.denoiser
     if denoiser is None:
         raise UserError("guidance, threshold: this model has no denoiser; pass none")
     if model.of_latents and threshold:
@@ -248,17 +247,15 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
         if guidance.get("rescale") and math.prod(model.event) == 1:
             rescale = f"guidance.rescale={guidance['rescale']}"
             raise UserError(f"{rescale}: an item of one number has no standard deviation; pass 0")
-        parts, network = guidance.get("parts"), getattr(denoiser, "network", None)  # none: exact
-        read = getattr(network, "conditions", data.conditions)
-        read = [name for name in read if name != AUGMENTATION]
+        parts, read = guidance.get("parts"), [name for name in denoiser.conditions if name != AUGMENTATION]
         for name in set(parts or ()) - set(read):
             problem = f"{name!r} is no part of the condition that the model reads"
             raise UserError(f"guidance.parts: {problem}; choose from {', '.join(read)}")
         # what asks it without a condition
         alone = guidance["_target_"].endswith(".Classifier") or (free and guidance["scale"] != 1)
-        if alone and model.conditional and network is not None:
+        if alone and model.conditional:
             gone = [name for name in read if parts is None or name in parts]
-            check_dropped(f"guidance.scale={guidance['scale']}", getattr(model, "label_dropout", 1.0), gone)
+            check_dropped(f"guidance.scale={guidance['scale']}", model.label_dropout, gone)
         extra = {}
         if "classifier" in guidance:
             extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, others)
@@ -289,9 +286,9 @@ def _classifier(path: str, denoiser: Any, data: DataModule, others: OtherRuns) -
 def _weak(path: str, others: OtherRuns, given: Sequence[str] = ()) -> Any:
     key = "guide" if path and path == others.config.get("guide") else "guidance.weak"
     opened = others.open(key, path)
-    denoiser = getattr(opened.model, "denoiser", None)
+    denoiser = opened.model.denoiser
     if denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
     gone = [name for name in parts_read(opened.model, opened.data) if name not in given]
-    check_dropped(f"{key}={path}", getattr(opened.model, "label_dropout", 1.0), gone)
+    check_dropped(f"{key}={path}", opened.model.label_dropout, gone)
     return denoiser
