@@ -207,7 +207,7 @@ def _reference(
     elif not own and inception is None:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
         raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
-    embedder = getattr(data, "embedder", None)
+    embedder = data.embedder
     if (path := node.get("contrastive")) is not None:
         if not isinstance(data, Captioned) or classifier is None:
             problem = "needs captioned data and measures.classifier"
