@@ -159,6 +159,7 @@ def test_guidance_refuses_in_one_line():
 
 def test_guidance_by_one_part_tells_the_others_to_both():
     truth = given("low")
+    truth.conditions["label"] = Labels(5)
     z, gamma = torch.randn(5, 2, dtype=torch.float64), torch.tensor(0.5).double()
     told = Condition(low=torch.randn(5, 3), label=torch.arange(5))
     kept = ClassifierFree(truth, 3.0, parts=["label"])(z, gamma, told)
