@@ -74,8 +74,8 @@ def test_val_size(tmp_path):
 def test_no_files(tmp_path, kind):
     for root in (tmp_path, tmp_path / "missing"):
         refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
-    for unset, shown in ((None, "null"), ("", "''"), (" ", "' '")):
-        refused(lambda r=unset: kind(r), f"data.root={shown}: must be ")
+    for unset in (None, "", " "):
+        refused(lambda r=unset: kind(r), "data.root: must be the folder of the data")
 
 
 def test_a_file_missing(tmp_path):
@@ -105,17 +105,6 @@ def test_damaged_file(tmp_path, damage):
     file = tmp_path / name
     file.write_bytes(change(file.read_bytes()))
     refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
-
-
-def test_parts_that_disagree(tmp_path):
-    write_mnist(tmp_path)
-    labels = tmp_path / "train-labels-idx1-ubyte.gz"
-    write_idx(labels, np.zeros(29))
-    refused(lambda: ready(Mnist, tmp_path), str(labels), "30", "29")
-    write_idx(labels, np.full(30, 10))
-    refused(lambda: ready(Mnist, tmp_path), str(labels), "label 10")
-    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((30, 8, 8)))
-    refused(lambda: ready(Mnist, tmp_path), "train-images", "(8, 8)")
 
 
 class FakeCifar10:

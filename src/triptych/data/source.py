@@ -15,7 +15,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "MNIST": (),
     "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),  # the latter Debian's
 }
-IDX_KINDS = ("images-idx3", "labels-idx1")
+IDX_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 CAPTIONED = "triptych.data.captions.CaptionedFolder"
 FOLDERS = ("triptych.data.folder.ImageFolder", CAPTIONED)
 CIFAR_FOLDER = "cifar-10-batches-py"
@@ -24,26 +24,25 @@ REPEATS = 4096  # items in a batch that may exceed its training split: some of t
 
 def folder_path(root: FilePath | None) -> Path:
     """Return ``root`` as a path; DataError if it is not set."""
-    if not root:
-        must = "must be the folder that has the data, as in data.root=/path/to/it"
-        raise DataError(f"data.root={root!r}: {must}")
+    if root is None or not str(root).strip():
+        raise DataError("data.root: must be the folder of the data, as in data.root=/path/to/it")
     return Path(root).expanduser()
 
 
 def idx_parts(root: Path, official: str) -> list[list[Path]]:
     """Find files [images, labels] of training and test part in the first folder with all; else DataError."""
-    parts = [[f"{part}-{kind}-ubyte" for kind in IDX_KINDS] for part in ("train", "t10k")]
+    names = [f"{part}-ubyte" for part in IDX_PARTS]
     inside = (f"{official}/raw", official, *PLACES[official], ".")
     # An absolute path stands for itself; the user's own places come before it.
     folders = sorted((root / place for place in inside), key=lambda f: not f.is_relative_to(root))
     for folder in folders:
-        files = [[_plain_or_zipped(folder / name) for name in names] for names in parts]
-        if all(file.is_file() for pair in files for file in pair):
-            return files
-    names = ", ".join(f"{name}[.gz]" for pair in parts for name in pair)
+        files = [_plain_or_zipped(folder / name) for name in names]
+        if all(file.is_file() for file in files):
+            return [files[:2], files[2:]]
+    listed = ", ".join(f"{name}[.gz]" for name in names)
     places = ", ".join(map(str, folders))
     raise DataError(
-        f"data.root={str(root)!r}: no {official} there; needs {names}, all in one of {places}; "
+        f"data.root={str(root)!r}: no {official} there; needs {listed}, all in one of {places}; "
         "or set data.download=true"
     )
 

@@ -54,7 +54,7 @@ class TextTower(nn.Module):
         self.last = nn.Linear(width, embedding)
 
     def forward(self, part: Part) -> Tensor:
-        tokens, there = part.value, part.tokens()
+        tokens, there = part.value, part.token_mask()
         h = self.first(tokens) + self.position[: tokens.shape[1]]
         h = self.norm(self.layers(h, src_key_padding_mask=~there))
         share = there.unsqueeze(2).to(h)

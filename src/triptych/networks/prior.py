@@ -62,7 +62,7 @@ class Prior(Network):
             if part is not None:
                 length = part.value.shape[1]
                 value[:, :length] = part.value
-                mask[:, :length] = part.tokens() & part.presence().unsqueeze(1)
+                mask[:, :length] = part.token_mask() & part.presence().unsqueeze(1)
             tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():

@@ -40,7 +40,7 @@ class Text(nn.Module):
                 continue
             h = self.layers[name](part.value)
             tokens.append(h + self.positions[name][: h.shape[1]])
-            there.append(part.tokens() & part.presence().unsqueeze(1))
+            there.append(part.token_mask() & part.presence().unsqueeze(1))
         h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
         spare = -h.shape[1] % WHOLE
         return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))
