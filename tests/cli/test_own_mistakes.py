@@ -311,11 +311,6 @@ MISTAKES = [
     ),
     (own("objective.loss", "Empty", cap=5), "class Empty(Elbo):", "loss: Empty() takes no arguments ("),
     (
-        own("optimizer", "Sign", lr=0.1, _partial_=True),
-        "class Sign(torch.optim.Optimizer):",
-        "optimizer: lr=0.1: Sign.__init__() got multiple values for argument 'lr' (",
-    ),
-    (
         drawn(own("guidance", "Guide", fault="tensor")),
         "class Guide(Wrapper):",
         "guidance: Guide gives a Tensor; must be a Prediction, as guess.moved(space, value)",

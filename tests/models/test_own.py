@@ -178,7 +178,6 @@ class Own(Output):
 ALONG = Own(Space("along", lambda alpha, sigma: Row(alpha, sigma)))
 NAN = Own(Space("nan", lambda alpha, sigma: Row((alpha - 2).log(), 1.0)))
 SUM = Own(Space("sum", lambda alpha, sigma: Row(1.0, 1.0)))
-TAKEN = Own(Space("epsilon", lambda alpha, sigma: Row(1.0, 0.0)))
 X0 = Own(Space("mine", lambda alpha, sigma: Row(1.0, 0.0)))
 V = Own(Space("mine", lambda alpha, sigma: Row(-sigma, alpha)))
 OURS = Own(edm(0.3))
@@ -188,10 +187,9 @@ OURS = Own(edm(0.3))
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ALONG", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("SUM", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("NAN", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("TAKEN", "names its space 'epsilon', as one of ours; choose another name"),
+        ("ALONG", "has a determinant alpha d - sigma c that is 0 or not finite at a level"),
+        ("SUM", "has a determinant alpha d - sigma c that is 0 or not finite at a level"),
+        ("NAN", "has a determinant alpha d - sigma c that is 0 or not finite at a level"),
         ("X0", ""),
         ("V", ""),
         ("OURS", ""),
@@ -268,10 +266,6 @@ STEPS = {  # the lines of a sampler's step, and what is wrong with them
     "Flat": ("return ddim(z, at).mean(0, keepdim=True)", "Flat gives shape (1, 2); must be (2, 2)"),
     "NaN": ("return ddim(z, at) / 0", "NaN gives numbers that are not finite"),
     "Typo": ("return ddim(z, at) * at.dt", "AttributeError: 'Step' object has no attribute 'dt'"),
-    "Double": (
-        "z_s = ddim(z, at); return z_s.double() if at.last else z_s",
-        "Double gives torch.float64; must be torch.float32",
-    ),
     "Global": (
         "return ddim(z, at) + 0.1 * torch.randn_like(z)",
         "Global gives two sets of samples for one seed; draw with at.noise(z)",

@@ -61,7 +61,7 @@ class Embedder:
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
         except Exception as error:  # whatever a stranger's file makes its readers raise
-            raise DataError(f"{self.what}: {FILE} cannot be read; {fix}") from error
+            raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding

@@ -24,7 +24,7 @@ REPEATS = 4096  # items in a batch that may exceed its training split: some of t
 
 def folder_path(root: FilePath | None) -> Path:
     """Return ``root`` as a path; DataError if it is not set."""
-    if root is None or not str(root).strip():
+    if root is None:
         raise DataError("data.root: must be the folder of the data, as in data.root=/path/to/it")
     return Path(root).expanduser()
 

@@ -102,10 +102,10 @@ class Distortion(PerItem):
 
     def compute(self) -> dict[str, Any]:
         square = super().compute()
-        if not square["n"]:
+        if not square["mean"]:
             return square
         root = math.sqrt(square["mean"])
-        return square | {"mean": root, "stderr": square["stderr"] / (2 * root) if root else 0.0}
+        return square | {"mean": root, "stderr": square["stderr"] / (2 * root)}
 
 
 def _level(model: Diffusion, t: Tensor) -> Level:
@@ -115,7 +115,6 @@ def _level(model: Diffusion, t: Tensor) -> Level:
 
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
     eps = torch.randn_like(batch.x)
-    guess = model.denoiser(
-        model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.condition_of(batch)
-    )
+    z = model.denoiser.process.diffuse(batch.x, gamma, eps)
+    guess = model.denoiser(z, gamma, model.condition_of(batch))
     return guess.epsilon_error(batch.x, eps).square().flatten(1).sum(1)
