@@ -165,6 +165,11 @@ class Condition:
         return Condition(**parts)
 
 
+def part_of(condition: Condition | None, name: str) -> Part | None:
+    """Return a part of a condition by its name; None where it, or the condition, is absent."""
+    return None if condition is None else condition.part(name)
+
+
 def dropout(
     condition: Condition,
     share: float | Mapping[str, float],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Whole
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, part_of
 from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
 
 EPS = 1e-6  # of the norms
@@ -25,7 +25,7 @@ def rotary(high: int, wide: int, width: int) -> Places:
     p 10000^(-2 i / d) (Su et al. 2021): products of queries and keys depend on differences of places alone.
     """
     angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
-    angle = over_grid(*(one.repeat_interleave(2, 1) for one in angles))
+    angle = over_grid(*(angle.repeat_interleave(2, 1) for angle in angles))
     return angle.cos(), angle.sin()
 
 
@@ -113,13 +113,15 @@ class JiT(DiT):
                 still = self.cos.new_ones(len(self.context), self.cos.shape[1])  # they have no place
                 places = torch.cat([still, self.cos]), torch.cat([torch.zeros_like(still), self.sin])
             h = block(h, c, places)
-        return h if self.context is None else h[:, len(self.context) :]
+        if self.context is None:
+            return h
+        return h[:, len(self.context) :]
 
     def _tokens(self, h: Tensor, condition: Condition | None) -> Tensor:
         assert self.context is not None
         tokens = self.context.expand(len(h), -1, -1)
         if "label" not in self.conditions:
             return tokens
-        part = None if condition is None else condition.part("label")
-        label: Tensor = self.conditioning.get_submodule("label")(part, len(h))
+        embed = self.conditioning.get_submodule("label")
+        label: Tensor = embed(part_of(condition, "label"), len(h))
         return tokens + label.unsqueeze(1)
