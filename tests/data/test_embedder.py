@@ -154,7 +154,7 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
-    nowhere = "data.embeddings=/nowhere: encoder.pt cannot be read; needs the directory of a finished run"
+    nowhere = "data.embeddings=/nowhere: its encoder.pt cannot be read; needs the directory of a finished run"
     refused(lambda: Embedder("/nowhere"), nowhere)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "encoder.pt"

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
-from triptych.diffusion.condition import AUGMENTATION, Condition, Part
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part, part_of
 from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import UserError
 
@@ -77,9 +77,6 @@ class Crop(Augmentation):
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         height, width = x.shape[-2:]
-        if self.padding >= min(height, width):
-            most = f"must be at most {min(height, width) - 1} for {height} x {width} pixels"
-            raise UserError(f"augmentation.crop.padding={self.padding}: {most}, as it mirrors them")
         wide = pad(x, (self.padding,) * 4, mode="reflect")
         shifts = 2 * self.padding + 1
         down = (uniform() * shifts).long().view(-1, 1)
@@ -136,10 +133,10 @@ def augmented(
             x, numbers = augment(batch.x, changes, seed, step, rank, world)
             batch = batch._replace(x=x)
         else:
-            if batch.condition is None or name not in batch.condition.parts:
+            part = part_of(batch.condition, name)
+            if batch.condition is None or part is None:
                 fix = "set augmentation=none"
                 raise UserError(f"augmentation: the condition has no part {name!r}; {fix}")
-            part = batch.condition.parts[name]
             value, numbers = augment(part.value, changes, part_seed, step, rank, world)
             changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.together(changed))

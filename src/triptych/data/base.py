@@ -13,7 +13,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
-from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
+from triptych.data.source import check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
@@ -158,7 +158,6 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
         train = self.splits["train"]
-        check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
         return TrainLoader(
@@ -249,8 +248,6 @@ class Generated(DataModule):
         raise NotImplementedError("draw() is not defined")
 
     def load(self) -> dict[str, Split]:
-        for name, n in self.sizes.items():
-            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.

@@ -20,7 +20,7 @@ from triptych.data.batch import Split
 from triptych.data.cache import Mapped
 from triptych.data.digits import Digits
 from triptych.data.folder import ImageFolder
-from triptych.data.layout import Layout, caption_file
+from triptych.data.layout import Layout
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
@@ -266,7 +266,7 @@ class CaptionedFolder(Captioned, ImageFolder):
 
 def read_caption(image: Path) -> str:
     """Return the caption of an image, on one line; DataError if there is none."""
-    file = caption_file(image)
+    file = image.with_suffix(".txt")
     try:
         with open_regular(file) as stream:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())

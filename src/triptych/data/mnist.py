@@ -56,11 +56,7 @@ class Mnist(Official):
         try:
             idx_parts(self.root, self.official)
         except DataError:
-            try:
-                getattr(datasets, self.official)(self.root, download=True)
-            except (OSError, RuntimeError) as error:
-                problem = f"cannot fetch {self.official} to {self.root}: {error}"
-                raise DataError(f"data.download=True: {problem}") from error
+            getattr(datasets, self.official)(self.root, download=True)
 
     def load(self) -> dict[str, Split]:
         train, test = (self.read(*files) for files in idx_parts(self.root, self.official))

@@ -1,6 +1,5 @@
 """Find the files of data and check sizes, without torch: before a run's directory is made."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ IDX_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k
 CAPTIONED = "triptych.data.captions.CaptionedFolder"
 FOLDERS = ("triptych.data.folder.ImageFolder", CAPTIONED)
 CIFAR_FOLDER = "cifar-10-batches-py"
-REPEATS = 4096  # items in a batch that may exceed its training split: some of them are there twice
 
 
 def folder_path(root: FilePath | None) -> Path:
@@ -52,22 +50,6 @@ def _plain_or_zipped(file: Path) -> Path:
     return file if file.is_file() else file.with_name(f"{file.name}.gz")
 
 
-def missing_cifar(root: Path) -> DataError:
-    """Return the error for a root without CIFAR-10's files, or with damaged ones."""
-    return DataError(
-        f"data.root={str(root)!r}: CIFAR-10 is missing or damaged there; needs the files"
-        " cifar-10-batches-py/{data_batch_1 .. data_batch_5, test_batch, batches.meta};"
-        " or set data.download=true"
-    )
-
-
-def check_batch(batch_size: int, items: int) -> None:
-    """Raise DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine."""
-    if batch_size > max(items, REPEATS):
-        fix = f"{items} is one step with all of its items"
-        raise DataError(f"data.batch_size={batch_size}: larger than the training split; {fix}")
-
-
 def check_val_size(val_size: int, items: int) -> None:
     """Raise DataError unless something is left of ``items`` to train on."""
     if not 0 <= val_size < items:
@@ -82,19 +64,13 @@ def check_pixels(size: int) -> None:
         raise DataError(f"data.size={size}: {problem}; needs a smaller one")
 
 
-def check_memory(key: str, items: int, numbers: int) -> None:
-    """Raise DataError if ``items`` of so many float32 numbers exceed this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    size = 4 * items * numbers
-    if size > memory:
-        most = f"more than the {memory / 2**30:,.0f} GiB of this machine's memory"
-        raise DataError(f"{key}={items}: takes {size / 2**30:,.0f} GiB, {most}; needs fewer items")
-
-
 def check_cifar(root: Path) -> None:
     """Raise DataError for a root without CIFAR-10's folder."""
     if not (root / CIFAR_FOLDER).is_dir():
-        raise missing_cifar(root)
+        raise DataError(
+            f"data.root={str(root)!r}: no {CIFAR_FOLDER} there, which holds CIFAR-10; "
+            "or set data.download=true"
+        )
 
 
 FILES: dict[str, Callable[[Path], Any]] = {  # class -> finds its files, or raises DataError

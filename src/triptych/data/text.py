@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from triptych.config.habits import nearest
-from triptych.config.own_code import describe_error
 from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
@@ -149,10 +148,6 @@ class Pretrained(TextEncoder):
             problem = f"no model of transformers in {self.path} ({type(error).__name__}: {error})"
             fix = "needs a folder with config.json, a tokenizer and model.safetensors"
             raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
-        most = int(config.get("max_position_embeddings", length))
-        if most < length:
-            fix = f"must be at most {most}, what the model reads"
-            raise DataError(f"data.encoder.length={length}: {fix}")
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.iterdir()):  # of its tokenizer, too
             if file.suffix in (".json", ".txt", ".model"):
@@ -168,12 +163,8 @@ class Pretrained(TextEncoder):
             raise DataError(f"data.encoder: {fix}") from error
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
-            model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
-        except Exception as error:  # whatever a damaged folder makes its readers raise
-            line = describe_error(error)
-            raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
+        tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
+        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
         return tokenizer, model.eval().requires_grad_(False)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:

@@ -140,11 +140,6 @@ class Importance(Times):
         if objective_steps is None:
             problem = "its history is that of a step"
             raise ValueError(f"objective/times=importance: {problem}; set objective.steps=T")
-        if objective_steps > 10**6:
-            raise ValueError(
-                f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "
-                "1000000 steps; use fewer steps, or other times"
-            )
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
         self.register_buffer("seen", torch.zeros(objective_steps, dtype=torch.long))

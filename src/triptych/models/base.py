@@ -144,8 +144,8 @@ class BoundModel(Logged):
         # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look

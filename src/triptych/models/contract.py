@@ -13,10 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from triptych.config.own_code import defined_at, is_own, raised_by
-from triptych.diffusion.loss import Loss
-from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.process import Process
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
@@ -127,31 +124,6 @@ def _check_values(
     i = int(right.logical_not().nonzero()[0])
     problem = f"at t={t[i]:.3g}: {name} is {values[i]:.4g}; must be {expected[i]:.4g}"
     _refuse("schedule", schedule, problem)
-
-
-def check_space(key: str, part: Any, process: Process, schedule: Schedule, device: torch.device) -> None:
-    """Check that x0 and the noise follow from a user's space of ``part`` at all levels; UserError."""
-    if not is_own(part.space.row):
-        return
-    gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=device))
-    alpha, sigma = process.alpha_sigma(gamma)
-    c, d, *_ = part.space.row(alpha, sigma)
-    determinant = (alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)
-    low, high = determinant.aminmax()
-    if not low * high > 1e-12:  # a change of sign between two levels is a 0 between them
-        problem = "has a determinant alpha d - sigma c that is 0 or not finite at a level"
-        _refuse(key, part, f"{problem}, where neither x0 nor the noise follows from it")
-
-
-def check_weight(objective: Objective, process: Process, schedule: Schedule, device: torch.device) -> None:
-    """Check that the weight of a user's loss is negative nowhere; UserError."""
-    loss: Loss = objective.loss
-    if not is_own(loss):
-        return
-    t = torch.linspace(0.0005, 0.9995, 1000, device=device)
-    weight = loss.weight(objective.level(process, schedule, t))
-    if (weight < 0).any():
-        _refuse("objective.loss", loss, "gives a weight below 0; must be at least 0")
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:

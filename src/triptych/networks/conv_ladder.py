@@ -84,9 +84,6 @@ class ConvLadder(Ladder):
     ):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
-        if halvings > levels or height % 2**halvings or columns % 2**halvings:
-            sides = f"height {height} and width {columns} must divide by two as often"
-            raise ValueError(f"model.network.halvings={halvings}: at most levels={levels}, and {sides}")
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
         self.encoders = nn.ModuleList(

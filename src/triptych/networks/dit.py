@@ -5,7 +5,6 @@ vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -94,10 +93,6 @@ class DiT(ImageNetwork):
         super().__init__(shape, **contract)
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
-        if high % patch or wide % patch:
-            problem = f"{high}x{wide} images are no whole number of patches"
-            fix = f"must be a divisor of {math.gcd(high, wide)}"
-            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")

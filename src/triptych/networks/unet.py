@@ -172,7 +172,6 @@ class UNet(ImageNetwork):
         heights = [self.shape[1] >> level for level in range(len(widths))]
         check_heights("attention_at", attention_at, heights)
         check_heights("text_at", text_at, heights)
-        check_one_number(add_z, self.outputs)
         self.add_z = add_z
         self.first = nn.Conv2d(self.channels, stem, 3, padding=1)
         self.block = partial(
@@ -290,11 +289,3 @@ def check_heights(key: str, chosen: Sequence[int], heights: Sequence[int]) -> No
         problem = f"no resolution has height {strange[0]}"
         fix = f"must be of {', '.join(map(str, heights))}"
         raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}; {fix}")
-
-
-def check_one_number(add_z: bool, outputs: int) -> None:
-    """Raise ValueError where z would be added to more than one number a dimension."""
-    if add_z and outputs > 1:
-        problem = f"z is added to one number a dimension, not to {outputs}"
-        fix = "use objective=epsilon without a learned variance, or add_z=false"
-        raise ValueError(f"denoiser.network.add_z=true: {problem}; {fix}")
