@@ -34,7 +34,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if "waited" not in state_dict:
             super().load_state_dict(state_dict)
             return
-        # of an earlier version
+        # A checkpoint of an earlier version has these two entries.
         self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,4 +42,5 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
-        trainer.should_stop |= self.wait_count >= self.patience  # of an earlier version, which kept no stop
+        # Checkpoints of an earlier version do not say that the run had stopped.
+        trainer.should_stop |= self.wait_count >= self.patience

@@ -71,7 +71,7 @@ class Metrics(pl.Callback):
         """Update each metric once, if some are one's own, and reset it; UserError: it fails."""
         if not any(map(is_own, self.metrics.values())):
             return
-        model.before_accounting()  # as Lightning will
+        model.before_accounting()  # Lightning calls it before metrics, too
         for name, metric in self.metrics.items():
             _update(name, metric.to(model.device), model, batch)
             metric.reset()

@@ -53,12 +53,12 @@ class DataModule(pl.LightningDataModule, ABC):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
-    class_names: Sequence[str] = ()  # of the labels, where they have some
+    class_names: Sequence[str] = ()  # names of the classes, if they have names
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     download: bool = False  # whether missing files are fetched
-    embedder: Any = None  # of images and texts, a ``captions.Embedder``; None for data without one
-    shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
-    known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
+    embedder: Any = None  # a ``captions.Embedder``, for data that have one
+    shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
+    known_as: str | None = None  # in a cascade, the part of later stages' conditions with these items
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.splits: dict[str, Split] = {}
-        self.numbers: dict[str, Tensor] = {}  # of each split's items, once a run has begun
-        self.augmentations: list[Augmentation] = []  # of training batches alone
+        self.numbers: dict[str, Tensor] = {}  # one for each item of a split, see ``remember``
+        self.augmentations: list[Augmentation] = []  # they change training batches alone
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 

@@ -31,7 +31,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "side": ("left", "right"),
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
-WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # of one, two, three shapes in pixels, so that a row stays between them
+WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # pixels of each of one, two, three shapes
 TRIES = 1000  # pictures drawn for one that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
@@ -43,7 +43,7 @@ MEANS = {word: (name, value) for name, values in ATTRIBUTES.items() for value, w
 MEANS["a"] = ("count", 0)
 
 
-Combination = tuple[int, ...]  # of places in ``ATTRIBUTES``: shape, colour, count - 1, side
+Combination = tuple[int, ...]  # places in ``ATTRIBUTES``: shape, colour, count - 1, side
 COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values in ATTRIBUTES.values())))
 
 

@@ -149,7 +149,8 @@ class Pretrained(TextEncoder):
             fix = "needs a folder with config.json, a tokenizer and model.safetensors"
             raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
         digest = hashlib.blake2b(weights, digest_size=8)
-        for file in sorted(self.path.iterdir()):  # of its tokenizer, too
+        for file in sorted(self.path.iterdir()):
+            # Tokens follow from the tokenizer's files, too.
             if file.suffix in (".json", ".txt", ".model"):
                 digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"

@@ -46,7 +46,8 @@ def _sum_of_distances(a: Tensor, b: Tensor) -> float:
     return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
 
 
-def _rows(b: Tensor) -> int:  # whose distances to all of b are held at a time
+def _rows(b: Tensor) -> int:
+    """Return how many points' distances to all of b are held at a time."""
     return min(1024, max(1, DISTANCES // len(b)))
 
 
@@ -104,7 +105,7 @@ def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
     samples (Kynkaanniemi et al. 2019).
     """
     by, rows = by.double(), _rows(by)
-    # the nearest of all is the point itself
+    # The nearest of all is the point itself.
     radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
     return torch.cat(inside).double().mean().item()

@@ -71,7 +71,7 @@ SPACES = {
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
         Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # of the straight path from x0 to epsilon
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # d z / d t on the straight path from x0
         edm(),
     )
 }
@@ -89,7 +89,7 @@ def space_of(space: str | Space) -> Space:
 def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
     row = space_of(space).row(alpha, sigma)
-    # where D = alpha d there is nothing to round
+    # With c = 0 the scale is d itself, without rounding.
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
     return torch.ones_like(alpha) * abs(ratio / row.unit)
 

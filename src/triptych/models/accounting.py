@@ -47,7 +47,7 @@ class Figures(Metric):
     """
 
     full_state_update = False
-    edges: Tensor | None = None  # of noise levels
+    edges: Tensor | None = None  # gammas between the noise-level bins
     sums: Tensor  # count, sum and sum of squares of each figure
 
     def __init__(self, names: Sequence[str]):
@@ -200,7 +200,8 @@ class Logged(pl.LightningModule):
 
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
-        if sides.setdefault(name, own) != own and name != "step":  # which sets a row
+        # Anyone may log "step", which says to which row of the table figures belong.
+        if sides.setdefault(name, own) != own and name != "step":
             raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
         super().log(name, *value, **how)
 

@@ -23,7 +23,7 @@ from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, Logged
 
-LEVEL_BANDS = 5  # of noise levels, logged in validation
+LEVEL_BANDS = 5  # bands of noise levels that validation logs
 
 
 @declared("model")
@@ -65,9 +65,9 @@ class BoundModel(Logged):
         self.dims = int(torch.Size(shape).numel())
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
-        self.denoiser: Any = None  # a diffusion model's, of latents where ``of_latents``
-        self.schedule: Any = None  # of its noise
-        self.likelihood: Any = None  # of its denoiser, accounted beside the bound
+        self.denoiser: Any = None  # a diffusion model's; of latents where ``of_latents`` is set
+        self.schedule: Any = None  # the noise levels of a model that has some
+        self.likelihood: Any = None  # the ODE's, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
@@ -76,7 +76,7 @@ class BoundModel(Logged):
     label_dropout: float | Mapping[str, float] = 1.0  # probability that an item trains without its condition
     _measured = False  # whether it is ready for a report; nothing trains it after that
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
-    # a subclass's own -------------------------------------------------------------------------------
+    # What a subclass defines -------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
@@ -138,10 +138,10 @@ class BoundModel(Logged):
         self._clock = (self.global_step, time.perf_counter())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # the mean loss in nats per dimension
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
+        # Dropout follows from the step, too. Not torch.manual_seed: it formats the whole stack,
+        # which takes half a millisecond.
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -150,7 +150,7 @@ class BoundModel(Logged):
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (self.global_step + 1) % every == 0:
-            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # of a step
+            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # in a step
             self._log_step(mean, nats.detach(), images)
         return mean
 
@@ -266,12 +266,14 @@ class BoundModel(Logged):
         bound = account.figures[account.unit]  # under one name, whatever the unit
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # computed over all processes already, so each logs the same; "step" sets the row they stand in
+        # Figures are of all processes already, so each logs the same. "step" sets their row.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        # epsilon's error per dimension in a few bands of noise, named after their ranges of gamma; learned
-        # endpoints may leave the outer bands, which then have what lies beyond
+        """Return epsilon's error per dimension in a few bands of noise, named by their gammas.
+
+        Beyond the outer bands, where learned endpoints may lead, levels count in these.
+        """
         if self._levels is None:
             return {}
         low, high = self._levels[[0, -1]].tolist()

@@ -64,7 +64,6 @@ class ConditionBits(PerItem):
             raise UserError(f"ConditionBits: {problem}; it has {', '.join(known)}")
         check_dropped("ConditionBits", model.label_dropout, names)
 
-    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         condition = model.condition_of(batch)
         assert condition is not None

@@ -160,7 +160,7 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     if not is_own(sampler):
         return
     tried = model.prepared(copy.copy(sampler))  # it may keep something of its own
-    sizes: list[int] = []  # of the denoiser's batches: a sampler may draw in chunks
+    sizes: list[int] = []  # batch sizes of the denoiser's calls: a sampler may draw in chunks
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:
         first, second = _draw(tried, model), _draw(tried, model)

@@ -64,14 +64,13 @@ class RetrievalAccounting(Figures):
 
     def reset(self) -> None:
         super().reset()
-        # a process may have no items at all
+        # A process without items needs a row of none, for the processes to gather.
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
-    # pairs, in place of their figures
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
-        self.rows.append(rows.flatten())  # where the processes gather them
+        self.rows.append(rows.flatten())  # processes gather states of one dimension
 
     def compute(self) -> Account:
         """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
@@ -115,7 +114,7 @@ class Contrastive(BoundModel):
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # gains, biases and the scale do not decay (sec. 2.5)
+        # Gains, biases and the scale do not decay (sec. 2.5).
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -139,7 +138,7 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        # in every process, as one may have no item of a split
+        # Before the first item, as a process may have no item of a split.
         self.accounting.scale = self.network.scale.item()
 
     def _account(self, batch: Batch, *_: Any, **__: Any) -> None:

@@ -102,7 +102,7 @@ class Diffusion(DenoiserModel):
         check_learned(schedule, objective)
         check_dropout(label_dropout, denoiser)
         check_dequantisation(likelihood, levels)
-        self.event = self.shape  # of what is diffused
+        self.event = self.shape  # the items themselves are diffused
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
@@ -113,7 +113,7 @@ class Diffusion(DenoiserModel):
         self.training_items = training
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        # with the bound's ends, where the schedule's endpoints are learned
+        # Learned endpoints of the schedule descend the bound's ends, too.
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:

@@ -83,10 +83,10 @@ class GradientNoise(Metric):
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
     def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
-        # of the mean loss, nats per dimension, of the group from ``start`` on; flat
+        """Return the flat gradient of a group's mean loss, nats per dimension."""
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
-            x = batch.x[part].clone()  # of inference mode, which knows no gradients
+            x = batch.x[part].clone()  # a tensor of inference mode has no gradients
             eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
             with torch.no_grad():
                 t, density = model.times(u, model.schedule)

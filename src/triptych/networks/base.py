@@ -60,7 +60,7 @@ class ImageNetwork(Network):
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # of ``features``
+        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # what ``features`` gives
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
         """Join z (B, C, H, W), its sines and condition images to (B, channels, H, W)."""

@@ -85,7 +85,8 @@ class ConvLadder(Ladder):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
-        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
+        # The decoder from level k + 1 to k scales by scales[k].
+        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]
         self.encoders = nn.ModuleList(
             LadderModule(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
             for k in range(levels)

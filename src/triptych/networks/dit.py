@@ -17,7 +17,7 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
-Places = tuple[Tensor, Tensor]  # of tokens, as cosines and sines (N, d) of a head's angles
+Places = tuple[Tensor, Tensor]  # cosines and sines (N, d) of the angles of tokens' places
 
 
 class TokenAttention(nn.Module):
@@ -47,7 +47,7 @@ class DiTBlock(nn.Module):
         self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
         self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    # what a block of other layers has of its own
+    # A block of other layers defines these two.
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -76,7 +76,7 @@ class DiT(ImageNetwork):
     """
 
     position: Tensor
-    block = DiTBlock  # of a transformer of other layers its own
+    block = DiTBlock  # a subclass may have blocks of other layers
 
     def __init__(
         self,

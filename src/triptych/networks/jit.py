@@ -15,7 +15,7 @@ from triptych.declare import Whole
 from triptych.diffusion.condition import Condition, part_of
 from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
 
-EPS = 1e-6  # of the norms
+EPS = 1e-6  # added to the mean square in each norm
 
 
 def rotary(high: int, wide: int, width: int) -> Places:
@@ -97,7 +97,8 @@ class JiT(DiT):
             last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
             raise ValueError(f"denoiser.network.context_from={context_from}: must be a block before {last}")
         self.context_from = context_from
-        # as large as the paper's, which are drawn; not drawn, so that the other weights are the same without
+        # As large as the paper's, which are drawn. Ours are not, so that the other weights are the
+        # same with and without them.
         self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None
         _, high, wide = self.shape
         patch = self.cut.downscale_factor

@@ -34,7 +34,8 @@ class Text(nn.Module):
         there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
             part = part_of(condition, name)
-            if part is None:  # as long as if it were there, so that absent for all is absent for each
+            if part is None:
+                # As many tokens as if it were there: absent for all items is absent for each.
                 tokens.append(self.positions[name].expand(items, -1, -1))
                 there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue

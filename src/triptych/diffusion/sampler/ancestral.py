@@ -72,7 +72,7 @@ class Ancestral(Sampler):
         guess = at.guess(z, at.gamma_t)
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
+        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # beta tilde's
         assert self.reverse is not None
         widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
         return mean.addcmul_(at.noise(z), std * widened)

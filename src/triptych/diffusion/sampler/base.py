@@ -25,7 +25,7 @@ from ..schedule import Schedule
 
 Grid = Literal["gamma", "time", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
-NUMBERS = 2**20  # of the items that are worked on at a time
+NUMBERS = 2**20  # entries of the samples that are drawn at a time
 
 
 def chunk_size(shape: Sequence[int]) -> int:
