@@ -184,9 +184,12 @@ def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Ten
     numbers = [torch.zeros(0)]
     for changes in by_part(steps).values():
         for change in changes:
-            noised = isinstance(change, ConditioningNoise) and change.part == part
-            if change.told:
-                numbers.append(torch.full((change.numbers,), level if noised else 0.0))
+            if not change.told:
+                continue
+            done = torch.zeros(change.numbers)
+            if isinstance(change, ConditioningNoise) and change.part == part:
+                done += level
+            numbers.append(done)
     return torch.cat(numbers)
 
 

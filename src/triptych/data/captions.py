@@ -219,10 +219,11 @@ class Captioned(DataModule):
         """Return the attributes (n, A) that captions of the data ask for, -1 where one is left open."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
-            if split.labels is not None:
-                for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
-                    same = known.get(caption, label) == label
-                    known[caption] = label if same else -1  # the caption of several classes
+            if split.labels is None:
+                continue
+            for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
+                if known.setdefault(caption, label) != label:
+                    known[caption] = -1  # the caption of several classes
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:

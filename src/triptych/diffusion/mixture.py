@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .condition import Condition, Labels
+from .condition import Condition, Labels, part_of
 from .prediction import Prediction
 from .process import Process, expand
 
@@ -177,10 +177,10 @@ class Oracle(nn.Module):
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
-        label = None if condition is None else condition.part("label")
+        label = part_of(condition, "label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = own if label.present is None else torch.where(label.present.unsqueeze(1), own, score)
+            score = torch.where(label.presence().unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 

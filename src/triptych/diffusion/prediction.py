@@ -198,14 +198,23 @@ def _is(number: Number, value: float) -> bool:
 
 
 def _times(number: Number, x: Number) -> Any:
-    return x if _is(number, 1) else number * x
+    if _is(number, 1):
+        return x
+    return number * x
 
 
 def _over(x: Tensor, number: Number) -> Tensor:
-    return x if _is(number, 1) else x / number
+    if _is(number, 1):
+        return x
+    return x / number
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:  # a x + b y
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+    """Return a x + b y without a term that has a Python 0."""
+    if _is(b, 0) or _is(y, 0):
+        if _is(a, 0) or _is(x, 0):
+            return 0.0
+        return _times(a, x)
     if _is(a, 0) or _is(x, 0):
-        return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
-    return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)
+        return _times(b, y)
+    return _times(a, x) + _times(b, y)

@@ -47,7 +47,9 @@ class LadderModule(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         raw = self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
-        return raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1) if self.passes else raw
+        if self.passes:
+            raw = raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1)
+        return raw
 
 
 class Head(LadderModule):

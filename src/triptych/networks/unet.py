@@ -216,10 +216,8 @@ class UNet(ImageNetwork):
         layers, skips = nn.ModuleList(), [stem]
         for number, level in enumerate(levels):
             if number:
-                width = skips[-1]
-                halve = nn.AvgPool2d(2)
-                layers.append(Halve(width) if self.by_conv else self.block(width, width, resize=halve))
-                skips.append(width)
+                layers.append(self._halve(skips[-1]))
+                skips.append(skips[-1])
             for _ in range(blocks):
                 layers.append(self.block(skips[-1], level.width, level.attention, text=level.text))
                 skips.append(level.width)
@@ -238,9 +236,18 @@ class UNet(ImageNetwork):
                 layers.append(self.block(joined, level.width, attention, text=level.text))
                 before = level.width
             if number:
-                double = nn.Upsample(scale_factor=2)
-                layers.append(Double(before) if self.by_conv else self.block(before, before, resize=double))
+                layers.append(self._double(before))
         return layers
+
+    def _halve(self, width: int) -> nn.Module:
+        if self.by_conv:
+            return Halve(width)
+        return self.block(width, width, resize=nn.AvgPool2d(2))
+
+    def _double(self, width: int) -> nn.Module:
+        if self.by_conv:
+            return Double(width)
+        return self.block(width, width, resize=nn.Upsample(scale_factor=2))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)

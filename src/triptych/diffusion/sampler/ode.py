@@ -10,7 +10,7 @@ from torch import Tensor
 
 from triptych.declare import Count, NonNegative, Positive, Share
 
-from ..condition import Condition
+from ..condition import Condition, part_of
 from ..protocol import AnyDenoiser
 from ..schedule import Schedule
 from .base import Grid, Sampler, Step
@@ -76,10 +76,14 @@ class Chosen(DDIM):
     ) -> Tensor:
         draw, count = super().__call__, self.draws_under(condition)
         draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
-        return draws[0] if condition is None or count == 1 else self.choose(torch.stack(draws), condition)
+        if condition is None or count == 1:
+            return draws[0]
+        return self.choose(torch.stack(draws), condition)
 
     def draws_under(self, condition: Condition | None) -> int:
-        return self.draws if condition is not None and condition.part(self.by) is not None else 1
+        if part_of(condition, self.by) is None:
+            return 1
+        return self.draws
 
     def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
         """Return the nearest of ``draws`` (D, B, *event), or of ``ways`` (D, B, ...) that lead to them."""
