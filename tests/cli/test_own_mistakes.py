@@ -307,7 +307,8 @@ MISTAKES = [
     (
         own("objective.output", "Alone"),
         'super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))',
-        "objective.output: row(alpha); must be row(alpha, sigma)",
+        "objective.output: TypeError: ",
+        "takes 1 positional argument",
     ),
     (own("objective.loss", "Empty", cap=5), "class Empty(Elbo):", "loss: Empty() takes no arguments ("),
     (

@@ -127,8 +127,7 @@ class Monotone(LearnedEndpoints):
             scale = 2 * nats.detach() / whole_batch(nats).mean()
 
         def rescale(gradient: Tensor) -> Tensor:
-            if scale is None:
-                raise RuntimeError("variance_descent: backward() was called before the losses were set")
+            assert scale is not None  # the losses are set before they go back
             return (gradient * scale).to(gradient)
 
         self._rescale = rescale

@@ -12,7 +12,6 @@ easy.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +37,6 @@ class Space:
 
     name: str
     row: Callable[[Tensor, Tensor], Row]
-
-    def __post_init__(self) -> None:
-        try:
-            signature(self.row).bind("alpha", "sigma")
-        except TypeError:
-            raise ValueError(f"row{signature(self.row)}; must be row(alpha, sigma)") from None
 
 
 def edm(sigma_data: float = 0.5) -> Space:

@@ -88,11 +88,6 @@ class Chosen(DDIM):
     def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
         """Return the nearest of ``draws`` (D, B, *event), or of ``ways`` (D, B, ...) that lead to them."""
         near = condition.parts[self.by].value.flatten(1)
-        if near[0].numel() != draws[0, 0].numel():
-            raise ValueError(
-                f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
-                f"{draws[0, 0].numel()} of a sample"
-            )
         best = (draws.flatten(2) * near).sum(2).argmax(0)
         return (draws if ways is None else ways)[best, torch.arange(len(best), device=best.device)]
 
@@ -145,9 +140,6 @@ class EDM(Heun):
     Args:
         churn, noise: their S_churn and S_noise.
         low, high: their S_tmin and S_tmax, of sigma / alpha; None: no limit.
-
-    Raises:
-        ValueError: ``high`` is not above ``low``.
     """
 
     def __init__(
@@ -161,8 +153,6 @@ class EDM(Heun):
         **options: Any,
     ):
         super().__init__(steps, grid, **options)
-        if high is not None and high <= low:
-            raise ValueError(f"sampler.low={low} and sampler.high={high}: must be low < high, or null")
         self.churn, self.noise = churn, noise
         self.low, self.high = low, math.inf if high is None else high
         self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1
