@@ -185,7 +185,7 @@ class Guide(Wrapper):
 class Keen(Sampler):
     """With a history of its own."""
     def step(self, z, at):
-        at.history = [*getattr(at, "history", []), at.guess(z, at.gamma_t)]
+        at.history = [*(at.history or []), at.guess(z, at.gamma_t)]
         assert len(at.history) <= self.steps
         return at.history[-1].at(*at.process.alpha_sigma(at.gamma_s))
 

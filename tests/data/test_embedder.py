@@ -57,7 +57,7 @@ def trained():
 def run(tmp_path, trained):
     """A directory as a run of model=contrastive leaves it, and its network."""
     model, data = trained
-    for name, left in model.leaves().items():
+    for name, left in model.artifacts().items():
         torch.save(left, tmp_path / name)
     return tmp_path, model.network, data
 

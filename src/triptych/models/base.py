@@ -126,7 +126,7 @@ class BoundModel(Logged):
         """Return what a subclass wants kept in ``summary.json`` for a picture: plain lists."""
         return {}
 
-    def leaves(self) -> dict[str, Any]:
+    def artifacts(self) -> dict[str, Any]:
         """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
         return {}
 

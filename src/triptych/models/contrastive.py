@@ -149,7 +149,7 @@ class Contrastive(BoundModel):
         label = batch.condition.part("label")
         self.accounting.update(u, v, number, number if label is None else label.value)
 
-    def leaves(self) -> dict[str, Any]:
+    def artifacts(self) -> dict[str, Any]:
         kind = type(self.network)
         about = {
             "_target_": f"{kind.__module__}.{kind.__qualname__}",

@@ -143,13 +143,13 @@ class DenoiserModel(BoundModel):
         if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
             raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
-        if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
+        if isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned) and not learns:
             problem = "this model learned none (bound.variance=learned does)"
             raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
 
     def prepared(self, sampler: Sampler) -> Sampler:
         """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""
-        sampler = sampler.drawing_from(self.bound.variance)
+        sampler = sampler.with_reverse_variance(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
             x, condition = self.items(CALIBRATION)
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)

@@ -46,7 +46,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
     if first:
-        for name, artifact in model.leaves().items():
+        for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
     sets = draw_sets(experiment, run, strategy, step) if checkpoint.config.get("test", True) else None
     if checkpoint.peers:

@@ -40,7 +40,7 @@ class Ancestral(Sampler):
         self.variance = None if variance is None else as_variance(variance, "sampler.variance")
         self.reverse = self.variance or BetaTilde()
 
-    def drawing_from(self, variance: ReverseVariance) -> "Ancestral":
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Ancestral":
         if self.variance is not None:
             return self
         other = copy.copy(self)

@@ -104,12 +104,12 @@ class DPMSolver(Sampler):
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
-        if at.before is not None and not at.last:
-            gamma_r, x0 = at.before
+        if at.history is not None and not at.last:
+            gamma_r, x0 = at.history
             ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
             z_s.addcmul_(guess.x0 - x0, pull)
-        at.before = at.gamma_t, guess.x0
+        at.history = at.gamma_t, guess.x0
         return z_s
 
 
