@@ -279,6 +279,7 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
         return {}
     if never_dropped(model.label_dropout, {*denoiser.conditions} - {AUGMENTATION}):
         return {}
+    assert model.schedule is not None  # a model with a denoiser has noise levels
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
