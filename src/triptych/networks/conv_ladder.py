@@ -1,4 +1,4 @@
-"""A ladder VAE's network for images: residual modules with latents that are images too."""
+"""A ladder with convolutions, for images: residual modules, and latents that are images too."""
 
 import torch
 from torch import Tensor, nn
