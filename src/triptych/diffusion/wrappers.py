@@ -25,7 +25,10 @@ def is_conditional(denoiser: AnyDenoiser) -> bool:
 
 
 class Wrapper(nn.Module):
-    """Base class: a denoiser with the process and the conditions of the one it wraps."""
+    """Base class: a denoiser with the process and the conditions of the one it wraps.
+
+    A subclass may change either.
+    """
 
     process: Process
 

@@ -124,9 +124,9 @@ class Sampler(ABC):
         return gammas
 
     def drawing_from(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler for a model with that reverse variance.
+        """Return this sampler, set to draw with a model's reverse variance.
 
-        Only ancestral steps draw from it.
+        Only ancestral samplers use it; others are returned unchanged.
         """
         return self
 
