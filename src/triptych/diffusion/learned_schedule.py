@@ -119,7 +119,7 @@ class Monotone(LearnedEndpoints):
 
     @contextmanager
     def variance_descent(self) -> Iterator[Callable[[Tensor], None]]:
-        """Train the interior, inside this context, on E[L^2] / E[L] in place of E[L].
+        """Train the schedule's interior, within the context, on E[L^2] / E[L] instead of E[L].
 
         VDM app. I.2: per sample d L_i^2 = 2 L_i d L_i, so the gradient with respect to s(t_i) and
         s'(t_i) is multiplied by 2 L_i / mean L, with the mean over all processes. Network and

@@ -65,7 +65,7 @@ class Level(NamedTuple):
         return within * self.slope / self.dgamma
 
     def squared(self, space: str | Space) -> Tensor:
-        """Return s^2: the squared error in ``space`` is s^2 times that in epsilon."""
+        """Return s^2, the squared error in ``space`` for a squared epsilon error of 1."""
         return error_scale(space, *self.process.alpha_sigma(self.gamma)).square()
 
 

@@ -94,7 +94,7 @@ def space_of(space: str | Space) -> Space:
 
 
 def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return s = |D| / alpha, with which |error in the space| = s |epsilon error|.
+    """Return the ratio s of the error in ``space`` to the epsilon error: |D| / alpha.
 
     For x0 it is sigma / alpha.
     """

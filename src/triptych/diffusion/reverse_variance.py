@@ -121,10 +121,10 @@ class Optimal(ReverseVariance):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> None:
-        """Measure m on training items x (B, *event), with one draw per item and node.
+        """Measure the mean squared epsilon error m on training items x (B, *event).
 
-        The nodes are the levels ``gamma`` (n,), which increase, or 32 evenly spaced ones between
-        its ends if there are more.
+        There is one draw per item and node. The nodes are the levels ``gamma`` (n,), which
+        increase, or 32 evenly spaced ones between its ends if there are more.
         """
         if len(gamma) > NODES:
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
