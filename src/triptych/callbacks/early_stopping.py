@@ -12,9 +12,10 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
+    """Stop after ``patience`` validations in a row that do not lower ``monitor`` by ``min_delta``.
 
-    The count is in each checkpoint and goes on after a resume. "val/bound" is in the data's own unit.
+    The count is stored in each checkpoint and continues after a resume. "val/bound" has the unit of
+    the data's bound.
     """
 
     def __init__(
@@ -27,14 +28,14 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The class's name: Lightning's own, with the same monitor, may stand beside it."""
+        """The class's name, so that Lightning's own callback may have the same monitor."""
         return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "waited" not in state_dict:
             super().load_state_dict(state_dict)
             return
-        # of an earlier version
+        # This is the state of an earlier version.
         self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,7 +49,8 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
-        trainer.should_stop |= self.wait_count >= self.patience  # of an earlier version, which kept no stop
+        # An earlier version did not store that it had stopped.
+        trainer.should_stop |= self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         figures = trainer.callback_metrics

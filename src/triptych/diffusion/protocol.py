@@ -1,4 +1,4 @@
-"""What the mathematics asks of a denoiser."""
+"""The interface of a denoiser."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -11,12 +11,18 @@ from .process import Process
 
 
 class AnyDenoiser(Protocol):
-    """What samplers, bounds, likelihoods and guidance take: a ``Denoiser``, an oracle, a wrapper of one."""
+    """The denoiser that samplers, bounds, likelihoods and guidance take.
+
+    It may be a ``Denoiser``, an oracle or a wrapper of one of these.
+    """
 
     process: Process
 
     def __call__(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event) and gamma (B,) or ().
+
+        ``condition``: of B items, or None.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its weights; an oracle has none."""
+        """Return the weights; an oracle has none."""

@@ -1,4 +1,7 @@
-"""Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
+"""Denoisers that wrap a denoiser and change its predictions.
+
+Every sampler and every other wrapper can use them.
+"""
 
 from typing import Annotated
 
@@ -14,12 +17,18 @@ from .protocol import AnyDenoiser
 
 
 def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Return whether the denoiser was trained with conditions; without one it predicts for all."""
+    """Return whether the denoiser was trained with conditions.
+
+    Without a condition, such a denoiser predicts unconditionally.
+    """
     return bool(getattr(denoiser, "conditional", False))
 
 
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
+    """Base class: a denoiser with the process and the conditions of the one it wraps.
+
+    A subclass may change either.
+    """
 
     process: Process
 
@@ -32,7 +41,10 @@ class Wrapper(nn.Module):
 
 @declared("threshold")
 class StaticThreshold(Wrapper):
-    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler)."""
+    """Clamp x0 to the data's range [-bound, bound] (Ho et al. 2020).
+
+    Every reference sampler does this.
+    """
 
     def __init__(self, denoiser: AnyDenoiser, bound: Positive = 1.0):
         super().__init__(denoiser)
@@ -45,9 +57,10 @@ class StaticThreshold(Wrapper):
 
 @declared("threshold")
 class DynamicThreshold(Wrapper):
-    """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
+    """Dynamic thresholding of x0 (Imagen, Saharia et al. 2022, sec. 2.3).
 
-    Saharia et al. 2022 (Imagen, sec. 2.3): keeps strong guidance from saturating pixels.
+    x0 is clamped to [-s, s] and divided by s, where s = max(1, the ``quantile`` of |x0| in each
+    sample). It keeps strong guidance from saturating pixels.
     """
 
     def __init__(self, denoiser: AnyDenoiser, quantile: Annotated[float, Gt(0), Le(1)] = 0.995):

@@ -1,4 +1,4 @@
-"""Models that are called ``model(x, t, class_labels=...)``, as those of diffusers are, under our contract."""
+"""Use models that are called ``model(x, t, class_labels=...)``, such as diffusers', as networks."""
 
 from typing import Any
 
@@ -12,14 +12,16 @@ LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
 
 class Adapter(Network):
-    """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
+    """Use ``model(z, t, class_labels=y)``, which returns a tensor or has ``.sample``, as a network.
 
-    t = 25 (gamma + 20), whatever the schedule, so a trained network can be used under another: gamma from -20
-    to 20 becomes the 0 .. 1000 that such models embed. The model has to take fractions of a step.
+    t = 25 (gamma + 20) for every schedule, so that a trained network can be used under another one:
+    gamma from -20 to 20 becomes the 0 .. 1000 that such models embed. The model must accept
+    fractions of a step.
 
-    The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
-    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none". On the first
-    call an answer of another shape is a ValueError.
+    The model's own keys set its channels: its output has ``outputs`` times the data's channels,
+    which is 1 times for every objective but levels. With labels, the model sees ``num_classes`` + 1
+    classes, of which the last means "no label". If the first output has another shape, a ValueError
+    is raised.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):
@@ -31,7 +33,7 @@ class Adapter(Network):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}
-        for name, kind in self.conditions.items():  # a label alone
+        for name, kind in self.conditions.items():  # only labels are supported
             part = None if condition is None else condition.part(name)
             labels["class_labels"] = classes_of(part, len(z), kind.classes, z.device)  # type: ignore[union-attr]
         answer = self.model(z, self.timestep(gamma), **labels)
@@ -43,5 +45,5 @@ class Adapter(Network):
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return the noise level in the model's own measure, (B,)."""
+        """Return the noise level as the model's own timestep, (B,)."""
         return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))
