@@ -15,8 +15,7 @@ import yaml
 
 from triptych.config.habits import nearest
 from triptych.errors import UserError
-from triptych.run.parsing import format_value
-from triptych.study.axes import value_name
+from triptych.run.parsing import format_value, value_name
 
 # what a claim can be of, beside the user's own metrics
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")

@@ -16,11 +16,11 @@ from triptych.cli import report as cli
 from triptych.config.describe import read_yaml
 from triptych.config.metric import version_of
 from triptych.config.source import CONFIGS
-from triptych.study.papers import results_page
+from triptych.study import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import settings_digest
-from triptych.study.papers.results_page import claims_figure
 from triptych.study.render import print_table, write_report
+from triptych.study.results_page import claims_figure
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",

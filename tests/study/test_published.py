@@ -16,9 +16,9 @@ from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study.contrasts import _figure
 from triptych.study.papers.claim import MetricPoint
-from triptych.study.papers.contrasts import _figure
-from triptych.study.papers.published import judge_claims
+from triptych.study.published import judge_claims
 
 
 class Sweep(Memory):

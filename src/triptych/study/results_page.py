@@ -27,7 +27,7 @@ from triptych.run.sweep_record import SweepRecord
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
-from triptych.study.papers.published import FINDINGS, Judgement
+from triptych.study.published import FINDINGS, Judgement
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png

@@ -14,10 +14,10 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study import contrasts
+from triptych.study.contrasts import ContrastResult
 from triptych.study.formatting import listed, p_value, quantity
-from triptych.study.papers import contrasts
 from triptych.study.papers.claim import Axes, Claim
-from triptych.study.papers.contrasts import ContrastResult
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
 from triptych.study.verdict import no_better
