@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from scipy.special import bdtr, bdtrc
 
 from triptych.config.keys import name_null
+from triptych.run.parsing import SampleMeasures
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
-from triptych.study.groups import copies, counted_once
-from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
+from triptych.study.groups import copies
+from triptych.study.papers.claim import METRIC, OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.statistics import ALPHA, Paired, paired, spread
 
-Runs = Mapping[MetricPoint, list[Run]]
-Values = dict[int | None, float]
+Settings = Mapping[MetricPoint, "Setting"]
+ENDED = ("diverged", "finished")
+# what is recorded as "bpd_prior" or "nats_per_dim_prior"
+BY_UNIT = {*OF_THE_BOUND} - {"bound", "gap", "entropy"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ class ContrastResult:
     @property
     def ratio(self) -> tuple[float, float, float] | None:
         """First over second: (mean, low, high); None for one figure, or figures not above 0."""
-        if self.trouble or len(self.means) < 2:
+        if self.trouble or not self.contrast.is_pair:
             return None
         mean, low, high = self.ends
         if self.contrast.ratio:
             return exp(mean), exp(low), min(exp(high), 1e9)  # JSON has no infinity
         base = self.means[1]
-        ends = tuple((base + end) / base for end in (mean, low, high)) if base > 0 else ()
-        return (ends[0], ends[1], ends[2]) if ends and min(ends) > 0 else None
+        if base <= 0 or base + min(mean, low) <= 0:
+            return None
+        return (base + mean) / base, (base + low) / base, (base + high) / base
 
     def size(self, ratio: bool) -> float:
         """Return how far apart both settings are, as a difference or a log ratio; infinite if unknown."""
@@ -65,7 +69,9 @@ class ContrastResult:
             return abs(self.pair.mean)
         if not ratio:
             return abs(self.means[0] - self.means[1])
-        return abs(math.log(self.ratio[0])) if self.ratio else math.inf
+        if self.ratio is None:
+            return math.inf
+        return abs(math.log(self.ratio[0]))
 
     @property
     def text(self) -> str:
@@ -74,24 +80,34 @@ class ContrastResult:
             return "–"
         if self.contrast.diverges:
             return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
-        mean, low, high = map(exp, self.ends) if self.contrast.ratio else self.ends
-        return with_interval(mean, low, high, self.contrast.second is not None and not self.contrast.ratio)
+        mean, low, high = self.ends
+        if self.contrast.ratio:
+            return with_interval(exp(mean), exp(low), exp(high))
+        return with_interval(mean, low, high, sign=self.contrast.is_pair)
 
     @property
     def accepted(self) -> str:
         """ "above 0.1", "from 0.9 to 1.1"."""
+        low, high = self.contrast.low, self.contrast.high
         if self.contrast.diverges:
             return "above 50%"
-        ends = self.contrast.low, self.contrast.high
-        reached = map(math.exp, ends) if self.contrast.ratio else ends
-        low, high = (f"{end:.4g}".replace("-", "−") for end in reached)
-        return f"above {low}" if math.isinf(ends[1]) else f"from {low} to {high}"
+        if self.contrast.ratio:
+            low, high = math.exp(low), math.exp(high)
+        if math.isinf(high):
+            return f"above {_four_digits(low)}"
+        return f"from {_four_digits(low)} to {_four_digits(high)}"
+
+
+def _four_digits(x: float) -> str:
+    return f"{x:.4g}".replace("-", "−")
 
 
 def exp(x: float) -> float:
     """Return e^x; 0 or infinity beyond any ratio that says something, as two seeds' interval may be."""
-    if abs(x) >= 20:
-        return math.inf if x > 0 else 0.0
+    if x <= -20:
+        return 0.0
+    if x >= 20:
+        return math.inf
     return math.exp(x)
 
 
@@ -103,120 +119,193 @@ def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     return outside, min(1.0, len(inward) * inside)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """The runs of one setting of a claim, at most one a seed, and their finite figures by seed."""
+
+    label: str
+    metric: str
+    runs: Sequence[Run]
+    figures: Mapping[int | None, float]
+    ended: int
+    diverged: int
+
+    @property
+    def text(self) -> str:
+        """Mean and standard error over seeds: "1.902 ± 0.006, 1 diverged"."""
+        text = "–"
+        if self.figures:
+            text = plus_minus(spread(list(self.figures.values())))
+        if self.diverged:
+            text += f", {self.diverged} diverged"
+        return text
+
+
+def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricPoint, Setting]:
+    """Return each setting of a claim, in the order of the sweep's values."""
+    place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
+    points = sorted(claim.points, key=lambda point: [place.get(setting, 0) for setting in point.setting])
+    return {point: _read_setting(point, point_label(point, claim), axes, runs) for point in points}
+
+
+def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run]) -> Setting:
+    own = runs_of(point, axes, runs)
+    figures = {run.seed: figure(point, run) for run in own}
+    finite = {seed: x for seed, x in figures.items() if math.isfinite(x)}
+    ends = [run.status for run in own if run.status in ENDED]
+    return Setting(label, point.metric, own, finite, len(ends), ends.count("diverged"))
+
+
+def point_label(point: MetricPoint, claim: Claim) -> str:
+    """Return a setting by the values that tell it from the others of the claim, and by a metric that does."""
+    values_of: dict[str, set[str]] = {METRIC: set()}
+    for other in claim.points:
+        values_of[METRIC].add(other.metric)
+        for key, value in other.setting:
+            values_of.setdefault(key, set()).add(value)
+    texts = [name_null(key, value) for key, value in point.setting if len(values_of[key]) > 1]
+    if not texts or len(values_of[METRIC]) > 1:
+        texts.append(point.metric)
+    return " / ".join(texts)
+
+
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
-    over = {run.measured.key for run in runs if run.measured is not None}
-    wanted = [(key, value) for key, value in point.setting if key not in over]
-    typed = [(run, {**run.config, **run.choices, **run.overrides}) for run in runs]
-    matches = [run for run, values in typed if all(values.get(key, "") == value for key, value in wanted)]
-    done = ["diverged", "finished"]
-    ordered = sorted(matches, key=lambda r: (done.index(r.status) if r.status in done else -1, r.age))
-    planned = set(axes.get("seed", ()))
-    newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
-    return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
+    measured_keys = {run.measured.key for run in runs if run.measured is not None}
+    setting = {key: value for key, value in point.setting if key not in measured_keys}
+    planned = axes.get("seed", ())
+    by_seed: dict[int | None, Run] = {}
+    for run in sorted(runs, key=_rank):
+        values = {**run.config, **run.choices, **run.overrides}
+        is_planned = not planned or str(run.seed) in planned
+        if is_planned and all(values.get(key, "") == value for key, value in setting.items()):
+            by_seed[run.seed] = run
+    return sorted(by_seed.values(), key=lambda run: (run.seed is None, run.seed or 0))
 
 
-def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
+def _rank(run: Run) -> tuple[int, object]:
+    """Return a sort key under which finished runs come after diverged ones, and both after all others."""
+    rank = -1
+    if run.status in ENDED:
+        rank = ENDED.index(run.status)
+    return rank, run.age
+
+
+class Unmeasurable(Exception):
+    """The reason why a contrast cannot be measured."""
+
+
+def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> ContrastResult:
     """Return the contrast over ``seeds`` seeds, from the runs of each setting."""
-
-    def cannot(why: str) -> ContrastResult:
-        return ContrastResult(contrast, Paired(math.nan, 0), trouble=why)
-
-    points = [point for point in (contrast.first, contrast.second) if point]
-    ended_of = {
-        point: [run for run in of[point] if run.status in ("finished", "diverged")]
-        for point in (*points, *contrast.others)
-    }
-    for point, ended in ended_of.items():
-        if len(ended) < seeds:
-            return cannot(f"{len(ended)} of {quantity(seeds, 'run')} of {point_label(point, axes)} ended")
-    for point in points:
-        ended = ended_of[point]
-        diverged = sum(run.status == "diverged" for run in ended)
+    try:
+        _check_ended(contrast, settings, seeds)
         if contrast.diverges:
-            n = len(ended)
-            diverged += sum(_is_beyond(run, contrast, of) for run in ended if run.status != "diverged")
-            # the chance of as many, or as few, under a probability of one half
-            many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
-            return ContrastResult(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
-        if again := copies({run.seed: run for run in of[point] if run.test}):
-            return cannot(counted_once(point_label(point, axes), again).split(" and count")[0])
-        if diverged:
-            problem = f"diverged with {diverged} of {quantity(len(ended), 'seed')}"
-            return cannot(f"{point_label(point, axes)} {problem}")
-    if len({run.fingerprint for point in points for run in of[point] if run.fingerprint}) > 1:
-        return cannot(f"{contrast.name}: not on the same data")
-    values = [_values(point, of[point]) for point in points]
-    for point, figures in zip(points, values, strict=True):
-        if len(figures) < len(of[point]):
-            return cannot(f"{point_label(point, axes)} has no finite {point.metric}")
-    means = tuple(spread(list(figures.values())).mean for figures in values)
+            return _share_of_divergences(contrast, settings)
+        compared = [settings[point] for point in contrast.compared]
+        _check_comparable(contrast, compared)
+        pair = _paired(contrast, compared)
+    except Unmeasurable as reason:
+        return ContrastResult(contrast, Paired(math.nan, 0), trouble=str(reason))
+    means = tuple(spread(list(setting.figures.values())).mean for setting in compared)
+    result = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
+    if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
+        return result  # a bound may be near 0, as densities have no scale
+    return result.refuse_wide(min(map(abs, means)) / 2, "half of the smaller figure")
+
+
+def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
+    """Raise Unmeasurable if a setting has fewer runs that ended than the sweep has seeds."""
+    for point in (*contrast.compared, *contrast.others):
+        setting = settings[point]
+        if setting.ended < seeds:
+            raise Unmeasurable(f"{setting.ended} of {quantity(seeds, 'run')} of {setting.label} ended")
+
+
+def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
+    """Test by sign whether most seeds diverge, or end with a figure far beyond all others'."""
+    first, others = settings[contrast.first], [settings[point].figures for point in contrast.others]
+    n, lost = first.ended, first.diverged
+    for seed, value in first.figures.items():
+        known = [figures[seed] for figures in others if seed in figures]
+        lost += bool(known) and value > contrast.beyond * max(known)
+    # the chance of as many, or as few, under a probability of one half
+    many, few = 1.0, float(bdtr(lost, n, 0.5))
+    if lost:
+        many = float(bdtrc(lost - 1, n, 0.5))
+    return ContrastResult(contrast, Paired(lost / n, n), many, few)
+
+
+def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
+    """Raise Unmeasurable unless each run has a finite figure of its own, all on the same data."""
+    fingerprints = set[str]()
+    for setting in compared:
+        repeats = copies({run.seed: run for run in setting.runs if run.test})
+        if repeats:
+            seed, first = next(iter(repeats.items()))
+            problem = f"seeds {first} and {seed} have the same figures to the last digit"
+            raise Unmeasurable(f"{setting.label}: {problem}")
+        if setting.diverged:
+            seeds = quantity(setting.ended, "seed")
+            raise Unmeasurable(f"{setting.label} diverged with {setting.diverged} of {seeds}")
+        if len(setting.figures) < len(setting.runs):
+            raise Unmeasurable(f"{setting.label} has no finite {setting.metric}")
+        fingerprints |= {run.fingerprint for run in setting.runs if run.fingerprint}
+    if len(fingerprints) > 1:
+        raise Unmeasurable(f"{contrast.name}: not on the same data")
+
+
+def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
+    """Pair the figures by seed, and bounds by item; Unmeasurable: no ratio, or no error is known."""
+    figures, items = [dict(setting.figures) for setting in compared], None
     if contrast.ratio:
-        if any(value <= 0 for figures in values for value in figures.values()):
-            return cannot(f"{contrast.name}: a figure is not above 0")
-        values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
-    by_item = not contrast.ratio and all(point.metric == "bound" for point in points)
-    items = bound_by_item(*(of[point] for point in points)) if by_item else None
-    if contrast.second is None:
-        pair = paired(dict.fromkeys(values[0], 0.0), values[0], items)
-    else:
-        pair = paired(values[1], values[0], items)
-    if pair.error is None:
-        why = "one seed" if pair.n < 2 else "every seed gave the same figure"
-        return ContrastResult(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
-    measured = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
-    # a bound may be near 0, as densities have no scale
-    smaller = math.inf if contrast.ratio or points[0].metric in OF_THE_BOUND else min(map(abs, means))
-    return measured.refuse_wide(smaller / 2, "half of the smaller figure")
+        figures = [_logarithms(contrast, values) for values in figures]
+    elif {point.metric for point in contrast.compared} == {"bound"}:
+        items = bound_by_item(*(setting.runs for setting in compared))
+    first, second = figures[0], dict.fromkeys(figures[0], 0.0)
+    if contrast.is_pair:
+        second = figures[1]
+    pair = paired(second, first, items)
+    if pair.error is not None:
+        return pair
+    if pair.n < 2:
+        raise Unmeasurable(f"{contrast.name}: one seed, no error is known")
+    raise Unmeasurable(f"{contrast.name}: every seed gave the same figure, no error is known")
 
 
-def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
-    """Return whether a run's figure is over ``beyond`` times that of every other setting with its seed."""
-    rest = [_values(point, of[point]).get(run.seed) for point in contrast.others]
-    known = [value for value in rest if value is not None]
-    return bool(known) and _figure(contrast.first, run) > contrast.beyond * max(known)
+def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
+    if any(x <= 0 for x in figures.values()):
+        raise Unmeasurable(f"{contrast.name}: a figure is not above 0")
+    return {seed: math.log(x) for seed, x in figures.items()}
 
 
-def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
-    figures = {run.seed: _figure(point, run) for run in runs}
-    return {seed: value for seed, value in figures.items() if math.isfinite(value)}
-
-
-def _figure(point: MetricPoint, run: Run) -> float:
-    unit, name = run.measure or "", point.metric
-    if name == "estimator_variance":
+def figure(point: MetricPoint, run: Run) -> float:
+    """Return a run's figure of a metric; NaN if it has none."""
+    metric, unit = point.metric, run.measure or ""
+    if metric == "estimator_variance":
         return run.variance
-    if run.measured is not None and any(name in row for row in run.measured.rows):
-        at = run.measured.at(name)
-        wanted = dict(point.setting).get(run.measured.key)
-        places = [i for i, v in enumerate(run.measured.values) if wanted is None or f"{v:g}" == wanted]
-        return at[places[0]] if len(places) == 1 else math.nan
-    if name in ("train_bound", "val_bound"):
-        figures, key = (run.train if name == "train_bound" else run.val), unit
-    else:
-        plain = name not in OF_THE_BOUND or name in ("gap", "entropy")
-        figures, key = run.test, name if plain else unit if name == "bound" else f"{unit}_{name}"
-    return figures[key].mean if key in figures else math.nan
+    if run.measured is not None and any(metric in row for row in run.measured.rows):
+        return _sample_figure(point, run.measured)
+    figures, key = run.test, metric
+    if metric == "train_bound":
+        figures, key = run.train, unit
+    elif metric == "val_bound":
+        figures, key = run.val, unit
+    elif metric == "bound":
+        key = unit
+    elif metric in BY_UNIT:
+        key = f"{unit}_{metric}"
+    if key not in figures:
+        return math.nan
+    return figures[key].mean
 
 
-def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
-    """Format each setting's mean and standard error over seeds."""
-    place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
-    rows = []
-    for point in sorted(claim.points, key=lambda p: [place.get(one, 0) for one in p.setting]):
-        values = list(_values(point, of[point]).values())
-        diverged = sum(run.status == "diverged" for run in of[point])
-        text = plus_minus(spread(values)) if values else "–"
-        rows.append((point_label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
-    return rows
-
-
-def point_label(point: MetricPoint, axes: Axes, claim: Claim | None = None) -> str:
-    """Return a setting by the values that tell it from the others of the sweep, or of the claim."""
-    if claim is None:
-        several = {key for key, _ in point.setting if len(axes.get(key, ())) > 1}
-    else:
-        several = {k for k, _ in point.setting if len({dict(p.setting).get(k) for p in claim.points}) > 1}
-    texts = [name_null(key, value) for key, value in point.setting if key in several]
-    metrics = {p.metric for p in claim.points} if claim else set()
-    return " / ".join([*texts, *([point.metric] if len(metrics) > 1 or not texts else [])])
+def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
+    """Return a measure of samples at the setting's value of the key that each run measures them over."""
+    figures = measured.at(point.metric)
+    value = dict(point.setting).get(measured.key)
+    if value is not None:
+        places = [f"{place:g}" for place in measured.values]
+        figures = tuple(x for place, x in zip(places, figures, strict=True) if place == value)
+    if len(figures) != 1:
+        return math.nan
+    return figures[0]

@@ -29,7 +29,6 @@ from triptych.run.prepare import check_plan, has_run, plan_composed, resolve_com
 from triptych.run.read import find_runs, is_run
 from triptych.run.untrusted import check_initial, check_reference
 from triptych.study import rounds
-from triptych.study.papers.paper import check_scale
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
 # files of other kinds
@@ -194,7 +193,6 @@ def check_single(config: DictConfig) -> dict[str, Any]:
     """Return a run's configuration of a composed, checked one; UserError for what no run could be made of."""
     hydra = config.hydra
     rounds.check_rounds(config, grid=False)
-    check_scale(config)
     if hydra.sweeper.get("params") or config.get("paper"):
         groups = ("ablation", "paper", "hparams_search")
         chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]

@@ -14,8 +14,7 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study import contrasts
-from triptych.study.contrasts import ContrastResult
+from triptych.study.contrasts import ContrastResult, measure_contrast, read_settings
 from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims
@@ -63,6 +62,16 @@ class Judgement:
         return max(self.measured, key=lambda m: m.p_not_within)
 
     @property
+    def p_not_within(self) -> float:
+        """The largest p of "this contrast is out of its range": small where all are as claimed."""
+        return max(m.p_not_within for m in self.measured)
+
+    @property
+    def p_within(self) -> float:
+        """The smallest p of "this contrast is within its range": small where one is not as claimed."""
+        return min(m.p_within for m in self.measured)
+
+    @property
     def p(self) -> float:
         """The corrected p of the verdict; where it is none, of the word that comes nearer."""
         return min(self.reproduced, self.contradicted)
@@ -70,25 +79,50 @@ class Judgement:
     @property
     def why(self) -> str:
         """What decided, in a sentence; first, what may make it worthless."""
-        return " ".join(filter(None, (self.warning, self._decided)))
+        reason = self._reason
+        if self.warning:
+            return f"{self.warning} {reason}"
+        return reason
 
     @property
-    def _decided(self) -> str:
+    def _reason(self) -> str:
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
-        wide = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
-        for reasons in ([m.trouble for m in self.measured if m.trouble], wide):
-            if reasons and self.word == "cannot tell":
-                return f"{'; '.join([*dict.fromkeys(reasons)][:3])}."
-        over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
-        text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
-            n = sum(m.p_not_within > ALPHA for m in self.measured)
-            return f"{text}: {f'{n} open' if n else 'open once corrected'}; {over}."
+            return self._reason_open
+        text = self._deciding_text
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
-        p = p_value(self.p)
-        return f"{text}; {f'p < {p[1:]}' if p[0] == '<' else f'p = {p}'}, {over}."
+        p = f"p = {p_value(self.p)}"
+        if self.p < 1e-4:
+            p = "p < 0.0001"
+        return f"{text}; {p}, {self._basis}."
+
+    @property
+    def _reason_open(self) -> str:
+        """Why nothing is decided: what could not be measured, a margin too wide, or the p-values."""
+        reasons = [m.trouble for m in self.measured if m.trouble]
+        if not reasons:
+            reasons = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
+        if reasons:
+            return f"{'; '.join([*dict.fromkeys(reasons)][:3])}."
+        n = sum(m.p_not_within > ALPHA for m in self.measured)
+        count = f"{n} open"
+        if not n:
+            count = "open once corrected"
+        return f"{self._deciding_text}: {count}; {self._basis}."
+
+    @property
+    def _deciding_text(self) -> str:
+        return f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
+
+    @property
+    def _basis(self) -> str:
+        """ "3 seeds × 60 items"."""
+        seeds = quantity(self.seeds, "seed")
+        if not self.items:
+            return seeds
+        return f"{seeds} × {self.items} items"
 
     @property
     def line(self) -> str:
@@ -110,11 +144,14 @@ class PaperVerdicts:
     def answer(self) -> str:
         """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 of 1 identities hold."."""
         findings = [j.word for j in self.judgements if not j.is_identity]
-        known = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
-        parts = [f"Of {quantity(len(findings), 'claim')}: {listed(known)}."] if known else []
-        if identities := [j.word for j in self.judgements if j.is_identity]:
+        identities = [j.word for j in self.judgements if j.is_identity]
+        parts = []
+        if findings:
+            counts = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
+            parts.append(f"Of {quantity(len(findings), 'claim')}: {listed(counts)}.")
+        if identities:
             parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
-        return " ".join(parts) or "No claim is made."
+        return " ".join(parts)
 
 
 def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
@@ -122,19 +159,39 @@ def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | Non
     if not sweep.paper:
         return None
     try:
-        known = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
-        name = re.sub(r"[^\w.-]", "", sweep.paper_name)[:100]
-        claims = read_claims(sweep.paper, known, sweep.scale)
+        axes = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
+        claims = read_claims(sweep.paper, axes, sweep.scale)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
         return None  # a file that anybody may have written
-    seeds = len(known.get("seed", ["1"]))
-    judgements = [_judge(claim, known, runs, seeds) for claim in claims]
-    corrected = _corrected(judgements)
-    shown = [m for j in corrected if j.word == "reproduced" for m in j.measured]
-    effects = [m for m in shown if m.contrast.second and math.isinf(m.contrast.high)]
-    corrected = _corrected([_within_effects(j, effects) for j in corrected])
-    machine = first_line(sweep.machine)
-    return PaperVerdicts(sweep.paper, name, sweep.scale, machine, corrected, sweep.claims_changed)
+    judgements = _corrected([_judge(claim, axes, runs) for claim in claims])
+    judgements = _corrected(_without_wide_margins(judgements))
+    return PaperVerdicts(
+        node=sweep.paper,
+        name=re.sub(r"[^\w.-]", "", sweep.paper_name)[:100],
+        scale=sweep.scale,
+        machine=first_line(sweep.machine),
+        judgements=judgements,
+        changed=sweep.claims_changed,
+    )
+
+
+def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
+    """Measure a claim's contrasts; its p-values are corrected later, with those of all others."""
+    settings = read_settings(claim, axes, runs)
+    seeds = len(axes.get("seed", ["1"]))
+    measured = tuple(measure_contrast(contrast, settings, seeds) for contrast in claim.contrasts)
+    pairs = [m.pair for m in measured if not m.trouble]
+    used = {run.dir: run for point in claim.points for run in settings[point].runs}
+    of_bound = [settings[point] for point in claim.points if point.metric == "bound"]
+    return Judgement(
+        claim=claim,
+        measured=measured,
+        figures=tuple((setting.label, setting.text) for setting in settings.values()),
+        seeds=min((pair.n for pair in pairs), default=0),
+        items=min((pair.n_items for pair in pairs), default=0),
+        runs=tuple(used.values()),
+        warning=no_better({setting.label: setting.runs for setting in of_bound}),
+    )
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
@@ -143,54 +200,39 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of "all are
     within" the smallest times their number (Bonferroni).
     """
-    tested = [j.measured for j in judgements if not j.claim.untestable]
-    out = holm([max(m.p_not_within for m in measured) for measured in tested])
-    within = holm([min(1.0, len(measured) * min(m.p_within for m in measured)) for measured in tested])
-    p_values = zip(out, within, strict=True)
-    corrected = []
-    for j in judgements:
-        p, q = (1.0, 1.0) if j.claim.untestable else next(p_values)
+    tested = [j for j in judgements if not j.claim.untestable]
+    reproduced = holm([j.p_not_within for j in tested])
+    contradicted = holm([min(1.0, len(j.measured) * j.p_within) for j in tested])
+    corrected = {j.claim.name: j for j in judgements}
+    for j, p, q in zip(tested, reproduced, contradicted, strict=True):
         judgement = replace(j, reproduced=p, contradicted=q)
-        corrected.append(replace(judgement, measured=_intervals(judgement, len(tested))))
-    return tuple(corrected)
+        corrected[j.claim.name] = replace(judgement, measured=_intervals(judgement, len(tested)))
+    return tuple(corrected.values())
 
 
 def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
-    """Return the contrasts with intervals as corrected as the verdict; 95% where nothing is tested."""
-    if j.claim.untestable:
-        return j.measured
-    inside, outside = max(m.p_not_within for m in j.measured), min(m.p_within for m in j.measured)
+    """Return the contrasts of a tested claim with intervals as corrected as the verdict."""
     tail = ALPHA / (tests * len(j.measured))
-    if j.reproduced <= ALPHA and inside:
-        tail = ALPHA * inside / j.reproduced
-    elif j.contradicted <= ALPHA and outside:
-        tail = ALPHA * outside / j.contradicted
     if j.reproduced <= ALPHA:
+        if j.p_not_within:
+            tail = ALPHA * j.p_not_within / j.reproduced
         return tuple(replace(m, tail=tail) for m in j.measured)
-    ends = [math.isfinite(m.contrast.low) + math.isfinite(m.contrast.high) for m in j.measured]
-    return tuple(replace(m, tail=tail / n) for m, n in zip(j.measured, ends, strict=True))
+    if j.contradicted <= ALPHA and j.p_within:
+        tail = ALPHA * j.p_within / j.contradicted
+    return tuple(replace(m, tail=tail / m.contrast.n_ends) for m in j.measured)
 
 
-def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:
-    """Return the judgement without those ties whose margin exceeds an effect on the same metric."""
-
-    def checked(m: ContrastResult) -> ContrastResult:
-        same = [e for e in effects if e.contrast.first.metric == m.contrast.first.metric]
-        return m.refuse_wide(
-            min((e.size(m.contrast.ratio) for e in same), default=math.inf), "an effect in this table"
-        )
-
-    return replace(judgement, measured=tuple(map(checked, judgement.measured)))
-
-
-def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
-    of = {point: contrasts.runs_of(point, axes, runs) for point in claim.points}
-    measured = tuple(contrasts.measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
-    known = [m.pair for m in measured if not m.trouble]
-    bounds = {contrasts.point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}
-    return Judgement(
-        claim, measured, tuple(contrasts.setting_figures(claim, axes, of)),
-        min((pair.n for pair in known), default=0), min((pair.n_items for pair in known), default=0),
-        tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
-        warning=no_better(bounds),
-    )  # fmt: skip
+def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Return the judgements, in which no tie is reproduced whose margin exceeds an effect on its metric."""
+    reproduced = [m for j in judgements if j.word == "reproduced" for m in j.measured]
+    effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
+    checked = []
+    for j in judgements:
+        measured = []
+        for m in j.measured:
+            metric, ratio = m.contrast.first.metric, m.contrast.ratio
+            sizes = [effect.size(ratio) for effect in effects if effect.contrast.first.metric == metric]
+            least = min(sizes, default=math.inf)
+            measured.append(m.refuse_wide(least, "an effect in this table"))
+        checked.append(replace(j, measured=tuple(measured)))
+    return checked

@@ -39,7 +39,7 @@ from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
 from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
-from triptych.study.papers.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
 from triptych.study.sweep_plan import (
     STUDY,
@@ -170,7 +170,6 @@ class SweepHook(Callback):
             raise UserError(
                 f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null"
             )
-        check_scale(config)
         of_scale = set_scale(config)
         check_launcher(config)
         if not config.hydra.sweep.dir:
@@ -200,7 +199,7 @@ class SweepHook(Callback):
         if self.config.get("equal_within") is not None:
             facts["equal_within"] = self.config.equal_within
         ended = any(run.status in ("finished", "diverged") for run in self.runs())
-        facts |= claims_of(self.config, self.before, ended)
+        facts |= claims_of(self.config, self.jobs, self.before, ended)
         if facts.get("claims_changed"):
             changed = "the claims or their seeds are not those that this sweep began with"
             print(f"{changed}; its report says so", file=sys.stderr, flush=True)
