@@ -26,7 +26,7 @@ Point = tuple[str, ...]  # overrides of what is tuned
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
     """Return overrides of each run of a grid, ``sweeper.params`` and the command line, as Hydra has it."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from triptych.config.hydra_internals import BasicSweeper
 
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else None  # of which glob(x*) asks for choices
