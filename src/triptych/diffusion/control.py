@@ -33,10 +33,10 @@ from .reference import BaselineErrors
 from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
-NODES = 9  # nodes of b(t) and m(t)
-STIFF = 0.3  # penalty on changes of b between nodes, relative to the weight of the draws at a node
-LOOKS = 8  # draws per item for the estimate of the density
-BINS = 32  # bins of the density
+NODES = 9  # of the piecewise linear b(t) and m(t)
+STIFF = 0.3  # weight of b's change between nodes beside the data's own weight at a node
+LOOKS = 8  # draws an item by which the density is estimated
+BINS = 32  # equal bins of the density of times
 UNIFORM = 0.2
 
 

@@ -25,29 +25,29 @@ class Stream(IntEnum):
     EVALUATION_TIMES = 2
     EVALUATION_NOISE = 3
     ORDER = 4  # order of the training items in an epoch
-    DROPOUT = 5  # dropout of the network's units in a step
-    POINTS = 5  # points of data sets that a formula draws
-    CALIBRATION = 6  # calibration of an optimal reverse variance
-    PROBES = 8  # probes of a trace estimate
+    DROPOUT = 5  # units that a step drops
+    POINTS = 5  # data that a formula draws
+    CALIBRATION = 6  # noise that measures an optimal reverse variance
+    PROBES = 8  # vectors that estimate a trace
     DEQUANTISATION = 9
     LATENT_TRAINING = 10
     LATENT_EVALUATION = 11
-    ENDS = 12  # end terms of the bound, if the schedule's endpoints are trained
-    LABELS = 13  # labels that are dropped in training
+    ENDS = 12  # noise of the bound's ends, where endpoints are trained
+    LABELS = 13  # conditions that training leaves out
     MEASURED_SAMPLES = 14
-    TRUE_POINTS = 15  # true points that samples are compared with
-    CONTROL = 16  # control variates of a report
+    TRUE_POINTS = 15  # true sets beside measured samples
+    CONTROL = 16  # draws to which control variates are fitted
     POSTERIOR_MEAN = 16
-    SPREAD = 17  # noise for the density of a report's times
+    SPREAD = 17  # noise over which a reference's spread is measured
     SAMPLES = 17  # samples of ``triptych-sample``
-    METRICS = 19  # user-supplied metrics
-    TIMES = 20  # independent times of a training step
-    AUGMENTATION = 21  # augmentation of a step's items
-    PART_AUGMENTATION = 22  # augmentation of a part of their conditions
-    MEMBERS = 23  # assignment of a step's items to members of a network
+    METRICS = 19  # draws of a user's metrics
+    TIMES = 20  # independent times of a step
+    AUGMENTATION = 21  # changes of a step's items
+    PART_AUGMENTATION = 22  # changes of a part of their conditions
+    MEMBERS = 23  # which member of a network reads which item
 
 
-Noise = Callable[[Sequence[int]], Tensor]  # shape (B, *event) -> standard normal noise
+Noise = Callable[[Sequence[int]], Tensor]  # shape (B, *event) -> standard normal numbers
 BELOW_ONE = 1 - 2**-24  # the largest time in float32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -13,7 +13,6 @@ differ by this scale alone.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -44,12 +43,6 @@ class Space:
     name: str
     row: Callable[[Tensor, Tensor], Row]
 
-    def __post_init__(self) -> None:
-        try:
-            signature(self.row).bind("alpha", "sigma")
-        except TypeError:
-            raise ValueError(f"row{signature(self.row)}; must be row(alpha, sigma)") from None
-
 
 def edm(sigma_data: float = 0.5) -> Space:
     """Return the space of EDM's F (Karras et al. 2022, table 1).
@@ -77,8 +70,7 @@ SPACES = {
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
         Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        # The velocity of the straight path from x0 to epsilon.
-        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # d z / d t on the straight path from x0
         edm(),
     )
 }
@@ -99,7 +91,7 @@ def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     For x0 it is sigma / alpha.
     """
     row = space_of(space).row(alpha, sigma)
-    # With c = 0, D / alpha is d itself, without rounding.
+    # With c = 0 the scale is d itself, without rounding.
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
     return torch.ones_like(alpha) * abs(ratio / row.unit)
 
@@ -217,14 +209,23 @@ def _is(number: Number, value: float) -> bool:
 
 
 def _times(number: Number, x: Number) -> Any:
-    return x if _is(number, 1) else number * x
+    if _is(number, 1):
+        return x
+    return number * x
 
 
 def _over(x: Tensor, number: Number) -> Tensor:
-    return x if _is(number, 1) else x / number
+    if _is(number, 1):
+        return x
+    return x / number
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:  # returns a x + b y
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+    """Return a x + b y without a term that has a Python 0."""
+    if _is(b, 0) or _is(y, 0):
+        if _is(a, 0) or _is(x, 0):
+            return 0.0
+        return _times(a, x)
     if _is(a, 0) or _is(x, 0):
-        return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
-    return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)
+        return _times(b, y)
+    return _times(a, x) + _times(b, y)

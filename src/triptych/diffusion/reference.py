@@ -30,8 +30,8 @@ LARGEST = 2**16
 # images.
 MOST = 10_000
 NUMBERS = 2**24
-GRID = 48  # gammas in the table
-NODES = torch.linspace(-7.0, 7.0, 113)  # nodes of its integrals
+GRID = 48  # gammas of the table
+NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals are summed
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
@@ -134,9 +134,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # The likelihood of the levels given eps is the same for all dimensions, unlike their
-            # prior p; (nodes, K, d). Not a matrix product, whose last digits may change from call
-            # to call.
+            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No matrix
+            # product, whose last digits may change from call to call.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
             columns.append((weight[:, None] / weight.sum() * error).sum(0))

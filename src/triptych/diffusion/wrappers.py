@@ -3,6 +3,7 @@
 Every sampler and every other wrapper can use them.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -16,27 +17,28 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 
 
-def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Return whether the denoiser was trained with conditions.
-
-    Without a condition, such a denoiser predicts unconditionally.
-    """
-    return bool(getattr(denoiser, "conditional", False))
-
-
 class Wrapper(nn.Module):
-    """Base class: a denoiser with the process and the conditions of the one it wraps.
+    """A denoiser around a denoiser: same process, same conditions, unless a subclass says otherwise.
 
-    A subclass may change either.
+    Attributes:
+        guides_latents: whether it may stand around a denoiser of latents, which are not the data.
+        bound: of a threshold, the largest x0 that it leaves as it is.
     """
 
     process: Process
+    has_likelihood = False
+    guides_latents = False
+    bound = 1.0
 
     def __init__(self, denoiser: AnyDenoiser):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
-        self.conditional = is_conditional(denoiser)
+        self.conditions, self.conditional = denoiser.conditions, denoiser.conditional
+
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        """Return those ``parts`` of a condition without which it also asks the denoiser."""
+        return ()
 
 
 @declared("threshold")

@@ -6,7 +6,6 @@ block starts as the identity.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,8 +18,7 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
-# Positions of tokens, as cosines and sines (N, d) of a head's angles.
-Places = tuple[Tensor, Tensor]
+Places = tuple[Tensor, Tensor]  # cosines and sines (N, d) of the angles of tokens' places
 
 
 class TokenAttention(nn.Module):
@@ -50,7 +48,7 @@ class DiTBlock(nn.Module):
         self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
         self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    # Subclasses override these for other layers.
+    # A block of other layers defines these two.
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -82,7 +80,7 @@ class DiT(ImageNetwork):
     """
 
     position: Tensor
-    block = DiTBlock  # overridden by subclasses
+    block = DiTBlock  # a subclass may have blocks of other layers
 
     def __init__(
         self,
@@ -99,10 +97,6 @@ class DiT(ImageNetwork):
         super().__init__(shape, **contract)
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
-        if high % patch or wide % patch:
-            problem = f"{high}x{wide} images are no whole number of patches"
-            fix = f"must be a divisor of {math.gcd(high, wide)}"
-            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")

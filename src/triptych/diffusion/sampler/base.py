@@ -25,8 +25,8 @@ from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 
 Grid = Literal["gamma", "time", "karras"]
-Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps a loop in a progress bar
-NUMBERS = 2**20  # how many numbers are sampled at once
+Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
+NUMBERS = 2**20  # entries of the samples that are drawn at a time
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -42,8 +42,8 @@ class Step:
         denoiser: with or without guidance.
         condition: of the B items, or None.
         generator: of the sampler's own noise.
-        last: whether this is the last step.
-        before: what a multi-step method keeps for the next step of the same samples.
+        last: whether no step follows.
+        history: what a multi-step method has left for the next step of the same descent.
     """
 
     denoiser: AnyDenoiser
@@ -52,7 +52,7 @@ class Step:
     condition: Condition | None = None
     generator: torch.Generator | None = None
     last: bool = False
-    before: tuple[Tensor, Tensor] | None = None
+    history: tuple[Tensor, Tensor] | None = None
 
     @property
     def process(self) -> Process:
@@ -123,11 +123,8 @@ class Sampler(ABC):
         gammas[0], gammas[-1] = high, low  # exact, without the rounding of exp and log
         return gammas
 
-    def drawing_from(self, variance: ReverseVariance) -> "Sampler":
-        """Return this sampler, set to draw with a model's reverse variance.
-
-        Only ancestral samplers use it; others are returned unchanged.
-        """
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
+        """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
         return self
 
     def draws_under(self, condition: Condition | None) -> int:
