@@ -35,7 +35,10 @@ def directions(dim: int, n: int = 64) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
-    """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2."""
+    """Compute the sliced Wasserstein-2 distance over ``n`` fixed directions.
+
+    It is the root mean of the projections' squared W2 over directions.
+    """
     along = directions(a.shape[1], n).T
     gap = (a.double() @ along).sort(0).values - (b.double() @ along).sort(0).values
     return gap.square().mean().sqrt().item()

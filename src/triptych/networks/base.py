@@ -67,7 +67,7 @@ class ImageNetwork(Network):
         self.channels = self.shape[0] * self.waves.factor + self.images.channels  # what ``features`` gives
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """Join z (B, C, H, W), its sines and condition images to (B, channels, H, W)."""
+        """Join z (B, C, H, W), its sines and the condition's images to (B, channels, H, W)."""
         return torch.cat([self.waves(z), *self.images(z, condition)], 1)
 
 
@@ -144,7 +144,10 @@ class ImageAttention(nn.Module):
 
 
 def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
-    """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape); to (B, outputs, *shape) for more."""
+    """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape) or (B, outputs, *shape).
+
+    The second shape is for more than one output per dimension.
+    """
     if raw.ndim == 2:
         raw = raw.view(len(raw), outputs * shape[0], *shape[1:])
     if outputs == 1:
