@@ -38,7 +38,7 @@ $(VENV)/developed: $(VENV)/installed
 	@touch $@
 
 signatures: install  ## the table of the arguments of all classes, after one was added
-	$(BIN)/python -m triptych.config.signature_table
+	$(BIN)/python docs/signatures.py
 
 upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Python; then make test-all
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

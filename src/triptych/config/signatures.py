@@ -1,13 +1,14 @@
 """Tell which arguments a class declares, without importing torch.
 
 Our classes and those of torch and Lightning stand in ``signatures.json``, which ``make signatures``
-writes (``signature_table.py``); a test fails where it is not current. A class of a package that the
+writes (``docs/signatures.py``); a test fails where it is not current. A class of a package that the
 owner trusts is imported and looked at in the same way.
 """
 
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -76,11 +77,13 @@ def _listed(name: str) -> Arguments:
 
 def _imported(target: str) -> Arguments | None:
     module, _, name = target.rpartition(".")
+    known = module in sys.modules
     try:
         owner = getattr(importlib.import_module(module), name)
     except Exception:  # whoever builds the class says why
         return None
-    remember_imported()
+    if not known:
+        remember_imported()
     return inspect_class(owner) if isinstance(owner, type) else None
 
 

@@ -24,7 +24,6 @@ from triptych.config.identity import (
     quote,
     shared_overrides,
     sweep_name,
-    unread_threads,
 )
 from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, StorageError, UserError
@@ -137,8 +136,7 @@ class SweepHook(Callback):
         size = f"{quantity(len(self.cells), 'run')} in " if self.cells else ""
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         finished = [RunDirectory(self.root / cell) for cell in self.cells if cell in self.done]
-        unread = unread_threads(config.threads, config.hydra.overrides.task)
-        for line in filter(None, (finished_before(*finished), unread, *warm_up)):
+        for line in filter(None, (finished_before(*finished), *warm_up)):
             print(line, file=sys.stderr, flush=True)
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)

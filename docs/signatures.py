@@ -1,4 +1,4 @@
-"""Write ``signatures.json``, the arguments of all classes that a configuration may name.
+"""Write src/triptych/config/signatures.json, the arguments of all classes that a configuration may name.
 
 ``make signatures`` runs this after an argument or a class was added; it imports everything.
 """
@@ -9,12 +9,13 @@ import pkgutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import triptych
 from triptych import declare
+from triptych.config.schema import Optimizer, Trainer
 from triptych.config.signatures import REQUIRED, TABLE, Argument, Arguments, inspect_class
-from triptych.config.trust import HOMES, ROOMS
+from triptych.config.trust import HOMES, OPTIMISER, ROOMS
 
 PLUGINS = ("hydra_plugins.triptych_rounds.sweeper", "hydra_plugins.triptych_search.sweeper")
 BASES = (
@@ -31,11 +32,12 @@ PLAIN = (bool, int, float, str, *declare.LISTS, dict, declare.PathLike)
 def make_table() -> str:
     """Return the text of the table."""
     classes = dict(_classes())
-    table = {
-        "torch": torch_version(),
-        "aliases": dict(sorted(_aliases())),
-        "classes": {name: _entry(inspect_class(owner)) for name, owner in sorted(classes.items())},
-    }
+    entries = {name: _entry(inspect_class(owner)) for name, owner in sorted(classes.items())}
+    for name, entry in entries.items():
+        if OPTIMISER.fullmatch(name):
+            entry["kinds"] |= {key: kind for key, kind in _texts(Optimizer).items() if key in entry["kinds"]}
+    entries["pytorch_lightning.Trainer"] = {"kinds": _texts(Trainer), "defaults": {}, "more": False}
+    table = {"torch": torch_version(), "aliases": dict(sorted(_aliases())), "classes": entries}
     return json.dumps(table, indent=1) + "\n"
 
 
@@ -92,6 +94,11 @@ def _entry(arguments: Arguments) -> dict[str, Any]:
         "defaults": {name: _plain(argument) for name, argument in named if argument.default is not REQUIRED},
         "more": arguments.more,
     }
+
+
+def _texts(table: type) -> dict[str, str]:
+    """Return the declarations of schema.py's table of arguments."""
+    return {key: _text(kind) for key, kind in get_type_hints(table, include_extras=True).items()}
 
 
 def _plain(argument: Argument) -> Any:
