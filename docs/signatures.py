@@ -1,6 +1,6 @@
-"""Write src/triptych/config/signatures.json, the arguments of all classes that a configuration may name.
+"""Print ``signatures.json``, the arguments of all classes that a configuration may name.
 
-``make signatures`` runs this after an argument or a class was added; it imports everything.
+``make signatures`` writes it after an argument or a class was added; a test checks it.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import triptych
 from triptych import declare
 from triptych.config.schema import Optimizer, Trainer
-from triptych.config.signatures import REQUIRED, TABLE, Argument, Arguments, inspect_class
+from triptych.config.signatures import REQUIRED, Argument, Arguments, inspect_class
 from triptych.config.trust import HOMES, OPTIMISER, ROOMS
 
 PLUGINS = ("hydra_plugins.triptych_rounds.sweeper", "hydra_plugins.triptych_search.sweeper")
@@ -35,7 +35,8 @@ def make_table() -> str:
     entries = {name: _entry(inspect_class(owner)) for name, owner in sorted(classes.items())}
     for name, entry in entries.items():
         if OPTIMISER.fullmatch(name):
-            entry["kinds"] |= {key: kind for key, kind in _texts(Optimizer).items() if key in entry["kinds"]}
+            declared = _texts(Optimizer)
+            entry["kinds"] |= {key: declared[key] for key in declared if key in entry["kinds"]}
     entries["pytorch_lightning.Trainer"] = {"kinds": _texts(Trainer), "defaults": {}, "more": False}
     table = {"torch": torch_version(), "aliases": dict(sorted(_aliases())), "classes": entries}
     return json.dumps(table, indent=1) + "\n"
@@ -80,7 +81,7 @@ def _classes() -> Iterator[tuple[str, type]]:
 
 
 def _aliases() -> Iterator[tuple[str, str]]:
-    """Yield the names that packages give to classes of their modules, as ``...diffusion.sampler.DDIM``."""
+    """Yield the names that packages give to their modules' classes, as ``...sampler.DDIM``."""
     for module in _rooms():
         for name, owner in _public_classes(module):
             if owner.__module__.startswith(f"{module.__name__}."):
@@ -88,10 +89,11 @@ def _aliases() -> Iterator[tuple[str, str]]:
 
 
 def _entry(arguments: Arguments) -> dict[str, Any]:
-    named = arguments.named.items()
+    named = arguments.named
+    optional = [name for name, argument in named.items() if argument.default is not REQUIRED]
     return {
-        "kinds": {name: _text(argument.kind) for name, argument in named},
-        "defaults": {name: _plain(argument) for name, argument in named if argument.default is not REQUIRED},
+        "kinds": {name: _text(argument.kind) for name, argument in named.items()},
+        "defaults": {name: _plain(named[name]) for name in optional},
         "more": arguments.more,
     }
 
@@ -135,4 +137,4 @@ def _mark(mark: Any) -> str:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(make_table(), encoding="utf-8")
+    print(make_table(), end="")

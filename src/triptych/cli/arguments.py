@@ -91,7 +91,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     options = check_options(quoted, command)
-    check_lists(options.overrides, command)
+    check_lists(options.overrides)
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.help or options.cfg:

@@ -81,9 +81,10 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
         if more:
             continue
         kept = {"lr"} if group == "optimizer" else {*names}
+        kept = {*kept, *OPTIONS}
         for key in [*node]:
             place = f"{group}.{key}"
-            if key not in kept and key not in OPTIONS and place not in typed and place not in SHARED:
+            if key not in kept and place not in typed and place not in SHARED:
                 del node[key]
 
 
@@ -227,11 +228,12 @@ def _nested(
 
 
 def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]:
-    """Return the arguments of a class that come from the table; UserError for a part that is none."""
+    """Return the arguments of a class that come from the table; refuse a missing part."""
     if table is NO_TABLE:
         return {}
-    own = given | set(getattr(owner, "ignores", ()))
-    named = {name: argument for name, argument in inspect_class(owner).named.items() if name not in own}
+    named = {**inspect_class(owner).named}
+    for name in given.union(getattr(owner, "ignores", ())):
+        named.pop(name, None)
     injected = {name: table[name] for name in table if name in named}
     for name, argument in named.items():
         if name in PARTS and name not in injected and argument.default is REQUIRED:
@@ -260,7 +262,7 @@ def _expand(value: Any, place: str, owner: type, key: str) -> Any:
 
 
 def _cause(error: BaseException, path: str, place: str) -> str:
-    """Return the message of the innermost exception on one line, with its key and the user's code."""
+    """Return the innermost exception's message in one line, with its key and the user's code."""
     while error.__cause__ is not None:
         error = error.__cause__
     message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or place)

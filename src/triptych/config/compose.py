@@ -18,7 +18,7 @@ from triptych.errors import UserError
 
 
 def compose_command(command: str, overrides: Sequence[str], several: str = "") -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node, and refuse the same errors.
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node and its refusals.
 
     ``several``: the caller's words for several values of a key.
     """

@@ -16,7 +16,8 @@ from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
 from triptych.declare import Role, Unit, describe_kind
 
-EXAMPLES = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val", "sample": "n=16"}
+TRAIN_EXAMPLE = "seed=2 (+key=value where a + stands)"
+EXAMPLES = {"train": TRAIN_EXAMPLE, "evaluate": "split=val", "sample": "n=16"}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
 
@@ -76,7 +77,8 @@ def comments(file: Path) -> dict[str, str]:
 
 def chain(file: Path) -> list[Path]:
     """Return a file and the files of its group that it inherits from."""
-    group = next((file.parent.relative_to(home) for home in folders() if home in file.parents), Path())
+    homes = (home for home in folders() if home in file.parents)
+    group = file.parent.relative_to(next(homes, file.parent))
     files = [file]
     for entry in read_yaml(file).get("defaults", []):
         if not isinstance(entry, str):
@@ -143,7 +145,8 @@ def help_text(command: str, cfg: DictConfig) -> str:
     plain.pop("hydra", None)
     files = _files(cfg.hydra.runtime) | {"": CONFIGS / f"{command}.yaml"}
     keys = "\n".join(_help_line(row, files) for row in key_rows(plain, Key(COMMANDS[command])))
-    return f"Choices, as in data=digits:\n\n{choices}\n\nKeys, as in {EXAMPLES[command]}:\n\n{keys}\n"
+    example = EXAMPLES[command]
+    return f"Choices, as in data=digits:\n\n{choices}\n\nKeys, as in {example}:\n\n{keys}\n"
 
 
 def _files(runtime: Any) -> dict[str, Path]:

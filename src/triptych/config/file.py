@@ -71,7 +71,8 @@ def _drop_removed(config: dict[str, Any]) -> None:
 def _copy(value: Any, path: str, what: str) -> Any:
     if isinstance(value, dict):
         _check_keys(value, path, what)
-        return {key: _copy(inner, f"{path}.{key}".lstrip("."), what) for key, inner in value.items()}
+        paths = {key: f"{path}.{key}" if path else key for key in value}
+        return {key: _copy(value[key], paths[key], what) for key in value}
     if isinstance(value, list | tuple):
         return [_copy(item, f"{path}[{i}]", what) for i, item in enumerate(value)]
     if type(value) not in PLAIN:

@@ -88,7 +88,9 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 def describe(data: dict[str, Any]) -> str:
     """Describe a data configuration briefly: class name and arguments."""
-    settings = ", ".join(f"{key}={value}" for key, value in data_identity(data).items() if key != "_target_")
+    identity = data_identity(data)
+    identity.pop("_target_", None)
+    settings = ", ".join(f"{key}={value}" for key, value in identity.items())
     name = data["_target_"].rpartition(".")[2]
     return f"{name}({settings})"[:120]
 

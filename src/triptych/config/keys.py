@@ -133,7 +133,7 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
 
 def _member(key: Key, name: str, targets: list[str]) -> Key:
-    """Return a group's key as the first of these classes declares it; undeclared, with the group's role."""
+    """Return a key as the first of these classes declares it, else one with the group's role."""
     for target in [*targets, ""]:
         member = below(key, name, target)
         if member is not None:
@@ -142,7 +142,7 @@ def _member(key: Key, name: str, targets: list[str]) -> Key:
 
 
 def name_null(key: str, value: str) -> str:
-    """Return ``value`` as reports show it; for "null" what ``Annotated[None, "..."]`` says it means."""
+    """Return ``value`` as reports show it: "null" by what ``Annotated[None, "..."]`` says."""
     if value != "null":
         return value
     for member in alternatives(unwrap(find_key(key).kind)[0]):
@@ -166,7 +166,7 @@ def role(key: str, target: str = "") -> Role:
 
 
 def allowed(target: str) -> str:
-    """Return ``target`` if a configuration may name that class; "" if it is untrusted or unknown."""
+    """Return ``target`` if a configuration may name that class; "" if not."""
     return _allowed(target, trusted())
 
 
@@ -191,10 +191,12 @@ def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...
     targets: dict[str, None] = {}  # in the order of the files
     for home in homes if group else ():
         for file in sorted((home / group).rglob("*.yaml")):
-            subgroup = ".".join(part for part in file.parent.relative_to(home).parts[1:] if part != "base")
+            folders_below = file.parent.relative_to(home).parts[1:]
+            subgroup = ".".join(name for name in folders_below if name != "base")
             for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
-                # The class of the file's own group, or of a group that is written within it.
-                if subgroup == ("" if indent else inner) and (inner or not indent) and allowed(target):
+                if indent and not inner:  # the class of a group within this one
+                    continue
+                if subgroup == ("" if indent else inner) and allowed(target):
                     targets[target] = None
     return [*targets]
 
@@ -227,7 +229,7 @@ def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
 
 
 def unfit(config: Any, group: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key of a group, at ``path``, with an undeclared value."""
+    """Yield (dotted key, error line) of every key at or below ``path`` that does not fit."""
     for entry in entries(config, group, path):
         line = _refusal(entry.place, entry.key, entry.value, command)
         if line:

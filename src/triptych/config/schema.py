@@ -130,7 +130,7 @@ class Trainer(TypedDict):
 
 
 class Optimizer(TypedDict):
-    """Arguments common to the optimisers of ``torch.optim``; the table of signatures takes them from here."""
+    """Arguments common to the optimisers of ``torch.optim``, for the table of signatures."""
 
     lr: Annotated[float, Gt(0), Le(10)]
     betas: tuple[Rate, Rate]
