@@ -74,11 +74,8 @@ YAML = {
     "cycle": ("a: &x [*x]\n", "an alias"),
     "merge": ("a: &x {b: 1}\nc:\n  <<: *x\n", "an alias"),
     "deep lists": ("a: " + "[" * 200_000, "nest"),
-    "many": ("a: [" + "1," * 50_001 + "]", "TRIPTYCH_MAX_NODES"),
     "large": ("a: '" + "x" * 5_000_000 + "'", "TRIPTYCH_MAX_CONFIG"),
     "digits": ("a: " + "9" * 8000, "cannot be read"),
-    "large number": ("a: " + "9" * 300, "a longer value"),
-    "sexagesimal": ("a: " + "1:" * 3000 + "1", "a longer value"),
     "python": ("a: !!python/object/apply:os.system ['true']", "tag"),
     "path": ("a: !!python/object/apply:pathlib.Path ['/x']", "tag"),
     "binary": ("a: !!binary aGVsbG8=", "a is bytes"),
@@ -118,13 +115,13 @@ def test_an_honest_config_is_read_as_it_was_written(tmp_path):
 def test_limits_can_be_raised_and_only_by_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     file.write_text("a: [" + "1," * 300 + "]")
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "100")
-    with refused("more than 100 values", "TRIPTYCH_MAX_NODES=..."):
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "100")
+    with refused("TRIPTYCH_MAX_CONFIG=..."):
         read_config(file)
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "1000")
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "1000")
     assert len(read_config(file)["a"]) == 300
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "all")
-    with refused("TRIPTYCH_MAX_NODES=all", "a whole number"):
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "all")
+    with refused("TRIPTYCH_MAX_CONFIG=all", "a whole number"):
         read_config(file)
 
 
@@ -213,17 +210,12 @@ def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
     assert not marks(root)
 
 
-def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
+def test_a_cycle_in_a_checkpoints_configuration(tmp_path):
     ring = {}
     ring["x"] = [ring]
-    laughs = ["lol"]
-    for _ in range(30):
-        laughs = [laughs] * 9
-    long = {"x": {"y": 10**30}}
-    for config, words in ((ring, "nested too deeply"), ({"x": laughs}, "more than"), (long, "longer")):
-        path = save_checkpoint(tmp_path / "x.ckpt", config)
-        with refused(f"ckpt={path}: config", words):
-            read_checkpoint(path)
+    path = save_checkpoint(tmp_path / "x.ckpt", ring)
+    with refused(f"ckpt={path}: config", "nested too deeply"):
+        read_checkpoint(path)
 
 
 def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):

@@ -13,7 +13,6 @@ import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
-from triptych.config.identity import unread_threads
 from triptych.config.metric import measures_of, version_of
 from triptych.config.own_code import raised_at
 from triptych.data.build import leakage
@@ -136,7 +135,6 @@ class Session:
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         set_up_torch(config["threads"])
-        log_line(run, unread_threads(config["threads"], run.provenance.overrides))
         check_targets(config)
         check_imported(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
-from triptych.config.build import check_names, check_needed, keep_arguments
+from triptych.config.build import check_names, keep_arguments
 from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import (
@@ -43,7 +43,6 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
             raise UserError(f"~{key}: every run has it; type {key}=VALUE")
     typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
     keep_arguments(plain, typed)
-    check_needed(plain, typed)
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
     check_values(plain)
@@ -56,7 +55,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
         problem = f"{other!r} is not allowed" if other else "not a directory's name"
         fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
         raise UserError(f"name={name}: {problem}; {fix}, as in name={plain_name(str(name))}")
-    check_together(plain, typed)
+    check_together(plain)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     check_names(plain)
