@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from scipy.special import bdtr, bdtrc
 
 from triptych.config.keys import name_null
-from triptych.run.parsing import SampleMeasures
+from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
@@ -17,8 +17,13 @@ from triptych.study.statistics import ALPHA, Paired, paired, spread
 
 Settings = Mapping[MetricPoint, "Setting"]
 ENDED = ("diverged", "finished")
-# what is recorded as "bpd_prior" or "nats_per_dim_prior"
-BY_UNIT = {*OF_THE_BOUND} - {"bound", "gap", "entropy"}
+# How a run records a metric that has the unit of its bound, as "bpd_prior"; others by their name.
+KEYS = {
+    **{name: f"{{unit}}_{name}" for name in OF_THE_BOUND},
+    **dict.fromkeys(("bound", "train_bound", "val_bound"), "{unit}"),
+    **{name: name for name in ("gap", "entropy")},
+}
+UNKNOWN = Estimate(math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -229,9 +234,7 @@ def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastRes
         known = [figures[seed] for figures in others if seed in figures]
         lost += bool(known) and value > contrast.beyond * max(known)
     # the chance of as many, or as few, under a probability of one half
-    many, few = 1.0, float(bdtr(lost, n, 0.5))
-    if lost:
-        many = float(bdtrc(lost - 1, n, 0.5))
+    many, few = float(bdtrc(lost - 1, n, 0.5)), float(bdtr(lost, n, 0.5))
     return ContrastResult(contrast, Paired(lost / n, n), many, few)
 
 
@@ -265,11 +268,9 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     if contrast.is_pair:
         second = figures[1]
     pair = paired(second, first, items)
-    if pair.error is not None:
-        return pair
-    if pair.n < 2:
-        raise Unmeasurable(f"{contrast.name}: one seed, no error is known")
-    raise Unmeasurable(f"{contrast.name}: every seed gave the same figure, no error is known")
+    if pair.error is None:
+        raise Unmeasurable(f"{contrast.name}: one seed, or equal figures of all, so no error is known")
+    return pair
 
 
 def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
@@ -280,23 +281,14 @@ def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict
 
 def figure(point: MetricPoint, run: Run) -> float:
     """Return a run's figure of a metric; NaN if it has none."""
-    metric, unit = point.metric, run.measure or ""
+    metric = point.metric
     if metric == "estimator_variance":
         return run.variance
     if run.measured is not None and any(metric in row for row in run.measured.rows):
         return _sample_figure(point, run.measured)
-    figures, key = run.test, metric
-    if metric == "train_bound":
-        figures, key = run.train, unit
-    elif metric == "val_bound":
-        figures, key = run.val, unit
-    elif metric == "bound":
-        key = unit
-    elif metric in BY_UNIT:
-        key = f"{unit}_{metric}"
-    if key not in figures:
-        return math.nan
-    return figures[key].mean
+    splits = {"train_bound": run.train, "val_bound": run.val}
+    key = KEYS.get(metric, metric).replace("{unit}", str(run.measure))
+    return splits.get(metric, run.test).get(key, UNKNOWN).mean
 
 
 def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
@@ -305,7 +297,9 @@ def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
     value = dict(point.setting).get(measured.key)
     if value is not None:
         places = [f"{place:g}" for place in measured.values]
-        figures = tuple(x for place, x in zip(places, figures, strict=True) if place == value)
+        if places.count(value) != 1:
+            return math.nan
+        return figures[places.index(value)]
     if len(figures) != 1:
         return math.nan
     return figures[0]

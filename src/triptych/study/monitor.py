@@ -24,19 +24,14 @@ def try_write_report(root: Path, show: bool = False) -> str:
     """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
     from triptych.study.render import print_table, write_report
 
-    report, problem = None, ""
     try:
         report = write_report(root)
+        if show:
+            print_table(root, report=report)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        problem = f"{root}: the report cannot be written ({what}); the runs' results are kept"
-    if show:
-        try:
-            print_table(root, report=report)
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            return problem or f"{root}: the report cannot be shown ({what})"
-    return problem
+        return f"{root}: the report cannot be written ({what}); the runs' results are kept"
+    return ""
 
 
 class Monitor(threading.Thread):

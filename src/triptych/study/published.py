@@ -24,6 +24,12 @@ from triptych.study.verdict import no_better
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
 FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
 
+# The words for as claimed and for otherwise, of a finding and of an identity.
+WORDS: dict[bool, tuple[Word, Word]] = {
+    False: ("reproduced", "contradicted"),
+    True: ("holds", "fails"),
+}
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -43,10 +49,11 @@ class Judgement:
     def word(self) -> Word:
         if self.claim.untestable:
             return "not testable here"
+        as_claimed, otherwise = WORDS[self.is_identity]
         if self.reproduced <= ALPHA:
-            return "holds" if self.is_identity else "reproduced"
+            return as_claimed
         if self.contradicted <= ALPHA:
-            return "fails" if self.is_identity else "contradicted"
+            return otherwise
         return "cannot tell"
 
     @property

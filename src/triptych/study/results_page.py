@@ -118,9 +118,9 @@ def paper_entry(study: Study) -> dict[str, Any]:
         title += f"_{results.scale}"
     return {
         "title": title,
-        "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv") or "",
+        "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv", ""),
         "where": node["where"], "scale": results.scale,
-        "differs": node.get("differs") or [], "discarded_seeds": node.get("discarded_seeds") or [],
+        "differs": node.get("differs", []), "discarded_seeds": node.get("discarded_seeds", []),
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
         "seconds": round(seconds, 1), "whole": all("ended" in run for run in runs),
@@ -181,9 +181,7 @@ def _published_names(point: MetricPoint, points: Iterable[MetricPoint], known: I
     others = {setting for other in points if other is not point for setting in other.setting}
     names = [value for key, value in point.setting if (key, value) not in others]
     matches = [name for name in [*names, point.metric] if name in known]
-    if len(matches) != 1:
-        return []
-    return matches
+    return matches if len(matches) == 1 else []
 
 
 def _first_number(text: str) -> float:
@@ -194,11 +192,15 @@ def _first_number(text: str) -> float:
     return float(match[0])
 
 
+def rows_of(entries: Iterable[Entry], identities: bool) -> list[tuple[Entry, dict[str, Any]]]:
+    """Return each finding, or each identity, with its paper's result."""
+    rows = [(entry, claim) for entry in entries for claim in entry["claims"]]
+    return [row for row in rows if (row[1]["kind"] == "identity") == identities]
+
+
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
     """Return the page: how many findings held, the figure, one row a claim, and what was not run."""
-    rows = [(entry, c) for entry in entries for c in entry["claims"]]
-    findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
-    identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
+    findings, identities = rows_of(entries, identities=False), rows_of(entries, identities=True)
     count = Counter(c["word"] for _, c in findings)
     *tested, untestable = FINDINGS
     measured = {entry["name"] for entry in entries if entry["scale"] == "small"}
@@ -243,27 +245,24 @@ def is_measured_alike(entry: Entry) -> bool:
 
 def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     """Describe where a result comes from: "6 runs, 4 min; commit 0123456789; x86; 2025-01-01."."""
-    changed = {f"{run.commit[:10]}*" for run in runs if run.commit and run.dirty}
-    clean = {run.commit[:10] for run in runs if run.commit and not run.dirty}
     parts = [f"{quantity(len(runs), 'run')}, {duration(seconds)}"]
-    parts.append(f"commit {listed(sorted(clean | changed)) or 'unknown'}")
+    commits = sorted({run.commit[:10] for run in runs if run.commit})
+    parts.append(f"commit {listed(commits) or 'unknown'}")
+    if any(run.dirty for run in runs):
+        parts.append("with uncommitted changes")
     parts.append(machine or "machine unknown")
     dates = sorted({run.began[:10] for run in runs if run.started})
-    when = "an unknown date"
-    if dates:
-        when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    if changed:
-        when += " (*: with uncommitted changes)"
-    return "; ".join([*parts, when]) + "."
+    ends = dict.fromkeys([*dates[:1], *dates[-1:]])
+    parts.append(" to ".join(ends) or "an unknown date")
+    return "; ".join(parts) + "."
 
 
-def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
+def claims_figure(entries: Sequence[Entry]) -> bytes | None:
     """Return a PNG of all findings that compare two positive figures; None where there are none."""
     rows: dict[str, Any] = {}
-    for entry in entries:
-        for claim in entry["claims"]:
-            if claim["kind"] != "identity" and claim["ratio"] and claim["word"] in COLOURS:
-                rows[f"{entry['title']}: {claim['name']}"] = claim
+    for entry, claim in rows_of(entries, identities=False):
+        if claim["ratio"] and claim["word"] in COLOURS:
+            rows[f"{entry['title']}: {claim['name']}"] = claim
     if not rows:
         return None
     with styled():

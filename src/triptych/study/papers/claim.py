@@ -5,7 +5,6 @@ values, unless ``at`` names one. Read without numpy or torch, before a run start
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import yaml
 
 from triptych.config.habits import nearest
 from triptych.errors import UserError
-from triptych.run.parsing import format_value, value_name
+from triptych.run.parsing import format_value, to_float, value_name
 
 # The metrics that a run always has, beside those of its samples and the user's own.
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
@@ -264,7 +263,8 @@ class ContrastBuilder:
         if axis not in self.axes:
             raise UserError(f"{self.path}.{place}: not an axis of the sweep, {nearest(axis, [*self.axes])}")
         for text in self.axes[axis]:
-            if text == str(value) or _means(text, value):
+            # as it is written, or an equal number: 1e-3 is 0.001, and no text or number is true
+            if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         known = f"{axis} is one of {', '.join(self.axes[axis])}"
         raise UserError(f"{self.path}.{place}={format_value(value)}: not in the sweep; {known}")
@@ -275,15 +275,6 @@ def _source(kind: str, which: str) -> str:
     if which[:3].isalpha():
         return which
     return f"{kind} {which}"
-
-
-def _means(text: str, value: Any) -> bool:
-    """Return whether a typed text is that value: null, true, 1e-3."""
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        return False
-    return bool(parsed == value) and isinstance(parsed, bool) == isinstance(value, bool)
 
 
 def _rule(node: Mapping[str, Any], statistic: str) -> str:

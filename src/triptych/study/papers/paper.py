@@ -3,6 +3,7 @@
 A sweep of them: its scale, and what it records of the claims before its first run; without numpy or torch.
 """
 
+import itertools
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,12 +38,12 @@ def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """Return values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
-    values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
-    for override in (override for job in jobs for override in job):
-        key, _, value = override.lstrip("+").partition("=")
-        if key in values_of:
-            values_of[key][value.strip("'\"")] = None
-    axes = {key: list(values) for key, values in values_of.items()}
+    axes: dict[str, list[str]] = {key: [] for key in keys}
+    for override in itertools.chain.from_iterable(jobs):
+        key, _, text = override.lstrip("+").partition("=")
+        value = text.strip("'\"")
+        if key in axes and value not in axes[key]:
+            axes[key].append(value)
     over = measures["over"]
     if over and measures["n"]:
         if not isinstance(over, str):
@@ -53,10 +54,10 @@ def axes_of(
 
 def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
     """Return what a verdict depends on, of a node's claims at a scale: all but words."""
-    return {
-        name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
-        for name, claim in claims_at(claims, scale).items()
-    }
+    decisive = {}
+    for name, claim in claims_at(claims, scale).items():
+        decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
+    return decisive
 
 
 def settings_digest(file: Mapping[str, Any], scale: str) -> str:
@@ -107,17 +108,16 @@ def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> No
 
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have."""
-    drawn = config["measures"]["n"] or not {"measures", "measures.n"}.isdisjoint(axes)
-    known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *(config.get("metrics") or {})]
-    swept = {key.split(".")[0] for key in axes}
-    may_be_added = not {"metrics", "setting"}.isdisjoint(swept)
+    if any(key.split(".")[0] in ("metrics", "setting") for key in axes):
+        return  # a setting may add any metric
+    known = [*OF_THE_BOUND, *OF_THE_RUN, *(config.get("metrics") or {})]
+    if config["measures"]["n"] or "measures.n" in axes:
+        known += SAMPLE_METRICS
     for claim in claims:
-        for metric in dict.fromkeys(point.metric for point in claim.points):
+        for metric in {point.metric for point in claim.points} - {*known}:
             path = f"paper.claims.{claim.name}.metric={metric}"
-            if metric in SAMPLE_METRICS and not drawn:
-                raise UserError(f"{path}: measures.n=0 measures no samples; measures.n=1000 does")
-            if metric not in known and not may_be_added:
-                raise UserError(f"{path}: no such metric, {nearest(metric, known)}")
+            fix = "with measures.n=1000, metrics of samples are measured"
+            raise UserError(f"{path}: no run of this sweep has it, {nearest(metric, known)}; {fix}")
 
 
 def scale_values(config: DictConfig) -> dict[str, Any]:
