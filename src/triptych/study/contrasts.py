@@ -30,9 +30,10 @@ UNKNOWN = Estimate(math.nan, math.nan, 0)
 class ContrastResult:
     """A contrast as it was measured.
 
-    ``p_not_within``: p of "outside of its range", small where reproduced; ``p_within``: of "inside".
-    ``trouble``: why it cannot be measured, "" if it can; both are then 1. ``means``: of each setting.
-    ``wide``: why a tie's margin cannot reproduce it. ``tail``: the chance beyond each end of the interval.
+    ``p_not_within``: p of "outside its range", small where reproduced. ``p_within``: of "inside".
+    ``trouble``: why it cannot be measured, "" if it can; both p are then 1. ``means``: of each
+    setting. ``wide``: why a tie's margin is too wide to reproduce it. ``tail``: the chance beyond
+    each end of the interval.
     """
 
     contrast: Contrast
@@ -48,11 +49,12 @@ class ContrastResult:
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
-        return replace(self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {what}")
+        reason = f"the margin {self.accepted} is wider than {what}"
+        return replace(self, p_not_within=1.0, wide=reason)
 
     @property
     def ends(self) -> tuple[float, float, float]:
-        """Mean of the differences and the ends of its interval, at one-sided level ``tail``; NaN unknown."""
+        """The mean difference and the ends of its interval, each one-sided at level ``tail``."""
         return self.pair.mean, *self.pair.interval(2 * self.tail)
 
     @property
@@ -69,7 +71,7 @@ class ContrastResult:
         return (base + mean) / base, (base + low) / base, (base + high) / base
 
     def size(self, ratio: bool) -> float:
-        """Return how far apart both settings are, as a difference or a log ratio; infinite if unknown."""
+        """Return the difference of both settings, or their log ratio; infinite if it is unknown."""
         if ratio == self.contrast.ratio:
             return abs(self.pair.mean)
         if not ratio:
@@ -108,7 +110,7 @@ def _four_digits(x: float) -> str:
 
 
 def exp(x: float) -> float:
-    """Return e^x; 0 or infinity beyond any ratio that says something, as two seeds' interval may be."""
+    """Return e^x; 0 or infinity beyond any sensible ratio, as the interval of two seeds may be."""
     if x <= -20:
         return 0.0
     if x >= 20:
@@ -118,7 +120,8 @@ def exp(x: float) -> float:
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end."""
-    inward = [distance for distance in (pair.mean - low, high - pair.mean) if math.isfinite(distance)]
+    distances = (pair.mean - low, high - pair.mean)
+    inward = [distance for distance in distances if math.isfinite(distance)]
     outside = max(pair.not_beyond(distance) for distance in inward)
     inside = min(pair.not_beyond(-distance) for distance in inward)
     return outside, min(1.0, len(inward) * inside)
@@ -149,7 +152,7 @@ class Setting:
 def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricPoint, Setting]:
     """Return each setting of a claim, in the order of the sweep's values."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
-    points = sorted(claim.points, key=lambda point: [place.get(setting, 0) for setting in point.setting])
+    points = sorted(claim.points, key=lambda point: [place.get(pair, 0) for pair in point.setting])
     return {point: _read_setting(point, point_label(point, claim), axes, runs) for point in points}
 
 
@@ -162,7 +165,7 @@ def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run
 
 
 def point_label(point: MetricPoint, claim: Claim) -> str:
-    """Return a setting by the values that tell it from the others of the claim, and by a metric that does."""
+    """Label a setting by the values, and the metric, in which the settings of its claim differ."""
     values_of: dict[str, set[str]] = {METRIC: set()}
     for other in claim.points:
         values_of[METRIC].add(other.metric)
@@ -175,7 +178,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
+    """Return the runs of a setting by seed: of each seed the newest that finished, else ended."""
     measured_keys = {run.measured.key for run in runs if run.measured is not None}
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())
@@ -189,7 +192,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
 
 
 def _rank(run: Run) -> tuple[int, object]:
-    """Return a sort key under which finished runs come after diverged ones, and both after all others."""
+    """Return a sort key: finished runs come last, diverged ones before them; then by age."""
     rank = -1
     if run.status in ENDED:
         rank = ENDED.index(run.status)
@@ -212,7 +215,8 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     except Unmeasurable as reason:
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=str(reason))
     means = tuple(spread(list(setting.figures.values())).mean for setting in compared)
-    result = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
+    outside, inside = range_tests(pair, contrast.low, contrast.high)
+    result = ContrastResult(contrast, pair, outside, inside, means=means)
     if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
         return result  # a bound may be near 0, as densities have no scale
     return result.refuse_wide(min(map(abs, means)) / 2, "half of the smaller figure")
@@ -223,7 +227,8 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
     for point in (*contrast.compared, *contrast.others):
         setting = settings[point]
         if setting.ended < seeds:
-            raise Unmeasurable(f"{setting.ended} of {quantity(seeds, 'run')} of {setting.label} ended")
+            count = f"{setting.ended} of {quantity(seeds, 'run')}"
+            raise Unmeasurable(f"{count} of {setting.label} ended")
 
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
@@ -258,7 +263,7 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
 
 
 def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
-    """Pair the figures by seed, and bounds by item; Unmeasurable: no ratio, or no error is known."""
+    """Pair figures by seed, bounds also by item; Unmeasurable: no ratio, or no error is known."""
     figures, items = [dict(setting.figures) for setting in compared], None
     if contrast.ratio:
         figures = [_logarithms(contrast, values) for values in figures]
@@ -269,7 +274,8 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
         second = figures[1]
     pair = paired(second, first, items)
     if pair.error is None:
-        raise Unmeasurable(f"{contrast.name}: one seed, or equal figures of all, so no error is known")
+        problem = "one seed, or equal figures of all, so no error is known"
+        raise Unmeasurable(f"{contrast.name}: {problem}")
     return pair
 
 
@@ -292,7 +298,7 @@ def figure(point: MetricPoint, run: Run) -> float:
 
 
 def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
-    """Return a measure of samples at the setting's value of the key that each run measures them over."""
+    """Return a measure of samples, at the setting's value of the key over which runs measure."""
     figures = measured.at(point.metric)
     value = dict(point.setting).get(measured.key)
     if value is not None:

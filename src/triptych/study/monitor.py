@@ -21,7 +21,7 @@ APART = 30  # times as long as a report took, until the next: it takes a core fr
 
 
 def try_write_report(root: Path, show: bool = False) -> str:
-    """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
+    """Write the report, and print it with ``show``; return why it cannot be written, or ""."""
     from triptych.study.render import print_table, write_report
 
     try:
@@ -37,11 +37,17 @@ def try_write_report(root: Path, show: bool = False) -> str:
 class Monitor(threading.Thread):
     """Draw the progress of each run about once a second, and renew the report when one finishes.
 
-    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``, which had
-    finished before.
+    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``,
+    which had finished before.
     """
 
-    def __init__(self, root: Path, cells: Sequence[str], done: Collection[str] = (), every: float = 1.0):
+    def __init__(
+        self,
+        root: Path,
+        cells: Sequence[str],
+        done: Collection[str] = (),
+        every: float = 1.0,
+    ):
         super().__init__(daemon=True)
         self.root, self.cells, self.done, self.every = root, cells, done, every
         self._halt = threading.Event()
@@ -57,7 +63,7 @@ class Monitor(threading.Thread):
         if not console.is_terminal:
             return self._run_plain()
         live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
-        # Live puts in streams of its own, which obey the colours in what is printed; ours stand before them.
+        # Live's own streams obey control characters in what is printed; ours stand before them.
         with live, redirect_stdout(plain(sys.stdout)), redirect_stderr(plain(sys.stderr)):
             while not self._halt.wait(self.every):
                 live.update(self.table())
