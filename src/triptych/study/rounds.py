@@ -21,6 +21,11 @@ from triptych.run.prepare import resolve_composed
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
+# Keys that only the sweep of a grid has a use for.
+OF_A_GRID = {
+    "until": "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3",
+    "setting": "for a sweep of an ablation that lists it, with -m",
+}
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
@@ -122,13 +127,11 @@ def differing(config: DictConfig) -> set[str]:
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
     """Refuse values of keys that concern a sweep as a whole; ``grid``: whether it has a grid."""
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
-    until = config.get("until")
-    if until and not grid:
-        fix = "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3"
-        raise UserError(f"until={until}: {fix}")
-    if config.get("setting") is not None and not grid:
-        fix = "for a sweep of an ablation that lists it, with -m"
-        raise UserError(f"setting={config['setting']}: {fix}")
+    if grid:
+        return
+    for key, fix in OF_A_GRID.items():
+        if config.get(key) is not None:
+            raise UserError(f"{key}={config[key]}: {fix}")
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:

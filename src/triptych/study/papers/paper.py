@@ -128,8 +128,6 @@ def scale_values(config: DictConfig) -> dict[str, Any]:
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
-    if not config.get("paper"):
-        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
     values: Any = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
     if not isinstance(values, DictConfig):
         reason = values or "has no such scale; use scale=small"
