@@ -38,8 +38,10 @@ AGAIN = "to run again"  # the claim or a measure has changed since
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """Return the sweeps of papers at or beneath ``roots``."""
-    places = (place for root in roots for place in sorted(folder for folder, _ in walk(root)))
-    return [place for place in places if _is_papers_sweep(place)]
+    papers: list[Path] = []
+    for root in roots:
+        papers += filter(_is_papers_sweep, sorted(folder for folder, _ in walk(root)))
+    return papers
 
 
 def _is_papers_sweep(place: Path) -> bool:

@@ -68,7 +68,7 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
         raise UserError(f"setting={name}: no such setting; settings here: {known}")
     typed = set(map(key_of, job))
     added = [override for override in settings[name] if key_of(override) not in typed]
-    # the name first: a report names runs by the first of the keys that change together
+    # The name comes first: a report names runs by the first of the keys that change together.
     return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
@@ -230,14 +230,12 @@ def choose_point(
     ``bounds``: validation bounds over seeds, lower is better, of each setting at each point; one
     that is not finite rules its point out. UserError: a setting, or all together, has none left.
     """
-    settings = dict.fromkeys(setting for setting, _ in bounds)
-    points = dict.fromkeys(point for _, point in bounds)
-    mean = {cell: _mean(values) for cell, values in bounds.items()}
-    together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
-    best = {}
-    for setting in settings:
-        own = {point: mean[setting, point] for point in points}
-        best[setting] = _lowest(own, ",".join(setting))
+    means: dict[Setting, dict[Point, float]] = {}
+    for (setting, point), values in bounds.items():
+        means.setdefault(setting, {})[point] = _mean(values)
+    best = {setting: _lowest(own, ",".join(setting)) for setting, own in means.items()}
+    points = next(iter(means.values()))
+    together = {point: _mean([own[point] for own in means.values()]) for point in points}
     return _lowest(together, "all settings"), best
 
 
