@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from triptych.run.sampling.pictures import new_figure
 from triptych.study import details
 from triptych.study.curves import crossing
 from triptych.study.panels import sample_pictures
@@ -136,15 +135,12 @@ def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting(tm
     assert page.count('alt="From noise to sample, ') == page.count('alt="By caption, ') == 2
 
 
-@pytest.mark.parametrize(("points", "kind"), [(False, ""), (True, " plotted")])
-def test_plots_of_points_are_scaled_smoothly_and_images_are_not(tmp_path, points, kind):
-    run = make_run(tmp_path, "v", 1, 2.0)
+@pytest.mark.parametrize(("measure", "style"), [("bpd", ""), ("nats_per_dim", " plotted")])
+def test_plots_of_points_are_scaled_smoothly_and_images_are_not(tmp_path, measure, style):
+    run = make_run(tmp_path, "v", 1, 2.0, measure=measure)
     picture(run / "samples" / "final.png", 1)
-    if points:
-        with (run / "samples" / "final.png").open("wb") as file:
-            new_figure(1, 1).savefig(file)
     (comparison,) = read_study([tmp_path]).comparisons
-    assert [shown for *_, shown, _ in sample_pictures(comparison)] == [kind]
+    assert [gallery.style for gallery in sample_pictures(comparison)] == [style]
 
 
 def test_runs_without_a_result_are_told_too(tmp_path):

@@ -13,7 +13,7 @@ from matplotlib.collections import PathCollection
 from triptych.run.metrics import MetricsCsv
 from triptych.study.curves import crossing, crossing_figure, noise_levels, training, training_time
 from triptych.study.figures import forest, headline
-from triptych.study.panels import colours, draw_panels, headline_panels
+from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
@@ -82,17 +82,6 @@ def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
         (label,) = (text for text in ax.texts if text.get_text() == "epsilon")
         end = label.get_window_extent(FigureCanvasAgg(figures[1]).get_renderer()).x1
         assert end < ax.transData.transform((0, 0))[0]
-
-
-def test_a_caption_leaves_out_what_its_figures_do_not_show(tmp_path):
-    sweep(tmp_path / "one", {"v": 2.0}, seeds=(1,))
-    sweep(tmp_path / "far", TARGETS | {"bad": 13.0})
-    one, far = ([[p.how for p in draw(*compared(tmp_path / name))] for draw in (headline_panels, draw_panels)]
-                for name in ("one", "far"))  # fmt: skip
-    assert one[0] == ["Each dot is one seed. Further left is better."]
-    assert not re.search("Bands|thick|arrow", " ".join(one[1])) and "400" not in " ".join(far[1])
-    assert far[0][0].endswith("their mean. Further left is better. An arrow: beyond the axis.")
-    assert "Bands are" in far[1][0] and "thin lines are seeds. The axis" in " ".join(far[1])
 
 
 def test_the_clock_of_metrics_is_that_of_fitting(tmp_path):

@@ -53,9 +53,10 @@ def test_both_stages_compare_settings_by_name_alone(runs):
     assert {run.bound for run in found[BEST]} == {2.05, 2.0}
 
 
-def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
-    [(title, part)] = stages(runs, None)
-    assert title == "" and len(part) == 12
+def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs, tmp_path):
+    [comparison] = read_study([tmp_path]).comparisons
+    runs = [run for cell in comparison.cells for run in (*cell.runs.values(), *cell.others)]
+    assert comparison.title == "" and len(runs) == 12 and {run.seed for run in runs} == {1, 2, 3}
 
 
 def test_words_say_the_budget_the_choices_and_the_edges():

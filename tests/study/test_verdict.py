@@ -42,8 +42,6 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     again = "triptych-train -m ablation=objectives seed=1,2,3"
     assert story.next_step == f"2 more seeds per setting, 2 min 00 s in all, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
-    for typed, several in (("objective=glob(*)", True), ("+objective=v", False)):
-        assert bool(recorded(tmp_path, command=[*COMMAND[:2], typed]).next_step) is several
     # one run alone has the error over its items, and is called by its name
     (run,) = tmp_path.glob("*x0*")
     story = read_study([run])
@@ -67,8 +65,7 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
     claims = [comparison.claim(0, j) for j in (1, 2)]
     few, n = (seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
-    settled = f"b and c: about {few} seeds per setting would settle b, about {n} seeds"
-    assert few < n and settled in story.answer
+    assert few < n and f"b and c: about {n} seeds per setting would settle b and c." in story.answer
     assert story.next_step.endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
 
 
@@ -98,14 +95,14 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
     [
         (
             {"elbo": 8.5, "flat": 13.0},
-            "No setting is better than a uniform guess (8.000 bits/dim): train longer.",
+            "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
         ),
         (
             {"elbo": 7.5, "flat": 9.0},
             "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
         ),
-        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than a uniform guess (8.000 bits/dim)."),
-        ({"elbo": 13.0}, "elbo is no better than a uniform guess (8.000 bits/dim)."),
+        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than the per-pixel histogram (7.100 bits/dim)."),
+        ({"elbo": 13.0}, "elbo is no better than the per-pixel histogram (7.100 bits/dim)."),
         ({"elbo": 6.0, "flat": 6.5}, ""),
     ],
 )

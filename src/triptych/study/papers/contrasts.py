@@ -10,7 +10,7 @@ from triptych.config.keys import name_null
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
-from triptych.study.groups import copies, counted_once
+from triptych.study.groups import copies, same_figures
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.statistics import ALPHA, Paired, paired, spread
 
@@ -140,7 +140,7 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return ContrastResult(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
         if again := copies({run.seed: run for run in of[point] if run.test}):
-            return cannot(counted_once(point_label(point, axes), again).split(" and count")[0])
+            return cannot(same_figures(point_label(point, axes), again))
         if diverged:
             problem = f"diverged with {diverged} of {quantity(len(ended), 'seed')}"
             return cannot(f"{point_label(point, axes)} {problem}")

@@ -20,7 +20,7 @@ from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.contrasts import ContrastResult
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
-from triptych.study.verdict import no_better
+from triptych.study.verdict import find_weakness
 
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
 FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
@@ -192,5 +192,5 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgeme
         claim, measured, tuple(contrasts.setting_figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.n_items for pair in known), default=0),
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
-        warning=no_better(bounds),
+        warning=find_weakness(bounds).text,
     )  # fmt: skip
