@@ -13,7 +13,7 @@ from triptych.study.render import write_figures, write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
 from triptych.study.tables import table_rows
-from triptych.study.verdict import about, ranking
+from triptych.study.verdict import ranking
 
 from .fake_runs import make_run
 from .test_report_compare import one
@@ -93,17 +93,6 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
     written = write_figures(report.study, tmp_path / "figures")
     (file,) = (one for one in written if one.name == "measures.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
-
-
-def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
-    measures = {"prompt_accuracy": {"mean": 0.9, "n": 400}}
-    measures["prompt_accuracy_held_out"] = {"mean": 0.7, "n": 200}
-    told = {"measures": measures, "measured": {"n": 400, "reference": "400 training images of shapes"}}
-    make_run(tmp_path, "x0", 1, 1.9, **told)
-    assert about(one(tmp_path)) == (
-        "400 samples a set (share that match captions kept from training: 200), "
-        "against 400 training images of shapes."
-    )
 
 
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):

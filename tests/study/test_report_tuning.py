@@ -91,7 +91,7 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
     }  # fmt: skip
     command = ["triptych-train", "-m", "ablation=objectives_tuned", "seed=1,2,3"]
     (tmp_path / "sweep.json").write_text(json.dumps({"expected": 10, "command": command, "tuning": tuning}))
-    step = read_study([tmp_path]).next_step
+    step = str(read_study([tmp_path]).next_step)
     assert "seed=1,2,3,4" in step
 
 

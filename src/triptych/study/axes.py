@@ -1,9 +1,10 @@
 """Find the axes of an ablation: the settings that differ between runs."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from itertools import chain
+from typing import Any, Self
 
 from triptych.config.identity import ABSENT, BUNDLES, default_of
 from triptych.config.keys import name_null, role
@@ -67,8 +68,8 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 def _differing(runs: Sequence[Run]) -> list[Axis]:
     """Return all settings that differ: those that were typed first, then those chosen, then resolved ones."""
-    typed = {key for run in runs for key in run.overrides}
-    chosen = {key for run in runs for key in run.choices}
+    typed = all_keys(run.overrides for run in runs)
+    chosen = all_keys(run.choices for run in runs)
 
     def rank(key: str) -> tuple[int, int]:
         if key in typed:
@@ -77,9 +78,8 @@ def _differing(runs: Sequence[Run]) -> list[Axis]:
             return (1, 0)
         return (2 + key.endswith("_target_"), key.count("."))
 
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
     axes = []
-    for key in sorted(keys, key=rank):
+    for key in sorted(all_keys(run.settings for run in runs), key=rank):
         axes += varied([run for run in runs if _is_known(run, key)], [key])
     return axes
 
@@ -143,6 +143,11 @@ class Column:
             if is_known and seen.setdefault(own, text) != text:
                 return False
         return True
+
+
+def all_keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that some mapping has, in order of appearance."""
+    return [*dict.fromkeys(chain.from_iterable(mappings))]
 
 
 def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:

@@ -104,10 +104,9 @@ class Cell:
     copies: Mapping[int | None, int | None] = field(default_factory=dict)
     superseded: int = 0
 
-    @property
-    def diverged(self) -> int:
-        """Number of seeds that diverged and never finished, which no mean of the finished ones shows."""
-        return len({run.seed for run in self.others if run.status == "diverged"} - self.runs.keys())
+    def lost(self, status: str) -> set[int | None]:
+        """Return the seeds that ended with this status and never finished."""
+        return {run.seed for run in self.others if run.status == status} - self.runs.keys()
 
     @property
     def seeds(self) -> set[int | None]:

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 
 from scipy.special import ndtr
 
@@ -72,8 +73,10 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     return [replace(comparison, claims=own, rule=rule, tests=tests) for comparison, own in pairs]
 
 
-def unsettle(comparison: Comparison) -> Comparison:
-    """Return the comparison while runs of it are to come: it claims nothing."""
+def unsettle(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
+    """Return the comparison; if it has runs of a sweep with more to come, it claims nothing."""
+    if not any(run.dir in open_runs for run in comparison.runs):
+        return comparison
     claims = {key: replace(claim, interim=True) for key, claim in comparison.claims.items()}
     return replace(comparison, claims=claims, rule=replace(comparison.rule, interim=True))
 
@@ -202,15 +205,6 @@ def seeds_next(comparison: Comparison) -> int:
     if any(claim.pair.n < 2 for claim in claims):
         return FIRST
     return max((seeds_to_settle(claim) or 0 for claim in claims), default=0)
-
-
-def extra_seconds(comparison: Comparison, seeds: int) -> float:
-    """Estimate the seconds of the runs that each setting lacks of `seeds` in all; NaN unknown."""
-    took = [run.took for run in comparison.runs if run.seconds]
-    if not took:
-        return math.nan
-    missing = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
-    return missing * math.fsum(took) / len(took)
 
 
 def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:

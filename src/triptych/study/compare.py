@@ -14,7 +14,7 @@ from triptych.declare import Role
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import LOOKS, Looks
-from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
+from triptych.study.axes import SWEEP, Axis, all_keys, find_axes, label, varied
 from triptych.study.cells import Cell, Comparison, Outcome, Rule, is_usable
 from triptych.study.claims import correct
 from triptych.study.formatting import quantity
@@ -89,7 +89,7 @@ def comparison_of(group: Group) -> Comparison:
     axes, notes = find_axes(runs)
     cells = build_cells(runs, axes, measure)
     # Keys of the machine and the sweep's directory name a cell only where settings do not tell runs apart.
-    typed = dict.fromkeys(key for run in runs for key in run.overrides)
+    typed = all_keys(run.overrides for run in runs)
     machine = [key for key in typed if role(key) is Role.MACHINE]
     for keys in (machine, [SWEEP]):
         if any(cell.superseded for cell in cells):

@@ -1,7 +1,7 @@
 """Figures of lines: error by noise level, the bound over training and two settings, effective weights."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +23,21 @@ MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = {}
-    for cell in comparison.cells:
-        curves[cell.label] = mean_over_seeds([run.noise_levels for run in cell.runs.values()])
+    curves = _mean_curves(comparison, lambda run: run.noise_levels)
     return _by_noise_level(curves, colours, "squared error of ε, per dimension")
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the weight that objectives put on the noise error, by noise level, where cells differ in it."""
-    curves = {}
+    curves: dict[str, MeanCurve] = {}
     for cell in comparison.cells:
-        first = [run.weighting for run in cell.runs.values() if run.weighting][:1]
-        curves[cell.label] = mean_over_seeds(first)
-    known = [curve for curve in curves.values() if curve is not None]
-    if not known:
+        first = next(filter(None, [run.weighting for run in cell.runs.values()]), None)
+        if first:
+            curves[cell.label] = (np.array(first.gamma), np.array(first.value), None)
+    if not curves:
         return None
-    gamma, shape, _ = known[0]
-    if all(value.shape == shape.shape and np.allclose(value, shape, 1e-3) for _, value, _ in known):
+    gamma, shape, _ = next(iter(curves.values()))
+    if all(value.shape == shape.shape and np.allclose(value, shape, 1e-3) for _, value, _ in curves.values()):
         return None
     level = gamma, np.ones_like(gamma)
     return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
@@ -48,46 +46,54 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
 def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the distance of the model's posterior mean from the true one, by noise level."""
     curves = {}
-    for cell in comparison.cells:
-        curve = mean_over_seeds([run.tweedie for run in cell.runs.values()])
+    for label, (gamma, mean, _) in _mean_curves(comparison, lambda run: run.tweedie).items():
         # An oracle's error is rounding, decades below everything, and would flatten the others.
-        if curve is not None and np.max(curve[1]) > 1e-8:
-            curves[cell.label] = (curve[0], curve[1], None)
+        if np.max(mean) > 1e-8:
+            curves[label] = (gamma, mean, None)
     spread = next((run.posterior for run in comparison.runs if run.posterior), None)
     dashed = (np.array(spread.gamma), np.array(spread.value)) if spread else None
     return _by_noise_level(curves, colours, "squared error, per dimension", dashed)
 
 
 def _by_noise_level(
-    curves: Mapping[str, MeanCurve | None],
+    curves: Mapping[str, MeanCurve],
     colours: Colours,
     ylabel: str,
     dashed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure | None:
     """Draw a line a cell with the band of its error on a log axis, and a dashed line to compare with."""
-    known = {label: curve for label, curve in curves.items() if curve is not None}
-    if not known:
+    if not curves:
         return None
-    lines = LineFigure(known, colours)
+    lines = LineFigure(curves, colours)
     if dashed:
         lines.ax.plot(*dashed, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
-    for label, (gamma, mean, error) in known.items():
+    for label, (gamma, mean, error) in curves.items():
         shown = np.where(mean > 0, mean, np.nan)
         lines.line(label, gamma, shown, marker=True, markersize=3)
         if error is not None:
             low, high = np.maximum(shown - error, shown * 0.05), shown + error
             lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
-    log_axis(lines.ax, np.concatenate([value for _, value, _ in known.values()]))
+    log_axis(lines.ax, np.concatenate([value for _, value, _ in curves.values()]))
     lines.ax.margins(x=0.02)
     return lines.finish(GAMMA, ylabel)
 
 
-def mean_over_seeds(curves: Sequence[Curve | None]) -> MeanCurve | None:
+def _mean_curves(comparison: Comparison, curve_of: Callable[[Run], Curve | None]) -> dict[str, MeanCurve]:
+    """Return each cell's mean over seeds of a curve that runs recorded."""
+    means = {}
+    for cell in comparison.cells:
+        seeds = [curve for curve in map(curve_of, cell.runs.values()) if curve]
+        mean = mean_over_seeds(seeds)
+        if mean:
+            means[cell.label] = mean
+    return means
+
+
+def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
     """Return gamma, the curves' mean and its standard error (None for one curve); None without curves.
 
     Levels that differ by seed (learned endpoints) are read at common ones, linearly between logarithms.
     """
-    seeds = [curve for curve in curves if curve is not None]
     if not seeds:
         return None
     gamma = np.array(seeds[0].gamma)
@@ -171,13 +177,9 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     start, end = max(seed.x[0] for seed in seeds), min(seed.x[-1] for seed in seeds)
     places = np.unique(np.concatenate([seed.x for seed in seeds]))
     places = places[(places >= start) & (places <= end)]
-    if not places.size:
-        # An empty line names the thin lines in the legend, at the height of their ends.
-        lines.line(label, [], [], linewidth=0.7)
-        lines.ends[label] = float(np.mean([seed.values[-1] for seed in seeds]))
-        return
-    mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
-    lines.line(label, places, mean, linewidth=2)
+    if places.size:
+        mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
+        lines.line(label, places, mean, linewidth=2)
 
 
 def _late_values(comparison: Comparison, histories: Mapping[str, Sequence[History]]) -> tuple[float, float]:

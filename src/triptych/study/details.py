@@ -7,7 +7,6 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.parsing import UNITS, natural_key
 from triptych.run.provenance_file import Provenance
 from triptych.run.read import Run
+from triptych.study.axes import all_keys
 from triptych.study.cells import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
@@ -24,12 +24,7 @@ from triptych.study.style import mark
 from triptych.study.tables import against
 
 PLACES = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group runs by
-CURVES = 8  # curves of one run, at most
-# Curves that every run has come after one's own.
-LAST = (
-    "val/bound_stderr", "train/loss_variance", "train/lr", "train/images_per_second", "train/grad_norm",
-    "train/clipped",
-)  # fmt: skip
+CURVES = 16  # curves of one run, at most
 TEXT = 240  # characters of one value
 # Keys that are typed for a sweep, not for one run of it.
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
@@ -103,7 +98,7 @@ def _properties(run: Run) -> dict[str, str]:
 def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the properties that differ between runs or that a run with a configuration lacks."""
     differing = []
-    for key in dict.fromkeys(chain.from_iterable(properties)):
+    for key in all_keys(properties):
         # A run without a configuration tells nothing by what it lacks.
         known = [values.get(key) for run, values in zip(runs, properties, strict=True) if run.config]
         known += [values[key] for values in properties if key in values]
@@ -161,10 +156,11 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
         # A constant is no curve.
         if name.startswith(("val/", "train/")) and len({*values}) > 1:
             columns[name] = (steps, values)
-    if len(columns) > 1:
+    bounds = [f"val/{unit}" for unit in UNITS]
+    if columns.keys() & bounds:
         columns.pop("val/bound", None)  # It is the bound under another name.
     curves = []
-    for name in sorted(columns, key=_curve_rank)[:CURVES]:
+    for name in sorted(columns, key=lambda name: name not in bounds)[:CURVES]:
         thinned = _thinned(*columns[name], points)
         seconds = [_short(clock.get(step, math.nan)) for step in thinned["x"]]
         if not all(map(math.isfinite, seconds)):
@@ -177,15 +173,6 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
         thinned = _thinned(levels.gamma, levels.value, points)
         curves.append(what | {"log": min(levels.value) > 0} | thinned)
     return curves
-
-
-def _curve_rank(name: str) -> int:
-    """Rank a column: the validation bound, the loss, one's own, and what every run has."""
-    if name in ("val/bpd", "val/nats_per_dim"):
-        return 0
-    if name == "train/loss":
-        return 1
-    return 3 if name in LAST else 2
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:

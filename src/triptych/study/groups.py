@@ -17,7 +17,7 @@ from triptych.declare import Role
 from triptych.run.parsing import to_float
 from triptych.run.read import Run
 from triptych.run.sweep_record import Tuning
-from triptych.study.axes import value_name
+from triptych.study.axes import all_keys, value_name
 from triptych.study.formatting import listed
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
@@ -74,8 +74,6 @@ def may_share_data(run: Run, finished: Run) -> bool:
     """Return whether an unreported run has the data of a finished one, as far as it recorded them."""
     if run.fingerprint:
         return run.fingerprint == finished.fingerprint
-    if data_settings(run):
-        return data_settings(run) == data_settings(finished)
     return data_name(run) in ("", data_name(finished))
 
 
@@ -99,8 +97,7 @@ def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
 
 def different_settings(configs: Sequence[Mapping[str, str]]) -> list[str]:
     """Describe each configuration by its values of the keys that differ: "root=/a, std=0.1"."""
-    keys = dict.fromkeys(key for config in configs for key in config)
-    differ = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    differ = [key for key in all_keys(configs) if len({config.get(key) for config in configs}) > 1]
     return [
         ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in differ)
         for config in configs

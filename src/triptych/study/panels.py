@@ -216,10 +216,10 @@ def _measures_panel(
         how = "Points are means over seeds, and upright lines span the seeds."
     if title != comparison.heading:
         how = f"{about(comparison)} {how}".lstrip()
-    drawings = []
-    for table in tables:
-        shows = f"{table.metric.label} of samples, {table.metric.better or 'neither end is better'}."
-        drawings.append(Drawing(table.metric.name, shows, figures.measure_figure(table)))
+    drawings = [
+        Drawing(table.metric.name, f"{table.metric.label} of samples.", figures.measure_figure(table))
+        for table in tables
+    ]
     return _panel(comparison, palette, title, f"{how} {FLOOR}", drawings)
 
 

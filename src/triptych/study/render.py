@@ -207,7 +207,8 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         if run.error:
             _say(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
     _say(console, study.answer, "bold")
-    _say(console, study.next_step, wrap=False)
+    if study.next_step:
+        _say(console, str(study.next_step), wrap=False)
     if study.published:
         _print_published(console, study.published)
     page = report.html if report else Path(root) / "report.html"

@@ -5,7 +5,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
@@ -83,6 +83,9 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
         for value, figures in zip(run.measured.values, run.measured.rows, strict=True):
             place = f"@{run.measured.key}={value:g}" if run.measured.key else ""
             row |= {f"samples/{name}{place}": mean for name, mean in figures.items()}
-    row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
-    row |= {f"cost/{key}": value for key, value in run.cost.items()}
+    row |= _prefixed("seconds/", run.seconds) | _prefixed("cost/", run.cost)
     return row | {name: value(run) for name, value in FACTS.items()}
+
+
+def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, object]:
+    return {prefix + name: figure for name, figure in figures.items()}

@@ -1,6 +1,5 @@
 """Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
-import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from triptych.run.parsing import first_line, natural_key
 from triptych.run.read import Run, read_runs
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.cells import Comparison, Rule
-from triptych.study.claims import correct, extra_seconds, joint_rule, rule_of, seeds_next, unsettle
+from triptych.study.claims import correct, joint_rule, rule_of, seeds_next, unsettle
 from triptych.study.compare import comparison_of
 from triptych.study.curves import lines_by_label
-from triptych.study.formatting import duration, quantity
+from triptych.study.formatting import quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, best_untested, verdict
@@ -26,6 +25,17 @@ from triptych.terminal import printable
 RETRY = "retry=true"
 HINTS = {"interrupted": " (the same command resumes it)"}
 STATUSES = ("finished", "pruned", "diverged", "running", "interrupted", "failed", "unreadable")
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A command to type, and why."""
+
+    reason: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}, finished runs stay: {self.command}"
 
 
 @dataclass(frozen=True)
@@ -104,36 +114,33 @@ class Study:
         return self.expected > len(self.runs) or self.counts["running"] > 0
 
     @property
-    def next_step(self) -> str:
-        """ "3 more seeds per setting, 2 min in all: COMMAND": retry what failed, then settle; or ""."""
+    def next_step(self) -> NextStep | None:
+        """What to type next: retry what failed, else add seeds that would settle what is open."""
         words = shlex.split(self.command)
         # The record of a sweep from elsewhere may hold any command, which is not to be suggested.
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
-            return ""
+            return None
         if any(word.startswith("hparams_search=") for word in words):
-            return ""  # A search goes on by its own count of trials.
+            return None  # A search goes on by its own count of trials.
         words = [word for word in words if word not in (RETRY, "force=true")]
         failed = self.counts["failed"]
         if failed and not self.going_on:
-            return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join([*words, RETRY])}"
+            return NextStep(f"{quantity(failed, 'run')} failed", shlex.join([*words, RETRY]))
         if self.published or not self.complete:
-            return ""  # Published claims have the seeds that they began with.
+            return None  # Published claims have the seeds that they began with.
         return self._more_seeds(words)
 
-    def _more_seeds(self, words: Sequence[str]) -> str:
-        """Return the command with as many seeds as would settle what is open; "" if none would."""
+    def _more_seeds(self, words: Sequence[str]) -> NextStep | None:
+        """Return the command with as many seeds as would settle what is open; None if none would."""
         used = sorted({run.seed for run in self.runs if run.seed is not None and not is_trial(run)})
         seeds = max((seeds_next(c) for c, v in self._judged if not v.untrained), default=0)
         missing = seeds - len(used)
         if not used or missing <= 0:
-            return ""
-        seconds = math.fsum(extra_seconds(comparison, seeds) for comparison in self.comparisons)
-        takes = f", {duration(seconds)} in all" if math.isfinite(seconds) else ""
+            return None
         all_seeds = [*used, *range(used[-1] + 1, used[-1] + 1 + missing)]
         command = [word for word in words if not word.startswith("seed=")]
         command.append(f"seed={','.join(map(str, all_seeds))}")
-        more = f"{quantity(missing, 'more seed')} per setting"
-        return f"{more}{takes}, finished runs stay: {shlex.join(command)}"
+        return NextStep(f"{quantity(missing, 'more seed')} per setting", shlex.join(command))
 
     @property
     def hues(self) -> dict[str, str]:
@@ -174,11 +181,8 @@ class SweepRuns:
 
     @cached_property
     def missing(self) -> int:
-        """Number of runs without a directory: copies of one start of one configuration are one run."""
-        digests = [(run.digests.get("config.yaml"), run.started) for run in self.runs]
-        known = [digest for digest in digests if digest[0]]
-        copied = len(known) - len({*known})
-        return max(self.record.expected - len(self.runs) + copied, 0)
+        """Number of runs without a directory."""
+        return max(self.record.expected - len(self.runs), 0)
 
     def may_change(self, alone: bool) -> bool:
         """Return whether runs are still to come, so that the figures are not yet final."""
@@ -189,10 +193,6 @@ class SweepRuns:
         statuses = {run.status for run in self.runs}
         will_resume = "interrupted" in statuses and bool(self.record.record)
         return self.missing > 0 or "running" in statuses or will_resume
-
-    def stages(self) -> list[tuple[str, list[Run]]]:
-        """Return the titles and runs of what is compared by itself, if the sweep tuned first."""
-        return stages(self.runs, self.record.tuning) if self.record.tuning.best else []
 
 
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
@@ -205,20 +205,22 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     runs = tuple(run for sweep in sweeps for run in sweep.runs)
     comparisons = compare_sweeps(sweeps, equal_within)
     # A report over several directories is no single sweep's.
-    sweep = sweeps[0].record if len(roots) == 1 else SweepRecord()
+    single = len(roots) == 1
+    sweep = sweeps[0].record if single else SweepRecord()
+    tunings = [sweep.record.tuning for sweep in sweeps if sweep.record.tuning.best]
     return Study(
         roots=roots,
         title=printable(sweep.title or " + ".join(root.resolve().name for root in roots)),
         question=_question(comparisons),
-        command=_command(sweep, runs if len(roots) == 1 else ()),
+        command=_command(sweep, runs) if single else "",
         runs=runs,
-        expected=len(runs) + sum(sweep.missing for sweep in sweeps),
+        expected=len(runs) + sum([sweep.missing for sweep in sweeps]),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
-        tuned=" ".join(describe_tuning(s.record.tuning) for s in sweeps if s.record.tuning.best),
-        shared=_shared(sweep, comparisons),
+        tuned=" ".join(map(describe_tuning, tunings)),
+        shared=", ".join(map(first_line, sweep.shared)),
         published=judge_claims(sweep, runs),
-        damaged="; ".join(sweep.damage for sweep in sweeps if sweep.damage),
+        damaged="; ".join(filter(None, [sweep.damage for sweep in sweeps])),
     )
 
 
@@ -247,29 +249,27 @@ def compare_sweeps(sweeps: Sequence[SweepRuns], equal_within: float | None) -> t
     rule = joint_rule([sweep.rule for sweep in judged])
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
-    parts = [
-        (f"{sweep.folder.name}: {title}" if len(sweeps) > 1 else title, runs)
-        for sweep in sweeps
-        for title, runs in sweep.stages()
-    ]
-    untuned = [run for sweep in sweeps if not sweep.record.tuning.best for run in sweep.runs]
-    parts.append(("", [run for run in untuned if not is_trial(run)]))
-    comparisons = [
-        replace(comparison_of(group), title=title) for title, runs in parts for group in group_runs(runs)
-    ]
-    going_on = [sweep for sweep in judged if sweep.may_change(alone=len(judged) == 1)]
-    open_runs = {run.dir for sweep in going_on for run in sweep.runs}
-    return tuple(
-        comparison if open_runs.isdisjoint(run.dir for run in comparison.runs) else unsettle(comparison)
-        for comparison in correct(comparisons, rule)
-    )
+    comparisons = []
+    for title, runs in _parts(sweeps):
+        comparisons += [replace(comparison_of(group), title=title) for group in group_runs(runs)]
+    open_runs: set[Path] = set()
+    for sweep in judged:
+        if sweep.may_change(alone=len(judged) == 1):
+            open_runs.update(run.dir for run in sweep.runs)
+    return tuple(unsettle(comparison, open_runs) for comparison in correct(comparisons, rule))
 
 
-def _shared(sweep: SweepRecord, comparisons: Sequence[Comparison]) -> str:
-    """Return the overrides that were typed once for all runs, but those of keys that differ."""
-    varied = {axis.key for comparison in comparisons for axis in comparison.axes}
-    shared = [first_line(override) for override in sweep.shared]
-    return ", ".join(text for text in shared if text.lstrip("+").partition("=")[0] not in varied)
+def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
+    """Return titles and runs of what is compared: both stages of a sweep that tuned first, then the rest."""
+    parts: list[tuple[str, Sequence[Run]]] = []
+    rest: list[Run] = []
+    for sweep in sweeps:
+        prefix = f"{sweep.folder.name}: " if len(sweeps) > 1 else ""
+        if sweep.record.tuning.best:
+            parts += [(prefix + title, runs) for title, runs in stages(sweep.runs, sweep.record.tuning)]
+        else:
+            rest += [run for run in sweep.runs if not is_trial(run)]
+    return [*parts, ("", rest)]
 
 
 def _question(comparisons: Sequence[Comparison]) -> str:
@@ -281,9 +281,7 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     if first.deciding:
         return f"Which {first.subject} draws the best samples{data} from one and the same model?"
     question = f"Which {first.subject} gives the lowest test bound{data}"
-    if any(comparison.sizes_differ for comparison in varied):
-        return f"{question}?"
-    return f"{question}, all else being equal?"
+    return f"{question}?" if first.sizes_differ else f"{question}, all else being equal?"
 
 
 def _command(sweep: SweepRecord, runs: Sequence[Run]) -> str:

@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from triptych.run.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
-# Okabe and Ito's colours without the yellow, then Tol's muted ones: distinct with any colour vision
+# Okabe and Ito's colours without the yellow, then Tol's muted ones: distinct with any colour vision.
 PALETTE = {
     "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
     "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",
@@ -84,7 +84,7 @@ class LineFigure:
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: dict[str, float] = {}
-        # DejaVu is wide, so browser fonts fit as well
+        # DejaVu is wide, so that a browser's fonts fit as well.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
         self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.55)
 
@@ -95,7 +95,8 @@ class LineFigure:
             how["marker"] = MARKERS[place % len(MARKERS)]
         how = {"linewidth": 1.6, "linestyle": LINES[place // len(PALETTE) % len(LINES)]} | how
         self.ax.plot(x, y, color=self.colours[label], label=label, **how)
-        if finite := [float(value) for value in y if math.isfinite(value)]:
+        finite = [float(value) for value in y if math.isfinite(value)]
+        if finite:
             self.ends[label] = finite[-1]
 
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
@@ -106,23 +107,16 @@ class LineFigure:
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """Return the figure with its legend, of many lines of some, and all last values as its label."""
+        """Return the figure with its legend, and all last values as its label."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         order = sorted(self.ends, key=lambda label: -self.ends[label])
         last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
-        low, high = self.ax.get_ylim()
-        beyond = [label for label in order if not low <= self.ends[label] <= high]
-        for line, label in enumerate(beyond):
-            value = self.ends[label]
-            at, arrow, step = (1, "↑", -12) if value > high else (0, "↓", 12)
-            where = (1, at), (-2, step * (line + 0.5)), "axes fraction", "offset points"
-            text = f"{value:.4g} {arrow}".replace("-", "−")
-            self.ax.annotate(text, *where, color=self.colours[label], ha="right", va="center")
         handles = {str(line.get_label()): line for line in self.ax.lines}
-        every = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
-        order = order[::-1][::every][::-1]  # the lowest is among those named
+        # A legend has room for some of many lines; the lowest one is always among them.
+        apart = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
+        order = order[::-1][::apart][::-1]
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
@@ -132,7 +126,8 @@ def log_axis(ax: Axes, values: np.ndarray) -> None:
     """Set a log y axis with plain numbers, and some between decades; leave it where values hardly differ."""
     values = values[np.isfinite(values) & (values > 0)]
     decades = math.log10(values.max() / values.min()) if values.size else 1.0
-    if decades < 0.7:  # a factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not
+    # A factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not.
+    if decades < 0.7:
         return
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
@@ -157,13 +152,13 @@ def to_svg(figure: Figure, name: str) -> str:
     for known, variable in VARIABLES.items():
         text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
-    # px: text of one size in every figure of a page, and never too small to read on a phone
+    # Widths are in pixels: text has one size in every figure, and is never too small to read on a phone.
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
     about = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
-    # a function: of a string the backslashes of a name would be read as groups
+    # In a replacement string, unlike in a function, backslashes of a name would be read as groups.
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
         lambda match: f"{head}{match[1]}{match[2]}", text,

@@ -84,7 +84,7 @@ def verdict(comparison: Comparison) -> Verdict:
     weakness = find_weakness({cell.label: [*cell.runs.values()] for cell in comparison.cells})
     sentences = _answer(comparison, weakness.of_all)
     sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
-    sentences += [divergences(comparison), failures(comparison)]
+    sentences.append(losses(comparison))
     others = [table for table in comparison.measures.values() if table is not comparison.deciding]
     lines = [ranking(comparison, table) for table in others]
     return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
@@ -118,24 +118,15 @@ def best_untested(runs: Sequence[Run]) -> str:
     return printable(f"Best of {quantity(len(known), 'run')} without a test: {lead}.")
 
 
-def divergences(comparison: Comparison) -> str:
-    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
-    cells = [cell for cell in comparison.all_cells if cell.diverged]
-    if not cells:
-        return ""
-    counts = [f"{c.label} diverged with {c.diverged} of {quantity(len(c.seeds), 'seed')}" for c in cells]
-    if any(cell.runs for cell in cells):
-        return f"{listed(counts)}: figures are of the others."
-    return f"{listed(counts)}."
-
-
-def failures(comparison: Comparison) -> str:
-    """Name the settings of which every run failed; "" if there are none."""
-    failed = [c.label for c in comparison.pending if {run.status for run in c.others} == {"failed"}]
-    if not failed:
-        return ""
-    settings = len(comparison.cells) + len(comparison.pending)
-    return f"{_names(failed, settings)} failed: no run has a result."
+def losses(comparison: Comparison) -> str:
+    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where no seed was lost."""
+    lost = []
+    for cell in comparison.all_cells:
+        for status in ("diverged", "failed"):
+            n = len(cell.lost(status))
+            if n:
+                lost.append(f"{cell.label} {status} with {n} of {quantity(len(cell.seeds), 'seed')}")
+    return f"{listed(lost)}: figures are of the others." if lost else ""
 
 
 def _single_setting(comparison: Comparison) -> list[str]:
@@ -327,7 +318,4 @@ def about(comparison: Comparison) -> str:
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:
         return ""
-    tables = comparison.measures
-    fewer = [f"{tables[name].metric.title}: {n}" for name, n in measured.fewer.items() if name in tables]
-    aside = f" ({'; '.join(fewer)})" if fewer else ""
-    return f"{measured.n} samples a set{aside}, against {measured.reference}."
+    return f"{measured.n} samples a set, against {measured.reference}."
