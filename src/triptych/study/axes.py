@@ -37,7 +37,7 @@ class Axis:
 
 
 def value(run: Run, key: str) -> str:
-    """Return a run's value on an axis, a key's default if it lacks it; "none" or "default" without one."""
+    """Return a run's value on an axis; if it lacks the key, its default, "none" or "default"."""
     if key == SWEEP:
         return run.sweep or run.dir.name
     if key in run.settings:
@@ -53,9 +53,10 @@ def value(run: Run, key: str) -> str:
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
-    """Return the axes that name a run, and a note on each setting that changes together with one of them.
+    """Return the axes that name a run, and notes on settings that change together with them.
 
-    A setting that another determines (schedule always "cosine" where objective is "v") is in no name.
+    A setting that another determines (schedule always "cosine" where objective is "v") is in no
+    name.
     """
     axes = _differing(runs)
     axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
@@ -67,7 +68,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 
 def _differing(runs: Sequence[Run]) -> list[Axis]:
-    """Return all settings that differ: those that were typed first, then those chosen, then resolved ones."""
+    """Return all settings that differ: typed ones first, then chosen ones, then resolved ones."""
     typed = all_keys(run.overrides for run in runs)
     chosen = all_keys(run.choices for run in runs)
 
@@ -85,12 +86,12 @@ def _differing(runs: Sequence[Run]) -> list[Axis]:
 
 
 def _is_known(run: Run, key: str) -> bool:
-    """Return whether a run tells its value: one that failed early may not have recorded its choices."""
+    """Return whether a run tells its value; a run that failed early may not have recorded it."""
     return run.status == "finished" or key in run.settings
 
 
 def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
-    """Bundle each axis that others determine with them; note it where that is not to be expected."""
+    """Bundle each axis that others determine with these; note it where that is unexpected."""
     columns = {axis.key: Column.read(axis.key, runs) for axis in axes}
     named, notes = [*axes], list[str]()
     bundled: dict[str, list[str]] = {axis.key: [] for axis in axes}
@@ -110,7 +111,7 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
 
 
 def _explains(owner: Axis, axis: Axis) -> bool:
-    """Return whether an axis is part of its owner: a choice's own key, or another name of one value."""
+    """Return whether an axis is part of its owner: a choice's key, or its values again."""
     return _is_within(axis.key, owner.key) or owner.key in BUNDLES or owner.values == axis.values
 
 
@@ -118,7 +119,8 @@ def _explains(owner: Axis, axis: Axis) -> bool:
 class Column:
     """A setting's values, one for each run, and where they are known.
 
-    `neutral`: the values without the run's own seed, as in paths of a cascade's stages: ``.../seed=1``.
+    `neutral`: the values without the run's own seed, as in paths of a cascade's stages:
+    ``.../seed=1``.
     """
 
     values: Sequence[str]

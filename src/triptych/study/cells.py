@@ -1,9 +1,10 @@
-"""The parts of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
+"""The parts of a comparison: a setting (Cell), a measure (MeasureTable), a test (PairTest)."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -18,16 +19,20 @@ from triptych.study.statistics import ALPHA, Paired, far, spread
 METRIC = "metric/"  # stands before the name of a user's own metric, among the parts of a bound
 BOUND = ""  # names the test bound among measures
 Key = tuple[str, int, str, str]  # measure, place among its values, labels of two cells
-Figures = dict[str, dict[int | None, tuple[float, ...]]]  # {cell's label: {seed: value at each key's value}}
+# {cell's label: {seed: figures, one for each value of the measure's key}}
+Figures = dict[str, dict[int | None, tuple[float, ...]]]
 Outcome = Literal["separated", "same", "open"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a report decides. `equal_within`: the margin below which two settings are called the same, or None.
+    """How a report decides: margin, planned looks, and whether runs are still to come.
 
-    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the sweep is not
-    at its end, and stopping when a table looks good is a look as well: nothing is claimed.
+    `equal_within`: the margin below which two settings are called the same, or None.
+
+    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the
+    sweep is not at its end, and stopping when a table looks good is a look as well: nothing is
+    claimed.
     """
 
     equal_within: float | None = None
@@ -38,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class PairTest:
-    """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
+    """The second cell minus the first: the pair, its corrected p, and that of "not the same"."""
 
     pair: Paired
     p: float
@@ -66,7 +71,7 @@ class PairTest:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Interval of the difference at the level of Holm's test: without zero where corrected p <= .05.
+        """Interval of the difference at the level of Holm's test: no zero where corrected p <= .05.
 
         Where an earlier look decided it may include zero.
         """
@@ -93,8 +98,8 @@ def is_usable(run: Run) -> bool:
 class Cell:
     """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
 
-    `copies`: {seed: the seed whose result it repeats}, of runs among the others. `superseded`: the number of
-    usable runs of a seed that a newer run replaces.
+    `copies`: {seed: the seed whose result it repeats}, of runs among the others. `superseded`: the
+    number of usable runs of a seed that a newer run replaces.
     """
 
     label: str
@@ -118,7 +123,7 @@ class Cell:
         return self.label if seed is None else f"{self.label}, seed {seed}"
 
     def values(self, part: str = "") -> dict[int | None, float]:
-        """Return each seed's test figure; `part`: "" the bound, "prior", ..., "metric/NAME" a user's own."""
+        """Return each seed's test figure; `part`: "" (the bound), "prior", ..., "metric/NAME"."""
         key = self._figure(part)
         values = {seed: run.test[key].mean for seed, run in self.runs.items() if key in run.test}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
@@ -142,7 +147,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasureTable:
-    """One measure, of samples or the bound: for each cell its seeds' values, (seeds, values of the key).
+    """A measure of samples, or the bound: for each cell and seed, its value at each value of a key.
 
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
     """
@@ -168,7 +173,7 @@ class MeasureTable:
     @cached_property
     def far(self) -> set[str]:
         """The cells that a linear axis leaves out, so that they squeeze no others."""
-        values = {label: [v for row in seeds.values() for v in row] for label, seeds in self.cells.items()}
+        values = {label: [*chain(*seeds.values())] for label, seeds in self.cells.items()}
         return far(values, self.sign)
 
     def figures(self, label: str, place: int) -> dict[int | None, float]:
@@ -176,7 +181,7 @@ class MeasureTable:
         return {seed: values[place] for seed, values in self.cells[label].items()}
 
     def order(self, place: int) -> list[str]:
-        """Return the cells by their means at a value, best first; cells with a missing seed come last."""
+        """Return the cells by their means at a value, best first; those without one come last."""
         means = {label: self.sign * spreads[place].mean for label, spreads in self.spreads.items()}
         return sorted(means, key=lambda label: (math.isnan(means[label]), means[label], label))
 
@@ -204,8 +209,8 @@ def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | 
 class Comparison:
     """Cells on the same data in the same unit, best (lowest mean test bound) first.
 
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
-    over the whole report. `pending` are cells without a usable run.
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
+    `tests` over the whole report. `pending` are cells without a usable run.
     """
 
     data: str
@@ -270,8 +275,12 @@ class Comparison:
 
     @cached_property
     def bounds(self) -> MeasureTable:
-        cells: Figures = {c.label: {seed: (x,) for seed, x in c.values().items()} for c in self.cells}
-        return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
+        """The test bound as a measure without a key."""
+        figures = Figures()
+        for cell in self.cells:
+            figures[cell.label] = {seed: (bound,) for seed, bound in cell.values().items()}
+        metric = Metric(BOUND, "test bound", LOWER, unit=self.unit)
+        return MeasureTable(metric, "", (math.nan,), figures)
 
     @cached_property
     def measures(self) -> dict[str, MeasureTable]:
@@ -311,12 +320,14 @@ class Comparison:
         """The measure that decides where cells share one model; None: the bound decides."""
         if not self.of_drawing:
             return None
-        ranked = (table for table in self.measures.values() if table.metric.better and len(table.cells) > 1)
-        return next(ranked, None)
+        for table in self.measures.values():
+            if table.metric.better and len(table.cells) > 1:
+                return table
+        return None
 
     @property
     def is_unmeasured(self) -> bool:
-        """Whether the cells share one model, and no measure says how samples drawn from it differ."""
+        """Whether the cells share one model, and no measure compares the samples drawn from it."""
         return self.of_drawing and len(self.cells) > 1 and self.deciding is None
 
     @property
@@ -326,7 +337,7 @@ class Comparison:
 
     @property
     def one_training(self) -> bool:
-        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
+        """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
         if self.one_seed:
             return False
         models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
@@ -337,7 +348,7 @@ class Comparison:
         return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
 
     def sampled(self, name: str, place: int, a: str, b: str) -> PairTest:
-        """Return the test of cell b minus cell a by a measure, at its key's value number `place`."""
+        """Return the test of cell b minus cell a by a measure at its value number `place`."""
         if (name, place, a, b) in self.claims:
             return self.claims[name, place, a, b]
         claim = self.claims[name, place, b, a]

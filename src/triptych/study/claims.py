@@ -1,17 +1,17 @@
 """Correct all claims of a report as one family, by Holm's method (docs/comparing.md).
 
-The question that the report asks, the bound or the measure that decides, has half of the error to itself
-(weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may spend an equal share
-of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what enters Holm's test is `looks` times
-the smallest p of the looks taken.
+The question that the report asks, the bound or the measure that decides, has half of the error to
+itself (weighted Holm), so that many measures do not drown it. Each of `looks` planned looks may
+spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound): what
+enters Holm's test is `looks` times the smallest p of the looks taken.
 
 Power: under a true difference d the mean of S seeds is N(d, A + B), as in `statistics`:
 
-    power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ],  estimate of A ~ A chi2_{S-1} / (S - 1)
+    power(d) = E[ P( |N(d, A + B)| > critical(A*, B) ) ],  A* ~ A chi2_{S-1} / (S - 1)
 
-over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The level is
-the one that holds if no other claim does (Holm's first step), so the power is a lower limit of what the
-corrected test has.
+over the same nodes as the test; without items the noncentral t. A falls as 1 / S, B does not. The
+level is the one that holds if no other claim does (Holm's first step), so the power is a lower
+limit of what the corrected test has.
 """
 
 import math
@@ -109,7 +109,7 @@ def _p(hypothesis: Hypothesis, rule: Rule) -> float:
 
 
 def _same(hypothesis: Hypothesis, rule: Rule) -> float:
-    """Combine p of "they differ by the margin or more": larger of two one-sided tests (Schuirmann 1987).
+    """Combine p of "they differ by the margin or more" over looks (Schuirmann 1987).
 
     The margin is in the unit of the question, and measures beside it have units of their own.
     """
@@ -136,7 +136,7 @@ def _weights(family: Sequence[Hypothesis], p_values: Sequence[float]) -> list[fl
 
 
 def _pairs(comparison: Comparison) -> Iterator[tuple[Key, Paired]]:
-    """Yield each pair that may be claimed: by each measure and, by item too, by the bound if it decides."""
+    """Yield each pair that may be claimed: by each measure, and by the bound if it decides."""
     tables = [*comparison.measures.values()]
     if not comparison.deciding:
         tables.insert(0, comparison.bounds)
@@ -172,7 +172,7 @@ def power(difference: float, error: Error, alpha: float) -> float:
 
 @lru_cache(maxsize=4096)
 def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
-    """Return how many seeds claim this difference with probability `GOAL`; None where `MOST` would not."""
+    """Return how many seeds claim this difference with probability `GOAL`; None over `MOST`."""
     now = error.df + 1
 
     def enough(seeds: int) -> bool:
@@ -185,7 +185,7 @@ def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
 
 
 def seeds_to_settle(claim: PairTest) -> int | None:
-    """Return how many seeds in all would claim the measured difference; None: over `MOST`, or unknown."""
+    """Return how many seeds in all would claim the measured difference; None if unknown."""
     pair = claim.pair
     if pair.error is None:
         return None
@@ -194,7 +194,7 @@ def seeds_to_settle(claim: PairTest) -> int | None:
 
 
 def seeds_next(comparison: Comparison) -> int:
-    """Return how many seeds in all would settle the open pairs of the best, as far as seeds can; 0: none."""
+    """Return how many seeds in all would settle the open pairs of the best; 0 if none would."""
     if comparison.rule.looks > 1 or comparison.rule.interim or comparison.is_unmeasured:
         return 0
     table = comparison.question
@@ -220,7 +220,7 @@ def rule_of(sweep: SweepRecord, looks: Looks) -> Rule:
 
 
 def joint_rule(rules: Sequence[Rule]) -> Rule:
-    """Return the rule of a report over one or several sweeps: the most looks, and a margin that all have."""
+    """Return the rule of a report over several sweeps: the most looks, a margin that all have."""
     if len(rules) == 1:
         return replace(rules[0], interim=False)
     margins = {rule.equal_within for rule in rules}

@@ -1,6 +1,7 @@
-"""Compare runs on the same data and in the same unit: find settings, group runs into cells, test pairs.
+"""Compare runs on the same data and in the same unit: find settings, make cells, test pairs.
 
-Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
+Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all
+pairs)
 """
 
 import json
@@ -35,8 +36,8 @@ def decide(
 ) -> tuple[str, dict[Pair, Outcome]]:
     """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
 
-    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical order, by
-    what decides. A look that was taken before has the seeds that it had.
+    Returns a sentence, and what is known of each two settings with finished runs, in alphabetical
+    order, by what decides. A look that was taken before has the seeds that it had.
     """
     runs = read_runs(root)
     rule = take_look(root, runs, look, looks, equal_within)
@@ -69,7 +70,7 @@ def take_look(root: Path, runs: Sequence[Run], look: int, looks: int, equal_with
 
 
 def pair_outcomes(comparisons: Sequence[Comparison]) -> dict[Pair, Outcome]:
-    """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
+    """Return each pair's outcome by the bound, or by the deciding measure at its last value."""
     outcomes: dict[Pair, Outcome] = {}
     for comparison in comparisons:
         prefix = f"{comparison.data}: " if len(comparisons) > 1 else ""
@@ -88,7 +89,7 @@ def comparison_of(group: Group) -> Comparison:
     runs, measure = group.runs, str(group.runs[0].measure)
     axes, notes = find_axes(runs)
     cells = build_cells(runs, axes, measure)
-    # Keys of the machine and the sweep's directory name a cell only where settings do not tell runs apart.
+    # Keys of the machine and the directory name a cell only where settings do not tell runs apart.
     typed = all_keys(run.overrides for run in runs)
     machine = [key for key in typed if role(key) is Role.MACHINE]
     for keys in (machine, [SWEEP]):
@@ -115,7 +116,7 @@ def build_cells(runs: Sequence[Run], axes: Sequence[Axis], measure: str) -> list
 
 
 def build_cell(name: str, measure: str, runs: Sequence[Run]) -> Cell:
-    """Return a cell with the newest usable run of each seed; a copy of another seed's result is not used."""
+    """Return a cell with the newest usable run of each seed, without copies of another seed."""
     oldest_first = sorted(runs, key=lambda run: run.age)
     usable = [run for run in oldest_first if is_usable(run)]
     others = [run for run in oldest_first if not is_usable(run)]

@@ -1,4 +1,4 @@
-"""Figures of lines: error by noise level, the bound over training and two settings, effective weights."""
+"""Figures of lines: error and weight by noise level, the bound over training and settings."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,17 +18,18 @@ from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 LEAST = 2 / 3  # share of all combinations that a grid has at least
 WIDE = 8.0  # ratio of an axis' largest to its smallest value from which on it is logarithmic
-MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
+# Gamma, mean over seeds and standard error.
+MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw the mean squared error of the noise estimate per dimension, by noise level, on the test set."""
+    """Draw the mean squared error of the noise estimate per dimension, by noise level."""
     curves = _mean_curves(comparison, lambda run: run.noise_levels)
     return _by_noise_level(curves, colours, "squared error of ε, per dimension")
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw the weight that objectives put on the noise error, by noise level, where cells differ in it."""
+    """Draw the weight on the noise error, by noise level, where cells differ in it."""
     curves: dict[str, MeanCurve] = {}
     for cell in comparison.cells:
         first = next(filter(None, [run.weighting for run in cell.runs.values()]), None)
@@ -37,10 +38,14 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     if not curves:
         return None
     gamma, shape, _ = next(iter(curves.values()))
-    if all(value.shape == shape.shape and np.allclose(value, shape, 1e-3) for _, value, _ in curves.values()):
+    if all(_is_alike(shape, other) for _, other, _ in curves.values()):
         return None
     level = gamma, np.ones_like(gamma)
     return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
+
+
+def _is_alike(shape: np.ndarray, other: np.ndarray) -> bool:
+    return shape.shape == other.shape and np.allclose(other, shape, 1e-3)
 
 
 def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -61,7 +66,7 @@ def _by_noise_level(
     ylabel: str,
     dashed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure | None:
-    """Draw a line a cell with the band of its error on a log axis, and a dashed line to compare with."""
+    """Draw a line for each cell with its error as a band, and a dashed line to compare with."""
     if not curves:
         return None
     lines = LineFigure(curves, colours)
@@ -90,9 +95,10 @@ def _mean_curves(comparison: Comparison, curve_of: Callable[[Run], Curve | None]
 
 
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
-    """Return gamma, the curves' mean and its standard error (None for one curve); None without curves.
+    """Return gamma, the curves' mean and its standard error (None for one); None without curves.
 
-    Levels that differ by seed (learned endpoints) are read at common ones, linearly between logarithms.
+    Levels that differ by seed (learned endpoints) are read at common ones, linearly between
+    logarithms.
     """
     if not seeds:
         return None
@@ -125,13 +131,13 @@ class History:
 
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw the validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
+    """Draw the validation bound over seconds of training."""
     histories = _histories(comparison, over_seconds=True)
     return _training(comparison, colours, histories, "seconds of training")
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Draw the validation bound over training steps: thin lines are seeds, the thick one their mean."""
+    """Draw the validation bound over training steps."""
     return _training(comparison, colours, _histories(comparison, over_seconds=False), "training step")
 
 
@@ -166,7 +172,7 @@ def _training(
 
 
 def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None:
-    """Draw a cell's seeds as thin lines, and their mean where all of them have a value as a thick one."""
+    """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values."""
     if len(seeds) == 1:
         (seed,) = seeds
         lines.line(label, seed.x, seed.values, linewidth=2, gid=mark(seed.run))
@@ -180,10 +186,13 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
     if places.size:
         mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
         lines.line(label, places, mean, linewidth=2)
+    else:
+        # The legend names a seed's thin line where seeds share no moment.
+        lines.line(label, seeds[0].x, seeds[0].values, linewidth=0.7)
 
 
 def _late_values(comparison: Comparison, histories: Mapping[str, Sequence[History]]) -> tuple[float, float]:
-    """Return limits that show later values well: first ones, of a random network, would flatten them."""
+    """Return limits that show later values well: those of a random network would flatten them."""
     near = [seeds for label, seeds in histories.items() if label not in comparison.bounds.far]
     shown = [seed.values for seeds in near or histories.values() for seed in seeds]
     values, last = np.concatenate(shown), [history[-1] for history in shown]
@@ -195,7 +204,7 @@ def _late_values(comparison: Comparison, histories: Mapping[str, Sequence[Histor
 
 @dataclass(frozen=True)
 class Crossing:
-    """Cells by (value of `lines`, value of `along`), which are in the order in which they are drawn.
+    """Cells by (value of `lines`, value of `along`); values are in the order of the drawing.
 
     `numbers`: `along`'s values as numbers, ascending; None where some are not numbers.
     """
@@ -207,7 +216,7 @@ class Crossing:
 
 
 def crossing(comparison: Comparison) -> Crossing | None:
-    """Return the grid that two crossed settings make; None where they make none, or one of many holes."""
+    """Return the grid of two crossed settings; None where there is none, or one of many holes."""
     if len(comparison.axes) != 2:
         return None
     lines, along = sorted(comparison.axes, key=lambda axis: (_numbers(axis) is not None, len(axis.values)))
@@ -244,8 +253,9 @@ def lines_by_label(comparison: Comparison) -> dict[str, str]:
 
 
 HOW = (
-    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its standard "
-    "error. A ring marks each line's lowest mean. Lower is better; lines are cut where the frame ends."
+    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its "
+    "standard error. A ring marks each line's lowest mean. Lower is better; lines are cut where "
+    "the frame ends."
 )
 
 
@@ -276,7 +286,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
 
 
 def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> None:
-    """Draw the means of cells at their places with errors, a dot for each seed, and a ring at the lowest."""
+    """Draw cells' means with errors, a dot for each seed, and a ring around the lowest mean."""
     ink, x = lines.colours[name], [*cells]
     means = [cell.bound.mean for cell in cells.values()]
     errors = [cell.bound.stderr for cell in cells.values()]

@@ -1,4 +1,4 @@
-"""Data for the page's script, as JSON: runs with their curves and origin, their differences, all pairs.
+"""Data for the page's script, as JSON: runs with curves and origin, differences, all pairs.
 
 All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
@@ -39,7 +39,7 @@ def as_json(study: Study, where: Mapping[Path, str]) -> str:
 
 
 def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
-    """Collect the page's details: runs in the order of its table, each comparison's cells in that of theirs.
+    """Collect the page's details: runs and each comparison's cells, in the order of their tables.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
@@ -47,7 +47,8 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     keys = _differing(study.runs, properties)
     own = [{key: values[key] for key in keys if key in values} for values in properties]
     places = {run.dir: place for place, run in enumerate(study.runs)}
-    homes: dict[int, dict[str, Any]] = {}  # {place of a run: its section and cell, the last if it has two}
+    # Section and cell of each run, by its place; the last one of a run that is compared twice.
+    homes: dict[int, dict[str, Any]] = {}
     sections = []
     for number, comparison in enumerate(study.comparisons):
         cells = []
@@ -77,7 +78,7 @@ def _together(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _pairs(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
-    """Return difference, corrected p and verdict of each cell (inner list) against each reference."""
+    """Return difference, corrected p and verdict of each cell (inner list) by reference."""
     if comparison.deciding or len(comparison.cells) < 2:
         return []
     pairs = []
@@ -108,7 +109,7 @@ def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> 
 
 
 def _describe(run: Run, points: int, tuned: bool) -> dict[str, Any]:
-    """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
+    """Collect everything of a run; ``points``: of each curve; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     provenance = RunDirectory(run.dir).readable_provenance
     return {
@@ -148,7 +149,7 @@ def _filled(facts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _curves(run: Run, points: int) -> list[dict[str, Any]]:
-    """Return columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
+    """Return curves of metrics.csv, the validation bound first, and the error by noise level."""
     histories = run.histories()
     clock = dict(zip(*histories.pop("time", ([], [])), strict=True))
     columns = {}
@@ -188,7 +189,7 @@ def _short(x: float) -> float:
 
 
 def command_again(provenance: Provenance, tuned: bool) -> str:
-    """Return the command that repeats a run, with the values that its sweep tuned; "" if unknown."""
+    """Return the command that repeats a run, with values that its sweep tuned; "" if unknown."""
     if "overrides" not in provenance.record:
         return ""
     words = [word for word in provenance.overrides if word.partition("=")[0] not in OF_SWEEP]

@@ -66,7 +66,7 @@ def _difference(ax: Axes, y: int, claim: PairTest, ink: str) -> None:
 
 
 def measure_figure(table: MeasureTable) -> Callable[[Comparison, Colours], Figure]:
-    """Return what draws a measure: a line for each cell over the key's values, or a dot for each seed."""
+    """Return what draws a measure: lines over the key's values, or a dot for each seed."""
     return partial(_measure_lines if table.key else _measure_dots, table)
 
 
@@ -135,7 +135,7 @@ def _floor(span: Callable[..., Any], line: Callable[..., Any], table: MeasureTab
 
 
 def _beyond(ax: Axes, y: int, text: str, side: int, color: str, gid: str | None = None) -> None:
-    """Draw an arrow with a text at the right edge (``side`` 1) or the left one (-1): the value is beyond."""
+    """Draw an arrow to a value beyond the right edge (``side`` 1) or the left one (-1)."""
     place, transform = ((side + 1) // 2, y), ax.get_yaxis_transform()
     arrow, align = (">", "right") if side > 0 else ("<", "left")
     ax.plot(*place, arrow, color=color, markersize=6, transform=transform, clip_on=False, gid=gid)
@@ -143,7 +143,7 @@ def _beyond(ax: Axes, y: int, text: str, side: int, color: str, gid: str | None 
 
 
 def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
-    """Draw axes with a row for each cell: its name at the left, a note at the right; both are the label."""
+    """Draw axes with a row for each cell: its name at the left, a note at the right."""
     figure, ax = axes(0.62 + ROW * (len(notes) + 0.3), 0.15, 0.15)
     figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
     ax.set_ylim(len(notes) - 0.35, -0.65)
@@ -162,7 +162,7 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
 
 
 def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Choose limits that hold all points, and of each interval as much as leaves the points apart."""
+    """Choose limits that hold all points, and as much of the intervals as keeps points apart."""
     low, high = min(points), max(points)
     known = np.array([span for span in spans if not math.isnan(span[0])]).reshape(-1, 2)
     widths = sorted(known[:, 1] - known[:, 0])

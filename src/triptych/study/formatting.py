@@ -22,14 +22,14 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
 
 
 def plus_minus(figure: Estimate) -> str:
-    """Format mean and standard error, if known: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals."""
+    """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061"."""
     if math.isnan(figure.stderr):
         return format_number(figure.mean)
     return f"{format_number(figure.mean, decimals=_digits(figure.stderr))} ± {format_number(figure.stderr)}"
 
 
 def with_interval(mean: float, low: float, high: float, sign: bool = False) -> str:
-    """Format "0.120 [0.100, 0.140]", as many decimals as half the width needs; the mean where that is NaN."""
+    """Format "0.120 [0.100, 0.140]" with the decimals of half the width; no interval for NaN."""
     if math.isnan(low):
         return format_number(mean, sign)
     digits = _digits((high - low) / 2)

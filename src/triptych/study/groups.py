@@ -1,10 +1,11 @@
-"""Which runs are compared: those judged on the same data, which repeat no other, of one stage of a tuning.
+"""Group the runs that may be compared: those on the same data, of one stage of a tuning.
 
-By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other pictures at the
-same place are not. Runs from before there were fingerprints: by what their configuration says of the data.
+By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other
+pictures at the same place are not. Runs from before there were fingerprints: by what their
+configuration says of the data.
 
-Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at what was best for all
-together, and each at its own best.
+Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at what was best
+for all together, and each at its own best.
 """
 
 import re
@@ -25,7 +26,7 @@ EQUAL, BEST = "equal settings", "each at its best"
 
 
 class Group(NamedTuple):
-    """Runs on the same data and in the same unit, the first finished; `data`: a name no other group has."""
+    """Runs on the same data and in the same unit, the first finished; `data`: a unique name."""
 
     runs: list[Run]
     data: str
@@ -33,7 +34,7 @@ class Group(NamedTuple):
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group finished runs by data and unit, and unreported ones with them; [] while none has finished."""
+    """Group finished runs by data and unit, and add unfinished ones on the same data."""
     runs_by_data: dict[tuple[Hashable, str], list[Run]] = {}
     unreported = []
     for run in runs:
@@ -66,19 +67,19 @@ def data_settings(run: Run) -> dict[str, str]:
 
 
 def data_identity(run: Run) -> Hashable:
-    """Return what is equal for runs on the same data: the fingerprint, or the configuration without one."""
+    """Return what is equal for runs on the same data: the fingerprint, else the configuration."""
     return run.fingerprint or (data_name(run), *sorted(data_settings(run).items()))
 
 
 def may_share_data(run: Run, finished: Run) -> bool:
-    """Return whether an unreported run has the data of a finished one, as far as it recorded them."""
+    """Return whether an unfinished run has the data of a finished one, as far as is known."""
     if run.fingerprint:
         return run.fingerprint == finished.fingerprint
     return data_name(run) in ("", data_name(finished))
 
 
 def name_groups(groups: Sequence[list[Run]]) -> list[Group]:
-    """Name groups whose data were chosen by one name: by settings that differ, or by fingerprint."""
+    """Name groups whose data were chosen by one name: by different settings, or fingerprint."""
     firsts = [runs[0] for runs in groups]
     name = data_name(firsts[0])
     if len(groups) == 1:
@@ -118,7 +119,7 @@ def _figures(run: Run) -> str:
 
 
 def same_figures(label: str, repeats: Mapping[int | None, int | None]) -> str:
-    """Name a setting's seeds that are copies: "x0: seeds 1 and 4 have the same figures to the last digit"."""
+    """State "x0: seeds 1 and 4 have the same figures to the last digit" of copies."""
     groups: dict[int | None, list[str]] = {}
     for seed, original in repeats.items():
         groups.setdefault(original, [str(original)]).append(str(seed))
@@ -132,7 +133,7 @@ def is_trial(run: Run) -> bool:
 
 
 def stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
-    """Return the runs of both comparisons of a sweep that tuned first: its trials are in neither."""
+    """Return the runs of both comparisons of a sweep that tuned first, without its trials."""
     equal, best = [], []
     for run in runs:
         typed = {**run.choices, **run.overrides}.items()
@@ -149,7 +150,7 @@ def stages(runs: Sequence[Run], tuning: Tuning) -> list[tuple[str, list[Run]]]:
 
 
 def _without(run: Run, keys: Sequence[str]) -> Run:
-    """Return a run without the tuned keys: their values follow from the stage, and are no setting there."""
+    """Return a run without the tuned keys, whose values follow from the stage."""
     overrides = {key: value for key, value in run.overrides.items() if key not in keys}
     config = {key: value for key, value in run.config.items() if key not in keys}
     return replace(run, overrides=overrides, config=config)
@@ -160,9 +161,10 @@ def describe_tuning(tuning: Tuning) -> str:
     trials = len(tuning.points) * len(tuning.seeds)
     best = [f"{setting_label(name)}: {_values(point)}" for name, point in tuning.best.items()]
     text = (
-        f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
-        f"({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that are in no comparison. Best "
-        f"for all together: {_values(tuning.equal)}. Own best: {'; '.join(best)}."
+        f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each "
+        f"setting ({len(tuning.points)} values, {len(tuning.seeds)} seeds), on seeds that are in "
+        f"no comparison. Best for all together: {_values(tuning.equal)}. "
+        f"Own best: {'; '.join(best)}."
     )
     edge = settings_at_edge(tuning)
     if edge:
@@ -191,5 +193,5 @@ def _parts(setting: str) -> dict[str, str]:
 
 
 def _values(point: Sequence[str]) -> str:
-    """Return the values of a point: "0.1, 0.9" of ["optimizer.lr=0.1", "optimizer.momentum=0.9"]."""
+    """Return the values of a point: "0.1, 0.9" of ["optimizer.lr=0.1", "optimizer.beta=0.9"]."""
     return ", ".join(part.split("=", 1)[-1] for part in point)

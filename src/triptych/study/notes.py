@@ -1,4 +1,4 @@
-"""Note what limits a comparison: seeds, code or measures that differ between runs of equal settings."""
+"""Note what limits a comparison: seeds, code or measures that differ between its runs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from triptych.study.formatting import listed, quantity
 from triptych.study.groups import same_figures
 from triptych.study.limits import noise_floor, warm_ups
 
-# Facts that should be equal in all runs: attribute of a run, its name in a note, the key that sets it.
+# Facts that should be equal in all runs: attribute, name in a note, and the key that sets it.
 EQUAL_FACTS = (
     ("steps", "training steps", "trainer.max_steps"),
     ("weights", "weights", "weights"),
@@ -38,7 +38,8 @@ def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
 
 def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
     if len({tuple(cell.runs) for cell in cells}) > 1:
-        yield "Not every setting has the same seeds: paired differences use only the seeds both have."
+        paired = "paired differences use only the seeds both have"
+        yield f"Not every setting has the same seeds: {paired}."
     for cell in cells:
         if cell.copies:
             yield f"{same_figures(cell.label, cell.copies)} and count once."
@@ -71,10 +72,11 @@ def _model_sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _sample_sets(runs: Sequence[Run]) -> Iterator[str]:
-    """Note samples that were measured at different values of a key, of which only the first are compared."""
+    """Note samples that were measured at different values; only the first are compared."""
     places = dict.fromkeys(_place(run.measured) for run in runs if run.measured)
     if len(places) > 1:
-        yield f"Samples were measured at different values ({'; '.join(places)}): only the first are compared."
+        different = f"Samples were measured at different values ({'; '.join(places)})"
+        yield f"{different}: only the first are compared."
 
 
 def _place(measured: SampleMeasures) -> str:
@@ -104,7 +106,8 @@ def _changes(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{count} went on after the data had changed ({listed(changed[:3])})."
     if has_added_seeds(runs):
         errs = '"clear of" errs more often than 5% of the time'
-        yield f"Seeds were added to a sweep: after a look at its figures {errs}; until=decided plans looks."
+        added = f"Seeds were added to a sweep: after a look at its figures {errs}"
+        yield f"{added}; until=decided plans looks."
     if any(run.dirty for run in runs):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
 

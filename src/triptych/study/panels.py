@@ -24,7 +24,7 @@ LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page 
 
 
 class Drawing(NamedTuple):
-    """A figure of a comparison: its name, what it shows, and the function that draws it if there is data."""
+    """A figure of a comparison: its name, what it shows, and the function that draws it."""
 
     name: str
     shows: str
@@ -32,7 +32,7 @@ class Drawing(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Figures by name, shown side by side under one title; `problem`: why they could not be drawn."""
+    """Figures by name, side by side under one title; `problem`: why they could not be drawn."""
 
     title: str
     how: str
@@ -60,19 +60,19 @@ class Gallery(NamedTuple):
 FORESHORTENED = "An arrow points to a value beyond the axis."
 DOTS = f"Each dot is one seed; an upright bar is a setting's mean. {FORESHORTENED}"
 DIFFERENCES = (
-    "Paired differences to the best setting. A line is the interval at the level of the corrected test: "
-    "without zero, and with a filled dot, where the test claims a difference. A grey band holds what is "
-    "called the same."
+    "Paired differences to the best setting. A line is the interval at the level of the corrected "
+    "test: without zero, and with a filled dot, where the test claims a difference. A grey band "
+    "holds what is called the same."
 )
 FLOOR = (
-    "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
-    "values in it look like true data."
+    "The dashed line is the noise floor, the same measure between true sets, and the grey band its "
+    "range: values in it look like true data."
 )
 
 HEADLINE = Drawing("headline", "Test bound: each seed a dot, the mean a bar.", figures.headline)
 FOREST = Drawing(
     "forest",
-    "Paired difference to the best; a line without zero is a difference that the corrected test claims.",
+    "Paired difference to the best; a line without zero is claimed by the corrected test.",
     figures.forest,
 )
 CROSSING = Drawing(
@@ -84,50 +84,51 @@ CROSSING = Drawing(
 PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
     (
         "Error by noise level",
-        "How wrong the network's idea of the noise is at each noise level. Bands are standard errors over "
-        "seeds.",
+        "How wrong the network's idea of the noise is at each noise level. Bands are standard "
+        "errors over seeds.",
         (
             Drawing(
                 "noise_levels",
-                "Mean squared error of the noise estimate per dimension, by noise level, on the test set.",
+                "Mean squared error of the noise estimate per dimension, by noise level.",
                 curves.noise_levels,
             ),
         ),
     ),
     (
         "Tweedie: posterior mean against the truth",
-        "How far the mean that follows from the model's score is from the true posterior mean, at each noise "
-        "level; dashed, the posterior's own variance, which no model removes.",
+        "How far the mean that follows from the model's score is from the true posterior mean, at "
+        "each noise level; dashed, the posterior's own variance, which no model removes.",
         (
             Drawing(
                 "posterior_mean_error",
-                "Squared error of the posterior mean against the true one, per dimension, by noise level.",
+                "Squared error of the posterior mean against the true one, by noise level.",
                 curves.posterior_mean_error,
             ),
         ),
     ),
     (
         "Validation bound during training",
-        "Left against steps, right against seconds of training: equal steps are not equal cost. The thick "
-        "line is the mean where seeds overlap; thin lines are seeds. The axis fits the later values: earlier "
-        "ones may lie above it. A line still falling at the right edge would gain from more steps.",
+        "Left against steps, right against seconds of training: equal steps are not equal cost. "
+        "The thick line is the mean where seeds overlap; thin lines are seeds. The axis fits the "
+        "later values: earlier ones may lie above it. A line still falling at the right edge would "
+        "gain from more steps.",
         (
             Drawing(
                 "training",
-                "The validation bound over training steps: thin lines are seeds, the thick one their mean.",
+                "Validation bound over training steps: thin lines are seeds, thick ones means.",
                 curves.training,
             ),
             Drawing(
                 "training_time",
-                "Validation bound over seconds of training: thin lines are seeds, the thick one their mean.",
+                "Validation bound over seconds: thin lines are seeds, thick ones means.",
                 curves.training_time,
             ),
         ),
     ),
     (
         "What each objective attends to",
-        "The weight that each training loss puts on the noise error at each noise level; at the dashed line "
-        "it trains the very bound that is measured.",
+        "The weight that each training loss puts on the noise error at each noise level; at the "
+        "dashed line it trains the very bound that is measured.",
         (
             Drawing(
                 "weights",
@@ -142,22 +143,22 @@ PANELS: tuple[tuple[str, str, tuple[Drawing, ...]], ...] = (
 PICTURES = (
     (
         "Samples",
-        "Drawn by each setting's first seed, from the same noise; a good bound does not promise good looks, "
-        "nor the reverse.",
+        "Drawn by each setting's first seed, from the same noise; a good bound does not promise "
+        "good looks, nor the reverse.",
         "",
         "final.png",
     ),
     (
         "By caption",
-        "A row of samples of each setting's first seed for each of a few held-out captions, some of "
-        "combinations that were kept from training.",
+        "A row of samples of each setting's first seed for each of a few held-out captions, some "
+        "of combinations that were kept from training.",
         "",
         "prompts.png",
     ),
     (
         "From noise to sample",
-        "The way of a few samples of each setting's first seed, from noise at the left to the sample at "
-        "the right, at equal shares of the sampler's steps.",
+        "The way of a few samples of each setting's first seed, from noise at the left to the "
+        "sample at the right, at equal shares of the sampler's steps.",
         "strips",
         "trajectory.png",
     ),
@@ -174,7 +175,7 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 
 def headline_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
-    """Draw what decides: bound and differences to the best, or a measure where cells share a model."""
+    """Draw what decides: bound and differences, or a measure where cells share a model."""
     title, crossed = comparison.heading, curves.crossing(comparison)
     if comparison.deciding:
         panels = [_measures_panel(comparison, palette, title, [comparison.deciding])]
@@ -197,7 +198,7 @@ def known_figures(comparison: Comparison, palette: Palette) -> dict[str, Figure]
 
 
 def draw_panels(comparison: Comparison, palette: Palette) -> list[Panel]:
-    """Draw every panel for which the runs recorded what it shows; further measures and own panels last."""
+    """Draw every panel for which the runs recorded data; own panels come last."""
     panels = []
     if not comparison.deciding:  # Samples of one model have no other figures to compare.
         panels += [_panel(comparison, palette, *panel) for panel in PANELS]
@@ -239,9 +240,10 @@ def _panel(
 
 
 def _own_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error stands in its panel's place.
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error stands in a panel's place.
 
-    A reported directory cannot name a package: a report on a stranger's runs executes none of their code.
+    A reported directory cannot name a package: a report on a stranger's runs executes none of their
+    code.
     """
     for module in (f"{package}.panels" for package in trusted()):
         if not file_of(module):
@@ -303,7 +305,7 @@ def _first_of_each(comparison: Comparison, file: str) -> list[Picture]:
 
 
 def _data_uri(run: Path, file: str) -> str:
-    """Return a PNG among a run's samples as a data URI; "": it is none, lies elsewhere or is too large."""
+    """Return a PNG among a run's samples as a data URI; "" if it is outside or too large."""
     path = run / "samples" / file
     try:
         inside = path.resolve().is_relative_to(run.resolve())
@@ -312,4 +314,6 @@ def _data_uri(run: Path, file: str) -> str:
         data = path.read_bytes()
     except OSError:
         return ""
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data.startswith(PNG) else ""
+    if not data.startswith(PNG):
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -1,7 +1,8 @@
-"""Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
+"""Write the report, `report.html` (one file, no network) and `results.csv`, and an index.
 
-The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables as CSV and
-LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows half a report.
+The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables
+as CSV and LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows
+half a report.
 """
 
 import base64
@@ -70,10 +71,10 @@ class Report:
 
 
 def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
-    """Compare all runs beneath `root` and write the report into it; with `others` as `joint_report.html`.
+    """Compare all runs beneath `root` and write the report; with `others` as `joint_report.html`.
 
-    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on. StorageError
-    or OSError: `root` cannot be written.
+    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on.
+    StorageError or OSError: `root` cannot be written.
     """
     root = Path(root)
     # A directory that was deleted while its runs were at work would be made again, without them.
@@ -111,7 +112,7 @@ def markdown(text: str) -> str:
 
 
 def _page(name: str, script: str, **values: Any) -> str:
-    """Return a page with its script, whose digest is the source in the page's CSP: no other script runs."""
+    """Return a page with its script; the page's CSP has its digest, so that no other runs."""
     text = page_template(script).render()
     source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     return printable(page_template(name).render(script=text, script_source=source, **values))
@@ -125,8 +126,9 @@ def render_page(study: Study, palette: dict[str, str]) -> str:
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     where = _run_names(study)
     return _page(
-        "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting, where=where,
-        to_svg=to_svg, details=as_json(study, where), palette={k: names[c] for k, c in palette.items()},
+        "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting,
+        where=where, to_svg=to_svg, details=as_json(study, where),
+        palette={label: names[colour] for label, colour in palette.items()},
     )  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def write_index(root: Path) -> Path:
 
 
 def _index_row(root: Path, place: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
-    """Return a sweep's line of the index: age, name, start, report, number of runs by status, problems."""
+    """Return a sweep's line of the index: age, name, start, report, runs by status, problems."""
     problems = [run.error for run in runs if run.error]
     try:
         expected = SweepRecord.read(place).expected
@@ -268,7 +270,7 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
 
 
 def write_figures(study: Study, out: Path) -> list[Path]:
-    """Write into `out`, which is made; the files. Of several comparisons each has a number in its names."""
+    """Write figures and tables into `out`; several comparisons have numbers in their names."""
     palette, written = colours(study.hues), list[Path]()
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):
@@ -305,7 +307,7 @@ def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Pat
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
-    """Write rows as CSV: figures in full precision, standard errors or intervals in columns of their own."""
+    """Return rows as CSV: figures in full precision, errors and intervals in own columns."""
     table: list[list[object]] = [[] for _ in range(len(rows) + 1)]
     for column in columns:
         entries = [row.entry(column.key) for row in rows]

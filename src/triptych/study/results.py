@@ -32,12 +32,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 
 
 def results_csv(runs: Sequence[Run], base: Path) -> str:
-    """Write a row per run, its directory relative to `base`, as CSV: figures in full precision, "" for none.
+    """Return a row per run as CSV, its directory relative to `base`, figures in full precision.
 
-    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
-    test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
-    `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters and origin. A text
-    that a spreadsheet would take for a formula has an apostrophe in front.
+    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each
+    figure of test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of
+    samples as `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters
+    and origin. A text that a spreadsheet would take for a formula has an apostrophe in front.
     """
     base = base.resolve()
     rows = results(runs)
@@ -48,7 +48,7 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
 
 
 def results(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Return a row per run, values as they are; columns of `results_csv`, of which a run may lack some."""
+    """Return a row per run with the columns of `results_csv`; a run may lack some."""
     axes = [axis.key for axis in find_axes(runs)[0]]
     return [_row(run, axes) for run in runs]
 

@@ -1,7 +1,7 @@
-"""What follows from a few seeds and a few hundred items: means, paired differences, intervals, Holm.
+"""Statistics of a few seeds and a few hundred items: means, differences, intervals, Holm.
 
-Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances, decide.
-Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
+Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances,
+decide. Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
 
     A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
     p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}     (Behrens and Fisher)
@@ -28,7 +28,7 @@ REACH = 6.0
 
 @dataclass(frozen=True)
 class Error:
-    """Variance of a mean: of seeds, from `df` degrees of freedom, plus of items, from `n_items` - 1.
+    """Variance of a mean: over seeds, with `df` degrees of freedom, and items, with `n_items` - 1.
 
     Both may be arrays: what follows from them is elementwise.
     """
@@ -79,7 +79,7 @@ def crossed(differences: np.ndarray) -> Error:
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute MS_seeds, MS_items, MS_rest of (..., seeds, items): the two-way analysis of variance."""
+    """Compute MS_seeds, MS_items, MS_rest of (..., seeds, items): two-way analysis of variance."""
     s, i = differences.shape[-2:]
     mean = differences.mean((-2, -1), keepdims=True)
     a = differences.mean(-1, keepdims=True) - mean
@@ -91,7 +91,7 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4."""
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4."""
     v, weights = np.polynomial.legendre.leggauss(nodes)
     v = (v + 1) / 2  # v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
@@ -101,8 +101,8 @@ def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by exactly the
-    same, which says that the seed changed nothing, not that we are certain.
+    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by
+    exactly the same, which says that the seed changed nothing, not that we are certain.
     """
 
     mean: float
@@ -111,7 +111,7 @@ class Paired:
 
     @property
     def n_items(self) -> int:
-        """Over how many test items the difference is paired as well; 0: its interval covers seeds alone."""
+        """Number of test items by which the difference is paired too; 0: by seeds alone."""
         return self.error.n_items if self.error else 0
 
     @cached_property
@@ -133,7 +133,7 @@ class Paired:
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """Compute mean and standard error sd / sqrt(n) of values, one per seed: NaN of less than two."""
+    """Compute mean and standard error sd / sqrt(n) of values, one per seed; NaN below two."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
@@ -146,10 +146,10 @@ def paired(
     other: Mapping[int | None, float],
     items: Mapping[int | None, np.ndarray] | None = None,
 ) -> Paired:
-    """Pair `other - reference` over common seeds. `items`: the same difference by item, (n,) for each seed.
+    """Pair `other - reference` over common seeds; `items`: the difference by item, (n,) each.
 
-    With items for every common seed, interval and p cover both which seed and which items (`crossed`);
-    without, they are the paired t-test's over seeds.
+    With items for every common seed, interval and p cover both which seed and which items
+    (`crossed`); without, they are the paired t-test's over seeds.
     """
     common = [seed for seed in reference if seed in other]
     differences = [other[seed] - reference[seed] for seed in common]
@@ -164,9 +164,10 @@ def paired(
 
 
 def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
-    """Return the labels whose values would squeeze all others on a linear axis; `sign`: 1 where high is bad.
+    """Return labels whose values would squeeze all others on an axis; `sign`: 1 where high is bad.
 
-    They begin `REACH` times beyond the span of the others, which are two or more, and half or more of all.
+    They begin `REACH` times beyond the span of the others, which are two or more, and half or more
+    of all.
     """
     known = ((label, [sign * value for value in several]) for label, several in values.items() if several)
     ordered = sorted((min(several), max(several), label) for label, several in known)
@@ -178,10 +179,10 @@ def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Adjust p-values by Holm's step-down method, order unchanged; NaN stays NaN, and counts as no test.
+    """Adjust p-values by Holm's step-down method; NaN stays NaN, and counts as no test.
 
-    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights
-    not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
+    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the
+    weights not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
     """
     w = [1.0] * len(p_values) if weights is None else weights
     known = [i for i, p in enumerate(p_values) if not math.isnan(p)]

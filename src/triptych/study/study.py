@@ -1,4 +1,4 @@
-"""Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
+"""Read runs and compare them: page, CSV and terminal are views of one `Study`."""
 
 import shlex
 from collections import Counter
@@ -61,7 +61,7 @@ class Study:
 
     @property
     def complete(self) -> bool:
-        """Whether as many runs as expected have an end: finished, diverged, or stopped by a search."""
+        """Whether as many runs as expected finished, diverged, or were stopped by a search."""
         counts = self.counts
         return counts["finished"] + counts["diverged"] + counts["pruned"] >= self.expected
 
@@ -131,7 +131,7 @@ class Study:
         return self._more_seeds(words)
 
     def _more_seeds(self, words: Sequence[str]) -> NextStep | None:
-        """Return the command with as many seeds as would settle what is open; None if none would."""
+        """Return the command with the seeds that would settle what is open; None if none would."""
         used = sorted({run.seed for run in self.runs if run.seed is not None and not is_trial(run)})
         seeds = max((seeds_next(c) for c, v in self._judged if not v.untrained), default=0)
         missing = seeds - len(used)
@@ -144,7 +144,7 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """{cell's label, in alphabetical order: what its colour tells, which is itself, or a grid's line}."""
+        """What a cell's colour tells, by its label: the line of a grid, else the label itself."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
             cells = comparison.all_cells
@@ -157,7 +157,8 @@ class Study:
 class SweepRuns:
     """The runs in a sweep's directory, and what the sweep recorded of itself.
 
-    `damage`: the problem with a record that cannot be read, which leaves open how many runs are to come.
+    `damage`: the problem with a record that cannot be read, which leaves open how many runs are to
+    come.
     """
 
     folder: Path
@@ -198,7 +199,8 @@ class SweepRuns:
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
     """Read the runs beneath `roots` and compare them.
 
-    `equal_within`: the difference below which settings are called the same, in the unit of what decides.
+    `equal_within`: the difference below which settings are called the same, in the unit of what
+    decides.
     """
     roots = tuple(Path(root) for root in roots)
     sweeps = read_sweeps(roots)
@@ -218,14 +220,14 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuned=" ".join(map(describe_tuning, tunings)),
-        shared=", ".join(map(first_line, sweep.shared)),
+        shared=_shared(sweep, comparisons),
         published=judge_claims(sweep, runs),
         damaged="; ".join(filter(None, [sweep.damage for sweep in sweeps])),
     )
 
 
 def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
-    """Read all runs beneath `roots` by the sweep that they belong to; the first is that of the first root."""
+    """Read all runs beneath `roots` by the sweep that they belong to, the first root's first."""
     bases = [root.resolve() for root in roots]
     runs = {run.dir.parent.resolve() / run.dir.name: run for root in roots for run in read_runs(root)}
     runs_by_folder: dict[Path, list[Run]] = {base: [] for base in bases}
@@ -235,7 +237,7 @@ def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
 
 
 def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:
-    """Return the folder of a run's sweep, at or beneath a base; without one, the run's parent or itself."""
+    """Return the folder of a run's sweep beneath a base; else the run's parent or itself."""
     inside = [folder for folder in path.parents if any(map(folder.is_relative_to, bases))]
     for folder in inside:
         if (folder / "sweep.json").exists():
@@ -260,7 +262,7 @@ def compare_sweeps(sweeps: Sequence[SweepRuns], equal_within: float | None) -> t
 
 
 def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
-    """Return titles and runs of what is compared: both stages of a sweep that tuned first, then the rest."""
+    """Return titles and runs to compare: both stages of a sweep that tuned first, then the rest."""
     parts: list[tuple[str, Sequence[Run]]] = []
     rest: list[Run] = []
     for sweep in sweeps:
@@ -270,6 +272,13 @@ def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
         else:
             rest += [run for run in sweep.runs if not is_trial(run)]
     return [*parts, ("", rest)]
+
+
+def _shared(sweep: SweepRecord, comparisons: Sequence[Comparison]) -> str:
+    """Return the overrides of the last command that all runs have."""
+    varied = {axis.key for comparison in comparisons for axis in comparison.axes}
+    typed = map(first_line, sweep.shared)
+    return ", ".join(text for text in typed if text.lstrip("+").partition("=")[0] not in varied)
 
 
 def _question(comparisons: Sequence[Comparison]) -> str:

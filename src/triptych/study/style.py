@@ -1,6 +1,7 @@
 """How every figure looks, and how one becomes SVG inside a page or a PNG file.
 
-Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands alone.
+Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands
+alone.
 """
 
 import io
@@ -25,7 +26,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from triptych.run.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
-# Okabe and Ito's colours without the yellow, then Tol's muted ones: distinct with any colour vision.
+# Okabe and Ito's colours but the yellow, then Tol's muted ones: distinct with any colour vision.
 PALETTE = {
     "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
     "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",
@@ -55,14 +56,14 @@ SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw inside: our settings, without complaints about glyphs that only the measuring font lacks."""
+    """Draw with our settings, and without warnings of glyphs that only the measuring font lacks."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def mark(run: Run) -> str:
-    """Return the name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    """Return the name (``gid``) of a run's dots and lines, by which the page finds the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
@@ -123,7 +124,7 @@ class LineFigure:
 
 
 def log_axis(ax: Axes, values: np.ndarray) -> None:
-    """Set a log y axis with plain numbers, and some between decades; leave it where values hardly differ."""
+    """Set a log y axis with plain numbers; leave it linear where values hardly differ."""
     values = values[np.isfinite(values) & (values > 0)]
     decades = math.log10(values.max() / values.min()) if values.size else 1.0
     # A factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not.
@@ -141,7 +142,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return figure as inline SVG, described by its label: CSS colours, the page's font, ids of its own."""
+    """Return a figure as inline SVG, described by its label, with CSS colours and own ids."""
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -152,7 +153,7 @@ def to_svg(figure: Figure, name: str) -> str:
     for known, variable in VARIABLES.items():
         text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
-    # Widths are in pixels: text has one size in every figure, and is never too small to read on a phone.
+    # Widths are in pixels: text has one size in every figure, and is large enough for a phone.
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"

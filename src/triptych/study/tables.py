@@ -16,8 +16,8 @@ from triptych.study.formatting import format_number, listed, p_value, plus_minus
 class Column:
     """A column of a table of settings.
 
-    `short`: its heading in a terminal. `rank`: a narrow terminal leaves out the lowest rank first; 0 stays.
-    `is_text`: whether it holds words.
+    `short`: its heading in a terminal. `rank`: a narrow terminal leaves out the lowest rank first;
+    0 stays. `is_text`: whether it holds words.
     """
 
     key: str
@@ -47,7 +47,7 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure of a table: its text, the number by which to sort, its standard error or its interval."""
+    """One figure of a table: its text, its number, and its standard error or its interval."""
 
     text: str = ""
     value: float = math.nan
@@ -150,7 +150,7 @@ def _row(comparison: Comparison, place: int, columns: Sequence[Column]) -> Table
 
 
 def _figure(cell: Cell, column: Column) -> Entry:
-    """Return a part of the bound or a figure beside it, with its number of seeds if not all have it."""
+    """Return a figure of a cell, with its number of seeds if not all of them have it."""
     figure = cell.spread(column.key)
     if column in TERMS or column in BESIDE:
         return Entry(format_number(figure.mean), figure.mean, figure.stderr)
@@ -161,7 +161,7 @@ def _figure(cell: Cell, column: Column) -> Entry:
 
 
 def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[str, Entry], str]:
-    """Compare a cell with cell `reference`: paired difference with interval, corrected p; the verdict."""
+    """Return difference, interval and corrected p of a cell against a reference; the verdict."""
     if len(comparison.cells) == 1:
         return {}, ""
     if place == reference:
@@ -184,7 +184,7 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     if claim.holds and claim.pair.mean > 0:
         words.append("worse")
     elif claim.holds:
-        # Better than the best is possible only where seeds differ: the pairs then contradict the means.
+        # Only where seeds differ can the pairs contradict the means.
         words.append("better where paired" if best else "better")
     if claim.equal:
         words.append(f"same within {comparison.rule.equal_within:g}")
@@ -200,7 +200,7 @@ def table_title(comparison: Comparison) -> str:
 
 
 def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
-    """Return the rows of the deciding measure, best first by its last value, and where each is best."""
+    """Return the rows of the deciding measure, best first by its last value."""
     cells = {cell.label: cell for cell in comparison.cells}
     best_at: dict[str, list[str]] = {label: [] for label in cells}
     for place, value in enumerate(table.values):
@@ -218,7 +218,7 @@ def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow
 
 
 def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
-    """Return columns and rows of the measures of samples beside a bound that decides, at the last value.
+    """Return columns and rows of the measures of samples at their last value, if the bound decides.
 
     The user's own columns come first; rows are best first by the first column.
     """

@@ -23,7 +23,8 @@ NAMED = 4  # number of settings that a sentence names; more are counted
 class Verdict:
     """The answer in sentences, one for each relation, and a line on each measure of samples.
 
-    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would settle little.
+    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would
+    settle little.
     """
 
     sentences: tuple[str, ...]
@@ -38,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Weakness:
-    """Settings whose mean test bound is no better than a model that knows nothing of a picture's content."""
+    """Settings whose mean test bound is no better than a trivial baseline."""
 
     labels: Sequence[str] = ()
     settings: int = 0
@@ -63,7 +64,7 @@ class Weakness:
 
 
 def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
-    """Compare each setting's mean test bound with the best of the trivial baselines that runs recorded."""
+    """Compare each setting's mean test bound with the best trivial baseline that runs recorded."""
     bounds: dict[str, float] = {}
     for run in chain.from_iterable(runs_by_label.values()):
         if run.measure == "bpd":
@@ -92,7 +93,8 @@ def verdict(comparison: Comparison) -> Verdict:
 
 def _answer(comparison: Comparison, untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
-        return ["These settings share one model and its bound: measures.n=1000 compares their samples."]
+        unmeasured = "These settings share one model and its bound"
+        return [f"{unmeasured}: measures.n=1000 compares their samples."]
     if not comparison.cells:
         return ["No run has reported a finite test bound yet."]
     if comparison.deciding:
@@ -103,7 +105,7 @@ def _answer(comparison: Comparison, untrained: bool) -> list[str]:
 
 
 def best_untested(runs: Sequence[Run]) -> str:
-    """Name the best of runs without a test, as a search's, by the figure that was optimised; "" for none."""
+    """Name the best run of a search without a test, by the figure that was optimised, or ""."""
     metrics = [run.config["optimized_metric"] for run in runs if "optimized_metric" in run.config]
     if not metrics:
         return ""
@@ -119,7 +121,7 @@ def best_untested(runs: Sequence[Run]) -> str:
 
 
 def losses(comparison: Comparison) -> str:
-    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where no seed was lost."""
+    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" if none was lost."""
     lost = []
     for cell in comparison.all_cells:
         for status in ("diverged", "failed"):
@@ -142,9 +144,10 @@ def _single_setting(comparison: Comparison) -> list[str]:
 
 @dataclass
 class Relations:
-    """How the best setting stands to its rivals: their labels, and the tests of those that are open.
+    """How the best setting stands to its rivals: labels by outcome, and the tests of open pairs.
 
-    `ahead`: better than the best over the seeds that both have, which is possible only where seeds differ.
+    `ahead`: better than the best over the seeds that both have, which is possible only where seeds
+    differ.
     """
 
     clear: list[str] = field(default_factory=list)
@@ -208,7 +211,7 @@ def _would_settle(open_claims: Mapping[str, PairTest], rivals: int) -> str:
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
-    """Describe which setting is clear of others by a measure, and which are no better than noise."""
+    """Describe which setting is clear of others by a measure, and which are as bad as noise."""
     if not table.metric.better:
         return ""
     parts = []
@@ -228,7 +231,7 @@ def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
 
 
 def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]:
-    """Return "at 5 x0 is clear of v" for each value of the key, or one text where all values agree."""
+    """Return "at 5 x0 is clear of v" for each value of the key; one text where all agree."""
     values_by_text: dict[str, list[str]] = {}
     for place, value in enumerate(table.values):
         values_by_text.setdefault(_best(comparison, table, place), []).append(f"{value:g}")
@@ -269,14 +272,14 @@ def _about_pairs(comparison: Comparison) -> str:
         by_item = sum(pair.n_items > 0 for pair in pairs)
         source = "draws" if comparison.one_training else "initial weights, batches, noise"
         sentences.append(
-            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by item too. "
-            f"Their intervals cover what changes with the seed ({source}), and where they are paired by item "
-            "which items are in the test set."
+            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by "
+            f"item too. Their intervals cover what changes with the seed ({source}), and where they "
+            "are paired by item which items are in the test set."
         )
     if comparison.one_training:
         sentences.append(
-            "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
-            "random after training, not what another training would have changed."
+            "All seeds of a setting are of one trained model: errors and intervals cover what is "
+            "drawn at random after training, not what another training would have changed."
         )
     return " ".join(sentences)
 
@@ -286,15 +289,16 @@ def _about_tests(comparison: Comparison) -> str:
     rule, sentences = comparison.rule, []
     if comparison.tests > 1:
         sentences.append(
-            f"{comparison.tests} differences are tested here (pairs of settings, by all that is measured). "
-            "Holm's method corrects p for all of them: with no true difference anywhere, at most 5% of "
-            "reports say “clear of”. All pairs count, so it is covered that the best was picked on the same "
-            "test items. Intervals are corrected likewise: one excludes zero where p is at most 0.05."
+            f"{comparison.tests} differences are tested here (pairs of settings, by all that is "
+            "measured). Holm's method corrects p for all of them: with no true difference "
+            "anywhere, at most 5% of reports say “clear of”. All pairs count, so it is covered "
+            "that the best was picked on the same test items. Intervals are corrected likewise: "
+            "one excludes zero where p is at most 0.05."
         )
     if rule.looks > 1:
         sentences.append(
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend 1/{rule.looks} of the "
-            "5%, so looking again adds no errors."
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend "
+            f"1/{rule.looks} of the 5%, so looking again adds no errors."
         )
     if rule.interim:
         sentences.append("The sweep has not ended: nothing is settled before.")
