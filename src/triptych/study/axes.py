@@ -141,8 +141,8 @@ class Column:
 
     def _fixes(self, values: Sequence[str], known: Sequence[bool]) -> bool:
         seen: dict[str, str] = {}
-        for own, text, is_known in zip(self.values, values, known, strict=True):
-            if is_known and seen.setdefault(own, text) != text:
+        for owner, text, is_known in zip(self.values, values, known, strict=True):
+            if is_known and seen.setdefault(owner, text) != text:
                 return False
         return True
 

@@ -16,9 +16,10 @@ from triptych.study.axes import Axis, value
 from triptych.study.formatting import with_interval
 from triptych.study.statistics import ALPHA, Paired, far, spread
 
-METRIC = "metric/"  # stands before the name of a user's own metric, among the parts of a bound
-BOUND = ""  # names the test bound among measures
-Key = tuple[str, int, str, str]  # measure, place among its values, labels of two cells
+METRIC = "metric/"  # The prefix of a user's own metric among the parts of a bound.
+BOUND = ""  # The name of the test bound among measures.
+# Measure, place among its values, and labels of two cells.
+Key = tuple[str, int, str, str]
 # {cell's label: {seed: figures, one for each value of the measure's key}}
 Figures = dict[str, dict[int | None, tuple[float, ...]]]
 Outcome = Literal["separated", "same", "open"]
@@ -43,13 +44,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class PairTest:
-    """The second cell minus the first: the pair, its corrected p, and that of "not the same"."""
+    """The second cell minus the first: the pair, its corrected p, and that of "not the same".
+
+    The uncorrected p has to reach `level` if no other claim holds, and `step_level` as others do.
+    """
 
     pair: Paired
     p: float
     same: float = math.nan
-    level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
-    step_level: float = ALPHA  # what it had to reach, at any look, as others hold
+    level: float = ALPHA
+    step_level: float = ALPHA
     interim: bool = False
 
     @property
@@ -219,7 +223,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     pending: tuple[Cell, ...]
     notes: tuple[str, ...]
-    title: str = ""  # of a stage of a sweep that tuned first
+    title: str = ""
     claims: dict[Key, PairTest] = field(default_factory=dict)
     rule: Rule = Rule()
     tests: int = 0

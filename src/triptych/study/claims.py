@@ -30,8 +30,8 @@ from triptych.study.cells import Comparison, Key, MeasureTable, PairTest, Rule, 
 from triptych.study.statistics import ALPHA, Error, Paired, chi2_nodes, holm, paired
 
 GOAL = 0.8
-MOST = 200  # number of seeds beyond which none are suggested
-FIRST = 3  # number of seeds suggested where a setting has one
+MOST = 200  # More seeds are never suggested.
+FIRST = 3  # So many seeds are suggested where a setting has one.
 NODES = 32
 
 
@@ -69,8 +69,10 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
         test = PairTest(hypothesis.pair, corrected_p, same_p, level, step_level)
         claims[hypothesis.place][hypothesis.key] = test
     tests = len(p_values) - sum(map(math.isnan, p_values))
-    pairs = zip(comparisons, claims, strict=True)
-    return [replace(comparison, claims=own, rule=rule, tests=tests) for comparison, own in pairs]
+    return [
+        replace(comparison, claims=claims[place], rule=rule, tests=tests)
+        for place, comparison in enumerate(comparisons)
+    ]
 
 
 def unsettle(comparison: Comparison, open_runs: Collection[Path]) -> Comparison:
@@ -163,7 +165,7 @@ def _pairs_of(
 def power(difference: float, error: Error, alpha: float) -> float:
     """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
-    # the critical distance at each possible estimate of the variance over seeds
+    # Limits are the critical distance at each possible estimate of the variance over seeds
     limits = replace(error, of_seeds=error.of_seeds * quantiles).critical(alpha, nodes=NODES)
     spread = math.sqrt(error.of_seeds + error.of_items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)

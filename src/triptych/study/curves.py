@@ -16,8 +16,8 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
-LEAST = 2 / 3  # share of all combinations that a grid has at least
-WIDE = 8.0  # ratio of an axis' largest to its smallest value from which on it is logarithmic
+LEAST = 2 / 3  # A grid has at least this share of all combinations.
+WIDE = 8.0  # An axis is logarithmic from this ratio of its largest to its smallest value.
 # Gamma, mean over seeds and standard error.
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 

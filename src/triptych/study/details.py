@@ -23,13 +23,14 @@ from triptych.study.study import Study
 from triptych.study.style import mark
 from triptych.study.tables import against
 
-PLACES = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group runs by
-CURVES = 16  # curves of one run, at most
-TEXT = 240  # characters of one value
+# Where something lies is no property to group runs by.
+PLACES = {Role.PATH, Role.OUTPUT}
+CURVES = 16  # The most curves of one run.
+TEXT = 240  # The most characters of one value.
 # Keys that are typed for a sweep, not for one run of it.
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
-POINTS = 12_000  # points of each curve, which all runs share
-FEWEST = 24  # points of one run's curve, at least
+POINTS = 12_000  # All runs share so many points of each curve.
+FEWEST = 24  # The fewest points of a run's curve.
 
 
 def as_json(study: Study, where: Mapping[Path, str]) -> str:
@@ -170,9 +171,9 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
         curves.append({"name": name, "of": "training step", "unit": unit, "seconds": seconds} | thinned)
     levels = run.noise_levels
     if levels:
-        what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR", "unit": "per dimension"}
-        thinned = _thinned(levels.gamma, levels.value, points)
-        curves.append(what | {"log": min(levels.value) > 0} | thinned)
+        curve: dict[str, Any] = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
+        curve |= {"unit": "per dimension", "log": min(levels.value) > 0}
+        curves.append(curve | _thinned(levels.gamma, levels.value, points))
     return curves
 
 

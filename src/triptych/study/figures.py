@@ -19,7 +19,8 @@ from triptych.study.formatting import format_number, plus_minus
 from triptych.study.style import LineFigure, axes, log_axis, mark, short
 from triptych.study.tables import against
 
-ROW, LETTER = 0.46, 0.62 * style.SIZE / 72  # inches
+# Inches of a row and of a letter.
+ROW, LETTER = 0.46, 0.62 * style.SIZE / 72
 Colours = Mapping[str, str]
 
 

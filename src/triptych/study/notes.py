@@ -89,12 +89,12 @@ def _metrics(runs: Sequence[Run]) -> Iterator[str]:
     """Note metrics of the user's own that have one name and several definitions."""
     definitions: dict[str, set[Any]] = {}
     for run in runs:
-        own = dict(run.measured.metrics) if run.measured else {}
-        for name in (*run.metrics, *own):
+        of_samples = dict(run.measured.metrics) if run.measured else {}
+        for name in (*run.metrics, *of_samples):
             keys = [item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")]
-            definitions.setdefault(name, set()).add((own.get(name), *keys))
-    for name, several in definitions.items():
-        if len(several) > 1:
+            definitions.setdefault(name, set()).add((of_samples.get(name), *keys))
+    for name, variants in definitions.items():
+        if len(variants) > 1:
             yield f"The runs took the metric {name} with different definitions: do not compare it."
 
 

@@ -20,7 +20,8 @@ from triptych.study.verdict import about
 Palette = Mapping[str, str]
 Draw = Callable[[Comparison, Palette], Figure | None]
 PNG = b"\x89PNG\r\n\x1a\n"
-LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
+# Bytes of one sample grid: more would make the page too heavy to mail.
+LARGEST_IMAGE = 4 * 2**20
 
 
 class Drawing(NamedTuple):

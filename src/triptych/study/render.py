@@ -51,7 +51,7 @@ from triptych.study.tables import (
 from triptych.study.verdict import Verdict, footnote
 from triptych.terminal import printable
 
-SHOWN = 3  # number of reasons for a sweep's failures that the index names
+SHOWN = 3  # The index names so many reasons for a sweep's failures.
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
 TEX = {

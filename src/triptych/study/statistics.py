@@ -46,10 +46,10 @@ class Error:
                 return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
         quantiles, weights = chi2_nodes(self.df, nodes)
         b = items[..., None]
-        # seeds that changed nothing divide nothing by zero
+        # The floor keeps seeds that changed nothing from a division by zero.
         a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
-        each = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
-        return (weights * each).sum(-1) / weights.sum()
+        p = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
+        return (weights * p).sum(-1) / weights.sum()
 
     def critical(self, alpha: float, nodes: int = NODES) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
@@ -93,7 +93,8 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4."""
     v, weights = np.polynomial.legendre.leggauss(nodes)
-    v = (v + 1) / 2  # v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5
+    # The power v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5.
+    v = (v + 1) / 2
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
 
 
@@ -155,7 +156,7 @@ def paired(
     differences = [other[seed] - reference[seed] for seed in common]
     whole = spread(differences)
     scale = max((abs(side[seed]) for side in (reference, other) for seed in common), default=0.0)
-    # differences equal to rounding carry no information on how much a seed matters
+    # Differences that are equal up to rounding do not tell how much a seed matters.
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
     if items is not None and all(seed in items for seed in common):

@@ -20,7 +20,6 @@ from triptych.study.formatting import quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, stages
 from triptych.study.papers.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, best_untested, verdict
-from triptych.terminal import printable
 
 RETRY = "retry=true"
 HINTS = {"interrupted": " (the same command resumes it)"}
@@ -40,7 +39,15 @@ class NextStep:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, comparisons and their verdicts, with what the sweep recorded of itself."""
+    """Runs, comparisons and their verdicts, with what the sweep recorded of itself.
+
+    Attributes:
+        expected: the number of runs, those to come included.
+        tuned: a description of what was tuned and what was chosen.
+        shared: overrides that all runs of the sweep have.
+        published: verdicts on a paper's claims, if the sweep is one of a paper.
+        damaged: the problem with a sweep.json that cannot be read.
+    """
 
     roots: tuple[Path, ...]
     title: str
@@ -50,10 +57,10 @@ class Study:
     expected: int
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
-    tuned: str = ""  # what was tuned and what was chosen
-    shared: str = ""  # what was typed once for all runs of the sweep
-    published: PaperVerdicts | None = None  # verdicts on a paper's claims
-    damaged: str = ""  # the problem with a sweep.json that cannot be read
+    tuned: str = ""
+    shared: str = ""
+    published: PaperVerdicts | None = None
+    damaged: str = ""
 
     @property
     def counts(self) -> Counter[str]:
@@ -83,7 +90,7 @@ class Study:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict, a sentence for each relation; of several comparisons, one each."""
+        """The verdict: a sentence for each relation, or for each of several comparisons."""
         answers = self._answers()
         if self.verdicts and self.going_on:
             answers[0] = f"So far: {answers[0]}"
@@ -212,7 +219,7 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
     tunings = [sweep.record.tuning for sweep in sweeps if sweep.record.tuning.best]
     return Study(
         roots=roots,
-        title=printable(sweep.title or " + ".join(root.resolve().name for root in roots)),
+        title=sweep.title or " + ".join(root.resolve().name for root in roots),
         question=_question(comparisons),
         command=_command(sweep, runs) if single else "",
         runs=runs,
@@ -229,11 +236,14 @@ def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Stud
 def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
     """Read all runs beneath `roots` by the sweep that they belong to, the first root's first."""
     bases = [root.resolve() for root in roots]
-    runs = {run.dir.parent.resolve() / run.dir.name: run for root in roots for run in read_runs(root)}
+    runs_by_path: dict[Path, Run] = {}
+    for root in roots:
+        for run in read_runs(root):
+            runs_by_path[run.dir.parent.resolve() / run.dir.name] = run
     runs_by_folder: dict[Path, list[Run]] = {base: [] for base in bases}
-    for path, run in runs.items():
+    for path, run in runs_by_path.items():
         runs_by_folder.setdefault(_sweep_folder(path, bases), []).append(run)
-    return [SweepRuns.read(folder, several) for folder, several in runs_by_folder.items()]
+    return [SweepRuns.read(folder, runs) for folder, runs in runs_by_folder.items()]
 
 
 def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:

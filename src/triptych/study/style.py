@@ -38,8 +38,9 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     c: f"c{i}" for i, c in enumerate(PALETTE)
 }
 
-SIZE = 9.0  # points, of every text
-WIDTH, HEIGHT = 4.7, 3.4  # inches of a figure: two beside each other, one on a phone
+SIZE = 9.0  # Every text has this size in points.
+# Inches of a figure: two fit beside each other, and one on a phone.
+WIDTH, HEIGHT = 4.7, 3.4
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.axisbelow": True,
@@ -47,7 +48,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
-    "axes.formatter.useoffset": False,  # small gaps keep their digits
+    "axes.formatter.useoffset": False,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "legend.frameon": False, "legend.handlelength": 1.4, "legend.handletextpad": 0.4,
     "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
@@ -157,8 +158,8 @@ def to_svg(figure: Figure, name: str) -> str:
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    about = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
-    head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
+    label = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
+    head = f'<svg role="img" aria-label="{label}" class="plot" style="{style}" '
     # In a replacement string, unlike in a function, backslashes of a name would be read as groups.
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',

@@ -16,7 +16,7 @@ from triptych.study.statistics import spread
 
 # Baselines of a summary that know nothing of a picture's content.
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-NAMED = 4  # number of settings that a sentence names; more are counted
+NAMED = 4  # A sentence names so many settings; more are counted.
 
 
 @dataclass(frozen=True)
@@ -252,8 +252,8 @@ def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
     text = f"{first} is clear of {_names(clear, len(rest))}"
     if len(clear) == len(rest):
         return text
-    left = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_names(left, len(rest))}"
+    open_labels = [label for label in rest if label not in clear]
+    return f"{text}, not settled against {_names(open_labels, len(rest))}"
 
 
 def footnote(comparison: Comparison) -> str:
