@@ -7,15 +7,13 @@ from itertools import chain
 from typing import Any, Self
 
 from triptych.config.identity import ABSENT, BUNDLES, default_of
-from triptych.config.keys import name_null, role
+from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.parsing import format_value
+from triptych.run.parsing import format_value, value_name
 from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
-# A value that means nothing without its key.
-BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -156,12 +154,6 @@ def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
     """Return an axis for each of these keys that differs between runs."""
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
-
-
-def value_name(key: str, text: str) -> str:
-    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
-    text = name_null(key, text)
-    return f"{re.split('[./]', key)[-1]}={text}" if BARE.fullmatch(text) else text
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:

@@ -12,7 +12,6 @@ from triptych.study.axes import Axis
 from triptych.study.cells import Cell
 from triptych.study.formatting import listed, quantity
 from triptych.study.groups import same_figures
-from triptych.study.limits import noise_floor, warm_ups
 
 # Facts that should be equal in all runs: attribute, name in a note, and the key that sets it.
 EQUAL_FACTS = (
@@ -29,8 +28,6 @@ def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     yield from _seeds(cells)
     yield from _facts(runs, axes)
     yield from _model_sizes(cells)
-    yield from warm_ups(runs)
-    yield from noise_floor(runs)
     yield from _sample_sets(runs)
     yield from _metrics(runs)
     yield from _changes(runs)

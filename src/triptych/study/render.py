@@ -35,7 +35,7 @@ from triptych.study.cells import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
 from triptych.study.panels import colours, draw_panels, headline_panels, known_figures, sample_pictures
-from triptych.study.papers.published import PaperVerdicts
+from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE, short, styled, to_svg
