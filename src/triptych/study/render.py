@@ -84,8 +84,9 @@ def write_report(root: Path, *others: Path, equal_within: float | None = None) -
     palette = colours(study.hues)
     joint = "joint_" if others else ""  # The root's own report stays.
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
-    write_atomic(report.csv, printable(results_csv(study.runs, root)))
-    write_atomic(report.html, render_page(study, palette))
+    pages = {report.csv: results_csv(study.runs, root), report.html: render_page(study, palette)}
+    for file, text in pages.items():
+        write_atomic(file, printable(text))
     return report
 
 
@@ -115,7 +116,7 @@ def _page(name: str, script: str, **values: Any) -> str:
     """Return a page with its script; the page's CSP has its digest, so that no other runs."""
     text = page_template(script).render()
     source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-    return printable(page_template(name).render(script=text, script_source=source, **values))
+    return page_template(name).render(script=text, script_source=source, **values)
 
 
 def render_page(study: Study, palette: dict[str, str]) -> str:
@@ -172,7 +173,7 @@ def write_index(root: Path) -> Path:
     rows = [_index_row(root, place, runs) for place, runs in runs_by_place.items()]
     rows.sort(key=lambda row: row[:2], reverse=True)
     page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
-    write_atomic(root / "index.html", page)
+    write_atomic(root / "index.html", printable(page))
     return root / "index.html"
 
 
