@@ -92,7 +92,7 @@ OWN = [
     ("train ablation=objectives", ["ablation=objectives", "-m"]),
     ("train optimizer.lr=0,001", ["optimizer.lr=0,001", "-m"]),
     ("train optimizer.betas=0.9,0.999", ["need -m", "for a list type optimizer.betas=[0.9,0.999]"]),
-    ("train optimizer._target_=torch.optim.Nadam", ["no class of that name, did you mean NAdam?"]),
+    ("train optimizer._target_=torch.optim.Nadam", ["did you mean torch.optim.NAdam?"]),
     ("train optimizer=torch.optim.RAdam", ["no such choice; type optimizer._target_=torch.optim.RAdam"]),
     ("train denoiser.network._target_=other.net.Net", ["not a class that", "export TRIPTYCH_TRUST=other"]),
     ("train +callbacks.x._target_=torch.nn.ReLU", ["triptych.callbacks, pytorch_lightning.callbacks, an"]),

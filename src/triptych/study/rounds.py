@@ -25,7 +25,7 @@ Point = tuple[str, ...]  # overrides of what is tuned
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
     """Return overrides of each run of a grid, ``sweeper.params`` and the command line, as Hydra has it."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from triptych.config.hydra_internals import BasicSweeper
 
     loader = None  # by which glob(x*) finds choices
     if GlobalHydra.instance().is_initialized():
