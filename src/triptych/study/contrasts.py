@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from scipy.special import bdtr, bdtrc
 
 from triptych.config.keys import name_null
-from triptych.run.parsing import SampleMeasures
+from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.study.cells import bound_by_item
 from triptych.study.formatting import plus_minus, quantity, with_interval
@@ -17,17 +17,23 @@ from triptych.study.statistics import ALPHA, Paired, paired, spread
 
 Settings = Mapping[MetricPoint, "Setting"]
 ENDED = ("diverged", "finished")
-# what is recorded as "bpd_prior" or "nats_per_dim_prior"
-BY_UNIT = {*OF_THE_BOUND} - {"bound", "gap", "entropy"}
+# How a run records a metric that has the unit of its bound, as "bpd_prior"; others by their name.
+KEYS = {
+    **{name: f"{{unit}}_{name}" for name in OF_THE_BOUND},
+    **dict.fromkeys(("bound", "train_bound", "val_bound"), "{unit}"),
+    **{name: name for name in ("gap", "entropy")},
+}
+UNKNOWN = Estimate(math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
 class ContrastResult:
     """A contrast as it was measured.
 
-    ``p_not_within``: p of "outside of its range", small where reproduced; ``p_within``: of "inside".
-    ``trouble``: why it cannot be measured, "" if it can; both are then 1. ``means``: of each setting.
-    ``wide``: why a tie's margin cannot reproduce it. ``tail``: the chance beyond each end of the interval.
+    ``p_not_within``: p of "outside its range", small where reproduced. ``p_within``: of "inside".
+    ``trouble``: why it cannot be measured, "" if it can; both p are then 1. ``means``: of each
+    setting. ``wide``: why a tie's margin is too wide to reproduce it. ``tail``: the chance beyond
+    each end of the interval.
     """
 
     contrast: Contrast
@@ -43,11 +49,12 @@ class ContrastResult:
         """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
-        return replace(self, p_not_within=1.0, wide=f"the margin {self.accepted} is wider than {what}")
+        reason = f"the margin {self.accepted} is wider than {what}"
+        return replace(self, p_not_within=1.0, wide=reason)
 
     @property
     def ends(self) -> tuple[float, float, float]:
-        """Mean of the differences and the ends of its interval, at one-sided level ``tail``; NaN unknown."""
+        """The mean difference and the ends of its interval, each one-sided at level ``tail``."""
         return self.pair.mean, *self.pair.interval(2 * self.tail)
 
     @property
@@ -64,7 +71,7 @@ class ContrastResult:
         return (base + mean) / base, (base + low) / base, (base + high) / base
 
     def size(self, ratio: bool) -> float:
-        """Return how far apart both settings are, as a difference or a log ratio; infinite if unknown."""
+        """Return the difference of both settings, or their log ratio; infinite if it is unknown."""
         if ratio == self.contrast.ratio:
             return abs(self.pair.mean)
         if not ratio:
@@ -103,7 +110,7 @@ def _four_digits(x: float) -> str:
 
 
 def exp(x: float) -> float:
-    """Return e^x; 0 or infinity beyond any ratio that says something, as two seeds' interval may be."""
+    """Return e^x; 0 or infinity beyond any sensible ratio, as the interval of two seeds may be."""
     if x <= -20:
         return 0.0
     if x >= 20:
@@ -113,7 +120,8 @@ def exp(x: float) -> float:
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end."""
-    inward = [distance for distance in (pair.mean - low, high - pair.mean) if math.isfinite(distance)]
+    distances = (pair.mean - low, high - pair.mean)
+    inward = [distance for distance in distances if math.isfinite(distance)]
     outside = max(pair.not_beyond(distance) for distance in inward)
     inside = min(pair.not_beyond(-distance) for distance in inward)
     return outside, min(1.0, len(inward) * inside)
@@ -144,7 +152,7 @@ class Setting:
 def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricPoint, Setting]:
     """Return each setting of a claim, in the order of the sweep's values."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
-    points = sorted(claim.points, key=lambda point: [place.get(setting, 0) for setting in point.setting])
+    points = sorted(claim.points, key=lambda point: [place.get(pair, 0) for pair in point.setting])
     return {point: _read_setting(point, point_label(point, claim), axes, runs) for point in points}
 
 
@@ -157,7 +165,7 @@ def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run
 
 
 def point_label(point: MetricPoint, claim: Claim) -> str:
-    """Return a setting by the values that tell it from the others of the claim, and by a metric that does."""
+    """Label a setting by the values, and the metric, in which the settings of its claim differ."""
     values_of: dict[str, set[str]] = {METRIC: set()}
     for other in claim.points:
         values_of[METRIC].add(other.metric)
@@ -170,7 +178,7 @@ def point_label(point: MetricPoint, claim: Claim) -> str:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
+    """Return the runs of a setting by seed: of each seed the newest that finished, else ended."""
     measured_keys = {run.measured.key for run in runs if run.measured is not None}
     setting = {key: value for key, value in point.setting if key not in measured_keys}
     planned = axes.get("seed", ())
@@ -184,7 +192,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
 
 
 def _rank(run: Run) -> tuple[int, object]:
-    """Return a sort key under which finished runs come after diverged ones, and both after all others."""
+    """Return a sort key: finished runs come last, diverged ones before them; then by age."""
     rank = -1
     if run.status in ENDED:
         rank = ENDED.index(run.status)
@@ -207,7 +215,8 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     except Unmeasurable as reason:
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=str(reason))
     means = tuple(spread(list(setting.figures.values())).mean for setting in compared)
-    result = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
+    outside, inside = range_tests(pair, contrast.low, contrast.high)
+    result = ContrastResult(contrast, pair, outside, inside, means=means)
     if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
         return result  # a bound may be near 0, as densities have no scale
     return result.refuse_wide(min(map(abs, means)) / 2, "half of the smaller figure")
@@ -218,7 +227,8 @@ def _check_ended(contrast: Contrast, settings: Settings, seeds: int) -> None:
     for point in (*contrast.compared, *contrast.others):
         setting = settings[point]
         if setting.ended < seeds:
-            raise Unmeasurable(f"{setting.ended} of {quantity(seeds, 'run')} of {setting.label} ended")
+            count = f"{setting.ended} of {quantity(seeds, 'run')}"
+            raise Unmeasurable(f"{count} of {setting.label} ended")
 
 
 def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastResult:
@@ -229,9 +239,7 @@ def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastRes
         known = [figures[seed] for figures in others if seed in figures]
         lost += bool(known) and value > contrast.beyond * max(known)
     # the chance of as many, or as few, under a probability of one half
-    many, few = 1.0, float(bdtr(lost, n, 0.5))
-    if lost:
-        many = float(bdtrc(lost - 1, n, 0.5))
+    many, few = float(bdtrc(lost - 1, n, 0.5)), float(bdtr(lost, n, 0.5))
     return ContrastResult(contrast, Paired(lost / n, n), many, few)
 
 
@@ -255,7 +263,7 @@ def _check_comparable(contrast: Contrast, compared: Sequence[Setting]) -> None:
 
 
 def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
-    """Pair the figures by seed, and bounds by item; Unmeasurable: no ratio, or no error is known."""
+    """Pair figures by seed, bounds also by item; Unmeasurable: no ratio, or no error is known."""
     figures, items = [dict(setting.figures) for setting in compared], None
     if contrast.ratio:
         figures = [_logarithms(contrast, values) for values in figures]
@@ -265,11 +273,10 @@ def _paired(contrast: Contrast, compared: Sequence[Setting]) -> Paired:
     if contrast.is_pair:
         second = figures[1]
     pair = paired(second, first, items)
-    if pair.error is not None:
-        return pair
-    if pair.n < 2:
-        raise Unmeasurable(f"{contrast.name}: one seed, no error is known")
-    raise Unmeasurable(f"{contrast.name}: every seed gave the same figure, no error is known")
+    if pair.error is None:
+        problem = "one seed, or equal figures of all, so no error is known"
+        raise Unmeasurable(f"{contrast.name}: {problem}")
+    return pair
 
 
 def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict[int | None, float]:
@@ -280,32 +287,25 @@ def _logarithms(contrast: Contrast, figures: Mapping[int | None, float]) -> dict
 
 def figure(point: MetricPoint, run: Run) -> float:
     """Return a run's figure of a metric; NaN if it has none."""
-    metric, unit = point.metric, run.measure or ""
+    metric = point.metric
     if metric == "estimator_variance":
         return run.variance
     if run.measured is not None and any(metric in row for row in run.measured.rows):
         return _sample_figure(point, run.measured)
-    figures, key = run.test, metric
-    if metric == "train_bound":
-        figures, key = run.train, unit
-    elif metric == "val_bound":
-        figures, key = run.val, unit
-    elif metric == "bound":
-        key = unit
-    elif metric in BY_UNIT:
-        key = f"{unit}_{metric}"
-    if key not in figures:
-        return math.nan
-    return figures[key].mean
+    splits = {"train_bound": run.train, "val_bound": run.val}
+    key = KEYS.get(metric, metric).replace("{unit}", str(run.measure))
+    return splits.get(metric, run.test).get(key, UNKNOWN).mean
 
 
 def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
-    """Return a measure of samples at the setting's value of the key that each run measures them over."""
+    """Return a measure of samples, at the setting's value of the key over which runs measure."""
     figures = measured.at(point.metric)
     value = dict(point.setting).get(measured.key)
     if value is not None:
         places = [f"{place:g}" for place in measured.values]
-        figures = tuple(x for place, x in zip(places, figures, strict=True) if place == value)
+        if places.count(value) != 1:
+            return math.nan
+        return figures[places.index(value)]
     if len(figures) != 1:
         return math.nan
     return figures[0]

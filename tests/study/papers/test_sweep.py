@@ -90,7 +90,7 @@ def test_a_single_run_is_none_of_a_papers():
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
+        (["+paper.claims.falls.metric=recall"], "metric=recall: no run of this sweep has it"),
         (["until=decided"], "paper: its settings and seeds are fixed; leave out until"),
         (["+hydra.sweeper.tune.seed='7,8'"], "paper: its settings and seeds are fixed; leave out"),
     ],
