@@ -90,7 +90,7 @@ def _is_known(run: Run, key: str) -> bool:
 
 def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     """Bundle each axis that others determine with these; note it where that is unexpected."""
-    columns = {axis.key: Column.read(axis.key, runs) for axis in axes}
+    columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
     named, notes = [*axes], list[str]()
     bundled: dict[str, list[str]] = {axis.key: [] for axis in axes}
     # The last axes are the least telling names, so they are bundled first.
@@ -103,7 +103,8 @@ def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list
         for owner in owners:
             bundled[owner.key].insert(0, axis.key)
         if not any(_explains(owner, axis) for owner in owners):
-            together = f"{axis.key} ({listed([*axis.values])}) changes together with {owners[0].key}"
+            setting = f"{axis.key} ({listed([*axis.values])})"
+            together = f"{setting} changes together with {owners[0].key}"
             notes.insert(0, f"{together}: these runs cannot tell the effect of one from the other.")
     return [replace(axis, bundled=tuple(bundled[axis.key])) for axis in named], notes
 
@@ -114,7 +115,7 @@ def _explains(owner: Axis, axis: Axis) -> bool:
 
 
 @dataclass(frozen=True)
-class Column:
+class AxisColumn:
     """A setting's values, one for each run, and where they are known.
 
     `neutral`: the values without the run's own seed, as in paths of a cascade's stages:

@@ -190,7 +190,10 @@ class MeasureTable:
         return sorted(means, key=lambda label: (math.isnan(means[label]), means[label], label))
 
 
-def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
+def bound_by_item(
+    runs: Iterable[Run],
+    minus: Iterable[Run] = (),
+) -> dict[int | None, np.ndarray] | None:
     """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
 
     None unless every run recorded its items, the same ones in all.

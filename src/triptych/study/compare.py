@@ -50,7 +50,13 @@ def decide(
     return f"look {look} of {rule.looks}, {seeds}: {tally}, {n['open']} open", outcomes
 
 
-def take_look(root: Path, runs: Sequence[Run], look: int, looks: int, equal_within: float | None) -> Rule:
+def take_look(
+    root: Path,
+    runs: Sequence[Run],
+    look: int,
+    looks: int,
+    equal_within: float | None,
+) -> Rule:
     """Return the rule at this look; record the seeds that it has, unless it was taken before."""
     recorded = [frozenset(seeds) for seeds in Looks.read(root).seeds]
     rule = Rule(equal_within, max(looks, len(recorded)), tuple(recorded[:look]))

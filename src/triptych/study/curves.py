@@ -83,7 +83,10 @@ def _by_noise_level(
     return lines.finish(GAMMA, ylabel)
 
 
-def _mean_curves(comparison: Comparison, curve_of: Callable[[Run], Curve | None]) -> dict[str, MeanCurve]:
+def _mean_curves(
+    comparison: Comparison,
+    curve_of: Callable[[Run], Curve | None],
+) -> dict[str, MeanCurve]:
     """Return each cell's mean over seeds of a curve that runs recorded."""
     means = {}
     for cell in comparison.cells:
@@ -138,7 +141,8 @@ def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """Draw the validation bound over training steps."""
-    return _training(comparison, colours, _histories(comparison, over_seconds=False), "training step")
+    histories = _histories(comparison, over_seconds=False)
+    return _training(comparison, colours, histories, "training step")
 
 
 def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[History]]:
@@ -159,7 +163,10 @@ def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[His
 
 
 def _training(
-    comparison: Comparison, colours: Colours, histories: Mapping[str, Sequence[History]], xlabel: str
+    comparison: Comparison,
+    colours: Colours,
+    histories: Mapping[str, Sequence[History]],
+    xlabel: str,
 ) -> Figure | None:
     if not histories:
         return None
@@ -191,7 +198,10 @@ def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None
         lines.line(label, seeds[0].x, seeds[0].values, linewidth=0.7)
 
 
-def _late_values(comparison: Comparison, histories: Mapping[str, Sequence[History]]) -> tuple[float, float]:
+def _late_values(
+    comparison: Comparison,
+    histories: Mapping[str, Sequence[History]],
+) -> tuple[float, float]:
     """Return limits that show later values well: those of a random network would flatten them."""
     near = [seeds for label, seeds in histories.items() if label not in comparison.bounds.far]
     shown = [seed.values for seeds in near or histories.values() for seed in seeds]
@@ -219,7 +229,7 @@ def crossing(comparison: Comparison) -> Crossing | None:
     """Return the grid of two crossed settings; None where there is none, or one of many holes."""
     if len(comparison.axes) != 2:
         return None
-    lines, along = sorted(comparison.axes, key=lambda axis: (_numbers(axis) is not None, len(axis.values)))
+    lines, along = sorted(comparison.axes, key=_fitness_along)
     cells = {}
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
@@ -233,6 +243,11 @@ def crossing(comparison: Comparison) -> Crossing | None:
     if numbers:
         along = Axis(along.key, tuple(sorted(along.values, key=float)))
     return Crossing(lines, along, cells, numbers)
+
+
+def _fitness_along(axis: Axis) -> tuple[bool, int]:
+    """Rank an axis for being drawn along: numbers before names, then the most values."""
+    return _numbers(axis) is not None, len(axis.values)
 
 
 def _with_values(axis: Axis, values: Collection[str]) -> Axis:
@@ -270,7 +285,10 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     inks = {line: colours[labels[line]] for line in crossed.lines.values}
     lines = LineFigure(crossed.lines.values, inks)
     for name in crossed.lines.values:
-        cells = {places[key]: crossed.cells[name, key] for key in values if (name, key) in crossed.cells}
+        cells = {}
+        for key, place in places.items():
+            if (name, key) in crossed.cells:
+                cells[place] = crossed.cells[name, key]
         _draw_line(lines, name, cells)
     # A cell that is far above the median flattens no other.
     means = sorted(cell.bound.mean for cell in crossed.cells.values())
@@ -297,4 +315,5 @@ def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> Non
         for seed, bound in cell.values().items():
             lines.ax.plot(place, bound, "o", gid=mark(cell.runs[seed]), **how)
     lowest, place = min(zip(means, x, strict=True))
-    lines.ax.scatter([place], [lowest], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
+    ring: dict[str, Any] = {"s": 70, "facecolor": PAPER, "edgecolor": ink, "linewidth": 1.8}
+    lines.ax.scatter([place], [lowest], zorder=3, **ring)

@@ -57,7 +57,8 @@ def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
             runs = [places[run.dir] for run in (*cell.runs.values(), *cell.others)]
             far = cell.label in comparison.bounds.far
             homes |= {run: {"section": number, "cell": cell.label, "far": far} for run in runs}
-            cells.append({"label": cell.label, "runs": runs, "own": _together([own[i] for i in runs])})
+            together = _together([own[run] for run in runs])
+            cells.append({"label": cell.label, "runs": runs, "own": together})
         sections.append({"cells": cells, "against": _pairs(comparison)})
     points = max(FEWEST, POINTS // max(len(study.runs), 1) // CURVES)
     rows = []
@@ -100,11 +101,12 @@ def _properties(run: Run) -> dict[str, str]:
 def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the properties that differ between runs or that a run with a configuration lacks."""
     differing = []
+    pairs = [*zip(runs, properties, strict=True)]
     for key in all_keys(properties):
         # A run without a configuration tells nothing by what it lacks.
-        known = [values.get(key) for run, values in zip(runs, properties, strict=True) if run.config]
-        known += [values[key] for values in properties if key in values]
-        if len({*known}) > 1 and role(key) not in PLACES:
+        known = {values.get(key, "") for run, values in pairs if run.config}
+        known |= {values[key] for values in properties if key in values}
+        if len(known) > 1 and role(key) not in PLACES:
             differing.append(key)
     return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))
 
@@ -135,7 +137,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts = []
     if run.progress:
         progress = run.progress
-        facts.append(("stage", f"{progress.stage}, step {progress.step} of {progress.max_steps or '?'}"))
+        steps = f"step {progress.step} of {progress.max_steps or '?'}"
+        facts.append(("stage", f"{progress.stage}, {steps}"))
     if run.steps is not None:
         facts.append(("steps", f"{run.steps:,}"))
     if run.parameters is not None:
@@ -167,8 +170,10 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
         seconds = [_short(clock.get(step, math.nan)) for step in thinned["x"]]
         if not all(map(math.isfinite, seconds)):
             seconds = []
-        unit = next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
-        curves.append({"name": name, "of": "training step", "unit": unit, "seconds": seconds} | thinned)
+        measure = name.partition("/")[2]
+        unit = next((unit for key, unit in UNITS.items() if measure.startswith(key)), "")
+        head = {"name": name, "of": "training step", "unit": unit, "seconds": seconds}
+        curves.append(head | thinned)
     levels = run.noise_levels
     if levels:
         curve: dict[str, Any] = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
@@ -182,7 +187,8 @@ def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, A
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     finite = [place for place in places if math.isfinite(y[place])]
-    return {"every": every, "x": [_short(x[i]) for i in finite], "y": [_short(y[i]) for i in finite]}
+    shown_x, shown_y = [_short(x[i]) for i in finite], [_short(y[i]) for i in finite]
+    return {"every": every, "x": shown_x, "y": shown_y}
 
 
 def _short(x: float) -> float:
@@ -205,7 +211,8 @@ def command_again(provenance: Provenance, tuned: bool) -> str:
 def _provenance(run: Run, provenance: Provenance) -> list[tuple[str, str]]:
     """Return names and texts of where a run comes from."""
     changes = ", with uncommitted changes" if run.dirty else ""
-    leaks = "".join(f"; {n} {name} items are also in train" for name, n in provenance.shared.items())
+    shared = provenance.shared.items()
+    leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
     changed = ", changed on the way" if run.data_changed else ""
     facts = [
         ("directory", run.dir.name),

@@ -21,6 +21,13 @@ from triptych.study.tables import against
 
 # Inches of a row and of a letter.
 ROW, LETTER = 0.46, 0.62 * style.SIZE / 72
+DOT: dict[str, Any] = {
+    "markersize": 5.1,
+    "markeredgecolor": style.PAPER,
+    "markeredgewidth": 0.7,
+    "clip_on": False,
+    "zorder": 3,
+}
 Colours = Mapping[str, str]
 
 
@@ -45,7 +52,8 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.axvline(0, color=style.INK, linewidth=1)
     far = comparison.bounds.far
     near = [claim for label, claim in rivals.items() if label not in far]
-    low, high = _frame([0.0, *(claim.pair.mean for claim in near)], [claim.interval for claim in near])
+    means = [claim.pair.mean for claim in near]
+    low, high = _frame([0.0, *means], [claim.interval for claim in near])
     for y, (label, claim) in enumerate(rivals.items()):
         _difference(ax, y, claim, colours[label])
         if label in far:
@@ -120,8 +128,7 @@ def _measure_dots(table: MeasureTable, comparison: Comparison, colours: Colours)
         # At heights of their own no dot hides another.
         heights = y + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [y]
         for value, height, gid in zip(values, heights, marks, strict=True):
-            ax.plot(value, height, "o", markersize=5.1, color=colours[label], markeredgecolor=style.PAPER,
-                    clip_on=False, markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
+            ax.plot(value, height, "o", color=colours[label], gid=gid, **DOT)
     ax.set_xlim(*_frame(_near(table), []))
     better = f" ({table.metric.better})" if table.metric.better else ""
     ax.set_xlabel(f"{table.metric.label}{better}")
@@ -140,7 +147,8 @@ def _beyond(ax: Axes, y: int, text: str, side: int, color: str, gid: str | None 
     place, transform = ((side + 1) // 2, y), ax.get_yaxis_transform()
     arrow, align = (">", "right") if side > 0 else ("<", "left")
     ax.plot(*place, arrow, color=color, markersize=6, transform=transform, clip_on=False, gid=gid)
-    ax.annotate(text, place, (-8 * side, 0), transform, "offset points", color=color, va="center", ha=align)
+    how: dict[str, Any] = {"color": color, "va": "center", "ha": align}
+    ax.annotate(text, place, (-8 * side, 0), transform, "offset points", **how)
 
 
 def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
@@ -154,7 +162,8 @@ def _rows(notes: Mapping[str, str]) -> tuple[Figure, Axes]:
     letters = int((style.WIDTH - 0.3) / LETTER) - max(map(len, notes.values()), default=0)
     # No line runs through the words.
     background = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.8}
-    how: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "bottom", "bbox": background}
+    how: dict[str, Any] = {"va": "bottom", "bbox": background}
+    how["transform"] = ax.get_yaxis_transform()
     for y, (label, note) in enumerate(notes.items()):
         height = y - 0.27
         ax.text(0, height, short(label, letters), ha="left", fontweight="bold", zorder=2.5, **how)

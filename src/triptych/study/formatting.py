@@ -25,7 +25,8 @@ def plus_minus(figure: Estimate) -> str:
     """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061"."""
     if math.isnan(figure.stderr):
         return format_number(figure.mean)
-    return f"{format_number(figure.mean, decimals=_digits(figure.stderr))} ± {format_number(figure.stderr)}"
+    mean = format_number(figure.mean, decimals=_digits(figure.stderr))
+    return f"{mean} ± {format_number(figure.stderr)}"
 
 
 def with_interval(mean: float, low: float, high: float, sign: bool = False) -> str:

@@ -189,7 +189,8 @@ def setting_label(setting: str) -> str:
 
 def _parts(setting: str) -> dict[str, str]:
     """Return {key: value} of a setting's name; a list's commas are no ends of its value."""
-    return dict(part.split("=", 1) for part in re.split(r",(?=[^,=\[\]{}]+=)", setting) if "=" in part)
+    parts = re.split(r",(?=[^,=\[\]{}]+=)", setting)
+    return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
 def _values(point: Sequence[str]) -> str:

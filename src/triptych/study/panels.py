@@ -218,10 +218,10 @@ def _measures_panel(
         how = "Points are means over seeds, and upright lines span the seeds."
     if title != comparison.heading:
         how = f"{about(comparison)} {how}".lstrip()
-    drawings = [
-        Drawing(table.metric.name, f"{table.metric.label} of samples.", figures.measure_figure(table))
-        for table in tables
-    ]
+    drawings = []
+    for table in tables:
+        shows = f"{table.metric.label} of samples."
+        drawings.append(Drawing(table.metric.name, shows, figures.measure_figure(table)))
     return _panel(comparison, palette, title, f"{how} {FLOOR}", drawings)
 
 
@@ -250,7 +250,8 @@ def _own_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
         if not file_of(module):
             continue
         try:
-            panels = [(str(title), str(how), [*draws]) for title, how, draws in import_module(module).PANELS]
+            own = import_module(module).PANELS
+            panels = [(str(title), str(how), [*draws]) for title, how, draws in own]
         except (Exception, SystemExit) as error:
             yield _failed(f"Panels of {module}", error)
             continue

@@ -34,7 +34,13 @@ from triptych.study import formatting
 from triptych.study.cells import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
-from triptych.study.panels import colours, draw_panels, headline_panels, known_figures, sample_pictures
+from triptych.study.panels import (
+    colours,
+    draw_panels,
+    headline_panels,
+    known_figures,
+    sample_pictures,
+)
 from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
@@ -133,7 +139,12 @@ def render_page(study: Study, palette: dict[str, str]) -> str:
     )  # fmt: skip
 
 
-def _section(index: int, comparison: Comparison, verdict: Verdict, palette: dict[str, str]) -> dict[str, Any]:
+def _section(
+    index: int,
+    comparison: Comparison,
+    verdict: Verdict,
+    palette: dict[str, str],
+) -> dict[str, Any]:
     """Return what the page's template shows of a comparison."""
     return {
         "index": index,
@@ -250,12 +261,12 @@ def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> T
     decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
     title = ", ".join(filter(None, (comparison.title, decides, better)))
-    caption = [] if comparison.one_seed else ["±: seeds alone"]
+    caption = ["" if comparison.one_seed else "±: seeds alone", comparison.tested]
     # All is plain Text: names may hold what rich would read as markup.
     table = Table(
         title=Text(f"{study.title}: {comparison.data or 'all data'}, {title}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="; ".join(filter(None, [*caption, comparison.tested])) or None, caption_justify="left",
+        caption="; ".join(filter(None, caption)) or None, caption_justify="left",
     )  # fmt: skip
     table.add_column(Text(comparison.subject), overflow="fold")
     for column in columns:
@@ -290,7 +301,8 @@ def write_figures(study: Study, out: Path) -> list[Path]:
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
     written = []
     # Without a date equal figures are equal files.
-    for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", None)):
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
+    for ending, metadata in undated.items():
         data = io.BytesIO()
         with styled():
             figure.savefig(data, format=ending, dpi=300, metadata=metadata)

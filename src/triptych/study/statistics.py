@@ -4,7 +4,7 @@ Settings of one seed share initial weights, batches, noise and items: pairs, not
 decide. Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
 
     A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
-    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}     (Behrens and Fisher)
+    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}  (Behrens and Fisher)
 
 exact where one of the two dominates, and never above its level in between.
 """
@@ -53,7 +53,8 @@ class Error:
 
     def critical(self, alpha: float, nodes: int = NODES) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
-        seeds, items = np.broadcast_arrays(np.asarray(self.of_seeds, float), np.asarray(self.of_items, float))
+        of_seeds, of_items = np.asarray(self.of_seeds, float), np.asarray(self.of_items, float)
+        seeds, items = np.broadcast_arrays(of_seeds, of_items)
         if not np.any(items):
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
 
@@ -86,7 +87,8 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     b = differences.mean(-2, keepdims=True) - mean
     total = ((differences - mean) ** 2).sum((-2, -1))
     sum_a, sum_b = i * (a**2).sum((-2, -1)), s * (b**2).sum((-2, -1))
-    return sum_a / (s - 1), sum_b / (i - 1), np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
+    rest = np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
+    return sum_a / (s - 1), sum_b / (i - 1), rest
 
 
 @lru_cache(maxsize=64)
@@ -139,7 +141,8 @@ def spread(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
         return Estimate(mean, math.nan, n)
-    return Estimate(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n), n)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Estimate(mean, math.sqrt(variance / n), n)
 
 
 def paired(
@@ -170,8 +173,12 @@ def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
     They begin `REACH` times beyond the span of the others, which are two or more, and half or more
     of all.
     """
-    known = ((label, [sign * value for value in several]) for label, several in values.items() if several)
-    ordered = sorted((min(several), max(several), label) for label, several in known)
+    ordered = []
+    for label, figures in values.items():
+        if figures:
+            signed = [sign * figure for figure in figures]
+            ordered.append((min(signed), max(signed), label))
+    ordered.sort()
     for k in range(max(2, (len(ordered) + 1) // 2), len(ordered)):
         low, span = ordered[0][0], max(high for _, high, _ in ordered[:k]) - ordered[0][0]
         if ordered[k][0] - low > REACH * span > 0:

@@ -54,7 +54,7 @@ class Study:
 
     @property
     def record(self) -> SweepRecord:
-        """What the sweep recorded of itself; a report over several directories is no single sweep's."""
+        """What the sweep recorded of itself; nothing for a report over several directories."""
         return self.sweeps[0].record if len(self.roots) == 1 else SweepRecord()
 
     @property
@@ -113,7 +113,8 @@ class Study:
         same_data = {comparison.data for comparison in self.comparisons} == {first.data or None}
         data = f" on {first.data}" if same_data else ""
         if first.deciding:
-            return f"Which {first.subject} draws the best samples{data} from one and the same model?"
+            draws = f"draws the best samples{data} from one and the same model"
+            return f"Which {first.subject} {draws}?"
         question = f"Which {first.subject} gives the lowest test bound{data}"
         return f"{question}?" if first.sizes_differ else f"{question}, all else being equal?"
 
@@ -156,9 +157,10 @@ class Study:
             return [*self.verdicts[0].sentences]
         if self.verdicts:
             return [f"{c.heading}: {v.headline}" for c, v in self._judged]
-        if self.counts["diverged"]:
-            runs = quantity(self.expected, "run")
-            return [f"{self.counts['diverged']} of {runs} diverged; no run has reported a test bound."]
+        diverged = self.counts["diverged"]
+        if diverged:
+            lost = f"{diverged} of {quantity(self.expected, 'run')} diverged"
+            return [f"{lost}; no run has reported a test bound."]
         return [best_untested(self.runs) or "No run has reported a test bound yet."]
 
     @property
@@ -209,16 +211,16 @@ class Study:
         """What a cell's colour tells, by its label: the line of a grid, else the label itself."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
-            cells = comparison.all_cells
-            labels = sorted((cell.label for cell in cells), key=natural_key)
-            hues |= {label: label for label in labels} | lines_by_label(comparison)
+            labels = sorted([cell.label for cell in comparison.all_cells], key=natural_key)
+            hues |= dict(zip(labels, labels, strict=True)) | lines_by_label(comparison)
         return hues
 
 
 def read_study(roots: Sequence[Path], equal_within: float | None = None) -> Study:
     """Read the runs beneath `roots` and compare them.
 
-    `equal_within`: the difference below which settings are called the same, in the unit of what decides.
+    `equal_within`: the difference below which settings are called the same, in the unit of what
+    decides.
     """
     roots = tuple(Path(root) for root in roots)
     sweeps = tuple(read_sweeps(roots))

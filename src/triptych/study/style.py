@@ -132,7 +132,8 @@ def log_axis(ax: Axes, values: np.ndarray) -> None:
     if decades < 0.7:
         return
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
+    subs = (1,) if decades > 2 else (1, 2, 5)
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     plain_ticks(ax.yaxis)
 
 
@@ -152,7 +153,8 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\sid="(run-[0-9a-f]{8})"', r' data-run="\1"', text)
     text = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{name}-", text)
     for known, variable in VARIABLES.items():
-        text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
+        colour = re.compile(known + r"(?![0-9a-f])", re.IGNORECASE)
+        text = colour.sub(f"var(--{variable}, {known})", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
     # Widths are in pixels: text has one size in every figure, and is large enough for a phone.
     width = figure.get_size_inches()[0]

@@ -1,4 +1,4 @@
-"""Read the runs of one sweep or several with what the sweeps recorded, and compare them together."""
+"""Read the runs of one sweep or several with the sweeps' records, and compare them together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +80,10 @@ def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:
     return inside[0] if inside else path
 
 
-def compare_sweeps(sweeps: Sequence[SweepRuns], equal_within: float | None) -> tuple[Comparison, ...]:
+def compare_sweeps(
+    sweeps: Sequence[SweepRuns],
+    equal_within: float | None,
+) -> tuple[Comparison, ...]:
     """Compare all runs under one correction; what is of a sweep that goes on claims nothing."""
     judged = [sweep for sweep in sweeps if sweep.runs] or sweeps[:1]
     rule = joint_rule([sweep.rule for sweep in judged])
@@ -103,7 +106,8 @@ def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
     for sweep in sweeps:
         prefix = f"{sweep.folder.name}: " if len(sweeps) > 1 else ""
         if sweep.record.tuning.best:
-            parts += [(prefix + title, runs) for title, runs in stages(sweep.runs, sweep.record.tuning)]
+            for title, runs in stages(sweep.runs, sweep.record.tuning):
+                parts.append((prefix + title, runs))
         else:
             rest += [run for run in sweep.runs if not is_trial(run)]
     return [*parts, ("", rest)]

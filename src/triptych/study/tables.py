@@ -29,7 +29,12 @@ class Column:
 
 SEEDS = Column("seeds", "seeds", is_text=True)
 VERDICT = Column("verdict", "verdict", is_text=True)
-DIFFERENCE = Column("difference", "paired difference to best [interval]", "to best [interval]", rank=8)
+DIFFERENCE = Column(
+    "difference",
+    "paired difference to best [interval]",
+    "to best [interval]",
+    rank=8,
+)
 P_VALUE = Column("p", "p (Holm)", rank=1)
 TERMS = (
     Column("prior", "prior", rank=2),
@@ -99,8 +104,10 @@ def table_columns(comparison: Comparison) -> list[Column]:
 
 def _measure_columns(table: MeasureTable) -> list[Column]:
     """Return a column for each value of a measure's key."""
-    headings = [f"{value:g}" for value in table.values] if table.key else [table.metric.label]
-    return [Column(f"{table.metric.name}@{place}", heading) for place, heading in enumerate(headings)]
+    name = table.metric.name
+    if not table.key:
+        return [Column(f"{name}@0", table.metric.label)]
+    return [Column(f"{name}@{place}", f"{value:g}") for place, value in enumerate(table.values)]
 
 
 def _has_figures(comparison: Comparison, column: Column) -> bool:

@@ -127,7 +127,8 @@ def losses(comparison: Comparison) -> str:
         for status in ("diverged", "failed"):
             n = len(cell.lost(status))
             if n:
-                lost.append(f"{cell.label} {status} with {n} of {quantity(len(cell.seeds), 'seed')}")
+                seeds = quantity(len(cell.seeds), "seed")
+                lost.append(f"{cell.label} {status} with {n} of {seeds}")
     return f"{listed(lost)}: figures are of the others." if lost else ""
 
 
@@ -258,7 +259,8 @@ def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """Return what the intervals and p-values do and do not cover."""
-    parts = ["± is the standard error over seeds.", _about_pairs(comparison), _about_tests(comparison)]
+    parts = ["± is the standard error over seeds."]
+    parts += [_about_pairs(comparison), _about_tests(comparison)]
     if comparison.deciding:
         parts.append(about(comparison))
     return " ".join(filter(None, parts))
@@ -273,8 +275,8 @@ def _about_pairs(comparison: Comparison) -> str:
         source = "draws" if comparison.one_training else "initial weights, batches, noise"
         sentences.append(
             f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by "
-            f"item too. Their intervals cover what changes with the seed ({source}), and where they "
-            "are paired by item which items are in the test set."
+            f"item too. Their intervals cover what changes with the seed ({source}), and where "
+            "they are paired by item which items are in the test set."
         )
     if comparison.one_training:
         sentences.append(
