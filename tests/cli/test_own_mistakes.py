@@ -461,7 +461,7 @@ def test_looking_moves_nothing(lab):
 
 def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
     run = stopped(prepared(*TINY, "denoiser.network.width=8"))
-    monkeypatch.setattr("triptych.run.fit.check_first_step", None)
+    monkeypatch.setattr("triptych.run.fit.check_first_start", None)
     assert execute(run)["status"] == "finished"
 
 

@@ -17,9 +17,10 @@ from triptych.diffusion.draws import training_members
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
-from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
+from triptych.run.guidance import guided
 from triptych.run.model import build_model, facts
+from triptych.run.other_runs import OtherRuns, open_teacher
 from triptych.run.reference import SampleReference
 from triptych.run.sampling.measure import _conditions
 
@@ -168,9 +169,9 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
     guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
     if said:
         words = f"objective.teacher=x: never trained without {said}"
-        refused(lambda: _teacher("x", student, data, guides), words)
+        refused(lambda: open_teacher("x", student, data, guides), words)
     else:
-        assert _teacher("x", student, data, guides) is teacher.denoiser
+        assert open_teacher("x", student, data, guides) is teacher.denoiser
 
 
 def test_threshold_keeps_samples_in_range(model):

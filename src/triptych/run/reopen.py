@@ -1,6 +1,6 @@
 """From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import load_weights
+from triptych.run.averaging import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
-from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
-from triptych.run.initialization import compare_data
+from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
+from triptych.run.experiment import Experiment
+from triptych.run.leakage import compare_data
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
 
@@ -53,7 +54,6 @@ def reopen(
                 problem = f"{config['data']['_target_']} lies in no folder"
                 raise UserError(f"data_root={data_root}: {problem}; pass null")
             config["data"]["root"] = data_root
-        recorded = dict(config["bound"])
         if adjust is not None:
             adjust(config)
         check_targets(config)
@@ -66,7 +66,7 @@ def reopen(
         if step != most and run.status not in ("new", "finished"):  # "new": not in a run's directory
             log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
         with Budget(2 * file.stat().st_size + SLACK):
-            model = open_weights(config, data, checkpoint, weights, run.path, recorded)
+            model = open_weights(config, data, checkpoint, weights, run.path)
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):
             raise
@@ -82,16 +82,15 @@ def open_weights(
     checkpoint: dict[str, Any] | None = None,
     weights: str | None = None,
     run: Path | None = None,
-    recorded: Mapping[str, Any] | None = None,
 ) -> BoundModel:
     """Build the model of ``config`` from its seed and load it from a checkpoint of ``run``, for evaluation.
 
     It follows from these alone, whatever was built, trained or drawn in this process before. ``weights``: as
-    of ``load_weights``, None for the reported ones; ``recorded``: as of ``build_model``.
+    of ``load_weights``, None for the reported ones.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        model = build_model(config, data, open_model_stages(config, data), recorded)
+        model = build_model(config, data, open_model_stages(config, data))
     if checkpoint is not None:
         load_weights(model, checkpoint, weights or config["weights"], run)
     return model.eval()

@@ -29,7 +29,8 @@ from triptych.errors import Diverged, UserError
 from triptych.models.condition_bits import never_dropped
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.drawing import Drawing, Experiment, choose
+from triptych.run.drawing import Drawing, choose
+from triptych.run.experiment import Experiment
 
 FOLDER = "features"  # of a run's directory, until its result is recorded
 LEVELS, POINTS = 20, 1000  # of noise and of items, at which Tweedie's formula is measured

@@ -15,8 +15,10 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
-from triptych.run.build import OtherRuns, build_drawing
-from triptych.run.drawing import Drawing, Experiment, parts_read
+from triptych.run.build import build_drawing
+from triptych.run.drawing import Drawing, parts_read
+from triptych.run.experiment import Experiment
+from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import drawn_as, open_stages
 from triptych.terminal import progress_bar
 
