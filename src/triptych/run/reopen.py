@@ -23,10 +23,8 @@ from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data
-from triptych.run.model import Budget, build_model, set_up_torch
+from triptych.run.model import build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
-
-SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 
 
 def reopen(
@@ -65,8 +63,7 @@ def reopen(
         step, most = checkpoint.get("global_step", 0), config.get("trainer", {}).get("max_steps")
         if step != most and run.status not in ("new", "finished"):  # "new": not in a run's directory
             log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
-        with Budget(2 * file.stat().st_size + SLACK):
-            model = open_weights(config, data, checkpoint, weights, run.path)
+        model = open_weights(config, data, checkpoint, weights, run.path)
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):
             raise
