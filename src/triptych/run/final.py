@@ -56,7 +56,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
     if rank() == 0:
-        for name, artifact in model.leaves().items():
+        for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
     sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else None
     release()
