@@ -13,7 +13,7 @@ from triptych.run.build import OtherRuns, build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
-from triptych.run.sampling.opened import interpolate_images
+from triptych.run.sample import interpolate_images
 
 SIZES = ("train_size=160", "val_size=90", "test_size=40")
 STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.accelerator=cpu", "threads=1",

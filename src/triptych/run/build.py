@@ -21,7 +21,7 @@ from triptych.models.condition_bits import check_dropped, never_dropped
 from triptych.models.metric import OfSamples
 from triptych.run.drawing import DRAWING, PROMPTED, Drawing, Experiment, parts_read, set_key
 from triptych.run.model import build_model, training_items
-from triptych.run.reference import ImageReference, PointReference, own_metrics
+from triptych.run.reference import ImageReference, PointReference, own_metrics, point_reference
 from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, refuse_cascade, reopen
 
 
@@ -199,7 +199,7 @@ def _reference(
         for key in ("classifier", "contrastive", "inception", "statistics"):
             if node.get(key) is not None:
                 raise UserError(f"measures.{key}={node[key]}: points are measured without one; pass null")
-        return PointReference(data, node["n"], config["seed"], own)
+        return point_reference(data, node["n"], config["seed"], own)
     classifier, inception, statistics = None, node["inception"], node.get("statistics")
     if statistics is not None and inception is None:
         raise UserError(f"measures.statistics={statistics}: needs measures.inception=FILE beside it")

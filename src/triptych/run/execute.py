@@ -29,6 +29,7 @@ from triptych.run.account import (
     write_items,
 )
 from triptych.run.build import build_experiment
+from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Experiment
 from triptych.run.final import draw_final
@@ -38,12 +39,11 @@ from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
 from triptych.run.new_process import FailedCall, remember_environment
 from triptych.run.parsing import load_config, to_float
+from triptych.run.pictures import log_picture
 from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import add_missing_id, check_imported, timestamp
 from triptych.run.result import Result
-from triptych.run.sampling.measure import FOLDER
-from triptych.run.sampling.pictures import log_picture
 from triptych.run.stopping import Peers, Stop, failure_line, is_broken_connection, leave_error, requeue
 from triptych.run.untrusted import interpreting, is_composed_here
 

@@ -14,11 +14,11 @@ from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory, log_line, to_json
 from triptych.run.drawing import Experiment
 from triptych.run.fit import build_trainer
+from triptych.run.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.new_process import call_in_new_process
+from triptych.run.pictures import save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.processes import rank
 from triptych.run.result import ENTRIES
-from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import save_picture, save_prompts, save_real, save_trajectory
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
 RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
@@ -48,7 +48,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
     if first:
         for name, artifact in model.leaves().items():
             save_checkpoint(artifact, run / name)
-    sets = draw_sets(experiment, run, strategy, step) if checkpoint.config.get("test", True) else None
+    sets = draw_sets(experiment, run, strategy, step) if checkpoint.config.get("test", True) else []
     if checkpoint.peers:
         checkpoint.peers.stop_watching()  # they have nothing more to do
     if not first:
