@@ -40,7 +40,7 @@ class OtherRuns:
 
         def adjust(other: dict[str, Any]) -> None:
             if stage:
-                refuse_cascade(other)
+                refuse_cascade(f"{key}={path}", other)
             elif data_identity(other["data"]) != data_identity(own["data"]):
                 fix = f"pass one trained on {describe(own['data'])}"
                 raise UserError(f"{key}={path}: trained on {describe(other['data'])}; {fix}")

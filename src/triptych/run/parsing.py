@@ -273,17 +273,17 @@ def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasure
     else:
         key, rows = "", [{"value": 0, "measures": measures}]
     about = about or {}
-    n = int(about.get("n") or 0)
+    n = int(about.get("n", 0))
     return SampleMeasures(
         key=key,
         values=tuple(to_float(row["value"]) for row in rows),
         rows=tuple(_parse_means(row["measures"]) for row in rows),
-        floor=_parse_floor(about.get("floor") or {}),
+        floor=_parse_floor(about.get("floor", {})),
         n=n,
         fewer=_parse_fewer([row["measures"] for row in rows], n),
-        reference=str(about.get("reference") or ""),
-        noise=parse_floats(about.get("noise") or {}),
-        metrics=_parse_own_metrics(about.get("metrics") or {}),
+        reference=str(about.get("reference", "")),
+        noise=parse_floats(about.get("noise", {})),
+        metrics=_parse_own_metrics(about.get("metrics", {})),
     )
 
 

@@ -19,7 +19,6 @@ Status = Literal["finished", "failed", "diverged", "running", "interrupted", "pr
 
 SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")
-NULL = ("samples",)  # entries of a finished run, also where there is none
 
 
 def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
@@ -97,11 +96,13 @@ class Result:
     @classmethod
     def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
         """Build the result of the run of ``provenance`` from the file's entries; None is left out."""
-        about: dict[str, Any] = {"overrides": [*provenance.overrides], "choices": {**provenance.choices}}
-        everything = {"schema": SCHEMA, "status": status} | about | more
-        null = NULL if status == "finished" else ()
-        record = {key: everything.get(key) for key in (*ENTRIES, *everything)}
-        return cls.from_json({key: v for key, v in record.items() if v is not None or key in null})
+        entries: dict[str, Any] = dict.fromkeys(ENTRIES)  # in this order
+        entries |= {"schema": SCHEMA, "status": status}
+        entries |= {"overrides": [*provenance.overrides], "choices": {**provenance.choices}} | more
+        record = {key: entry for key, entry in entries.items() if entry is not None}
+        if status == "finished":
+            record.setdefault("samples", None)
+        return cls.from_json(record)
 
     @classmethod
     def from_json(cls, record: dict[str, Any], **known: Any) -> Self:

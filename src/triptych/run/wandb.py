@@ -3,6 +3,7 @@
 import contextlib
 import netrc
 import os
+import re
 import shlex
 import shutil
 import threading
@@ -50,33 +51,39 @@ class WandbRun(WandbLogger):
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
-        if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
+        if self.wandb.run is not None:  # an earlier run was refused, and Lightning would go on with it
             self.wandb.run.finish()
-        before = {*(run / "wandb").glob("*run-*")}
-        try:
-            started = self.experiment
-        except Exception as error:
-            if mode == "offline":
-                raise
-            end_service()  # it would go on trying, and not give the run's id to another
-            for path in {*(run / "wandb").glob("*run-*")} - before:
-                shutil.rmtree(path, ignore_errors=True)
-            self._wandb_init["mode"] = "offline"
-            started = self.experiment
-            why = error_line(error)
-            log_line(None, f"W&B: offline ({why}); `{self.sync}` sends the run when it has ended")
-        # an absolute link: a run that was moved would not be resumed
+        started = self._start()
+        # This absolute link would keep a run that was moved from being resumed.
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
+    def _start(self) -> Any:
+        """Start W&B's run: offline where W&B does not answer."""
+        folder = self.run / "wandb"
+        before = {*folder.glob("*run-*")}
+        try:
+            return self.experiment
+        except Exception as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            reason = error_line(error)
+        end_service()  # it would go on trying, and not give the run's id to another
+        for path in {*folder.glob("*run-*")} - before:
+            shutil.rmtree(path, ignore_errors=True)
+        self._wandb_init["mode"] = "offline"
+        started = self.experiment
+        log_line(None, f"W&B: offline ({reason}); `{self.sync}` sends the run when it has ended")
+        return started
+
     @property
     def sync(self) -> str:
         """The command that sends this start's files."""
-        # W&B passes over runs that were online, without the flag
-        online = "--include-online " if self._wandb_init["mode"] == "online" else ""
-        return f"wandb sync {online}{shlex.quote(self.experiment.settings.sync_dir)}"
+        # Without the flag, W&B passes over runs that were online.
+        flag = "--include-online " if self._wandb_init["mode"] == "online" else ""
+        return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log figures of a step; what a run has once goes into the summary alone."""
@@ -113,27 +120,28 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        why = [f"no answer within {SENT:.0f} s"]
+        """Run ``task`` for a while at most; print a line if it does not end, or fails."""
+        problems = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:
             try:
                 task()
-                why[0] = ""
+                problems.clear()
             except Exception as error:
-                why[0] = error_line(error)
+                problems[0] = error_line(error)
 
         sending = threading.Thread(target=work, name=f"wandb {what}", daemon=True)
         sending.start()
         sending.join(SENT)
-        if why[0]:
-            log_line(None, f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
+        for problem in [*problems]:
+            log_line(None, f"W&B has not taken {what} ({problem}): {self.run.path} has it")
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
     """Return online, offline or disabled: by configuration, by WANDB_MODE, else by whether W&B has a key."""
-    if (mode := node.get("mode", "auto")) != "auto":
-        return str(mode)
-    mode = os.environ.get("WANDB_MODE", "")
+    mode = str(node.get("mode", "auto"))
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "")
     if mode in ("online", "offline", "disabled"):
         return mode
     return "online" if logged_in() else "offline"
@@ -143,12 +151,12 @@ def logged_in() -> bool:
     """Return whether W&B has a key to use, without asking it (that takes a network)."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    try:
+    own_host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
+    names = re.compile(f"wandb|coreweave|{re.escape(own_host)}")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
         hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    names = ("wandb", "coreweave", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb")
-    return any(name in host for name in names for host in hosts)
+        return any(map(names.search, hosts))
+    return False
 
 
 def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
@@ -157,8 +165,8 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
     choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
-    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
-    without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
+    tags += [f"{group}={choices[group]}"[:64] for group in GROUPS if choices.get(group)]
+    without = {key: value for key, value in config.items() if key != "logger"}  # it has others' addresses
     return {
         "entity": node.get("entity"),
         "project": node.get("project") or "triptych",
