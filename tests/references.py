@@ -154,12 +154,12 @@ def share(setattr_: Any = setattr) -> None:
     from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import denoiser_model
-    from triptych.run import account, provenance
+    from triptych.run import evaluate, provenance
 
     setattr_(denoiser_model, "BaselineErrors", functools.partial(fitted, BaselineErrors))
     setattr_(denoiser_model, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
-    setattr_(account, "_entropy", entropy)
+    setattr_(evaluate, "_entropy", entropy)
     setattr_(control, "LOOKS", 2)
     setattr_(os, "fsync", lambda file: None)  # no test cuts the power: a run waits for the disk 30 times
     share_files(setattr_)

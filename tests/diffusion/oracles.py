@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from tests import refusal
+from triptych.diffusion.condition import Vectors
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.prediction import Prediction
@@ -118,6 +119,7 @@ class Given(nn.Module):
         self.weights, self.centres, self.maps, self.offsets = weights, centres, maps, offsets
         self.v_std, self.x_std, self.name = v_std, x_std, name
         self.process = process or VariancePreserving()
+        self.conditions = {name: Vectors(maps.shape[2])}
 
     def joint(self):
         """(v, x) as a mixture in R^(p + d)."""

@@ -1,7 +1,5 @@
 """Guidance: what it must equal at its fixed points, and Bayes' rule where the truth is known."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -148,8 +146,6 @@ def test_guidance_refuses_in_one_line():
     assert not blind.conditional
     refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "model.conditional=true")
     refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "model.conditional=true")
-    other = SimpleNamespace(process=blind.process)  # a denoiser of one's own need not say
-    refused(lambda: ClassifierFree(other, 2.0), "model.conditional=true")
     model = network(Labelled(), "v")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
     exploding = network(Wrong(), "v", VarianceExploding())
@@ -163,6 +159,7 @@ def test_guidance_refuses_in_one_line():
 
 def test_guidance_by_one_part_tells_the_others_to_both():
     truth = given("low")
+    truth.conditions["label"] = Labels(5)
     z, gamma = torch.randn(5, 2, dtype=torch.float64), torch.tensor(0.5).double()
     told = Condition(low=torch.randn(5, 3), label=torch.arange(5))
     kept = ClassifierFree(truth, 3.0, parts=["label"])(z, gamma, told)

@@ -14,11 +14,14 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, Labels, Vectors
 from triptych.diffusion.draws import training_members
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
-from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
+from triptych.run.guidance import guided
 from triptych.run.measure import choose_conditions
 from triptych.run.model import build_model, facts
+from triptych.run.other_runs import OtherRuns, open_teacher
 from triptych.run.reference import SampleReference
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
@@ -112,16 +115,7 @@ def test_parts_that_the_data_do_not_have(model):
     refused(
         lambda: guided(made, data, wrong, OtherRuns(config)),
         "guidance.parts: 'text' is no part",
-        "from label",
-    )
-
-
-def test_one_number_has_no_deviation_to_rescale(model):
-    made, data, config = model("model.conditional=true")
-    made.event = (1,)
-    wrong = config | {"guidance": CFG | {"rescale": 0.7}}
-    refused(
-        lambda: guided(made, data, wrong, OtherRuns(config)), "guidance.rescale=0.7: an item of one number"
+        "use label",
     )
 
 
@@ -137,16 +131,16 @@ def test_one_number_has_no_deviation_to_rescale(model):
 )
 def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
     """Elsewhere its null token is one that no step has trained; at scale 1 it is not asked."""
-    network = SimpleNamespace(conditions={"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)})
     denoiser = nn.Module()
-    denoiser.conditional, denoiser.network, denoiser.process = True, network, None
-    made = SimpleNamespace(denoiser=denoiser, conditional=True, of_latents=False, label_dropout=dropout)
-    data = SimpleNamespace(conditions=network.conditions)
+    denoiser.conditions = {"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)}
+    denoiser.conditional, denoiser.process = True, None
+    facts = {"conditions": denoiser.conditions, "conditional": True, "of_latents": False}
+    made = SimpleNamespace(denoiser=denoiser, label_dropout=dropout, **facts)
     for scale in (0.0, 1.0, 2.0):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
-        wrap = lambda config=config: guided(made, data, config, OtherRuns(config))  # noqa: E731
+        wrap = lambda config=config: guided(made, None, config, OtherRuns(config))  # noqa: E731
         if gone and scale != 1:
-            refused(wrap, f"guidance.scale={scale}: never trained without {gone}, as model.label_dropout=")
+            refused(wrap, f"guidance=ClassifierFree: never trained without {gone}, as model.label_dropout=")
         else:
             assert wrap().scale == scale
 
@@ -154,15 +148,17 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
 def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
     """It asks the model without a label, at any scale."""
     denoiser = nn.Module()
-    denoiser.network = SimpleNamespace(conditions={"label": Labels(2)})
-    made = SimpleNamespace(denoiser=denoiser, of_latents=False, label_dropout=0.0)
-    data = SimpleNamespace(conditions=denoiser.network.conditions, mixture=None)
-    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact", "scale": 1.0}
-    for made.conditional, words in (
-        (True, "guidance.scale=1.0: never trained without label"),
-        (False, "=exact"),
-    ):
-        refused(lambda: guided(made, data, {"guidance": node}, OtherRuns({})), words)
+    denoiser.conditions, denoiser.conditional = {"label": Labels(2)}, True
+    denoiser.process = VariancePreserving()
+    facts = {"conditions": denoiser.conditions, "of_latents": False, "label_dropout": 0.0}
+    made = SimpleNamespace(denoiser=denoiser, conditional=True, **facts)
+    data = SimpleNamespace(mixture=GaussianMixture([1.0], [[0.0]], [1.0]))
+    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact"}
+    config = {"guidance": node | {"scale": 1.0}}
+    words = "guidance=Classifier: never trained without label"
+    refused(lambda: guided(made, data, config, OtherRuns({})), words)
+    made.conditional = False
+    assert guided(made, data, config, OtherRuns({})).scale == 1
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
@@ -173,9 +169,9 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
     guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
     if said:
         words = f"objective.teacher=x: never trained without {said}"
-        refused(lambda: _teacher("x", student, data, guides), words)
+        refused(lambda: open_teacher("x", student, data, guides), words)
     else:
-        assert _teacher("x", student, data, guides) is teacher.denoiser
+        assert open_teacher("x", student, data, guides) is teacher.denoiser
 
 
 def test_threshold_keeps_samples_in_range(model):
@@ -259,4 +255,4 @@ def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are
 
 def test_a_part_that_the_data_do_not_have(prepared, data):
     config = prepared(*SHAPES, "model.conditional=[txt]").config()
-    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose from label, text, low")
+    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose use label, text, low")

@@ -9,9 +9,10 @@ from triptych.cli.sample import sample
 from triptych.config.compose import compose_command, without_hydra
 from triptych.data.captions import on_sphere
 from triptych.errors import UserError
-from triptych.run.build import OtherRuns, build_drawing
+from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
+from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
 from triptych.run.sample import interpolate_images
 

@@ -6,10 +6,10 @@ import torch
 from tests.run.accidents import rows, stop_after
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
-from triptych.run.account import account_split
+from triptych.run.evaluate import account_split
 from triptych.run.execute import execute
-from triptych.run.fit import build_trainer
 from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
 from triptych.run.untrusted import read_checkpoint
 
 FEW = ("trainer.max_steps=3", "trainer.val_check_interval=3", "samples.n=0", "bound.repeats=1")

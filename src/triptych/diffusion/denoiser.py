@@ -4,6 +4,7 @@ It is called with ``(z, gamma, condition)`` and answers with a ``Prediction``; t
 guidance are denoisers too, and samplers, bounds and likelihoods see nothing else.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from triptych.declare import IsClass, Positive
 
-from .condition import AUGMENTATION, Condition
+from .condition import AUGMENTATION, Condition, Kind
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance, step_below
@@ -148,9 +149,14 @@ class Denoiser(nn.Module):
         return int(variance.around(output).per_dim)  # type: ignore[arg-type]
 
     @property
+    def conditions(self) -> Mapping[str, Kind]:
+        """The parts of a condition that the network reads, by name."""
+        return getattr(self.network, "conditions", {})
+
+    @property
     def conditional(self) -> bool:
-        """Whether the network reads conditions; without one it then answers for all."""
-        return bool({*getattr(self.network, "conditions", {})} - {AUGMENTATION})
+        """Whether the network reads more of a condition than what was done to a training image."""
+        return bool({*self.conditions} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""

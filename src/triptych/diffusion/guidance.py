@@ -17,7 +17,7 @@ from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Gamma
-from .wrappers import Wrapper, is_conditional
+from .wrappers import Wrapper
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
@@ -40,6 +40,8 @@ class ClassifierFree(Wrapper):
         parts: names of the parts of the condition that only one guess reads; None: all.
     """
 
+    guides_latents = True
+
     def __init__(
         self,
         denoiser: AnyDenoiser,
@@ -49,9 +51,13 @@ class ClassifierFree(Wrapper):
         parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
-        if not is_conditional(denoiser):
+        if not denoiser.conditional:
             fix = "the model knows no conditions; train one with model.conditional=true"
             raise ValueError(f"guidance.scale={scale}: {fix}")
+        for name in parts or ():
+            if name not in denoiser.conditions:
+                known = ", ".join(denoiser.conditions)
+                raise ValueError(f"guidance.parts: {name!r} is no part of the condition; use {known}")
         if interval is not None and not interval[0] < interval[1]:
             raise ValueError(f"guidance.interval={interval}: must be null or two gammas [low, high]")
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
@@ -68,16 +74,24 @@ class ClassifierFree(Wrapper):
             return self.denoiser(z, gamma, condition)
         return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))
 
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        if self.scale == 1:
+            return ()
+        return [name for name in parts if self.parts is None or name in self.parts]
+
     def _without(self, condition: Condition) -> Condition | None:
-        return None if self.parts is None else condition.without(*self.parts)
+        if self.parts is None:
+            return None
+        return condition.without(*self.parts)
 
     def _guided(self, z: Tensor, gamma: Tensor, condition: Condition, scale: Tensor | float) -> Prediction:
         target = self.denoiser(z, gamma, condition)
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
-        std = [expand(p.value.flatten(1).std(1), z) for p in (target, guess)]
-        return guess.moved(guess.own, guess.value * (1 + self.rescale * (std[0] / std[1] - 1)))
+        target_std = expand(target.value.flatten(1).std(1), z)
+        guess_std = expand(guess.value.flatten(1).std(1), z)
+        return guess.moved(guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1)))
 
 
 class Classifier(Wrapper):
@@ -91,6 +105,9 @@ class Classifier(Wrapper):
     def __init__(self, denoiser: AnyDenoiser, classifier: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
+
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        return parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, None)

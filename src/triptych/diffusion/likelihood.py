@@ -91,7 +91,7 @@ class Likelihood:
 
         ValueError for a denoiser that is guided, clipped or otherwise changed: its flow has no density.
         """
-        if not getattr(denoiser, "has_likelihood", False):
+        if not denoiser.has_likelihood:
             raise ValueError(
                 f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is not the score "
                 "of any density; use the denoiser without it"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .condition import Condition
+from .condition import Condition, Labels
 from .prediction import Prediction
 from .process import Process, expand
 
@@ -171,6 +171,7 @@ class Oracle(nn.Module):
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()
         self.mixture, self.process = mixture, process
+        self.conditions = {"label": Labels(len(mixture.weights))}
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))

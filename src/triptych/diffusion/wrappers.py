@@ -1,5 +1,6 @@
 """Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -13,21 +14,28 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 
 
-def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Return whether the denoiser was trained with conditions; without one it predicts for all."""
-    return bool(getattr(denoiser, "conditional", False))
-
-
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
+    """A denoiser around a denoiser: same process, same conditions, unless a subclass says otherwise.
+
+    Attributes:
+        guides_latents: whether it may stand around a denoiser of latents, which are not the data.
+        bound: of a threshold, the largest x0 that it leaves as it is.
+    """
 
     process: Process
+    has_likelihood = False
+    guides_latents = False
+    bound = 1.0
 
     def __init__(self, denoiser: AnyDenoiser):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
-        self.conditional = is_conditional(denoiser)
+        self.conditions, self.conditional = denoiser.conditions, denoiser.conditional
+
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        """Return those ``parts`` of a condition without which it also asks the denoiser."""
+        return ()
 
 
 @declared("threshold")

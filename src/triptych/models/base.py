@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
 from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, Kind
 from triptych.diffusion.control import DrawError
 from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
@@ -67,11 +67,15 @@ class BoundModel(Logged):
         self.dims = int(torch.Size(shape).numel())
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
+        self.denoiser: Any = None  # a diffusion model's, of latents where ``of_latents``
+        self.schedule: Any = None  # of its noise
+        self.likelihood: Any = None  # of its denoiser, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
     samplers = True  # whether it draws with one
     of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
+    label_dropout: float | Mapping[str, float] = 1.0  # probability that an item trains without its condition
     _measured = False  # whether it is ready for a report; nothing trains it after that
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
     # a subclass's own -------------------------------------------------------------------------------
@@ -267,6 +271,15 @@ class BoundModel(Logged):
         bands, errors = np.searchsorted(ends[1:-1], levels["gamma"]), np.array(levels["epsilon_mse"])
         of = {f"{ends[b]:.1f}_to_{ends[b + 1]:.1f}": errors[bands == b] for b in np.unique(bands)}
         return {f"val_levels/epsilon_mse_gamma_{name}": float(error.mean()) for name, error in of.items()}
+
+    @property
+    def conditions(self) -> Mapping[str, Kind]:
+        """The parts of a condition that the denoiser reads, by name; {} without a denoiser."""
+        return {} if self.denoiser is None else self.denoiser.conditions
+
+    def prepared(self, sampler: Any) -> Any:
+        """Return the sampler as it draws from this model, with what it has to know of it."""
+        return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the parts of a batch's condition that the network reads, None if none."""

@@ -50,8 +50,7 @@ class ConditionBits(PerItem):
     def check(self, model: Diffusion) -> None:
         """Refuse a model that cannot answer both times."""
         check_diffuses_data(model)
-        network = getattr(model.denoiser, "network", None)
-        known = getattr(network, "conditions", {}) if model.conditional else {}
+        known = model.conditions if model.conditional else {}
         names = [name for name in known if name != AUGMENTATION] if self.parts is None else self.parts
         if not known:
             problem = "this model has no condition"

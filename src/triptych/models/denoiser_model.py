@@ -137,9 +137,8 @@ class DenoiserModel(BoundModel):
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
-        network = getattr(self.denoiser, "network", None)  # the oracle has none
-        part, known = getattr(sampler, "by", None), getattr(network, "conditions", {})
-        if part is not None and part not in known and sampler.draws > 1:  # type: ignore[attr-defined]
+        part = getattr(sampler, "by", None)
+        if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
             raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:

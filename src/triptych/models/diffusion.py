@@ -80,7 +80,7 @@ class Diffusion(DenoiserModel):
             key = f"likelihood.dequantisation={likelihood.dequantisation}"
             raise UserError(f"{key}: must be {right} for data with {kind}")
         if isinstance(label_dropout, Mapping):
-            known = {*getattr(denoiser.network, "conditions", {})} - {AUGMENTATION}
+            known = {*denoiser.conditions} - {AUGMENTATION}
             for name in set(label_dropout) - known:
                 names = ", ".join(sorted(known)) or "a number"
                 raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")

@@ -93,5 +93,5 @@ class OfSamples(Metric):
 
 def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError for a model whose denoiser, if any, is not of the data themselves."""
-    if getattr(model, "denoiser", None) is None or model.of_latents:
+    if model.denoiser is None or model.of_latents:
         raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")

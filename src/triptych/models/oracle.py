@@ -38,3 +38,4 @@ class OracleModel(Diffusion):
             raise UserError("bound.variance=learned: model=oracle trains nothing; set optimal")
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
         super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]
+        self.label_dropout = 1.0  # it is exact without a label, too

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress, Sampler
-from triptych.diffusion.wrappers import is_conditional
-from triptych.models.base import BoundModel
 
 # parts that a person chooses; the other parts of a stage's condition are drawn
 PROMPTED = ("label", "text", "text_embedding")
@@ -36,14 +34,15 @@ class Drawing:
     @property
     def conditional(self) -> bool:
         """Whether samples are conditional: the network or a guide reads conditions."""
-        around: Any = self.denoiser
-        return bool(self.model.conditional or (around is not None and is_conditional(around)))
+        guide: Any = self.denoiser
+        return bool(self.model.conditional or (guide is not None and guide.conditional))
 
     @property
     def class_conditional(self) -> bool:
         """Whether a conditional model reads labels alone."""
-        own = self.model.conditional
-        return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
+        conditional = self.model.conditional
+        parts = conditional if isinstance(conditional, list) else self.data.conditions
+        return {*parts} == {"label"}
 
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
@@ -76,14 +75,17 @@ class Drawing:
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
-        prepare = getattr(self.model, "prepared", lambda sampler: sampler)
-        return replace(self, sampler=prepare(self.sampler), sources={**self.sources, **stages})
+        return replace(self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages})
 
     def generator(self, seed: int) -> torch.Generator:
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def fill(
-        self, condition: Condition | None, n: int, generator: torch.Generator, progress: Progress = iter
+        self,
+        condition: Condition | None,
+        n: int,
+        generator: torch.Generator,
+        progress: Progress = iter,
     ) -> Condition | None:
         """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
         condition = None if condition is None else condition.to(self.model.device)
@@ -101,7 +103,11 @@ class Drawing:
 
     @torch.no_grad()
     def draw(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+        self,
+        n: int,
+        condition: Condition | None,
+        generator: torch.Generator,
+        progress: Progress = iter,
     ) -> Tensor:
         """Draw n samples (n, *shape) in data units under a complete condition."""
         if self.prepare is not None and condition is not None:
@@ -118,19 +124,6 @@ class Drawing:
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The objects of one run."""
-
-    config: dict[str, Any]  # resolved, plain
-    data: DataModule
-    model: BoundModel
-    drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
-    measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
-    reference: Any = None  # a SampleReference, of what is measured
-    step: int = 0  # of the checkpoint that it was opened from
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
@@ -153,5 +146,6 @@ def choose(n: int, size: int) -> Tensor:
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
     """Return the parts of the data's conditions that the network reads."""
-    conditional = getattr(model, "conditional", False)
-    return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)
+    if isinstance(model.conditional, list):
+        return model.conditional
+    return [*data.conditions] if model.conditional else []

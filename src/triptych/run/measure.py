@@ -17,10 +17,12 @@ from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
+from triptych.models.base import BoundModel
 from triptych.models.condition_bits import never_dropped
 from triptych.run.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
 from triptych.run.directory import RunDirectory, log_line
-from triptych.run.drawing import Drawing, Experiment, choose
+from triptych.run.drawing import Drawing, choose
+from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
 
 LEVELS, POINTS = 20, 1000  # noise levels and items at which Tweedie's formula is measured
@@ -164,7 +166,7 @@ def _row(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dic
         shares = [reference.prompted(unseen.features, unseen.conditions.items) for unseen in drawn.untrained]
         averages = _average(shares, len(drawn.untrained[0].conditions.items))
         measures |= {f"{name}_held_out": average for name, average in averages.items()}
-    calls = drawn.drawing.sampler.calls_under(getattr(drawn.drawing.model, "schedule", None))
+    calls = drawn.drawing.sampler.calls_under(drawn.drawing.model.schedule)
     return {"evaluations": calls, "measures": measures}
 
 
@@ -244,24 +246,23 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {} without a
     truth, or where training never left out the condition: points of the ``shown`` split have none here.
     """
-    model: Any = experiment.model
-    data = experiment.data
+    model, data = experiment.model, experiment.data
     split = data.splits[data.shown]
-    if data.mixture is None or not len(split) or not _has_unconditional_score(model):
+    denoiser = _unconditional_denoiser(model)
+    if data.mixture is None or denoiser is None or not len(split):
         return {}
-    oracle = Oracle(data.mixture.to(model.device), model.denoiser.process)
+    oracle = Oracle(data.mixture.to(model.device), denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
     x = split.batch(torch.arange(min(POINTS, len(split)))).x.to(model.device)
     generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
     with torch.no_grad():
         gammas = torch.linspace(low, high, LEVELS, device=model.device)
-        return {"tweedie": tweedie_errors(model.denoiser, oracle, x, gammas, generator)}
+        return {"tweedie": tweedie_errors(denoiser, oracle, x, gammas, generator)}
 
 
-def _has_unconditional_score(model: Any) -> bool:
-    """Return whether a model has a score of the data that it was trained to give without conditions."""
-    denoiser = getattr(model, "denoiser", None)
-    if denoiser is None or model.of_latents:
-        return False
-    parts = {*getattr(getattr(denoiser, "network", None), "conditions", ())} - {AUGMENTATION}
-    return not never_dropped(getattr(model, "label_dropout", 0.0), parts)
+def _unconditional_denoiser(model: BoundModel) -> Any:
+    """Return the denoiser of the data that a model was trained to use without conditions; or None."""
+    if model.denoiser is None or model.of_latents:
+        return None
+    parts = {*model.denoiser.conditions} - {AUGMENTATION}
+    return None if never_dropped(model.label_dropout, parts) else model.denoiser

@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from triptych.config.build import Dependencies, build
-from triptych.config.keys import of_class
-from triptych.config.source import REQUIRED
 from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
 from triptych.data.base import DataModule
@@ -27,7 +26,6 @@ from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.run.parsing import error_line
 
-CALLS = 10_000  # tensors that a model is made of, at most
 MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 QUIET = (  # warnings of libraries that do not concern users
@@ -56,30 +54,30 @@ def set_up_torch(threads: int) -> None:
 
 
 def build_model(
-    config: dict[str, Any],
-    data: DataModule,
-    stages: Mapping[str, Any] | None = None,
-    recorded: Mapping[str, Any] | None = None,
+    config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
 ) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``; ``recorded``: the bound's keys that a run
-    was trained with. UserError for a refused value, or a choice that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a choice
+    that this model would not read.
     """
-    table = _parts(config, data)
-    model = build(config["model"], "model", table, **(stages or {}))
-    if _augmentation_kind(data) and not isinstance(model, Diffusion):
-        raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
-    _check_read(config, table, type(model), recorded or {})
-    return model
-
-
-def _parts(config: dict[str, Any], data: DataModule) -> Dependencies:
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    return table
+    model = build(config["model"], "model", table, **(stages or {}))
+    if _augmentation_kind(data) and not isinstance(model, Diffusion):
+        raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
+    check_choices(config, table, type(model))
+    return model
+
+
+def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
+    """Refuse a choice that the model has not read; UserError."""
+    used = {place.partition(".")[0] for place in table.built}
+    for group in CHOICES:
+        if config.get(group) and group not in used and group not in kind.ignores:
+            raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
@@ -87,11 +85,12 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     kind = Decoder.named.get(name) if isinstance(name, str) else None
-    if kind is not None:  # an unknown name, or a class of the user's own: left to the builder
-        if kind.of_levels and data.levels is None:
-            table.built["bound.decoder"] = GaussianDensity()
-        elif not kind.of_levels and data.levels is not None:
-            raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
+    if kind is None:  # The builder knows classes of the user's own, and refuses unknown names.
+        return table
+    if kind.of_levels and data.levels is None:
+        table.built["bound.decoder"] = GaussianDensity()
+    if not kind.of_levels and data.levels is not None:
+        raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
     return table
 
 
@@ -108,16 +107,6 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """Return facts of the data, by the argument names that request them."""
-    conditional = config["model"].get("conditional")
-    if conditional and not data.conditions:
-        problem = f"data {data.name} has no labels and no other conditions"
-        raise UserError(f"model.conditional=true: {problem}; pass false")
-    known = data.conditions if conditional else {}
-    if isinstance(conditional, list):
-        for name in set(conditional) - set(known):
-            problem = f"{name!r} is no part of the conditions of data {data.name}"
-            raise UserError(f"model.conditional: {problem}; choose from {', '.join(known)}")
-        known = {name: kind for name, kind in known.items() if name in conditional}
     return {
         "data_name": data.name,
         "shape": data.shape,
@@ -125,10 +114,27 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": known | _augmentation_kind(data),
+        "conditions": _conditions_read(config, data) | _augmentation_kind(data),
         "mixture": data.mixture,
         "training": partial(training_items, data),
     }
+
+
+def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind]:
+    """Return the parts of the data's conditions that ``model.conditional`` has the network read."""
+    conditional = config["model"].get("conditional")
+    if not conditional:
+        return {}
+    if not data.conditions:
+        problem = f"data {data.name} has no labels and no other conditions"
+        raise UserError(f"model.conditional=true: {problem}; pass false")
+    if not isinstance(conditional, list):
+        return data.conditions
+    for name in conditional:
+        if name not in data.conditions:
+            problem = f"{name!r} is no part of the conditions of data {data.name}"
+            raise UserError(f"model.conditional: {problem}; choose from {', '.join(data.conditions)}")
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
@@ -140,25 +146,6 @@ def training_items(data: DataModule, n: int) -> Batch:
     """Return the first ``n`` training items."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(n, len(train))))
-
-
-def _check_read(
-    config: dict[str, Any], table: Dependencies, kind: type[BoundModel], recorded: Mapping[str, Any]
-) -> None:
-    used = {place.split(".")[0] for place in table.built}
-    for group in CHOICES:
-        if config.get(group) and group not in used and group not in kind.ignores:
-            raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
-    for key, argument in of_class(config["bound"]["_target_"])[0].items():
-        value, usual = config["bound"].get(key), argument.default
-        read = bool({"bound", f"bound.{key}"} & {*table.built})
-        if key in recorded and recorded[key] == value:
-            continue
-        if key == "decoder":  # of latents it is a Gaussian
-            usual, read = "categorical", read and not getattr(kind, "of_latents", False)
-        if not read and key in config["bound"] and usual is not REQUIRED and value != usual:
-            shown = "null" if usual is None else usual
-            raise UserError(f"bound.{key}={value}: {kind.__name__} does not read it; pass {shown}")
 
 
 def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
@@ -193,28 +180,29 @@ class Budget(TorchFunctionMode):
 
     def __init__(self, most: int):
         super().__init__()
-        self.most, self.left, self.calls = most, most, CALLS
+        self.most, self.left = most, most
         self.constructors = _device_constructors()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in self.constructors:
-            about = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
-            with torch._C.DisableTorchFunction():
-                try:
-                    if function is torch.linspace:  # whose own plan imports a compiler, for seconds
-                        planned = torch.empty(kwargs.get("steps", *args[2:3]), device="meta")
-                    else:
-                        planned = function(*args, **(about | {"device": "meta"}))
-                except RuntimeError:  # a size that no integer counts
-                    raise MemoryError(self._refusal("a tensor of 2^63 bytes or more")) from None
+            planned = self._plan(function, args, kwargs)
             self.left -= planned.numel() * planned.element_size()
-            self.calls -= 1
             if self.left < 0:
                 raise MemoryError(self._refusal(f"a tensor of {'x'.join(map(str, planned.shape))}"))
-            if self.calls < 0:
-                raise MemoryError(f"more than {CALLS} tensors; choose a smaller network")
         return function(*args, **kwargs)
+
+    def _plan(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """Return the tensor that a call would make, without its memory."""
+        options = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
+        options["device"] = "meta"
+        with torch._C.DisableTorchFunction():
+            try:
+                if function is torch.linspace:  # On "meta" it would import a compiler, for seconds.
+                    return torch.empty(kwargs.get("steps", *args[2:3]), device="meta")
+                return function(*args, **options)
+            except RuntimeError:  # a size that no integer counts
+                raise MemoryError(self._refusal("a tensor of 2^63 bytes or more")) from None
 
     def _refusal(self, tensor: str) -> str:
         return f"needs more than its file, {self.most / 2**30:.3g} GiB ({tensor}); choose a smaller network"

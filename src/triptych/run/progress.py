@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Drawing
 from triptych.run.pictures import log_picture, save_picture
+from triptych.run.processes import rank
 from triptych.terminal import progress_bar
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts
@@ -30,6 +31,9 @@ class Progress(pl.Callback):
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
+        """Write the file, in the run's first process alone."""
+        if rank() != 0:
+            return
         self._written = now = time.monotonic()
         self._place = (step, max_steps)
         where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}

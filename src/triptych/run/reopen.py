@@ -1,6 +1,6 @@
 """From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import load_weights
+from triptych.run.averaging import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
-from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
-from triptych.run.initialization import compare_data
+from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
+from triptych.run.experiment import Experiment
+from triptych.run.leakage import compare_data
 from triptych.run.model import Budget, build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
 
@@ -49,11 +50,10 @@ def reopen(
     config = check_config(checkpoint["triptych"]["config"], where)
     if data_root is not None:
         config["data"]["root"] = data_root
-    recorded = dict(config["bound"])
     if adjust is not None:
         adjust(config)
     try:
-        return _rebuild(ckpt, file, checkpoint, config, recorded, weights, judged)
+        return _rebuild(ckpt, file, checkpoint, config, weights, judged)
     except UserError as error:
         if key == "ckpt":
             raise
@@ -67,7 +67,6 @@ def _rebuild(
     file: Path,
     checkpoint: dict[str, Any],
     config: dict[str, Any],
-    recorded: Mapping[str, Any],
     weights: str | None,
     judged: Sequence[str],
 ) -> Experiment:
@@ -82,7 +81,7 @@ def _rebuild(
     if run.status not in ("new", "finished") and step != config["trainer"]["max_steps"]:
         log_line(None, f"{ckpt}: unfinished, at step {step}")
     with Budget(2 * file.stat().st_size + SLACK):
-        model = open_weights(config, data, checkpoint, weights, run.path, recorded)
+        model = open_weights(config, data, checkpoint, weights, run.path)
     return Experiment(config, data, model, step=step)
 
 
@@ -92,16 +91,15 @@ def open_weights(
     checkpoint: dict[str, Any] | None = None,
     weights: str | None = None,
     run: Path | None = None,
-    recorded: Mapping[str, Any] | None = None,
 ) -> BoundModel:
     """Build the model of ``config`` from its seed and load it from a checkpoint of ``run``, for evaluation.
 
     It follows from these alone, whatever was built, trained or drawn in this process before. ``weights``: as
-    of ``load_weights``, None for the reported ones; ``recorded``: as of ``build_model``.
+    of ``load_weights``, None for the reported ones.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        model = build_model(config, data, open_model_stages(config, data), recorded)
+        model = build_model(config, data, open_model_stages(config, data))
     if checkpoint is not None:
         load_weights(model, checkpoint, weights or config["weights"], run)
     return model.eval()

@@ -15,8 +15,10 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
-from triptych.run.build import OtherRuns, build_drawing
-from triptych.run.drawing import Drawing, Experiment, parts_read
+from triptych.run.build import build_drawing
+from triptych.run.drawing import Drawing, parts_read
+from triptych.run.experiment import Experiment
+from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import drawn_as, open_stages
 from triptych.terminal import progress_bar
 
@@ -30,7 +32,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     if not model.draws:
         fix = "pass a generative model's"
         raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
-    if values["trajectory"] is not None and not hasattr(model, "denoiser"):
+    if values["trajectory"] is not None and model.denoiser is None:
         raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
@@ -115,7 +117,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
     if with_image:
         known.add(IMAGE)
     absent = [name for name in parts_read(drawing.model, drawing.data) if name not in known]
-    check_dropped(f"prompt={prompts[0]!r}", getattr(drawing.model, "label_dropout", 1.0), absent)
+    check_dropped(f"prompt={prompts[0]!r}", drawing.model.label_dropout, absent)
     return conditions
 
 
@@ -182,8 +184,7 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data, key = drawing.data, f"like={[*images]}"
-    network = getattr(getattr(drawing.model, "denoiser", None), "network", None)
-    if not isinstance(data, Captioned) or IMAGE not in getattr(network, "conditions", ()):
+    if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
         raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
     if len(images) not in (1, 2):
         raise UserError(f"{key}: must be one image, or two to interpolate between")

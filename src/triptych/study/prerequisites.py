@@ -48,9 +48,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
     if ready and isinstance(data := OmegaConf.select(config, "data"), DictConfig):
         from triptych.data.source import check_data_files  # numpy, which help does without
 
-        wanted = {"test": config.get("test"), "checkpoint": config.get("checkpoint") == "best"}
-        needed = [key for key, needs in wanted.items() if needs and key not in but]
-        check_data_files(to_plain(data), ["val" if key == "checkpoint" else key for key in needed])
+        check_data_files(to_plain(data))
     for group, key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue
