@@ -161,7 +161,6 @@ SENSE = "metrics.radius: higher_is_better={}; must be True, False or None"
 @pytest.mark.parametrize(
     ("overrides", "sense", "words"),
     [
-        (["measures.n=0"], False, "metrics.radius: measures.n=0 draws no samples"),
         (["+metrics.fid._target_=metric_lab.Radius"], False, "metrics.fid: a built-in metric of samples"),
         ([], "lower", SENSE.format("'lower'")),
         ([], [], SENSE.format("[]")),

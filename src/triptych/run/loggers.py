@@ -59,7 +59,7 @@ class Guard:
             time.sleep(pause)
         try:
             return method(*arguments, **more)
-        except (Exception, SystemExit) as error:  # a library's, under any name
+        except (Exception, SystemExit) as error:  # libraries raise any kind
             self._give_up(error)
         return None
 
@@ -180,12 +180,12 @@ BUILDERS = {"tensorboard": _build_tensorboard, "mlflow": _build_mlflow, "wandb":
 
 
 def import_libraries(run: RunDirectory) -> None:
-    """Import what the loggers of ``run`` need and what takes long, before this process is forked for runs."""
-    with suppress(Exception, SystemExit):  # the run says why
+    """Import the slow libraries of a run's loggers once, before this process is forked for each run."""
+    with suppress(Exception, SystemExit):  # the run reports the error
         node = (run.config()["logger"] or {}).get("wandb")
         if node and wandb.mode_of(node) != "disabled":
             wandb.import_wandb(run / "wandb")
-            for name in ("wandb.sdk.launch", "pandas"):  # which it imports when a run begins
+            for name in ("wandb.sdk.launch", "pandas"):  # W&B imports them when a run begins
                 import_module(name)
 
 

@@ -1,4 +1,4 @@
-"""How far a run's samples, and its posterior mean, are from the truth, and the truth from itself."""
+"""Measure the distance of samples, and of the posterior mean, from the truth, with a noise floor."""
 
 import json
 import math
@@ -38,7 +38,7 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class MeasuredValue:
-    """The sets drawn at one value of ``measures.over``, None where one drawing is measured.
+    """The sets drawn at one ``value`` of ``measures.over``; it is None if nothing is varied.
 
     ``sets``: one for each repeat. ``untrained``: as many for captions of classes kept from training, or none.
     """

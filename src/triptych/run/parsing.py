@@ -22,11 +22,11 @@ from triptych.terminal import in_one_line, printable
 
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
-POINTS = 10_000  # of a curve, each of which is drawn
-METRICS = 32  # columns of a table: in a stranger's file there could be any number
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
+POINTS = 10_000  # most points of a curve: a report draws each of them
+METRICS = 32  # most metrics that are read, as each is a column: a stranger's file may have any number
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
-LARGEST = 1e150  # whose square and sums are floats too
+LARGEST = 1e150  # the squares of smaller numbers, and their sums, are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
@@ -91,9 +91,7 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse Hydra's overrides to {"objective": "x0", "c": "removed"}; ValueError unless a list of strings."""
-    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-        raise ValueError("overrides is not a list of strings")
+    """Parse a list of Hydra's overrides to {"objective": "x0", "c": "removed"}."""
     parsed = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -163,7 +161,7 @@ class SampleMeasures:
 
 
 def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
-    """Return ``parse`` with None for what it does not understand: that costs a panel, and not the run."""
+    """Return a parser that gives None where ``parse`` raises: a report then lacks a panel, not a run."""
 
     def parse_or_none(*entries: Any) -> Any:
         try:
@@ -257,7 +255,7 @@ def _names(record: Mapping[str, Any]) -> list[str]:
 
 
 def parse_fact(key: str, kind: type, data: Any) -> Any:
-    """Parse one fact of the data."""
+    """Parse one entry of a result's ``data``."""
     return kind(data.get(key) or "")
 
 

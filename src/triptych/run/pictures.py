@@ -13,10 +13,10 @@ from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
-from triptych.run.drawing import Drawing
+from triptych.run.drawing import Drawing, some_of
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of classes trained on, of others, samples of each
-FRAMES = 9  # most moments of a trajectory
+FRAMES = 9  # most noise levels that a trajectory shows
 GREY = 96  # shade of the lines between images, and of cells without one
 
 
@@ -71,7 +71,7 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    condition = drawing.fill(None if condition is None else condition[slice(n)], n, generator)
+    condition = drawing.fill(some_of(condition, slice(n)), n, generator)
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
     x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
@@ -120,7 +120,7 @@ def _way(
     size: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw n samples and return the first ``size`` of them at each of the ``moments``, (F, size, *event)."""
+    """Draw n samples and return the first ``size`` at each of the ``moments``, (F, size, *event)."""
     model = drawing.model
     denoiser: Any = drawing.denoiser or model.denoiser
     denoised = model.schedule.denoised
@@ -132,7 +132,7 @@ def _way(
     start *= denoiser.process.prior_std(gammas[0])
     rows = []
     for chunk in torch.arange(size).split(sampler.chunk or chunk_size(model.event)):
-        part = None if condition is None else condition[chunk]
+        part = some_of(condition, chunk)
         z = start[chunk]
         frames = [z / scale[0]]
         for i, z in enumerate(sampler.path(denoiser, gammas, z, part, generator), start=1):  # noqa: B020

@@ -45,7 +45,7 @@ class Position:
     step: int
     max_steps: int
     updated: float
-    bound: float = math.nan  # of validation
+    bound: float = math.nan  # the last validation bound
     steps_per_second: float = math.nan
 
 
@@ -74,17 +74,17 @@ class Run(Result):
 
     @property
     def age(self) -> tuple[bool, datetime | None]:
-        """A key by which older runs come first, and before them those of which no start is recorded."""
+        """A sort key: runs without a recorded start come first, then the others from old to new."""
         return self.started is not None, self.started
 
     @property
     def began(self) -> str:
-        """Local time of the start, with its offset from UTC; "" where it is not recorded."""
+        """Local time of the start with its offset from UTC; "" if it is not recorded."""
         return f"{self.started:{STAMP}}" if self.started else ""
 
     @property
     def took(self) -> float:
-        """Seconds that it computed: a fit that it took from another run cost it nothing."""
+        """Seconds that the run has computed, without a fit that it took from another run."""
         return math.fsum(s for stage, s in self.seconds.items() if stage != "fit" or not self.fit_of)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class Run(Result):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Settings that may change the result, by the role of each key; an undeclared key counts."""
+        """Settings that may change the result, by the roles of their keys; undeclared keys are among them."""
         return {key: value for key, value in self.all_settings.items() if self._may_matter(key)}
 
     def _may_matter(self, key: str) -> bool:
@@ -110,7 +110,7 @@ class Run(Result):
         return steps.tolist(), values.tolist()
 
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[array[int], array[float]]]:
-        """Read steps and values of several columns at once; None: of all columns."""
+        """Read steps and values of several columns at once; of all columns by default."""
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
         if "step" not in header[:COLUMNS]:
@@ -134,7 +134,7 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return every run at or beneath `root` in natural order, but in hidden or old directories.
+    """Return the directories of runs at or beneath `root` in natural order, without hidden and old ones.
 
     A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says so.
     """
@@ -161,7 +161,10 @@ def _linked_runs(here: Path, entries: Sequence[os.DirEntry[str]], root: Path) ->
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a directory is a run's, or closed: other programs write files of these names too."""
+    """Return whether a directory is a run's, or may be one that cannot be opened.
+
+    Files named config.yaml or summary.json are not enough: other programs write such files too.
+    """
     closed = not os.access(directory, os.R_OK | os.X_OK)
     ended = load_object(directory / "summary.json").get("status") in ENDED
     if closed or ended or (directory / "provenance.json").is_file():
@@ -224,7 +227,7 @@ def _picture(run: Run) -> Path | None:
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:
-    """Return the fields of a run that its provenance knows, those of its result too before there is one."""
+    """Return the fields of a run that its provenance knows; a result, if there is one, replaces some."""
     names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
     overrides = parse_overrides([*provenance.overrides])
     changes = [start.changed for start in provenance.executions if start.changed]

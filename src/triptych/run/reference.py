@@ -29,19 +29,17 @@ from triptych.run.judges import Prompts, inception_features, open_inception, rea
 
 PAIRS = 5  # pairs of true sets that are compared for the noise floor
 TRIED = 1000  # most samples on which a user's own metrics are tried before the first step
-FLOOR = 1000  # the first stream of true sets, beyond those that samples are compared with
+FLOOR = 1000  # random streams from this one on are those of the noise floor
 FEW = 3  # modes whose shares are recorded one by one
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples; UserError: a name of ours, or no samples are measured."""
+    """Return the user's own metrics of samples; UserError: one has a name of ours."""
     metrics = named_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
-        if not config["measures"]["n"]:
-            raise UserError(f"metrics.{name}: measures.n=0 draws no samples to measure; set measures.n=1000")
     return own
 
 

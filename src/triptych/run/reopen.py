@@ -122,12 +122,12 @@ def open_stages(
 
 
 def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``: their models, frozen, and the parts of ``data`` that all but the last are of."""
+    """Open ``model.stages`` and return their frozen models, and the names of the conditions they draw."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
-    torch.set_num_threads(config["threads"])  # each stage has set its own
+    torch.set_num_threads(config["threads"])  # opening a stage has set another number
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
             problem = "its data have no levels, and a density's bound does not add to a probability's"
@@ -143,7 +143,7 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
 
 
 def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
-    """Check that the items of a stage are the part of ``data`` that they are called by, in each split."""
+    """Check that a stage was trained on what ``data`` have as the condition that it draws."""
     part_name = str(stage.data.known_as)
     for name, split in data.splits.items():
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
@@ -160,7 +160,7 @@ def refuse_cascade(what: str, config: dict[str, Any]) -> None:
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with another way to draw: {"guidance.scale": 3.0}, or nested."""
+    """Return a run's configuration with ``change`` in how it draws: {"guidance.scale": 3.0}, or nested."""
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # earlier stages draw its conditions
     changes = dict(leaves(change)) if change else {}
     for key, value in changes.items():
@@ -172,7 +172,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
 
 
 def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
-    """Check that a stage draws, and that it is conditioned on what the stages before it draw."""
+    """Check that a stage is conditioned on what the stages before it draw, and on nothing else."""
     drawn = {str(run.data.known_as): run for run in before}
     _check_parts(what, stage, drawn)
     for name, run in drawn.items():
@@ -187,7 +187,7 @@ def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> 
 
 
 def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
-    """Check that each condition of a stage is a person's choice, or ``drawn`` by another."""
+    """Check that each condition of a stage is given by the user, or ``drawn`` by another stage."""
     known = {*drawn, *PROMPTED}
     for name in parts_read(stage.model, stage.data):
         if name not in known:
@@ -217,7 +217,7 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """Raise UserError unless ``run`` draws ``name``, a condition of ``data``, from ``earlier`` at most."""
+    """Check that a run draws the condition ``name`` of ``data``, from those in ``earlier`` at most."""
     _check_parts(what, run, earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")

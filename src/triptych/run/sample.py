@@ -16,7 +16,7 @@ from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
 from triptych.run.build import build_drawing
-from triptych.run.drawing import Drawing, parts_read
+from triptych.run.drawing import Drawing, parts_read, some_of
 from triptych.run.experiment import Experiment
 from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import drawn_as, open_stages
@@ -39,7 +39,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last of ``values["cascade"]``, those before it its sources; or UserError."""
+    """Prepare to draw from the last run of ``values["cascade"]``, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     if len(changes) > len(runs):
@@ -56,7 +56,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
-    """Return the stages with noise on the conditions that were noised in training; or UserError."""
+    """Return the stages with noise on those conditions that had noise in training; or UserError."""
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
         problem = "no stage was trained with noise on what those before it draw"
@@ -130,8 +130,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
     condition = condition_of(drawing, values, n)
     batches = []
     for rows in torch.arange(n).split(values["batch_size"]):
-        part = None if condition is None else condition[rows]
-        batches.append(_draw_batch(drawing, values, part, rows))
+        batches.append(_draw_batch(drawing, values, some_of(condition, rows), rows))
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
@@ -144,7 +143,7 @@ def _draw_batch(
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
-        x = drawing.data.as_condition(x)  # on the data's levels, as what the stages before it drew
+        x = drawing.data.as_condition(x)  # rounded to the data's levels, as samples of the other stages are
     if not x.isfinite().all():
         fix = "choose another sampler or more sampler.steps"
         raise UserError(f"ckpt={values['ckpt']}: a sample is not finite; {fix}")
@@ -160,7 +159,7 @@ def seed_of(values: dict[str, Any], start: int) -> int:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that noises the part that training noised; None without such a part."""
+    """Return a function that adds noise to the part of a condition that had noise in training; or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:

@@ -18,13 +18,13 @@ from triptych.files import check_directory, load_tensors
 from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
-OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
+OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
 
 
 def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:
-    """Return a plain configuration from a file, once its groups are there and name only what may be built.
+    """Check the configuration of a file, and return it: its groups are there and name allowed classes.
 
-    ``needed``: keys beside those of every model.
+    ``needed``: further keys that must be there.
     """
     model_groups = [key for key in groups() if key in MODEL_KEYS]
     missing = [key for key in (*model_groups, "threads", *needed) if config.get(key) is None]
@@ -80,7 +80,7 @@ def _load_content(path: Path, where: str) -> dict[str, Any]:
 
 
 def is_averaging(state: dict[str, Any]) -> bool:
-    """Return whether a callback's state is EMA's, or that of a class made from it."""
+    """Return whether a callback's state is that of ``EMA``, or of a subclass."""
     return {"average", "name", "others"} <= state.keys()
 
 
@@ -105,7 +105,7 @@ def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
 
 @contextmanager
 def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Refuse a checkpoint, if there is one, whose content raises an error, unless steps have ``begun`` on it.
+    """Raise ForeignCheckpoint for errors within the context, unless training steps have ``begun``.
 
     Content of another shape raises whatever its readers raise.
     """

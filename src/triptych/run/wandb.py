@@ -20,14 +20,14 @@ from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_table
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
-INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
-SENT = 10.0  # to take the panels, and a checkpoint, before that
+INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at the start, and to upload the rest at the end
+SENT = 10.0  # seconds that W&B has to take the panels, and a checkpoint
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
-_ours: set[str] = set()  # of these variables, those that a run of this process has set
+_ours: set[str] = set()  # the variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
@@ -50,7 +50,7 @@ class WandbRun(WandbLogger):
             x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
-        del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
+        del self._wandb_init["anonymous"]  # W&B warns of any value
         if self.wandb.run is not None:  # an earlier run was refused, and Lightning would go on with it
             self.wandb.run.finish()
         started = self._start()
@@ -86,7 +86,7 @@ class WandbRun(WandbLogger):
         return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures of a step; what a run has once goes into the summary alone."""
+        """Log figures of a step; figures that a run has once go into the summary alone."""
         once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
@@ -148,7 +148,7 @@ def mode_of(node: Mapping[str, Any]) -> str:
 
 
 def logged_in() -> bool:
-    """Return whether W&B has a key to use, without asking it (that takes a network)."""
+    """Return whether W&B has an API key, without a request to its server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     own_host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
@@ -166,22 +166,26 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
     tags += [f"{group}={choices[group]}"[:64] for group in GROUPS if choices.get(group)]
-    without = {key: value for key, value in config.items() if key != "logger"}  # it has others' addresses
-    return {
-        "entity": node.get("entity"),
-        "project": node.get("project") or "triptych",
-        "name": node.get("name") or run.path.name,
-        "group": node.get("group") or sweep,
-        "job_type": node.get("job_type") or ("cell" if sweep else "run"),
-        "notes": node.get("notes") or mask_password(shlex.join(provenance.command)),
+    resolved = dict(config)
+    resolved.pop("logger", None)  # it has the addresses of other loggers
+    defaults = {
+        "entity": None,
+        "project": "triptych",
+        "name": run.path.name,
+        "group": sweep,
+        "job_type": "cell" if sweep else "run",
+        "notes": mask_password(shlex.join(provenance.command)),
+    }
+    return defaults | {
+        **{key: node[key] for key in defaults if node.get(key)},
         "tags": list(dict.fromkeys(tags)),
         "id": provenance.id,
-        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: without},
+        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: resolved},
     }
 
 
 def end_service() -> None:
-    """Leave W&B out: its process would be waited for at the end of ours."""
+    """End W&B's process, which ours would wait for at its end."""
     with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
@@ -193,9 +197,9 @@ def end_service() -> None:
 
 
 def import_wandb(folder: Path) -> Any:
-    """Import W&B, with what it would put into the home directory in ``folder`` instead."""
+    """Import W&B so that it writes its data, cache and configuration into ``folder``, not the home."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own telemetry, which speaks where it fails
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry prints errors of its own
     for variable, name in FOLDERS.items():
         if variable not in os.environ or variable in _ours:
             _ours.add(variable)
@@ -207,5 +211,5 @@ def import_wandb(folder: Path) -> Any:
     module.Settings.update_from_system_settings = lambda _: None
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a fork that has ended removed it
+    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a forked process that has ended removes it
     return module
