@@ -166,10 +166,11 @@ def share(setattr_: Any = setattr) -> None:
     if not torch.cuda.is_available():  # Lightning copies a figure that is logged to the device it is on
         setattr_(_ResultMetric, "to", lambda self, *_: self)
     setattr_(provenance, "distributions", packages)
-    here, versioned = provenance.__file__, {"triptych", *provenance.BY_VERSION}
+    here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}
     for name, own in (
         ("versions", lambda: True),
-        ("git_state", lambda **options: "root" not in options and provenance.__file__ == here),
-        ("code_digest", lambda config: provenance._named(config) <= versioned),
+        ("commit_of", lambda root: root == here),
+        ("git_state", lambda root, *code: root == here),
+        ("code_digest", lambda config: provenance._packages(config) <= versioned),
     ):
         setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

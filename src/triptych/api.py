@@ -180,7 +180,7 @@ class Trained:
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         from triptych.run.experiment import Experiment
-        from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
+        from triptych.run.sample import SAMPLES, draw_all, drawing_of
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:

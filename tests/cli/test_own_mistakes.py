@@ -541,7 +541,8 @@ def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch
     _tell_finished(run)
     said, result, _ = capfd.readouterr().out.splitlines()
     assert said == (
-        "finished before, under other code than now; force=true runs it anew, the old directory is kept aside"
+        f"finished before, under other code than now ({run.path.name}); "
+        "force=true runs anew and keeps the old directory aside"
     )
     assert result.startswith("test bound")
     monkeypatch.setattr(api, "prepare", lambda *_: run)

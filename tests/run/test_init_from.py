@@ -96,7 +96,7 @@ def test_refusals_at_the_door(prepared, root):
     for path, words in (
         ("/nowhere", "no such file; pass a run's directory or"),
         (root / "foreign.ckpt", "not written by triptych"),
-        (prepared(path="unfinished").path, "the run there is interrupted; finish it"),
+        (prepared(path="unfinished").path, "the run there is interrupted; finish"),
     ):
         with pytest.raises(UserError, match=f"^init_from={path}: {words}"):
             prepared(f"init_from='{path}'", path="x")

@@ -29,7 +29,8 @@ from triptych.data.mnist import read_idx
 from triptych.errors import UserError
 from triptych.files import load_object
 from triptych.run.directory import SCHEMA, RunDirectory
-from triptych.run.read import read_arrays, read_run
+from triptych.run.items import read_arrays
+from triptych.run.read import read_run
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
 from triptych.study.results import results_csv

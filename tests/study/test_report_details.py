@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from triptych.run.sampling.pictures import new_figure
+from triptych.run.pictures import new_figure
 from triptych.study import details
 from triptych.study.curves import crossing
 from triptych.study.panels import sample_pictures

@@ -18,7 +18,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.guidance import guided
 from triptych.run.model import build_model
 from triptych.run.other_runs import OtherRuns, set_teacher
-from triptych.run.reference import ImageReference, PointReference, own_metrics
+from triptych.run.reference import ImageReference, PointReference, own_metrics, point_reference
 from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages
 
 
@@ -132,7 +132,7 @@ def _reference(
     """Build what samples are measured against, with the judges that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]
     if len(data.shape) != 3:
-        return PointReference(data, measures["n"], seed, metrics)
+        return point_reference(data, measures["n"], seed, metrics)
     path, inception = measures["classifier"], measures["inception"]
     if path is None and inception is None and not metrics:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"

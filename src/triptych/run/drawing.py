@@ -147,6 +147,11 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
     return True
 
 
+def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
+    """Return the condition of some samples; None where they are unconditional."""
+    return None if condition is None else condition[rows]
+
+
 def choose(n: int, size: int) -> Tensor:
     """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
     if n >= size:

@@ -14,10 +14,10 @@ from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
+from triptych.run.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.new_process import call_in_new_process
+from triptych.run.pictures import save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.processes import rank
-from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.trainer import build_trainer
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
@@ -58,7 +58,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
     if rank() == 0:
         for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
-    sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else None
+    sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else []
     release()
     if rank() != 0:
         return Drawn()

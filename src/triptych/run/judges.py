@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
+from triptych.run.items import read_arrays
 from triptych.run.parsing import error_line
-from triptych.run.read import read_arrays
 
 ROWS = 50  # images a pass: each is seen at 299 x 299
 FEATURES = 2048

@@ -27,7 +27,7 @@ class OtherRuns:
 
         def adjust(other: dict[str, Any]) -> None:
             if stage:
-                refuse_cascade(other)
+                refuse_cascade(f"{key}={path}", other)
             else:
                 self._use_data(f"{key}={path}", other)
             other["threads"] = self.config["threads"]

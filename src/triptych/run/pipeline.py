@@ -14,8 +14,8 @@ from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
 from triptych.run.directory import SCHEMA, RunDirectory
-from triptych.run.parsing import error_line
-from triptych.run.result import PARTS, Result
+from triptych.run.parsing import PARTS, error_line
+from triptych.run.result import Result
 from triptych.terminal import printable
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Drawing
+from triptych.run.pictures import log_picture, save_picture
 from triptych.run.processes import rank
-from triptych.run.sampling.pictures import log_picture, save_picture
 from triptych.terminal import progress_bar
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts

@@ -9,11 +9,11 @@ from typing import Any
 from triptych.config.own_code import raised_at
 from triptych.errors import UserError
 from triptych.files import no_link
+from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory
 from triptych.run.new_process import FailedCall
 from triptych.run.processes import rank
 from triptych.run.result import Result
-from triptych.run.sampling.measure import FOLDER
 from triptych.run.stopping import Peers, Stop, failure_line
 
 

@@ -25,11 +25,11 @@ from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.loggers import closing
 from triptych.run.model import set_up_torch
 from triptych.run.parsing import to_float
+from triptych.run.pictures import log_picture
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import check_imported, timestamp
 from triptych.run.result import Result
-from triptych.run.sampling.pictures import log_picture
 from triptych.run.session import Session
 from triptych.run.shared_fit import offer_fit
 from triptych.run.untrusted import interpreting, is_composed_here

@@ -26,8 +26,8 @@ from rich.text import Text
 
 from triptych.errors import Unreadable
 from triptych.run.directory import write_atomic
+from triptych.run.parsing import PARTS
 from triptych.run.read import Run, read_runs
-from triptych.run.result import PARTS
 from triptych.run.sweep_record import SweepRecord
 from triptych.study import formatting
 from triptych.study.console import PlainConsole

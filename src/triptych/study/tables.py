@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.run.parsing import Estimate
+from triptych.run.parsing import PARTS, Estimate
 from triptych.run.read import Run
-from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus, quantity
 

@@ -14,7 +14,7 @@ from triptych.study.papers.claim import _means
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
 from triptych.study.render import markdown
 
-from ...run.sampling.test_own_metric import RADIUS
+from ...run.test_own_metric import RADIUS
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {"switched_off": None}}

@@ -17,7 +17,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
-from triptych.run.sampling.opened import (
+from triptych.run.sample import (
     _conditioning_noise,
     cascade_of,
     condition_of,
@@ -119,7 +119,7 @@ def test_noise_is_on_the_part_that_training_noised(runs, monkeypatch):
     assert found[AUGMENTATION].value.tolist() == [[0.0, 0.5]] * 2
     data.augmentations = steps[:1]
     assert _conditioning_noise(Drawing(model, data, None), 0.5) is None
-    monkeypatch.setattr("triptych.run.sampling.opened._conditioning_noise", lambda *_: None)
+    monkeypatch.setattr("triptych.run.sample._conditioning_noise", lambda *_: None)
     refused(lambda: opened(runs, "noise=0.5"), "noise=0.5: no stage", "augmentation=conditioning_noise")
 
 
