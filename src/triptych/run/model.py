@@ -111,6 +111,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """Return facts of the data, by the argument names that request them."""
+    conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
         "shape": data.shape,
@@ -118,7 +119,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": _conditions_read(config, data) | _augmentation_kind(data),
+        "conditions": conditions | _augmentation_kind(data),
         "mixture": data.mixture,
         "training": partial(training_items, data),
     }
@@ -132,9 +133,13 @@ def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind
     if not data.conditions:
         problem = f"data {data.name} has no labels and no other conditions"
         raise UserError(f"model.conditional=true: {problem}; pass false")
-    if isinstance(conditional, list):
-        return {name: data.conditions[name] for name in data.conditions if name in conditional}
-    return data.conditions
+    if not isinstance(conditional, list):
+        return data.conditions
+    for name in conditional:
+        if name not in data.conditions:
+            known = ", ".join(data.conditions)
+            raise UserError(f"model.conditional: {name!r} is no part of the conditions; choose from {known}")
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
