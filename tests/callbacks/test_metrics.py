@@ -61,7 +61,7 @@ def lab(trusting):
     return trusting("metric_lab", LAB)
 
 
-def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared, capfd):
+def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")
     run = prepared(*RING, dropout, path="measured")
