@@ -31,7 +31,9 @@ class Drawing:
     sampler: Sampler
     denoiser: nn.Module | None = None  # around the model's own, as guidance is
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
-    prepare: Callable[[Condition, torch.Generator], Condition] | None = None  # as noise on an image
+    prepare: Callable[[Condition, torch.Generator], Condition] | None = (
+        None  # adds noise to an image, for one
+    )
 
     @property
     def conditional(self) -> bool:

@@ -70,7 +70,9 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
     fix = "restore the data, or pass force=true to start over"
     log_line(run, compare_data(now, known.get("data"), HELD_OUT, fix))
     data = remember(now, known.get("data"))
-    return Origin(start, checkpoint["global_step"], None, None, data, "" if data["changed"] else fit)
+    if data["changed"]:
+        fit = ""  # It was begun with other data.
+    return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
 def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str) -> Origin:
