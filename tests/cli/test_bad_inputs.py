@@ -130,7 +130,6 @@ OWN = [
     ("train -m seed=1,x", ["seed='x'", "a whole number"]),
     ("train -m sampler=heun,ddim +sampler.eta=0.5", ["sampler.eta=0.5", "no such key"]),
     ("train --config-dir {mine} experiment=binary", ["experiment/binary: is not UTF-8 text"]),
-    ("train --config-dir {mine} experiment=loop", ["defaults: a file includes itself; take that entry out"]),
     ("train hydra.mode=MULTIRUN seed=1", ["hydra.mode=MULTIRUN: leave it out; -m is a sweep"]),
     ("train hydra.run.dir=", ["hydra.run.dir: must be a directory"]),
     ("train -m hydra.sweep.dir=/proc/x seed=1,2", ["/proc/x: cannot be written"]),

@@ -119,7 +119,7 @@ def drawn(sampler, process, variance, n, seed=0):
     denoiser = oracle(parts(), PROCESSES[process])
     if variance == "learned":
         denoiser = Fraction(process, gammas.numpy())
-    sampler = sampler.drawing_from(VARIANCES[variance]())
+    sampler = sampler.with_reverse_variance(VARIANCES[variance]())
     if variance == "optimal":
         x = torch.from_numpy(MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2)))
         sampler = sampler.calibrated(denoiser, WIDE, x)
@@ -243,14 +243,14 @@ def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width()
 
 
 def test_a_variance_of_the_sampler_s_own_goes_before_the_model_s():
-    assert isinstance(Ancestral(3).drawing_from(Beta()).reverse, Beta)
+    assert isinstance(Ancestral(3).with_reverse_variance(Beta()).reverse, Beta)
     own = Ancestral(3, variance="beta_tilde")
-    assert isinstance(own.drawing_from(Beta()).reverse, BetaTilde)
+    assert isinstance(own.with_reverse_variance(Beta()).reverse, BetaTilde)
     first = Ancestral(3)
-    first.drawing_from(Beta())
+    first.with_reverse_variance(Beta())
     assert isinstance(first.reverse, BetaTilde)  # what was asked is left as it was
     noisy = DDIM(7, eta=1.0)  # whose noise is eta times beta tilde's root (Song et al. 2021, eq. 16)
-    assert noisy.drawing_from(Beta()) is noisy
+    assert noisy.with_reverse_variance(Beta()) is noisy
     words = "sampler.variance='betta'", "beta_tilde, beta, optimal, learned"
     refused(lambda: Ancestral(3, variance="betta"), *words)
 

@@ -150,11 +150,6 @@ def test_guidance_refuses_in_one_line():
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
     exploding = network(Wrong(), "v", VarianceExploding())
     refused(lambda: Auto(model, exploding), "guidance.weak", "VarianceExploding")
-    truth = oracle(ring())
-    guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
-    for bad in (8, -1):
-        label = Condition(label=torch.tensor([bad]))
-        refused(lambda c=label: guided(normal(1, 2), GAMMA[0], c), f"label={bad}", "0 to 7")
 
 
 def test_guidance_by_one_part_tells_the_others_to_both():

@@ -152,7 +152,5 @@ def test_noise_follows_from_the_item_and_from_the_global_batch():
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="levels=0"):
-        Hierarchy([], [], lambda x, z: x, lambda z: z)
     with pytest.raises(ValueError, match="steps=0"):
         restricted(Oracle(ring_mixture(), VP), SCHEDULE, GaussianDensity(), 0)

@@ -38,7 +38,6 @@ from .oracles import (
     noise_floor,
     normal,
     oracle,
-    refused,
     ring,
     ring_mixture,
 )
@@ -170,10 +169,6 @@ def test_edm_without_churn_is_heun_to_the_last_digit(process):
         assert torch.equal(gammas, edm.gammas(Linear(-6.0, 4.0), dtype=torch.float64))
         pairs = zip(heun.path(truth, gammas, z), edm.path(truth, gammas, z), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
-
-
-def test_edm_s_limits_are_refused():
-    refused(lambda: EDM(5, low=2.0, high=1.0), "sampler.low=2.0", "sampler.high=1.0")
 
 
 # order and quality, with the exact denoiser -------------------------------------------------------------

@@ -159,6 +159,9 @@ def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_with
     refused(lambda: guided(made, data, config, OtherRuns({})), words)
     made.conditional = False
     assert guided(made, data, config, OtherRuns({})).scale == 1
+    made.of_latents = True
+    words = "guidance: Classifier needs a model of the data, not of latents"
+    refused(lambda: guided(made, data, config, OtherRuns({})), words, "classifier_free")
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])
@@ -255,4 +258,4 @@ def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are
 
 def test_a_part_that_the_data_do_not_have(prepared, data):
     config = prepared(*SHAPES, "model.conditional=[txt]").config()
-    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose use label, text, low")
+    refused(lambda: build_model(config, data), "model.conditional: 'txt'", "choose from label, text, low")

@@ -25,14 +25,12 @@ def test_what_is_written_is_read(tmp_path):
     assert run.choices == {"data": "digits"} and run.record == seal(record)
 
 
-def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch, capfd):
+def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch):
     curve = {"gamma": [0.0, 1.0], "share": [0.5, 0.25]}
-    mine = lambda model: {"shares": curve, "test": {}, "odd": object()}  # noqa: E731
+    mine = lambda model: {"shares": curve, "test": {}}  # noqa: E731
     monkeypatch.setattr(Diffusion, "panels", mine)
     result = execute(run := prepared("experiment=ring", "data.train_size=64", "data.test_size=64"))
     assert run.summary()["shares"] == curve and result.status == "finished" and result.test
-    said = capfd.readouterr().err
-    assert "Diffusion.panels" in said and "test is an entry" in said and "odd" in said
 
 
 @pytest.mark.parametrize(

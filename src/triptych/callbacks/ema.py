@@ -57,11 +57,6 @@ class EMA(pl.Callback):
             both = f"sigma_rel={sigma_rel}, half_life={half_life}"
             raise ValueError(f"callbacks.ema.{both}: one must be a number, the other null")
         lengths = [s for s in (sigma_rel, *others) if s is not None]
-        for length in lengths:
-            try:
-                exponent(length)
-            except ValueError as error:
-                raise ValueError(f"callbacks.ema.{error}") from None
         self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
             problem = "needs two lengths at least, in sigma_rel and others"
@@ -149,11 +144,17 @@ def exponent(sigma_rel: float) -> float:
     ValueError: ``sigma_rel`` outside (0, 12^(-1/2)), beyond which early steps would weigh most.
     """
     if not 0 < sigma_rel < LONGEST:
-        raise ValueError(f"sigma_rel={sigma_rel}: must be above 0, below {LONGEST:.4f} (the mean of all)")
+        limits = f"must be above 0, below {LONGEST:.4f} (the mean of all)"
+        raise ValueError(f"callbacks.ema.sigma_rel={sigma_rel}: {limits}")
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel
-    while low < (middle := 0.5 * (low + high)) < high:
+    middle = 0.5 * high
+    while low < middle < high:
         longer = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > sigma_rel**2
-        low, high = (middle, high) if longer else (low, middle)
+        if longer:
+            low = middle
+        else:
+            high = middle
+        middle = 0.5 * (low + high)
     return low
 
 

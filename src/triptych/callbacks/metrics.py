@@ -7,7 +7,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
@@ -58,10 +57,12 @@ class Metrics(pl.Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        rank = [pl_module.global_rank] if pl_module.global_rank else []  # else all processes draw the same
+        seeds = [pl_module.seed, Stream.METRICS, batch_idx]
+        if pl_module.global_rank:  # each process draws numbers of its own
+            seeds.append(pl_module.global_rank)
         for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
-                torch.manual_seed(mix(pl_module.seed, Stream.METRICS, batch_idx, *rank))
+                torch.manual_seed(mix(*seeds))
                 _update(name, metric, pl_module, batch)
 
     on_test_batch_end = on_validation_batch_end
@@ -70,7 +71,7 @@ class Metrics(pl.Callback):
         """Update each metric once, if some are one's own, and reset it; UserError: it fails."""
         if not any(map(is_own, self.metrics.values())):
             return
-        model.before_accounting()  # as Lightning will
+        model.before_accounting()  # Lightning calls it before metrics, too
         for name, metric in self.metrics.items():
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
@@ -97,7 +98,8 @@ def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     nodes = (config.get("metrics") or {}).items()
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
     for name, metric in metrics.items():
-        if (higher := getattr(metric, "higher_is_better", None)) not in [*BETTER]:
+        higher = getattr(metric, "higher_is_better", None)
+        if higher not in BETTER:
             fix = f"must be True, False or None{defined_at(type(metric))}"
             raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
     return metrics
@@ -116,13 +118,8 @@ def metrics_of(trainer: pl.Trainer) -> Metrics:
 
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
-    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails.
-
-    Weights that a metric of one's own may change are put back.
-    """
+    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have left it
-    tensors = [*model.parameters(), *model.buffers()] if is_own(metric) else []
-    before = [tensor.detach().clone() for tensor in tensors]
     accounts = [part for part in model.modules() if isinstance(part, Accounting)]  # a cascade's stages', too
     try:
         for account in accounts:
@@ -132,17 +129,14 @@ def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     finally:
         for account in accounts:
             account.paused = False
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    if isinstance(value, Mapping) and set(value) == {"mean", "stderr", "n"}:
-        return dict(value)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    try:
+        if isinstance(value, Mapping):
+            return {key: value[key] for key in ("mean", "stderr", "n")}
         return {"mean": float(value), "stderr": None, "n": items}
-    result = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:100]
-    raise UserError(f"metrics.{name}: compute() gave {result}; must be a number, or mean, stderr and n")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = f"compute() gave {str(value)[:100]}"
+        fix = "must be a number, or mean, stderr and n"
+        raise UserError(f"metrics.{name}: {problem}; {fix}") from error

@@ -13,7 +13,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
-from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
+from triptych.data.source import check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
@@ -53,12 +53,12 @@ class DataModule(pl.LightningDataModule, ABC):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
-    class_names: Sequence[str] = ()  # of the labels, where they have some
+    class_names: Sequence[str] = ()  # names of the classes, if they have names
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     download: bool = False  # whether missing files are fetched
-    embedder: Any = None  # of images and texts, a ``captions.Embedder``; None for data without one
-    shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
-    known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
+    embedder: Any = None  # a ``captions.Embedder``, for data that have one
+    shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
+    known_as: str | None = None  # in a cascade, the part of later stages' conditions with these items
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.splits: dict[str, Split] = {}
-        self.numbers: dict[str, Tensor] = {}  # of each split's items, once a run has begun
-        self.augmentations: list[Augmentation] = []  # of training batches alone
+        self.numbers: dict[str, Tensor] = {}  # one for each item of a split, see ``remember``
+        self.augmentations: list[Augmentation] = []  # they change training batches alone
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -158,7 +158,6 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
         train = self.splits["train"]
-        check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
         return TrainLoader(
@@ -249,8 +248,6 @@ class Generated(DataModule):
         raise NotImplementedError("draw() is not defined")
 
     def load(self) -> dict[str, Split]:
-        for name, n in self.sizes.items():
-            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.

@@ -207,7 +207,10 @@ def _part_columns(split: Split, name: str) -> list[np.ndarray]:
     assert split.condition is not None
     part = split.condition.parts[name]
     mask = torch.ones(len(split), 0) if part.mask is None else part.mask
-    return [_numbers(tensor).numpy() for tensor in (part.value, part.presence(), mask)]
+    present = part.present
+    if present is None:
+        present = torch.ones(len(split), dtype=torch.bool)
+    return [_numbers(tensor).numpy() for tensor in (part.value, present, mask)]
 
 
 def _text_column(texts: Sequence[str]) -> np.ndarray:

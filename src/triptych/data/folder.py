@@ -21,7 +21,7 @@ from triptych.errors import UserError
 from triptych.files import limit, open_regular
 from triptych.terminal import progress_bar
 
-# by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
+# A file's content says its format, whatever its name: Pillow would hand an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the next one, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many

@@ -153,11 +153,3 @@ def split_files(
         if name in layout.splits:
             splits[name] = order[folders == name]
     return splits
-
-
-def caption_file(image: Path) -> Path:
-    """Return the file of an image's caption; DataError if there is none."""
-    file = image.with_suffix(".txt")
-    if not file.exists():
-        raise DataError(f"data.root: {image} has no caption; write {file.name} beside it")
-    return file

@@ -16,7 +16,7 @@ from triptych.declare import Ge, Gt, Le, Lt
 from .schedule import Linear
 
 Beta = Annotated[float, Gt(0), Lt(1)]
-NEAR = 1e-3  # of a step: the rounding of a float32 t or gamma
+NEAR = 1e-3  # share of a step to which a float32 t or gamma is rounded
 
 
 class Betas(Linear):

@@ -75,16 +75,26 @@ class Part:
     present: Tensor | None = None
     mask: Tensor | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """Return the value, and presence and mask where they are."""
+        optional = [tensor for tensor in (self.present, self.mask) if tensor is not None]
+        return [self.value, *optional]
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Part:
-        return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
+        present = None if self.present is None else change(self.present)
+        mask = None if self.mask is None else change(self.mask)
+        return Part(change(self.value), present, mask)
 
     def presence(self) -> Tensor:
         if self.present is not None:
             return self.present
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
-    def tokens(self) -> Tensor:
-        return self.value.new_ones(self.value.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
+    def token_mask(self) -> Tensor:
+        """Return which tokens are there, (B, length) bool."""
+        if self.mask is not None:
+            return self.mask
+        return self.value.new_ones(self.value.shape[:2], dtype=torch.bool)
 
 
 class Condition:
@@ -92,9 +102,9 @@ class Condition:
 
     def __init__(self, **parts: Tensor | Part):
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
-        tensors = [t for p in self.parts.values() for t in (p.value, p.present, p.mask) if t is not None]
-        if len(sizes := {len(t) for t in tensors}) != 1:
-            items = f"{', '.join(self.parts)} of {sorted(sizes)} items" if sizes else "no parts"
+        sizes = {len(tensor) for tensor in self.tensors()}
+        if len(sizes) != 1:
+            items = f"{', '.join(self.parts)} of {sorted(sizes)} items"
             raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
 
     @staticmethod
@@ -108,6 +118,10 @@ class Condition:
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
         return self.map(lambda t: t[index])
+
+    def tensors(self) -> list[Tensor]:
+        """Return the values of all parts, each with its presence and mask where it has one."""
+        return [tensor for part in self.parts.values() for tensor in part.tensors()]
 
     def part(self, name: str) -> Part | None:
         return self.parts.get(name)
@@ -151,6 +165,11 @@ class Condition:
         return Condition(**parts)
 
 
+def part_of(condition: Condition | None, name: str) -> Part | None:
+    """Return a part of a condition by its name; None where it, or the condition, is absent."""
+    return None if condition is None else condition.part(name)
+
+
 def dropout(
     condition: Condition,
     share: float | Mapping[str, float],
@@ -165,16 +184,17 @@ def dropout(
     each part on its own. Which ones follows from (seed, step) and the place in the *global* batch, of which a
     process takes its slice.
     """
-    size = len(condition) * world
-    here = slice(rank * len(condition), (rank + 1) * len(condition))
-    own: tuple[int, ...] = (seed, Stream.LABELS, step)
-    if isinstance(share, Mapping):
-        draws = {name: ((*own, place), share[name]) for place, name in enumerate(sorted(share))}
-    else:
-        draws = dict.fromkeys(condition.parts, (own, share))
-    gone = {
-        name: torch.rand(size, generator=seeded(*numbers))[here] < part
-        for name, (numbers, part) in draws.items()
-        if name in condition.parts
-    }
-    return condition.drop(gone)
+    size = len(condition)
+
+    def is_dropped(probability: float, *numbers: int) -> Tensor:
+        generator = seeded(seed, Stream.LABELS, step, *numbers)
+        uniform = torch.rand(size * world, generator=generator)
+        return uniform[rank * size : (rank + 1) * size] < probability
+
+    if not isinstance(share, Mapping):
+        return condition.drop(dict.fromkeys(condition.parts, is_dropped(share)))
+    dropped = {}
+    for place, name in enumerate(sorted(share)):
+        if name in condition.parts:
+            dropped[name] = is_dropped(share[name], place)
+    return condition.drop(dropped)

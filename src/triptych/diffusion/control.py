@@ -31,10 +31,10 @@ from .reference import BaselineErrors
 from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
-NODES = 9  # of b(t) and m(t)
-STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
+NODES = 9  # of the piecewise linear b(t) and m(t)
+STIFF = 0.3  # weight of b's change between nodes beside the data's own weight at a node
 LOOKS = 8  # draws an item by which the density is estimated
-BINS = 32  # of the density
+BINS = 32  # equal bins of the density of times
 UNIFORM = 0.2
 
 

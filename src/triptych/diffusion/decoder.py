@@ -94,17 +94,17 @@ class DiscretisedGaussian(Decoder):
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
         precision = 1 / (sigma * self.share) if self.share else alpha / sigma
-        # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
+        # By symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits.
         sign = torch.where(offset > 0, -1.0, 1.0)
         upper = (sign * offset + self.half) * precision
         lower = (sign * offset - self.half) * precision
         first, last = x < -1 + self.half, x > 1 - self.half
-        # the grid's outer cells are open: the outer edge lies at infinity, on the side where sign moved it
+        # The grid's outer cells are open: their outer edge is at infinity, where sign moved it.
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
         lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
         log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
-        # of a cell much narrower than the noise that difference is lost; its density at the middle is not
+        # That difference is lost for a cell much narrower than the noise, whose density is not.
         width, middle = 2 * self.half * precision, (offset * precision).square()
         density = torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24
         narrow = (width < 0.01) & (width**2 * middle < 0.01) & ~first & ~last

@@ -23,30 +23,30 @@ class Stream(IntEnum):
     TRAINING = 1  # times and noise of a step
     EVALUATION_TIMES = 2
     EVALUATION_NOISE = 3
-    ORDER = 4  # of the training items in an epoch
-    DROPOUT = 5  # of a step's units
-    POINTS = 5  # that a formula draws: data
-    CALIBRATION = 6  # of an optimal reverse variance
-    PROBES = 8  # of a trace
+    ORDER = 4  # order of the training items in an epoch
+    DROPOUT = 5  # units that a step drops
+    POINTS = 5  # data that a formula draws
+    CALIBRATION = 6  # noise that measures an optimal reverse variance
+    PROBES = 8  # vectors that estimate a trace
     DEQUANTISATION = 9
     LATENT_TRAINING = 10
     LATENT_EVALUATION = 11
-    ENDS = 12  # of the bound, where the schedule's endpoints are trained
-    LABELS = 13  # that are left out in training
+    ENDS = 12  # noise of the bound's ends, where endpoints are trained
+    LABELS = 13  # conditions that training leaves out
     MEASURED_SAMPLES = 14
-    TRUE_POINTS = 15  # that samples are measured against
-    CONTROL = 16  # of a report's draws
+    TRUE_POINTS = 15  # true sets beside measured samples
+    CONTROL = 16  # draws to which control variates are fitted
     POSTERIOR_MEAN = 16
-    SPREAD = 17  # over the noise, of a report's reference
-    SAMPLES = 17  # of ``triptych-sample``
-    METRICS = 19  # what one's own metrics draw
-    TIMES = 20  # of a step, each on its own
-    AUGMENTATION = 21  # of a step's items
-    PART_AUGMENTATION = 22  # of a part of their conditions
-    MEMBERS = 23  # of a network, which read a step's items
+    SPREAD = 17  # noise over which a reference's spread is measured
+    SAMPLES = 17  # samples of ``triptych-sample``
+    METRICS = 19  # draws of a user's metrics
+    TIMES = 20  # independent times of a step
+    AUGMENTATION = 21  # changes of a step's items
+    PART_AUGMENTATION = 22  # changes of a part of their conditions
+    MEMBERS = 23  # which member of a network reads which item
 
 
-Noise = Callable[[Sequence[int]], Tensor]  # of a path's next level: shape (B, *event) -> standard normal
+Noise = Callable[[Sequence[int]], Tensor]  # shape (B, *event) -> standard normal numbers
 BELOW_ONE = 1 - 2**-24  # the largest time in float32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -44,11 +44,6 @@ class Hierarchy:
         reconstruction: Callable[[Tensor, Tensor], Tensor],
         prior: Conditional,
     ):
-        if not encoders or len(decoders) != len(encoders) - 1:
-            raise ValueError(
-                f"levels={len(encoders)} with {len(decoders)} decoders between latents: needs 1 level or "
-                "more, and one decoder fewer"
-            )
         self.encoders, self.decoders = encoders, decoders
         self.reconstruction, self.prior = reconstruction, prior
 

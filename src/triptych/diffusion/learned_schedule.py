@@ -95,7 +95,7 @@ class Monotone(LearnedEndpoints):
         self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())
         self.log_rate = nn.Parameter(torch.full((hidden,), rate).log())
         self.shift = nn.Parameter(rate * torch.linspace(0.0, 1.0, hidden))
-        self._rescale: Callable[[Tensor], Tensor] | None = None  # of gradients
+        self._rescale: Callable[[Tensor], Tensor] | None = None  # a hook on gradients
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
         ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
@@ -127,8 +127,7 @@ class Monotone(LearnedEndpoints):
             scale = 2 * nats.detach() / whole_batch(nats).mean()
 
         def rescale(gradient: Tensor) -> Tensor:
-            if scale is None:
-                raise RuntimeError("variance_descent: backward() was called before the losses were set")
+            assert scale is not None  # the losses are set before they go back
             return (gradient * scale).to(gradient)
 
         self._rescale = rescale

@@ -31,8 +31,6 @@ def directions(dim: int, n: int = 64) -> Tensor:
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
     """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2."""
-    if a.shape != b.shape:
-        raise ValueError(f"sliced_wasserstein: sets of {tuple(a.shape)} and {tuple(b.shape)} differ in size")
     along = directions(a.shape[1], n).T
     gap = (a.double() @ along).sort(0).values - (b.double() @ along).sort(0).values
     return gap.square().mean().sqrt().item()
@@ -48,7 +46,8 @@ def _sum_of_distances(a: Tensor, b: Tensor) -> float:
     return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
 
 
-def _rows(b: Tensor) -> int:  # whose distances to all of b are held at a time
+def _rows(b: Tensor) -> int:
+    """Return how many points' distances to all of b are held at a time."""
     return min(1024, max(1, DISTANCES // len(b)))
 
 
@@ -105,10 +104,8 @@ def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
     Of features (n, f): precision is the share of samples covered by data, recall that of data covered by
     samples (Kynkaanniemi et al. 2019).
     """
-    if not 1 <= k < len(by):
-        raise ValueError(f"precision, recall: k={k} with {len(by)} samples; must be 1 <= k < n")
     by, rows = by.double(), _rows(by)
-    # the nearest of all is the point itself
+    # The nearest of all is the point itself.
     radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
     return torch.cat(inside).double().mean().item()

@@ -9,14 +9,14 @@ and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
 """
 
 import math
-from collections.abc import Sequence, Sized
-from reprlib import repr as short
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-from .condition import Condition, Labels
+from .condition import Condition, Labels, part_of
 from .prediction import Prediction
 from .process import Process, expand
 
@@ -49,18 +49,19 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, weights: Sequence[float] | Tensor, means: Numbers, covariances: Numbers):
         super().__init__()
-        needs = "positive numbers that sum to one"
-        w = _tensor("weights", weights, needs)
-        if w.ndim != 1 or not len(w) or (w <= 0).any() or abs(w.sum().item() - 1) > 1e-6:
-            raise _wrong("weights", weights, needs)
-        needs = f"{len(w)} lists of equal length, one for each of the weights"
-        m = _tensor("means", means, needs)
-        if m.ndim != 2 or len(m) != len(w) or not m.shape[1]:
-            raise _wrong("means", means, needs)
-        if not isinstance(covariances, Sized) or len(covariances) != len(w):
-            raise _wrong("covariances", covariances, f"a list of {len(w)}, one for each of the weights")
-        entries = [_covariance(f"covariances[{i}]", one, m.shape[1]) for i, one in enumerate(covariances)]
-        self.covariances = torch.stack(entries)
+        w = torch.as_tensor(weights, dtype=torch.float64)
+        m = torch.as_tensor(means, dtype=torch.float64)
+        if not constraints.simplex.check(w) or (w == 0).any():
+            raise ValueError(f"weights={weights}: must be positive numbers that sum to one")
+        if m.ndim != 2 or len(m) != len(w) or len(covariances) != len(w):
+            fix = "must be as many as the weights, each mean a list of one length"
+            raise ValueError(f"means, covariances: {fix}")
+        if not m.isfinite().all():
+            raise ValueError(f"means={means}: must be finite")
+        self.covariances = torch.stack([_matrix(entry, m.shape[1]) for entry in covariances])
+        if not constraints.positive_definite.check(self.covariances).all():
+            fix = "must be symmetric and positive definite"
+            raise ValueError(f"covariances={covariances}: {fix}")
         variances, bases = torch.linalg.eigh(self.covariances)
         self.register_buffer("weights", w)
         self.register_buffer("means", m)
@@ -177,10 +178,10 @@ class Oracle(nn.Module):
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
-        label = None if condition is None else condition.part("label")
+        label = part_of(condition, "label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = own if label.present is None else torch.where(label.present.unsqueeze(1), own, score)
+            score = torch.where(label.presence().unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 
@@ -196,31 +197,9 @@ class ExactClassifier(nn.Module):
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)
 
 
-def _wrong(key: str, value: Any, needs: str) -> ValueError:
-    return ValueError(f"{key}={short(value)}: needs {needs}")
-
-
-def _tensor(key: str, value: Any, needs: str) -> Tensor:
-    """Convert nested lists of equal lengths to finite float64."""
-    try:
-        array = torch.as_tensor(value, dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise _wrong(key, value, needs) from error
-    if not array.isfinite().all():
-        raise _wrong(key, value, needs)
-    return array
-
-
-def _covariance(key: str, value: Any, d: int) -> Tensor:
-    """Convert a matrix, d variances or one to (d, d) float64."""
-    needs = f"a symmetric positive definite {d} x {d} matrix, {d} variances or one"
-    matrix = _tensor(key, value, needs)
-    if matrix.shape in ((), (d,)):
-        matrix = torch.diag(matrix.expand(d))
-    if matrix.shape != (d, d):
-        raise _wrong(key, value, needs)
-    small = 1e-6 * matrix.diagonal().min().item()  # what a product of float32 matrices leaves
-    symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=small)
-    if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
-        raise _wrong(key, value, needs)
-    return matrix
+def _matrix(covariance: Any, d: int) -> Tensor:
+    """Return a matrix, d variances or one as a matrix (d, d) float64."""
+    matrix = torch.as_tensor(covariance, dtype=torch.float64)
+    if matrix.ndim == 2:
+        return matrix
+    return torch.diag(matrix.expand(d))

@@ -22,7 +22,7 @@ from .reverse_variance import Optimal, ReverseVariance, as_variance, step_below,
 from .schedule import Schedule
 from .times import Density, Stratified, Times
 
-CELLS = 4096  # of gamma, each at its middle
+CELLS = 4096  # gammas, each in the middle of a cell of the schedule's range
 IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
@@ -61,23 +61,31 @@ class Objective:
     ):
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
-        if loss.of_steps and steps is None:
-            raise ValueError(f"objective.loss={type(loss).__name__}: is of a step; set objective.steps=T")
         self.variance = as_variance(variance, "variance")
         self.teacher: AnyDenoiser | None = None
-        if teacher is not None and (steps is None or self.variance.learned):
-            fix = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
-            raise ValueError(f"objective.teacher={teacher}: two of its steps become one of T; set {fix}")
+        if steps is None:
+            self._check_continuous(teacher)
+        if teacher is not None and self.variance.learned:
+            fix = "set a bound.variance that is not learned"
+            raise ValueError(f"objective.teacher={teacher}: it says nothing of a variance; {fix}")
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
-            raise ValueError(
-                "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
-                "set beta_tilde, beta or learned"
-            )
+            problem = "bound.variance=optimal is measured and not trained"
+            raise ValueError(f"objective/loss=vlb: {problem}; set beta_tilde, beta or learned")
         if self.variance.learned and not isinstance(loss, Vlb):
-            if steps is None:
-                problem = "a learned reverse variance is trained at discrete times"
-                raise ValueError(f"objective.steps=null: {problem}; set objective.steps=T")
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
+
+    def _check_continuous(self, teacher: FilePath | None) -> None:
+        """Raise ValueError for what is trained at T steps alone."""
+        fix = "set objective.steps=T"
+        if self.loss.of_steps:
+            name = type(self.loss).__name__
+            raise ValueError(f"objective.loss={name}: is of a step; {fix}")
+        if teacher is not None:
+            problem = "two of its steps become one of T"
+            raise ValueError(f"objective.teacher={teacher}: {problem}; {fix}")
+        if self.variance.learned:
+            problem = "a learned reverse variance is trained at discrete times"
+            raise ValueError(f"objective.steps=null: {problem}; {fix}")
 
     def __call__(
         self,
@@ -96,15 +104,17 @@ class Objective:
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
-            if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
-                self.teacher.to(z.device)
-            # A teacher's members answer together, whichever of the student's an item is for.
-            condition = condition and condition.without(MEMBER)
+            if isinstance(self.teacher, nn.Module):
+                self.teacher.to(z.device)  # Lightning does not move it: it is no part of the model
+            if condition is not None:
+                # A teacher's members answer together, whichever of the student's an item is for.
+                condition = condition.without(MEMBER)
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 
-        def kl(squares: Tensor, weight: float = 1.0) -> Tensor:  # T of the step's, under the bound's variance
+        def kl(squares: Tensor, weight: float = 1.0) -> Tensor:
+            # T times the step's KL, under the bound's variance
             assert self.steps is not None and at.lower is not None
             log_ratio = self.variance.log_ratio(process, at.gamma, at.lower, guess)
             return weight * self.steps * step_kl(squares, at.gamma, at.lower, log_ratio)

@@ -12,7 +12,6 @@ easy.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +37,6 @@ class Space:
 
     name: str
     row: Callable[[Tensor, Tensor], Row]
-
-    def __post_init__(self) -> None:
-        try:
-            signature(self.row).bind("alpha", "sigma")
-        except TypeError:
-            raise ValueError(f"row{signature(self.row)}; must be row(alpha, sigma)") from None
 
 
 def edm(sigma_data: float = 0.5) -> Space:
@@ -71,7 +64,7 @@ SPACES = {
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
         Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # of the straight path from x0 to epsilon
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # d z / d t on the straight path from x0
         edm(),
     )
 }
@@ -89,7 +82,7 @@ def space_of(space: str | Space) -> Space:
 def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
     row = space_of(space).row(alpha, sigma)
-    # where D = alpha d there is nothing to round
+    # With c = 0 the scale is d itself, without rounding.
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
     return torch.ones_like(alpha) * abs(ratio / row.unit)
 
@@ -198,14 +191,23 @@ def _is(number: Number, value: float) -> bool:
 
 
 def _times(number: Number, x: Number) -> Any:
-    return x if _is(number, 1) else number * x
+    if _is(number, 1):
+        return x
+    return number * x
 
 
 def _over(x: Tensor, number: Number) -> Tensor:
-    return x if _is(number, 1) else x / number
+    if _is(number, 1):
+        return x
+    return x / number
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:  # a x + b y
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+    """Return a x + b y without a term that has a Python 0."""
+    if _is(b, 0) or _is(y, 0):
+        if _is(a, 0) or _is(x, 0):
+            return 0.0
+        return _times(a, x)
     if _is(a, 0) or _is(x, 0):
-        return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
-    return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)
+        return _times(b, y)
+    return _times(a, x) + _times(b, y)

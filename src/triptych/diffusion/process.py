@@ -107,7 +107,7 @@ class Preconditioned(Process):
         self.sigma_data = float(sigma_data)
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = gamma - 2 * math.log(self.sigma_data)  # of the data scaled to unit variance
+        scaled = gamma - 2 * math.log(self.sigma_data)  # gamma of data scaled to unit variance
         return torch.sigmoid(-scaled).sqrt() / self.sigma_data, torch.sigmoid(scaled).sqrt()
 
     def prior_std(self, gamma: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ LARGEST = 2**16  # dimensions times squared levels up to which the histograms ar
 MOST = 10_000  # items that are looked at, or as many as make NUMBERS: memory does not grow with an image
 NUMBERS = 2**24
 GRID = 48  # gammas of the table
-NODES = torch.linspace(-7.0, 7.0, 113)  # of its integrals
+NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals are summed
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
@@ -121,8 +121,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # of k given eps, but for the prior p: dimensions share it. (nodes, K, d), and no matrix product:
-            # its last digits may change from call to call
+            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No matrix
+            # product, whose last digits may change from call to call.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
             columns.append((weight[:, None] / weight.sum() * error).sum(0))

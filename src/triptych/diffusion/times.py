@@ -140,11 +140,6 @@ class Importance(Times):
         if objective_steps is None:
             problem = "its history is that of a step"
             raise ValueError(f"objective/times=importance: {problem}; set objective.steps=T")
-        if objective_steps > 10**6:
-            raise ValueError(
-                f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "
-                "1000000 steps; use fewer steps, or other times"
-            )
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
         self.register_buffer("seen", torch.zeros(objective_steps, dtype=torch.long))
@@ -160,10 +155,10 @@ class Importance(Times):
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         step = (t * self.steps).long()
         same = step.unsqueeze(1) == step.unsqueeze(0)
-        before = same.tril(-1).sum(1)  # of the same step, earlier in the batch
+        before = same.tril(-1).sum(1)  # how many earlier in the batch are of the same step
         stays = same.sum(1) - before <= self.history  # the rest would be overwritten at once
         place = step * self.history + (self.seen[step] + before) % self.history
-        spare = self.losses.numel()  # where what is not kept goes
+        spare = self.losses.numel()  # a place for the losses that are not kept
         losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
         losses[torch.where(stays, place, spare)] = nats.to(losses)
         self.losses.copy_(losses[:-1].view_as(self.losses))

@@ -60,12 +60,11 @@ class ImageNetwork(Network):
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # of ``features``
+        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # what ``features`` gives
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
         """Join z (B, C, H, W), its sines and condition images to (B, channels, H, W)."""
-        parts = [self.waves(z), *self.images(z, condition)]
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        return torch.cat([self.waves(z), *self.images(z, condition)], 1)
 
 
 class LevelWaves(nn.Module):
@@ -86,14 +85,32 @@ class LevelWaves(nn.Module):
         return 1 + 2 * len(self.frequencies)
 
     def forward(self, z: Tensor) -> Tensor:
-        waves = [f(w * z) for w in self.frequencies for f in (torch.sin, torch.cos)]
-        return torch.cat([z, *waves], 1) if waves else z
+        waves = [z]
+        for frequency in self.frequencies:
+            waves += [torch.sin(frequency * z), torch.cos(frequency * z)]
+        return torch.cat(waves, 1)
 
 
 def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> None:
     """Raise ValueError unless ``heads`` of attention share ``channels`` equally."""
     if channels % heads:
         raise ValueError(f"{place}.heads={heads}: must divide the {channels} channels it attends in")
+
+
+def check_head_width(channels: int, head_width: int) -> None:
+    """Raise ValueError unless ``channels`` divide into heads of ``head_width``."""
+    if channels % head_width:
+        key = f"denoiser.network.head_width={head_width}"
+        raise ValueError(f"{key}: {channels} channels are no multiple of it; pass a divisor")
+
+
+def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
+    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own."""
+    _, height, width = shape
+    halvings = len(widths) - 1
+    if height % 2**halvings or width % 2**halvings:
+        problem = f"{height}x{width} images do not halve {halvings} times"
+        raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
 
 
 class ImageAttention(nn.Module):
@@ -107,19 +124,24 @@ class ImageAttention(nn.Module):
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = zeros(nn.Conv2d(width, width, 1))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, *_: Any) -> Tensor:
         b, channels, height, width = h.shape
         qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         h = h + self.out(mixed.reshape(b, channels, height, width))
-        return h if self.skip_scale == 1 else h * self.skip_scale
+        if self.skip_scale != 1:
+            h = h * self.skip_scale
+        return h
 
 
 def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
     """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape); to (B, outputs, *shape) for more."""
-    raw = raw.view(len(raw), outputs * shape[0], *shape[1:]) if raw.ndim == 2 else raw
-    return raw if outputs == 1 else raw.unflatten(1, (outputs, shape[0]))
+    if raw.ndim == 2:
+        raw = raw.view(len(raw), outputs * shape[0], *shape[1:])
+    if outputs == 1:
+        return raw
+    return raw.unflatten(1, (outputs, shape[0]))
 
 
 def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:

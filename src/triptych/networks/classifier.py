@@ -3,7 +3,7 @@
 import math
 
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, silu
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, silu
 
 from triptych.declare import Count, Share, declared
 from triptych.networks.conditioning import Conditioning
@@ -35,7 +35,8 @@ class ClassifierNetwork(nn.Module):
         super().__init__()
         self.images = len(shape) == 3
         self.num_classes = num_classes
-        conditioning = conditioning if self.images else width
+        if not self.images:
+            conditioning = width
         self.conditioning = Conditioning(conditioning)
         self.stages = nn.ModuleList()
         if self.images:
@@ -59,8 +60,10 @@ class ClassifierNetwork(nn.Module):
                 h = avg_pool2d(h, 2)
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, c)
-        # means over the quarters of an image: a 6 and a 9 have the same strokes in other places
-        h = nn.functional.adaptive_avg_pool2d(silu(h), 2).flatten(1) if self.images else silu(h)
+        h = silu(h)
+        if self.images:
+            # Means over an image's quarters: a 6 and a 9 have the same strokes in other places.
+            h = adaptive_avg_pool2d(h, 2).flatten(1)
         return silu(self.embed(h))
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:

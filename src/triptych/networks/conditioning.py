@@ -10,14 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from triptych.diffusion.condition import Condition, Images, Kind, Labels, Part, Tokens, Vectors
+from triptych.diffusion.condition import (
+    Condition,
+    Images,
+    Kind,
+    Labels,
+    Part,
+    Tokens,
+    Vectors,
+    part_of,
+)
 
 
 def classes_of(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
     """Return the class of each item, ``null`` where there is none, (items,)."""
     if part is None:
         return torch.full((items,), null, device=device)
-    return part.value if part.present is None else torch.where(part.present, part.value, null)
+    if part.present is None:
+        return part.value
+    return torch.where(part.present, part.value, null)
 
 
 class LabelEmbedding(nn.Embedding):
@@ -41,7 +52,9 @@ class _Embedder(nn.Module):
         if part is None:
             return null
         value = self.embed(part)
-        return value if part.present is None else torch.where(part.present.unsqueeze(1), value, null)
+        if part.present is None:
+            return value
+        return torch.where(part.present.unsqueeze(1), value, null)
 
     def embed(self, part: Part) -> Tensor:
         raise NotImplementedError("embed() is not defined")
@@ -98,8 +111,9 @@ class Conditioning(nn.Module):
         frequency = torch.exp(torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves))
         self.register_buffer("frequency", frequency, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
-        self.names = tuple(conditions or ())
-        for name, kind in (conditions or {}).items():
+        conditions = conditions or {}
+        self.names = tuple(conditions)
+        for name, kind in conditions.items():
             if hasattr(self, name):
                 raise ValueError(f"conditions: {name!r} is the name of a layer; use another name")
             self.add_module(name, EMBEDDERS[type(kind)](kind, width))
@@ -108,8 +122,7 @@ class Conditioning(nn.Module):
         angle = gamma.unsqueeze(1) * self.frequency
         h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))
         for name in self.names:
-            part = None if condition is None else condition.part(name)
-            h = h + self.get_submodule(name)(part, len(gamma))
+            h = h + self.get_submodule(name)(part_of(condition, name), len(gamma))
         return nn.functional.silu(h)
 
 
@@ -127,7 +140,7 @@ class ConditionImages(nn.Module):
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
         channels = []
         for name, kind in self.images.items():
-            part = None if condition is None else condition.part(name)
+            part = part_of(condition, name)
             if part is None:
                 channels.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
                 continue

@@ -26,7 +26,7 @@ class ImageTower(nn.Module):
     def __init__(self, shape: tuple[int, int, int], embedding: int, width: int, blocks: int, stages: int):
         super().__init__()
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
-        # where things lie matters, and a convolution followed by a mean would not know
+        # Convolutions followed by a mean would not know where things lie.
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *shape[1:]))
         self.stages = nn.ModuleList(
             nn.Sequential(*(Residual(width) for _ in range(blocks))) for _ in range(stages)
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
         self.last = nn.Linear(width, embedding)
 
     def forward(self, part: Part) -> Tensor:
-        tokens, there = part.value, part.tokens()
+        tokens, there = part.value, part.token_mask()
         h = self.first(tokens) + self.position[: tokens.shape[1]]
         h = self.norm(self.layers(h, src_key_padding_mask=~there))
         share = there.unsqueeze(2).to(h)

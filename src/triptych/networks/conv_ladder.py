@@ -47,7 +47,9 @@ class LadderModule(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         raw = self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
-        return raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1) if self.passes else raw
+        if self.passes:
+            raw = raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1)
+        return raw
 
 
 class Head(LadderModule):
@@ -84,11 +86,9 @@ class ConvLadder(Ladder):
     ):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
-        if halvings > levels or height % 2**halvings or columns % 2**halvings:
-            sides = f"height {height} and width {columns} must divide by two as often"
-            raise ValueError(f"model.network.halvings={halvings}: at most levels={levels}, and {sides}")
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
-        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
+        # The decoder from level k + 1 to k scales by scales[k].
+        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]
         self.encoders = nn.ModuleList(
             LadderModule(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
             for k in range(levels)

@@ -5,7 +5,6 @@ vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
-Places = tuple[Tensor, Tensor]  # of tokens, as cosines and sines (N, d) of a head's angles
+Places = tuple[Tensor, Tensor]  # cosines and sines (N, d) of the angles of tokens' places
 
 
 class TokenAttention(nn.Module):
@@ -48,7 +47,7 @@ class DiTBlock(nn.Module):
         self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
         self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    # what a block of other layers has of its own
+    # A block of other layers defines these two.
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -77,7 +76,7 @@ class DiT(ImageNetwork):
     """
 
     position: Tensor
-    block = DiTBlock  # of a transformer of other layers its own
+    block = DiTBlock  # a subclass may have blocks of other layers
 
     def __init__(
         self,
@@ -94,10 +93,6 @@ class DiT(ImageNetwork):
         super().__init__(shape, **contract)
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
-        if high % patch or wide % patch:
-            problem = f"{high}x{wide} images are no whole number of patches"
-            fix = f"must be a divisor of {math.gcd(high, wide)}"
-            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Whole
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, part_of
 from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
 
-EPS = 1e-6  # of the norms
+EPS = 1e-6  # added to the mean square in each norm
 
 
 def rotary(high: int, wide: int, width: int) -> Places:
@@ -25,7 +25,7 @@ def rotary(high: int, wide: int, width: int) -> Places:
     p 10000^(-2 i / d) (Su et al. 2021): products of queries and keys depend on differences of places alone.
     """
     angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
-    angle = over_grid(*(one.repeat_interleave(2, 1) for one in angles))
+    angle = over_grid(*(angle.repeat_interleave(2, 1) for angle in angles))
     return angle.cos(), angle.sin()
 
 
@@ -97,7 +97,8 @@ class JiT(DiT):
             last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
             raise ValueError(f"denoiser.network.context_from={context_from}: must be a block before {last}")
         self.context_from = context_from
-        # as large as the paper's, which are drawn; not drawn, so that the other weights are the same without
+        # As large as the paper's, which are drawn. Ours are not, so that the other weights are the
+        # same with and without them.
         self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None
         _, high, wide = self.shape
         patch = self.cut.downscale_factor
@@ -113,13 +114,15 @@ class JiT(DiT):
                 still = self.cos.new_ones(len(self.context), self.cos.shape[1])  # they have no place
                 places = torch.cat([still, self.cos]), torch.cat([torch.zeros_like(still), self.sin])
             h = block(h, c, places)
-        return h if self.context is None else h[:, len(self.context) :]
+        if self.context is None:
+            return h
+        return h[:, len(self.context) :]
 
     def _tokens(self, h: Tensor, condition: Condition | None) -> Tensor:
         assert self.context is not None
         tokens = self.context.expand(len(h), -1, -1)
         if "label" not in self.conditions:
             return tokens
-        part = None if condition is None else condition.part("label")
-        label: Tensor = self.conditioning.get_submodule("label")(part, len(h))
+        embed = self.conditioning.get_submodule("label")
+        label: Tensor = embed(part_of(condition, "label"), len(h))
         return tokens + label.unsqueeze(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.declare import Count, Share
-from triptych.diffusion.condition import Condition, Tokens
+from triptych.diffusion.condition import Condition, Tokens, part_of
 from triptych.networks.base import Network, check_heads, transformer, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
@@ -55,19 +55,18 @@ class Prior(Network):
         n = len(z)
         tokens, there = [], []
         for name, layer in self.texts.items():
-            kind, part = self.conditions[name], None if condition is None else condition.part(name)
+            kind, part = self.conditions[name], part_of(condition, name)
             assert isinstance(kind, Tokens)
             mask = z.new_zeros(n, kind.length, dtype=torch.bool)
             value = z.new_zeros(n, kind.length, kind.width)
             if part is not None:
                 length = part.value.shape[1]
                 value[:, :length] = part.value
-                mask[:, :length] = part.tokens() & part.presence().unsqueeze(1)
+                mask[:, :length] = part.token_mask() & part.presence().unsqueeze(1)
             tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():
-            part = None if condition is None else condition.part(name)
-            tokens.append(embed(part, n).unsqueeze(1))
+            tokens.append(embed(part_of(condition, name), n).unsqueeze(1))
         tokens += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
         h = torch.cat([*tokens, self.query.expand(n, -1, -1)], 1) + self.position
         there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))

@@ -75,18 +75,23 @@ class ResNet(ImageNetwork):
         self.training_shares = members
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
-        members = [self.member, *self.others]
-        dealt = None if condition is None else condition.part(MEMBER)
-        if condition is None or dealt is None:
-            raw = [member(z, gamma, condition) for member in members]
-            return raw[0] if len(raw) == 1 else torch.stack(raw).mean(0)
-        condition = condition.without(MEMBER)
+        if not self.others:
+            return self.member(z, gamma, condition)
+        if condition is not None and MEMBER in condition.parts:
+            return self._train_members(z, gamma, condition)
+        raw = [member(z, gamma, condition) for member in (self.member, *self.others)]
+        return torch.stack(raw).mean(0)
+
+    def _train_members(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
+        """Let each member read its own share of a batch, which the condition deals."""
+        dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
-        for i, member in enumerate(members):
-            # A process may hold nothing of a share. Its member reads no items then, so that each weight has a
-            # gradient on each process.
-            share = (dealt.value == i).nonzero().squeeze(1).to(z.device)
-            raw.append(member(z[share], gamma[share], None if condition is None else condition[share]))
+        for number, member in enumerate((self.member, *self.others)):
+            # A process may hold nothing of a share. Its member reads no items then, so that each
+            # weight has a gradient on each process.
+            share = (dealt == number).nonzero().squeeze(1).to(z.device)
+            part = None if rest is None else rest[share]
+            raw.append(member(z[share], gamma[share], part))
             shares.append(share)
         return torch.cat(raw)[torch.cat(shares).argsort()]
 
@@ -96,6 +101,6 @@ class ResNet(ImageNetwork):
         x = x.contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
         h = self.first(x) + self.position
         for layer in self.layers:
-            h = layer(h, c) if isinstance(layer, ImageBlock) else layer(h)
+            h = layer(h, c)
         h = torch.cat([silu(self.last_norm(h)), x], dim=1)
         return self.per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()))

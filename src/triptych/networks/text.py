@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from triptych.diffusion.condition import Condition, Kind, Tokens
+from triptych.diffusion.condition import Condition, Kind, Tokens, part_of
 from triptych.networks.base import check_heads, group_norm, zeros
 
 WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
@@ -33,14 +33,15 @@ class Text(nn.Module):
         tokens = [self.null.expand(items, -1, -1)]
         there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
-            part = None if condition is None else condition.part(name)
-            if part is None:  # as long as if it were there, so that absent for all is absent for each
+            part = part_of(condition, name)
+            if part is None:
+                # As many tokens as if it were there: absent for all items is absent for each.
                 tokens.append(self.positions[name].expand(items, -1, -1))
                 there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue
             h = self.layers[name](part.value)
             tokens.append(h + self.positions[name][: h.shape[1]])
-            there.append(part.tokens() & part.presence().unsqueeze(1))
+            there.append(part.token_mask() & part.presence().unsqueeze(1))
         h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
         spare = -h.shape[1] % WHOLE
         return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))

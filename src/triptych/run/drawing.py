@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from triptych.data.base import DataModule
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, Part
 from triptych.diffusion.sampler import Progress, Sampler
 
 # parts that a person chooses; the other parts of a stage's condition are drawn
@@ -34,15 +36,15 @@ class Drawing:
     @property
     def conditional(self) -> bool:
         """Whether samples are conditional: the network or a guide reads conditions."""
-        guide: Any = self.denoiser
-        return bool(self.model.conditional or (guide is not None and guide.conditional))
+        guide: Any = self.denoiser or self.model
+        return bool(self.model.conditional or guide.conditional)
 
     @property
     def class_conditional(self) -> bool:
         """Whether a conditional model reads labels alone."""
-        conditional = self.model.conditional
-        parts = conditional if isinstance(conditional, list) else self.data.conditions
-        return {*parts} == {"label"}
+        if isinstance(self.model.conditional, list):
+            return {*self.model.conditional} == {"label"}
+        return {*self.data.conditions} == {"label"}
 
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
@@ -54,13 +56,18 @@ class Drawing:
         """
         if not self.conditional:
             return None
-        named = None if label is None else Condition(label=torch.as_tensor(label).expand(n))
+        if self.class_conditional and label is None:
+            return Condition(label=torch.arange(n) % self.data.num_classes)
+        labels = None
+        if label is not None:
+            labels = Condition(label=torch.as_tensor(label).expand(n))
         if self.class_conditional:
-            return named or Condition(label=torch.arange(n) % self.data.num_classes)
-        rows = torch.arange(n) if items is None else items
+            return labels
+        if items is None:
+            items = torch.arange(n)
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[rows % len(split)].together(named)
+        return split.condition[items % len(split)].together(labels)
 
     def held_out(self, n: int) -> Tensor:
         """Return the items (n,) whose conditions measured samples have, where those are not labels alone."""
@@ -88,18 +95,18 @@ class Drawing:
         progress: Progress = iter,
     ) -> Condition | None:
         """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
-        condition = None if condition is None else condition.to(self.model.device)
+        parts: dict[str, Any] = {}
+        if condition is not None:
+            parts |= condition.to(self.model.device).parts
         for name, source in self.sources.items():
-            if isinstance(source, Drawing):
-                source.model.to(generator.device)
-                own = None if condition is None else condition.without(name)
-                value = source.data.as_condition(source.draw(n, own, generator, progress))
-            else:
-                assert condition is not None
-                value = condition.parts[source].value
-            part = Condition(**{name: value})
-            condition = part if condition is None else condition.together(part)
-        return condition
+            if isinstance(source, str):
+                parts[name] = parts[source].value
+                continue
+            others = {other: part for other, part in parts.items() if other != name}
+            source.model.to(generator.device)
+            x = source.draw(n, Condition.of(**others), generator, progress)
+            parts[name] = Part(source.data.as_condition(x))
+        return Condition.of(**parts)
 
     @torch.no_grad()
     def draw(
@@ -114,8 +121,10 @@ class Drawing:
             condition = self.prepare(condition, generator)
         training = self.model.training
         self.model.eval()
-        around = {} if self.denoiser is None else {"denoiser": self.denoiser.to(self.model.device)}
-        x: Tensor = self.model.sample(n, self.sampler, generator, condition, progress, **around)
+        options = {}
+        if self.denoiser is not None:
+            options["denoiser"] = self.denoiser.to(self.model.device)
+        x: Tensor = self.model.sample(n, self.sampler, generator, condition, progress, **options)
         self.model.train(training)
         return x
 
@@ -128,11 +137,11 @@ class Drawing:
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
     """Give a dotted key of a configuration another value; False where there is no such key."""
-    node: Any = config
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or name not in node:
+    parent, _, name = key.rpartition(".")
+    try:
+        node = reduce(getitem, parent.split("."), config)
+        node[name]  # It must be there.
+    except (KeyError, TypeError):
         return False
     node[name] = value
     return True
@@ -145,12 +154,16 @@ def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | No
 
 def choose(n: int, size: int) -> Tensor:
     """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
+    if n >= size:
+        return torch.arange(n) % max(1, size)
     fixed = torch.Generator().manual_seed(0)
-    return torch.arange(n) % max(1, size) if n >= size else torch.randperm(size, generator=fixed)[:n]
+    return torch.randperm(size, generator=fixed)[:n]
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
     """Return the parts of the data's conditions that the network reads."""
     if isinstance(model.conditional, list):
         return model.conditional
-    return [*data.conditions] if model.conditional else []
+    if model.conditional:
+        return [*data.conditions]
+    return []

@@ -107,12 +107,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
 
 def _adjust(values: dict[str, Any], config: dict[str, Any]) -> None:
     """Change a run's configuration by the values of the command."""
-    typed = {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
-    variance, trained = typed.get("variance"), config["bound"].get("variance")
-    if variance not in (None, trained) and "learned" in (variance, trained):
-        # A learned variance is part of the network.
-        raise UserError(f"variance={variance}: this model was trained with {trained}; pass null")
-    config["bound"] |= typed
+    config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]
     if values["batch_size"] is not None:
         config["data"]["eval_batch_size"] = values["batch_size"]

@@ -71,7 +71,8 @@ def _execute_first(session: Session) -> Result:
     except (StorageError, ForeignCheckpoint, Unreadable):
         raise  # The run goes on once there is room, or its files are restored.
     except Diverged as error:
-        session.record("diverged", stage=session.stage, error=str(error), step=error.step)
+        about = {"stage": session.stage, "error": str(error), "step": error.step}
+        session.record("diverged", about)
         raise
     except Exception as error:
         _fail(session, error)

@@ -9,21 +9,18 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
-from triptych.models.base import BoundModel
 from triptych.run.account import FinalCheckpoint, baselines
 from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
-from triptych.run.directory import RunDirectory, log_line, to_json
+from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.new_process import call_in_new_process
 from triptych.run.pictures import save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.processes import rank
-from triptych.run.result import ENTRIES
 from triptych.run.trainer import build_trainer
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
-RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
     if rank() == 0:
-        for name, artifact in model.leaves().items():
+        for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
     sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else []
     release()
@@ -77,8 +74,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
     entries |= measure_posterior_mean(experiment)
     if sets:
         entries |= measure_samples(experiment, sets, run)
-    entries |= _panels(run, model)
-    return Drawn(entries, _evaluations(experiment), pictures)
+    return Drawn(model.panels() | entries, _evaluations(experiment), pictures)
 
 
 def _evaluations(experiment: Experiment) -> dict[str, float]:
@@ -109,26 +105,3 @@ def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.devi
         pictures["samples/trajectory"] = strip
     experiment.model.cpu()
     return pictures
-
-
-def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    """Return the entries that a model adds to ``summary.json``; a line names those left out."""
-    panels = {}
-    for key, value in model.panels().items():
-        problem = _panel_problem(key, value)
-        if problem:
-            line = f"{type(model).__name__}.panels: left out ({problem}); return plain values"
-            log_line(run, line)
-        else:
-            panels[key] = value
-    return panels
-
-
-def _panel_problem(key: str, value: Any) -> str:
-    if key in RESERVED:
-        return f"{key} is an entry of summary.json, choose another"
-    try:
-        to_json(value)
-    except (TypeError, ValueError) as error:
-        return f"{key}: {error}"
-    return ""

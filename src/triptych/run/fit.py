@@ -19,7 +19,7 @@ from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.loggers import build_loggers
-from triptych.run.model import check_compiler, compiled
+from triptych.run.model import compiled
 from triptych.run.processes import rank
 from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
@@ -65,7 +65,6 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     steps = steps_of(config, len(data.splits["train"]))
     trainer = build_trainer(config, run, callbacks, steps)
     check_processes(data, trainer.world_size)
-    check_compiler(config, model, trainer.strategy.root_device)
 
     # The trials below and the optimizer read the trainer, as in the fit.
     model.trainer = trainer

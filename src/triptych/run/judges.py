@@ -71,18 +71,24 @@ class Prompts:
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
         """
-        wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        asks = (wanted >= 0).any(1)  # a caption of several classes asks for none: neither right nor wrong
-        if not asks.any():
+        meaning, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
+        # A caption of several classes names no attribute, and its samples are neither right nor wrong.
+        named = (meaning >= 0).any(1)
+        if not named.any():
             return {}
-        wanted, predicted = wanted[asks], predicted[asks]
-        named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
-        right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
-        for i, name in enumerate(names if len(names) > 1 else ()):
-            if named[:, i].any():
-                right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
+        meaning, predicted = meaning[named], predicted[named]
+        asked, same, names = meaning >= 0, meaning == predicted, self.data.attribute_names
+        shares = {"prompt_accuracy": _share((same | ~asked).all(1))}
+        if len(names) > 1:
+            for i, name in enumerate(names):
+                if asked[:, i].any():
+                    shares[f"{name}_accuracy"] = _share(same[asked[:, i], i])
         if embeddings is not None:
-            nearest = self.distinct[(embeddings[asks] @ self.texts.T).argmax(1)]
-            agree = (nearest == wanted) | (nearest < 0) | ~named
-            right["retrieval"] = agree.all(1).double().mean().item()
-        return right
+            nearest = self.distinct[(embeddings[named] @ self.texts.T).argmax(1)]
+            agrees = (nearest == meaning) | (nearest < 0) | ~asked
+            shares["retrieval"] = _share(agrees.all(1))
+        return shares
+
+
+def _share(right: Tensor) -> float:
+    return right.double().mean().item()

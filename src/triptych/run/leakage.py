@@ -17,19 +17,14 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
     """
     if not seen or not _has_changed(now, seen):
         return ""
-    before = ", ".join(f"{n} {name}" for name, n in seen["n"].items())
-    after = ", ".join(f"{n} {name}" for name, n in now.n.items())
-    change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
+    change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}"
     for split in judged:
         trained = _count_trained(now.items.get(split), seen.get("items") or {})
         if trained:
             items = f"{trained} of the {now.n[split]} items of split={split}"
             why = f"the data or their split have changed since ({change})"
             raise UserError(f"data: {items} are ones that this model was trained on: {why}; {fix}")
-    line = f"data: not those that this model was trained on ({change})"
-    if judged and now.items:
-        line += f"; no item of {' or '.join(judged)} was trained on"
-    return line
+    return f"data: not those that this model was trained on ({change})"
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:

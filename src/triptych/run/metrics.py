@@ -254,10 +254,9 @@ def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 def _is_curve(value: Any) -> bool:
     """Return whether a value holds columns of numbers, all of one length."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return False
-    columns = [*value.values()]
-    if not all(isinstance(column, list) and column for column in columns):
+    lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}
+    if len(lengths) != 1 or 0 in lengths:
         return False
-    plain = not any(isinstance(cell, list | dict) for column in columns for cell in column)
-    return plain and len({len(column) for column in columns}) == 1
+    return all(isinstance(column[0], int | float | None) for column in value.values())

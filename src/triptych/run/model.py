@@ -10,9 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._device import _device_constructors
 
 from triptych.config.build import Dependencies, build
 from triptych.config.trust import import_class
@@ -24,7 +21,6 @@ from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
-from triptych.run.parsing import error_line
 
 MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
@@ -48,9 +44,17 @@ def set_up_torch(threads: int) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(threads)  # sums in another order would differ in the last digit
     torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
-    if sys.platform == "linux" and (keep := getattr(ctypes.CDLL(None), "mallopt", None)):
-        for option, value in MALLOC.items():
-            keep(option, value)  # memory that a tensor leaves is the next one's: pages take a sixth of a step
+    if sys.platform == "linux":
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Let the memory that a tensor leaves be the next one's: new pages take a sixth of a step."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:  # not of glibc
+        return
+    for option, value in MALLOC.items():
+        set_option(option, value)
 
 
 def build_model(
@@ -128,13 +132,9 @@ def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind
     if not data.conditions:
         problem = f"data {data.name} has no labels and no other conditions"
         raise UserError(f"model.conditional=true: {problem}; pass false")
-    if not isinstance(conditional, list):
-        return data.conditions
-    for name in conditional:
-        if name not in data.conditions:
-            problem = f"{name!r} is no part of the conditions of data {data.name}"
-            raise UserError(f"model.conditional: {problem}; choose from {', '.join(data.conditions)}")
-    return {name: kind for name, kind in data.conditions.items() if name in conditional}
+    if isinstance(conditional, list):
+        return {name: data.conditions[name] for name in data.conditions if name in conditional}
+    return data.conditions
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
@@ -148,61 +148,16 @@ def training_items(data: DataModule, n: int) -> Batch:
     return train.batch(torch.arange(min(n, len(train))))
 
 
-def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
-    """Compile a test function if ``compile=true``; UserError without a compiler, or a network."""
-    if not config.get("compile"):
-        return
-    if not model.networks():
-        raise UserError(f"compile=true: {type(model).__name__} has no network; pass false")
-    try:
-        torch.compile(lambda x: (x + 1).sin())(torch.zeros(2, device=device))
-    except Exception as error:  # a compiler's own, under many names
-        problem = f"this machine cannot compile for {device.type} ({error_line(error)})"
-        fix = "pass false, or install a C++ compiler, g++ or the one that CXX names"
-        raise UserError(f"compile=true: {problem}; {fix}") from error
-
-
 @contextmanager
 def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
     """Compile the model's networks within the context if ``compile=true``."""
-    networks = model.networks() if config.get("compile") else []
-    for network in networks:
+    if not config.get("compile"):
+        yield
+        return
+    for network in model.networks():
         network.compile()
     try:
         yield
     finally:
-        for network in networks:
+        for network in model.networks():
             network._compiled_call_impl = None
-
-
-class Budget(TorchFunctionMode):
-    """Limit the bytes of tensors that are created within the context to ``most``, before they are."""
-
-    def __init__(self, most: int):
-        super().__init__()
-        self.most, self.left = most, most
-        self.constructors = _device_constructors()
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function in self.constructors:
-            planned = self._plan(function, args, kwargs)
-            self.left -= planned.numel() * planned.element_size()
-            if self.left < 0:
-                raise MemoryError(self._refusal(f"a tensor of {'x'.join(map(str, planned.shape))}"))
-        return function(*args, **kwargs)
-
-    def _plan(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        """Return the tensor that a call would make, without its memory."""
-        options = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
-        options["device"] = "meta"
-        with torch._C.DisableTorchFunction():
-            try:
-                if function is torch.linspace:  # On "meta" it would import a compiler, for seconds.
-                    return torch.empty(kwargs.get("steps", *args[2:3]), device="meta")
-                return function(*args, **options)
-            except RuntimeError:  # a size that no integer counts
-                raise MemoryError(self._refusal("a tensor of 2^63 bytes or more")) from None
-
-    def _refusal(self, tensor: str) -> str:
-        return f"needs more than its file, {self.most / 2**30:.3g} GiB ({tensor}); choose a smaller network"

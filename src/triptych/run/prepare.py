@@ -112,10 +112,10 @@ def check_plan(run: RunDirectory, plan: RunPlan, config: dict[str, Any]) -> None
     """Raise OtherRun if another run is there."""
     if not plan.other:
         return
-    longer = run.status == "finished" and {*plan.other} <= LENGTH and config["trained"] is None
-    more = f", with init_from={run.path} to begin with its weights" if longer else ""
-    problem = f"holds another run ({describe_differences(plan.other)})"
-    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
+    problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
+    if plan.other.keys() <= LENGTH and config["trained"] is None:
+        fix = f", with init_from={run.path} to begin with its weights"
+    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
 
 
 def without_machine(changes: Changes) -> Changes:

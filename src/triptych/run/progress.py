@@ -24,7 +24,8 @@ class Progress(pl.Callback):
 
     def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
-        self._hidden = None if bar else True  # None: hidden where stderr is no terminal
+        # None: hidden where stderr is no terminal
+        self._hidden = None if bar else True
         self._written = 0.0
         self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
         self._bar: Any = None
@@ -42,7 +43,9 @@ class Progress(pl.Callback):
             while len(self._marks) > 2 and now - self._marks[0][0] > WINDOW:
                 self._marks.popleft()
             then, before = self._marks[0]
-            where["steps_per_second"] = (step - before) / (now - then) if step > before else None
+            where["steps_per_second"] = None
+            if step > before:
+                where["steps_per_second"] = (step - before) / (now - then)
         self.run.write("progress.json", where | {"bound": bound})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -62,7 +65,7 @@ class Progress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
-        if self._bar is not None and self._bar.disable and self._hidden is None:
+        if self._bar is not None and self._bar.disable and not self._hidden:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
             step = f"step {trainer.global_step}/{trainer.max_steps}"
             log_line(self.run, f"{step}: validation bound {bound:.4f}")

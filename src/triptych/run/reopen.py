@@ -23,10 +23,8 @@ from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data
-from triptych.run.model import Budget, build_model, set_up_torch
+from triptych.run.model import build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
-
-SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 
 
 def reopen(
@@ -79,8 +77,7 @@ def _rebuild(
         log_line(None, f"{ckpt}: {changed}")
     if run.status not in ("new", "finished") and step != config["trainer"]["max_steps"]:
         log_line(None, f"{ckpt}: unfinished, at step {step}")
-    with Budget(2 * file.stat().st_size + SLACK):
-        model = open_weights(config, data, checkpoint, weights, run.path)
+    model = open_weights(config, data, checkpoint, weights, run.path)
     return Experiment(config, data, model, step=step)
 
 

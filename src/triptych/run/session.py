@@ -36,7 +36,7 @@ class Session:
             return "test"
         return "fit" if self.stop.began else "build"
 
-    def record(self, status: str, **entries: Any) -> Result:
+    def record(self, status: str, entries: dict[str, Any]) -> Result:
         """Return the result, and write it if this process is the run's first."""
         result = Result.of(self.run.provenance, status, **entries)
         if rank() != 0:
@@ -50,7 +50,7 @@ class Session:
         """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
         if not isinstance(error, UserError) or isinstance(error, FailedCall) or raised_at(error):
             self.log_traceback()
-        self.record("failed", stage=self.stage, error=failure_line(error)[:1000])
+        self.record("failed", {"stage": self.stage, "error": failure_line(error)[:1000]})
 
     def log_traceback(self) -> None:
         """Append the traceback of the error that is being handled to ``train.log``."""

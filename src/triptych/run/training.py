@@ -71,22 +71,21 @@ def train(session: Session) -> Result:
 
         # Record.
         trainer.loggers[0].finalize("success")  # The result has a digest of metrics.csv.
-        return session.record(
-            "finished",
-            name=config["name"] or "",
-            seed=config["seed"],
-            steps=step,
-            seconds=seconds,
-            cost={"memory": memory} | drawn.evaluations,
-            device=fit.device_name,
-            world_size=trainer.world_size,
-            averaging=averaging,
-            data=origin.facts,
-            metrics=metrics_of(trainer).better or None,
-            **describe_accounts(checkpoint, accounts),
-            **drawn.entries,
-            ended=timestamp(),
-        )
+        entries = {
+            "name": config["name"] or "",
+            "seed": config["seed"],
+            "steps": step,
+            "seconds": seconds,
+            "cost": {"memory": memory} | drawn.evaluations,
+            "device": fit.device_name,
+            "world_size": trainer.world_size,
+            "averaging": averaging,
+            "data": origin.facts,
+            "metrics": metrics_of(trainer).better or None,
+            "ended": timestamp(),
+        }
+        figures = describe_accounts(checkpoint, accounts)
+        return session.record("finished", drawn.entries | figures | entries)
 
 
 def set_up(run: RunDirectory, config: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ class Ancestral(Sampler):
         self.variance = None if variance is None else as_variance(variance, "sampler.variance")
         self.reverse = self.variance or BetaTilde()
 
-    def drawing_from(self, variance: ReverseVariance) -> "Ancestral":
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Ancestral":
         if self.variance is not None:
             return self
         other = copy.copy(self)
@@ -72,7 +72,7 @@ class Ancestral(Sampler):
         guess = at.guess(z, at.gamma_t)
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
+        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # beta tilde's
         assert self.reverse is not None
         widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
         return mean.addcmul_(at.noise(z), std * widened)

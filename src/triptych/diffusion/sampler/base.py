@@ -25,7 +25,7 @@ from ..schedule import Schedule
 
 Grid = Literal["gamma", "time", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
-NUMBERS = 2**20  # of the items that are worked on at a time
+NUMBERS = 2**20  # entries of the samples that are drawn at a time
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -42,7 +42,7 @@ class Step:
         condition: of the B items, None without.
         generator: of the sampler's own noise.
         last: whether no step follows.
-        before: what a multi-step method has left for the next step of the same descent.
+        history: what a multi-step method has left for the next step of the same descent.
     """
 
     denoiser: AnyDenoiser
@@ -51,7 +51,7 @@ class Step:
     condition: Condition | None = None
     generator: torch.Generator | None = None
     last: bool = False
-    before: tuple[Tensor, Tensor] | None = None
+    history: tuple[Tensor, Tensor] | None = None
 
     @property
     def process(self) -> Process:
@@ -118,7 +118,7 @@ class Sampler(ABC):
         gammas[0], gammas[-1] = high, low  # exactly, whatever exp and log lose
         return gammas
 
-    def drawing_from(self, variance: ReverseVariance) -> "Sampler":
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
         """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
         return self
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from triptych.declare import Count, NonNegative, Positive, Share
 
-from ..condition import Condition
+from ..condition import Condition, part_of
 from ..protocol import AnyDenoiser
 from ..schedule import Schedule
 from .base import Grid, Sampler, Step
@@ -76,19 +76,18 @@ class Chosen(DDIM):
     ) -> Tensor:
         draw, count = super().__call__, self.draws_under(condition)
         draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
-        return draws[0] if condition is None or count == 1 else self.choose(torch.stack(draws), condition)
+        if condition is None or count == 1:
+            return draws[0]
+        return self.choose(torch.stack(draws), condition)
 
     def draws_under(self, condition: Condition | None) -> int:
-        return self.draws if condition is not None and condition.part(self.by) is not None else 1
+        if part_of(condition, self.by) is None:
+            return 1
+        return self.draws
 
     def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
         """Return the nearest of ``draws`` (D, B, *event), or of ``ways`` (D, B, ...) that lead to them."""
         near = condition.parts[self.by].value.flatten(1)
-        if near[0].numel() != draws[0, 0].numel():
-            raise ValueError(
-                f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
-                f"{draws[0, 0].numel()} of a sample"
-            )
         best = (draws.flatten(2) * near).sum(2).argmax(0)
         return (draws if ways is None else ways)[best, torch.arange(len(best), device=best.device)]
 
@@ -105,12 +104,12 @@ class DPMSolver(Sampler):
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
-        if at.before is not None and not at.last:
-            gamma_r, x0 = at.before
+        if at.history is not None and not at.last:
+            gamma_r, x0 = at.history
             ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
             z_s.addcmul_(guess.x0 - x0, pull)
-        at.before = at.gamma_t, guess.x0
+        at.history = at.gamma_t, guess.x0
         return z_s
 
 
@@ -141,9 +140,6 @@ class EDM(Heun):
     Args:
         churn, noise: their S_churn and S_noise.
         low, high: their S_tmin and S_tmax, of sigma / alpha; None: no limit.
-
-    Raises:
-        ValueError: ``high`` is not above ``low``.
     """
 
     def __init__(
@@ -157,8 +153,6 @@ class EDM(Heun):
         **options: Any,
     ):
         super().__init__(steps, grid, **options)
-        if high is not None and high <= low:
-            raise ValueError(f"sampler.low={low} and sampler.high={high}: must be low < high, or null")
         self.churn, self.noise = churn, noise
         self.low, self.high = low, math.inf if high is None else high
         self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1
