@@ -22,6 +22,7 @@ from triptych.study.papers.results_page import find_papers
 WEIGHT = "denoiser.network.last.weight"
 RING = ("data=ring", "denoiser=mlp", "denoiser.network.width=8", "data.val_size=20", "data.test_size=20")
 # where in a checkpoint, and what stands there instead; None: nothing
+# Parts that only the weights' reader needs.
 OPENED = [
     ("callbacks", "EMA", 5),
     ("callbacks", "EMA", "name", ["x"]),
@@ -50,7 +51,7 @@ TRAINED = [
     ("state_dict", WEIGHT, "x"),
     ("triptych", "data", {"fingerprint": 1, "split": "x", "n": 5}),
 ]
-# of which each reader of a checkpoint needs the shape
+# Every reader of a checkpoint needs these parts.
 READ = [
     ("global_step", "x"),
     ("triptych", "config", ["x"]),
