@@ -1,4 +1,4 @@
-"""Samples as pictures: grids of images, points over the data, rows by caption, ways from noise."""
+"""Samples as pictures: grids of images, points over the data, rows by caption, paths from noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,15 +105,17 @@ def trajectory(
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
     if draws == 1:
         chunks = [chunk for chunk in chunks if chunk[0] < shown]  # of several draws all are compared
-    ways = [_way(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)]
-    x = ways[0]
+    paths = [
+        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
+    ]
+    x = paths[0]
     if isinstance(sampler, Chosen) and condition is not None and draws > 1:
-        stacked = torch.stack(ways)  # (draws, F, n, *event)
+        stacked = torch.stack(paths)  # (draws, F, n, *event)
         x = sampler.choose(stacked[:, -1], condition, stacked.transpose(1, 2)).transpose(0, 1)
     return x[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
-def _way(
+def _draw_frames(
     drawing: Drawing,
     sampler: Any,
     gammas: Tensor,
