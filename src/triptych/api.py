@@ -41,7 +41,6 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    composing.FILES.clear()  # of files that were edited meanwhile
     config = _composed("train", [overrides] if isinstance(overrides, str) else overrides)
     OmegaConf.set_struct(config, False)  # ``train`` refuses an unknown key, with the nearest name
     return config

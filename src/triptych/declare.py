@@ -54,10 +54,12 @@ class Unit:
     name: str
 
 
+@dataclass(frozen=True)
 class IsPath:
     """Mark a path, which is typed without Hydra's quotes."""
 
 
+@dataclass(frozen=True)
 class IsClass:
     """Mark the dotted name of a class."""
 

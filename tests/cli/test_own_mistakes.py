@@ -159,9 +159,6 @@ class Alone(Output):
     def __init__(self):
         super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))
 
-class Empty(Elbo):
-    pass
-
 class Sign(torch.optim.Optimizer):
     def __init__(self, lr: float = 1e-3):
         super().__init__([], {})
@@ -310,7 +307,6 @@ MISTAKES = [
         "objective.output: TypeError: ",
         "takes 1 positional argument",
     ),
-    (own("objective.loss", "Empty", cap=5), "class Empty(Elbo):", "loss: Empty() takes no arguments ("),
     (
         drawn(own("guidance", "Guide", fault="tensor")),
         "class Guide(Wrapper):",

@@ -1,4 +1,4 @@
-"""The sample nearest to a vector of the condition, of several: DALL-E 2's prior."""
+"""Of several samples, keep the one nearest to a vector of the condition (DALL-E 2's prior)."""
 
 import pytest
 import torch

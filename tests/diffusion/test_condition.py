@@ -1,4 +1,4 @@
-"""Conditions as values: items, parts, what is absent, dropout, and what they refuse."""
+"""Conditions as values: items, parts, absent parts, dropout, and refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""The oracle: density, score, posterior mean and entropy of a mixture against torch and quadrature."""
+"""The oracle: density, score, posterior mean and entropy of a mixture, against torch and
+quadrature."""
 
 import math
 
@@ -123,7 +124,8 @@ def test_samples_have_the_components_moments(parts):
     for k, weight in enumerate(weights.tolist()):
         own = x[label == k].double()
         assert abs(len(own) / n - weight) <= 5 * math.sqrt(weight * (1 - weight) / n)
-        # whitened by the true covariance: mean 0 and covariance I, each entry to 5 standard errors
+        # Whitened by the true covariance: mean 0 and covariance I, each entry within 5 standard
+        # errors.
         root = torch.linalg.cholesky(covariances[k])
         white = torch.linalg.solve_triangular(root, (own - means[k]).T, upper=False)
         assert white.mean(1).abs().max() < 5 / math.sqrt(len(own))

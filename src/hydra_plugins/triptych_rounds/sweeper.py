@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.hydra_internals import BasicSweeper
 from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run

@@ -12,9 +12,10 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
+    """Stop after ``patience`` validations in a row that do not lower ``monitor`` by ``min_delta``.
 
-    The count is in each checkpoint and goes on after a resume. "val/bound" is in the data's own unit.
+    The count is stored in each checkpoint and continues after a resume. "val/bound" has the unit of
+    the data's bound.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The class's name: Lightning's own, with the same monitor, may stand beside it."""
+        """The class's name, so that Lightning's own callback may have the same monitor."""
         return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Compute user metrics wherever the bound is evaluated: in validation and at the end."""
+"""Compute user metrics whenever the bound is evaluated: in validation and at the end."""
 
 import copy
 import math
@@ -25,8 +25,8 @@ BETTER = {True: "higher", False: "lower", None: ""}
 class Metrics(pl.Callback):
     """Update each metric with every evaluated batch, and log its figures beside the bound.
 
-    A metric's draws follow from the seed and the batch's place, and leave torch's generator as it was: a run
-    with metrics trains as one without.
+    The random numbers of a metric follow from the seed and the batch's place and leave torch's
+    generator unchanged, so a run with metrics trains like one without.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
@@ -36,7 +36,7 @@ class Metrics(pl.Callback):
 
     @property
     def better(self) -> dict[str, str]:
-        """{metric: "higher", "lower" or ""}, the better direction."""
+        """The better direction of each metric: "higher", "lower" or ""."""
         better = {name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()}
         return {name: BETTER[higher] for name, higher in better.items()}
 
@@ -68,7 +68,7 @@ class Metrics(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def try_own(self, model: BoundModel, batch: Batch) -> None:
-        """Update each metric once, if some are one's own, and reset it; UserError: it fails."""
+        """Update each metric once and reset it, if any is user-supplied; UserError if one fails."""
         if not any(map(is_own, self.metrics.values())):
             return
         model.before_accounting()  # Lightning calls it before metrics, too
@@ -77,7 +77,7 @@ class Metrics(pl.Callback):
             metric.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        # ours, which has items
+        # This is our own data loader, which has ``items``.
         self._compute(trainer.val_dataloaders.items)  # type: ignore[union-attr]
         module.log_dict({f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()})
 
@@ -89,12 +89,12 @@ class Metrics(pl.Callback):
 
 
 def logged_mean(figure: dict[str, Any]) -> float:
-    """Return what loggers get of a figure: its mean, NaN where no item had a value."""
+    """Return the value for loggers: the figure's mean, NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
 def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the user's metrics that ``config`` names, of items and of samples."""
+    """Build the user's metrics that ``config`` names, both of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
     for name, metric in metrics.items():
@@ -106,13 +106,13 @@ def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
-    """Return the callback of the item metrics that ``config`` names; [] if there are none."""
+    """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
     of_items = {n: metric for n, metric in named_metrics(config).items() if not isinstance(metric, OfSamples)}
     return [Metrics(of_items)] if of_items else []
 
 
 def metrics_of(trainer: pl.Trainer) -> Metrics:
-    """Return the callback of the trainer's item metrics; one of none if it has no such."""
+    """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     return next((one for one in callbacks if isinstance(one, Metrics)), Metrics({}))
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.startup import answer_version
 from triptych.config.check import check_lists
-from triptych.config.compose import compose_command, share_files, to_plain, without_hydra
+from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import VALUE, nearest, replacement, translated
+from triptych.config.hydra_internals import get_args_parser
 from triptych.config.identity import ABSENT, check_environment, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.config.source import CONFIGS
@@ -64,7 +64,6 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     Paths are quoted, as runs' names contain = and commas; a class's key that no file lists gets its plus.
     """
     answer_version(arguments)
-    share_files()
     check_environment()
     register_resolvers()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]

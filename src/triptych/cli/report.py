@@ -106,7 +106,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _results(file: Path, roots: Sequence[Path]) -> None:
-    from triptych.study.papers.results_page import write_results
+    from triptych.study.results_page import write_results
 
     try:
         write_results(file, roots)

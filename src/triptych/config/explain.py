@@ -12,7 +12,8 @@ from triptych.config.habits import answer, nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS, Key, allowed, fields, find_key, of_class, takes_names
 from triptych.config.schema import COMMANDS
-from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, full_name, groups
+from triptych.config.signatures import REQUIRED
+from triptych.config.source import CONFIGS, choices_of, files_of, groups
 from triptych.config.trust import check_name, trusted
 from triptych.declare import describe_kind, unwrap
 
@@ -122,7 +123,7 @@ def _no_such_choice(match: re.Match[str], typed: Typed) -> str:
     if group == "data" and ("/" in option or Path(option).exists()):
         fix = "type data=folder data.root=FOLDER for images; for others see docs/own-code.md"
         return f"{problem}; {fix}"
-    if full_name(option):
+    if allowed(option):
         return f"{problem}; type {group.replace('/', '.')}._target_={option}"
     if owner := _owner(option, typed.command):
         return f"{problem}; type {owner}={option}"

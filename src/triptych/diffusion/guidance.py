@@ -1,8 +1,8 @@
-r"""Guidance: denoisers that wrap denoisers and push their guess towards a condition.
+r"""Guidance: wrappers that move a denoiser's prediction towards a condition.
 
-Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (Ho & Salimans'
-w is s - 1, the other papers' w is s). A linear mix of two guesses at the same (z, gamma) is the same mix in
-x0, epsilon, score and v.
+The scale s is that of ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base. (Ho
+& Salimans' w is s - 1; the w of the other papers is s.) A linear mix of two predictions at the same
+(z, gamma) is the same mix in x0, epsilon, score and v.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,28 @@ from .wrappers import Wrapper
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
-    """Compute base + scale (target - base), in the target's own space."""
+    """Return base + scale (target - base), computed in the target's own space."""
     start = base.view(target.own)
     return target.moved(target.own, start + scale * (target.value - start))
 
 
 @declared("guidance")
 class ClassifierFree(Wrapper):
-    """Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
+    """Classifier-free guidance with one network (Ho & Salimans 2022; Luo 2022, sec. "Guidance").
+
+    The score is score(z) + s (score(z | y) - score(z)).
 
     Args:
-        denoiser: conditional; without a condition it answers for all classes.
+        denoiser: a conditional denoiser; called without a condition, it predicts unconditionally.
         scale: s; 1 is the conditional denoiser bit for bit, 0 the unconditional one.
-        interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it the
-            conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
-        rescale: share in which the guess, in the space of the network's output, is scaled back to the
-            conditional guess's standard deviation, sample by sample (Lin et al. 2024, sec. 3.4: of v).
-        parts: names of the parts of the condition that only one guess reads; None: all.
+        interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it
+            the conditional denoiser is used alone. gamma = 2 ln(sigma / alpha), and sigma / alpha
+            is the paper's sigma.
+        rescale: share, from 0 to 1, by which the guided prediction is scaled back to the standard
+            deviation of the conditional one, sample by sample, in the space of the network's output
+            (Lin et al. 2024, sec. 3.4, for v).
+        parts: names of the parts of the condition that the base prediction is made without; None:
+            all.
     """
 
     guides_latents = True
@@ -95,11 +100,13 @@ class ClassifierFree(Wrapper):
 
 
 class Classifier(Wrapper):
-    """Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
+    """Classifier guidance (Dhariwal & Nichol 2021; Luo 2022, sec. "Guidance").
+
+    score(z | y) = score(z) + s grad_z log p(y | z).
 
     Args:
         classifier: noise-aware, ``(z (B, *event), gamma (B,)) -> logits (B, K)``.
-        scale: s; 1 is Bayes' rule, 0 the denoiser, called without a condition, bit for bit.
+        scale: s; 1 is Bayes' rule, 0 is the denoiser without a condition, bit for bit.
     """
 
     def __init__(self, denoiser: AnyDenoiser, classifier: Opened, scale: float = 1.0):
@@ -128,11 +135,14 @@ class Classifier(Wrapper):
 
 
 class Auto(Wrapper):
-    """Autoguidance (Karras et al. 2024): away from a weaker version of the model, weak + s (good - weak).
+    """Autoguidance (Karras et al. 2024): move the prediction away from that of a weaker model.
+
+    The result is weak + s (good - weak).
 
     Args:
-        denoiser: the good one; at s = 1 it answers alone, bit for bit.
-        weak: smaller, or trained for a shorter time, on the same task and under the same process.
+        denoiser: the good model; at s = 1 it is used alone, bit for bit.
+        weak: a model that is smaller or was trained for a shorter time, on the same task and under
+            the same process.
         scale: s, usually above 1.
     """
 

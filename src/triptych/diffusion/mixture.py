@@ -1,7 +1,7 @@
-r"""Gaussian mixtures, where the truth is known: density, score, posterior mean, entropy.
+r"""Gaussian mixtures with exact density, score and posterior mean.
 
-For ``p(x) = sum_k w_k N(m_k, C_k)`` every noisy marginal is a mixture again,
-``p(z) = sum_k w_k N(alpha m_k, S_k)`` with ``S_k = alpha^2 C_k + sigma^2 I``, so
+For ``p(x) = sum_k w_k N(m_k, C_k)`` every noisy marginal is a mixture again, ``p(z) = sum_k w_k
+N(alpha m_k, S_k)`` with ``S_k = alpha^2 C_k + sigma^2 I``, so
 
     score(z) = -sum_k r_k S_k^{-1} (z - alpha m_k),     r_k the responsibilities of z,
 
@@ -31,15 +31,16 @@ class MonteCarlo(NamedTuple):
 
 
 class GaussianMixture(nn.Module):
-    """sum_k w_k N(m_k, C_k) in R^d.
+    """The Gaussian mixture sum_k w_k N(m_k, C_k) in R^d.
 
     Args:
         weights: (K,), positive, summing to one.
         means: (K, d).
-        covariances: K entries, each (d, d) symmetric and positive definite, d variances or one.
+        covariances: K entries, each a symmetric positive definite matrix (d, d), d variances or one
+            variance.
 
     Raises:
-        ValueError: other numbers.
+        ValueError: the numbers do not define such a mixture.
     """
 
     weights: Tensor
@@ -80,7 +81,10 @@ class GaussianMixture(nn.Module):
         return (self.means[label] + offset).float(), label
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Return log density of z = alpha x + sigma eps at ``x`` (B, d), nats, (B,); by default of data."""
+        """Return the log density of z = alpha x + sigma eps at the points ``x`` (B, d), nats (B,).
+
+        By default it is the density of the data.
+        """
         return self._parts(x, alpha, sigma)[0].logsumexp(1)
 
     def score(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
@@ -89,11 +93,14 @@ class GaussianMixture(nn.Module):
         return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
 
     def log_joint(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Return log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
+        """Return log w_k N(z; alpha m_k, S_k) of each component at z (B, d), (B, K)."""
         return self._parts(z, alpha, sigma)[0]
 
     def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
-        """Return differential entropy, nats: exact for one component, else mean of -log p over n draws."""
+        """Return the differential entropy in nats.
+
+        It is exact for one component, otherwise the mean of -log p over n draws.
+        """
         if len(self.weights) == 1:
             exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
             return MonteCarlo(exact, 0.0)
@@ -115,13 +122,16 @@ class GaussianMixture(nn.Module):
 
 
 class EmbeddedMixture(GaussianMixture):
-    """A mixture in a plane of R^d and noise across it: x = P u + std (I - P P^T) n, n ~ N(0, I).
+    """A mixture in a plane of R^d, with Gaussian noise orthogonal to the plane.
 
-    Under noise both stay apart, p(z) = p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), at the cost
-    of the mixture's own few dimensions.
+    x = P u + std (I - P P^T) n with n ~ N(0, I). Under noise the two parts stay independent, p(z) =
+    p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), so the cost is that of the mixture's own
+    few dimensions.
 
     Args:
-        inner: of u, in R^q; plane: P (d, q), of orthonormal columns; std: in each direction across.
+        inner: the mixture of u, in R^q.
+        plane: P (d, q), with orthonormal columns.
+        std: standard deviation of the noise in each orthogonal direction.
     """
 
     plane: Tensor
@@ -139,7 +149,7 @@ class EmbeddedMixture(GaussianMixture):
         return (u.double() @ self.plane.T + self.std * self.across(noise)).float(), label
 
     def across(self, x: Tensor) -> Tensor:
-        """Return what of x (n, d) lies across the plane, (n, d)."""
+        """Return the part of x (n, d) that is orthogonal to the plane, (n, d)."""
         plane = self.plane.to(x)
         return x - x @ plane @ plane.T
 
@@ -152,7 +162,8 @@ class EmbeddedMixture(GaussianMixture):
         alpha, sigma = (
             torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1) for a in (alpha, sigma)
         )
-        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)  # (B or 1, 1), (B, d)
+        # Shapes: (B or 1, 1) and (B, d).
+        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)
         free = self.dim - self.inner.dim
         normal = -0.5 * (
             rest.square().sum(1, keepdim=True) / variance + free * torch.log(2 * math.pi * variance)
@@ -161,9 +172,10 @@ class EmbeddedMixture(GaussianMixture):
 
 
 class Oracle(nn.Module):
-    """The exact denoiser of a mixture: E[x | z], eps*, the score and v* (tutorial eq. 133, Tweedie).
+    """The exact denoiser of a mixture, by Tweedie's formula (Luo 2022, eq. 133).
 
-    With a label it is the denoiser of the component of that number.
+    It gives E[x | z], eps*, the score and v*. With a label it is the denoiser of the component with
+    that number.
     """
 
     conditional = True
@@ -186,7 +198,7 @@ class Oracle(nn.Module):
 
 
 class ExactClassifier(nn.Module):
-    """log p(k | z) of a mixture's components under a process: the classifier that guidance wishes for."""
+    """The exact classifier log p(k | z) of a mixture's components under a process."""
 
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()

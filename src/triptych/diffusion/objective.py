@@ -1,7 +1,8 @@
-r"""Objectives: what the network predicts, which loss its error is, and where its times fall.
+r"""Training objectives: what the network predicts, the loss, and the distribution of times.
 
-``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with the
-bound's own loss all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
+``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with
+the bound's own loss all objectives minimise the very same number (Luo 2022, eqs. 99, 130, 148; VDM
+eq. 17).
 """
 
 import math
@@ -28,25 +29,29 @@ IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum 
 
 @declared("objective")
 class Objective:
-    """Which output, which loss, which times; a learned reverse variance adds its own term.
+    """A training objective: an output, a loss and times; a learned reverse variance adds a term.
 
-    That is iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16), ``vlb_weight`` * T KL(q(z_s | z_t, x) ||
-    N(stop-gradient(mean), V)): V learns from nothing else. Their L_simple + 0.001 L_vlb is the mean over
-    dimensions of |eps - eps_hat|^2 and of T KL in bits: in sums and nats, the plain squared error with
-    0.001 / ln 2 = 0.00144. With weights relative to the bound (elbo, sigmoid) both parts are nats of the same
-    bound and 1 is natural. The ``vlb`` loss is the KL alone, without the stop: it needs no such weight.
+    The term is that of iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16): ``vlb_weight`` * T
+    KL(q(z_s | z_t, x) || N(stop-gradient(mean), V)). It alone trains V. iDDPM's L_simple + 0.001
+    L_vlb is the mean over dimensions of |eps - eps_hat|^2 and of T KL in bits; in sums and nats
+    this is the plain squared error with the weight 0.001 / ln 2 = 0.00144. With weights relative to
+    the bound (elbo, sigmoid) both parts are nats of the same bound, and 1 is natural. The ``vlb``
+    loss is the KL alone, without the stop-gradient, and needs no such weight.
 
     Args:
-        output: what the network gives, or the name of its space, whose squared error is the ``simple`` loss.
-        loss: w(gamma).
-        times: where training times fall; None: ``Stratified``. The loss is the same for all.
-        steps: train at T discrete times, T expm1(gamma_t - gamma_s) standing for gamma'(t) (VDM eq. 13);
-            None: continuous time, in which V has no say.
-        vlb_weight: of a learned variance's term; None: 0.001 / ln 2 with a plain squared error, 1 with elbo
-            and sigmoid.
-        variance: of the bound's reverse steps.
-        teacher: the checkpoint of a model of whose 2 T steps one of T is to make two (``distillation``); it
-            is then set as the attribute. None: the data teach.
+        output: the network's output, or the name of its space, whose squared error is the
+            ``simple`` loss.
+        loss: gives w(gamma).
+        times: the distribution of training times; None: ``Stratified``. The expected loss is the
+            same for all.
+        steps: train at T discrete times, with T expm1(gamma_t - gamma_s) in place of gamma'(t) (VDM
+            eq. 13); None: continuous time, in which V has no effect.
+        vlb_weight: weight of a learned variance's term; None: 0.001 / ln 2 with a plain squared
+            error, 1 with elbo and sigmoid.
+        variance: variance V of the bound's reverse steps.
+        teacher: checkpoint of a model, from whose 2 T steps this one learns to take two at once
+            (see ``distillation``); the loaded model is later set as the attribute. None: train on
+            the data.
     """
 
     def __init__(
@@ -96,7 +101,10 @@ class Objective:
         eps: Tensor,
         condition: Condition | None = None,
     ) -> DiffusionTerm:
-        """Return the weighted loss at x, eps (B, *event), t (B,) in [0, 1], condition of B items or None."""
+        """Return the weighted loss at x, eps (B, *event) and t (B,) in [0, 1].
+
+        ``condition``: of B items, or None.
+        """
         process = denoiser.process
         at = self.level(process, schedule, t)
         gamma = at.gamma.to(x)
@@ -127,7 +135,11 @@ class Objective:
         return DiffusionTerm(nats, gamma, squared)
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
-        """Return the level of the loss for t in [0, 1), any shape: at t, or its step's end, in double."""
+        """Return the level at which the loss for t in [0, 1) is evaluated, any shape, in double.
+
+        In continuous time it is the level at t, at T steps the upper end of the step that contains
+        t.
+        """
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)
@@ -139,7 +151,7 @@ class Objective:
         return Level(process, gamma, dgamma, t, self.space, lower, self.steps)
 
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
-        """Return w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
+        """Return the effective weight w(gamma) on the bound's integrand, for plots."""
         t = schedule.t_of(gamma)
         if self.steps is None:
             return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space))
@@ -148,11 +160,12 @@ class Objective:
 
     @torch.no_grad()
     def effective_share(self, process: Process, schedule: Schedule) -> float:
-        """Return n_eff / n of the loss's draws (Kish 1965); 1 where their density is not known beforehand.
+        """Return the effective sample size of the loss's draws, as a share n_eff / n (Kish 1965).
 
-        Draws of gamma with density q estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q.
-        f is the loss of the best linear guess of data of unit variance, w(gamma) / (1 + e^gamma): a large
-        weight does no harm where the error is as small. Draws beyond the schedule's ends count as lost.
+        It is 1 if the density of the draws is not known beforehand. Draws of gamma with density q
+        estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q. f is the loss of the
+        best linear denoiser for data of unit variance, w(gamma) / (1 + e^gamma): a large weight
+        does no harm where the error is small. Draws beyond the schedule's ends count as lost.
         """
         if not isinstance(self.times, Density) or isinstance(self.times, Stratified):
             return 1.0

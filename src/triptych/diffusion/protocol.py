@@ -1,4 +1,4 @@
-"""What the mathematics asks of a denoiser."""
+"""The interface of a denoiser."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -29,7 +29,10 @@ class AnyDenoiser(Protocol):
     def conditional(self) -> bool: ...
 
     def __call__(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event) and gamma (B,) or ().
+
+        ``condition``: of B items, or None.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its weights; an oracle has none."""
+        """Return the weights; an oracle has none."""

@@ -1,4 +1,7 @@
-"""Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
+"""Denoisers that wrap a denoiser and change its predictions.
+
+Every sampler and every other wrapper can use them.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -40,7 +43,10 @@ class Wrapper(nn.Module):
 
 @declared("threshold")
 class StaticThreshold(Wrapper):
-    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler)."""
+    """Clamp x0 to the data's range [-bound, bound] (Ho et al. 2020).
+
+    Every reference sampler does this.
+    """
 
     def __init__(self, denoiser: AnyDenoiser, bound: Positive = 1.0):
         super().__init__(denoiser)
@@ -53,9 +59,10 @@ class StaticThreshold(Wrapper):
 
 @declared("threshold")
 class DynamicThreshold(Wrapper):
-    """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
+    """Dynamic thresholding of x0 (Imagen, Saharia et al. 2022, sec. 2.3).
 
-    Saharia et al. 2022 (Imagen, sec. 2.3): keeps strong guidance from saturating pixels.
+    x0 is clamped to [-s, s] and divided by s, where s = max(1, the ``quantile`` of |x0| in each
+    sample). It keeps strong guidance from saturating pixels.
     """
 
     def __init__(self, denoiser: AnyDenoiser, quantile: Annotated[float, Gt(0), Le(1)] = 0.995):

@@ -1,4 +1,4 @@
-"""Models that are called ``model(x, t, class_labels=...)``, as those of diffusers are, under our contract."""
+"""Use models that are called ``model(x, t, class_labels=...)``, such as diffusers', as networks."""
 
 from typing import Any
 
@@ -12,10 +12,11 @@ LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
 
 class Adapter(Network):
-    """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
+    """Use ``model(z, t, class_labels=y)``, which returns a tensor or has ``.sample``, as a network.
 
-    t = 25 (gamma + 20), whatever the schedule, so a trained network can be used under another: gamma from -20
-    to 20 becomes the 0 .. 1000 that such models embed. The model has to take fractions of a step.
+    t = 25 (gamma + 20) for every schedule, so that a trained network can be used under another one:
+    gamma from -20 to 20 becomes the 0 .. 1000 that such models embed. The model must accept
+    fractions of a step.
 
     The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
     but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none".
@@ -38,5 +39,5 @@ class Adapter(Network):
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return the noise level in the model's own measure, (B,)."""
+        """Return the noise level as the model's own timestep, (B,)."""
         return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))

@@ -13,12 +13,16 @@ from triptych.networks.resnet import ImageBlock
 
 @declared("model.network")
 class ClassifierNetwork(nn.Module):
-    """Residual blocks that know gamma; images lose half their size after each stage but the last.
+    """A classifier of residual blocks with conditioning on gamma.
+
+    Images are halved in size after each stage but the last.
 
     Args:
-        shape, num_classes: from the data; images (C, H, W), anything else is flattened.
-        width: channels or units; ``blocks`` a stage; ``stages`` of images.
-        features: dimensions of what the last layer reads; conditioning: width of the embedding of gamma.
+        shape, num_classes: from the data; images are (C, H, W), other shapes are flattened.
+        width: channels or units.
+        blocks, stages: blocks in each stage, and stages (of images).
+        features: dimensions of the last layer's input.
+        conditioning: width of the embedding of gamma.
     """
 
     def __init__(
@@ -52,7 +56,10 @@ class ClassifierNetwork(nn.Module):
         self.last = nn.Linear(features, num_classes)
 
     def features(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Return features (B, features), of which logits are linear, at z (B, *shape), gamma (B,)."""
+        """Return the features at z (B, *shape) and gamma (B,): (B, features).
+
+        Logits are linear in them.
+        """
         c = self.conditioning(gamma)
         h = self.first(z if self.images else z.flatten(1))
         for number, stage in enumerate(self.stages):

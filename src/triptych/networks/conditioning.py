@@ -1,6 +1,6 @@
-"""Embed gamma and a condition as one vector, and images of the condition as further channels.
+"""Embed gamma and a condition as one vector, and the condition's images as further channels.
 
-One embedder a part, by what the data say the part is; each has a value of its own for "absent".
+Each part has its own embedder, chosen by the part's kind, with a separate value for "absent".
 """
 
 import math
@@ -23,7 +23,7 @@ from triptych.diffusion.condition import (
 
 
 def classes_of(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
-    """Return the class of each item, ``null`` where there is none, (items,)."""
+    """Return the class of each item, (items,); ``null`` for items without a label."""
     if part is None:
         return torch.full((items,), null, device=device)
     if part.present is None:
@@ -32,12 +32,12 @@ def classes_of(part: Part | None, items: int, null: int, device: torch.device) -
 
 
 class LabelEmbedding(nn.Embedding):
-    """A row for each class, and the last row for none."""
+    """An embedding with a row for each class and a last row for "no label"."""
 
     def __init__(self, kind: Labels, width: int):
         super().__init__(kind.classes + 1, width)
 
-    # nn.Module's takes anything
+    # The base class accepts any arguments.
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
         return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
 
@@ -61,7 +61,7 @@ class _Embedder(nn.Module):
 
 
 class VectorEmbedding(_Embedder):
-    """A vector (B, d), or an image flattened to one, through two layers."""
+    """Embed a vector (B, d), or a flattened image, by two layers."""
 
     def __init__(self, kind: Vectors | Images, width: int):
         super().__init__(width)
@@ -74,7 +74,10 @@ class VectorEmbedding(_Embedder):
 
 
 class TokenEmbedding(_Embedder):
-    """Tokens (B, length, d), pooled by attention of one learned query to those that the mask has."""
+    """Embed tokens (B, length, d) as one vector, by attention with one learned query.
+
+    Only the tokens in the mask take part.
+    """
 
     def __init__(self, kind: Tokens, width: int):
         super().__init__(width)
@@ -84,7 +87,8 @@ class TokenEmbedding(_Embedder):
     def embed(self, part: Part) -> Tensor:
         tokens = part.value + self.position[: part.value.shape[1]]
         score = self.weigh(tokens).squeeze(2)
-        if part.mask is not None:  # the smallest number, not -inf: an empty text has weights too
+        # Use the smallest number, not -inf, so that the weights of an empty text are finite.
+        if part.mask is not None:
             score = score.masked_fill(~part.mask, torch.finfo(score.dtype).min)
         return (score.softmax(1).unsqueeze(2) * self.layer(tokens)).sum(1)
 
@@ -98,10 +102,11 @@ EMBEDDERS: dict[type, type[nn.Module]] = {
 
 
 class Conditioning(nn.Module):
-    """gamma (B,) and an optional condition -> (B, width).
+    """Embed gamma (B,) and an optional condition as a vector (B, width).
 
-    gamma itself is seen through ``waves`` sines of periods 30 to 1, so the embedding knows nothing of a
-    schedule's endpoints and a trained network can be used under any other schedule.
+    gamma is read through ``waves`` sines with periods from 30 to 1. The embedding therefore does
+    not depend on a schedule's endpoints, and a trained network can be used under any other
+    schedule.
     """
 
     frequency: Tensor
@@ -127,9 +132,10 @@ class Conditioning(nn.Module):
 
 
 class ConditionImages(nn.Module):
-    """The images of a condition as channels beside z, at its size, each with a channel of its presence.
+    """Resize a condition's images to channels beside z, each with a channel of its presence.
 
-    As super-resolution conditions on its input (Saharia et al. 2021; Ho et al. 2022, cascades).
+    Super-resolution conditions on its input in this way (Saharia et al. 2021; Ho et al. 2022,
+    cascades).
     """
 
     def __init__(self, conditions: Mapping[str, Kind]):

@@ -1,7 +1,7 @@
-"""EDM2's U-Net: each layer preserves the magnitude of what it is given (Karras et al. 2024, fig. 21).
+"""EDM2's U-Net, in which each layer preserves the magnitude of its input (Karras et al. 2024).
 
-The magnitude of a vector is its root mean square. Weights are kept at magnitude 1, whatever the optimizer
-does to them, so that the learning rate alone says how far a step turns them.
+See fig. 21. The magnitude of a vector is its root mean square. Weights are kept at magnitude 1
+whatever the optimizer does, so that the learning rate alone decides how far a step turns them.
 """
 
 import math
@@ -18,33 +18,36 @@ from triptych.diffusion.condition import Condition, Images, Kind, Labels, part_o
 from triptych.networks.base import ImageNetwork, check_halves, check_head_width
 from triptych.networks.conditioning import ConditionImages, classes_of
 
-CLIP = 256.0  # what a block returns lies within, for half precision
+CLIP = 256.0  # limit of a block's output, for half precision
 
 
 def unit(x: Tensor, dim: int | Sequence[int], eps: float = 1e-4) -> Tensor:
-    """Scale x to magnitude 1 over ``dim``: x / (eps + rms), in single precision."""
+    """Scale x to magnitude 1 over ``dim``: x / (eps + rms), computed in single precision."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
     return x / (eps + norm * math.sqrt(norm.numel() / x.numel())).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """SiLU over the magnitude that it gives normal numbers, .596 (eq. 81)."""
+    """Return SiLU divided by .596, its output magnitude for standard normal inputs (eq. 81)."""
     return F.silu(x) / 0.596
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """(1 - t) a + t b, scaled for parts that are uncorrelated (eq. 88)."""
+    """Return (1 - t) a + t b, scaled to preserve the magnitude of uncorrelated parts (eq. 88)."""
     return a.lerp(b, t) / math.hypot(1 - t, t)
 
 
 def mp_cat(*parts: Tensor) -> Tensor:
-    """Join the channels of two parts, which count alike whatever their number (eq. 103, t = 1/2)."""
+    """Join the channels of parts so that each part has the same weight (eq. 103, t = 1/2)."""
     half = math.sqrt(sum(part.shape[1] for part in parts)) / math.hypot(0.5, 0.5) * 0.5
     return torch.cat([half / math.sqrt(part.shape[1]) * part for part in parts], 1)
 
 
 class RandomWaves(nn.Module):
-    """x (B,) -> sqrt(2) cos(2 pi (f x + phase)), f normal, phase uniform, (B, width) (eq. 75)."""
+    """Random Fourier features of x (B,): sqrt(2) cos(2 pi (f x + phase)), (B, width) (eq. 75).
+
+    f is normal, phase uniform; both are fixed.
+    """
 
     frequency: Tensor
     phase: Tensor
@@ -61,7 +64,8 @@ class RandomWaves(nn.Module):
 class UnitLayer(nn.Module):
     """A convolution of side ``kernel``, or a linear layer, whose rows have length 1 (eq. 47).
 
-    The weights themselves are kept at magnitude 1 in training (eq. 66). No bias; ``gain`` multiplies.
+    In training the weights themselves are kept at magnitude 1 (eq. 66). There is no bias; ``gain``
+    multiplies the output.
     """
 
     def __init__(self, before: int, after: int, kernel: int | None = None):
@@ -72,7 +76,8 @@ class UnitLayer(nn.Module):
         self.weight = nn.Parameter(unit(weight, self.within, eps=0.0))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        if self.training:  # by .data: a step may call the network twice before it goes back
+        # Change .data, because a step may call the network twice before the backward pass.
+        if self.training:
             self.weight.data.copy_(unit(self.weight.data, self.within, eps=0.0))
         weight = unit(self.weight, self.within)
         weight = (weight * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
@@ -82,9 +87,10 @@ class UnitLayer(nn.Module):
 
 
 class EDM2Block(nn.Module):
-    """Residual block, then self-attention where it has heads.
+    """A residual block, followed by self-attention if it has heads.
 
-    On the way down its input is brought to ``after`` channels and to magnitude 1 in each position first.
+    On the way down, the input is first brought to ``after`` channels and to magnitude 1 at each
+    position.
 
     Args:
         before, after: channels; conditioning: its width; up: whether it is on the way up.
@@ -92,7 +98,7 @@ class EDM2Block(nn.Module):
         scale: of its sides first, 2, 1 or .5; dropout: in its middle.
     """
 
-    residual, attended = 0.3, 0.3  # shares of their sums
+    residual, attended = 0.3, 0.3  # weights t of ``mp_sum``
 
     def __init__(
         self,
@@ -134,24 +140,27 @@ class EDM2Block(nn.Module):
 
     def attend(self, h: Tensor) -> Tensor:
         """Attend by queries, keys and values of magnitude 1 in each head (cosine attention)."""
-        parts = self.qkv(h).flatten(2).unflatten(1, (self.heads, -1, 3))  # (B, heads, d, 3, positions)
+        # Shape: (B, heads, d, 3, positions).
+        parts = self.qkv(h).flatten(2).unflatten(1, (self.heads, -1, 3))
         q, k, v = unit(parts, 2).transpose(2, 4).unbind(3)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
         return self.out(mixed.reshape(h.shape))
 
 
 class EDM2(ImageNetwork):
-    """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
+    """EDM2's U-Net; height and width are divisible by 2^(len(widths) - 1).
 
-    Its noise level is theirs under EDM's process: ln(sigma) / 4 = gamma / 8. It reads labels, and images of
-    the condition as channels.
+    Arguments that all networks share are described in ``triptych.networks``. The noise level it
+    reads is that of EDM2 under EDM's process: ln(sigma) / 4 = gamma / 8. It reads labels, and
+    images of the condition as channels.
 
     Args:
         widths: channels at each resolution, from the image's own downwards.
-        blocks: residual blocks at each resolution on the way down, and one more on the way up.
-        attention_at: heights at which positions attend to each other after each block; in the middle they do.
-        head_width: channels of a head of attention.
-        dropout: in the blocks.
+        blocks: residual blocks at each resolution on the way down; there is one more on the way up.
+        attention_at: heights at which each block is followed by attention; the middle always has
+            it.
+        head_width: channels of each attention head.
+        dropout: dropout in the blocks.
     """
 
     def __init__(
@@ -191,7 +200,8 @@ class EDM2(ImageNetwork):
         for name, kind in self.labels.items():
             part = part_of(condition, name)
             label = classes_of(part, len(z), kind.classes, z.device)
-            chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)  # zeros where there is none
+            # Items without a label have zeros.
+            chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)
             c = mp_sum(c, self.classes[name](chosen * math.sqrt(kind.classes)), 0.5)
         c = mp_silu(c)
         h = torch.cat([z, *self.images(z, condition), torch.ones_like(z[:, :1])], 1)

@@ -1,8 +1,9 @@
 """A transformer over the condition and the noisy vector, for the prior of DALL-E 2.
 
-Ramesh et al. 2022, sec. 2.2: a sequence of the encoded text, the text's embedding, one of the noise level,
-the noisy image embedding, and a final place, whose output is the answer. Theirs has a causal mask; here every
-place sees every other, so that an absent text leaves no place without anything to attend to.
+Ramesh et al. 2022, sec. 2.2: the sequence is the encoded text, the text's embedding, an embedding
+of the noise level, the noisy image embedding, and a final token, whose output is the prediction.
+The paper uses a causal mask. Here every token attends to every other, so that no token is left
+without keys if the text is absent.
 """
 
 import math
@@ -18,10 +19,11 @@ from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
 
 class Prior(Network):
-    """See ``triptych.networks`` for the contract; any event shape, flattened.
+    """The transformer of DALL-E 2's prior; events of any shape are flattened.
 
-    Tokens of the condition are a place each, any other part is one place; ``width``, of the transformer, is a
-    multiple of ``heads``.
+    Arguments that all networks share are described in ``triptych.networks``. Each token of the
+    condition is one token of the sequence, and so is any other part of the condition. ``width``,
+    that of the transformer, is a multiple of ``heads``.
     """
 
     def __init__(

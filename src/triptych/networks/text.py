@@ -1,4 +1,4 @@
-"""Positions of an image that attend to the tokens of a text."""
+"""Attention from the positions of an image to the tokens of a text."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,16 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from triptych.diffusion.condition import Condition, Kind, Tokens, part_of
 from triptych.networks.base import check_heads, group_norm, zeros
 
-WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
+# The number of tokens is rounded up to a multiple of this: attention on CPUs takes five times as
+# long for 12 keys as for 16 (AVX-512, torch 2.13).
+WHOLE = 16
 
 
 class Text(nn.Module):
-    """The tokens of a condition, (B, N, width), with a mask (B, N) of those that are there; N in whole 16s.
+    """The tokens of a condition, (B, N, width), and a mask (B, N) of those that exist.
 
-    One learned token goes before them. It is all that there is where the text is absent, so that a network
-    without its text answers for all texts (Ho & Salimans 2022).
+    N is rounded up to a multiple of 16. One learned token comes first. If the text is absent, it is
+    the only one, so that the network predicts without a text (Ho & Salimans 2022).
     """
 
     def __init__(self, conditions: Mapping[str, Kind], width: int):
@@ -48,9 +50,10 @@ class Text(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v of positions (B, C, H, W) to tokens (B, N, width), residual.
+    """Cross-attention of image positions (B, C, H, W) to tokens (B, N, width), with a residual.
 
-    As in the U-Nets of text-to-image models (Rombach et al. 2022, sec. 3.3; Saharia et al. 2022, app. B.1).
+    softmax(q k^T / sqrt(d)) v, as in the U-Nets of text-to-image models (Rombach et al. 2022, sec.
+    3.3; Saharia et al. 2022, app. B.1).
     """
 
     def __init__(self, channels: int, heads: int, width: int, groups: int):

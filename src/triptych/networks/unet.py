@@ -1,8 +1,9 @@
-"""U-Nets: residual blocks, attention in the middle and at chosen resolutions.
+"""U-Nets: residual blocks, with attention in the middle and at chosen resolutions.
 
-From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol
-2021), EDM's DDPM++ (Song et al. 2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021):
-``configs/denoiser/unet_*.yaml``, ADM's ``configs/ablation/base/adm_imagenet64.yaml``.
+Sizes range from a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), ADM
+(Dhariwal & Nichol 2021), EDM's DDPM++ (Song et al. 2021; Karras et al. 2022) and, at one
+resolution, VDM (Kingma et al. 2021). They are in ``configs/denoiser/unet_*.yaml``, ADM in
+``configs/ablation/base/adm_imagenet64.yaml``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,9 @@ from triptych.networks.text import CrossAttention, Text
 
 
 class UNetBlock(nn.Module):
-    """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
+    """A residual block of a U-Net, followed by attention.
+
+    Its layers are norm, silu, conv, modulation by the conditioning, dropout, conv.
 
     Args:
         before, after: channels; conditioning: its width; others: as ``UNet`` has them.
@@ -120,25 +123,36 @@ class Level:
 
 
 class UNet(ImageNetwork):
-    """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
+    """A U-Net for images; height and width are divisible by 2^(len(widths) - 1).
+
+    Arguments that all networks share are described in ``triptych.networks``.
 
     Args:
         widths: channels at each resolution, from the image's own downwards.
-        blocks: residual blocks at each resolution on the way down, and one more on the way up.
-        attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it, or as
-            many as have ``head_width`` channels each (ADM).
-        attention_at: heights at which they attend after each block, too, as [16, 8]; on the way up after
-            ``attention_up`` blocks of a resolution, "each" or the "last" alone (DDPM++).
-        text_at: heights at which positions attend to the tokens of a text, after each block, as [8, 4].
-        modulation: of a block by noise level and condition: "scale_shift" after its second norm (iDDPM), or
-            "shift" before it (DDPM, VDM).
+        blocks: residual blocks at each resolution on the way down; there is one more on the way up.
+        attention: whether there is self-attention in the middle, at the lowest resolution.
+        heads, head_width: number of attention heads; or, in its place, the channels of each head
+            (ADM).
+        dropout: dropout in the blocks.
+        attention_at: heights at which each block is followed by self-attention too, such as [16,
+            8].
+        attention_up: on the way up, attention follows "each" block of these resolutions or only the
+            "last" (DDPM++).
+        text_at: heights at which each block is followed by attention to the tokens of a text, such
+            as [8, 4].
+        modulation: how noise level and condition modulate a block: "scale_shift" after its second
+            norm (iDDPM), or "shift" before it (DDPM, VDM).
         stem: channels of the first layer; None: those of the first resolution.
         conditioning: width of the embedding of gamma and condition; None: four times the stem.
-        resample: between resolutions "conv", one layer (DDPM), or a residual block: "block" (DDPM++), or
-            "bare_block", without a layer on its short branch (ADM).
-        skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
-        groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
-        add_z: whether the output, one number a dimension, is added to z, a first guess of the noise (VDM).
+        resample: layers between resolutions: "conv", one convolution (DDPM); "block", a residual
+            block (DDPM++); or "bare_block", a residual block without a layer on its short branch
+            (ADM).
+        skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts
+            (DDPM++).
+        groups: groups of each GroupNorm, or the most that divide its channels; 32 in the
+            publications.
+        add_z: add z to the output, as a first guess of the noise (VDM); for one output per
+            dimension.
         fourier: see ``ImageNetwork.read``.
     """
 

@@ -16,15 +16,16 @@ from .base import Grid, Sampler, Step
 
 
 class Ancestral(Sampler):
-    """p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V): the generative model whose bound we report.
+    """Ancestral sampling from the generative model whose bound we report.
 
-    ``Process.posterior`` written in x_hat and eps_hat, with q = e^{gamma_s - gamma_t} (tutorial eqs. 84, 94):
-    mean alpha_s x_hat + sigma_s sqrt(q) eps_hat, and V = beta tilde = sigma_s^2 (1 - q) or another of
-    ``reverse_variance``. The last step, to z_0, is drawn with its V too; data are z_0 / alpha_0, the
-    decoder's mean.
+    p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V). This is ``Process.posterior`` written in x_hat
+    and eps_hat, with q = e^{gamma_s - gamma_t} (Luo 2022, eqs. 84, 94): the mean is alpha_s x_hat +
+    sigma_s sqrt(q) eps_hat, and V is beta tilde = sigma_s^2 (1 - q) or another of
+    ``reverse_variance``. The last step, to z_0, is drawn with its V too; samples are z_0 / alpha_0,
+    the decoder's mean.
 
     Args:
-        variance: an object or its short name ("beta", "optimal", ...); None: the one of the bound.
+        variance: an object or its short name ("beta", "optimal", ...); None: that of the bound.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class Ancestral(Sampler):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> "Ancestral":
-        """Return a copy with its optimal variance measured on x (B, *event) at the levels of its own grid."""
-        own = self.variance is self.reverse  # measured before, if it has nodes
+        """Return a copy whose optimal variance is measured on x (B, *event), on its own grid."""
+        own = self.variance is self.reverse  # measured already, if it has nodes
         if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)
-        if not len(levels):  # samples are a guess alone
+        if not len(levels):  # there are no steps: a sample is one prediction
             return self
         optimal.measure(denoiser, levels, x, seed, condition)
         other = copy.copy(self)
