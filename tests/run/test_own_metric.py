@@ -163,7 +163,6 @@ SENSE = "metrics.radius: higher_is_better={}; must be True, False or None"
     [
         (["+metrics.fid._target_=metric_lab.Radius"], False, "metrics.fid: a built-in metric of samples"),
         ([], "lower", SENSE.format("'lower'")),
-        ([], [], SENSE.format("[]")),
     ],
 )
 def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, monkeypatch, overrides, sense, words):

@@ -121,12 +121,6 @@ def test_an_average_that_lacks_a_weight_is_not_filled_with_the_raw_one(ended):
     assert reopen(str(ended), "raw")
 
 
-def test_of_an_average_that_lacks_a_weight_a_run_that_begins_with_it_is_told(ended, prepared, capsys):
-    change(ended, "callbacks", "EMA", "average", WEIGHT, None)
-    execute(prepared(*RING, f"init_from={ended}", path="next"))
-    assert f"1 raw, as the average lacks them ({WEIGHT})" in capsys.readouterr().err
-
-
 @pytest.fixture
 def deep(root):
     """1,200 folders, one in the other: more than Python's stack is deep."""
