@@ -103,7 +103,7 @@ def test_a_change_in_place_is_not_seen_by_other_metrics(lab):
 
     reference = SampleReference(SET, 16, 0, {"a": Far(), "b": Radius()})
     samples = Samples(torch.ones(16, 2), torch.zeros(16, 2))
-    assert reference._own(samples) == {"a": 9, "b": pytest.approx(2**0.5)}
+    assert reference._own_figures(samples) == {"a": 9, "b": pytest.approx(2**0.5)}
 
 
 def test_a_mistake_is_refused_before_training(lab):
@@ -163,7 +163,6 @@ SENSE = "metrics.radius: higher_is_better={}; must be True, False or None"
     [
         (["+metrics.fid._target_=metric_lab.Radius"], False, "metrics.fid: a built-in metric of samples"),
         ([], "lower", SENSE.format("'lower'")),
-        ([], [], SENSE.format("[]")),
     ],
 )
 def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, monkeypatch, overrides, sense, words):

@@ -77,15 +77,15 @@ class Prompts:
         if not named.any():
             return {}
         meaning, predicted = meaning[named], predicted[named]
-        asked, same, names = meaning >= 0, meaning == predicted, self.data.attribute_names
-        shares = {"prompt_accuracy": _share((same | ~asked).all(1))}
+        mentioned, same, names = meaning >= 0, meaning == predicted, self.data.attribute_names
+        shares = {"prompt_accuracy": _share((same | ~mentioned).all(1))}
         if len(names) > 1:
             for i, name in enumerate(names):
-                if asked[:, i].any():
-                    shares[f"{name}_accuracy"] = _share(same[asked[:, i], i])
+                if mentioned[:, i].any():
+                    shares[f"{name}_accuracy"] = _share(same[mentioned[:, i], i])
         if embeddings is not None:
             nearest = self.distinct[(embeddings[named] @ self.texts.T).argmax(1)]
-            agrees = (nearest == meaning) | (nearest < 0) | ~asked
+            agrees = (nearest == meaning) | (nearest < 0) | ~mentioned
             shares["retrieval"] = _share(agrees.all(1))
         return shares
 

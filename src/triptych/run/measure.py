@@ -67,7 +67,7 @@ def draw_sets(
     for row, (value, drawing) in enumerate(experiment.measured):
         measured.append(_draw_at(experiment, chunks, row, value, drawing.calibrated()))
         if not strategy.reduce_boolean_decision(chunks.finite):
-            raise Diverged(f"a sample{_place(experiment.config, value)}", step)
+            raise Diverged(f"a sample{_with_value(experiment.config, value)}", step)
     experiment.model.cpu()
     return measured
 
@@ -142,14 +142,14 @@ def measure_samples(
     }
     if reference.files:
         about["files"] = reference.files
-    rows = [{"value": drawn.value, **_row(experiment, drawn, run)} for drawn in measured]
-    key = _over(experiment.config)
+    rows = [{"value": drawn.value, **_measure_value(experiment, drawn, run)} for drawn in measured]
+    key = _varied_key(experiment.config)
     if key is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": key, "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dict[str, Any]:
+def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dict[str, Any]:
     """Return the measures of the samples at one value, and the calls of the denoiser for each of them."""
     reference = experiment.reference
     figures = [
@@ -159,7 +159,7 @@ def _row(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dic
     for name in reference.own:
         finite = sum(math.isfinite(of_set[name]) for of_set in figures)
         if finite < len(figures):
-            place = _place(experiment.config, drawn.value)
+            place = _with_value(experiment.config, drawn.value)
             log_line(run, f"metric {name}: {finite} of {len(figures)} sets of samples{place} have a value")
     measures = _average(figures, experiment.config["measures"]["n"])
     if drawn.untrained:
@@ -170,15 +170,15 @@ def _row(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dic
     return {"evaluations": calls, "measures": measures}
 
 
-def _over(config: dict[str, Any]) -> str | None:
+def _varied_key(config: dict[str, Any]) -> str | None:
     """Return the key whose values are measured, the first of several; None where there is none."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
 
-def _place(config: dict[str, Any], value: Any) -> str:
+def _with_value(config: dict[str, Any], value: Any) -> str:
     """Return " with KEY=VALUE" for a value of ``measures.over``; "" without one."""
-    key = _over(config)
+    key = _varied_key(config)
     return "" if key is None else f" with {key}={value}"
 
 

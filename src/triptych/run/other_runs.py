@@ -27,9 +27,9 @@ class OtherRuns:
 
         def adjust(other: dict[str, Any]) -> None:
             if stage:
-                refuse_cascade(f"{key}={path}", other)
+                refuse_cascade(other)
             else:
-                self._use_data(f"{key}={path}", other)
+                self._use_data(other)
             other["threads"] = self.config["threads"]
 
         if (path, stage) not in self._opened:
@@ -38,12 +38,12 @@ class OtherRuns:
             self._opened[path, stage] = opened
         return self._opened[path, stage]
 
-    def _use_data(self, where: str, other: dict[str, Any]) -> None:
+    def _use_data(self, other: dict[str, Any]) -> None:
         """Check that another run's data are those of this one, and read them where they lie now."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
             fix = f"pass one trained on {describe(data)}"
-            raise UserError(f"{where}: trained on {describe(other['data'])}; {fix}")
+            raise UserError(f"trained on {describe(other['data'])}; {fix}")
         if "root" in data:
             other["data"]["root"] = data["root"]
 

@@ -1,5 +1,6 @@
-"""Samples as pictures: grids of images, points over the data, rows by caption, ways from noise."""
+"""Samples as pictures: grids of images, points over the data, rows by caption, paths from noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,26 +102,30 @@ def trajectory(
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
     draws = sampler.draws_under(condition)
-    size = n if draws > 1 else min(n, shown)  # the one that is kept is chosen among whole draws
-    ways = [_way(drawing, sampler, gammas, moments, condition, n, size, generator) for _ in range(draws)]
-    x = ways[0]
+    chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
+    if draws == 1:
+        chunks = [chunk for chunk in chunks if chunk[0] < shown]  # of several draws all are compared
+    paths = [
+        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
+    ]
+    x = paths[0]
     if isinstance(sampler, Chosen) and condition is not None and draws > 1:
-        stacked = torch.stack(ways)  # (draws, F, n, *event)
+        stacked = torch.stack(paths)  # (draws, F, n, *event)
         x = sampler.choose(stacked[:, -1], condition, stacked.transpose(1, 2)).transpose(0, 1)
     return x[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
 
 
-def _way(
+def _draw_frames(
     drawing: Drawing,
     sampler: Any,
     gammas: Tensor,
     moments: Tensor,
     condition: Condition | None,
     n: int,
-    size: int,
+    chunks: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw n samples and return the first ``size`` at each of the ``moments``, (F, size, *event)."""
+    """Draw ``chunks`` of n samples and return them at each of the ``moments``, (F, m, *event)."""
     model = drawing.model
     denoiser: Any = drawing.denoiser or model.denoiser
     denoised = model.schedule.denoised
@@ -131,7 +136,7 @@ def _way(
     start = torch.randn((n, *model.event), generator=generator, device=generator.device)
     start *= denoiser.process.prior_std(gammas[0])
     rows = []
-    for chunk in torch.arange(size).split(sampler.chunk or chunk_size(model.event)):
+    for chunk in chunks:
         part = some_of(condition, chunk)
         z = start[chunk]
         frames = [z / scale[0]]

@@ -85,7 +85,10 @@ class Run(Result):
     @property
     def took(self) -> float:
         """Seconds that the run has computed, without a fit that it took from another run."""
-        return math.fsum(s for stage, s in self.seconds.items() if stage != "fit" or not self.fit_of)
+        seconds = dict(self.seconds)
+        if self.fit_of:
+            seconds.pop("fit", None)
+        return math.fsum(seconds.values())
 
     def __str__(self) -> str:
         return f"{self.name or self.dir.name}: {one_line(self)} ({self.dir})"

@@ -138,7 +138,7 @@ class SampleReference:
         figures = self.measure(self.pure, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
-    def _own(self, samples: Samples) -> dict[str, float]:
+    def _own_figures(self, samples: Samples) -> dict[str, float]:
         """Return the figures of the user's own metrics, each of which has a copy that it may change."""
         figures = {}
         for name, metric in self.own.items():
@@ -156,10 +156,10 @@ class SampleReference:
         x, true = self._noise(items, 0), train.batch(items).x
         labels = items * self.data.num_classes // n if labelled and self.data.num_classes else None
         if self.classifier is None:
-            self._own(Samples(x, true, labels))
+            self._own_figures(Samples(x, true, labels))
             return
         features, logits = self.classifier.read(x)
-        self._own(Samples(x, true, labels, features, self.classifier.read(true)[0], logits))
+        self._own_figures(Samples(x, true, labels, features, self.classifier.read(true)[0], logits))
 
 
 class PointReference(SampleReference):
@@ -180,7 +180,7 @@ class PointReference(SampleReference):
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
         }
-        return figures | self._shares(x) | self._own(Samples(x, true, labels))
+        return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
 
     def _shares(self, x: Tensor) -> dict[str, float]:
         """Return the share of samples in the wrong mode and, of few modes, in each; {} without a mixture."""
@@ -334,7 +334,7 @@ class ImageReference(SampleReference):
             moments = Moments.of(features.parts("inception"))
             figures["fid"] = measures.frechet_distance(self.moments, moments)
         if self.own:
-            figures |= self._own(self._samples(features, labels))
+            figures |= self._own_figures(self._samples(features, labels))
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:

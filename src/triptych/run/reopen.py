@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ def reopen(
     config = check_config(checkpoint["triptych"]["config"], where)
     if data_root is not None:
         config["data"]["root"] = data_root
-    if adjust is not None:
-        adjust(config)
     try:
+        if adjust is not None:
+            adjust(config)
         return _rebuild(ckpt, file, checkpoint, config, weights, judged)
     except UserError as error:
         if key == "ckpt":
@@ -111,8 +110,7 @@ def open_stages(
     runs: list[Experiment] = []
     for i, path in enumerate(paths):
         stage_key = f"{key}[{i}]"
-        adjust = partial(refuse_cascade, f"{stage_key}={path}")
-        run = reopen(str(path), weights, data_root, adjust=adjust, key=stage_key)
+        run = reopen(str(path), weights, data_root, adjust=refuse_cascade, key=stage_key)
         _check_stage(f"{stage_key}={path}", run, runs)
         runs.append(run)
     return runs
@@ -150,10 +148,10 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
             raise UserError(f"{what}: {problem}; they must be equal")
 
 
-def refuse_cascade(what: str, config: dict[str, Any]) -> None:
+def refuse_cascade(config: dict[str, Any]) -> None:
     """Refuse a cascade as a stage before it is opened: it would open its own stages, maybe itself."""
     if "stages" in config["model"]:
-        raise UserError(f"{what}: a cascade cannot be a stage; pass the run of a diffusion model")
+        raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -119,9 +119,9 @@ class Stop(pl.Callback):
         step = trainer.global_step
         if not look and step < self._next:
             return False, NEVER
-        (before, asked_at), now = self._exchange, time.monotonic()
+        (before, step_before), now = self._exchange, time.monotonic()
         self._exchange = (now, step)
-        pace = int(1e6 * (now - before)) // max(1, step - asked_at)  # microseconds of one step
+        pace = int(1e6 * (now - before)) // max(1, step - step_before)  # microseconds of one step
         received = int(self.received is not None)
         bad = NEVER if self._bad is None else int(self._bad)
         message = torch.tensor([received, -bad, pace], device=trainer.strategy.root_device)
