@@ -434,7 +434,7 @@ def test_looking_moves_nothing(lab):
 
 def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
     run = stopped(prepared(*TINY, "denoiser.network.width=8"))
-    monkeypatch.setattr("triptych.run.fit.check_first_step", None)
+    monkeypatch.setattr("triptych.run.fit.check_first_start", None)
     assert execute(run)["status"] == "finished"
 
 
@@ -518,7 +518,8 @@ def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch
     _tell_finished(run)
     said, result, _ = capfd.readouterr().out.splitlines()
     assert said == (
-        "finished before, under other code than now; force=true runs it anew, the old directory is kept aside"
+        f"finished before, under other code than now ({run.path.name}); "
+        "force=true runs anew and keeps the old directory aside"
     )
     assert result.startswith("test bound")
     monkeypatch.setattr(api, "prepare", lambda *_: run)
