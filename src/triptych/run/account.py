@@ -133,7 +133,9 @@ def choose_weights(
     checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress, fit.trainer.world_size)
     stored = averages(content)
     choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")
-    weights = None if choosing else reported(content)
+    weights = None
+    if not choosing:
+        weights = reported(content)
     if origin.adopted or len(stored) < 2 or not len(experiment.data.splits["val"]):
         return checkpoint, None
     accounts = {}
@@ -169,7 +171,9 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
 
     With test=false on validation alone. Diverged: a bound is not finite.
     """
-    splits = ("train", "val", "test") if checkpoint.tested else ("val",)
+    splits = ["train", "val", "test"]
+    if not checkpoint.tested:
+        splits = ["val"]
     accounts = checkpoint.accounts(splits)
     for split, account in accounts.items():
         _log(fit, "test/" if split == "test" else f"final/{split}_", account)

@@ -1,6 +1,5 @@
 """The weights of a checkpoint: raw ones, stored averages, and averages made after the run."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from triptych.run.checkpoints import read_tensors
 from triptych.run.parsing import error_line
 from triptych.run.untrusted import is_averaging
 
-Average = dict[str, Tensor]  # of the network's parameters, by name
+Average = dict[str, Tensor]  # averaged parameters of the network, by name
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
@@ -117,8 +116,10 @@ def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> 
 
 def _length(weights: str) -> float | None:
     """Return the length that the name of a power function's average gives; None for any other name."""
+    if not weights.startswith(POWER):
+        return None
     try:
-        sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
+        sigma_rel = float(weights.removeprefix(POWER))
         exponent(sigma_rel)
     except ValueError:
         return None

@@ -22,10 +22,10 @@ from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
 from triptych.terminal import printable
 
-SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
+SCHEMA = 2  # version of the entry "triptych" of a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
-REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
-# files that a finished run's summary has digests of, as far as they are there; any other's of the first alone
+REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
+# A finished run's summary has digests of these files, as far as they are there; any other's of the first.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
@@ -162,7 +162,9 @@ class RunDirectory(Lockable):
             return "unreadable"
         if result is not None:
             return result.status
-        return "interrupted" if (self / "config.yaml").exists() else "new"
+        if (self / "config.yaml").exists():
+            return "interrupted"
+        return "new"
 
     def figure(self, name: str) -> float | None:
         """Return a figure of the result by its path; None without a result that can be read."""

@@ -29,9 +29,10 @@ class Drawing:
     model: Any
     data: DataModule
     sampler: Sampler
-    denoiser: nn.Module | None = None  # around the model's own, as guidance is
+    denoiser: nn.Module | None = None  # guidance or a threshold around the model's own
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
-    prepare: Callable[[Condition, torch.Generator], Condition] | None = None  # as noise on an image
+    # Changes a condition before it is read, as by noise on an image.
+    prepare: Callable[[Condition, torch.Generator], Condition] | None = None
 
     @property
     def conditional(self) -> bool:

@@ -16,7 +16,7 @@ class Experiment:
         config: resolved and plain.
         drawing: how samples are drawn; None for a model that draws none or was opened from a checkpoint.
         measured: (value of ``measures.over`` or None, how to draw under it), in the order of the values.
-        reference: a ``SampleReference`` that measures samples; None if none are measured.
+        reference: a ``SampleReference``, against which samples are measured; None if none are.
         step: of the checkpoint that the model was opened from.
     """
 

@@ -37,7 +37,7 @@ class Fit:
 
     trainer: pl.Trainer
     keep: Keep
-    progress: Sequence[pl.Callback]  # which show it, and wait for signals
+    progress: Sequence[pl.Callback]  # callbacks that show progress and wait for signals
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +45,9 @@ class Fit:
 
     @property
     def device_name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return self.device.type
 
 
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:

@@ -28,8 +28,8 @@ from triptych.run.untrusted import OWN
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-_servers: list["Server"] = []  # of this process: one, or none yet
+PR_SET_PDEATHSIG = 1  # the constant of linux/prctl.h
+_servers: list["Server"] = []  # the one server of this process, or none yet
 
 
 def run_job(argument: str, log: Path) -> int:
@@ -40,7 +40,9 @@ def run_job(argument: str, log: Path) -> int:
     """
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
-    look = _end_with_sweep if _is_worker() else _do_nothing
+    look = _do_nothing
+    if _is_worker():
+        look = _end_with_sweep
     try:
         return _servers[0].run(argument, log, look)
     except SystemExit:
@@ -73,7 +75,7 @@ class Server:
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process: Any = subprocess.Popen(  # whose pipes may be None by its type
+            self.process: Any = subprocess.Popen(  # Any, as its pipes may be None by its type
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)

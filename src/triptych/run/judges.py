@@ -40,7 +40,7 @@ def read_statistics(path: str) -> Moments:
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
         raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
+    return Moments(FEATURES, mu, sigma)  # The file does not say how many images there were.
 
 
 @torch.no_grad()

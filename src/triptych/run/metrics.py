@@ -20,11 +20,11 @@ from triptych.run.directory import RunDirectory, atomic, log_line, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # of the last rows, which may still gain figures
+OPEN = 8  # rows at the end of the table that may still gain figures
 LONGEST = 18  # digits of a step
-SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
+SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
-NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # groups that do not tell runs apart
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 
@@ -43,8 +43,8 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path, clock: Callable[[], float], every: float = 2.0):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
-        self._columns: list[str] = []  # of the file
-        self.rows: dict[int, dict[str, Any]] = {}  # by step: those that are held
+        self._columns: list[str] = []  # columns of the file
+        self.rows: dict[int, dict[str, Any]] = {}  # the rows that are held, by step
         self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
 
@@ -89,7 +89,9 @@ class MetricsCsv(Logger):
     def time(self, step: int) -> dict[str, Any]:
         """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
         row = self.rows.get(step, {})
-        return {"time": float(row["time"])} if "time" in row else {}
+        if "time" not in row:
+            return {}
+        return {"time": float(row["time"])}
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration has its own file."""

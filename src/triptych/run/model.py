@@ -23,7 +23,7 @@ from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 
 MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
-CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
+CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
 QUIET = (  # warnings of libraries that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory; a worker would only cost
@@ -40,7 +40,7 @@ def set_up_torch(threads: int) -> None:
     """Silence libraries; set the number of threads; make a CPU faster, with the same results."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning", "lightning_fabric"):  # and Lightning's tips
+    for name in ("pytorch_lightning", "lightning_fabric"):  # Their tips are no warnings.
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(threads)  # sums in another order would differ in the last digit
     torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
@@ -105,12 +105,13 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
     inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
-        if table.config.get(name):  # else none was chosen, which the model refuses
+        if table.config.get(name):  # The model refuses itself to have none.
             inner.at(name)
 
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """Return facts of the data, by the argument names that request them."""
+    conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
         "shape": data.shape,
@@ -118,7 +119,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": _conditions_read(config, data) | _augmentation_kind(data),
+        "conditions": conditions | _augmentation_kind(data),
         "mixture": data.mixture,
         "training": partial(training_items, data),
     }
@@ -132,9 +133,13 @@ def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind
     if not data.conditions:
         problem = f"data {data.name} has no labels and no other conditions"
         raise UserError(f"model.conditional=true: {problem}; pass false")
-    if isinstance(conditional, list):
-        return {name: data.conditions[name] for name in data.conditions if name in conditional}
-    return data.conditions
+    if not isinstance(conditional, list):
+        return data.conditions
+    for name in conditional:
+        if name not in data.conditions:
+            known = ", ".join(data.conditions)
+            raise UserError(f"model.conditional: {name!r} is no part of the conditions; choose from {known}")
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:

@@ -23,10 +23,11 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 NETWORK, SCHEDULE = "triptych.networks.unet2d.UNet2D", "triptych.diffusion.betas.Betas"
 PROCESS, DIFFUSION = "triptych.diffusion.process.VariancePreserving", "triptych.models.diffusion.Diffusion"
 DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.denoiser.Output"
-SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # of prediction_type
+SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # our spaces by prediction_type
 VARIANCES = {"fixed_small": "beta_tilde", "fixed_large": "beta", "fixed_small_log": "beta_tilde"}
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not stand for; (): any
+# Values that keys without a counterpart of ours may have; (): any.
+VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     INDEX: {
         "_class_name": ("DDPMPipeline", "DDIMPipeline"), "unet": (["diffusers", "UNet2DModel"],),
         "scheduler": tuple(["diffusers", name] for name in SCHEDULERS),
@@ -36,7 +37,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
         "prediction_type": tuple(SPACES), "variance_type": tuple(VARIANCES), "clip_sample": (True, False),
         "clip_sample_range": (), "rescale_betas_zero_snr": (False,), "thresholding": (False,),
         "set_alpha_to_one": (True,), "predict_epsilon": (True, False), "timestep_values": (None,),
-        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of their samplers
+        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of diffusers' samplers
         **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "tensor_format"), ()),
     },
     UNET: {
@@ -53,7 +54,8 @@ WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at mos
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 TYPES = {space: name for name, space in SPACES.items()}
 VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
-NEEDED = {  # by key, what can be expressed
+# Values that diffusers can express, by our keys.
+NEEDED = {
     "model._target_": [DIFFUSION],
     "denoiser._target_": [DENOISER],
     "denoiser.network._target_": [NETWORK],
@@ -160,14 +162,18 @@ def _our_name(name: str) -> str:
 def _prediction(scheduler: dict[str, Any]) -> str:
     """Return what the network predicts, as ``prediction_type``; before diffusers 0.9 it was another key."""
     if "predict_epsilon" in scheduler:
-        return "epsilon" if scheduler["predict_epsilon"] else "sample"
+        if scheduler["predict_epsilon"]:
+            return "epsilon"
+        return "sample"
     return str(scheduler.get("prediction_type", "epsilon"))
 
 
 def _place(path: str, name: str) -> Path:
     """Return a file of a component: of one without a folder, beside the index, as diffusers does."""
     file = Path(path) / name
-    return file if file.parent.is_dir() else Path(path) / file.name
+    if file.parent.is_dir():
+        return file
+    return Path(path) / file.name
 
 
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:

@@ -75,7 +75,7 @@ class RunPlan(NamedTuple):
 
     done: bool  # it has finished, and its result is the command's
     changes: Changes  # it goes on with these
-    other: Changes  # by these it is another run, and the command is refused
+    other: Changes  # differences that make it another run: the command is refused
 
 
 def has_run(run: RunDirectory) -> bool:
@@ -143,7 +143,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if not has_run(run):
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # Somebody else may have been quicker.
-                run.clear_failure()  # of a job that was refused before it began
+                run.clear_failure()  # A job may have been refused before it began.
                 run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
                 _record(run, plain)
                 return run

@@ -23,13 +23,13 @@ DISTRIBUTED = {
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
-SIGNALS = (*ENDING, *PREEMPTION)  # that stop a run
+SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
-# errors of a file system without locks, where filelock's file stands for the kernel's
+# Errors of a file system without locks. There a file of filelock's stands for the kernel's lock.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"
-_held: list[tuple[Path, IO[str]]] = []  # by this process
+_held: list[tuple[Path, IO[str]]] = []  # directories that this process holds, with their lock files
 
 
 def _launcher() -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def _launcher() -> tuple[str, ...]:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
-    return ("LOCAL_RANK",)  # of a process that Lightning started
+    return ("LOCAL_RANK",)  # The first process of a run started this one.
 
 
 def rank() -> int:
@@ -81,7 +81,7 @@ def lives(pid: int) -> bool:
 def end_with_parent() -> None:
     """Stop this process when its parent is gone: for a sweep's jobs and the ranks that Lightning starts."""
     parent = int(os.environ.get(PARENT) or 0)
-    os.environ[PARENT] = str(os.getpid())  # of the ranks that this process starts
+    os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

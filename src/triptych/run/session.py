@@ -34,7 +34,9 @@ class Session:
         """Return "build" until training begins, then "fit", then "test"."""
         if self.fitted:
             return "test"
-        return "fit" if self.stop.began else "build"
+        if self.stop.began:
+            return "fit"
+        return "build"
 
     def record(self, status: str, entries: dict[str, Any]) -> Result:
         """Return the result, and write it if this process is the run's first."""

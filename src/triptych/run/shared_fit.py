@@ -69,8 +69,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
     with contextlib.suppress(UserError, OSError, ValueError):
         other = _offering_run(run, entry)
         if other is not None:
-            memory = to_float(entry.get("memory"))
-            _copy_fit(run, other, memory if math.isfinite(memory) else 0.0)
+            _copy_fit(run, other, to_float(entry.get("memory")))
 
 
 def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | None:
@@ -82,16 +81,21 @@ def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | No
     if other.path.is_symlink():
         return None
     check_directory(other.path)
-    same = other.provenance.id == entry.get("id") and _settings(other.config()) == _settings(run.config())
-    return other if same else None
+    if other.provenance.id != entry.get("id") or _settings(other.config()) != _settings(run.config()):
+        return None
+    return other
 
 
 def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
-    needed = {LAST, BEST} if run.config()["checkpoint"] == "best" else {LAST}
+    needed = {LAST}
+    if run.config()["checkpoint"] == "best":
+        needed.add(BEST)
     if not needed <= states.keys():
         return
     name = other.path.name
+    if math.isnan(memory):
+        memory = 0.0
     states[LAST]["triptych"]["fit_of"] = {"run": name, "memory": memory}
     for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):
         with open_regular(path) as file:

@@ -139,7 +139,9 @@ class Stop(pl.Callback):
 
     def _note(self, finite: Tensor, step: int, kind: int = 0) -> None:
         bad = torch.where(finite, NEVER, 2 * step + kind)
-        self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
+        if self._bad is not None:
+            bad = torch.minimum(self._bad, bad)
+        self._bad = bad
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
@@ -197,7 +199,9 @@ def is_broken_connection(error: BaseException) -> bool:
 
 def failure_line(error: Exception) -> str:
     """Format an error in one line; unexpected ones with their type."""
-    return str(error) if isinstance(error, UserError) else describe_error(error)
+    if isinstance(error, UserError):
+        return str(error)
+    return describe_error(error)
 
 
 def leave_error(run: RunDirectory, error: Exception) -> None:

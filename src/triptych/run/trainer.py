@@ -119,4 +119,6 @@ def _environment() -> list[Any]:
 
     Lightning would take the tasks of a batch script in which this process runs for the trainer's.
     """
-    return [] if launch() else [LightningEnvironment()]
+    if launch():
+        return []
+    return [LightningEnvironment()]
