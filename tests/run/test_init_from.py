@@ -156,6 +156,9 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     assert not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
     again = torch.load(run / "samples" / "final.pt", weights_only=True)["x"]
     assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
+    # a start that was killed at its end goes on with the other run's model and fits nothing
+    (run / "summary.json").unlink()
+    assert execute(run)["test"] == ours["test"] and "train/loss" not in (run / "metrics.csv").read_text()
     # and it stands alone: its own checkpoint gives its figures, also when the other run is gone
     source.path.rename(source.path.with_name("gone"))
     done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")

@@ -59,10 +59,6 @@ def test_runs_that_do_not_fit(opened, first, second, words):
     refused(lambda: opened(run(**first), run(**second)), *words)
 
 
-def test_a_bare_number_of_stages(opened):
-    refused(lambda: opened(run(**BASE)), "cascade=['run0']: must be two runs or more")
-
-
 def test_a_density_is_no_term_of_a_cascades_bound(monkeypatch):
     """A DALL-E 2 chain: nats of embeddings do not add to bits of pictures."""
     runs = [

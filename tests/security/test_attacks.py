@@ -169,7 +169,7 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 def test_a_configuration_that_is_none(root, config, group):
     for value in (None, "x", 3, [], {"a": 1}):
         path = save_checkpoint(root / "x.ckpt", put(config, group, value))
-        problems = "names no class|must be a group|not the dotted name"
+        problems = "names no class|must be a group|the dotted name"
         with pytest.raises(UserError, match=f"has no {group};|{problems}|cannot be built"):
             reopen(str(path))
 

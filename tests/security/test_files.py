@@ -268,7 +268,7 @@ def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
 def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
     folder_of(tmp_path, size=(40, 40))
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
-    with refused("40 x 40 = 1600 pixels, more than 1599"):
+    with refused("40 x 40 pixels, more than 1599"):
         ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1600")
     ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()

@@ -50,10 +50,10 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
     take_fit(run, fit)
     start = newest_readable(run.checkpoints())
     with interpreting(start or config.get("trained") or config.get("init_from")):
+        if config.get("trained"):
+            return _adopt(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
-        if config.get("trained"):
-            return _adopt(run, experiment, now)
         return _begin(run, config, now, fit)
 
 
@@ -88,8 +88,11 @@ def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str
     return Origin(None, 0, None, initial, data, fit)
 
 
-def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint) -> Origin:
-    """Take the model of the run, or of diffusers' pipeline, that ``trained`` names."""
+def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None) -> Origin:
+    """Take the model of the run, or of diffusers' pipeline, that ``trained`` names.
+
+    ``start``: the checkpoint that an earlier start, or this run's first process, has made of it.
+    """
     config = experiment.config
     path = config["trained"]
     if is_pipeline(path):
@@ -98,10 +101,14 @@ def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint) -> Origi
     else:
         checkpoint, line = read_other("trained", path, now, f"restore the data of trained={path}")
         log_line(run, line)
-    _tell_of_other_data(run, now)
+    step = 0
+    if start is None:
+        _tell_of_other_data(run, now)
+    else:
+        step = read_checkpoint(start)["global_step"]
     adopted = {key: checkpoint[key] for key in ("state_dict", "callbacks", "global_step")}
     adopted["triptych"] = checkpoint["triptych"] | {"config": config}
-    return Origin(None, 0, adopted, None, remember(now, checkpoint["triptych"].get("data")))
+    return Origin(start, step, adopted, None, remember(now, checkpoint["triptych"].get("data")))
 
 
 def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:

@@ -41,7 +41,9 @@ class Items:
 def read_items(directory: Path, bound: float) -> Items | None:
     """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
     items = load_items(directory)
-    return items if items is not None and items.have_mean(bound) else None
+    if items is None or not items.have_mean(bound):
+        return None
+    return items
 
 
 def load_items(directory: Path) -> Items | None:
@@ -62,8 +64,9 @@ def _load(path: str, _written: int) -> Items | None:
         return None
     order = np.argsort(arrays["index"])
     index, total = arrays["index"][order], arrays["total"].astype(np.float64)[order]
-    sound = len(index) > 1 and (index[1:] > index[:-1]).all() and np.isfinite(total).all()
-    return Items(index, total) if sound else None
+    if len(index) < 2 or not (index[1:] > index[:-1]).all() or not np.isfinite(total).all():
+        return None
+    return Items(index, total)
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
@@ -78,7 +81,9 @@ def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dic
     sizes = {size for array in arrays.values() for size in array.shape}
     numbers = all(array.dtype.kind in KINDS for array in arrays.values())
     shaped = all(array.ndim == 1 + (name == square) for name, array in arrays.items())
-    return arrays if numbers and shaped and len(sizes) == 1 else None
+    if not numbers or not shaped or len(sizes) != 1:
+        return None
+    return arrays
 
 
 def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -147,7 +147,9 @@ def _build_mlflow(
     name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
 ) -> list[Logger]:
     uri = address(node, run.config(), run)
-    return [] if uri is None else [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
+    if uri is None:
+        return []
+    return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
 
 
 def _build_wandb(

@@ -179,7 +179,9 @@ def _varied_key(config: dict[str, Any]) -> str | None:
 def _with_value(config: dict[str, Any], value: Any) -> str:
     """Return " with KEY=VALUE" for a value of ``measures.over``; "" without one."""
     key = _varied_key(config)
-    return "" if key is None else f" with {key}={value}"
+    if key is None:
+        return ""
+    return f" with {key}={value}"
 
 
 def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> SetConditions:
@@ -215,12 +217,16 @@ def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
 def _some(suitable: Tensor, n: int) -> Tensor | None:
     """Return n of the items where ``suitable`` (size,) is true, in turn if there are fewer; or None."""
     items = suitable.nonzero().squeeze(1)
-    return items[choose(n, len(items))] if len(items) else None
+    if not len(items):
+        return None
+    return items[choose(n, len(items))]
 
 
 def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
     """Return the labels of ``rows``, counted from the first again after the last."""
-    return None if labels is None else labels[rows % len(labels)]
+    if labels is None:
+        return None
+    return labels[rows % len(labels)]
 
 
 def _average(figures: Sequence[dict[str, float]], n: int) -> dict[str, Any]:
@@ -266,4 +272,6 @@ def _unconditional_denoiser(model: BoundModel) -> Any:
     if model.denoiser is None or model.of_latents:
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}
-    return None if never_dropped(model.label_dropout, parts) else model.denoiser
+    if never_dropped(model.label_dropout, parts):
+        return None
+    return model.denoiser

@@ -73,7 +73,9 @@ def is_too_large(value: float | None) -> bool:
 def to_int(value: Any) -> int | None:
     """Parse an int; None for anything that is not a finite number."""
     real = to_float(value)
-    return int(real) if math.isfinite(real) else None
+    if not math.isfinite(real):
+        return None
+    return int(real)
 
 
 def parse_time(text: str) -> datetime | None:
@@ -84,7 +86,9 @@ def parse_time(text: str) -> datetime | None:
     if not text:
         return None
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment
 
 
 def first_line(text: object) -> str:
@@ -273,7 +277,9 @@ def parse_fact(key: str, kind: type, data: Any) -> Any:
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
     """Parse the seed; records of earlier versions have it in the overrides."""
-    return to_int(parse_overrides(overrides).get("seed") if seed is None else seed)
+    if seed is None:
+        seed = parse_overrides(overrides).get("seed")
+    return to_int(seed)
 
 
 def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures:

@@ -82,8 +82,10 @@ def add_execution(
     """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
     before = run.provenance
     code = Execution(sources=code_digest(config), versions=versions())
-    changes = describe_changes(before.last, code) if step else ""  # before the first step nothing was trained
-    line = f"going on under other {changes} than before" if changes else ""
+    changes = describe_changes(before.last, code)
+    line = ""
+    if changes and step:  # before the first step nothing was trained
+        line = f"going on under other {changes} than before"
     here = {
         "started": timestamp(),
         "step": step,
@@ -165,7 +167,9 @@ def _installed() -> dict[str, str]:
 
 def _package_state(place: Path) -> dict[str, Any]:
     """Return ``git_state`` of a package's folder or file."""
-    return git_state(place, ".") if place.is_dir() else git_state(place.parent, place.name)
+    if place.is_dir():
+        return git_state(place, ".")
+    return git_state(place.parent, place.name)
 
 
 def timestamp() -> str:

@@ -226,7 +226,9 @@ def _picture(run: Run) -> Path | None:
     if run.samples is None:
         return None
     file = run.dir / run.samples
-    return file if file.resolve().is_relative_to(run.dir.resolve()) else None
+    if not file.resolve().is_relative_to(run.dir.resolve()):
+        return None
+    return file
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:

@@ -239,8 +239,9 @@ class TrainingPoints(PointReference):
 
 def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]) -> PointReference:
     """Return what samples of points are compared with; or UserError."""
-    kind = FreshPoints if isinstance(data, Generated) else TrainingPoints
-    return kind(data, n, seed, own)
+    if isinstance(data, Generated):
+        return FreshPoints(data, n, seed, own)
+    return TrainingPoints(data, n, seed, own)
 
 
 class ImageReference(SampleReference):

@@ -105,8 +105,6 @@ def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
     """Return the experiments of a cascade's stages, which ``key`` names; UserError if they do not fit."""
-    if len(paths) < 2:
-        raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
     runs: list[Experiment] = []
     for i, path in enumerate(paths):
         stage_key = f"{key}[{i}]"

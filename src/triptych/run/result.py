@@ -117,13 +117,17 @@ class Result:
     @cached_property
     def measure(self) -> str | None:
         """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""
-        units = [unit for unit in UNITS if unit in self.test]
-        return units[0] if units else None
+        for unit in UNITS:
+            if unit in self.test:
+                return unit
+        return None
 
     @property
     def bound(self) -> float:
         """The test bound in its own unit (per dimension); NaN where there is none."""
-        return self.test[self.measure].mean if self.measure else math.nan
+        if self.measure is None:
+            return math.nan
+        return self.test[self.measure].mean
 
     def figure(self, path: str) -> float | None:
         """Return a figure by its path, as ``val.bound.mean`` in any unit; None if it is not there."""

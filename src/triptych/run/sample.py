@@ -32,8 +32,6 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     if not model.draws:
         fix = "pass a generative model's"
         raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
-    if values["trajectory"] is not None and model.denoiser is None:
-        raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
@@ -42,8 +40,6 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
     """Prepare to draw from the last run of ``values["cascade"]``, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
-    if len(changes) > len(runs):
-        raise UserError(f"stages: {len(changes)} groups for {len(runs)} stages; pass one a stage at most")
     changes += [{}] * (len(runs) - len(changes))
     drawings = []
     for i, (run, change) in enumerate(zip(runs, changes, strict=True)):
@@ -105,8 +101,6 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
     """Return what the model reads of each prompt; ``with_image``: an image's embedding comes beside it."""
-    if not prompts:
-        raise UserError("prompt=[]: must be a text, or a list of one text or more")
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
         "text" in parts_read(stage.model, stage.data) for stage in (drawing, *drawing.stages.values())

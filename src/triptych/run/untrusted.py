@@ -27,7 +27,7 @@ def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) 
     ``needed``: further keys that must be there.
     """
     model_groups = [key for key in groups() if key in MODEL_KEYS]
-    missing = [key for key in (*model_groups, "threads", *needed) if config.get(key) is None]
+    missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
     if missing:
         raise UserError(f"{what}: its configuration has no {missing[0]}; pass the configuration of a run")
     check_names(config)
