@@ -40,7 +40,6 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
-from triptych.diffusion.prediction import Row, Space
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.wrappers import Wrapper
@@ -147,10 +146,6 @@ class Wide(OfSamples):
 class Best(Callback):
     def state_dict(self):
         return {"best": np.float64(0)}
-
-class Alone(Output):
-    def __init__(self):
-        super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))
 
 class Sign(torch.optim.Optimizer):
     def __init__(self, lr: float = 1e-3):
@@ -283,12 +278,6 @@ MISTAKES = [
         "must be Tensor, not Level",
     ),
     (own("callbacks.best", "Best"), "class Best(Callback):", "Best.state_dict(): no plain data; return "),
-    (
-        own("objective.output", "Alone"),
-        'super().__init__(Space("alone", lambda alpha: Row(-0.5, 0.5)))',
-        "objective.output: TypeError: ",
-        "takes 1 positional argument",
-    ),
     (
         drawn(own("guidance", "Guide", fault="tensor")),
         "class Guide(Wrapper):",
