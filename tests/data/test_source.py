@@ -12,13 +12,14 @@ from triptych.data import shapes, source
 from triptych.data.base import Generated
 from triptych.data.build import fingerprint
 from triptych.data.mixture import Ring
+from triptych.data.mnist import Mnist
 from triptych.data.source import check_data_files
 from triptych.data.text import Words
 from triptych.run.execute import execute
 from triptych.run.read import read_run
 from triptych.study.details import _provenance
 
-from .helpers import image_folder, items, refused, save_images, write_mnist
+from .helpers import image_folder, items, refused, save_images, write_idx, write_mnist
 
 
 def save(root, *files):
@@ -208,6 +209,13 @@ def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
     check(**keys, download=True)
     write_mnist(tmp_path)
     check(**keys)
+
+
+def test_mnist_refuses_unequal_numbers_of_images_and_labels(tmp_path):
+    write_mnist(tmp_path)
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    write_idx(labels, np.zeros(29))
+    refused(lambda: Mnist(root=tmp_path, val_size=5).load(), str(labels), "30", "29")
 
 
 def test_cifar_files_that_are_missing(tmp_path):

@@ -13,6 +13,7 @@ from tests.refusal import refused, refused_if
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.errors import UserError
 from triptych.models.accounting import Logged
 from triptych.models.contract import (
     check_gradient,
@@ -156,6 +157,14 @@ def test_a_schedule(trusting, name, words):
     schedule = getattr(import_module("own_schedules"), name)(gamma_min=low, gamma_max=high)
     refused_if(lambda: check_schedule(schedule, CPU), words, f"schedule: {name} at t=", f"({file}:")
     assert {p.dtype for p in schedule.parameters()} <= {torch.float32}
+
+
+def test_schedule_outside_of_torch_is_refused(trusting):
+    source = "\nclass Outside(Linear):\n    def gamma(self, t):\n        return super().gamma(t.detach())\n"
+    trusting("own_schedules", SCHEDULES + source)
+    schedule = import_module("own_schedules").Outside(gamma_min=-6.0, gamma_max=6.0)
+    with pytest.raises(UserError, match="Outside gives a gamma without a gradient in t"):
+        check_schedule(schedule, CPU)
 
 
 def test_the_examples_schedule(trusting):

@@ -65,6 +65,9 @@ class Mnist(Official):
     def read(self, image_file: Path, label_file: Path) -> tuple[torch.Tensor, torch.Tensor]:
         """Read (images (n, 1, 28, 28) uint8, labels (n,) int64) of one official part."""
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            problem = f"{image_file} has {len(images)} images, {label_file} {len(labels)} labels"
+            raise DataError(f"data.root: {problem}; must be equal")
         # Copies, as torch does not take read-only memory.
         return torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64))
 

@@ -83,7 +83,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     with torch.enable_grad():
         gamma = schedule.gamma(t)
         if not gamma.requires_grad:
-            return  # It is computed outside of torch, so that its slope is unknown.
+            _refuse("schedule", schedule, "gives a gamma without a gradient in t; compute it with torch")
         slope = torch.autograd.grad(gamma.sum(), t)[0]
     t, gamma = t.detach(), gamma.detach()
     if (gamma.diff() <= 0).any():
