@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from triptych.config.keys import join
 from triptych.errors import UserError
 from triptych.files import read_bytes
 
@@ -71,8 +72,7 @@ def _drop_removed(config: dict[str, Any]) -> None:
 def _copy(value: Any, path: str, what: str) -> Any:
     if isinstance(value, dict):
         _check_keys(value, path, what)
-        paths = {key: f"{path}.{key}" if path else key for key in value}
-        return {key: _copy(value[key], paths[key], what) for key in value}
+        return {key: _copy(inner, join(path, key), what) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_copy(item, f"{path}[{i}]", what) for i, item in enumerate(value)]
     if type(value) not in PLAIN:
