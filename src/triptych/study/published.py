@@ -20,7 +20,7 @@ from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
-from triptych.study.verdict import no_better
+from triptych.study.verdict import find_weakness
 
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
 # What reading a record that anybody may have written raises.
@@ -203,7 +203,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
         seeds=min((pair.n for pair in pairs), default=0),
         items=min((pair.n_items for pair in pairs), default=0),
         runs=tuple(used.values()),
-        warning=no_better({setting.label: setting.runs for setting in of_bound}),
+        warning=find_weakness({setting.label: setting.runs for setting in of_bound}).text,
     )
 
 
