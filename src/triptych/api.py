@@ -178,8 +178,8 @@ class Trained:
         """
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
-        from triptych.run.drawing import Experiment
-        from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
+        from triptych.run.experiment import Experiment
+        from triptych.run.sample import SAMPLES, draw_all, drawing_of
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
@@ -200,7 +200,7 @@ class Trained:
         values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
         if values["devices"] != 1:
             raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")
-        from triptych.run.account import evaluate_checkpoint
+        from triptych.run.evaluate import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
 

@@ -16,7 +16,7 @@ from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.contrasts import figure
+from triptych.study.claim_settings import figure
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.published import judge_claims
 

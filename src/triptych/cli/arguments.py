@@ -20,7 +20,7 @@ from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
 from triptych.config.habits import VALUE, nearest, replacement, translated
 from triptych.config.hydra_internals import get_args_parser
-from triptych.config.identity import ABSENT, check_environment, quote, register_resolvers
+from triptych.config.identity import ABSENT, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
@@ -64,7 +64,6 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     Paths are quoted, as runs' names contain = and commas; a class's key that no file lists gets its plus.
     """
     answer_version(arguments)
-    check_environment()
     register_resolvers()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
@@ -92,7 +91,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     options = check_options(quoted, command)
-    check_lists(options.overrides, command)
+    check_lists(options.overrides)
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.help or options.cfg:

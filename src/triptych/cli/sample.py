@@ -26,23 +26,23 @@ def sample(cfg: DictConfig) -> Path:
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
         find_checkpoint(path, key)
+    from triptych.run import sample as sampling
+    from triptych.run.pictures import save_picture, save_trajectory
     from triptych.run.reopen import reopen
-    from triptych.run.sampling import opened
-    from triptych.run.sampling.pictures import save_picture, save_trajectory
 
     if values["cascade"] is not None:
-        drawing = opened.cascade_of(values)
+        drawing = sampling.cascade_of(values)
     else:
-        drawing = opened.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
-    drawn = opened.draw_all(drawing, values)
-    folder = save_tensor(drawn[opened.SAMPLES], Path(cfg.out))
-    save_picture(drawn[opened.SAMPLES][:400], drawing.data, folder / "samples.png")
+        drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+    drawn = sampling.draw_all(drawing, values)
+    folder = save_tensor(drawn[sampling.SAMPLES], Path(cfg.out))
+    save_picture(drawn[sampling.SAMPLES][:400], drawing.data, folder / "samples.png")
     for i, name in enumerate(drawing.sources):
         if name in drawing.stages:
             save_picture(drawn[name][:400], drawing.stages[name].data, folder / f"stage_{i}.png")
     if values["trajectory"] is not None:
-        condition, first = opened.condition_of(drawing, values, cfg.n), min(cfg.n, cfg.batch_size)
-        save_trajectory(drawing, condition, first, opened.seed_of(values, 0), folder)
+        condition, first = sampling.condition_of(drawing, values, cfg.n), min(cfg.n, cfg.batch_size)
+        save_trajectory(drawing, condition, first, sampling.seed_of(values, 0), folder)
     return folder
 
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
+from triptych.run.items import read_items
 from triptych.run.parsing import UNITS, Estimate, SampleMeasures
-from triptych.run.read import Run, read_items
+from triptych.run.read import Run
 from triptych.study.axes import Axis, value
 from triptych.study.formatting import with_interval
 from triptych.study.statistics import ALPHA, Paired, far, spread

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -166,9 +167,8 @@ def batches_of(config: Mapping[str, Any]) -> int:
 
 def averages_of(config: Mapping[str, Any]) -> int:
     """Return how many averages of the weights a run keeps."""
-    callbacks = config.get("callbacks") or {}
-    ema = callbacks.get("ema") or {}
-    return 1 + len(ema.get("others") or [])
+    others = OmegaConf.select(OmegaConf.create(dict(config)), "callbacks.ema.others")
+    return 1 + len(others or [])
 
 
 def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:

@@ -14,7 +14,8 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.contrasts import ContrastResult, measure_contrast, read_settings
+from triptych.study.claim_settings import read_settings
+from triptych.study.contrasts import ContrastResult, measure_contrast
 from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims

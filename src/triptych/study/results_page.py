@@ -11,10 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,31 +23,25 @@ from triptych.files import read_record, walk
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study.claims_figure import claims_figure
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
 from triptych.study.published import FINDINGS, Judgement
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
-from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
 TITLE = "# Published claims, measured"  # as the template begins
 AGAIN = "to run again"  # the claim or a measure has changed since
-COLOURS = {
-    "reproduced": "#009e73",
-    "contradicted": "#d55e00",
-    "cannot tell": MUTED,
-    "not testable here": "#aab2be",
-}
-HOLLOW: dict[str, Any] = {"marker": "D", "markerfacecolor": "none"}
-LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """Return the sweeps of papers at or beneath ``roots``."""
-    places = (place for root in roots for place in sorted(folder for folder, _ in walk(root)))
-    return [place for place in places if _is_papers_sweep(place)]
+    papers: list[Path] = []
+    for root in roots:
+        papers += filter(_is_papers_sweep, sorted(folder for folder, _ in walk(root)))
+    return papers
 
 
 def _is_papers_sweep(place: Path) -> bool:
@@ -106,7 +96,7 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     for entry in entries:
         text = page_template("paper.md.j2").render(entry=entry)
         write_atomic(folder / f"{entry['title']}.md", text + "\n")
-    figure = claims_figure(entries)
+    figure = claims_figure(rows_of(entries, identities=False))
     if figure:
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known["small"], folder.name, bool(figure)))
@@ -275,59 +265,3 @@ def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
     ends = dict.fromkeys([*dates[:1], *dates[-1:]])
     parts.append(" to ".join(ends) or "an unknown date")
     return "; ".join(parts) + "."
-
-
-def claims_figure(entries: Sequence[Entry]) -> bytes | None:
-    """Return a PNG of all findings that compare two positive figures; None where there are none."""
-    rows: dict[str, Any] = {}
-    for entry, claim in rows_of(entries, identities=False):
-        if claim["ratio"] and claim["word"] in COLOURS:
-            rows[f"{entry['title']}: {claim['name']}"] = claim
-    if not rows:
-        return None
-    with styled():
-        figure = Figure(figsize=(7.6, 0.9 + 0.19 * max(3, len(rows))), layout="constrained")
-        figure.set_facecolor("white")
-        ax = figure.subplots()
-        ax.axvline(1, color=INK, linewidth=0.8)
-        for y, claim in enumerate(rows.values()):
-            _draw_claim(ax, y, claim)
-        ax.set_xscale("log")
-        ax.set_xlim(LOW * 0.95, HIGH * 1.05)
-        plain_ticks(ax.xaxis)
-        ax.set_xticks([0.2, 0.5, 1, 2, 5])
-        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel(
-            "ratio of the two settings that decide; arrows: beyond the axis\n"
-            "as claimed: right of 1 (circles), near 1 (squares)"
-        )
-        words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
-        words += [
-            Line2D([], [], color=INK, linestyle="", label="claimed to be the same", marker="s"),
-            Line2D([], [], color=INK, linestyle="", label="published", **HOLLOW),
-        ]
-        figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
-        return to_png(figure)
-
-
-def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
-    """Draw the measured ratio of a claim with its interval, and the published one."""
-    ink = COLOURS[claim["word"]]
-    mean, low, high = np.clip(claim["ratio"], LOW, HIGH)
-    ax.plot([low, high], [y, y], color=ink, linewidth=2)
-    marker = "s" if claim["is_tie"] else "o"
-    ax.plot(mean, y, _marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
-    ratio = claim["published_ratio"]
-    if ratio:
-        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _marker(ratio, "D")}
-        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
-
-
-def _marker(ratio: float, inside: str) -> str:
-    """Return the sign of a ratio: an arrow where it lies beyond the axis."""
-    if ratio > HIGH:
-        return ">"
-    if ratio < LOW:
-        return "<"
-    return inside

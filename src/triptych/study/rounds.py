@@ -21,6 +21,11 @@ from triptych.run.prepare import resolve_composed
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
+# Keys that only the sweep of a grid has a use for.
+OF_A_GRID = {
+    "until": "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3",
+    "setting": "for a sweep of an ablation that lists it, with -m",
+}
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
@@ -63,7 +68,7 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
         raise UserError(f"setting={name}: no such setting; settings here: {known}")
     typed = set(map(key_of, job))
     added = [override for override in settings[name] if key_of(override) not in typed]
-    # the name first: a report names runs by the first of the keys that change together
+    # The name comes first: a report names runs by the first of the keys that change together.
     return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
@@ -122,13 +127,11 @@ def differing(config: DictConfig) -> set[str]:
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
     """Refuse values of keys that concern a sweep as a whole; ``grid``: whether it has a grid."""
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
-    until = config.get("until")
-    if until and not grid:
-        fix = "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3"
-        raise UserError(f"until={until}: {fix}")
-    if config.get("setting") is not None and not grid:
-        fix = "for a sweep of an ablation that lists it, with -m"
-        raise UserError(f"setting={config['setting']}: {fix}")
+    if grid:
+        return
+    for key, fix in OF_A_GRID.items():
+        if config.get(key) is not None:
+            raise UserError(f"{key}={config[key]}: {fix}")
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:
@@ -227,14 +230,12 @@ def choose_point(
     ``bounds``: validation bounds over seeds, lower is better, of each setting at each point; one
     that is not finite rules its point out. UserError: a setting, or all together, has none left.
     """
-    settings = dict.fromkeys(setting for setting, _ in bounds)
-    points = dict.fromkeys(point for _, point in bounds)
-    mean = {cell: _mean(values) for cell, values in bounds.items()}
-    together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
-    best = {}
-    for setting in settings:
-        own = {point: mean[setting, point] for point in points}
-        best[setting] = _lowest(own, ",".join(setting))
+    means: dict[Setting, dict[Point, float]] = {}
+    for (setting, point), values in bounds.items():
+        means.setdefault(setting, {})[point] = _mean(values)
+    best = {setting: _lowest(own, ",".join(setting)) for setting, own in means.items()}
+    points = next(iter(means.values()))
+    together = {point: _mean([own[point] for own in means.values()]) for point in points}
     return _lowest(together, "all settings"), best
 
 

@@ -9,22 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from triptych.config.check import check_keys, check_optimized_metric
 from triptych.config.identity import (
     grid_keys,
     own_name,
-    quote,
     shared_overrides,
-    sweep_name,
 )
-from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, UserError
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
@@ -38,6 +33,7 @@ from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
+from triptych.study.sweep_command import check_command, name_directory
 from triptych.study.sweep_plan import (
     STUDY,
     Cells,
@@ -86,46 +82,6 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current_hook() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
-
-
-def check_command(config: DictConfig) -> None:
-    """Refuse what concerns a sweep as a whole; UserError."""
-    if processes.launch():
-        fix = "use trainer=ddp in it, not torchrun or srun"
-        raise UserError(f"-m: a sweep starts its processes itself; {fix}")
-    sweeper = config.hydra.sweeper
-    check_keys(config, config.hydra)
-    check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
-    rounds.check_rounds(config, grid=rounds.is_grid(config))
-    tuned = set(sweeper.get("tune") or {})
-    if tuned and config.get("until"):
-        raise UserError("until=decided: not for a sweep that tunes; use until=null")
-    typed = set(map(rounds.key_of, config.hydra.overrides.task))
-    if tuned and typed & {*tuned, "test"}:
-        key = min(typed & {*tuned, "test"})
-        fix = "leave it out, or add hydra.sweeper.tune=null"
-        raise UserError(f"{key}: set by this sweep's tuning; {fix}")
-    if rounds.is_search(config):
-        check_optimized_metric(config)
-        if find_spec("optuna") is None:
-            raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-
-
-def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
-    """Name the sweep's directory by a literal override, which every launcher gives to its jobs."""
-    typed = config.hydra.overrides.hydra
-    if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
-        return
-    root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
-    config.hydra.sweep.dir = str(root)
-    # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which
-    # an earlier command had several values stays in them.
-    shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
-    naming = config.hydra.job.config.override_dirname
-    naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
-    quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
-    typed.append(f"hydra.sweep.dir={quote(str(root))}")
-    typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
 
 class SweepHook(Callback):

@@ -128,8 +128,6 @@ def scale_values(config: DictConfig) -> dict[str, Any]:
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
-    if not config.get("paper"):
-        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
     values: Any = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
     if not isinstance(values, DictConfig):
         reason = values or "has no such scale; use scale=small"
@@ -170,8 +168,7 @@ def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
 
 def _shared_by_all(values: Mapping[str, Any]) -> list[str]:
     """Return the keys of a scale that have one value, not a list of them as in "1,2"."""
-    lists = [key for key, value in values.items() if isinstance(value, str) and "," in value]
-    return [key for key in values if key not in lists]
+    return [key for key, value in values.items() if not (isinstance(value, str) and "," in value)]
 
 
 def claims_of(
