@@ -51,11 +51,11 @@ def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricP
 
 
 def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run]) -> Setting:
-    own = runs_of(point, axes, runs)
-    figures = {run.seed: figure(point, run) for run in own}
+    matches = runs_of(point, axes, runs)
+    figures = {run.seed: figure(point, run) for run in matches}
     finite = {seed: x for seed, x in figures.items() if math.isfinite(x)}
-    ends = [run.status for run in own if run.status in ENDED]
-    return Setting(label, point.metric, own, finite, len(ends), ends.count("diverged"))
+    ends = [run.status for run in matches if run.status in ENDED]
+    return Setting(label, point.metric, matches, finite, len(ends), ends.count("diverged"))
 
 
 def point_label(point: MetricPoint, claim: Claim) -> str:

@@ -17,7 +17,7 @@ COLOURS = {
     "not testable here": "#aab2be",
 }
 HOLLOW: dict[str, Any] = {"marker": "D", "markerfacecolor": "none"}
-LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
+LOW, HIGH = 0.2, 5.0  # the ends of the axis; a ratio beyond them is an arrow
 
 
 def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bytes | None:

@@ -136,7 +136,7 @@ def measure_contrast(contrast: Contrast, settings: Settings, seeds: int) -> Cont
     outside, inside = range_tests(pair, contrast.low, contrast.high)
     result = ContrastResult(contrast, pair, outside, inside, means=means)
     if contrast.ratio or contrast.first.metric in OF_THE_BOUND:
-        return result  # a bound may be near 0, as densities have no scale
+        return result  # a bound has no scale: half of a bound near 0 says nothing
     return result.refuse_wide(min(map(abs, means)) / 2, "half of the smaller figure")
 
 
@@ -156,7 +156,7 @@ def _share_of_divergences(contrast: Contrast, settings: Settings) -> ContrastRes
     for seed, value in first.figures.items():
         known = [figures[seed] for figures in others if seed in figures]
         lost += value > contrast.beyond * max(known, default=math.inf)
-    # the chance of as many, or as few, under a probability of one half
+    # The chances of as many, and of as few, if one half of all seeds were lost.
     many, few = float(bdtrc(lost - 1, n, 0.5)), float(bdtr(lost, n, 0.5))
     return ContrastResult(contrast, Paired(lost / n, n), many, few)
 

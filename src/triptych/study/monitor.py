@@ -17,7 +17,7 @@ from triptych.study.groups import setting_label
 from triptych.terminal import plain
 
 QUIET = 60.0  # seconds without progress after which a run is shown as stalled
-APART = 30  # times as long as a report took, until the next: it takes a core from the runs
+APART = 30  # pause between reports, in units of what one took: it takes a core from the runs
 
 
 def try_write_report(root: Path, show: bool = False) -> str:
@@ -51,8 +51,8 @@ class Monitor(threading.Thread):
         super().__init__(daemon=True)
         self.root, self.cells, self.done, self.every = root, cells, done, every
         self._halt = threading.Event()
-        self._reported = 0  # ended runs in the last report
-        self._next = 0.0  # not before this moment
+        self._reported = 0  # the number of ended runs in the last report
+        self._next = 0.0  # the earliest moment of the next report
 
     def run(self) -> None:
         from rich.live import Live
@@ -70,7 +70,7 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self) -> None:
-        begun: set[str] = set()  # what ended before may be started over, by retry or force
+        begun: set[str] = set()  # an ended run may be started over, by retry or force
         printed: set[str] = set()
         halted = False
         while not halted:

@@ -27,12 +27,12 @@ UTILISATION = 0.35
 SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
 # Single-precision operations a second of a step on one CPU core (benchmarks/training_step.py).
 CORE = 50e9
-CLASSES = 1000  # of a folder that is not read
+CLASSES = 1000  # assumed of a folder of images, which is not read
 DIFFUSION = "triptych.models.diffusion.Diffusion"
 # The parts of a configuration that a network follows from.
 PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
 FLOAT = 4  # bytes
-WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
+WHOLE = 2  # checkpoints that a run keeps: the last and the best
 
 CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
 
@@ -64,8 +64,8 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
 
     def bytes_besides(self, tensors: Iterable[torch.Tensor]) -> int:
         """Return the size of all that was saved but for these tensors."""
-        own = {tensor.untyped_storage()._cdata for tensor in tensors}
-        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in own)
+        left_out = {tensor.untyped_storage()._cdata for tensor in tensors}
+        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in left_out)
 
 
 class Cost(NamedTuple):
@@ -103,10 +103,10 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
         data.num_classes = CLASSES
         assumed = f"assumed: {CLASSES:,} classes, as data={data.name} is not read"
     table = parts_table(dict(config), data)
-    for part in ("schedule", "process"):  # not on meta: one computes with their values
+    for part in ("schedule", "process"):  # they need values, which meta tensors lack
         table.at(part)
     attention: Any = nullcontext()
-    if device == "cpu":  # where torch's formulas know attention as plain products alone
+    if device == "cpu":  # torch counts no other attention there
         attention = sdpa_kernel(SDPBackend.MATH)
     counter, saved = Operations(), Saved()  # type: ignore[no-untyped-call]  # torch's own
     with torch.device(device):

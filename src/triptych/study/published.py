@@ -48,7 +48,7 @@ class Judgement:
     runs: tuple[Run, ...]
     reproduced: float = 1.0
     contradicted: float = 1.0
-    warning: str = ""  # of settings that are no better than a model that knows nothing
+    warning: str = ""  # names settings that are no better than a trivial model
 
     @property
     def word(self) -> Word:

@@ -32,8 +32,8 @@ from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
-TITLE = "# Published claims, measured"  # as the template begins
-AGAIN = "to run again"  # the claim or a measure has changed since
+TITLE = "# Published claims, measured"  # the first line of the page
+AGAIN = "to run again"  # the word of a claim that has changed since, or its measure has
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -231,7 +231,7 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     if node is None:
         return list(entry["claims"])
     keys = decisive_keys(node.get("claims", {}), entry["scale"])
-    now = json.loads(json.dumps(keys, default=str))  # as the entry's own have been written and read
+    now = json.loads(json.dumps(keys, default=str))  # the recorded keys went through JSON, too
     # A result of an earlier version has no digest of its settings.
     same_settings = entry.get("settings") in (None, node.get("settings"))
     same_runs = same_settings and is_measured_alike(entry)

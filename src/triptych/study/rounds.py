@@ -32,7 +32,7 @@ def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]
     """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
-    loader = None  # by which glob(x*) finds choices
+    loader = None  # glob(x*) asks it for the choices
     if GlobalHydra.instance().is_initialized():
         loader = GlobalHydra.instance().config_loader()
     fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -117,7 +117,7 @@ def plans_later(config: DictConfig) -> bool:
 
 def differing(config: DictConfig) -> set[str]:
     """Return the keys and groups in which cells of a sweep differ, also by their settings."""
-    if not is_grid(config):  # an adaptive sweeper's are those that it is given
+    if not is_grid(config):  # an adaptive sweeper varies the keys that it is given
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     jobs = jobs_of(config)
     shared = set.intersection(*map(set, jobs))
@@ -233,9 +233,11 @@ def choose_point(
     means: dict[Setting, dict[Point, float]] = {}
     for (setting, point), values in bounds.items():
         means.setdefault(setting, {})[point] = _mean(values)
-    best = {setting: _lowest(own, ",".join(setting)) for setting, own in means.items()}
+    best = {setting: _lowest(means[setting], ",".join(setting)) for setting in means}
     points = next(iter(means.values()))
-    together = {point: _mean([own[point] for own in means.values()]) for point in points}
+    together = {}
+    for point in points:
+        together[point] = _mean([means[setting][point] for setting in means])
     return _lowest(together, "all settings"), best
 
 

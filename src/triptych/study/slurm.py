@@ -27,9 +27,9 @@ ENDED = {
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
-UNSEEN = "never seen"  # of another cluster, or hidden
+UNSEEN = "never seen"  # a job of another cluster, or a hidden one
 PATIENCE = 20.0  # seconds for which a job must have ended: a requeued one looks so for a moment
-EVERY = 30  # seconds between questions at most
+EVERY = 30  # seconds between two looks at the queue
 
 Outcome = Callable[[str, Sequence[str], str], Any]
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def ask_queue() -> dict[str, str] | None:
     """Return the state of each of this user's jobs that SLURM remembers; None without answer."""
-    # the user's own defaults (SQUEUE_PARTITION, ...) would hide jobs
+    # The user's own defaults (SQUEUE_PARTITION, ...) would hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
     try:
@@ -46,7 +46,7 @@ def ask_queue() -> dict[str, str] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    # lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) are ignored
+    # A line has a job and its state, as "17_2 RUNNING"; others, as "CLUSTER: name", are ignored.
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", done.stdout, re.MULTILINE))
 
 
@@ -56,9 +56,9 @@ class QueueWatcher(SlurmInfoWatcher):
     def __init__(self, folder: str, tasks: int, outcome: Outcome):
         super().__init__(delay_s=EVERY)
         self.folder, self.tasks, self.outcome = folder, tasks, outcome
-        self._state: dict[str, str] = {}  # as last seen in the queue
+        self._state: dict[str, str] = {}  # each job's last state in the queue
         self._since: dict[str, float] = {}  # when it was first seen as ended
-        self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
+        self._values: dict[str, Any] = {}  # what the runs of jobs without a result return
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
         """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
@@ -104,7 +104,7 @@ class QueueWatcher(SlurmInfoWatcher):
                 self._end(job)
 
     def _end(self, job: str) -> None:
-        self._info_dict[job] = {"State": "COMPLETED"}  # there is a result
+        self._info_dict[job] = {"State": "COMPLETED"}  # a result is there
         self._finished.add(job)
 
     def _missing(self, job: str) -> list[JobPaths]:

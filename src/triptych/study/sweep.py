@@ -44,7 +44,7 @@ from triptych.study.sweep_plan import (
     plan_cells,
 )
 
-_hooks: list["SweepHook"] = []  # of this process's sweep
+_hooks: list["SweepHook"] = []  # the hook of the sweep that this process runs
 # The exit code of a sweep all of whose runs ended in one of these ways; 1 for any other.
 EXIT_CODES = {
     0: {"finished", "pruned"},
@@ -171,7 +171,7 @@ class SweepHook(Callback):
         self.monitor.stop()
         others = self.reservation.others()
         self.reservation.release()
-        with suppress(KeyboardInterrupt):  # pressed again: the earlier report stays
+        with suppress(KeyboardInterrupt):  # Ctrl-C once more keeps the earlier report
             if self.kept.untouched and not others and not on_slurm(self.config):
                 self.kept.put_back()
             elif (self.root / "report.html").exists():
@@ -208,7 +208,7 @@ class SweepHook(Callback):
         self.reserve(self.plan(jobs))
         for name in map(self.cell, jobs):
             if name not in self.cells:
-                self.cells.append(name)  # to the same list that the monitor draws
+                self.cells.append(name)  # the monitor draws the same list
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
@@ -260,7 +260,7 @@ class SweepHook(Callback):
         return {}  # launchers send the hook to their workers, and its thread cannot go there
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
-        # the run's directory has it; a long sweep would keep all
+        # Hydra keeps each job's configuration; of a long sweep they would fill the memory.
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -31,7 +31,7 @@ from triptych.run.provenance_file import Entries
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
-COMMANDS = ".commands"  # of each command at work in a sweep: the cells that it will run
+COMMANDS = ".commands"  # the folder of the cells that each command at work will run
 CELLS = "cells.json"
 FIX = f"{ANOTHER}, {ANEW}"
 STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
@@ -170,4 +170,4 @@ class Reservation:
         self._stack.close()
         shutil.rmtree(self.command.path, ignore_errors=True)
         with suppress(OSError):
-            self.command.path.parent.rmdir()  # of the last command
+            self.command.path.parent.rmdir()  # succeeds for the last command

@@ -20,7 +20,7 @@ from triptych.run.parsing import format_value, to_float, value_name
 TERMS = ("prior", "reconstruction", "diffusion")
 OF_THE_BOUND = ("bound", *TERMS, "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
-METRIC = "metric"  # as an axis: the metrics themselves are compared
+METRIC = "metric"  # the axis of a claim that compares metrics
 SOURCES = ("table", "figure", "section")
 WORDS = ("note", "kind", "quote", "otherwise", "untestable")
 
@@ -184,8 +184,9 @@ class ContrastBuilder:
         self.path, self.node, self.axes = path, node, axes
         self.axis = _axis(path, node, axes)
         self.metric = str(node.get("metric", "bound"))
-        at = node.get("at", {})
-        self.fixed = {key: self._as_typed(f"at.{key}", key, value) for key, value in at.items()}
+        self.fixed = {}
+        for key, value in node.get("at", {}).items():
+            self.fixed[key] = self._as_typed(f"at.{key}", key, value)
         free = [key for key in axes if key != self.axis and key not in self.fixed]
         points = itertools.product(*(axes[key] for key in free))
         # The claim is made at each value of the axes that are neither compared nor fixed.
@@ -274,7 +275,7 @@ class ContrastBuilder:
             fix = nearest(axis, [*self.axes])
             raise UserError(f"{self.path}.{place}: not an axis of the sweep, {fix}")
         for text in self.axes[axis]:
-            # as it is written, or an equal number: 1e-3 is 0.001, and no text or number is true
+            # The same text, or an equal number: 1e-3 is 0.001.
             if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         known = f"{axis} is one of {', '.join(self.axes[axis])}"

@@ -112,7 +112,7 @@ def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> No
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have."""
     if any(key.split(".")[0] in ("metrics", "setting") for key in axes):
-        return  # a setting may add any metric
+        return  # a setting may add metrics that are not known here
     known = [*OF_THE_BOUND, *OF_THE_RUN, *(config.get("metrics") or {})]
     if config["measures"]["n"] or "measures.n" in axes:
         known += SAMPLE_METRICS
