@@ -208,4 +208,5 @@ def test_different_metrics_of_samples_under_one_name_are_noted(tmp_path, key, ot
         run = make_run(tmp_path, objective, 1, 1.9, measures={"r": {"mean": 0.5}}, measured=about)
         with (run / "config.yaml").open("a") as file:
             file.write(f"metrics: {{r: {{_target_: {is_it['_target_']}}}}}\n")
-    assert "The runs took the metric r with different definitions: do not compare it." in one(tmp_path).notes
+    note = "The runs took the metric r with different definitions: do not compare it."
+    assert note in one(tmp_path).notes

@@ -65,7 +65,8 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     claims = [comparison.claim(0, j) for j in (1, 2)]
     few, n = (seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
     assert few < n and f"b and c: about {n} seeds per setting would settle b and c." in story.answer
-    assert str(story.next_step).endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
+    seeds = ",".join(map(str, range(1, n + 1)))
+    assert str(story.next_step).endswith(f"ablation=objectives seed={seeds}")
 
 
 def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
@@ -86,7 +87,8 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
     assert re.search(r" seed=1,2,3,[\d,]+,\d\d$", str(recorded(tmp_path).next_step))
     assert recorded(tmp_path, until={"looks": 3}).next_step is None
     waiting = recorded(tmp_path, expected=8)
-    assert waiting.next_step is None and "Nothing is settled before the sweep ends." in waiting.answer
+    assert waiting.next_step is None
+    assert "Nothing is settled before the sweep ends." in waiting.answer
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,10 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
             {"elbo": 7.5, "flat": 9.0},
             "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
         ),
-        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than the per-pixel histogram (7.100 bits/dim)."),
+        (
+            {"elbo": 6.5, "flat": 9.0},
+            "flat is no better than the per-pixel histogram (7.100 bits/dim).",
+        ),
         ({"elbo": 13.0}, "elbo is no better than the per-pixel histogram (7.100 bits/dim)."),
         ({"elbo": 6.0, "flat": 6.5}, ""),
     ],
@@ -165,7 +170,8 @@ def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
     node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": claims}
     axes = {"seed": ["1", "2", "3"], "objective": ["x0", "v"]}
     edit(tmp_path / "sweep.json", command=[*command[:2], "paper=it"], paper=node, paper_axes=axes)
-    assert (story := read_study([tmp_path])).published and story.next_step is None, "claims have their seeds"
+    story = read_study([tmp_path])
+    assert story.published and story.next_step is None, "claims have their seeds"
     edit(tmp_path / "sweep.json", command=[*command[:2], "hparams_search=optuna"])
     assert read_study([tmp_path]).next_step is None
 
