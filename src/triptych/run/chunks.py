@@ -45,7 +45,10 @@ class Features:
 
 
 class FeaturesOfSome(Features):
-    """Features of the items ``rows`` (m,) of a set; ``parts`` yields them in the order of the set."""
+    """Features of the items ``rows`` (m,) of a set.
+
+    ``parts`` yields them in the order of the set.
+    """
 
     def __init__(self, chunks: Sequence[Path], rows: Tensor):
         super().__init__(chunks)
@@ -65,7 +68,8 @@ class FeaturesOfSome(Features):
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items read here were.
+    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items read
+    here were.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):

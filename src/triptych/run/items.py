@@ -1,4 +1,7 @@
-"""``items.npz``: the bound of each test item, for paired comparisons; and arrays of untrusted files."""
+"""``items.npz``: the bound of each test item, for paired comparisons.
+
+Other arrays of untrusted files are read here, too.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ KINDS = "fiu"  # floats and whole numbers
 
 @dataclass(frozen=True)
 class Items:
-    """Bound of each test item in the reported unit, (n,) float64, in the order of `index`, (n,) int64."""
+    """Bound of each test item in the reported unit, (n,) float64, ordered by `index`, (n,) int64."""
 
     index: np.ndarray
     total: np.ndarray
@@ -39,7 +42,10 @@ class Items:
 
 
 def read_items(directory: Path, bound: float) -> Items | None:
-    """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
+    """Read the items if their mean is the run's test `bound`.
+
+    None if absent, damaged or of another run.
+    """
     items = load_items(directory)
     if items is None or not items.have_mean(bound):
         return None
@@ -70,7 +76,9 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n); None if damaged or of another kind.
+    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n).
+
+    None if damaged or of another kind.
 
     Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
     """
@@ -96,6 +104,7 @@ def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError("too large")
         for name, entry in entries.items():
             with archive.open(entry) as member:
-                data = io.BytesIO(member.read(entry.file_size + 1))  # no more than it claims to hold
+                # Read no more than it claims to hold.
+                data = io.BytesIO(member.read(entry.file_size + 1))
             arrays[name] = np.load(data, allow_pickle=False, max_header_size=HEADER)
     return arrays

@@ -74,8 +74,8 @@ class Guard:
 class Guarded(Logger):
     """A Lightning logger whose first error disables it.
 
-    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``: knows the
-    seconds of fitting at each step, which are logged as ``time``.
+    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``:
+    knows the seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
@@ -119,14 +119,15 @@ def guard(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, whose rows up to ``step`` stand, then those that ``logger`` names."""
+    """Build the logger of metrics.csv, which keeps rows up to ``step``, and those of ``logger``."""
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
         if node and name != "csv":
             others += BUILDERS.get(name, _build_own)(name, node, table, run, step)
-    if step and not run.provenance.executions:  # the fit is another run's: there are no curves of it yet
+    # A fit that is another run's has no curves yet.
+    if step and not run.provenance.executions:
         _copy_rows(table, others)
     return [table, *others]
 
@@ -182,7 +183,7 @@ BUILDERS = {"tensorboard": _build_tensorboard, "mlflow": _build_mlflow, "wandb":
 
 
 def import_libraries(run: RunDirectory) -> None:
-    """Import the slow libraries of a run's loggers once, before this process is forked for each run."""
+    """Import the slow libraries of a run's loggers, before this process is forked for each run."""
     with suppress(Exception, SystemExit):  # the run reports the error
         node = (run.config()["logger"] or {}).get("wandb")
         if node and wandb.mode_of(node) != "disabled":
@@ -207,7 +208,10 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger with hyperparameters and pictures; purges rows of earlier files after ``step``."""
+    """Lightning's logger with hyperparameters and pictures.
+
+    Purges rows of earlier files after ``step``.
+    """
 
     title, pauses = "TensorBoard", ()
 
@@ -215,7 +219,7 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
         from torch.utils.tensorboard.summary import hparams
 
-        # Lightning's log_hyperparams needs all metrics beforehand; TensorBoard looks for them itself.
+        # Lightning's log_hyperparams needs all metrics beforehand; TensorBoard does not.
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:

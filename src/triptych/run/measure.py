@@ -1,4 +1,4 @@
-"""Measure the distance of samples, and of the posterior mean, from the truth, with a noise floor."""
+"""Measure how far samples, and the posterior mean, are from the truth, with a noise floor."""
 
 import json
 import math
@@ -40,7 +40,8 @@ class SampleSet:
 class MeasuredValue:
     """The sets drawn at one ``value`` of ``measures.over``; it is None if nothing is varied.
 
-    ``sets``: one for each repeat. ``untrained``: as many for captions of classes kept from training, or none.
+    ``sets``: one for each repeat. ``untrained``: as many for captions of classes kept from
+    training, or none.
     """
 
     value: Any
@@ -54,8 +55,8 @@ def draw_sets(
 ) -> list[MeasuredValue]:
     """Draw what ``measures`` asks for, each process its chunks; [] if that is nothing.
 
-    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all processes: a
-    sample of the model of ``step`` is not finite.
+    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all
+    processes: a sample of the model of ``step`` is not finite.
     """
     if experiment.reference is None:
         return []
@@ -125,7 +126,8 @@ def measure_samples(
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
     "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
-    "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples each.
+    "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples
+    each.
     """
     node, reference = experiment.config["measures"], experiment.reference
     conditions = measured[0].sets[0].conditions
@@ -150,7 +152,7 @@ def measure_samples(
 
 
 def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dict[str, Any]:
-    """Return the measures of the samples at one value, and the calls of the denoiser for each of them."""
+    """Return the measures of samples at one value, and the denoiser's calls for each of them."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
@@ -187,9 +189,10 @@ def _with_value(config: dict[str, Any], value: Any) -> str:
 def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> SetConditions:
     """Choose what n samples are conditioned on.
 
-    With captions and a classifier that knows what they say: captions of classes trained on. Where labels are
-    all that is read, classes as of a true set: an exact sampler then draws another such set, and is as far
-    from the data as the floor. Else held-out items, with their classes where they have any.
+    With captions and a classifier that knows what they say: captions of classes trained on. Where
+    labels are all that is read, classes as of a true set: an exact sampler then draws another such
+    set, and is as far from the data as the floor. Else held-out items, with their classes where
+    they have any.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     items = drawing.held_out(n)
@@ -207,7 +210,10 @@ def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> 
 
 
 def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Choose n / 2 items whose captions are of classes kept from training; None where there are none."""
+    """Choose n / 2 items whose captions are of classes kept from training.
+
+    None where there are none.
+    """
     prompts = experiment.reference.prompts
     if prompts is None or drawing.class_conditional or not drawing.conditional:
         return None
@@ -215,7 +221,7 @@ def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
 
 
 def _some(suitable: Tensor, n: int) -> Tensor | None:
-    """Return n of the items where ``suitable`` (size,) is true, in turn if there are fewer; or None."""
+    """Return n of the items where ``suitable`` (size,) is true, or None; fewer come in turn."""
     items = suitable.nonzero().squeeze(1)
     if not len(items):
         return None
@@ -249,8 +255,9 @@ def _finite(x: float) -> float | None:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
-    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {} without a
-    truth, or where training never left out the condition: points of the ``shown`` split have none here.
+    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {}
+    without a truth, or where training never left out the condition: points of the ``shown`` split
+    have none here.
     """
     model, data = experiment.model, experiment.data
     split = data.splits[data.shown]
@@ -268,7 +275,7 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
 
 
 def _unconditional_denoiser(model: BoundModel) -> Any:
-    """Return the denoiser of the data that a model was trained to use without conditions; or None."""
+    """Return the denoiser of the data that was trained without conditions, too; or None."""
     if model.denoiser is None or model.of_latents:
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}

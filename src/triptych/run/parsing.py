@@ -1,8 +1,8 @@
 """Parse values of untrusted files.
 
-Numbers that are malformed become NaN or None. A parser of an entry of ``summary.json`` raises what Python
-raises for a value of another type: ``result.parse_entries`` then refuses the record as a whole, unless the
-parser is ``optional``.
+Numbers that are malformed become NaN or None. A parser of an entry of ``summary.json`` raises what
+Python raises for a value of another type: ``result.parse_entries`` then refuses the record as a
+whole, unless the parser is ``optional``.
 """
 
 import json
@@ -24,7 +24,7 @@ from triptych.terminal import in_one_line, printable
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # most points of a curve: a report draws each of them
-METRICS = 32  # most metrics that are read, as each is a column: a stranger's file may have any number
+METRICS = 32  # most metrics that are read, each a column: a stranger's file may have any number
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 # A value that says nothing without its key.
@@ -33,7 +33,10 @@ LARGEST = 1e150  # the squares of smaller numbers, and their sums, are floats to
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """Read a resolved configuration as {dotted key: text}; empty if there is none; UserError: unreadable."""
+    """Read a resolved configuration as {dotted key: text}.
+
+    Empty if there is none; UserError: unreadable.
+    """
     if not os.path.lexists(path):
         return {}
     return {key: format_value(value) for key, value in leaves(read_config(path))}
@@ -79,7 +82,9 @@ def to_int(value: Any) -> int | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse a time with its offset from UTC, which is 0 where it has none; None for "". ValueError: no time.
+    """Parse a time with its offset from UTC, which is 0 where it has none.
+
+    None for "". ValueError: no time.
 
     Times of several offsets compare by the moment that they name.
     """
@@ -153,7 +158,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SampleMeasures:
-    """Measures of one run's samples: means by name, a row for each value of ``key``, which is "" for one.
+    """Measures of one run's samples: means by name, a row for each value of ``key``.
 
     Attributes:
         floor: by name, (median, lowest, highest) of the measure between true sets.
@@ -177,7 +182,7 @@ class SampleMeasures:
 
 
 def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
-    """Return a parser that gives None where ``parse`` raises: a report then lacks a panel, not a run."""
+    """Return a parser that gives None where ``parse`` raises: a report lacks a panel, not a run."""
 
     def parse_or_none(*entries: Any) -> Any:
         try:
@@ -236,7 +241,10 @@ def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
 
 
 def parse_curve(key: str, record: Any) -> Curve:
-    """Parse ``key`` over gamma, with standard errors if recorded; ValueError: too long, or of two lengths."""
+    """Parse ``key`` over gamma, with standard errors if recorded.
+
+    ValueError: too long, or of two lengths.
+    """
     gamma = _parse_column(record["gamma"])
     stderr = record.get("stderr") or [math.nan] * len(gamma)
     curve = Curve(gamma, _parse_column(record[key]), _parse_column(stderr))

@@ -33,7 +33,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save n of the data's ``shown`` images, evenly over the set: a folder's first are of one class."""
+    """Save n of the data's ``shown`` images, evenly over classes that lie in order."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         n = min(n, len(split))
@@ -42,7 +42,10 @@ def save_real(data: DataModule, n: int, path: Path) -> None:
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
-    """Save a PNG of samples of a few held-out captions, a row each; None, and no file, without captions."""
+    """Save a PNG of samples of a few held-out captions, a row each.
+
+    None, and no file, without captions.
+    """
     data = drawing.data
     if not isinstance(data, Captioned) or not _reads_captions(drawing):
         return None
@@ -67,7 +70,7 @@ def _reads_captions(drawing: Drawing) -> bool:
 
 
 def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
-    """Save the way from noise of n samples' first 16 images or 1000 points, as ``trajectory.png``."""
+    """Save the path from noise of the first 16 images or 1000 points as ``trajectory.png``."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     generator = drawing.generator(seed)
     training = model.training
@@ -91,10 +94,10 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 def trajectory(
     drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly from first step to last.
+    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly over the steps.
 
-    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at the end.
-    Of n samples, drawn as the sampler draws them, the first ``shown``.
+    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at
+    the end. Of n samples, drawn as the sampler draws them, the first ``shown``.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)
@@ -104,7 +107,8 @@ def trajectory(
     draws = sampler.draws_under(condition)
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
     if draws == 1:
-        chunks = [chunk for chunk in chunks if chunk[0] < shown]  # of several draws all are compared
+        # Of several draws the best is chosen, for which all chunks are needed.
+        chunks = [chunk for chunk in chunks if chunk[0] < shown]
     paths = [
         _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
     ]
@@ -150,7 +154,7 @@ def _draw_frames(
 
 
 def save_strip(x: Tensor, path: Path) -> None:
-    """Save a PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at left."""
+    """Save a PNG of images x (F, B, C, H, W) in [-1, 1], a row for each sample; noise is left."""
     with atomic(path) as file:
         tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(file, "PNG")
 
@@ -189,7 +193,7 @@ def tiled(pixels: Tensor) -> Any:
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
-    """Choose items of different captions, of classes trained on, then of others; and describe each."""
+    """Choose and describe items of different captions, of classes trained on, then of others."""
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool)
     if labels is not None:
@@ -228,7 +232,10 @@ def _points(x: Tensor, data: DataModule) -> Any:
 
 
 def _moments(x: Tensor, gammas: Tensor) -> Any:
-    """Draw points x (F, B, d) at gammas (F,), a panel each; a histogram of points of one coordinate."""
+    """Draw points x (F, B, d) at gammas (F,), a panel each.
+
+    A histogram of points of one coordinate.
+    """
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)
     panels = figure.subplots(1, len(x), squeeze=False)[0]

@@ -38,7 +38,7 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
+    """Return the provenance of a new run, also of the user's own packages in ``config``."""
     return {
         "id": _new_id(run),
         "overrides": [mask_password(text) for text in overrides],
@@ -62,7 +62,7 @@ def _new_id(run: RunDirectory) -> str:
 
 
 def add_missing_id(run: RunDirectory) -> None:
-    """Write a new provenance for a run that has lost its own, and with it the id by which loggers know it."""
+    """Write a new provenance for a run that has lost its own, with a new id for loggers."""
     if not run.provenance.id:
         run.write_provenance({**provenance(run, [], {}, run.config()), **run.provenance.record})
 
@@ -79,7 +79,10 @@ def command() -> list[str]:
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
-    """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
+    """Record an execution on ``data`` that begins at ``step``.
+
+    Return a warning if its code has changed.
+    """
     before = run.provenance
     code = Execution(sources=code_digest(config), versions=versions())
     changes = describe_changes(before.last, code)
@@ -105,7 +108,7 @@ def add_execution(
 
 
 def check_imported(config: dict[str, Any]) -> None:
-    """Refuse a package in ``config`` of which a file is no longer what this process has imported."""
+    """Refuse a package in ``config`` of which a file has changed since it was imported."""
     packages = _packages(config)
     for name, (spec, digest) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin
@@ -116,7 +119,10 @@ def check_imported(config: dict[str, Any]) -> None:
 
 
 def finished_before(*runs: RunDirectory) -> str:
-    """Return a line that names the finished runs whose code or packages have changed; "" for none."""
+    """Return a line that names the finished runs whose code or packages have changed.
+
+    "" for none.
+    """
     changes, names = set(), []
     for run in runs:
         with contextlib.suppress(UserError, ValueError):  # its own job says why it cannot be read
@@ -141,8 +147,8 @@ def commit_of(root: Path) -> str:
 def git_state(root: Path, *code: str) -> dict[str, Any]:
     """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
 
-    ``code``: files or folders there. It is dirty also with new files among them, whose text is not in the
-    diff; neither are secrets.
+    ``code``: files or folders there. It is dirty also with new files among them, whose text is not
+    in the diff; neither are secrets.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _git(root, "rev-parse", "HEAD")
@@ -190,7 +196,10 @@ def code_digest(config: dict[str, Any]) -> str:
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """Yield each source file of a package, and its path from beside the package; no editor's hidden files."""
+    """Yield each source file of a package, and its path from beside the package.
+
+    No editor's hidden files.
+    """
     for place in _places(package):
         files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
         for file in files:
@@ -198,7 +207,7 @@ def _sources(package: str) -> Iterator[tuple[Path, Path]]:
 
 
 def own_packages(config: dict[str, Any]) -> dict[str, Path]:
-    """Return {package: folder or file} of the packages that ``config`` uses and that are not installed."""
+    """Return {package: folder or file} of packages in ``config`` that are not installed."""
     packages = {}
     for name in sorted(_packages(config) - {"triptych", *BY_VERSION}):
         for place in _places(name)[:1]:

@@ -1,4 +1,4 @@
-"""Describe and read ``provenance.json``, as a whole: a value of another type makes all of it unreadable."""
+"""Describe and read ``provenance.json``: a value of another type makes all of it unreadable."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -44,8 +44,8 @@ class Provenance:
     Attributes:
         id: identifies the run, whatever its directory is called.
         overrides, choices, command, commit, dirty: the command that began it, and its code.
-        fingerprint, split, data_changed, description, shared: its data; ``shared`` counts items of other
-            splits that are also in train.
+        fingerprint, split, data_changed, description, shared: its data; ``shared`` counts items of
+            other splits that are also in train.
         aside: the name under which ``force=true`` has kept the run that was here before.
         fit_of, fit_memory: the run of its sweep whose fit it has, and the bytes that this took.
         executions, started: its starts, and when it began.
@@ -77,7 +77,10 @@ class Provenance:
 
     @classmethod
     def from_json(cls, record: Entries) -> Self:
-        """Parse a file's record; ValueError: a value has another type, or the id other characters."""
+        """Parse a file's record.
+
+        ValueError: a value has another type, or the id other characters.
+        """
         starts = check("executions", Sequence[Entries], record.get("executions") or [])
         known = {
             "executions": [Execution(**entries(Execution, start, {})) for start in starts],
@@ -91,7 +94,9 @@ class Provenance:
 
 
 def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
-    """Return the entries of a record that its class has fields for; ValueError: one has another type.
+    """Return the entries of a record that its class has fields for.
+
+    ValueError: one has another type.
 
     ``paths``: where the entries of fields stand that are not top-level ones of the field's name.
     """

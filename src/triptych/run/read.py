@@ -1,4 +1,7 @@
-"""Read a run directory; what cannot be understood makes the run "unreadable", with the reason in `error`."""
+"""Read a run directory.
+
+What cannot be understood makes the run "unreadable", with the reason in `error`.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,12 @@ from triptych.run.result import ENDED, Result, Status, one_line
 
 COLUMNS = 1000  # most columns of metrics.csv that are read
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
-STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
+STALE = 300.0  # seconds without a sign of life, after which a run counts as interrupted
 
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at the unix time `updated`."""
+    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at unix time `updated`."""
 
     stage: str
     step: int
@@ -55,7 +58,8 @@ class Run(Result):
 
     Attributes:
         config: values by dotted keys.
-        sources: digest of the code of its last start. code_changes: one line for each start under other code.
+        sources: digest of the code of its last start. code_changes: one line for each start under
+            other code.
         fit_of: the run of its sweep whose fit, and seconds of it, it has.
     """
 
@@ -95,13 +99,16 @@ class Run(Result):
 
     @property
     def all_settings(self) -> dict[str, str]:
-        """All settings by key: overrides first, then choices, then the rest of the configuration."""
+        """All settings by key: overrides, then choices, then the rest of the configuration."""
         resolved = {key: value for key, value in self.config.items() if key not in self.choices}
         return {**self.overrides, **self.choices, **resolved}
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Settings that may change the result, by the roles of their keys; undeclared keys are among them."""
+        """Settings that may change the result, by the roles of their keys.
+
+        Undeclared keys are among them.
+        """
         return {key: value for key, value in self.all_settings.items() if self._may_matter(key)}
 
     def _may_matter(self, key: str) -> bool:
@@ -137,9 +144,10 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the directories of runs at or beneath `root` in natural order, without hidden and old ones.
+    """Return the runs at or beneath `root` in natural order, without hidden and old ones.
 
-    A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says so.
+    A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says
+    so.
     """
     directories: list[Path] = []
     closed: list[Path] = []
@@ -192,7 +200,10 @@ def _read_inside(path: Path, root: Path, sweep: str) -> Run:
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
-    """Read a run directory; `now` is the unix time against which a silent run counts as interrupted."""
+    """Read a run directory.
+
+    `now` is the unix time against which a silent run counts as interrupted.
+    """
     directory, place = Path(directory), RunDirectory(directory)
     known: dict[str, Any] = {"dir": directory, "sweep": sweep}
     try:
@@ -222,7 +233,10 @@ def _check_items(run: Run) -> None:
 
 
 def _picture(run: Run) -> Path | None:
-    """Return the path of the samples' picture; None if it leads outside, as reports are published."""
+    """Return the path of the samples' picture.
+
+    None if it leads outside, as reports are published.
+    """
     if run.samples is None:
         return None
     file = run.dir / run.samples
@@ -232,7 +246,10 @@ def _picture(run: Run) -> Path | None:
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:
-    """Return the fields of a run that its provenance knows; a result, if there is one, replaces some."""
+    """Return the fields of a run that its provenance knows.
+
+    A result, if there is one, replaces some.
+    """
     names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
     overrides = parse_overrides([*provenance.overrides])
     changes = [start.changed for start in provenance.executions if start.changed]

@@ -47,8 +47,9 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
 class SetConditions:
     """What a set of n samples is conditioned on.
 
-    ``items`` (n,): held-out items whose conditions the samples have. ``labels`` (n,): classes that stand in
-    for those of the items. ``captioned``: whether the items' captions are prompts to compare samples with.
+    ``items`` (n,): held-out items whose conditions the samples have. ``labels`` (n,): classes that
+    stand in for those of the items. ``captioned``: whether the items' captions are prompts to
+    compare samples with.
     """
 
     items: Tensor
@@ -73,7 +74,7 @@ class SampleReference:
 
     @cached_property
     def held_items(self) -> list[tuple[Split, Tensor]]:
-        """Up to n items of validation and of test, spread evenly: a folder's first items are of one class."""
+        """Up to n items of validation and of test, spread evenly over classes that lie in order."""
         splits = [self.data.splits[name] for name in ("val", "test")]
         return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
 
@@ -83,11 +84,14 @@ class SampleReference:
         return sum(len(items) for _, items in self.held_items)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
+        """Return what is kept of items x (k, *shape) for comparisons, (k, ...) each."""
         raise NotImplementedError
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        """Read this process's chunks of what samples are compared with, on ``device``; of pure noise here."""
+        """Read this process's chunks of what samples are compared with, on ``device``.
+
+        Every reference reads pure noise.
+        """
         self.pure = chunks.fill("noise", self.n, self._noise)
 
     def measure(self, features: Features, conditions: SetConditions, repeat: int) -> dict[str, float]:
@@ -98,7 +102,10 @@ class SampleReference:
         return figures
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Return the figures of samples that do not depend on captions; ``labels`` (n,): their classes."""
+        """Return the figures of samples that do not depend on captions.
+
+        ``labels`` (n,): their classes.
+        """
         raise NotImplementedError
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
@@ -108,7 +115,7 @@ class SampleReference:
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of up to n true items, held out from what samples are compared with."""
+        """Return features and classes of up to n held-out items, in an order of this number."""
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
         labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
@@ -118,7 +125,7 @@ class SampleReference:
         raise NotImplementedError
 
     def floor(self, labelled: bool) -> dict[str, Any]:
-        """Compare true sets, with their classes if ``labelled``: the figures that exact samples reach."""
+        """Compare true sets, with classes if ``labelled``: the figures that exact samples reach."""
         if self.held < 2:  # a single item has no distance to others
             return {"n": self.held}
         figures = []
@@ -139,7 +146,7 @@ class SampleReference:
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _own_figures(self, samples: Samples) -> dict[str, float]:
-        """Return the figures of the user's own metrics, each of which has a copy that it may change."""
+        """Return the figures of the user's own metrics; each may change its copy of the samples."""
         figures = {}
         for name, metric in self.own.items():
             with raised_by(f"metrics.{name}"):
@@ -183,7 +190,10 @@ class PointReference(SampleReference):
         return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
 
     def _shares(self, x: Tensor) -> dict[str, float]:
-        """Return the share of samples in the wrong mode and, of few modes, in each; {} without a mixture."""
+        """Return the share of samples in the wrong mode and, of few modes, in each.
+
+        {} without a mixture.
+        """
         if self.data.mixture is None:
             return {}
         share = measures.mode_fractions(x, self.data.mixture)
@@ -245,7 +255,7 @@ def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSam
 
 
 class ImageReference(SampleReference):
-    """Training images, seen by a classifier of clean ones, by InceptionV3 and by the user's metrics."""
+    """Training images, seen by a classifier of clean ones, InceptionV3 and the user's metrics."""
 
     def __init__(
         self,
@@ -277,7 +287,7 @@ class ImageReference(SampleReference):
         return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features, logits and embedding, and the images where the user's own metrics measure them."""
+        """Return features, logits, embedding, and the images if the user's metrics read them."""
         features = {}
         if self.own:
             features["x"] = x
@@ -339,7 +349,7 @@ class ImageReference(SampleReference):
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
-        """Compute Fréchet distance, precision, recall and, of samples with classes, class accuracy."""
+        """Compute Fréchet distance, precision, recall and, with classes, class accuracy."""
         of_samples = features["features"]
         figures = {
             "frechet_distance": measures.frechet_distance(self.features, of_samples),
@@ -377,7 +387,7 @@ class ImageReference(SampleReference):
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median, lowest and highest of each figure of several sets, where all of them are finite."""
+    """Return median, lowest and highest of each figure that is finite in all sets."""
     spread = {}
     for name in figures[0]:
         column = sorted(of_set[name] for of_set in figures)

@@ -35,11 +35,11 @@ def reopen(
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
-    """Rebuild the model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
+    """Rebuild model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
 
-    ``adjust`` may change the configuration before anything is built; messages begin with ``key``. Other data
-    than in training are reported on stderr. UserError: items of a ``judged`` split were trained on; the
-    checkpoint or its data are missing or damaged, or name what may not be built.
+    ``adjust`` may change the configuration before anything is built; messages begin with ``key``.
+    Other data than in training are reported on stderr. UserError: items of a ``judged`` split were
+    trained on; the checkpoint or its data are missing or damaged, or name what may not be built.
     """
     where = f"{key}={ckpt}"
     file = checkpoint_at(ckpt)
@@ -88,10 +88,10 @@ def open_weights(
     weights: str | None = None,
     run: Path | None = None,
 ) -> BoundModel:
-    """Build the model of ``config`` from its seed and load it from a checkpoint of ``run``, for evaluation.
+    """Build the model of ``config`` from its seed, and load it from a checkpoint of ``run``.
 
-    It follows from these alone, whatever was built, trained or drawn in this process before. ``weights``: as
-    of ``load_weights``, None for the reported ones.
+    It follows from these alone, whatever was built, trained or drawn in this process before.
+    ``weights``: as of ``load_weights``, None for the reported ones.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -104,7 +104,10 @@ def open_weights(
 def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
-    """Return the experiments of a cascade's stages, which ``key`` names; UserError if they do not fit."""
+    """Return the experiments of a cascade's stages, which ``key`` names.
+
+    UserError if they do not fit.
+    """
     runs: list[Experiment] = []
     for i, path in enumerate(paths):
         stage_key = f"{key}[{i}]"
@@ -115,7 +118,7 @@ def open_stages(
 
 
 def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages`` and return their frozen models, and the names of the conditions they draw."""
+    """Open ``model.stages``; return their frozen models and the names of what they draw."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
@@ -147,14 +150,15 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
 
 
 def refuse_cascade(config: dict[str, Any]) -> None:
-    """Refuse a cascade as a stage before it is opened: it would open its own stages, maybe itself."""
+    """Refuse a cascade as a stage, before it opens its own stages, or even itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with ``change`` in how it draws: {"guidance.scale": 3.0}, or nested."""
-    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # earlier stages draw its conditions
+    """Return a run's configuration with a ``change`` of how it draws, as {"guidance.scale": 3.0}."""
+    # Earlier stages draw its conditions.
+    config = deepcopy(config) | {"condition_from": {}, "stages": {}}
     changes = dict(leaves(change)) if change else {}
     for key, value in changes.items():
         if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
@@ -210,7 +214,7 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """Check that a run draws the condition ``name`` of ``data``, from those in ``earlier`` at most."""
+    """Check that a run draws a condition of ``data``, from those in ``earlier`` at most."""
     _check_parts(what, run, earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")

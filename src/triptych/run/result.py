@@ -31,16 +31,21 @@ class Result:
     """A run's result. ``result["test"]["bpd"]["mean"]`` is an entry as the file has it.
 
     Attributes:
-        status: of the last two of ``ENDED`` also ``stage`` ("build", "fit", "test"), ``error``, ``step``.
+        status: of the last two of ``ENDED`` also ``stage`` ("build", "fit", "test"), ``error``,
+            ``step``.
         parameters, steps: of the model, whoever trained it. seconds: {"fit", "test"}.
         cost: {"memory": bytes, "evaluations": calls of the denoiser for one sample}.
-        weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the others}.
+        weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the
+            others}.
         fingerprint, split, data_changed: of the data; whether they changed between two starts.
-        train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and the user's own metrics of items.
-        tweedie, posterior: the model's excess over the true posterior mean, and the posterior's own spread.
+        train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and the user's own metrics of
+            items.
+        tweedie, posterior: the model's excess over the true posterior mean, and the posterior's own
+            spread.
         variance: of one draw of the diffusion term, nats^2 an item.
         baselines: bits/dim of simpler models by name.
-        metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of items.
+        metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of
+            items.
         versions: of what measured it, by name or the path of a class; 1 where none is recorded.
         samples: the picture's path. digests: BLAKE2b of the files beside a finished result.
         record: the entries of the file.
@@ -95,7 +100,10 @@ class Result:
 
     @classmethod
     def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
-        """Build the result of the run of ``provenance`` from the file's entries; None is left out."""
+        """Build the result of the run of ``provenance`` from the file's entries.
+
+        None is left out.
+        """
         entries: dict[str, Any] = dict.fromkeys(ENTRIES)  # in this order
         entries |= {"schema": SCHEMA, "status": status}
         entries |= {"overrides": [*provenance.overrides], "choices": {**provenance.choices}} | more
@@ -106,7 +114,10 @@ class Result:
 
     @classmethod
     def from_json(cls, record: dict[str, Any], **known: Any) -> Self:
-        """Parse a file's record; ``known`` are further fields. ValueError if it is none, or altered."""
+        """Parse a file's record.
+
+        ``known`` are further fields. ValueError if it is none, or altered.
+        """
         if record.get("schema") != SCHEMA:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
         if record.get("status") not in ENDED:
@@ -116,7 +127,10 @@ class Result:
 
     @cached_property
     def measure(self) -> str | None:
-        """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""
+        """The key of the test bound, "bpd" or "nats_per_dim".
+
+        None where the run reports neither.
+        """
         for unit in UNITS:
             if unit in self.test:
                 return unit
@@ -130,7 +144,10 @@ class Result:
         return self.test[self.measure].mean
 
     def figure(self, path: str) -> float | None:
-        """Return a figure by its path, as ``val.bound.mean`` in any unit; None if it is not there."""
+        """Return a figure by its path, as ``val.bound.mean`` in any unit.
+
+        None if it is not there.
+        """
         split, _, rest = path.partition(".bound.")
         paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]
         figures = dict(leaves(self.record))
@@ -166,7 +183,7 @@ def parse_entries(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seal(record: dict[str, Any]) -> dict[str, Any]:
-    """Add the checksum of its content to a record of strict JSON: damage and edits show, forgery does not."""
+    """Add a record's checksum to it: damage and edits show, forgery does not."""
     return record | {"checksum": _checksum(record)}
 
 
@@ -183,7 +200,10 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format "0.0771 ± 0.0012", "0.0771" without an error; more decimals for an error below ``least``."""
+    """Format "0.0771 ± 0.0012", "0.0771" without an error.
+
+    More decimals for an error below ``least``.
+    """
     if math.isnan(figure.stderr):
         return f"{figure.mean:.4f}"
     digits = 4
@@ -202,7 +222,10 @@ def one_line(result: Result | None) -> str:
 
 
 def figures_line(figures: Mapping[str, Estimate], split: str = "test") -> str:
-    """Write a split's figures in one line: a bound and its three terms, or an accuracy; "" without either."""
+    """Write a split's figures in one line: a bound and its three terms, or an accuracy.
+
+    "" without either.
+    """
     for unit in UNITS:
         if unit in figures:
             return _bound_line(figures, split, unit)

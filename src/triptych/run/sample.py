@@ -26,7 +26,7 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say; or UserError."""
+    """Prepare to draw from ``opened`` by ``values`` of ``configs/sample.yaml``; or UserError."""
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -37,7 +37,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last run of ``values["cascade"]``, conditioned on the others; or UserError."""
+    """Prepare to draw from the last run of a cascade, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -62,7 +62,10 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 
 
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
-    """Move ``drawing`` to its device; UserError for a label or prompt of ``values`` that it does not take."""
+    """Move ``drawing`` to its device.
+
+    UserError for a label or prompt of ``values`` that it does not take.
+    """
     if values["label"] is not None:
         _check_label(drawing, values)
     if values["like"] is not None:
@@ -85,7 +88,7 @@ def _check_label(drawing: Drawing, values: dict[str, Any]) -> None:
 
 
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
-    """Return the condition of n samples: prompts, else the label or default, and ``like``; or UserError."""
+    """Return the condition of n samples: prompts, else the label or default, and ``like``."""
     prompt = values.get("prompt")
     if prompt is None:
         condition = drawing.condition(n, values["label"])
@@ -100,7 +103,10 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Return what the model reads of each prompt; ``with_image``: an image's embedding comes beside it."""
+    """Return what the model reads of each prompt.
+
+    ``with_image``: an image's embedding comes beside it.
+    """
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
         "text" in parts_read(stage.model, stage.data) for stage in (drawing, *drawing.stages.values())
@@ -116,7 +122,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units, in batches.
+    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
     UserError: a sample is not finite.
     """
@@ -137,7 +143,8 @@ def _draw_batch(
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
-        x = drawing.data.as_condition(x)  # rounded to the data's levels, as samples of the other stages are
+        # Rounded to the data's levels, as samples of the other stages are.
+        x = drawing.data.as_condition(x)
     if not x.isfinite().all():
         fix = "choose another sampler or more sampler.steps"
         raise UserError(f"ckpt={values['ckpt']}: a sample is not finite; {fix}")
@@ -153,7 +160,7 @@ def seed_of(values: dict[str, Any], start: int) -> int:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise to the part of a condition that had noise in training; or None."""
+    """Return a function that adds noise where conditions had noise in training; or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:
@@ -172,7 +179,7 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other; or UserError.
+    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other.
 
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """

@@ -1,4 +1,4 @@
-"""Describe and read a sweep's records: ``sweep.json``, and ``looks.json`` with the seeds of each look.
+"""Describe and read a sweep's records: ``sweep.json``, and ``looks.json`` with seeds of each look.
 
 A value of another type makes a record unreadable as a whole; entries without a field are kept.
 """
@@ -39,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Looks(Record):
-    """The looks of a sweep until=decided: how many are planned, the last one, and the seeds of each."""
+    """The looks of a sweep until=decided: how many are planned, the last, and the seeds of each."""
 
     looks: LookCount = 1
     equal_within: Positive | None = None
@@ -92,11 +92,12 @@ class SweepRecord(Record):
 
     Attributes:
         command: as it was typed last. shared: overrides that all of its runs have.
-        named: keys that differ between its runs, or did in an earlier command; the runs' names have them.
+        named: keys that differ between its runs, or did in an earlier command; the runs' names have
+            them.
         expected: the number of runs. equal_within: the margin of its report.
         until, tuning: the looks and the tuning of a sweep in rounds.
-        paper, paper_name, paper_axes, paper_settings, scale, machine: a paper's claims, where the sweep
-            tests them.
+        paper, paper_name, paper_axes, paper_settings, scale, machine: a paper's claims, where the
+            sweep tests them.
         claims_changed: whether claims or their seeds were changed once results were known.
         record: the entries of the file.
     """

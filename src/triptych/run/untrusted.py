@@ -22,7 +22,7 @@ OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's 
 
 
 def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:
-    """Check the configuration of a file, and return it: its groups are there and name allowed classes.
+    """Check and return a file's configuration: its groups are there and name allowed classes.
 
     ``needed``: further keys that must be there.
     """
@@ -36,7 +36,10 @@ def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) 
 
 
 def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
-    """Return the checkpoint at ``ckpt``, a file or a run's directory; UserError if there is none."""
+    """Return the checkpoint at ``ckpt``, a file or a run's directory.
+
+    UserError if there is none.
+    """
     path = checkpoint_at(ckpt)
     if path.is_dir():
         raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
@@ -59,8 +62,8 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 def _load_content(path: Path, where: str) -> dict[str, Any]:
     """Load a checkpoint that this version has written; UserError for any other file.
 
-    What else is in it has the shape that its readers need, or they raise whatever they raise: those of a
-    stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
+    What else is in it has the shape that its readers need, or they raise whatever they raise: those
+    of a stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
     """
     try:
         content: dict[str, Any] = load_tensors(path)
@@ -85,7 +88,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
 
 
 def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
-    """Check that a checkpoint in a run's directory is that run's, and the one that its result is of."""
+    """Check that a checkpoint in a run's directory is that run's, and that of its result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
@@ -142,7 +145,7 @@ def _state(run: RunDirectory) -> str:
 
 
 def check_initial(config: dict[str, Any], begun: bool) -> None:
-    """Make ``init_from`` absolute, and check that it may be opened, unless the run has already ``begun``."""
+    """Make ``init_from`` absolute, and check it unless the run has already ``begun``."""
     path = config.get("init_from")
     if path is None:
         return
@@ -154,7 +157,7 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 
 
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
-    """Copy the model's configuration from the run ``config["trained"]`` into a composed one and its choices.
+    """Copy the model's configuration from the run ``trained=`` into a composed one.
 
     UserError: nothing finished is there, or an override is of what only the other run can say.
     """
@@ -192,7 +195,7 @@ def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: 
 def _copy_model(
     source: dict[str, Any], names: Mapping[str, Any], config: dict[str, Any], choices: dict[str, Any]
 ) -> None:
-    """Copy the keys that define the model, and the names of its groups, from another configuration."""
+    """Copy the keys that define the model, and its groups' names, from another configuration."""
     path = config["trained"]
     check_config(source, f"trained={path}", ModelKeys.__required_keys__)
     for key in MODEL_KEYS:
@@ -220,7 +223,7 @@ def _typed_keys(overrides: list[str]) -> list[str]:
 
 
 def check_run(run: RunDirectory) -> None:
-    """Check a directory in which a run is to go on, and its configuration if it was not composed here."""
+    """Check a directory in which a run is to go on, also a configuration of another command."""
     check_directory(run.path)
     config = run.config()
     run.read_records()
@@ -230,5 +233,5 @@ def check_run(run: RunDirectory) -> None:
 
 
 def is_composed_here(run: RunDirectory) -> bool:
-    """Return whether this user's own command, which started this, composed the configuration in ``run``."""
+    """Return whether this user's own command composed the configuration in ``run``."""
     return os.environ.get(OWN) == str(run.path)

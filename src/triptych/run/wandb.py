@@ -20,7 +20,7 @@ from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_table
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
-INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at the start, and to upload the rest at the end
+INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at the start, to upload at the end
 SENT = 10.0  # seconds that W&B has to take the panels, and a checkpoint
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 STEP = "trainer/global_step"  # Lightning's axis
@@ -31,9 +31,10 @@ _ours: set[str] = set()  # the variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, with our panels, figures and, with ``artifacts``, the reported checkpoint.
+    """Lightning's logger with our panels, figures and, if ``artifacts``, the checkpoint.
 
-    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for wandb.init.
+    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for
+    wandb.init.
     """
 
     title, pauses = "W&B", ()
@@ -51,7 +52,8 @@ class WandbRun(WandbLogger):
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
         del self._wandb_init["anonymous"]  # W&B warns of any value
-        if self.wandb.run is not None:  # an earlier run was refused, and Lightning would go on with it
+        # Lightning would go on with an earlier run that was refused.
+        if self.wandb.run is not None:
             self.wandb.run.finish()
         started = self._start()
         # This absolute link would keep a run that was moved from being resumed.
@@ -138,7 +140,7 @@ class WandbRun(WandbLogger):
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
-    """Return online, offline or disabled: by configuration, by WANDB_MODE, else by whether W&B has a key."""
+    """Return online, offline or disabled: as configured, by WANDB_MODE, or by whether there is a key."""
     mode = str(node.get("mode", "auto"))
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "")
@@ -160,7 +162,7 @@ def logged_in() -> bool:
 
 
 def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
-    """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories are."""
+    """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories."""
     sweep, provenance = sweep_of(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
@@ -186,7 +188,7 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
 
 def end_service() -> None:
     """End W&B's process, which ours would wait for at its end."""
-    with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
+    with contextlib.suppress(Exception, SystemExit):  # it has ended, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
 
@@ -197,9 +199,9 @@ def end_service() -> None:
 
 
 def import_wandb(folder: Path) -> Any:
-    """Import W&B so that it writes its data, cache and configuration into ``folder``, not the home."""
+    """Import W&B so that it writes data, cache and configuration into ``folder``, not the home."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry prints errors of its own
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry prints errors
     for variable, name in FOLDERS.items():
         if variable not in os.environ or variable in _ours:
             _ours.add(variable)
@@ -207,7 +209,7 @@ def import_wandb(folder: Path) -> Any:
     import wandb
 
     module: Any = wandb
-    # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
+    # `wandb/settings` of a run, or of the current folder, could send your key elsewhere.
     module.Settings.update_from_system_settings = lambda _: None
     from wandb.sdk.data_types._private import MEDIA_TMP
 
