@@ -1,4 +1,7 @@
-"""Choose the weights that a run reports; evaluate their bound over whole splits, beside trivial baselines."""
+"""Choose the weights that a run reports.
+
+Evaluate their bound over whole splits, beside trivial baselines.
+"""
 
 import math
 import resource
@@ -45,9 +48,10 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 class FinalCheckpoint:
     """The ``content`` of the checkpoint at ``path`` that a run leaves after its fit, and its data.
 
-    Each figure of the run is of a model that is built anew and loaded from it, as ``evaluate_checkpoint``
-    does: what the fit has left in its own model, or its callbacks do to a model, is in no figure. Code of
-    the user's own may keep more elsewhere, so it is called in processes of their own.
+    Each figure of the run is of a model that is built anew and loaded from it, as
+    ``evaluate_checkpoint`` does: what the fit has left in its own model, or its callbacks do to a
+    model, is in no figure. Code of the user's own may keep more elsewhere, so it is called in
+    processes of their own.
     """
 
     path: Path
@@ -58,7 +62,7 @@ class FinalCheckpoint:
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open the checkpoint of a run on one process, with its data, whose items must have these numbers."""
+        """Open the checkpoint of a run on one process, with data of these item numbers."""
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -90,7 +94,7 @@ class FinalCheckpoint:
 
     @property
     def in_new_processes(self) -> bool:
-        """Whether figures are computed there: the run's only process has imported the user's own code."""
+        """Whether the run's only process has imported code of the user's own."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
@@ -125,8 +129,9 @@ def choose_weights(
 ) -> tuple[FinalCheckpoint, dict[str, Any] | None]:
     """Return the checkpoint that the run reports, and what validation says of its other weights.
 
-    {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is reported,
-    and noted in the checkpoint. The test set is not looked at. None where another run has chosen.
+    {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is
+    reported, and noted in the checkpoint. The test set is not looked at. None where another run has
+    chosen.
     """
     path = _reported_path(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
@@ -167,7 +172,7 @@ def _bound(account: Account) -> float:
 
 
 def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
-    """Evaluate the bound on training, validation and test items, log it, and write that of each test item.
+    """Evaluate the bound of each split and log it; write that of each test item.
 
     With test=false on validation alone. Diverged: a bound is not finite.
     """
@@ -193,7 +198,7 @@ def _log(fit: Fit, prefix: str, account: Account) -> None:
 
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> dict[str, Any]:
-    """Return the entries of ``summary.json`` that follow from the reported checkpoint and its bounds."""
+    """Return the entries of ``summary.json`` on the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = measures_of(load_config(run / "config.yaml"))
     return {
@@ -209,7 +214,8 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 def baselines(data: DataModule) -> dict[str, Any] | None:
     """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
-    "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K) / (n + 1).
+    "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K)
+    / (n + 1).
     """
     if data.levels is None:
         return None

@@ -30,12 +30,15 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
+    """Load the raw or averaged weights of a checkpoint into ``module``.
+
+    UserError if it has none such.
 
     Diverged: one is not finite, as in a file that no run of ours wrote.
 
-    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
-    name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of ``run``.
+    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an
+    average by name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of
+    ``run``.
     """
     average = average_of(checkpoint, weights, run)
     if average is not None:
@@ -50,7 +53,7 @@ def load_weights(
 
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
-    """Check that an average has all trained parameters: raw ones must not stand for those it lacks."""
+    """Check that an average has all trained parameters; UserError."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name not in average:
             fix = "restore the checkpoint, or pass weights=raw"
@@ -87,7 +90,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> Average:
-    """Reconstruct the average that ``weights`` names, from snapshots and the checkpoint's own averages."""
+    """Reconstruct the average that ``weights`` names from those that were stored."""
     step, stored = checkpoint["global_step"], averages(checkpoint)
     choices = ", ".join([*literal_values(find_key("weights").kind), *stored])
     sigma_rel = _length(weights)
@@ -115,7 +118,10 @@ def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> 
 
 
 def _length(weights: str) -> float | None:
-    """Return the length that the name of a power function's average gives; None for any other name."""
+    """Return the length that the name of a power function's average gives.
+
+    None for any other name.
+    """
     if not weights.startswith(POWER):
         return None
     try:

@@ -23,7 +23,10 @@ from triptych.run.reopen import check_condition_source, drawn_as, open_model_sta
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
-    """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
+    """Build all objects of ``config``, and open each checkpoint that it names, once.
+
+    Or UserError.
+    """
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
     set_teacher(config, model, data, OtherRuns(config))
@@ -46,7 +49,7 @@ def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) 
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Refuse a change of items where the network reads a picture, or an embedding, of the unchanged item."""
+    """Refuse an augmentation where the network reads a picture of the unchanged item."""
     if all(change.part is not None for change in data.augmentations):
         return
     for name in parts_read(model, data):
@@ -57,7 +60,10 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
 
 
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
-    """Build sampler, guidance and threshold of ``config``; UserError for what the model cannot draw with."""
+    """Build sampler, guidance and threshold of ``config``.
+
+    UserError for what the model cannot draw with.
+    """
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
     denoiser = guided(model, data, config, others)
@@ -67,7 +73,7 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, o
 def _sources(
     config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return the sources of a condition's parts: another part's name, or an earlier stage that draws it."""
+    """Return the sources of a condition's parts: another part, or a stage that draws it."""
     condition_from: dict[str, Any] = config.get("condition_from") or {}
     stages: dict[str, Any] = config.get("stages") or {}
     for name in stages:
@@ -146,7 +152,7 @@ def _reference(
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:
-    """Return the contrastive model that judges captions: the one at ``path``, or that of the data."""
+    """Return the contrastive model that judges captions: at ``path``, or the data's own."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])

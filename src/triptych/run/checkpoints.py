@@ -1,4 +1,7 @@
-"""Checkpoints: plain data, written atomically, loaded without executing code; when a run saves which."""
+"""Checkpoints: plain data, written atomically, loaded without executing code.
+
+When a run saves which.
+"""
 
 import io
 import math
@@ -37,7 +40,9 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step; on a tie, "last". A line reports damaged ones.
+    """Return the readable checkpoint with the highest step.
+
+    On a tie, "last". A line reports damaged ones.
 
     ForeignCheckpoint: all readable ones are another's; starting over would overwrite them.
     """
@@ -70,8 +75,9 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
 class Keep(pl.Callback):
     """Save after each validation, else every ``every`` steps, and before the run stops.
 
-    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in ``monitor``,
-    None where nothing is validated; ``record``: what each checkpoint says of the run and its data.
+    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in
+    ``monitor``, None where nothing is validated; ``record``: what each checkpoint says of the run
+    and its data.
     """
 
     def __init__(
@@ -158,7 +164,7 @@ class Keep(pl.Callback):
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log a row that Lightning would log only after this step's end, at which the run may stop."""
+        """Log a row that Lightning would log only after the end of this step."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
         figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}

@@ -24,7 +24,8 @@ HYDRAS = ("hydra.", "hydra_plugins.")
 def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[None]:
     """Print a user's mistake in one line; any other exception is a bug and keeps its traceback.
 
-    ``command`` with its ``arguments``, as Hydra was given them: errors of Hydra's are explained by these.
+    ``command`` with its ``arguments``, as Hydra was given them: errors of Hydra's are explained by
+    these.
     """
     # Hydra would print and exit itself; with this it raises, and we print
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -67,7 +68,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first(signal)``, once."""
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process alike, after ``first(signal)``."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:
@@ -102,7 +103,7 @@ def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> Use
 
 
 def _is_hydras(error: Exception) -> bool:
-    """Return whether Hydra, or a launcher that it called, raised an error: not we, nor what we called."""
+    """Return whether Hydra, or a launcher that it called, raised an error."""
     if error.__cause__ is not None:
         return False  # It is a worker's, with its traceback.
     hydras = False

@@ -25,7 +25,7 @@ from triptych.terminal import printable
 SCHEMA = 2  # version of the entry "triptych" of a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
-# A finished run's summary has digests of these files, as far as they are there; any other's of the first.
+# A finished run's summary has digests of these files; that of any other run of the first alone.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
@@ -37,8 +37,8 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """Open ``path`` for an atomic write, as ``replaced``.
 
-    FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no permission, a lost
-    lock; the file is as it was before.
+    FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no
+    permission, a lost lock; the file is as it was before.
     """
     check_held(path)
     with storage_errors(path), replaced(path, new) as file:
@@ -52,7 +52,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_end(path: Path, start: int, data: bytes) -> None:
-    """Replace what follows the first ``start`` bytes of a file, in one call; StorageError as ``atomic``.
+    """Replace what follows the first ``start`` bytes of a file, in one call.
+
+    StorageError as ``atomic``.
 
     If ``data`` begins with the bytes that it replaces, a kill at any moment loses none of them.
     """
@@ -66,14 +68,17 @@ def write_end(path: Path, start: int, data: bytes) -> None:
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Raise ValueError if a file beside a result does not match its digest; a missing file is no error."""
+    """Raise ValueError if a file beside a result does not match its digest.
+
+    A missing file is no error.
+    """
     for name in names:
         if name in digests and file_digest(folder / name) not in (digests[name], None):
             raise ValueError(f"{name}: damaged, or of another run")
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """Return the checkpoint at ``path``: the file itself, or the reported one of a run's directory."""
+    """Return the checkpoint at ``path``: a file, or the one that a run reports."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
@@ -88,7 +93,10 @@ class RunDirectory(Lockable):
         return self.path / name
 
     def config(self) -> dict[str, Any]:
-        """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
+        """Read the resolved configuration.
+
+        UserError if this is no run directory, or it is not plain data.
+        """
         file = self / "config.yaml"
         if not file.exists():
             raise UserError(f"{self.path}: not a run's directory (no config.yaml){in_root(self.path)}")
@@ -96,7 +104,10 @@ class RunDirectory(Lockable):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The run's provenance, read once; an empty one if there is none. Unreadable: it is malformed."""
+        """The run's provenance, read once.
+
+        An empty one if there is none. Unreadable: it is malformed.
+        """
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
     def _parse_provenance(self, record: dict[str, Any]) -> Provenance:
@@ -121,7 +132,8 @@ class RunDirectory(Lockable):
     def summary(self) -> Result | None:
         """Read the recorded result; None if there is none.
 
-        Unreadable: it is of an unknown schema, damaged, altered, or ``config.yaml`` is not that of its run.
+        Unreadable: it is of an unknown schema, damaged, altered, or ``config.yaml`` is not that of
+        its run.
         """
         record = read_record(self / "summary.json")
         if record is None:
@@ -134,7 +146,10 @@ class RunDirectory(Lockable):
         return result
 
     def read_records(self) -> Result | None:
-        """Read the records anew and return the result, if there is one; Unreadable: as ``summary``."""
+        """Read the records anew and return the result, if there is one.
+
+        Unreadable: as ``summary``.
+        """
         self.__dict__.pop("provenance", None)
         _ = self.provenance
         return self.summary()
@@ -155,7 +170,7 @@ class RunDirectory(Lockable):
 
     @property
     def status(self) -> Status | Literal["new"]:
-        """The result's status, "unreadable", "interrupted" (there is a beginning and no end), or "new"."""
+        """The result's status, or "unreadable", "interrupted" (begun without an end), "new"."""
         try:
             result = self.summary()
         except Unreadable:
@@ -179,7 +194,7 @@ class RunDirectory(Lockable):
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """Return the path of the reported checkpoint: the last, unless the summary names the best."""
+        """Return the reported checkpoint: the last, unless the summary names the best."""
         result = self.summary()
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
@@ -210,7 +225,9 @@ class RunDirectory(Lockable):
         return name
 
     def discard(self) -> None:
-        """Remove the files of a run that never began; a sweep's cell keeps the reason, ``summary.json``.
+        """Remove the files of a run that never began.
+
+        A sweep's cell keeps the reason, ``summary.json``.
 
         The run that it had put aside takes its place again.
         """

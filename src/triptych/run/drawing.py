@@ -1,4 +1,4 @@
-"""Draw samples of a model: sampler, denoiser, conditions, and earlier stages, as in DALL-E 2 and Imagen."""
+"""Draw samples of a model, by its sampler, conditions and earlier stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +22,9 @@ DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 class Drawing:
     """A model with its sampler, its denoiser and the sources of its conditions.
 
-    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage, which draws it
-    under the same conditions, or the part that stands for it, as a text's embedding for an image's.
+    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage,
+    which draws it under the same conditions, or the part that stands for it, as a text's embedding
+    for an image's.
     """
 
     model: Any
@@ -52,8 +53,8 @@ class Drawing:
     ) -> Condition | None:
         """Return the condition of n samples; None where they are unconditional.
 
-        ``label``: one for all, or (n,); by default all classes in turn where the model reads labels alone.
-        Other parts: those of held-out ``items`` (n,), by default the first n.
+        ``label``: one for all, or (n,); by default all classes in turn where the model reads labels
+        alone. Other parts: those of held-out ``items`` (n,), by default the first n.
         """
         if not self.conditional:
             return None
@@ -71,7 +72,7 @@ class Drawing:
         return split.condition[items % len(split)].together(labels)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have, where those are not labels alone."""
+        """Return the items (n,) whose conditions measured samples have."""
         return choose(n, len(self.data.splits[self.data.condition_split]))
 
     @property
@@ -95,7 +96,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
+        """Complete the condition of n samples by ``sources``, on the model's device."""
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts
@@ -130,7 +131,7 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Draw n samples (n, *shape) in data units, on the CPU, under ``condition`` of the same arguments."""
+        """Draw n samples (n, *shape) in data units, on the CPU, under ``self.condition``."""
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()
@@ -154,7 +155,7 @@ def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | No
 
 
 def choose(n: int, size: int) -> Tensor:
-    """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
+    """Return n of ``size`` items: all in turn or, of more, random but fixed ones."""
     if n >= size:
         return torch.arange(n) % max(1, size)
     fixed = torch.Generator().manual_seed(0)

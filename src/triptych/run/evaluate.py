@@ -27,7 +27,7 @@ from triptych.run.trainer import build_trainer
 
 # Columns of items.npz beside "index".
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
-# Keys of the command by which the bound may be drawn otherwise, with the values that keep the run's.
+# Keys by which the command may draw the bound otherwise; these values keep the run's.
 BOUND = {"steps": "run", "variance": None, "repeats": None}
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -40,7 +40,8 @@ def build_accountant(
 ) -> pl.Trainer:
     """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
 
-    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is opened.
+    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is
+    opened.
     """
     if config.get("metrics"):
         set_teacher(config, model, data, OtherRuns(config))
@@ -75,7 +76,9 @@ def check_finite(account: Account, split: str, step: int) -> None:
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
+    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64.
+
+    Return False if none.
 
     In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
     """
@@ -90,7 +93,10 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
-    """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
+    """Return {"bpd": {"mean", "stderr", "n"}, ...}.
+
+    ``values`` are those of ``configs/evaluate.yaml``.
+    """
     split, items = values["split"], values["items"]
     judged = () if split == "train" else (split,)
     adjust = functools.partial(_adjust, values)

@@ -1,4 +1,4 @@
-"""Execute a run: its lock, signals, other processes and failures stand here, around ``training``."""
+"""Execute a run: lock, signals, other processes and failures around ``training``."""
 
 import os
 from typing import NoReturn
@@ -47,7 +47,10 @@ def execute(run: RunDirectory) -> Result:
 
 
 def _execute_beside(session: Session) -> Result:
-    """Execute in a process beside the first one, under its lock; leave an error for it to report."""
+    """Execute in a process beside the first one, under its lock.
+
+    Leave an error for it to report.
+    """
     try:
         return _train(session)
     except Exception as error:
@@ -97,7 +100,10 @@ def _fail(session: Session, error: Exception) -> NoReturn:
 
 
 def _train(session: Session) -> Result:
-    """Train; an exit by code of the user's own is an error, or the run would seem to have finished."""
+    """Train.
+
+    An exit by code of the user's own is an error, or the run would seem to have finished.
+    """
     try:
         return train(session)
     except SystemExit as left:

@@ -14,8 +14,8 @@ class Experiment:
 
     Attributes:
         config: resolved and plain.
-        drawing: how samples are drawn; None for a model that draws none or was opened from a checkpoint.
-        measured: (value of ``measures.over`` or None, how to draw under it), in the order of the values.
+        drawing: how samples are drawn; None where none are, or the model was opened again.
+        measured: pairs of a value of ``measures.over``, or None, and how to draw under it.
         reference: a ``SampleReference``, against which samples are measured; None if none are.
         step: of the checkpoint that the model was opened from.
     """

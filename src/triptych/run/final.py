@@ -35,13 +35,15 @@ class Drawn:
 def draw_final(
     checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
 ) -> Drawn:
-    """Draw and measure what the configuration asks for, beside the model's own panels and artifacts.
+    """Draw and measure samples as configured; add the model's panels and artifacts.
 
-    ``release`` is called once only the first process has something left to do. Diverged, in all processes:
-    a sample of the model of ``step`` is not finite.
+    ``release`` is called once only the first process has something left to do. Diverged, in all
+    processes: a sample of the model of ``step`` is not finite.
     """
     if checkpoint.in_new_processes:
-        return call_in_new_process(_draw_alone, checkpoint.path, checkpoint.data.numbers, step)  # type: ignore[no-any-return]
+        numbers = checkpoint.data.numbers
+        drawn: Drawn = call_in_new_process(_draw_alone, checkpoint.path, numbers, step)
+        return drawn
     return _draw(checkpoint, strategy, step, release)
 
 

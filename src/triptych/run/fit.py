@@ -1,4 +1,7 @@
-"""Set up and run the fit: Lightning's trainer, callbacks, loggers; or skip it when nothing is trainable."""
+"""Set up and run the fit: Lightning's trainer, callbacks, loggers.
+
+Or skip it when nothing is trainable.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +54,10 @@ class Fit:
 
 
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:
-    """Build trainer, callbacks and, once nothing is left to be refused, loggers; record the start."""
+    """Build trainer, callbacks and, once nothing is left to be refused, loggers.
+
+    Record the start.
+    """
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
     check_splits(config, data)
@@ -125,7 +131,10 @@ def check_splits(config: dict[str, Any], data: DataModule) -> None:
 
 
 def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated: bool) -> None:
-    """Check that the averages are kept that the run reports, and by one callback; else UserError."""
+    """Check that the averages are kept that the run reports, and by one callback.
+
+    Else UserError.
+    """
     weights = config["weights"]
     if weights == "raw" or config.get("trained"):
         return
@@ -140,7 +149,7 @@ def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated:
 
 
 def check_processes(data: DataModule, processes: int) -> None:
-    """Check that each of several processes has as many items of a batch, and a batch of each split."""
+    """Check that each process has the same share of a batch, and a batch of each split."""
     if data.batch_size % processes:
         fix = f"must be a multiple of the {processes} processes"
         raise UserError(f"data.batch_size={data.batch_size}: {fix}")
@@ -152,7 +161,7 @@ def check_processes(data: DataModule, processes: int) -> None:
 
 
 def is_fitted(experiment: Experiment, origin: Origin) -> bool:
-    """Return whether there is something to fit: not where another run has, or nothing is trainable."""
+    """Return whether there is something to fit that no other run has fitted."""
     return origin.adopted is None and any(p.requires_grad for p in experiment.model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Initialise a run: from scratch, its own checkpoint, or another run (``init_from``, ``trained``)."""
+"""Initialise a run: from scratch, its own checkpoint, or another run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
     if before and before != now.data:
         log_line(
             run,
-            "data: changed since this run was first started; no step of it was kept, so none is mixed",
+            "data: changed since this run was first started, of which no step was kept",
         )
 
 
@@ -129,10 +129,10 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
 def initialise(
     run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
-    """Copy the other run's reported weights into ``model`` where name and shape match, and record which.
+    """Copy the other run's weights into ``model`` where name and shape match.
 
-    Parameters but those of a learned schedule or loss, and the buffers of modules that have parameters.
-    UserError where nothing matches, or not everything and ``init_partial`` is false.
+    Parameters but those of a learned schedule or loss, and the buffers of modules that have
+    parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
     """
     path, weights = config["init_from"], reported(checkpoint)
     source = checkpoint["state_dict"] | (average_of(checkpoint, weights) or {})
@@ -147,7 +147,8 @@ def initialise(
         for name in taken:
             tensors[name].copy_(source[name])
     step = int(checkpoint["global_step"])
-    line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken (step {step}, weights {weights})"
+    line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken"
+    line += f" (step {step}, weights {weights})"
     if left:
         line += f"; not {few(left)}"
     log_line(run, line)

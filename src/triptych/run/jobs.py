@@ -1,7 +1,7 @@
-"""Processes of a sweep's runs, forked from one that has imported what a run imports: that takes long.
+"""Fork the processes of a sweep's runs from one that has imported what runs need.
 
-A worker writes it a line for each run. The fork answers with its process id, and at its end that process with
-both, id and exit code.
+A worker writes it a line for each run. The fork answers with its process id, and at its end that
+process with both, id and exit code.
 """
 
 import atexit
@@ -33,10 +33,12 @@ _servers: list["Server"] = []  # the one server of this process, or none yet
 
 
 def run_job(argument: str, log: Path) -> int:
-    """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
+    """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``.
 
-    The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and waits for it;
-    a SIGKILL is noticed by the job itself within a second.
+    Return its exit code.
+
+    The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and
+    waits for it; a SIGKILL is noticed by the job itself within a second.
     """
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
@@ -54,7 +56,7 @@ def _sweep() -> int:
 
 
 def _is_worker() -> bool:
-    """Return whether this process ends with its sweep: not on another machine, nor as a cluster's job."""
+    """Return whether this process ends with its sweep, as a worker on its machine."""
     if not lives(_sweep()):
         return "SUBMITIT_EXECUTOR" not in os.environ
     return os.getppid() == _sweep()
@@ -87,7 +89,10 @@ class Server:
             self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
-        """Run a fork and return its exit code; ``look`` is called each second and stops it by raising."""
+        """Run a fork and return its exit code.
+
+        ``look`` is called each second and stops it by raising.
+        """
         pid = 0
         try:
             job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
@@ -109,7 +114,7 @@ class Server:
             raise
 
     def _answer(self, look: Callable[[], None]) -> list[int]:
-        """Return a fork's process id, or that and its exit code, or nothing of a server that is gone."""
+        """Return a fork's process id, with its exit code at its end; [] without a server."""
         while not select.select([self.process.stdout], [], [], 1.0)[0]:
             look()
         return [int(number) for number in self.process.stdout.readline().split()]
@@ -137,9 +142,10 @@ class Server:
 
 
 def serve() -> None:
-    """Return once for each job from standard input, in a fork that has its argument, log and environment.
+    """Return in a fork for each job on standard input, with its log and environment.
 
-    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only run.
+    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only
+    run.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
@@ -186,7 +192,7 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
 
 
 def leave() -> None:
-    """End a fork whose run has finished by atexit's handlers alone: Python's own end takes a second."""
+    """End a fork by atexit's handlers alone: Python's own end takes a second."""
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)

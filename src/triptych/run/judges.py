@@ -1,4 +1,4 @@
-"""What judges samples: InceptionV3 for FID, and captions by a classifier and a contrastive model."""
+"""Judge samples: InceptionV3 for FID, classifier and contrastive model for captions."""
 
 from pathlib import Path
 
@@ -17,7 +17,10 @@ FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
-    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048); or UserError."""
+    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048).
+
+    Or UserError.
+    """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     key, fix = f"measures.inception={path}", "pass pt_inception-2015-12-05-6726825d.pth"
@@ -34,7 +37,10 @@ def open_inception(path: str) -> nn.Module:
 
 
 def read_statistics(path: str) -> Moments:
-    """Read ``mu`` and ``sigma``, published for FID, from an ``.npz``; UserError for any other file."""
+    """Read ``mu`` and ``sigma``, published for FID, from an ``.npz``.
+
+    UserError for any other file.
+    """
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
@@ -45,13 +51,16 @@ def read_statistics(path: str) -> Moments:
 
 @torch.no_grad()
 def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
-    """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey as three equal channels."""
+    """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1].
+
+    Grey as three equal channels.
+    """
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])
 
 
 class Prompts:
-    """Whether samples are what captions of ``data`` ask for, by a classifier and a contrastive model."""
+    """Judge whether samples are what captions of ``data`` ask for."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
@@ -66,13 +75,13 @@ class Prompts:
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
     def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Return shares of samples (n, ...) that match their captions, of ``items`` (n,) of the split.
+        """Return shares of n samples that match the captions of ``items`` (n,).
 
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
         """
         meaning, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        # A caption of several classes names no attribute, and its samples are neither right nor wrong.
+        # A caption of several classes names no attribute: its samples cannot be wrong.
         named = (meaning >= 0).any(1)
         if not named.any():
             return {}

@@ -1,4 +1,4 @@
-"""Detect test items that a model was trained on, and data that have changed between two starts of a run."""
+"""Detect test items that a model was trained on, and data that have changed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,9 @@ from triptych.errors import UserError
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
+    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
+
+    "" if they do not.
 
     UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
     """
@@ -28,7 +30,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a checkpoint's data record: today's fingerprint, and digests of all items trained on."""
+    """Return a checkpoint's record of data: fingerprint, and all items trained on."""
     items = dict(now.items)
     if not seen:
         return {**now.record(), "changed": False, "items": items}

@@ -32,10 +32,10 @@ RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 class MetricsCsv(Logger):
     """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
-    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again when they
-    change; a new column, or a figure of a step further back, takes a rewrite of the whole table. A run that
-    resumes at step s drops the rows after s, so each step stands once. ``time`` is the seconds of fitting
-    that led to the row, by ``clock``.
+    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again
+    when they change; a new column, or a figure of a step further back, takes a rewrite of the whole
+    table. A run that resumes at step s drops the rows after s, so each step stands once. ``time``
+    is the seconds of fitting that led to the row, by ``clock``.
     """
 
     name, version = "csv", ""
@@ -49,7 +49,10 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Keep the rows up to ``step``, the last of them held; print a warning if some are damaged."""
+        """Keep the rows up to ``step``, the last of them held.
+
+        Print a warning if some are damaged.
+        """
         damaged: list[int] = []
         kept = deque(self._stored(step, damaged), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
@@ -60,7 +63,10 @@ class MetricsCsv(Logger):
             log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
     def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the file's rows up to a step, one at a time; append the numbers of those that are damaged."""
+        """Yield the file's rows up to a step, one at a time.
+
+        Append the numbers of those that are damaged.
+        """
         table, last = read_rows(self.path), -1
         header = next(table, [])
         for number, cells in enumerate(table):
@@ -103,7 +109,10 @@ class MetricsCsv(Logger):
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
     def save(self) -> None:
-        """Write the table if the last write is long enough ago; Lightning calls this at every row."""
+        """Write the table if the last write is long enough ago.
+
+        Lightning calls this at every row.
+        """
         if time.monotonic() - self._written > self.every:
             self.flush()
 
@@ -119,7 +128,7 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def _can_append(self) -> bool:
-        """Return whether the file stands as it was written, and no row that is closed has changed."""
+        """Return whether the file stands as written, and only held rows have changed."""
         if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
             return False
         new = {name for row in self.rows.values() for name in row} - {*self._columns}
@@ -148,7 +157,10 @@ class MetricsCsv(Logger):
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
-        """Hold the last of ``rows``, which begin at the byte ``end`` of the file; the others are closed."""
+        """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
+
+        The others are closed.
+        """
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
             self._closed = rows[-OPEN - 1][0]
@@ -192,7 +204,8 @@ def comparable(
 ) -> dict[str, Any]:
     """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
 
-    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot in it.
+    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot
+    in it.
     """
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
@@ -231,7 +244,10 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
 
 
 def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
-    """Return the figures in a value; a mean has its own name, its other entries that with a suffix."""
+    """Return the figures in a value.
+
+    A mean has its own name, its other entries that with a suffix.
+    """
     if isinstance(value, dict) and {"mean", "n"} <= value.keys():
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
         return {name: value["mean"]} | others

@@ -1,4 +1,7 @@
-"""Build the model of a resolved configuration and its data; compile it for the fit where ``compile=true``."""
+"""Build the model of a resolved configuration and its data.
+
+Compile it for the fit where ``compile=true``.
+"""
 
 import ctypes
 import logging
@@ -26,12 +29,12 @@ MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, a
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
 QUIET = (  # warnings of libraries that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
-    ".*does not have many workers.*",  # our loaders index tensors in memory; a worker would only cost
+    ".*does not have many workers.*",  # our loaders index tensors in memory
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run's is not
     ".*your `IterableDataset` has `__len__` defined.*",
     ".*dataloader is not resumable.*",  # ours follows from the step
     ".*`srun` command is available.*",
-    ".*It is recommended to use .*sync_dist=True.*",  # our figures are of all processes when they are logged
+    ".*It is recommended to use .*sync_dist=True.*",  # our figures are of all processes
     ".*Found .* module.s. in eval mode.*",
 )
 
@@ -62,8 +65,8 @@ def build_model(
 ) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a choice
-    that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a
+    choice that this model would not read.
     """
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
@@ -85,7 +88,10 @@ def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundM
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
-    """Return what is injected by argument name: facts of the data and parts of ``config``; or UserError."""
+    """Return what is injected by argument name: facts of the data and parts of ``config``.
+
+    Or UserError.
+    """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     kind = Decoder.named.get(name) if isinstance(name, str) else None

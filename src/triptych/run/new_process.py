@@ -30,7 +30,7 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Keep environment, folder and paths for this run's new processes: the user's code may change them."""
+    """Keep environment, folder and paths for new processes: own code may change them."""
     for server in _servers:  # An earlier run in this process has left it.
         server.stdin.close()
     _servers.clear()
@@ -41,10 +41,12 @@ def remember_environment() -> None:
 def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``function(*arguments)`` of a process that began without any of this one's state.
 
-    Code of the user's own may keep state in classes, modules, the environment and patched functions, which a
-    model built anew in this process would share with the fit. Arguments and value are pickled.
+    Code of the user's own may keep state in classes, modules, the environment and patched
+    functions, which a model built anew in this process would share with the fit. Arguments and
+    value are pickled.
 
-    A UserError of the function's is raised again; FailedCall: another error, or the process was killed.
+    A UserError of the function's is raised again; FailedCall: another error, or the process was
+    killed.
     """
     if not _servers or _servers[0].poll() is not None:
         _servers[:] = [_start_server()]
@@ -73,7 +75,10 @@ def _start_server() -> Any:
 
 
 def serve() -> None:
-    """Fork for each call on standard input, and answer it on standard output; end with the caller."""
+    """Fork for each call on standard input, and answer it on standard output.
+
+    End with the caller.
+    """
     _end_with_parent()
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the user's code prints is no answer

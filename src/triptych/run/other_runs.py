@@ -82,7 +82,7 @@ def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> 
 
 
 def check_process(where: str, other: Any, denoiser: Any) -> None:
-    """Check that another run's model, at the key ``where``, has the same noise process as ``denoiser``."""
+    """Check that another run's model has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
         problem = f"its process is {other.process}, the model's {denoiser.process}"
         raise UserError(f"{where}: {problem}; pass one of the same process")

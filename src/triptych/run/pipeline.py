@@ -1,7 +1,8 @@
-"""Read a ``DDPMPipeline`` directory in diffusers' layout as the model of a run, and write a run's as one.
+"""Read and write models in diffusers' layout, a ``DDPMPipeline`` directory.
 
-It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its JSON names
-is compared with ``VALUES`` and never imported. The first pipelines have all files at the top, and other keys.
+It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its
+JSON names is compared with ``VALUES`` and never imported. The first pipelines have all files at the
+top, and other keys.
 """
 
 import os
@@ -88,7 +89,10 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> dict[str, Any]:
-    """Return the config groups that a pipeline determines, ``bound`` without repeats; else UserError."""
+    """Return the config groups that a pipeline determines, ``bound`` without repeats.
+
+    Else UserError.
+    """
     _read(path, INDEX)
     scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
     schedule = {key: value for key, value in scheduler.items() if key not in VALUES[SCHEDULER]}
@@ -160,7 +164,10 @@ def _our_name(name: str) -> str:
 
 
 def _prediction(scheduler: dict[str, Any]) -> str:
-    """Return what the network predicts, as ``prediction_type``; before diffusers 0.9 it was another key."""
+    """Return what the network predicts, as ``prediction_type``.
+
+    Before diffusers 0.9 it was another key.
+    """
     if "predict_epsilon" in scheduler:
         if scheduler["predict_epsilon"]:
             return "epsilon"
@@ -169,7 +176,7 @@ def _prediction(scheduler: dict[str, Any]) -> str:
 
 
 def _place(path: str, name: str) -> Path:
-    """Return a file of a component: of one without a folder, beside the index, as diffusers does."""
+    """Return a component's file: in its folder or, without one, beside the index."""
     file = Path(path) / name
     if file.parent.is_dir():
         return file
@@ -216,7 +223,10 @@ def _refused(path: str, name: str, problem: str) -> UserError:
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
-    """Read a finished run's result and configuration; UserError for a key that diffusers cannot express."""
+    """Read a finished run's result and configuration.
+
+    UserError for a key that diffusers cannot express.
+    """
     result = run.summary()
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
@@ -257,7 +267,7 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
 
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
-    """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
+    """Return the README.md of a model on the Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
     data = (result.record.get("data") or {}).get("description", "images")

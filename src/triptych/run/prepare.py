@@ -34,7 +34,10 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
-    """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``."""
+    """Resolve ``cfg``.
+
+    With ``trained``, copy the other run's model configuration into it and ``choices``.
+    """
     plain = to_plain(cfg, throw_on_missing=True)
     typed = _typed_keys(overrides)
     keep_arguments(plain, typed)
@@ -62,7 +65,10 @@ def check_run_name(name: str | None) -> None:
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """Resolve a composition that still has Hydra's node; also UserError for overrides without effect."""
+    """Resolve a composition that still has Hydra's node.
+
+    Also UserError for overrides without effect.
+    """
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
     check_used(plain, list(_typed_keys(overrides)))
@@ -84,16 +90,22 @@ def has_run(run: RunDirectory) -> bool:
 
 
 def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
-    """Plan with a run what a composition asks for that still has Hydra's node; errors as of ``plan_run``."""
+    """Plan with a run what a composition asks for that still has Hydra's node.
+
+    Errors as of ``plan_run``.
+    """
     cfg, choices = without_hydra(config), dict(config.hydra.runtime.choices)
     plain = resolve_config(cfg, list(config.hydra.overrides.task), dict(choices))
     return plan_run(run, plain, cfg, choices)
 
 
 def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
-    """Plan what to do with a run that is there; UserError if its configuration is lost or unreadable.
+    """Plan what to do with a run that is there.
 
-    ``plain``: the command's configuration, resolved from ``cfg``, with the ``choices`` of its groups.
+    UserError if its configuration is lost or unreadable.
+
+    ``plain``: the command's configuration, resolved from ``cfg``, with the ``choices`` of its
+    groups.
     """
     run.read_records()
     if not (run / "config.yaml").exists():
@@ -125,7 +137,8 @@ def without_machine(changes: Changes) -> Changes:
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
-    UserError: a refused value; another configuration or a failed run is there. Diverged: it did before.
+    UserError: a refused value; another configuration or a failed run is there. Diverged: it did
+    before.
     """
     check_directory(path)
     run, composed = RunDirectory(path), dict(choices)
@@ -203,7 +216,7 @@ def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]
 
 
 def _is_below(key: str, parents: list[str]) -> bool:
-    """Return whether a key, or a group as "objective/loss", is one of ``parents`` or stands in one."""
+    """Return whether a key, or a group, is one of ``parents`` or stands in one."""
     return any(f"{key}.".replace("/", ".").startswith(f"{parent}.") for parent in parents)
 
 

@@ -1,4 +1,4 @@
-"""Processes: rank, launch, the directory that one holds, and the end of those that belong together."""
+"""Processes: rank, launch, the lock of a directory, and their common end."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ _held: list[tuple[Path, IO[str]]] = []  # directories that this process holds, w
 
 
 def _launcher() -> tuple[str, ...]:
-    """Return the variable of this process's rank and, of torchrun or srun, those that name its launch."""
+    """Return the names of the variables of this process's rank and of its launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
@@ -47,7 +47,10 @@ def rank() -> int:
 
 
 def launch() -> str:
-    """Return an identifier shared by all ranks that torchrun or srun launched; "" for a single process."""
+    """Return an identifier shared by all ranks that torchrun or srun launched.
+
+    "" for a single process.
+    """
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher()[1:])
 
 
@@ -79,7 +82,7 @@ def lives(pid: int) -> bool:
 
 
 def end_with_parent() -> None:
-    """Stop this process when its parent is gone: for a sweep's jobs and the ranks that Lightning starts."""
+    """Stop this process when its parent is gone: for a sweep's jobs and a run's ranks."""
     parent = int(os.environ.get(PARENT) or 0)
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
@@ -149,7 +152,10 @@ class Lockable:
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Lock the directory for one process group, waiting ``patience`` seconds; Busy names the owner."""
+        """Lock the directory for one process group, waiting ``patience`` seconds.
+
+        Busy names the owner.
+        """
         folder, until = self.path, time.monotonic() + patience
         while True:
             with self._open_lock() as file, ExitStack() as stack:

@@ -20,7 +20,10 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
-    """A progress bar over steps and test batches; writes a file at most once in ``every`` seconds."""
+    """A progress bar over steps and test batches.
+
+    Writes a file at most once in ``every`` seconds.
+    """
 
     def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
@@ -95,7 +98,7 @@ class Progress(pl.Callback):
 
 
 class SampleGrid(pl.Callback):
-    """Draw up to 16 unguided samples after validation, from one noise, ``pictures`` times in a run."""
+    """Draw up to 16 unguided samples after validation, ``pictures`` times in a run."""
 
     def __init__(self, drawing: Drawing, folder: Path, n: int, pictures: int):
         self.drawing, self.folder = replace(drawing, denoiser=None, sources={}), folder

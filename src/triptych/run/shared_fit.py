@@ -1,7 +1,7 @@
-"""Share the fit of a sweep's runs that train the same network: one of them trains, the others take it.
+"""Share the fit among a sweep's runs that train the same network.
 
-A fit is a function of configuration, data, code and packages. A later run that would repeat it begins where
-it ended, as if it had been killed between fit and test: the same to the last digit.
+A fit is a function of configuration, data, code and packages. A later run that would repeat it
+begins where it ended, as if it had been killed between fit and test: the same to the last digit.
 """
 
 import contextlib
@@ -31,9 +31,12 @@ OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
 
 def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
-    """Identify the fit that ``run`` is about to make, for others of its sweep; "" if it is for none."""
+    """Identify the fit that ``run`` is about to make, for others of its sweep.
+
+    "" if it is for none.
+    """
     sweep, config = run.path.parent, run.config()
-    # Of several processes that a launcher started at once, some might see another run's end and some not.
+    # Processes that a launcher started at once might not all see the end of another run.
     if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
     if (sweep / FITS).is_symlink():  # It may lead anywhere.
@@ -48,7 +51,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
 
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
-    """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
+    """Record for later runs of the sweep that this fit has ended, and its memory."""
     if rank() != 0 or not digest:
         return
     if any(execution.changed for execution in run.provenance.executions):
@@ -59,7 +62,7 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
 
 
 def take_fit(run: RunDirectory, digest: str) -> None:
-    """Copy the end of another run's fit, if one of this sweep was the same and this one has not begun.
+    """Copy the end of the same fit of another run of this sweep, before a first step.
 
     If it is missing, damaged or untrusted, this run trains as usual.
     """
@@ -73,7 +76,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
 
 
 def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | None:
-    """Return the run beside ``run`` that an entry names, if it still is the one that offered its fit."""
+    """Return the run that an entry names, if it still is the one that offered its fit."""
     name = str(entry.get("run", ""))
     if name in ("", "..", run.path.name) or Path(name).name != name:
         return None

@@ -1,7 +1,7 @@
-"""What ends a run early: a signal, a number that is not finite, or the loss of one of its processes.
+"""End a run early: a signal, a number that is not finite, a lost process.
 
-When one process of several ends, the others see a broken connection, or nothing at all. Each but the first
-leaves its own error in the run's directory, for the first one to report.
+When one process of several ends, the others see a broken connection, or nothing at all. Each but
+the first leaves its own error in the run's directory, for the first one to report.
 """
 
 import math
@@ -30,7 +30,7 @@ APART = 1.0  # seconds at most, if steps are shorter, between two questions of p
 NEVER = 2**62  # later than any step
 KINDS = ("the loss", "a weight")
 PATIENCE = 5.0  # seconds in which the others' errors and exit codes are there, if there are any
-STUCK = 10.0  # seconds after which a first process that has not noticed the loss will not do so any more
+STUCK = 10.0  # seconds in which the first process notices the loss of another, or never will
 BROKEN = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout",
     re.I,
@@ -40,10 +40,11 @@ BROKEN = re.compile(
 class Stop(pl.Callback):
     """Defer a signal to the end of a training step, once all ranks agree.
 
-    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing. Ranks
-    exchange signals at checkpoints, and after ``APART`` seconds or ``log_every_n_steps`` steps, whichever is
-    sooner: at each step they would wait for the slowest. A loss that is not finite ends the run: on a CPU, in
-    one process, at that step, elsewhere at logged or exchanged steps, and before anything is saved.
+    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save
+    nothing. Ranks exchange signals at checkpoints, and after ``APART`` seconds or
+    ``log_every_n_steps`` steps, whichever is sooner: at each step they would wait for the slowest.
+    A loss that is not finite ends the run: on a CPU, in one process, at that step, elsewhere at
+    logged or exchanged steps, and before anything is saved.
     """
 
     def __init__(self) -> None:
@@ -88,9 +89,12 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal if any process received one; a collective: all processes call it together.
+        """Return the signal if any process received one.
 
-        With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is not finite.
+        A collective: all processes call it together.
+
+        With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is
+        not finite.
         """
         if trainer.world_size > 1:
             received, first = self._ask_all(trainer, look)
@@ -115,7 +119,7 @@ class Stop(pl.Callback):
         return NEVER
 
     def _ask_all(self, trainer: Any, look: bool) -> tuple[bool, int]:
-        """Return whether any process received a signal, and the first number that was not finite of any."""
+        """Return whether any process received a signal, and the first bad number of any."""
         step = trainer.global_step
         if not look and step < self._next:
             return False, NEVER
@@ -216,7 +220,8 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 class Peers:
     """The other ranks of a run, which its first process starts and watches.
 
-    ``record`` writes a failure into the run's summary. On leaving its context nobody is watched any more.
+    ``record`` writes a failure into the run's summary. On leaving its context nobody is watched any
+    more.
     """
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
@@ -231,10 +236,10 @@ class Peers:
         self.stop_watching()
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Start this machine's other ranks of ``trainer``, unless somebody else has, and watch them.
+        """Start and watch this machine's other ranks, unless somebody else has started them.
 
-        Lightning starts none where it finds LOCAL_RANK: its own watch would kill all processes, the first one
-        too, without a word of why.
+        Lightning starts none where it finds LOCAL_RANK: its own watch would kill all processes, the
+        first one too, without a word of why.
         """
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
@@ -257,7 +262,10 @@ class Peers:
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
-        """Return the error that ended the run; ``error`` is this rank's, perhaps only a lost connection."""
+        """Return the error that ended the run.
+
+        ``error`` is this rank's, perhaps only a lost connection.
+        """
         self._settled.set()
         if error is not None and not is_broken_connection(error):
             return error

@@ -25,13 +25,13 @@ OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
 
 
 class NoProfiler(PassThroughProfiler):
-    """Time nothing, without the generator that Lightning makes for each of a step's hundred hooks."""
+    """Time nothing: Lightning's own makes a generator for each hook of a step."""
 
     profile = nullcontext  # type: ignore[assignment]
 
 
 def steps_of(config: dict[str, Any], items: int) -> int:
-    """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated) of so many ``items``."""
+    """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
     node = config["trainer"]
     if node["max_steps"]:
         return int(node["max_steps"])
@@ -53,7 +53,10 @@ def is_sharded(config: dict[str, Any]) -> bool:
 def build_trainer(
     config: dict[str, Any], run: RunDirectory | None, callbacks: list[Any], steps: int = -1
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps``; UserError for what the machine does not have."""
+    """Build Lightning's Trainer for a fit of ``steps``.
+
+    UserError for what the machine does not have.
+    """
     check_sharded(config)
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
@@ -96,8 +99,8 @@ def check_sharded(config: dict[str, Any]) -> None:
 def _strategy(node: dict[str, Any]) -> Any:
     """Return Lightning's name of the strategy; of DDP the one that keeps the order of its sums.
 
-    The usual one sorts its buckets anew after a start's first step, which changes the order in which three
-    processes or more are summed: a resumed run would differ in the last digit.
+    The usual one sorts its buckets anew after a start's first step, which changes the order in
+    which three processes or more are summed: a resumed run would differ in the last digit.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
@@ -107,7 +110,10 @@ def _strategy(node: dict[str, Any]) -> Any:
 
 
 def _profiler(config: dict[str, Any], run: RunDirectory | None) -> Any:
-    """Return the profiler; Lightning's own choice by name prints, or writes into the current folder."""
+    """Return the profiler.
+
+    Lightning's own choice by name prints, or writes into the current folder.
+    """
     name = config["trainer"].get("profiler")
     if not name or run is None:
         return NoProfiler()

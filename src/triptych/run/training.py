@@ -96,7 +96,7 @@ def set_up(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what the run starts from, describe its data, and copy the weights that ``init_from`` names."""
+    """Find what the run starts from, and copy the weights that ``init_from`` names."""
     config, data = experiment.config, experiment.data
     seed = torch.initial_seed()
     origin = find_origin(run, experiment)

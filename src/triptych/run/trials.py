@@ -1,4 +1,4 @@
-"""Try a model, its data and its callbacks before the first step: what would fail at the end fails here."""
+"""Try a model, its data and its callbacks before the first step."""
 
 import io
 from collections.abc import Sequence
@@ -23,7 +23,10 @@ FEW = 4  # items on which a model is tried
 
 
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
-    """Try all parts on a few items of the first batch; UserError for the first that does not fit."""
+    """Try all parts on a few items of the first batch.
+
+    UserError for the first that does not fit.
+    """
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
     if condition is not None:
@@ -62,7 +65,10 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
 
 
 def check_loads(experiment: Experiment) -> None:
-    """Check that a model built anew takes the state of this one, as it will after the fit; UserError."""
+    """Check that a model built anew takes the state of this one, as it will after the fit.
+
+    UserError.
+    """
     state = experiment.model.state_dict()
     try:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
