@@ -21,10 +21,10 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 __all__ = [
-    "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
+    "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Literal", "Lt", "MinLen",
     "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole", "declared",
 ]  # fmt: skip
 
@@ -57,9 +57,13 @@ class Unit:
 class IsPath:
     """Mark a path, which is typed without Hydra's quotes."""
 
+    words = "a path"
+
 
 class IsClass:
     """Mark the dotted name of a class."""
+
+    words = "a class's dotted name"
 
 
 Whole = Annotated[int, Ge(0)]
@@ -74,7 +78,13 @@ ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
 LISTS = (list, tuple, Sequence)
-ENDS = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}
+UNIONS = (Union, types.UnionType)
+LIMITS: dict[type, Callable[[Any, Any], bool]] = {
+    Ge: operator.ge,
+    Gt: operator.gt,
+    Le: operator.le,
+    Lt: operator.lt,
+}
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -87,66 +97,98 @@ def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def alternatives(kind: Any) -> list[Any]:
     """Return the members of a union, or the type itself."""
-    return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
+    return list(get_args(kind)) if get_origin(kind) in UNIONS else [kind]
 
 
 def marks(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
-    inner, more = unwrap(kind)
-    below = alternatives(inner)
-    return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
+    inner, metadata = unwrap(kind)
+    every = list(metadata)
+    if get_origin(inner) in UNIONS:
+        for member in get_args(inner):
+            every += marks(member)
+    return every
 
 
 def is_declaration(kind: Any) -> bool:
     """Return whether a type is a declaration: plain types are injected, not configured."""
-    inner, more = unwrap(kind)
-    return bool(more) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
+    inner, metadata = unwrap(kind)
+    return bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
+
+
+# whether a value fits -------------------------------------------------------------------------------
 
 
 def fits(kind: Any, value: Any) -> bool:
     """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
-    inner, limits = unwrap(kind)
-    if (several := alternatives(inner))[0] is not inner:
-        fit = any(fits(one, value) for one in several)
-    elif inner in (None, type(None)):
-        fit = value is None
-    elif inner in (bool, str):
-        fit = isinstance(value, inner)
-    elif inner is int:
-        fit = isinstance(value, Integral) and not isinstance(value, bool)
-    elif inner is float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        fit = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
-    elif get_origin(inner) is Literal:
-        fit = any(type(one) is type(value) and one == value for one in get_args(inner))
-    elif _origin(inner) in LISTS:
-        fit = _items_fit(get_args(inner), value)
-    elif _origin(inner) in (dict, PathLike):
-        fit = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
-    else:
-        fit = True
-    return fit and all(_within(limit, value) for limit in limits)
+    inner, metadata = unwrap(kind)
+    return _has_type(inner, value) and all(_within(limit, value) for limit in metadata)
 
 
-def _origin(kind: Any) -> Any:
-    return get_origin(kind) or kind
+def _has_type(kind: Any, value: Any) -> bool:
+    origin, members = get_origin(kind) or kind, get_args(kind)
+    if origin in UNIONS:
+        return any(fits(member, value) for member in members)
+    if origin is Literal:
+        return any(type(option) is type(value) and option == value for option in members)
+    if origin in LISTS:
+        return _is_list(members, value)
+    return TYPES.get(origin, _is_anything)(value)
 
 
-def _items_fit(kinds: tuple[Any, ...], value: Any) -> bool:
+def _is_list(kinds: tuple[Any, ...], value: Any) -> bool:
+    """Return whether a value is a list whose entries fit; ``kinds``: the arguments of the list's type."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return False
-    if len(kinds) > 1 and kinds[1] is not Ellipsis:
+    if _is_fixed(kinds):
         return len(kinds) == len(value) and all(map(fits, kinds, value))
     return not kinds or all(fits(kinds[0], item) for item in value)
+
+
+def _is_fixed(kinds: tuple[Any, ...]) -> bool:
+    """Return whether a list's type says the type of each of its entries."""
+    return len(kinds) > 1 and kinds[1] is not Ellipsis
+
+
+def _is_anything(value: Any) -> bool:
+    return True
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+
+
+def _is_instance(*classes: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, classes)
+
+
+TYPES: dict[Any, Callable[[Any], bool]] = {
+    None: _is_none,
+    type(None): _is_none,
+    bool: _is_instance(bool),
+    str: _is_instance(str),
+    int: _is_whole,
+    float: _is_number,
+    dict: _is_instance(Mapping),
+    PathLike: _is_instance(PathLike),
+}
 
 
 def _within(limit: Any, value: Any) -> bool:
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
-            return bool(ENDS[type(limit)](value, end))
-        case Len() | MinLen():
-            most = getattr(limit, "max_length", None)
-            return limit.min_length <= len(value) and (most is None or len(value) <= most)
+            return LIMITS[type(limit)](value, end)
+        case MinLen(least):
+            return len(value) >= least
         case IsPath():
             return bool(value != "")  # Path("") would be the current directory
         case IsClass():
@@ -154,66 +196,83 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
+# words ----------------------------------------------------------------------------------------------
+
+
 def describe_kind(kind: Any) -> str:
     """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
     words = _words(kind)
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
+    if not all(words):
+        return ""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def literal_values(kind: Any) -> list[str]:
     """Return the named values of a type, as typed on the command line."""
     inner, _ = unwrap(kind)
-    if (several := alternatives(inner))[0] is not inner:
-        return [option for one in several for option in literal_values(one)]
     if inner in (None, type(None)):
         return ["null"]
     if inner is bool:
         return ["true", "false"]
-    literal = get_args(inner) if get_origin(inner) is Literal else ()
-    return ["null" if option is None else str(option) for option in literal]
+    if get_origin(inner) is Literal:
+        return [{None: "null"}.get(option, str(option)) for option in get_args(inner)]
+    if get_origin(inner) in UNIONS:
+        return [option for member in get_args(inner) for option in literal_values(member)]
+    return []
 
 
 def _words(kind: Any) -> list[str]:
-    inner, limits = unwrap(kind)
-    if any(isinstance(limit, IsPath) for limit in limits):
-        return ["a path"]
-    if any(isinstance(limit, IsClass) for limit in limits):
-        return ["a class's dotted name"]
-    several = alternatives(inner)
-    if several[0] is not inner:
-        words = [word for one in several for word in _words(one)]
-        return sorted(dict.fromkeys(words), key=lambda word: word != "null")
-    if named := literal_values(kind):
-        return named
-    if inner in (int, float):
-        noun = "a whole number" if inner is int else "a number"
-        return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
-    if _origin(inner) in LISTS:
-        kinds = get_args(inner)
-        fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
-        least = next((limit.min_length for limit in limits if isinstance(limit, MinLen | Len)), 0)
-        each = describe_kind(kinds[0]) if kinds else ""
-        more = f" with {least} or more entries" if least else ""
-        return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
-    return [{str: "text", dict: "a group of keys"}.get(_origin(inner), "")]
+    """Return each alternative of a type in words."""
+    inner, metadata = unwrap(kind)
+    named = [mark.words for mark in metadata if isinstance(mark, IsPath | IsClass)]
+    if named:
+        return named[:1]
+    if get_origin(inner) in UNIONS:
+        words = dict.fromkeys(word for member in get_args(inner) for word in _words(member))
+        return sorted(words, key="null".__ne__)  # null comes first
+    if inner is int:
+        return [f"a whole number {_range(metadata, 'from {:.15g} to {:.15g}')}".strip()]
+    if inner is float:
+        return [f"a number {_range(metadata, 'in [{:g}, {:g}]')}".strip()]
+    if (get_origin(inner) or inner) in LISTS:
+        return [_list_words(get_args(inner), metadata)]
+    return literal_values(kind) or [
+        {str: "text", dict: "a group of keys"}.get(get_origin(inner) or inner, "")
+    ]
 
 
-def _range(limits: Sequence[Any], whole: bool) -> str:
-    ends = {type(one): getattr(one, type(one).__name__.lower()) for one in limits if type(one) in ENDS}
-    low, high = ends.get(Ge), ends.get(Le)
-    if low is not None and high is not None:
-        return f"from {low:.15g} to {high:.15g}" if whole else f"in [{low:g}, {high:g}]"
-    named = [(Ge, "of at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")]
-    return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
+def _list_words(kinds: tuple[Any, ...], limits: Sequence[Any]) -> str:
+    words = "a list"
+    if _is_fixed(kinds):
+        words += f" of {len(kinds)}"
+    for limit in limits:
+        if isinstance(limit, MinLen):
+            words += f" with {limit.min_length} or more entries"
+    each = describe_kind(kinds[0]) if kinds else ""
+    return f"{words}, each {each}" if each else words
+
+
+def _range(limits: Sequence[Any], both: str) -> str:
+    """Return the ends of a range in words; ``both``: the format of one with two ends that belong to it."""
+    words = {Ge: "of at least {:.15g}", Gt: "above {:.15g}", Le: "at most {:.15g}", Lt: "below {:.15g}"}
+    ends = {
+        type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in words
+    }
+    if Ge in ends and Le in ends:
+        return both.format(ends[Ge], ends[Le])
+    return ", ".join(text.format(ends[end]) for end, text in words.items() if end in ends)
 
 
 def refusal(key: str, kind: Any, value: Any) -> str:
     """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
-    hint = f"; type {int(value)}" if whole else ""
-    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}{hint}"
+    line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
+    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):  # as 1e3 is read
+        line += f"; type {int(value)}"
+    return line
 
 
 C = TypeVar("C", bound=type)
@@ -233,13 +292,12 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-            try:
+            values: dict[str, Any] = {}
+            with suppress(TypeError):  # Python's own message says it better
                 values = signature.bind(self, *args, **kwargs).arguments
-            except TypeError:
-                values = {}  # Python's own message says it better
             for name, kind in _kinds(original).items():
-                if name in values and (line := refusal(f"{place}.{name}", kind, values[name])):
-                    raise error(line)
+                if name in values and not fits(kind, values[name]):
+                    raise error(refusal(f"{place}.{name}", kind, values[name]))
             original(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
@@ -263,8 +321,9 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     """Return {argument: type} of a function's declared arguments."""
     kinds = {}
     for name, kind in function.__annotations__.items():
-        with suppress(NameError):  # of a type that is imported for type checkers alone
-            kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
-            if is_declaration(kind):
-                kinds[name] = kind
-    return kinds
+        if isinstance(kind, str):
+            with suppress(NameError):  # a type that is imported for type checkers alone
+                kinds[name] = eval(kind, function.__globals__)
+        else:
+            kinds[name] = kind
+    return {name: kind for name, kind in kinds.items() if is_declaration(kind)}

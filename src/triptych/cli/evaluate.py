@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from triptych.cli.arguments import check_place, run_command
+from triptych.cli.arguments import run_command
+from triptych.cli.outputs import check_file
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.processes import rank
@@ -15,10 +16,10 @@ from triptych.run.untrusted import find_checkpoint
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}."""
     values = checked_values(cfg, "evaluate")
-    for key in ("out", "items"):
-        check_place(key, cfg[key])
-    files = [Path(values[key]).resolve() for key in ("out", "items") if values[key]]
-    if len({*files}) < len(files):
+    outputs = {key: values[key] for key in ("out", "items") if values[key]}
+    for key, path in outputs.items():
+        check_file(key, path)
+    if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
         raise UserError(f"items={values['items']}: the file of out; choose another name")
     find_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.account import evaluate_checkpoint

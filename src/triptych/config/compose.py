@@ -53,11 +53,8 @@ def share_files() -> None:
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
 
 
-def compose_command(command: str, overrides: Sequence[str], several: str = "") -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words.
-
-    ``several``: in other words, the problem of several values for a key.
-    """
+def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words."""
     register_resolvers()
     share_files()
     try:
@@ -67,7 +64,7 @@ def compose_command(command: str, overrides: Sequence[str], several: str = "") -
                 check_keys(cfg, cfg.hydra)
             return cfg
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: Hydra's of a group
-        raise UserError(explain(error, command, overrides, several)) from error
+        raise UserError(explain(error, command)) from error
 
 
 def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:

@@ -90,7 +90,7 @@ class SweepHook(Callback):
     report_problem = ""  # why the report could not be written
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with no_run_after_an_error("train", config.hydra.overrides.task):
+        with no_run_after_an_error("train"):
             with open_dict(config):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)
