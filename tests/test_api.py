@@ -125,7 +125,7 @@ def test_the_bound_of_a_batch(finished):
         (lambda: trained.sample(2, "--n=3"), "--n=3: n is set already"),
         (lambda: trained.sample(2, "weights=raw"), "weights=raw: is for the command triptych-sample"),
         (lambda: trained.evaluate("test", "stepss=3"), "stepss=3: no such key; did you mean steps?"),
-        (lambda: trained.sample(2, "label=1,2"), "label=1,2: several values; type one, or sweep"),
+        (lambda: trained.sample(2, "sampler=ddim,heun"), "sampler=ddim,heun: several values; type one"),
         (lambda: trained.evaluate("val", "out=f.json"), "out=f.json: is for the command triptych-evaluate"),
     ):
         refused(wrong, problem)
