@@ -77,21 +77,14 @@ FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
-LISTS = (list, tuple, Sequence)
 UNIONS = (Union, types.UnionType)
-LIMITS: dict[type, Callable[[Any, Any], bool]] = {
-    Ge: operator.ge,
-    Gt: operator.gt,
-    Le: operator.le,
-    Lt: operator.lt,
-}
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """Split ``Annotated`` into (type, metadata)."""
     if get_origin(kind) is Annotated:
-        inner, *more = get_args(kind)
-        return inner, tuple(more)
+        inner, *metadata = get_args(kind)
+        return inner, tuple(metadata)
     return kind, ()
 
 
@@ -116,77 +109,50 @@ def is_declaration(kind: Any) -> bool:
     return bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
 
 
-# whether a value fits -------------------------------------------------------------------------------
-
-
 def fits(kind: Any, value: Any) -> bool:
     """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
     inner, metadata = unwrap(kind)
-    return _has_type(inner, value) and all(_within(limit, value) for limit in metadata)
+    has_type = _type_of(inner).accepts(get_args(inner), value)
+    return has_type and all(_within(limit, value) for limit in metadata)
 
 
-def _has_type(kind: Any, value: Any) -> bool:
-    origin, members = get_origin(kind) or kind, get_args(kind)
-    if origin in UNIONS:
-        return any(fits(member, value) for member in members)
-    if origin is Literal:
-        return any(type(option) is type(value) and option == value for option in members)
-    if origin in LISTS:
-        return _is_list(members, value)
-    return TYPES.get(origin, _is_anything)(value)
+def describe_kind(kind: Any) -> str:
+    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
+    *others, last = _words(kind)
+    if not all([*others, last]):
+        return ""
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def _is_list(kinds: tuple[Any, ...], value: Any) -> bool:
-    """Return whether a value is a list whose entries fit; ``kinds``: the arguments of the list's type."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return False
-    if _is_fixed(kinds):
-        return len(kinds) == len(value) and all(map(fits, kinds, value))
-    return not kinds or all(fits(kinds[0], item) for item in value)
+def literal_values(kind: Any) -> list[str]:
+    """Return the named values of a type, as typed on the command line."""
+    inner, _ = unwrap(kind)
+    return _type_of(inner).options(get_args(inner))
 
 
-def _is_fixed(kinds: tuple[Any, ...]) -> bool:
-    """Return whether a list's type says the type of each of its entries."""
-    return len(kinds) > 1 and kinds[1] is not Ellipsis
+def _words(kind: Any) -> list[str]:
+    """Return each alternative of a type in words."""
+    inner, metadata = unwrap(kind)
+    named = [mark.words for mark in metadata if isinstance(mark, IsPath | IsClass)]
+    return named[:1] or _type_of(inner).words(get_args(inner), metadata)
 
 
-def _is_anything(value: Any) -> bool:
-    return True
+# limits ---------------------------------------------------------------------------------------------
 
 
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
-
-
-def _is_instance(*classes: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, classes)
-
-
-TYPES: dict[Any, Callable[[Any], bool]] = {
-    None: _is_none,
-    type(None): _is_none,
-    bool: _is_instance(bool),
-    str: _is_instance(str),
-    int: _is_whole,
-    float: _is_number,
-    dict: _is_instance(Mapping),
-    PathLike: _is_instance(PathLike),
+ENDS: dict[type, Callable[[Any, Any], bool]] = {
+    Ge: operator.ge,
+    Gt: operator.gt,
+    Le: operator.le,
+    Lt: operator.lt,
 }
+END_WORDS = {Ge: "of at least {:.15g}", Gt: "above {:.15g}", Le: "at most {:.15g}", Lt: "below {:.15g}"}
 
 
 def _within(limit: Any, value: Any) -> bool:
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
-            return LIMITS[type(limit)](value, end)
+            return ENDS[type(limit)](value, end)
         case MinLen(least):
             return len(value) >= least
         case IsPath():
@@ -196,73 +162,135 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
-# words ----------------------------------------------------------------------------------------------
-
-
-def describe_kind(kind: Any) -> str:
-    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
-    words = _words(kind)
-    if not all(words):
-        return ""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def literal_values(kind: Any) -> list[str]:
-    """Return the named values of a type, as typed on the command line."""
-    inner, _ = unwrap(kind)
-    if inner in (None, type(None)):
-        return ["null"]
-    if inner is bool:
-        return ["true", "false"]
-    if get_origin(inner) is Literal:
-        return [{None: "null"}.get(option, str(option)) for option in get_args(inner)]
-    if get_origin(inner) in UNIONS:
-        return [option for member in get_args(inner) for option in literal_values(member)]
-    return []
-
-
-def _words(kind: Any) -> list[str]:
-    """Return each alternative of a type in words."""
-    inner, metadata = unwrap(kind)
-    named = [mark.words for mark in metadata if isinstance(mark, IsPath | IsClass)]
-    if named:
-        return named[:1]
-    if get_origin(inner) in UNIONS:
-        words = dict.fromkeys(word for member in get_args(inner) for word in _words(member))
-        return sorted(words, key="null".__ne__)  # null comes first
-    if inner is int:
-        return [f"a whole number {_range(metadata, 'from {:.15g} to {:.15g}')}".strip()]
-    if inner is float:
-        return [f"a number {_range(metadata, 'in [{:g}, {:g}]')}".strip()]
-    if (get_origin(inner) or inner) in LISTS:
-        return [_list_words(get_args(inner), metadata)]
-    return literal_values(kind) or [
-        {str: "text", dict: "a group of keys"}.get(get_origin(inner) or inner, "")
-    ]
-
-
-def _list_words(kinds: tuple[Any, ...], limits: Sequence[Any]) -> str:
-    words = "a list"
-    if _is_fixed(kinds):
-        words += f" of {len(kinds)}"
-    for limit in limits:
-        if isinstance(limit, MinLen):
-            words += f" with {limit.min_length} or more entries"
-    each = describe_kind(kinds[0]) if kinds else ""
-    return f"{words}, each {each}" if each else words
-
-
 def _range(limits: Sequence[Any], both: str) -> str:
     """Return the ends of a range in words; ``both``: the format of one with two ends that belong to it."""
-    words = {Ge: "of at least {:.15g}", Gt: "above {:.15g}", Le: "at most {:.15g}", Lt: "below {:.15g}"}
     ends = {
-        type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in words
+        type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
     }
     if Ge in ends and Le in ends:
         return both.format(ends[Ge], ends[Le])
-    return ", ".join(text.format(ends[end]) for end, text in words.items() if end in ends)
+    return ", ".join(words.format(ends[end]) for end, words in END_WORDS.items() if end in ends)
+
+
+# types ----------------------------------------------------------------------------------------------
+
+
+Arguments = tuple[Any, ...]  # of a type, as int and str of dict[int, str]
+
+
+class Type:
+    """A type whose values are not checked; subclasses are in ``TYPES``."""
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        """Return whether a value is of this type."""
+        return True
+
+    def options(self, arguments: Arguments) -> list[str]:
+        """Return the values, where each has a name."""
+        return []
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        """Return each alternative in words; "" for one that is not declared."""
+        return self.options(arguments) or [""]
+
+
+@dataclass(frozen=True)
+class _Instance(Type):
+    classes: tuple[type, ...]
+    noun: str = ""
+    values: tuple[str, ...] = ()
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return isinstance(value, self.classes)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return list(self.values)
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return list(self.values) or [self.noun]
+
+
+class _Whole(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a whole number {_range(limits, 'from {:.15g} to {:.15g}')}".strip()]
+
+
+class _Number(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a number {_range(limits, 'in [{:g}, {:g}]')}".strip()]
+
+
+class _Literal(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return any(type(option) is type(value) and option == value for option in arguments)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return [{None: "null"}.get(option, str(option)) for option in arguments]
+
+
+class _Union(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return any(fits(member, value) for member in arguments)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return [option for member in arguments for option in literal_values(member)]
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        words = dict.fromkeys(word for member in arguments for word in _words(member))
+        return sorted(words, key="null".__ne__)  # null comes first
+
+
+class _List(Type):
+    """A list: of any length if it has one type, as ``list[int]``, else with a type for each entry."""
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if self.is_fixed(arguments):
+            return len(arguments) == len(value) and all(map(fits, arguments, value))
+        return all(fits(kind, item) for kind in arguments[:1] for item in value)
+
+    def is_fixed(self, arguments: Arguments) -> bool:
+        return arguments[1:] not in ((), (Ellipsis,))
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        words = f"a list of {len(arguments)}" if self.is_fixed(arguments) else "a list"
+        for limit in limits:
+            if isinstance(limit, MinLen):
+                words += f" with {limit.min_length} or more entries"
+        each = describe_kind(arguments[0]) if arguments else ""
+        return [f"{words}, each {each}" if each else words]
+
+
+UNDECLARED = Type()
+NULL = _Instance((type(None),), values=("null",))
+TYPES: dict[Any, Type] = {
+    None: NULL,
+    type(None): NULL,
+    bool: _Instance((bool,), values=("true", "false")),
+    str: _Instance((str,), "text"),
+    dict: _Instance((Mapping,), "a group of keys"),
+    PathLike: _Instance((PathLike,)),
+    int: _Whole(),
+    float: _Number(),
+    Literal: _Literal(),
+    **dict.fromkeys(UNIONS, _Union()),
+    **dict.fromkeys((list, tuple, Sequence), _List()),
+}
+
+
+def _type_of(kind: Any) -> Type:
+    return TYPES.get(get_origin(kind) or kind, UNDECLARED)
+
+
+# errors ---------------------------------------------------------------------------------------------
 
 
 def refusal(key: str, kind: Any, value: Any) -> str:

@@ -37,7 +37,7 @@ from triptych.config.source import CONFIGS
 )
 def test_options_may_stand_anywhere(typed, overrides, several):
     options = read_command_line(typed.split(), "train")
-    assert (options.overrides, options.multirun) == (overrides.split(), several)
+    assert (options.overrides, options.hydra is not None) == (overrides.split(), several)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,9 @@ UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
 )
-FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
-OPTIONS_WITH_VALUE = ("config-dir", "cfg", "package")
+# An override as W&B agents write it; --cfg=job and --package=seed are options.
+FLAG = re.compile(r"--(?!(?:cfg|package)=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
+AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)  # nothing, null, and quoted text
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +44,8 @@ class Parser(argparse.ArgumentParser):
 def make_parser(command: str) -> Parser:
     """Return the parser of a command's options, which may stand among its overrides.
 
-    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file.
+    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file. ``hydra``: the
+    option that Hydra itself answers, as it runs sweeps.
     """
     parser = Parser(f"triptych-{command}", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -51,10 +53,10 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("--config-dir", "-cd", type=config_folder)
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--package", "-p")
+    parser.add_argument("--package", "-p", default="")
     if command == "train":
-        parser.add_argument("--multirun", "-m", action="store_true")
-        parser.add_argument("--shell-completion", "-sc", action="store_true")
+        for option, letters in (("--multirun", "-m"), ("--shell-completion", "-sc")):
+            parser.add_argument(option, letters, dest="hydra", action="store_const", const=option)
     return parser
 
 
@@ -96,20 +98,17 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
 def without_hyphens(argument: str) -> str:
     """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B agents write overrides; None becomes null."""
     match = FLAG.fullmatch(argument)
-    if match is None or match["key"] in OPTIONS_WITH_VALUE:
+    if match is None:
         return argument
-    value = "null" if match["value"] == "None" else match["value"]
+    value = {"None": "null"}.get(match["value"], match["value"])
     return f"{match['key']}={value}"
 
 
 def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
     """Return the overrides of a command as Hydra reads them; UserError for one without effect."""
     typed = [without_hyphens(argument) for argument in arguments]
-    classes = {}
-    for override in typed:
-        place, is_class, target = override.lstrip("+").partition("._target_=")
-        if is_class:
-            classes[place] = target
+    parts = [override.lstrip("+").partition("._target_=") for override in typed]
+    classes = {place: target for place, is_class, target in parts if is_class}
     overrides = [hydra_override(override, classes, command) for override in typed]
     check_lists(overrides, command)
     return overrides
@@ -124,22 +123,18 @@ def hydra_override(override: str, classes: Mapping[str, str], command: str) -> s
     if not equals:
         return override
     check_password(override)
-    if not key[:1].isalpha():
-        return f"{key}={quoted(key.lstrip('+'), value, command)}"
     if value == "{}":
         raise UserError(f"{override}: an empty group changes nothing; leave it out")
-    return f"{plus_signs(key, classes)}{key}={quoted(key, value, command)}"
+    return f"{plus_signs(key, classes)}{key}={quoted(key.lstrip('+'), value, command)}"
 
 
 def quoted(key: str, value: str, command: str) -> str:
     """Quote a value that Hydra would read as another one, or not at all."""
-    if not value or value[0] in "'\"":
+    if AS_IT_IS.fullmatch(value):
         return value
-    if key == "name" and GROUPED.fullmatch(value):
-        return quote(value)
-    if find_key(key, command=command).mark(IsPath) and value.lower() != "null":
-        return quote(value)
-    return quote(value) if UNQUOTED.fullmatch(value) else value
+    is_path = find_key(key, command=command).mark(IsPath) is not None
+    misread = UNQUOTED.fullmatch(value) or (key == "name" and GROUPED.fullmatch(value))
+    return quote(value) if is_path or misread else value
 
 
 # pages ----------------------------------------------------------------------------------------------
@@ -155,7 +150,7 @@ def answer_page(options: argparse.Namespace, command: str) -> str:
         OmegaConf.resolve(cfg)
     hydra = OmegaConf.masked_copy(cfg, ["hydra"])
     parts = {"job": job, "hydra": hydra, "all": OmegaConf.merge(job, hydra)}
-    shown = OmegaConf.select(parts[options.cfg or "job"], options.package or "", default=ABSENT)
+    shown = OmegaConf.select(parts[options.cfg or "job"], options.package, default=ABSENT)
     if shown is ABSENT:
         raise UserError(f"--package {options.package}: no such key; type one that is shown")
     if OmegaConf.is_config(shown):

@@ -28,7 +28,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def evaluate_and_print(cfg: DictConfig) -> None:
-    """Hydra's task: evaluate, print one line, write JSON to ``out``."""
+    """Evaluate, print one line, and write JSON to ``out``."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.parsing import parse_estimates
     from triptych.run.result import figures_line
@@ -36,7 +36,7 @@ def evaluate_and_print(cfg: DictConfig) -> None:
     figures = evaluate_composed(cfg)
     if rank() != 0:
         return
-    print(figures_line(parse_estimates(cfg.split, figures), cfg.split) or "no result: nothing recorded")
+    print(figures_line(parse_estimates(cfg.split, figures), cfg.split))
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         refusal = str(error)
     except OSError as error:
-        place = error.filename2 or error.filename or options.dirs[0]
-        refusal = f"{place}: cannot be written: {error.strerror or error}"
+        refusal = f"cannot be written: {error}"
     print(f"error: {refusal}", file=sys.stderr)
     return 1
 
@@ -100,8 +99,8 @@ def write_pages(options: argparse.Namespace) -> None:
     from triptych.study.render import is_log, print_table, write_figures, write_index, write_report
 
     first = options.dirs[0]
-    of_report = len(options.dirs) > 1 or options.figures or options.equal_within
-    if is_log(first) and not of_report:
+    with_report = len(options.dirs) > 1 or options.figures or options.equal_within
+    if is_log(first) and not with_report:
         print(f"Index: {write_index(first)}")
         return
     report = write_report(*options.dirs, equal_within=options.equal_within)

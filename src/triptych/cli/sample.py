@@ -1,7 +1,7 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import contextlib
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,15 +74,15 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save ``samples.pt`` atomically in ``out`` or, if it has samples, out-2, ...; return the folder."""
     import torch
 
-    for i in count(1):
-        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
+    numbered = (out.with_name(f"{out.name}-{number}") for number in count(2))
+    for folder in chain([out], numbered):
         if any((folder / name).exists() for name in DRAWN):
             continue
-        with contextlib.suppress(FileExistsError):  # another command's, in this moment
+        with contextlib.suppress(FileExistsError):  # another command has written it in this moment
             with atomic(folder / "samples.pt", new=True) as file:
                 torch.save({"x": x}, file)
-            break
-    return folder
+            return folder
+    raise AssertionError  # there is always a further name
 
 
 def sample_and_print(cfg: DictConfig) -> None:

@@ -39,14 +39,14 @@ register_resolvers()
 def main() -> None:
     """Run the console script."""
     if any(argument.startswith(resume.ARGUMENT) for argument in sys.argv[1:]):
-        return resume.main()
+        resume.main()
+        return
     with one_line_errors("train"):
         options = read_command_line(sys.argv[1:], "train")
-        if not options.multirun and not options.shell_completion:
-            return train(compose_command("train", options.overrides))
-    option = "--multirun" if options.multirun else "--shell-completion"
-    sys.argv[1:] = [option, *options.overrides]
-    with one_line_errors("train"):
+        if options.hydra is None:
+            train(compose_command("train", options.overrides))
+            return
+        sys.argv[1:] = [options.hydra, *options.overrides]
         share_files()
         train_cell()
         from triptych.study.sweep import sweep_exit_code
@@ -57,7 +57,8 @@ def main() -> None:
 def train(config: DictConfig) -> None:
     """Check and prepare a single run; this process goes on as the one that executes it."""
     if config.plan:
-        return print_plan(config)
+        print_plan(config)
+        return
     check_single(config)
     run = prepare_run(without_hydra(config), config.hydra, Path(config.hydra.run.dir))
     if run.status != "finished":
@@ -110,20 +111,25 @@ def record_refusal(run: RunDirectory, overrides: list[str], error: UserError) ->
 
 
 def execute_in_process(run: RunDirectory) -> None:
-    """Execute a run in a process of its own, unless another one does; print why it has not finished."""
+    """Execute a run in a process of its own, unless another one does."""
+    first = processes.rank() == 0
     holder = run.holder()
-    if holder is not None and processes.rank() == 0:
+    if holder is not None and first:
         print(f"{run.path.name}: {holder} is running it", file=sys.stderr, flush=True)
         return
     code = jobs.run_job(f"{resume.ARGUMENT}{run.path}", run / "train.log")
     pruned = (run / PRUNE).exists()
     if code >= 128 and not pruned and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         time.sleep(processes.PATIENCE)  # a job that SLURM takes back must not look like one that has ended
-    if code == 0 or processes.rank() != 0:
-        return
+    if code != 0 and first:
+        report_end(run, code, pruned)
+
+
+def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
+    """Print why a run has not finished, and record it if its process could not; ``code``: its exit code."""
     reason = last_words(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
-    if failed and run.status in ("new", "interrupted"):  # the process could not record it
+    if failed and run.status in ("new", "interrupted"):
         run.record(Result.of(run.provenance, "failed", stage="build", error=reason))
     if run.status not in ("failed", "diverged") and not pruned:
         print(f"{run.path.name}: {reason}", file=sys.stderr, flush=True)
