@@ -16,7 +16,7 @@ PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
 TORCH :=
 
-.PHONY: help install develop upgrade ablation papers imagen dalle2 test test-all check format bench clean
+.PHONY: help install develop signatures upgrade ablation papers imagen dalle2 test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ $(VENV)/developed: $(VENV)/installed
 	$(PIP) -c $(PINS) -e '.[dev]'
 	@$(COMPILE)
 	@touch $@
+
+signatures: install  ## the table of the arguments of all classes, after one was added
+	$(BIN)/python -m triptych.config.signature_table
 
 upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Python; then make test-all
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,9 +1,10 @@
-"""What the report's comparisons promise, at 10,000 draws each: the tables of docs/comparing.md.
+"""Check the error rates of the report's comparisons, with 10,000 draws each.
 
     python benchmarks/comparison.py [DRAWS]
 
-Draws follow D[s, i] = mu + a_s + b_i + e_si; `ratio` is the variance of the mean through seeds over that
-through items, `rest` the interaction's variance over the larger of both by a single seed or item.
+It prints the tables of docs/comparing.md. Draws follow D[s, i] = mu + a_s + b_i + e_si. `ratio` is
+the variance of the mean that is due to seeds over that due to items; `rest` is the variance of the
+interaction over the larger of the variances of a single seed and a single item.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ ITEMS, BATCH = 297, 100
 
 
 def table(random, shape, seeds, ratio, rest, kind="normal"):
-    """Differences or bounds (*shape, seeds, ITEMS) with a variance of the mean near one for three seeds."""
+    """Draw differences or bounds (*shape, seeds, ITEMS).
+
+    The variance of the mean is close to one for three seeds.
+    """
     by_seed, by_item = 3 * ratio / (1 + ratio), ITEMS / (1 + ratio)
     spread = np.sqrt(rest * max(by_seed, by_item))
     draw = random.normal
@@ -38,14 +42,14 @@ def table(random, shape, seeds, ratio, rest, kind="normal"):
 
 
 def estimates(d):
-    """Mean, and the two parts of its variance."""
+    """Return the mean, the parts of its variance due to seeds and items, and that of the rest."""
     s, i = d.shape[-2:]
     seeds, items, rest = mean_squares(d)
     return d.mean((-2, -1)), seeds / (s * i), np.maximum(items - rest, 0) / (s * i), rest / (s * i)
 
 
 def satterthwaite(mean, a, b, rest, s, i):
-    """The textbook's p, for comparison."""
+    """Return the p-value of the textbook's method, for comparison."""
     both = a + b
     df = both**2 / (a**2 / (s - 1) + (b + rest) ** 2 / (i - 1) + rest**2 / ((s - 1) * (i - 1)))
     return 2 * stdtr(np.maximum(df, 0.5), -np.abs(mean) / np.sqrt(both))
@@ -73,7 +77,10 @@ def coverage(random):
 
 
 def pairs_p(bounds, s):
-    """p of all pairs of cells over the first s seeds: (draws, pairs)."""
+    """Return the p-values and mean differences of all pairs of cells over the first s seeds.
+
+    (draws, pairs) each.
+    """
     pairs = []
     for i, j in combinations(range(bounds.shape[1]), 2):
         mean, a, b, _ = estimates(bounds[:, j, :s] - bounds[:, i, :s])
@@ -103,7 +110,10 @@ def false_claims(random):
 
 
 def until_decided(random):
-    """The longest of the sections: all looks at all pairs."""
+    """Check the error rates of until=decided: all looks at all pairs.
+
+    This section takes longest.
+    """
     for sizes in ((3, 5, 8, 12), (3, 4, 6, 8, 10, 12, 14, 16)):
         print(f"\nno true difference, until=decided, seeds {sizes}: with the share of the level, and without")
         for ratio in (0.3, 3.0, 1e6):

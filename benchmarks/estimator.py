@@ -1,10 +1,11 @@
-"""What a report's draws save: the variance of the mean diffusion term, to independent draws uniform in time.
+"""Measure how far a report's draws lower the variance of the mean diffusion term.
 
     python benchmarks/estimator.py [--steps 600] [--repeats 200]
 
-A digits network trained as by default but for its length; two draws of each of the 297 test items, repeated
-with other times and noise. For a standard error of .01 bits/dim evaluations go with the variance: a ratio is
-how many are needed of those that uniform times need.
+The reference is independent draws at uniform times. A digits network is trained with the defaults
+but for its length. Each of the 297 test items is drawn twice, and this is repeated with other times
+and noise. The number of evaluations for a standard error of .01 bits/dim is proportional to the
+variance: a ratio is the share of evaluations that are needed, compared with uniform times.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from record import record
 import triptych
 from triptych.diffusion.draws import BELOW_ONE, evaluation_draw, evaluation_times
 
-DRAWS = 2  # an item
+DRAWS = 2  # draws per item
 
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def main():
     torch.set_num_threads(1)
 
     def draw(kind, seed, repeat):
-        """Estimates of the items' diffusion terms, (B,) nats."""
+        """Return estimates of the items' diffusion terms, nats (B,)."""
         _, eps, _ = evaluation_draw(model.event, index, seed, repeat, DRAWS)
         generator = torch.Generator().manual_seed(DRAWS * seed + repeat)
         u, weight = evaluation_times(index, seed, repeat, DRAWS), 1.0

@@ -1,9 +1,11 @@
-"""How cost grows: a training step with the network, image and batch; a report with runs; a test with items.
+"""Measure how cost grows with the network, the image, the batch, the runs and the test items.
 
     python benchmarks/growth.py [--repeats 3]
 
-CPU seconds of one thread; peak memory of a process of its own. The exponent b of seconds ~ n^b is fitted by
-least squares on the larger half of the sizes, where what is constant no longer counts.
+It times a training step by the size of network, image and batch, a report by the number of runs,
+and a test by the number of items: CPU seconds of one thread, and the peak memory of a separate
+process. The exponent b of seconds ~ n^b is fitted by least squares to the larger half of the sizes,
+where constant costs no longer matter.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def step(width: int = 32, side: int = 16, batch: int = 16) -> tuple[float, float
 
 
 def test(items: int) -> tuple[float, float]:
-    """Return items and seconds of accounting them, of a small network on a ring."""
+    """Return items and the seconds to account for them, with a small network on a ring."""
     from triptych.config.compose import compose_command, to_plain, without_hydra
     from triptych.run.build import build_experiment
 
@@ -69,7 +71,7 @@ def test(items: int) -> tuple[float, float]:
 
 
 def report(runs: int) -> tuple[float, float]:
-    """Return runs and seconds of their report: ten settings, as many seeds as it takes, 297 items each."""
+    """Return runs and the seconds to report them: ten settings, with 297 items per run."""
     import numpy as np
 
     from tests.study.fake_runs import make_run

@@ -1,10 +1,10 @@
-"""What the published networks need: parameters, memory and time of an optimiser step, on this machine's CPU.
+"""Measure parameters, memory and time per optimiser step of the published networks on this CPU.
 
     python benchmarks/network_step.py [--batch 4] [NAME ...]
 
-Each of ``configs/denoiser/NAME.yaml`` in a process of its own, in single precision, on random data of its
-paper's shape: two steps of AdamW, of which the second is timed. Memory is the largest that the process held,
-less what it held before the network was made.
+Each of ``configs/denoiser/NAME.yaml`` runs in a separate process, in single precision, on random
+data of the paper's shape: two steps of AdamW, of which the second is timed. Memory is the peak of
+the process, less its peak before the network was made.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from triptych.config.build import build
 from triptych.diffusion.condition import Condition, Labels
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "denoiser"
-NAMES = {  # shape, numbers a dimension, classes
+NAMES = {  # shape, outputs per dimension, classes
     "unet_ddpm": ((3, 32, 32), 1, 0),
     "unet_iddpm": ((3, 32, 32), 2, 0),
     "unet_edm": ((3, 32, 32), 1, 0),
@@ -33,7 +33,7 @@ NAMES = {  # shape, numbers a dimension, classes
 
 
 def peak() -> float:
-    """GiB that this process has held at most."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, and figures as JSON beside those of the last time."""
+"""Shared by the benchmarks: timing in turn, and figures as JSON beside the last recorded ones."""
 
 import json
 import platform
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-SLOWER = 1.15  # a ratio that is this many times the recorded one is marked; repeats differ by a tenth
+# A ratio this many times the recorded one is marked as slower; repeats differ by a tenth.
+SLOWER = 1.15
 
 
 def interleave(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run, in turn (A B C A B C ...); the first round warms the machine.
+    """Return CPU seconds of each run, taken in turn (A B C A B C ...) after one warm-up round.
 
-    A run in a process of its own returns its seconds.
+    A run in a separate process returns its own seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(-1, repeats):
@@ -30,12 +31,12 @@ def interleave(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
 
 
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Median over rounds of our seconds by theirs."""
+    """Return the median over rounds of our seconds divided by theirs."""
     return statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 
 def record(name: str, ratios: Mapping[str, float], figures: Any, enough: float = 0.0) -> None:
-    """Write ``results/NAME.json``; print the ratios, lower is better, beside those that it had.
+    """Write ``results/NAME.json`` and print the ratios beside the recorded ones; lower is better.
 
     A ratio up to 1.15 ``enough`` is never marked as slower.
     """

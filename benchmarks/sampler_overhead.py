@@ -1,11 +1,11 @@
-"""What a sampling step costs beside the network: ours against a hand-written loop and diffusers, interleaved.
+"""Measure what a sampling step costs beside the network, against hand-written loops and diffusers.
 
     python benchmarks/sampler_overhead.py [--repeats 15] [--steps 50]
 
-The denoiser's network is one multiplication, the batch 64 x 1x28x28. Ours is the real path: ``Denoiser``,
-``Sampler.__call__``, noise from the default generator. The hand loops have their coefficients as numbers
-beforehand and do nothing else. CPU seconds of one thread, one descent of each in turn (A B C A B C ...);
-ratios are of medians.
+The denoiser's network is one multiplication, the batch 64 x 1x28x28. Ours is the code that a run
+uses: ``Denoiser``, ``Sampler.__call__``, noise from the default generator. The hand-written loops
+have precomputed coefficients and do nothing else. CPU seconds of one thread, one sampling pass of
+each in turn (A B C A B C ...); ratios are of medians.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SCHEDULE = Linear(-13.3, 5.0)
 
 
 class Half(torch.nn.Module):
-    """The cheapest network there is."""
+    """The cheapest possible network."""
 
     def forward(self, z, gamma=None, condition=None):
         return z * 0.5

@@ -1,11 +1,12 @@
-"""What a number of denoiser calls buys on a mixture whose denoiser is exact: ours, and diffusers' best.
+"""Measure sample quality by the number of denoiser calls, for our samplers and diffusers' best.
 
     python benchmarks/sampler_quality.py [--n 10000] [--seeds 3]
 
-Eight Gaussians (std .08) on the unit circle, gamma from 10.1 to -9.2 as in diffusers' schedule. Sliced
-Wasserstein distance to true points by calls of the denoiser, median over seeds, beside the same distance
-between true sets. diffusers' row is its DPM-Solver++(2M) on its log-SNR grid and schedule: of the peers that
-we measured, the best up to 20 calls.
+The data are eight Gaussians (std .08) on the unit circle with their exact denoiser, and gamma runs
+from 10.1 to -9.2 as in diffusers' schedule. The table has the sliced Wasserstein distance to true
+points, median over seeds, and the same distance between true sets. diffusers' row is its
+DPM-Solver++(2M) on its log-SNR grid and schedule: of the peers that we measured, the best up to 20
+calls.
 """
 
 import argparse
@@ -30,7 +31,7 @@ MIXTURE = GaussianMixture(
 
 
 def ours():
-    """{name: (calls, n, generator) -> points}"""
+    """Return {name: (calls, n, generator) -> points}."""
     kinds = {
         "triptych dpm_solver": DPMSolver,
         "triptych ddim": DDIM,
@@ -48,7 +49,7 @@ def ours():
 
 
 def theirs():
-    """diffusers' row, if it is installed."""
+    """Return diffusers' row, if it is installed."""
     try:
         import diffusers
     except ImportError:

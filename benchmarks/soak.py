@@ -1,8 +1,8 @@
-"""A long sweep of tiny jobs: do memory, open files and threads of the process that runs it stay flat?
+"""Check that a long sweep of tiny jobs does not leak memory, open files or threads.
 
-    python benchmarks/soak.py [jobs]        200 by default, about 4 s a job and core
+    python benchmarks/soak.py [jobs]        200 by default, about 4 s per job and core
 
-Prints a row every tenth of the way. Linux, since it looks into /proc.
+It prints a row every tenth of the way. It needs Linux, because it reads /proc.
 """
 
 import os
@@ -19,7 +19,7 @@ TINY = (
 
 
 def look(pid: int) -> tuple[float, int, int]:
-    """(resident MiB, open files, threads) of a process."""
+    """Return (resident MiB, open files, threads) of a process."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
     )

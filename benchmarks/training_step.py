@@ -1,12 +1,13 @@
-"""What a training step costs beside the network: ours against a bare loop, or Trainer.fit, interleaved.
+"""Measure what a training step costs beside the network, against a bare loop or Trainer.fit.
 
     python benchmarks/training_step.py [--repeats 7] [--steps 60]
 
-Ours is the real path: Lightning's Trainer on the run's LightningModule, with the averaged weights, gradient
-clipping, logging to metrics.csv and the bookkeeping of the bound. The bare loop has the same network,
-optimiser, clipping, loss, times and noise, and nothing else. CPU seconds of one thread, blocks of steps in
-turn (A B A B ...); ratios are of neighbouring blocks, so a machine that slows down slows both. For a small
-perceptron, of which Lightning alone takes a third, the other side is a plain module in a plain ``Trainer``.
+Ours is the code that a run uses: Lightning's Trainer on the run's LightningModule, with averaged
+weights, gradient clipping, logging to metrics.csv and the accounts of the bound. The bare loop has
+the same network, optimiser, clipping, loss, times and noise, and nothing else. CPU seconds of one
+thread, in blocks of steps in turn (A B A B ...). Ratios are of neighbouring blocks, so a machine
+that slows down affects both. A small perceptron is compared with a plain module in a plain
+``Trainer``, because Lightning alone takes a third of its time.
 """
 
 import argparse
@@ -49,7 +50,7 @@ CASES = {
 
 
 class Batches:
-    """The same random batches for both sides, endlessly."""
+    """An endless iterator over the same random batches, for both sides."""
 
     def __init__(self, batch: int, shape: tuple[int, ...]):
         generator = torch.Generator().manual_seed(0)
@@ -70,7 +71,7 @@ def optimizer(parameters):
 
 
 class Clock(pl.Callback):
-    """CPU seconds from after the warm-up to the last step."""
+    """Measure CPU seconds from the end of the warm-up to the last step."""
 
     def __init__(self, warmup: int):
         self.warmup = warmup
@@ -82,7 +83,7 @@ class Clock(pl.Callback):
 
 
 def fit(model, callbacks, logger, batches, steps, warmup) -> float:
-    """Seconds a step in Lightning's trainer."""
+    """Return the seconds per step in Lightning's trainer."""
     clock = Clock(warmup)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -104,7 +105,7 @@ def fit(model, callbacks, logger, batches, steps, warmup) -> float:
 
 
 class Plain(pl.LightningModule):
-    """The same network and loss, and nothing else."""
+    """A module with the same network and loss, and nothing else."""
 
     def __init__(self, network):
         super().__init__()
@@ -118,7 +119,7 @@ class Plain(pl.LightningModule):
 
 
 def ours(network, batches, shape, levels, steps, warmup) -> float:
-    """Seconds a step of the real path."""
+    """Return the seconds per step of the code that a run uses."""
     schedule = Linear(-8.0, 6.0)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     model = Diffusion(
@@ -138,7 +139,7 @@ def ours(network, batches, shape, levels, steps, warmup) -> float:
 
 
 def loss_of(network, x):
-    """The bound's diffusion term at evenly spaced times, nats per dimension."""
+    """Return the bound's diffusion term at evenly spaced times, in nats per dimension."""
     t = (torch.rand(()) + torch.arange(len(x)) / len(x)) % 1
     gamma = -8.0 + 14.0 * t
     alpha, sigma = (torch.sigmoid(sign * gamma).sqrt().view(-1, *(1,) * (x.ndim - 1)) for sign in (-1, 1))
@@ -147,7 +148,7 @@ def loss_of(network, x):
 
 
 def bare(network, batches, shape, steps, warmup) -> float:
-    """Seconds a step of a plain loop."""
+    """Return the seconds per step of a plain loop."""
     made = optimizer(network.parameters())
     network.train()
     for step, batch in enumerate(batches):

@@ -1,11 +1,12 @@
-"""A U-Net's training step beside other packages' U-Nets of the same size, and beside its own convolutions.
+"""Measure a U-Net's training step beside other packages' U-Nets and beside its own convolutions.
 
     python benchmarks/unet_step.py [--repeats 5] [--size 1M] [--batch 64]
 
-Squared error of epsilon on 1x28x28, forward, backward, AdamW; channels last, fused AdamW. CPU seconds of one
-thread, one step of each in turn, each in a process of its own: ours as a run is set up (``set_up_torch``)
-and with ``compile=true``, the others as they come. The convolutions alone, at the network's own shapes and
-set up as ours, are what no network of these layers can be quicker than without another algorithm.
+The U-Nets have the same size. A step is the squared error of epsilon on 1x28x28, forward and
+backward, and a fused AdamW, in channels-last layout. CPU seconds of one thread, one step of each in
+turn, each in a separate process: ours as a run sets it up (``set_up_torch``) and with
+``compile=true``, the others as they come. The convolutions alone, at the network's own shapes and
+with our set-up, are a lower bound for every network of these layers with the same algorithm.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def ours(size: str) -> nn.Module:
 
 
 def peers(size: str) -> dict[str, nn.Module]:
-    """U-Nets of installed packages."""
+    """Return the U-Nets of installed packages."""
     known: dict[str, nn.Module] = {}
     try:
         from diffusers import UNet2DModel
@@ -105,7 +106,7 @@ def stepper(network: nn.Module, batch: int):
 
 
 def convolutions(network: nn.Module, batch: int):
-    """The network's convolutions forward and backward, each alone, at the shapes that it has."""
+    """Return a run of the network's convolutions alone, forward and backward, at its shapes."""
     shapes: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given: shapes.append((layer, given[0].shape)))
@@ -128,14 +129,17 @@ def convolutions(network: nn.Module, batch: int):
 
 
 def operations(network: nn.Module) -> float:
-    """Floating-point operations of one item, forward and backward."""
+    """Return the floating-point operations of one item, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         network(torch.randn(4, 1, 28, 28), torch.rand(4)).square().mean().backward()
     return counter.get_total_flops() / 4
 
 
 def work(name: str, size: str, batch: int, parent: Connection) -> None:
-    """Run a step each time that the parent sends true; send its CPU seconds, first what the network is."""
+    """Run a step and send its CPU seconds each time that the parent sends true.
+
+    First send the network's parameters and operations.
+    """
     own = name in ("triptych", COMPILED, CONVOLUTIONS)
     if own:
         set_up_torch(threads=1)
@@ -170,7 +174,7 @@ def main() -> None:
             return worker.recv()
 
         runs[name] = step
-        step()  # compiles
+        step()  # the first step compiles
     seconds = interleave(runs, options.repeats)
     for worker in workers:
         worker.send(False)

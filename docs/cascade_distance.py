@@ -1,11 +1,13 @@
-"""How good a cascade's pictures are, and whether its second stage is worth it.
+"""Measure a cascade's pictures, and whether its second stage improves them.
 
-python docs/cascade_distance.py LOW HIGH CLASSIFIER [N]    # three runs' directories; N pictures a set, 500
+python docs/cascade_distance.py LOW HIGH CLASSIFIER [N]    # three run directories; N pictures per
+set, 500
 
-Fréchet distances in the classifier's features: of held-out pictures (the floor), of the cascade as its runs
-draw, with noise on the low picture or without guidance, and of the low pictures enlarged without a second
-stage. And the share of pictures that are all that their captions say, of combinations trained on and not.
-Over three sets of the captions of validation items.
+The table has Fréchet distances in the classifier's features: of held-out pictures (the floor); of
+the cascade as its runs draw, with noise on the low picture, or without guidance; and of the low
+pictures enlarged without a second stage. It also has the share of pictures that match all of their
+caption, for combinations that were trained on and for others. The captions are those of validation
+items, in three sets.
 """
 
 import sys

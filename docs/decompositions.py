@@ -1,14 +1,14 @@
-r"""The variational diffusion model as a hierarchical VAE, and its bound taken apart in two ways.
+r"""The variational diffusion model as a hierarchical VAE, and two decompositions of its bound.
 
-Three restrictions make it one (tutorial sec. "Variational Diffusion Models"): latents of the data's
-dimension; encoders fixed, linear and Gaussian; a standard normal at the end. On the path z_0 ... z_T
-(VDM's numbering, T + 1 latents)
+Three restrictions make it one (Luo 2022, sec. "Variational Diffusion Models"): latents have the
+data's dimension; encoders are fixed, linear and Gaussian; the last latent is standard normal. On
+the path z_0 ... z_T (VDM's numbering, T + 1 latents)
 
-    consistency  (eq. 45)  log q(z_k | z_{k-1}) / p(z_k | z_{k+1})           two random neighbours a term
-    matching     (eq. 58)  KL(q(z_{k-1} | z_k, x) || p(z_{k-1} | z_k))        one
+    consistency  (eq. 45)  log q(z_k | z_{k-1}) / p(z_k | z_{k+1})    two random neighbours per term
+    matching     (eq. 58)  KL(q(z_{k-1} | z_k, x) || p(z_{k-1} | z_k))    one
 
-have the same sum in expectation. The ratios of one whole path are unbiased in either arrangement; the
-tutorial argues that a *term* of the first is noisier, and so is an estimate from a few of them.
+have the same sum in expectation. The ratios of one whole path are unbiased in both. Luo argues that
+a *term* of the first is noisier, and so is an estimate from a few of its terms.
 
 `python docs/decompositions.py [picture.png]` prints the table and draws the picture of docs/vdm.md.
 """
@@ -37,7 +37,7 @@ FORMS = ("consistency", "matching", "consistency as KLs")
 def restricted(
     denoiser: Any, schedule: Schedule, decoder: Any, steps: int, dtype: Any = torch.float32
 ) -> Hierarchy:
-    """Return T + 1 levels whose bound is in expectation that of ``Bound(schedule, decoder, steps)``."""
+    """Return T + 1 levels with the bound of ``Bound(schedule, decoder, steps)`` in expectation."""
     if steps < 1:
         raise ValueError(f"steps={steps}: must be a whole number of at least 1")
     process = denoiser.process
@@ -63,17 +63,21 @@ def restricted(
 
 
 def forward_step(process: Any, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
-    """Return q(z_t | z_s) = N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))) (eq. 31)."""
+    """Return q(z_t | z_s) (eq. 31).
+
+    N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))).
+    """
     alpha_s, _ = process.alpha_sigma(gamma_s)
     alpha_t, sigma_t = process.alpha_sigma(gamma_t)
     return Normal(alpha_t / alpha_s * z, sigma_t * (-torch.expm1(gamma_s - gamma_t)).sqrt())
 
 
 class Terms(NamedTuple):
-    """The T terms between the ends, (T, B) nats each, and the rest of each form, (B,).
+    """The T terms between the ends, (T, B) nats each, and the prior term of each form, (B,).
 
-    ``consistency`` with its prior term KL(q(z_T | z_{T-1}) || p(z_T)); ``matching`` with KL(q(z_T | x) ||
-    p(z_T)); ``as_kl``: the consistency terms as eq. 45 prints them, whose sum is something else.
+    ``consistency`` has the prior term KL(q(z_T | z_{T-1}) || p(z_T)), ``matching`` has KL(q(z_T |
+    x) || p(z_T)). ``as_kl``: the consistency terms as eq. 45 prints them; their sum is another
+    number.
     """
 
     consistency: Tensor
@@ -84,7 +88,10 @@ class Terms(NamedTuple):
 
 
 def take_apart(denoiser: Any, schedule: Schedule, x: Tensor, path: list[Tensor]) -> Terms:
-    """Compute both forms, less reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
+    """Compute both forms on the same paths z_0 ... z_T, without the reconstruction term.
+
+    ``path``: from ``restricted(...).path``.
+    """
     process, steps = denoiser.process, len(path) - 1
     gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
     alpha, sigma = process.alpha_sigma(gammas)
@@ -109,10 +116,11 @@ def take_apart(denoiser: Any, schedule: Schedule, x: Tensor, path: list[Tensor])
 
 
 class Decomposition(NamedTuple):
-    """One estimator of the bound less its reconstruction: mean, standard error, and two variances in nats^2.
+    """One estimator of the bound without its reconstruction term.
 
-    ``path``: of the sum over a whole path. ``step``: of T times one term chosen at random, as training
-    takes it.
+    ``mean``, ``stderr``: mean and standard error in nats. ``path``: variance of the sum over a
+    whole path, nats^2. ``step``: variance of T times one term that is chosen at random, as in
+    training, nats^2.
     """
 
     mean: float
@@ -122,7 +130,7 @@ class Decomposition(NamedTuple):
 
 
 def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
-    """Return the row of one form's terms (T, B) and prior term (B,)."""
+    """Return the row of one form, from its terms (T, B) and its prior term (B,)."""
     terms, prior = terms.double(), prior.double()
     total = terms.sum(0) + prior
     scaled = len(terms) * terms + prior
@@ -133,14 +141,14 @@ def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
 
 
 def ring() -> GaussianMixture:
-    """Eight equal Gaussians on a circle, in the plane."""
+    """Return eight equal Gaussians on a circle in the plane."""
     angle = torch.arange(8) * (2 * math.pi / 8)
     means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
     return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
 
 
 def measure(steps: int) -> dict[str, Decomposition]:
-    """The bound less its reconstruction in each form, on the same paths."""
+    """Return the estimates of each form, on the same paths."""
     mixture, schedule = ring(), Linear(-10.0, 8.0)
     oracle = Oracle(mixture, VariancePreserving())
     x = mixture.sample(ITEMS, torch.Generator().manual_seed(1))[0].double()

@@ -1,4 +1,4 @@
-"""The page of all keys: python docs/keys.py > docs/keys.md; a test checks it."""
+"""Write the page of all keys: python docs/keys.py > docs/keys.md; a test checks it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,13 +35,16 @@ SHORT = {
 
 
 def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
-    """Return ``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
+    """Return ``docs/keys.md``: the keys of each command, then those of each group of files.
+
+    ``folders``: where the groups' files are.
+    """
     parts = [PAGE]
     for command, table in COMMANDS.items():
         config = {k: v for k, v in read_yaml(CONFIGS / f"{command}.yaml").items() if k != "defaults"}
         parts.append(_section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table))))
     for group in groups(folders):
-        part = group.split("/")[0] in FREE_GROUPS or group.endswith("/base")  # of other files
+        part = group.split("/")[0] in FREE_GROUPS or group.endswith("/base")  # used by other files
         if part or group in ("hydra", "hydra/launcher"):
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
@@ -58,7 +61,7 @@ def _rows(file: Path, group: str) -> Iterator[KeyRow]:
     merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
     config = to_plain(merged, resolve=False)
     config.pop("defaults", None)
-    if config:  # none, where a choice is called none
+    if config:  # a choice called none has no keys
         place = group.replace("/", ".")
         yield from key_rows(config, find_key(place), place)
 

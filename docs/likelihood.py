@@ -1,4 +1,4 @@
-"""The probability-flow ODE's likelihood against a density that is known exactly: a table.
+"""Print a table: the ODE's likelihood against a density that is known exactly.
 
 python docs/likelihood.py
 """
@@ -11,11 +11,11 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 
 ITEMS = 200
-SCHEDULE = Linear(-14.0, 20.0)  # so wide that a Gaussian's own density is the model's
+SCHEDULE = Linear(-14.0, 20.0)  # so wide that the model's density is the Gaussian's own
 
 
 def gaussian(d: int) -> GaussianMixture:
-    """A Gaussian in d dimensions with some covariance."""
+    """Return a correlated Gaussian in d dimensions."""
     generator = torch.Generator().manual_seed(d)
     root = torch.randn(d, d, generator=generator, dtype=torch.float64)
     mean = torch.randn(1, d, generator=generator, dtype=torch.float64)

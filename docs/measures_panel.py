@@ -1,6 +1,8 @@
-"""Measures of a sweep's samples as one picture, two in a row, for these pages.
+"""Draw measures of a sweep's samples as one picture, two in a row, for these pages.
 
-python docs/measures_panel.py logs/sweeps/samplers docs/images/samplers.png sliced_wasserstein energy_distance
+python docs/measures_panel.py SWEEP PICTURE MEASURE ...
+
+For example: logs/sweeps/samplers docs/images/samplers.png sliced_wasserstein energy_distance
 """
 
 import io

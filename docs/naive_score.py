@@ -1,6 +1,7 @@
-"""The three failures of naive score matching (tutorial, on score-based models), and what noise mends.
+"""Show three failures of naive score matching, and how noise repairs them (Luo 2022).
 
-python docs/naive_score.py [naive_score.png]: prints the figures of docs/score-matching.md and draws them.
+python docs/naive_score.py [naive_score.png]: prints the figures of docs/score-matching.md and draws
+them.
 """
 
 import sys
@@ -28,7 +29,7 @@ def network(dim: int = 2) -> nn.Sequential:
 
 
 def fit(loss, steps: int = STEPS) -> tuple[nn.Module, list[float]]:
-    """A network that descends ``loss(score, step)``, and the loss's mean over each hundred steps."""
+    """Train a network on ``loss(score, step)``; return it and each hundred steps' mean loss."""
     score, history = network(), []
     optimiser = torch.optim.Adam(score.parameters(), 2e-3)
     for step in range(steps):
@@ -42,7 +43,10 @@ def fit(loss, steps: int = STEPS) -> tuple[nn.Module, list[float]]:
 
 
 def low_density(mixture: GaussianMixture) -> tuple[Tensor, list[tuple[float, float, float]]]:
-    """Error of a score learnt by implicit matching on a grid, and by distance from the data (three bands)."""
+    """Train a score by implicit matching; return its error on a grid and in bands.
+
+    The three bands are of density: far from data, between, and where the data is.
+    """
     score, _ = fit(lambda s, step: implicit(s, mixture.sample(BATCH, seeded(step))[0]))
     axis = torch.linspace(-3, 3, 61)
     grid = torch.cartesian_prod(axis, axis)
@@ -57,7 +61,10 @@ def low_density(mixture: GaussianMixture) -> tuple[Tensor, list[tuple[float, flo
 
 
 def manifold() -> dict[str, list[float]]:
-    """The loss of a score of data on a line in the plane, without noise and with noise of sigma = 0.3."""
+    """Return the losses of a score of data on a line in the plane, without and with noise.
+
+    The noise has sigma = 0.3.
+    """
 
     def line(seed: int) -> Tensor:
         u = torch.randn(BATCH, 1, generator=seeded(seed))
@@ -74,7 +81,7 @@ def manifold() -> dict[str, list[float]]:
 
 
 def weights(mixture: GaussianMixture, seeds: int = 5) -> dict[str, list[float]]:
-    """Share of the smaller mode under the exact score, by seed."""
+    """Return the share of the smaller mode under the exact score, for each seed."""
     oracle, schedule = Oracle(mixture, VariancePreserving()), Linear(-10.0, 8.0)
     samplers = {
         "plain": Langevin(60, inner=20, size=0.002),

@@ -1,4 +1,4 @@
-"""One figure of a sweep's report as a picture, for these pages.
+"""Draw one figure of a sweep's report as a picture, for these pages.
 
 python docs/panel.py logs/runs/ncsn posterior_mean_error docs/images/tweedie.png
 """

@@ -1,4 +1,4 @@
-"""The picture of docs/performance.md from benchmarks/results: python docs/performance.py [PNG]."""
+"""Draw docs/performance.md's picture of benchmarks/results: python docs/performance.py [PNG]."""
 
 import json
 import sys

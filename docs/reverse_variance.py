@@ -1,4 +1,4 @@
-"""What T steps cost a ring of Gaussians under an exact denoiser, by variance of a reverse step: a table.
+"""Print what T steps cost on a ring under an exact denoiser, for each reverse variance.
 
 python docs/reverse_variance.py
 """
@@ -13,7 +13,7 @@ from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 
-N, LIMIT = 400_000, 8.288  # draws; the diffusion term in continuous time, nats
+N, LIMIT = 400_000, 8.288  # draws; diffusion term in continuous time, nats
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Samples of a sweep's settings as one picture, for these pages: a row a setting, each of its first seed.
+"""Draw samples of a sweep as one picture, for these pages: a row for each setting's first seed.
 
 python docs/samples.py logs/sweeps/ddpm_fashion docs/images/fashion_samples.png
 """
@@ -17,7 +17,7 @@ MOST, LARGER = 12, 3
 
 
 def main(sweep: str, picture: str) -> None:
-    """Write ``picture``, and print the rows' names from the top."""
+    """Write ``picture`` and print the names of its rows from the top."""
     (comparison,) = compare(read_runs(Path(sweep)))
     rows = {cell.label: next(iter(cell.runs.values())) for cell in comparison.cells if cell.runs}
     files = [run.dir / "samples" / "final.pt" for run in rows.values()]

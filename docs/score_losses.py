@@ -1,19 +1,20 @@
-r"""Score matching: four losses for a score s(z) of a density p (tutorial sec. on score-based models).
+r"""Score matching: four losses for a score s(z) of a density p (Luo 2022, on score-based models).
 
-    explicit    1/2 |s - grad log p|^2                        needs the score it is after
+    explicit    1/2 |s - grad log p|^2                        needs the true score
     implicit    1/2 |s|^2 + div s                             Hyvarinen 2005
-    sliced      1/2 |s|^2 + v . grad(v . s), E v v^T = I      Song et al. 2019 (variance-reduced form)
+    sliced      1/2 |s|^2 + v . grad(v . s), E v v^T = I      Song et al. 2019 (variance-reduced)
     denoising   1/2 |s + eps / sigma|^2, z = alpha x + sigma eps    Vincent 2011
 
-Their expectations differ by constants only, so they have one minimiser. With the (half) Fisher information
-J = 1/2 E|grad log p|^2 of p, and d / (2 sigma^2) that of the noise,
+Their expectations differ by constants only, so they have one minimiser. With the (half) Fisher
+information J = 1/2 E|grad log p|^2 of p, and d / (2 sigma^2) that of the noise,
 
     implicit = sliced = explicit - J,        denoising = explicit - J + d / (2 sigma^2)
 
-where p is the noisy density of z at that sigma. All losses are (B,); ``score`` maps (B, d) to (B, d), row by
-row.
+where p is the noisy density of z at that sigma. All losses are (B,); ``score`` maps (B, d) to (B,
+d), row by row.
 
-`python docs/score_losses.py` prints the table of docs/score-matching.md: at the optimum and away from it.
+`python docs/score_losses.py` prints the table of docs/score-matching.md: at the optimum and away
+from it.
 """
 
 from collections.abc import Callable
@@ -33,26 +34,35 @@ def explicit(score: Score, z: Tensor, truth: Tensor) -> Tensor:
 
 
 def implicit(score: Score, z: Tensor) -> Tensor:
-    """Compute 1/2 |s|^2 + div s, the divergence by one backward pass a dimension."""
+    """Compute 1/2 |s|^2 + div s, with one backward pass per dimension for the divergence."""
     z, s = _tracked(score, z)
     columns = [torch.autograd.grad(s[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(z.shape[1])]
     return 0.5 * s.square().sum(1) + torch.stack(columns).sum(0)
 
 
 def sliced(score: Score, z: Tensor, v: Tensor) -> Tensor:
-    """Compute 1/2 |s|^2 + v . grad(v . s) for v (B, d), E v v^T = I: one backward pass in any dimension."""
+    """Compute 1/2 |s|^2 + v . grad(v . s) for v (B, d) with E v v^T = I.
+
+    It takes one backward pass in any dimension.
+    """
     z, s = _tracked(score, z)
     along = torch.autograd.grad((v * s).sum(), z, create_graph=True)[0]
     return 0.5 * s.square().sum(1) + (v * along).sum(1)
 
 
 def denoising(score: Score, z: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
-    """Compute 1/2 |s(z) + eps / sigma|^2 for z = alpha x + sigma eps: the score of q(z | x) as the target."""
+    """Compute 1/2 |s(z) + eps / sigma|^2 for z = alpha x + sigma eps.
+
+    The target is the score of q(z | x).
+    """
     return 0.5 * (score(z) + eps / sigma).square().sum(1)
 
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw directions of independent signs, (B, d): of all v with E v v^T = I least noisy in ``sliced``."""
+    """Draw directions with independent signs, (B, d).
+
+    Of all v with E v v^T = I they give the least noise in ``sliced``.
+    """
     bits = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
     return (2 * bits - 1).to(like.dtype)
 

@@ -1,11 +1,12 @@
-r"""Diffusion in continuous time (Song et al. 2021): process and schedule as an SDE, and its two reversals.
+r"""Diffusion in continuous time (Song et al. 2021): the SDE of a process, and its two reversals.
 
     forward       dz = f(t) z dt + g(t) dw
-    reverse       dz = [f(t) z - g(t)^2 score] dt + g(t) dw        backwards in time (eq. 6; Anderson 1982)
-    flow          dz/dt = f(t) z - 1/2 g(t)^2 score                the probability-flow ODE (eq. 13)
+    reverse       dz = [f(t) z - g(t)^2 score] dt + g(t) dw        (eq. 6; Anderson 1982)
+    flow          dz/dt = f(t) z - 1/2 g(t)^2 score                (eq. 13)
 
-All three have the marginals ``z = alpha x + sigma eps``, which fixes the coefficients:
-``f = d log alpha / dt`` and ``g^2 = d sigma^2 / dt - 2 f sigma^2 = sigma^2 gamma'(t)``.
+The reverse SDE runs backwards in time; the flow is the probability-flow ODE. All three have the
+marginals ``z = alpha x + sigma eps``, which fixes the coefficients: ``f = d log alpha / dt`` and
+``g^2 = d sigma^2 / dt - 2 f sigma^2 = sigma^2 gamma'(t)``.
 """
 
 from typing import Any
@@ -30,10 +31,13 @@ class SDE:
 
     @torch.enable_grad()
     def drift(self, t: Tensor) -> Tensor:
-        """Return f(t) = d log alpha / dt by autograd, any shape; for VP -beta / 2, for VE 0."""
+        """Return f(t) = d log alpha / dt by autograd, any shape.
+
+        For VP it is -beta / 2, for VE 0.
+        """
         t = t.detach().requires_grad_()
         alpha, _ = self.process.alpha_sigma(self.schedule.gamma(t))
-        if not alpha.requires_grad:  # VE's is constant
+        if not alpha.requires_grad:  # alpha of VE is constant
             return torch.zeros_like(alpha)
         return torch.autograd.grad(alpha.log().sum(), t)[0]
 
@@ -47,11 +51,14 @@ class SDE:
         return expand(self.drift(t), z) * z
 
     def reverse(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
-        """Return f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
+        """Return the drift of the reverse SDE, f(t) z - g(t)^2 score, in forward time.
+
+        A step backwards is -dt times it.
+        """
         score = denoiser(z, self.schedule.gamma(t)).score
         return self.forward(z, t) - expand(self.diffusion(t), z) * score
 
     def flow(self, denoiser: Any, z: Tensor, t: Tensor) -> Tensor:
-        """Return f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
+        """Return the right-hand side of the probability-flow ODE, f(t) z - 1/2 g(t)^2 score."""
         score = denoiser(z, self.schedule.gamma(t)).score
         return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score

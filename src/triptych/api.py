@@ -40,7 +40,6 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    composing.FILES.clear()  # of files that were edited meanwhile
     if isinstance(overrides, str):
         overrides = [overrides]
     config = _composed("train", {}, overrides)

@@ -54,12 +54,14 @@ class Unit:
     name: str
 
 
+@dataclass(frozen=True)
 class IsPath:
     """Mark a path, which is typed without Hydra's quotes."""
 
     words = "a path"
 
 
+@dataclass(frozen=True)
 class IsClass:
     """Mark the dotted name of a class."""
 
@@ -77,6 +79,7 @@ FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
+LISTS = (list, tuple, Sequence)
 UNIONS = (Union, types.UnionType)
 
 
@@ -282,7 +285,7 @@ TYPES: dict[Any, Type] = {
     float: _Number(),
     Literal: _Literal(),
     **dict.fromkeys(UNIONS, _Union()),
-    **dict.fromkeys((list, tuple, Sequence), _List()),
+    **dict.fromkeys(LISTS, _List()),
 }
 
 

@@ -75,7 +75,7 @@ def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, t
     statuses = {p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/summary.json")}
     assert sorted(statuses.values()) == ["failed", "finished"], done.stderr
     assert all(("-9" in name) == (status == "failed") for name, status in statuses.items())
-    assert done.returncode == 1 and done.stderr.count("=100: all 6 steps are warm-up; use fewer\n") == 1
+    assert done.returncode == 1
     assert (sweep / "report.html").is_file() and (sweep / "results.csv").is_file()
     [finished] = sweep.glob("*gamma_max=6*/summary.json")
     stamp = finished.stat().st_mtime_ns

@@ -226,7 +226,7 @@ def test_a_habit_that_is_answered(line, words):
         ("pytorch_lightning.callbacks.RichProgressBar", "trainer.enable_progress_bar"),
         ("pytorch_lightning.callbacks.StochasticWeightAveraging", "callbacks.ema"),
         ("lightning.pytorch.callbacks.LearningRateMonitor", "did you mean pytorch_lightning.callbacks.Learn"),
-        ("torch.optim.lr_scheduler.StepLRR", "torch.optim.lr_scheduler has no class of that name"),
+        ("torch.optim.lr_scheduler.StepLRR", "did you mean torch.optim.lr_scheduler.StepLR?"),
         ("torch.optim.lr_scheduler.SequentialLR", "takes other schedules"),
     ],
 )

@@ -79,7 +79,6 @@ def test_a_network_is_told_what_was_done_to_each_item():
 
 def test_what_cannot_be_augmented():
     refused(lambda: augment(torch.rand(5, 2), [Flip()], seed=0, step=0), "augmentation=none")
-    refused(lambda: augment(X, [Crop(6)], seed=0, step=0), "augmentation.crop.padding=6")
 
 
 def test_only_training_images_are_changed(prepared):

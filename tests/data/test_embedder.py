@@ -57,7 +57,7 @@ def trained():
 def run(tmp_path, trained):
     """A directory as a run of model=contrastive leaves it, and its network."""
     model, data = trained
-    for name, left in model.leaves().items():
+    for name, left in model.artifacts().items():
         torch.save(left, tmp_path / name)
     return tmp_path, model.network, data
 
@@ -154,7 +154,7 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
-    nowhere = "data.embeddings=/nowhere: no encoder.pt there; needs the directory of a finished run"
+    nowhere = "data.embeddings=/nowhere: its encoder.pt cannot be read; needs the directory of a finished run"
     refused(lambda: Embedder("/nowhere"), nowhere)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "encoder.pt"

@@ -112,7 +112,7 @@ BAD = [  # one that the mixture itself refuses, see its own tests, and what a co
 @pytest.mark.parametrize("key,value", BAD)
 def test_bad_mixture(key, value):
     keys = {"weights": WEIGHTS, "means": MEANS, "covariances": COVARIANCES} | {key: value}
-    refused(lambda: Mixture(**keys), f"data.{key}")
+    refused(lambda: Mixture(**keys), "data.weights, data.means, data.covariances: ")
 
 
 # Splits of one size, which would be equal if they came from one seed.

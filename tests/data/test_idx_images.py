@@ -74,8 +74,7 @@ def test_val_size(tmp_path):
 def test_no_files(tmp_path, kind):
     for root in (tmp_path, tmp_path / "missing"):
         refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
-    for unset, shown in ((None, "null"), ("", "''"), (" ", "' '")):
-        refused(lambda r=unset: kind(r), f"data.root={shown}: must be ")
+    refused(lambda: kind(None), "data.root: must be the folder of the data")
 
 
 def test_a_file_missing(tmp_path):
@@ -107,17 +106,6 @@ def test_damaged_file(tmp_path, damage):
     refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
 
 
-def test_parts_that_disagree(tmp_path):
-    write_mnist(tmp_path)
-    labels = tmp_path / "train-labels-idx1-ubyte.gz"
-    write_idx(labels, np.zeros(29))
-    refused(lambda: ready(Mnist, tmp_path), str(labels), "30", "29")
-    write_idx(labels, np.full(30, 10))
-    refused(lambda: ready(Mnist, tmp_path), str(labels), "label 10")
-    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((30, 8, 8)))
-    refused(lambda: ready(Mnist, tmp_path), "train-images", "(8, 8)")
-
-
 class FakeCifar10:
     def __init__(self, root, train, download):
         assert not download
@@ -128,9 +116,10 @@ class FakeCifar10:
         self.targets = [i % 10 for i in range(n)]
 
 
-def test_cifar10_splits(monkeypatch):
+def test_cifar10_splits(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", FakeCifar10)
-    splits = ready(Cifar10, "anywhere", val_size=4).splits
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    splits = ready(Cifar10, tmp_path, val_size=4).splits
     order = np.random.RandomState(0).permutation(20)
     red = {name: split.values[:, 0, 5, 5].tolist() for name, split in splits.items()}
     assert red["train"] == order[:16].tolist() and red["val"] == order[16:].tolist()
@@ -139,12 +128,3 @@ def test_cifar10_splits(monkeypatch):
         assert (split.values[:, 2, 0, 1] == 7).all()
         assert split.values[:, 1:].sum() == 7 * len(split)
         assert split.labels.tolist() == [k % 100 % 10 for k in red[name]]
-
-
-@pytest.mark.parametrize("kind", [Mnist, Cifar10])
-def test_download_that_fails(tmp_path, monkeypatch, kind):
-    def offline(*args, **keys):
-        raise OSError("no\nnetwork")
-
-    monkeypatch.setattr(f"torchvision.datasets.{kind(tmp_path).name.upper()}", offline)
-    refused(lambda: ready(kind, tmp_path, download=True), "data.download=True", str(tmp_path), "no network")

@@ -6,7 +6,6 @@ import torch
 from tests.refusal import refused
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.build import check_contract
 from triptych.diffusion.condition import Condition
 
 X = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
@@ -52,10 +51,3 @@ def test_a_split_that_gives_other_items_each_time_ends_the_evaluation():
     data.splits = {name: Flips(X) for name in ("train", "val", "test")}
     data.remember()
     refused(lambda: [*data.eval_dataloader("test")], "data: items of test are no longer those")
-
-
-@pytest.mark.parametrize("name", ["val_dataloader", "test_dataloader"])
-def test_a_loader_of_ones_own_that_no_evaluation_reads_is_refused(name):
-    data = type("Own", (Points,), {name: lambda self: []})()
-    data.setup()
-    refused(lambda: check_contract(data), f"data: {name} is not read; give the items in load")

@@ -10,7 +10,7 @@ from triptych.data import shapes
 from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes, attributes_of
 from triptych.data.text import Words
 
-from .helpers import items, refused
+from .helpers import items
 
 SIZES = {"train_size": 300, "val_size": 60, "test_size": 150}
 
@@ -100,7 +100,3 @@ def test_held_out_combinations_are_not_trained_on_and_are_tested(data):
     }
     assert not there["train"] & set(data.held_out)
     assert there["test"] & set(data.held_out)
-
-
-def test_an_encoder_that_is_a_name_is_refused():
-    refused(lambda: Shapes(encoder="words"), "data.encoder='words'", "pretrained")

@@ -1,4 +1,4 @@
-"""What several tests of the mathematics need: mixtures whose truth is known, exact averages, refusals."""
+"""Shared by tests of the mathematics: mixtures with a known truth, exact averages, refusals."""
 
 import functools
 import math
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from tests import refusal
+from triptych.diffusion.condition import Vectors
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.prediction import Prediction
@@ -17,7 +18,7 @@ from triptych.diffusion.process import Process, VariancePreserving, expand
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sigmoid": Sigmoid}
-U = 2.0**-24  # float32's unit roundoff: one operation errs by at most U, relatively
+U = 2.0**-24  # float32's unit roundoff: the largest relative error of one operation
 
 
 every_schedule = pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
@@ -34,12 +35,13 @@ def normal(*shape, seed=0):
 
 
 def noise_floor(measure, draw, pairs=5):
-    """Measure ``pairs`` of independent true sets, draw(2 i) and draw(2 i + 1); sorted."""
+    """Return the measure between ``pairs`` of independent true sets, draw(2 i) and draw(2 i + 1),
+    sorted."""
     return sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
 
 
 def ring(k=8, radius=1.5, std=0.15):
-    """(weights, means, covariances) of k Gaussians on a circle."""
+    """Return (weights, means, covariances) of k Gaussians on a circle."""
     angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)
     return torch.full((k,), 1 / k, dtype=torch.float64), means, std**2 * torch.eye(2).double().repeat(k, 1, 1)
@@ -50,14 +52,14 @@ def ring_mixture() -> GaussianMixture:
 
 
 def lopsided():
-    """Three unlike, correlated components in the plane."""
+    """Return three different, correlated components in the plane."""
     covariances = [[[0.30, 0.12], [0.12, 0.10]], [[0.05, -0.03], [-0.03, 0.20]], [[0.40, 0.0], [0.0, 0.02]]]
     means = [[1.0, -0.5], [-0.8, 0.9], [0.2, 0.1]]
     return [torch.tensor(a, dtype=torch.float64) for a in ([0.2, 0.5, 0.3], means, covariances)]
 
 
 def correlated(d):
-    """One correlated Gaussian in R^d: weights (1,), mean (1, d), covariance (1, d, d)."""
+    """Return one correlated Gaussian in R^d: weights (1,), mean (1, d), covariance (1, d, d)."""
     generator = torch.Generator().manual_seed(d)
     root = torch.randn(d, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
     mean = torch.randn(1, d, generator=generator, dtype=torch.float64) / 2
@@ -69,14 +71,16 @@ def correlated(d):
 
 
 def distribution(parts, alpha=1.0, sigma=0.0):
-    """torch's own p(z), z = alpha x + sigma eps, of a mixture given by its (weights, means, covariances)."""
+    """Return torch's own p(z), z = alpha x + sigma eps, of a mixture (weights, means,
+    covariances)."""
     weights, means, covariances = parts
     spread = alpha**2 * covariances + sigma**2 * torch.eye(means.shape[1]).double()
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(alpha * means, spread))
 
 
 def entropy_by_quadrature(parts, alpha, sigma, reach=8.0, points=500):
-    """H(z) of a mixture in the plane: -int p log p on a grid (spectrally exact once the grid resolves p)."""
+    """Return H(z) of a mixture in the plane: -int p log p on a grid. The error falls exponentially
+    once the grid resolves p."""
     axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
     log_p = distribution(parts, alpha, sigma).log_prob(torch.cartesian_prod(axis, axis))
     return -(log_p.exp() * log_p).sum().item() * (axis[1] - axis[0]).item() ** 2
@@ -87,7 +91,7 @@ def oracle(parts, process: Process | None = None) -> Oracle:
 
 
 def row(space, alpha, sigma):
-    """A space's coefficients (c, d) on (x0, eps), as published; EDM's F at sigma_data = 1/2."""
+    """Return a space's published coefficients (c, d) on (x0, eps); EDM's F has sigma_data = 1/2."""
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     total = (sigma.square() + 0.25 * alpha.square()).sqrt()
     return {
@@ -101,14 +105,16 @@ def row(space, alpha, sigma):
 
 
 class Given(nn.Module):
-    """Exact denoiser of x given v, of a joint mixture: v | k ~ N(m_k, t^2 I), x | v, k ~ N(A_k v + b_k, s^2).
+    """The exact denoiser of x given v, for a joint mixture of both.
 
-    Given v, x is a mixture of weights w_k N(v; m_k, t^2 I) up to a factor; without, one of covariances
-    s^2 I + t^2 A_k A_k'.
+    v | k ~ N(m_k, t^2 I) and x | v, k ~ N(A_k v + b_k, s^2). Given v, x is a mixture with weights
+    w_k N(v; m_k, t^2 I) up to a factor; without v, it is a mixture with covariances s^2 I + t^2 A_k
+    A_k'.
 
     Args:
-        weights (K,), centres m (K, p), maps A (K, d, p), offsets b (K, d); v_std t, x_std s.
-        name: of the part of the condition that holds v.
+        weights, centres, maps, offsets: w (K,), m (K, p), A (K, d, p) and b (K, d).
+        v_std, x_std: t and s.
+        name: name of the part of the condition that holds v.
     """
 
     conditional = True
@@ -118,9 +124,10 @@ class Given(nn.Module):
         self.weights, self.centres, self.maps, self.offsets = weights, centres, maps, offsets
         self.v_std, self.x_std, self.name = v_std, x_std, name
         self.process = process or VariancePreserving()
+        self.conditions = {name: Vectors(maps.shape[2])}
 
     def joint(self):
-        """(v, x) as a mixture in R^(p + d)."""
+        """Return (v, x) as a mixture in R^(p + d)."""
         k, d, p = self.maps.shape
         means = torch.cat(
             [self.centres, torch.einsum("kij,kj->ki", self.maps, self.centres) + self.offsets], 1
@@ -132,7 +139,7 @@ class Given(nn.Module):
         return GaussianMixture(self.weights, means, torch.cat(rows, 1))
 
     def marginals(self):
-        """v (p,) and x (d,) alone, as mixtures."""
+        """Return v (p,) and x (d,) alone, as mixtures."""
         whole, p = self.joint(), self.maps.shape[2]
         covariances = torch.einsum("kij,kj,klj->kil", whole.bases, whole.scales, whole.bases)
         covariances = (covariances + covariances.mT) / 2
@@ -142,7 +149,7 @@ class Given(nn.Module):
         ]
 
     def sample(self, n, generator):
-        """(v (n, p), x (n, d)) float32."""
+        """Draw (v (n, p), x (n, d)), float32."""
         drawn, _ = self.joint().sample(n, generator)
         return drawn.split([self.maps.shape[2], self.maps.shape[1]], 1)
 
@@ -160,7 +167,7 @@ class Given(nn.Module):
 
 
 def given(name="v"):
-    """Three components, x in the plane, v in R^3."""
+    """Return three components with x in the plane and v in R^3."""
     generator = torch.Generator().manual_seed(5)
     maps = 0.4 * torch.randn(3, 2, 3, generator=generator, dtype=torch.float64)
     centres = torch.tensor([[1.0, 0.0, -0.5], [-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]], dtype=torch.float64)
@@ -169,7 +176,7 @@ def given(name="v"):
 
 
 class Says(nn.Module):
-    """A network that says what a denoiser says, in one space."""
+    """A network that returns a denoiser's prediction in one space."""
 
     def __init__(self, denoiser, space):
         super().__init__()
@@ -180,7 +187,7 @@ class Says(nn.Module):
 
 
 class Wrong(nn.Module):
-    """A network that is wrong everywhere, and differently at each noise level."""
+    """A network with an error everywhere that differs between noise levels."""
 
     def forward(self, z, gamma, condition):
         gamma = gamma.reshape(-1, *(1,) * (z.ndim - 1))
@@ -188,7 +195,7 @@ class Wrong(nn.Module):
 
 
 class Scaled(Wrong):
-    """Wrong by a gain, of which gradients are asked."""
+    """``Wrong`` times a learned gain, for tests of gradients."""
 
     def __init__(self):
         super().__init__()
@@ -203,19 +210,21 @@ def network(module: nn.Module, space: str, process: Process | None = None) -> De
 
 
 def cubature(n: int) -> Tensor:
-    """Points (2n, n) whose plain mean is the exact N(0, I) expectation of any polynomial of degree 3."""
+    """Return points (2n, n) whose plain mean is the exact N(0, I) expectation of any polynomial of
+    degree 3."""
     axes = math.sqrt(n) * torch.eye(n, dtype=torch.float64)
     return torch.cat([axes, -axes])
 
 
 def legendre(n: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights (n,) on [0, 1]."""
+    """Return Gauss-Legendre nodes and weights (n,) on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return torch.from_numpy(nodes + 1) / 2, torch.from_numpy(weights) / 2
 
 
 def trapezoid_times(schedule: Schedule, n: int) -> tuple[Tensor, Tensor]:
-    """Times (n,) at equal steps of gamma, and the trapezoid rule's weights in t: exact to about 1 / n^2."""
+    """Return times (n,) at equal steps of gamma and the trapezoid rule's weights in t. The rule's
+    error is of order 1 / n^2."""
     t = schedule.t_of(torch.linspace(schedule.gamma_min, schedule.gamma_max, n, dtype=torch.float64))
     gap = t.diff()
     zero = gap.new_zeros(1)

@@ -1,4 +1,4 @@
-"""DDPM's discrete schedule against diffusers' ``DDPMScheduler`` and the formulas of Ho et al. 2020."""
+"""DDPM's discrete schedule against diffusers' ``DDPMScheduler`` and formulas of Ho et al. 2020."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,8 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_levels_are_those_of_diffusers(kind):
-    """At each of the T times alphas_cumprod to 1e-7; the timestep is the place in the table."""
+    """At each of the T times alphas_cumprod agrees to 1e-7, and the timestep is the position in the
+    table."""
     theirs, ours = DDPMScheduler(**kind).alphas_cumprod.double(), Betas(**kind)
     t = torch.linspace(0, 1, len(theirs))
     for dtype in (torch.float32, torch.float64):
@@ -62,7 +63,8 @@ class Network(torch.nn.Module):
 
 
 def test_the_decoder_is_that_of_ho_et_al():
-    """Eq. 13, about the guess at x_1, of variance beta_2 (1 - abar_1) / (1 - abar_2)."""
+    """Eq. 13: a Gaussian around the prediction at x_1 with the variance beta_2 (1 - abar_1) / (1 -
+    abar_2)."""
     schedule, x = Betas(**WIDE), (normal(4, 1, 3, 3).float() * 2).clamp(-1, 1)
     x = (x * 4).round() / 4  # nine levels
     beta = DDPMScheduler(**WIDE).betas.double().numpy()
@@ -99,7 +101,8 @@ def test_a_grid_of_time_stops_at_diffusers_trailing_timesteps_divisor_of_t_or_no
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 20])
 def test_ddim_in_as_many_steps_is_that_of_diffusers_with_trailing_timesteps(steps):
-    """From the same noise to the same data: the guess at the last level is a step, as theirs to alpha = 1."""
+    """The same noise leads to the same data. The prediction at the last level is one of the steps,
+    like diffusers' step to alpha = 1."""
     schedule, denoiser = Betas(beta_end=0.3, num_train_timesteps=20), network(Network(), "v")
     ours = DDIM(steps, grid="time")(denoiser, schedule, (5, 1, 2, 2), generator=generator(1))
     kind = {"num_train_timesteps": 20, "beta_end": 0.3, "prediction_type": "v_prediction"}

@@ -1,7 +1,7 @@
-"""The bound against what it bounds: exact entropies, exact mutual informations, and the KL of two Gaussians.
+"""The bound against exact entropies, exact mutual informations and the KL of two Gaussians.
 
-For a Gaussian everything under the expectation is quadratic in (x, eps), so the cubature of ``oracles``
-averages the code's own output exactly.
+For a Gaussian everything under the expectation is quadratic in (x, eps), so the cubature of
+``oracles`` averages the code's own output exactly.
 """
 
 import math
@@ -41,7 +41,7 @@ LOW, HIGH = -10.0, 8.0
 sizes = pytest.mark.parametrize("d", [1, 2, 16])
 
 
-# --- one step is the KL of two Gaussians -------------------------------------------------------------------
+# --- one step is the KL of two Gaussians ----------------------------------------------------------
 
 
 def some_batch(shape=(2, 3), n=24):
@@ -53,7 +53,8 @@ def some_batch(shape=(2, 3), n=24):
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 @every_schedule
 def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, steps, kind):
-    """KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) by torch, whatever the denoiser; t = ceil(t T) / T (VDM)."""
+    """torch's KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) for any denoiser, with t = ceil(t T) / T
+    (VDM)."""
     schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "v", process)
     x, draw = some_batch()
     upper = torch.ceil(draw.t * steps) / steps
@@ -65,7 +66,7 @@ def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, s
     term = Bound(schedule, None, steps).diffusion(denoiser, x, draw.t, draw.eps)
     close(term.nats, steps * kl)
     torch.testing.assert_close(term.gamma, gamma_t)
-    # and in the other two forms of the literature
+    # The other two forms in the literature.
     guess = denoiser(z, gamma_t)
     close(term.squared_error, (guess.epsilon - draw.eps).square().sum((1, 2)))
     close(kl, 0.5 * torch.expm1(gamma_t - gamma_s) * term.squared_error)
@@ -75,7 +76,8 @@ def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, s
 
 @pytest.mark.parametrize("steps", [None, 5])
 def test_the_three_terms_are_what_they_are_called(steps):
-    """Prior from x, reconstruction from eps_0, diffusion from t and eps; the total is their sum."""
+    """The prior depends on x, the reconstruction on eps_0, the diffusion term on t and eps; the
+    total is their sum."""
     schedule, denoiser, decoder = Linear(-6.0, 5.0), network(Wrong(), "epsilon"), GaussianDensity()
     x, draw = some_batch()
     bound = Bound(schedule, decoder, steps)
@@ -98,21 +100,23 @@ def test_the_condition_reaches_the_denoiser():
     denoiser = oracle(parts)
     told = bound(denoiser, x.double(), draw, label).diffusion
     torch.testing.assert_close(told, bound.diffusion(denoiser, x.double(), draw.t, draw.eps, label).nats)
-    assert told.mean() < bound(denoiser, x.double(), draw).diffusion.mean() - 1  # log 8 = 2.08 nats to know
+    # Knowing the label is worth log 8 = 2.08 nats.
+    assert told.mean() < bound(denoiser, x.double(), draw).diffusion.mean() - 1
 
 
-# --- one Gaussian: everything in closed form ---------------------------------------------------------------
+# --- one Gaussian: everything in closed form ------------------------------------------------------
 
 
 def gaussian_points(d):
-    """(parts, eigenvalues, x, eps): points over which a plain mean is exact for quadratics in (x, eps)."""
+    """Return (parts, eigenvalues, x, eps). The plain mean over these points is exact for quadratics
+    in (x, eps)."""
     parts, p = correlated(d), cubature(2 * d)
     x = parts[1] + p[:, :d] @ torch.linalg.cholesky(parts[2][0]).T
     return parts, torch.linalg.eigvalsh(parts[2][0]), x, p[:, d:]
 
 
 def expected(schedule, denoiser, x, eps, t, weights, steps=None):
-    """E of the three terms over x, eps and t, each a float."""
+    """Return the expectation of each of the three terms over x, eps and t, as floats."""
     n, m = len(t), len(x)
     draw = Draw(t.repeat_interleave(m), eps.repeat(n, 1), eps.repeat(n, 1))
     elbo = Bound(schedule, GaussianDensity(), steps)(denoiser, x.repeat(n, 1), draw)
@@ -121,7 +125,7 @@ def expected(schedule, denoiser, x, eps, t, weights, steps=None):
 
 
 def information(eigenvalues, gamma):
-    """I(x; z) of a Gaussian at gamma: 1/2 sum log(1 + SNR c)."""
+    """Return I(x; z) of a Gaussian at gamma: 1/2 sum log(1 + SNR c)."""
     return 0.5 * torch.log1p(eigenvalues * math.exp(-gamma)).sum().item()
 
 
@@ -151,19 +155,20 @@ def test_the_expected_diffusion_term_depends_on_the_endpoints_alone(kind):
 
 @sizes
 def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(d):
-    """Gap = KL(p(z_1) || prior) + what N(z_0 / alpha_0, e^gamma_0) loses to p(x | z_0), exactly."""
+    """The gap is exactly KL(p(z_1) || prior) plus E KL(p(x | z_0) || N(z_0 / alpha_0,
+    e^gamma_0))."""
     parts, eigenvalues, x, eps = gaussian_points(d)
     entropy = nll(parts, x).mean().item()
     gaps = []
     for low, high in ((-2.0, 2.0), (-5.0, 4.0), (-10.0, 8.0), (-13.0, 12.0)):
         terms = expected(Linear(low, high), oracle(parts), x, eps, *legendre(96))
         alpha2 = 1 / (1 + math.exp(high))
-        spread = alpha2 * (eigenvalues - 1) + 1  # of z_1
+        spread = alpha2 * (eigenvalues - 1) + 1  # variances of z_1
         mean = alpha2 * parts[1].square().sum()
         prior_gap = 0.5 * (spread - spread.log() - 1).sum() + 0.5 * mean
         decoder_gap = 0.5 * torch.log1p(math.exp(low) / eigenvalues).sum()
         gaps.append(sum(terms) - entropy)
-        # the bound takes its endpoints in float32, which costs the prior 1e-7 a dimension
+        # The bound has its endpoints in float32, which costs the prior 1e-7 per dimension.
         assert gaps[-1] == pytest.approx((prior_gap + decoder_gap).item(), rel=1e-4, abs=2e-7 * d)
     assert gaps[0] > gaps[1] > gaps[2] > gaps[3] > 0
     assert gaps[3] < 1e-3 * d
@@ -171,19 +176,21 @@ def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(
 
 @sizes
 def test_the_bound_is_the_nll_of_every_point_as_the_endpoints_widen(d):
-    """The model is the data's distribution then, and the exact denoiser leaves no slack in the bound."""
+    """At wide endpoints the model is the data's distribution, and with the exact denoiser the bound
+    is tight."""
     parts, _, _, _ = gaussian_points(d)
     eps, schedule = cubature(d), Linear(-13.0, 12.0)
     for point in GaussianMixture(*parts).sample(8, generator(1))[0].double():
         terms = expected(schedule, oracle(parts), point.expand(2 * d, d), eps, *legendre(96))
-        # what is left of the data at gamma 12 and -13 is of order e^-12 |x|^2
+        # What remains at gamma 12 and -13 is of order e^-12 |x|^2.
         left = 1e-3 * d + 1e-4 * point.square().sum().item()
         assert sum(terms) == pytest.approx(nll(parts, point).item(), abs=left)
 
 
 @sizes
 def test_the_bound_holds_by_monte_carlo_in_float32(d):
-    """The path that a run takes: float32, one draw an item; 3 standard errors and 1e-3 nats a dimension."""
+    """As in a run: float32 and one draw per item. The tolerance is 3 standard errors and 1e-3 nats
+    per dimension."""
     parts, n, draws = correlated(d), 40_000, generator(3)
     x, _ = GaussianMixture(*parts).sample(n, draws)
     noise = torch.randn(2, n, d, generator=draws)
@@ -198,7 +205,8 @@ def test_the_bound_holds_by_monte_carlo_in_float32(d):
 @sizes
 @pytest.mark.parametrize("steps", [10, 50, 200])
 def test_finite_steps_are_the_riemann_sum(d, steps):
-    """E L_T = sum_i 1/2 expm1(gamma_i - gamma_{i-1}) E|eps - eps_hat|^2 at gamma_i, every step taken once."""
+    """E L_T = sum_i 1/2 expm1(gamma_i - gamma_{i-1}) E|eps - eps_hat|^2 at gamma_i, with every step
+    drawn once."""
     parts, eigenvalues, x, eps = gaussian_points(d)
     t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
     even = torch.full_like(t, 1 / steps)
@@ -209,11 +217,12 @@ def test_finite_steps_are_the_riemann_sum(d, steps):
     assert ours == pytest.approx(exact.item(), rel=1e-7)
 
 
-# --- data on a grid of levels -----------------------------------------------------------------------------
+# --- data on a grid of levels ---------------------------------------------------------------------
 
 
 def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
-    """One dimension, three levels, quadrature over eps and t: total -> -sum p log p as the ends widen."""
+    """One dimension, three levels, quadrature over eps and t: the total tends to -sum p log p as
+    the endpoints widen."""
     prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
 
@@ -237,7 +246,7 @@ def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
 
 
 def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
-    """E|eps - eps_hat|^2 = E|eps - eps*|^2 + E|eps* - eps_hat|^2: the bound ranks denoisers."""
+    """E|eps - eps_hat|^2 = E|eps - eps*|^2 + E|eps* - eps_hat|^2, so the bound ranks denoisers."""
     parts, _, x, eps = gaussian_points(2)
 
     class Off(torch.nn.Module):
@@ -251,7 +260,8 @@ def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
     )
     gamma = LOW + (HIGH - LOW) * t
     alpha2 = torch.sigmoid(-gamma)
-    square = alpha2 * (parts[1].square().sum() + parts[2][0].trace()) + 2 * torch.sigmoid(gamma)  # E|z|^2
+    # E|z|^2
+    square = alpha2 * (parts[1].square().sum() + parts[2][0].trace()) + 2 * torch.sigmoid(gamma)
     cross = 2 * 0.1 * 0.2 * alpha2.sqrt() * parts[1].sum()
     distance = 0.01 * square + cross + 0.04 * 2
     assert worse - best == pytest.approx(0.5 * (HIGH - LOW) * (distance @ weights).item(), rel=1e-7)

@@ -1,4 +1,4 @@
-"""The sample nearest to a vector of the condition, of several: DALL-E 2's prior."""
+"""Of several samples, keep the one nearest to a vector of the condition (DALL-E 2's prior)."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM, Chosen
 from triptych.diffusion.schedule import Linear
 
-from .oracles import generator, given, refused
+from .oracles import generator, given
 
 TRUTH = Oracle(given().marginals()[1], VariancePreserving())
 SCHEDULE, N = Linear(-9.0, 6.0), 40
@@ -43,8 +43,3 @@ def test_one_draw_or_nothing_to_be_near_is_ddim():
     assert torch.equal(draw(Chosen(6, 2), None), expected)
     assert torch.equal(draw(Chosen(6, 2), Condition(other=torch.zeros(N, 3))), expected)
     assert Chosen(6, 2).evaluations == 12
-
-
-def test_a_vector_of_another_size_is_refused():
-    other = Condition(text_embedding=torch.randn(N, 3))
-    refused(lambda: draw(Chosen(6), other), "sampler.by=text_embedding: has 3 numbers; must have the 2")

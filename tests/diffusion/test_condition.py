@@ -1,4 +1,4 @@
-"""Conditions as values: items, parts, what is absent, dropout, and what they refuse."""
+"""Conditions as values: items, parts, absent parts, dropout, and refusals."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
 
 
 def test_refuses_in_one_line():
-    refused(lambda: Condition(), "no parts", "as many items")
+    refused(lambda: Condition(), "one part or more")
     refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label, vector of [3, 4] items")
     refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text of [2, 4] items")
     refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")

@@ -1,4 +1,4 @@
-"""A report's draws: unbiased whatever controls them, of less noise, with a standard error that is true."""
+"""A report's controlled draws: unbiased, with less noise and a correct standard error."""
 
 import math
 
@@ -21,7 +21,8 @@ LOW, HIGH, D, SEEDS = -6.0, 5.0, 6, 60
 
 
 def controlled(control, denoiser, x, seed, repeats):
-    """(R, B) estimates of the diffusion term, plain and controlled, and the error claimed for these."""
+    """Return (R, B) estimates of the diffusion term, plain and controlled, and the error stated for
+    the controlled ones."""
     bound = control.bound
     index, plain, found = torch.arange(len(x)), [], []
     for repeat in range(repeats):
@@ -35,18 +36,19 @@ def controlled(control, denoiser, x, seed, repeats):
 
 
 def stated(error):
-    """The standard error of the mean over items, as an accounting has it."""
+    """Return the standard error of the mean over items, as a report states it."""
     return math.hypot(error.variance.sum().sqrt().item(), error.quadrature.sum().item()) / len(error.variance)
 
 
 def gaussian():
-    """Training and test items of a correlated Gaussian, and its mixture."""
+    """Return training and test items of a correlated Gaussian."""
     mixture = GaussianMixture(*correlated(D))
     return [mixture.sample(n, generator(n))[0].float() for n in (400, 40)]
 
 
 def exact_term(x, steps=None):
-    """The diffusion term of each x under the exact denoiser of ``correlated(D)``, closed over eps.
+    """Return the diffusion term of each x under the exact denoiser of ``correlated(D)``, averaged
+    exactly over eps.
 
     eps_hat - eps is linear in (c, e): sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2, v = a^2 L + s^2.
     """
@@ -60,7 +62,8 @@ def exact_term(x, steps=None):
 
 
 def diffusion_term(squares, values, edges, steps=False):
-    """The diffusion term of items whose squared parts (B, d) have the variances ``values``, (B,)."""
+    """Return the diffusion term (B,) of items, from squared components (B, d) with the variances
+    ``values``."""
     gamma, factor = (edges[1:] + edges[:-1]) / 2, 0.5 * edges.diff()
     if steps:
         gamma, factor = edges[1:], 0.5 * torch.expm1(edges.diff())
@@ -70,7 +73,8 @@ def diffusion_term(squares, values, edges, steps=False):
 
 
 def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_draws():
-    """von Neumann 1941, around the circle: half the mean square of successive differences, over R."""
+    """Half the mean square of successive differences around the circle, over R (von Neumann
+    1941)."""
     for n in (2, 5):
         u, value = torch.rand(2, n, 3, generator=generator(n)).double()
         for i, found in enumerate(lattice_variance(value, u)):
@@ -82,10 +86,12 @@ def test_the_error_of_a_mean_is_of_neighbours_in_time_whatever_the_order_of_the_
 
 @pytest.mark.parametrize("steps", [None, 10])
 def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
-    """The exact denoiser of a Gaussian seen through a wrong reference, against its closed form."""
+    """The exact denoiser of a Gaussian against its closed form, with a reference that is fitted to
+    other data."""
     items, x = gaussian()
     bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
-    reference = BaselineErrors(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)  # right in neither moment
+    # Neither the mean nor the covariance of this reference is right.
+    reference = BaselineErrors(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)
     denoiser, figures = oracle(correlated(D)), []
     control = Control(bound, denoiser, reference, items, 0)
     for seed in range(SEEDS):
@@ -95,13 +101,14 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     truth = exact_term(x, steps).mean().item()
     assert abs(means.mean().item() - truth) < 3.5 * means.std().item() / math.sqrt(len(means))
     assert means.std() < 0.5 * plains.std()
-    # SEEDS know a standard deviation to 1 / sqrt(2 SEEDS)
+    # The relative error of a standard deviation over SEEDS values is 1 / sqrt(2 SEEDS).
     ratio = claimed.mean().sqrt().item() / means.std().item()
     assert abs(ratio - 1) < 3 / math.sqrt(2 * SEEDS), ratio
 
 
 def test_what_the_times_miss_is_in_the_standard_error():
-    """A linear denoiser, all of whose noise is controlled: its mean errs by the times alone."""
+    """All noise of a linear denoiser is controlled, so the error of its mean is due to the times
+    alone."""
     d, items, seeds, repeats = 64, 40, 30, 8
     values = torch.logspace(0, -2.6, d)
     training, x = (normal(n, d, seed=n).float() * values.sqrt() for n in (400, items))
@@ -129,7 +136,7 @@ def test_what_the_times_miss_is_in_the_standard_error():
 
 
 def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
-    """Against its bound by brute force, 600 plain draws an item."""
+    """The estimate agrees with the mean of 600 plain draws per item."""
     items, x = gaussian()
     denoiser, bound = network(Wrong(), "epsilon"), Bound(Cosine(LOW, HIGH), GaussianDensity())
     reference = BaselineErrors(items, VP, LOW, HIGH)
@@ -143,14 +150,14 @@ def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
 
 
 def grid(n, seed):
-    """Items on 5 levels in 8 dimensions, each dimension with probabilities of its own."""
+    """Return items on 5 levels in 8 dimensions; each dimension has its own probabilities."""
     p = torch.softmax(1.5 * normal(8, 5), 1)
     k = torch.multinomial(p, n, replacement=True, generator=generator(seed)).T
     return (k / 2 - 1).float()
 
 
 def test_each_references_mean_is_the_mean_of_its_value():
-    """By 40,000 draws of eps, for one item, at three gammas."""
+    """40,000 draws of eps, for one item, at three gammas."""
     x, n = grid(500, 1), 40_000
     reference = BaselineErrors(x, VP, -7.0, 5.0, 5)
     for gamma in (-4.0, -2.0, 3.0):
@@ -163,7 +170,8 @@ def test_each_references_mean_is_the_mean_of_its_value():
 
 
 def test_levels_are_controlled_where_a_gaussian_is_not():
-    """A network that is the histograms' own denoiser: nothing but the times' grid is left of its noise."""
+    """The network is the denoiser of the histograms, so their reference removes all noise but that
+    of the times."""
     items, x = grid(500, 1), grid(30, 2)
     p = histogram([items], 5, 1.0)
     log_p, centres = p.log().float(), torch.linspace(-1, 1, 5)
@@ -188,7 +196,8 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
 @pytest.mark.parametrize("levels", [None, 5])
 @pytest.mark.parametrize("n", [1, 400])
 def test_of_training_items_without_spread_times_are_uniform(n, levels):
-    """A reference errs by nothing on one item, or on equal ones: no time asks for more draws than another."""
+    """A reference has no error on a single item or on equal ones, so no time needs more draws than
+    another."""
     items, bound = torch.tensor([[0.5, -0.5]]).expand(n, 2), Bound(Linear(LOW, HIGH), GaussianDensity())
     reference = BaselineErrors(items, VP, LOW, HIGH, levels)
     control = Control(bound, network(Wrong(), "v"), reference, items, 0)

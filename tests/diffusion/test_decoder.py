@@ -1,4 +1,4 @@
-"""Decoders: probabilities that sum to one, and the formulas they come from, in float64."""
+"""Decoders: probabilities that sum to one, and the formulas that define them, in float64."""
 
 import math
 from types import SimpleNamespace
@@ -23,17 +23,19 @@ def grid(levels):
 
 
 def denoiser(process=PROCESS):
-    """x0 = sin(3 z) + ...: anything but z / alpha."""
+    """Return a denoiser with x0 = sin(3 z) + ..., unlike z / alpha."""
     return network(Wrong(), "x0", process)
 
 
 def cdf(a):
-    return 0.5 * torch.special.erfc(-a * 0.5**0.5)  # torch's own ndtr has no digits below -10
+    # torch's own ndtr is inaccurate below -10.
+    return 0.5 * torch.special.erfc(-a * 0.5**0.5)
 
 
 @every_k
 def test_categorical_is_bayes_rule_under_a_flat_prior(levels):
-    """p(k | z) ~ N(z; alpha c_k, sigma^2): the likelihood of z itself, for images and a gamma each."""
+    """p(k | z) ~ N(z; alpha c_k, sigma^2), the likelihood of z itself, for images with a gamma
+    each."""
     k = torch.randint(levels, (6, 2, 3), generator=generator(levels))
     x, eps = grid(levels)[k], normal(6, 2, 3, seed=levels)
     gamma = torch.tensor([-13.3, -8.0, -4.0, -1.0, 0.0, 2.0]).double()
@@ -43,7 +45,8 @@ def test_categorical_is_bayes_rule_under_a_flat_prior(levels):
         log_p = Normal(alpha * grid(levels), sigma).log_prob(z.unsqueeze(3)).log_softmax(3)
         exact = -log_p.gather(3, k.unsqueeze(3)).sum((1, 2, 3))
         ours = Categorical(levels).nats(denoiser(process), x, z, gamma)
-        torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-4)  # float32 centres, times e^13.3 here
+        # The rounding of float32 centres is multiplied by e^13.3 here.
+        torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-4)
         one = Categorical(levels).nats(denoiser(process), x[2:3], z[2:3], gamma[2])
         torch.testing.assert_close(one, ours[2:3])
 
@@ -58,7 +61,7 @@ def test_discretised_gaussian_is_the_cdf_over_the_level_with_open_edges(levels):
         mean, std = denoiser(process)(z, gamma).x0, torch.exp(gamma / 2)  # sigma / alpha
         upper = torch.where(k.unsqueeze(1) == levels - 1, torch.inf, (x + half - mean) / std)
         lower = torch.where(k.unsqueeze(1) == 0, -torch.inf, (x - half - mean) / std)
-        left = lower + upper < 0  # the tail in which the difference keeps its digits
+        left = lower + upper < 0  # the tail in which the difference is accurate
         mass = torch.where(left, cdf(upper) - cdf(lower), cdf(-lower) - cdf(-upper))
         nats = DiscretisedGaussian(levels).nats(denoiser(process), x, z, gamma)
         torch.testing.assert_close(nats, -mass.log().squeeze(1), rtol=1e-8, atol=1e-8)
@@ -72,7 +75,7 @@ def test_discretised_gaussian_survives_far_tails_in_float32():
     x = (torch.arange(24) % 7 / 127.5 - 1).view(4, 2, 3)
     whole = decoder.nats(denoiser(), x, z, gamma)
     assert whole.dtype == torch.float32 and whole.isfinite().all() and (whole > 0).all()
-    # the tail itself, 200 standard deviations out: -log Phi(-a) = a^2 / 2 + log(a sqrt(2 pi)) + O(a^-2)
+    # The tail at 200 standard deviations: -log Phi(-a) = a^2 / 2 + log(a sqrt(2 pi)) + O(a^-2).
     seen, x = [], torch.tensor([[0.6 - 200 * torch.exp(gamma / 2) - 1 / 255]])
 
     def fixed(z, gamma, condition):
@@ -99,7 +102,7 @@ def test_gaussian_density_is_the_likelihood_of_x_given_z():
 
 @pytest.mark.parametrize("gamma", [6.0, 12.0, 30.0, 50.0])
 def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
-    """log [Phi(b) - Phi(a)] in double, whose difference float32 rounds to 0 from gamma = 30 on."""
+    """log [Phi(b) - Phi(a)] in double; float32 rounds this difference to 0 from gamma = 30 on."""
     x = grid(17).view(1, 17)
     wrong, level = denoiser(), torch.tensor(gamma, dtype=torch.float64)
     z = PROCESS.diffuse(x, level, normal(1, 17))
@@ -114,7 +117,8 @@ def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
 
 @pytest.mark.parametrize("gamma_min", [-50.0, -40.0, -30.0, -25.0, -20.0, -10.0])
 def test_a_density_is_right_where_float32_cannot_hold_z_0(gamma_min):
-    """x - z_0 / alpha_0 = -e^{gamma_0 / 2} eps, so that -log p = 1/2 sum (eps^2 + log 2 pi + gamma_0)."""
+    """x - z_0 / alpha_0 = -e^{gamma_0 / 2} eps, so -log p = 1/2 sum (eps^2 + log 2 pi +
+    gamma_0)."""
     x, eps = normal(2, 64, 12).float()
     bound = Bound(Linear(gamma_min, 5.0), GaussianDensity())
     nats = bound.ends(SimpleNamespace(process=PROCESS), x, eps)[1]

@@ -1,4 +1,4 @@
-"""Denoisers: what a network's output means, and x0 on a grid of levels as a categorical posterior mean."""
+"""Denoisers: the meaning of a network's output, and x0 as the mean of a categorical posterior."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from .oracles import generator, network, normal, refused
 
 
 class Constant(nn.Module):
-    """A network that gives the same logits (K, *event) whatever it sees."""
+    """A network that gives the same logits (K, *event) for every input."""
 
     def __init__(self, logits):
         super().__init__()
@@ -33,7 +33,7 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
     guess = network(Spy(), "v")(z, torch.tensor(1.5), condition)
     assert seen[0][0] is z and seen[0][2] is condition
     assert seen[0][1].tolist() == [1.5, 1.5, 1.5]
-    assert guess.v.dtype == guess.x0.dtype == torch.float32  # autocast ends at the network
+    assert guess.v.dtype == guess.x0.dtype == torch.float32  # autocast covers the network only
     alpha, sigma = VariancePreserving().alpha_sigma(torch.tensor([1.0, 2.0, 3.0]))
     many = network(Spy(), "v")(z, torch.tensor([1.0, 2.0, 3.0]))
     assert seen[1][1].tolist() == [1.0, 2.0, 3.0] and seen[1][2] is None
@@ -42,7 +42,7 @@ def test_network_sees_z_a_gamma_per_item_and_the_condition():
 
 
 def test_a_guess_is_clipped_but_in_training():
-    """Ho et al. 2020's code: p_mean_variance clips x0, the training loss does not."""
+    """As in the code of Ho et al. 2020: p_mean_variance clips x0, the training loss does not."""
     z, output = 9 * torch.randn(20, 2, generator=generator()), Output("x0", clip=1.0)
     denoiser = Denoiser(Constant(torch.tensor([3.0, -0.5])), output, VariancePreserving())
     assert denoiser(z, torch.tensor(0.0)).x0.unique().tolist() == [-0.5, 3.0]
@@ -55,7 +55,8 @@ def levels_denoiser(logits):
 
 @pytest.mark.parametrize("levels", [2, 3, 5])
 def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
-    """Independent dimensions: logit = log prior. The truth enumerates every point of the grid, in float64."""
+    """For independent dimensions with logits = log prior. The truth enumerates every point of the
+    grid in float64."""
     draws = generator(levels)
     prior = torch.rand(levels, 2, generator=draws, dtype=torch.float64) + 0.05
     prior = prior / prior.sum(0)
@@ -71,13 +72,15 @@ def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
         guess = levels_denoiser(prior.log())(z, gamma)
         assert guess.own.name == "x0"
         torch.testing.assert_close(guess.x0, exact, rtol=0, atol=1e-7)  # centres are float32
-        # in float32 z and alpha c, each rounded by U, tilt a logit by no more than U spread / sigma^2
+        # In float32 the rounding of z and alpha c, U each, changes a logit by at most U spread /
+        # sigma^2.
         single = levels_denoiser(prior.log().float())(z.float(), gamma.float().expand(50))
         assert (single.x0 - exact).abs().max() < 1e-6 + 4 * 2.0**-24 / sigma**2
 
 
 def test_levels_needs_only_what_the_other_dimensions_say():
-    """Dependent dimensions: logit = log prior given the *other* z gives the joint posterior mean."""
+    """For dependent dimensions, logits = log prior given the *other* dimensions of z give the joint
+    posterior mean."""
     joint = torch.rand(4, 4, generator=generator(), dtype=torch.float64) ** 3
     joint = joint / joint.sum()
     centres = torch.linspace(-1, 1, 4, dtype=torch.float64)
@@ -85,7 +88,7 @@ def test_levels_needs_only_what_the_other_dimensions_say():
     alpha, sigma = VariancePreserving().alpha_sigma(gamma)
 
     def likelihoods(z):
-        """Of each level given each dimension of z, (B, K), up to a factor."""
+        """Return the likelihood of each level for each dimension of z, (B, K), up to a factor."""
         return torch.exp(-((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)).unbind(2)
 
     class Others(nn.Module):

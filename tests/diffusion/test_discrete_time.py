@@ -1,4 +1,5 @@
-"""The bound in T steps under each reverse variance, against the exact mixture and the KL of two Gaussians."""
+"""The bound in T steps under each reverse variance, against the exact mixture and KLs of
+Gaussians."""
 
 import functools
 import math
@@ -37,12 +38,13 @@ VP = VariancePreserving()
 
 
 def hybrid(*arguments) -> Objective:
-    """iDDPM's: an objective and the term of a learned reverse variance."""
+    """Return iDDPM's objective: a loss and the term of a learned reverse variance."""
     return Objective(*arguments, variance="learned")
 
 
 def epsilon_mse(gamma: float, points: int = 160) -> float:
-    """E|eps - eps*|^2 / d on the ring, 1 - sigma^2 E|score|^2 / d, by quadrature: none of our code."""
+    """Return E|eps - eps*|^2 / d = 1 - sigma^2 E|score|^2 / d on the ring, by quadrature without
+    the package's code."""
     alpha, variance = 1 / math.sqrt(1 + math.exp(gamma)), 1 / (1 + math.exp(-gamma))
     spread = alpha**2 * 0.15**2 + variance
     angle = torch.arange(8).double() * (2 * math.pi / 8)
@@ -58,16 +60,19 @@ def epsilon_mse(gamma: float, points: int = 160) -> float:
 
 @pytest.fixture(scope="module")
 def exact():
-    """(gap(schedule, steps) -> bits/dim above continuous time by variance, that time's nats), no draw."""
+    """Return (gap, nats) without drawing. gap(schedule, steps) is the excess over continuous time
+    in bits/dim for each variance, nats is the continuous-time term."""
     nodes = np.linspace(-10, 8, 61)
     curve = CubicSpline(nodes, [epsilon_mse(float(g)) for g in nodes])
-    ideal = float(curve.integrate(-10, 8))  # 1/2 d of the mean squared error over gamma, d = 2
+    # 1/2 d times the mean squared error, integrated over gamma; d = 2
+    ideal = float(curve.integrate(-10, 8))
 
     def gap(schedule, steps: int) -> list[float]:
         gammas = schedule.gamma(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
         low, high = gammas[:-1], gammas[1:]
         error = torch.from_numpy(curve(high.numpy()))
-        squares = error.unsqueeze(1).expand(-1, 2)  # the KL is linear in them: their mean gives its mean
+        # The KL is linear in the squares, so their mean gives its mean.
+        squares = error.unsqueeze(1).expand(-1, 2)
         alpha, sigma = VP.alpha_sigma(high.unsqueeze(1))
         guess = Prediction("epsilon", 0 * squares, 0 * squares, alpha, sigma)
         return [
@@ -110,12 +115,12 @@ def test_the_step_is_the_kl_of_two_gaussians():
         assert torch.allclose(
             step_kl(squares, gamma_t, gamma_s, log_ratio), kl_divergence(p, q).sum(1), rtol=1e-9
         )
-        if isinstance(variance, Beta):  # the forward step's
+        if isinstance(variance, Beta):  # V is the variance of the forward step
             assert torch.allclose(std.square(), sigma**2 - (alpha / a_s) ** 2 * s_s**2)
 
 
 class Fixed(nn.Module):
-    """Says ``eps`` and ``v`` whatever it is asked."""
+    """A network that returns ``eps`` and ``v`` for every input."""
 
     def __init__(self):
         super().__init__()
@@ -154,11 +159,12 @@ def test_what_has_no_steps_or_no_such_variance_is_refused():
         bound(5, "optimal").diffusion(oracle, x, t, x)
 
 
-# many steps ----------------------------------------------------------------------------------------------
+# many steps ---------------------------------------------------------------------------------------
 
 
 class Plain(nn.Module):
-    """The exact epsilon of a mixture, as a network would give it, with a fraction of a learned variance."""
+    """The exact epsilon of a mixture as a network would give it, with the fraction of a learned
+    variance."""
 
     process = VP
 
@@ -175,7 +181,7 @@ class Plain(nn.Module):
 def many_draws(dtype, n):
     draws = generator(7)
     x, _ = ring_mixture().sample(n, draws)
-    t = (torch.rand((), generator=draws) + torch.arange(n) / n) % 1  # float32, as every draw of a run
+    t = (torch.rand((), generator=draws) + torch.arange(n) / n) % 1  # float32, as in a run
     eps = torch.randn(n, 2, generator=draws, dtype=torch.float64)
     return x.to(dtype), t.clamp(max=1 - 2**-24), eps.to(dtype)
 
@@ -189,13 +195,14 @@ of_curves = pytest.mark.parametrize("schedule", CURVES, ids=lambda s: type(s).__
 @of_curves
 @torch.no_grad()
 def test_the_bound_in_steps_falls_to_the_continuous_one_as_steps_grow(schedule):
-    """L_T > L_2T and L_T -> L_inf (VDM, app. F and eq. 17), in double, to the last number accepted."""
+    """L_T > L_2T and L_T -> L_inf (VDM, app. F and eq. 17), in double, up to the largest accepted
+    number of steps."""
     limit = Bound(schedule, None).diffusion(Plain(), EXACT[0], EXACT[1].double(), EXACT[2]).nats.mean()
     gaps = []
     for steps in MANY:
         nats = Bound(schedule, None, steps).diffusion(Plain(), *EXACT).nats
         gaps.append((nats.mean() - limit).item())
-    # Theta(1 / T), within the noise of where in a step the draws fall
+    # The gap is Theta(1 / T), up to noise from the places of the draws within a step.
     for more, fewer in zip(gaps[1:], gaps[:-1], strict=True):
         assert 0 < more < fewer / 4, gaps
 
@@ -229,7 +236,8 @@ def test_training_at_many_steps_is_training_in_continuous_time(schedule, loss):
         Objective("epsilon", loss, steps)(Plain(), schedule, x, t, eps).nats.mean().item()
         for steps in (10**5, 10**9)
     )
-    if isinstance(loss, MuTildeLoss):  # an error of a mean that moves by 1 / T: loss T^2 tends to a limit
+    # The mean moves by 1 / T per step, so loss T^2 tends to a limit.
+    if isinstance(loss, MuTildeLoss):
         several, most = several * 10**10, most * 10**18
     else:
         loss = Elbo() if isinstance(loss, Vlb) else loss
@@ -238,14 +246,15 @@ def test_training_at_many_steps_is_training_in_continuous_time(schedule, loss):
     assert several == pytest.approx(most, rel=2e-2)
 
 
-# iDDPM's hybrid loss -------------------------------------------------------------------------------------
+# iDDPM's hybrid loss ------------------------------------------------------------------------------
 
 
 def iddpm(x, eps, z, eps_hat, v, alphas_bar, t):
-    """L_simple + .001 L_vlb of a batch at steps t >= 1 (0 is the cleanest), written in numpy.
+    """Return L_simple + .001 L_vlb of a batch at steps t >= 1 (0 is the cleanest), written in
+    numpy.
 
-    Nichol & Dhariwal 2021, eqs. 14 to 16 and their code: a mean over dimensions of the squared error, and
-    num_timesteps / 1000 times the mean over dimensions of one KL in bits.
+    Nichol & Dhariwal 2021, eqs. 14 to 16 and their code: a mean over dimensions of the squared
+    error, and num_timesteps / 1000 times the mean over dimensions of one KL in bits.
     """
     mean = lambda a: a.reshape(len(a), -1).mean(1)  # noqa: E731
     column = lambda a: a[:, None]  # noqa: E731
@@ -286,7 +295,8 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
 
 @pytest.mark.parametrize("variance", ["learned", "beta", "beta_tilde"])
 def test_vlb_is_the_bound_itself_and_reaches_mean_and_variance(variance):
-    """iDDPM's L_vlb: the T-step bound's own term, whose gradient is that of the KL, without a stop."""
+    """iDDPM's L_vlb is the T-step bound's own term, and its gradient is that of the KL, without
+    stop-gradient."""
     steps, schedule, network = 20, Cosine(-9.0, 7.0), Fixed()
     output = WithFraction(Output("epsilon"))
     denoiser = Denoiser(network, output, VP)

@@ -1,4 +1,5 @@
-"""Progressive distillation against the published algorithm, in its own variables, and what it is for."""
+"""Progressive distillation against the published algorithm, in its own variables, and its
+purpose."""
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def batch(process, schedule):
 
 @processes
 def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
-    """Salimans & Ho 2022: x~ from z'', two DDIM steps of the teacher from z."""
+    """Salimans & Ho 2022: x~ from z'', after two DDIM steps of the teacher from z."""
     schedule, teacher = Cosine(-6.0, 5.0), network(Wrong(), "v", process)
     _, _, t, z = batch(process, schedule)
 
@@ -49,7 +50,7 @@ def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
     x, eps = distilled(teacher, schedule, z, t, STEPS)
     np.testing.assert_allclose(x.numpy(), target, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(process.diffuse(x, schedule.gamma(t), eps), z)
-    # what it is for: the student's one step lands where the teacher's two do
+    # One step of the student leads to the same point as two of the teacher.
     here, there = (
         [expand(a, z) for a in process.alpha_sigma(schedule.gamma(at))] for at in (t, t - 1 / STEPS)
     )
@@ -59,7 +60,7 @@ def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
 
 @pytest.mark.parametrize("steps", [10**3, 10**6, 10**9])
 def test_many_steps_have_the_target_of_the_guess_itself(steps):
-    """Both steps shrink to nothing, so x~ tends to the teacher's x_hat(z) as T grows: in float32 too."""
+    """Both steps vanish as T grows, so x~ tends to the teacher's x_hat(z), in float32 too."""
     schedule, teacher = Cosine(-10.0, 8.0), oracle(lopsided())
     x, eps = normal(2, 200, 2).float()
     t = (torch.floor(torch.rand(200, generator=generator(1)).double() * steps) + 1) / steps
@@ -67,12 +68,12 @@ def test_many_steps_have_the_target_of_the_guess_itself(steps):
     z = teacher.process.diffuse(x, gamma, eps)
     target, _ = distilled(teacher, schedule, z, t, steps)
     assert target.dtype == torch.float32
-    # of order 1 / T, and beside it float32's rounding of a quotient by the small step
+    # The difference is of order 1 / T, plus float32's rounding of a quotient by the small step.
     torch.testing.assert_close(target, teacher(z, gamma).x0, rtol=0, atol=2 / steps + 2e-5)
 
 
 class Student(torch.nn.Module):
-    """Says exactly what it is asked to learn."""
+    """A network that returns exactly its target."""
 
     def __init__(self, teacher, schedule):
         super().__init__()
@@ -122,7 +123,7 @@ def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
 
 
 def test_the_teacher_goes_where_the_student_is():
-    """It is no part of the model, which Lightning moves."""
+    """Lightning does not move the teacher to the device, because it is no part of the model."""
     moved = []
 
     class Teacher(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Draws: what they follow from, what they do not, and how evenly times are spread."""
+"""Draws: what they depend on, what they do not, and how evenly times are spread."""
 
 import math
 
@@ -17,7 +17,7 @@ SHAPE = (2, 3)
 
 
 def gaps(t):
-    """The sorted times' gaps around the circle."""
+    """Return the gaps between the sorted times around the circle."""
     t = t.double().sort().values
     return torch.cat([t, t[:1] + 1]).diff()
 
@@ -35,7 +35,8 @@ def test_mix_has_no_collisions_and_minds_the_order():
 
 
 def test_mix_of_neighbours_is_unrelated():
-    """Each bit of a seed flips for half of all neighbours: mean 1/2, standard error 1 / (2 sqrt n)."""
+    """Each bit of a seed flips for half of all neighbours: mean 1/2 with the standard error 1 / (2
+    sqrt n)."""
     n = 4000
     flips = [[(mix(7, i) ^ mix(7, i + 1)) >> bit & 1 for bit in range(63)] for i in range(n)]
     assert (torch.tensor(flips).double().mean(0) - 0.5).abs().max() < 5 / (2 * math.sqrt(n))
@@ -51,11 +52,11 @@ def test_stratified_times_cover_each_stratum_once(batch):
 
 def test_stratified_times_are_shuffled_and_uniform():
     t = torch.stack([stratified_times(64, torch.Generator().manual_seed(seed)) for seed in range(400)])
-    # every position of the batch meets every t: mean 1/2, variance 1/12
+    # At every position of the batch t is uniform: mean 1/2, variance 1/12.
     assert (t.mean(0) - 0.5).abs().max() < 5 / math.sqrt(12 * 400)
     assert (t.var(0) - 1 / 12).abs().max() < 0.02
     lag = (t[:, 1:] - 0.5) * (t[:, :-1] - 0.5)
-    # neighbours in the data are not neighbours in time (0.08 if unshuffled)
+    # Neighbours in the data are not neighbours in time (0.08 without the permutation).
     assert abs(lag.mean().item()) < 0.01
 
 
@@ -71,7 +72,8 @@ def test_members_share_the_global_batch_equally_on_any_number_of_processes(batch
 
 
 def test_each_member_meets_all_noise_levels_evenly():
-    """Of 8 members and a batch of 8 each sees one of 8 strata a step; 2,000 steps give each stratum 1 / 8."""
+    """With 8 members and a batch of 8, each member sees one of 8 strata per step; over 2,000 steps
+    each stratum has the share 1 / 8."""
     steps, members, batch = 2000, 8, 8
     seen = torch.zeros(members, 8)
     for step in range(steps):
@@ -82,7 +84,7 @@ def test_each_member_meets_all_noise_levels_evenly():
         )
     expected = steps / 8
     chi_squares = ((seen - expected).square() / expected).sum(1)
-    assert chi_squares.max() < 30  # 7 degrees of freedom: beyond it once in 10,000
+    assert chi_squares.max() < 30  # 7 degrees of freedom: exceeded once in 10,000
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -111,7 +113,8 @@ def test_training_draws_follow_from_seed_and_step_alone():
 
 
 def test_evaluation_draws_are_the_items_own():
-    """Whatever the batch, its order and the global generator: item 17 meets the same times and noise."""
+    """Item 17 has the same times and noise in every batch, in every order and with every state of
+    the global generator."""
     index = torch.arange(40)
     whole = evaluation_draw(SHAPE, index, seed=3, repeat=1, repeats=4)
     assert [a.shape for a in whole] == [(40,), (40, *SHAPE), (40, *SHAPE)]
@@ -146,7 +149,8 @@ def test_repeats_of_an_item_are_spread_evenly(repeats):
 
 
 def test_items_are_spread_evenly_among_themselves():
-    """The golden ratio leaves no gap above 1.8945 / n (three-gap theorem; a random draw: log n / n)."""
+    """The golden ratio leaves no gap above 1.8945 / n (three-gap theorem); random draws leave gaps
+    of log n / n."""
     for n in (10, 297, 1000):
         t = evaluation_draw((1,), torch.arange(n), 2, 0, 1).t
         assert t.min() >= 0 and t.max() < 1
@@ -163,7 +167,8 @@ def test_evaluation_noise_is_standard_normal_and_independent():
 
 
 def test_times_stay_below_one_in_float32():
-    """1 - 1e-10 rounds to 1 in float32, where a schedule may have no slope and floor(t T) no step."""
+    """1 - 1e-10 rounds to 1 in float32, where a schedule may have no slope and floor(t T) is no
+    step."""
     index, repeats = torch.tensor([0]), 2**40
     start = mix(5, 2) / 2**63  # item 0's first time
     repeat = round((1 - start - 1e-10) * repeats)

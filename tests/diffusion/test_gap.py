@@ -1,4 +1,5 @@
-"""The gap by the excess over the exact denoiser against the plain difference of bound and truth."""
+"""The gap by the excess over the exact denoiser, against the plain difference of bound and
+truth."""
 
 import math
 
@@ -19,7 +20,7 @@ from .oracles import generator, ring_mixture
 
 
 class Biased(nn.Module):
-    """The oracle with an error of known size in epsilon."""
+    """The oracle plus an error of known size in epsilon."""
 
     def __init__(self, oracle: Oracle, size: float):
         super().__init__()

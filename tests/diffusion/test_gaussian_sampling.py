@@ -1,7 +1,7 @@
-"""Samplers on one Gaussian, whose exact denoiser is affine: every step's mean and covariance in closed form.
+"""Samplers on one Gaussian with an exact, affine denoiser: each step has a closed form.
 
-Each dimension of N(mean, diag(variance)) is a recursion of two numbers, written here from the formulas of the
-publications alone. What the samplers draw is held against it.
+Mean and covariance of each dimension of N(mean, diag(variance)) follow a recursion of two numbers,
+written here from the formulas of the publications alone. The samples are compared with it.
 """
 
 import itertools
@@ -45,17 +45,18 @@ def parts():
 
 
 def scales(process, gamma):
-    """alpha, sigma at gamma, from their definitions."""
+    """Return alpha and sigma at gamma, from their definitions."""
     if process == "ve":
         return 1.0, math.exp(gamma / 2)
     return math.sqrt(1 / (1 + math.exp(gamma))), math.sqrt(1 / (1 + math.exp(-gamma)))
 
 
 def reverse_variance(name, process, gamma_t, gamma_s):
-    """V (2,) of a step, beta tilde, beta (Ho et al. 2020, sec. 3.2), and the covariance of z_s given z_t.
+    """Return V (2,) of a step: beta tilde, beta (Ho et al. 2020, sec. 3.2), or the covariance of
+    z_s given z_t.
 
-    That last is beta tilde + coefficient^2 Var(x | z_t); an isotropic V can be its mean over dimensions at
-    best (Bao et al. 2022, theorem 1), one of each dimension's own is it.
+    The covariance is beta tilde + coefficient^2 Var(x | z_t). The best isotropic V is its mean over
+    dimensions (Bao et al. 2022, theorem 1); a V for each dimension can equal it.
     """
     (a_t, s_t), (a_s, s_s) = scales(process, gamma_t), scales(process, gamma_s)
     forward = s_t**2 - (a_t / a_s) ** 2 * s_s**2
@@ -70,16 +71,19 @@ def reverse_variance(name, process, gamma_t, gamma_s):
 
 
 def recursion(process, gammas, variance, corrector=None):
-    """(mean, variance) (2,) of z_0 / alpha_0 after ancestral steps down ``gammas`` from the prior.
+    """Return (mean, variance) (2,) of z_0 / alpha_0 after ancestral steps down ``gammas`` from the
+    prior.
 
-    ``corrector`` (inner, snr): after each step, Langevin's x + e score + sqrt(2 e) noise, e = 2 snr^2 sigma^2
+    ``corrector`` (inner, snr): after each step, Langevin's x + e score + sqrt(2 e) noise with e = 2
+    snr^2 sigma^2.
     """
     alpha, sigma = scales(process, gammas[0])
     mean, spread = np.zeros(2), np.full(2, 1.0 if process == "vp" else sigma**2)
     for gamma_t, gamma_s in itertools.pairwise(gammas):
         (a_t, s_t), (a_s, s_s) = scales(process, gamma_t), scales(process, gamma_s)
         forward = s_t**2 - (a_t / a_s) ** 2 * s_s**2
-        # q(z_s | z_t, x) has mean (a_t / a_s) s_s^2 / s_t^2 z + a_s forward / s_t^2 x, at x = E[x | z]
+        # The mean of q(z_s | z_t, x) is (a_t / a_s) s_s^2 / s_t^2 z + a_s forward / s_t^2 x, with x
+        # = E[x | z].
         gain = a_t * VARIANCE / (a_t**2 * VARIANCE + s_t**2)
         of_z, of_x = a_t / a_s * s_s**2 / s_t**2, a_s * forward / s_t**2
         slope = of_z + of_x * gain
@@ -96,7 +100,8 @@ def recursion(process, gammas, variance, corrector=None):
 
 
 class Fraction(nn.Module):
-    """The exact denoiser, with the fraction (Nichol & Dhariwal 2021, eq. 15) that makes each step exact."""
+    """The exact denoiser with the fraction (Nichol & Dhariwal 2021, eq. 15) that makes each step
+    exact."""
 
     def __init__(self, process, gammas):
         super().__init__()
@@ -114,12 +119,13 @@ class Fraction(nn.Module):
 
 
 def drawn(sampler, process, variance, n, seed=0):
-    """n samples under a reverse variance, calibrated on the sampler's own grid where it is measured."""
+    """Draw n samples under a reverse variance; an optimal one is measured on the sampler's own
+    grid."""
     gammas = sampler.gammas(WIDE, dtype=torch.float64)
     denoiser = oracle(parts(), PROCESSES[process])
     if variance == "learned":
         denoiser = Fraction(process, gammas.numpy())
-    sampler = sampler.drawing_from(VARIANCES[variance]())
+    sampler = sampler.with_reverse_variance(VARIANCES[variance]())
     if variance == "optimal":
         x = torch.from_numpy(MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2)))
         sampler = sampler.calibrated(denoiser, WIDE, x)
@@ -127,7 +133,8 @@ def drawn(sampler, process, variance, n, seed=0):
 
 
 def matches(x, mean, spread, more=0.0):
-    """Every mean and covariance of a sample within 5 standard errors (and a share ``more``)."""
+    """Assert that all means and covariances of a sample agree within 5 standard errors (and a share
+    ``more``)."""
     n = len(x)
     assert (np.abs(x.mean(0) - mean) < 5 * np.sqrt(spread / n)).all()
     found, exact = np.cov(x.T), np.diag(spread)
@@ -140,7 +147,7 @@ def matches(x, mean, spread, more=0.0):
 def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, variance):
     sampler = Ancestral(6)
     gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
-    # the optimal variance is measured on 20 000 items: 2% of it
+    # The optimal variance is measured on 20 000 items, hence an error of 2%.
     more = 0.02 if variance == "optimal" else 0.0
     matches(drawn(sampler, process, variance, 40_000), *recursion(process, gammas, variance), more)
 
@@ -160,12 +167,15 @@ def test_the_exact_variance_is_right_at_three_steps_where_beta_tilde_and_beta_ar
     assert off["learned"] < 0.05 and off["beta_tilde"] > 0.3 and off["beta"] > 0.3, off
 
 
-# the corrector ------------------------------------------------------------------------------------------
+# the corrector ------------------------------------------------------------------------------------
 
 
 def song(z, score, snr, noise):
-    """Song et al. 2021, algorithm 4: e = 2 (r |z| / |g|)^2, x + e g + sqrt(2 e) z; norms averaged over the
-    batch as in their code (alpha_i, 1 - beta_i in algorithm 5, is left at one)."""
+    """Song et al. 2021, algorithm 4: e = 2 (r |z| / |g|)^2, x + e g + sqrt(2 e) z.
+
+    Norms are averaged over the batch, as in their code (alpha_i, 1 - beta_i in algorithm 5, is left
+    at one).
+    """
     norm = lambda a: np.linalg.norm(a, axis=1).mean()  # noqa: E731
     e = 2 * (snr * norm(noise) / norm(score)) ** 2
     return z + e * score + math.sqrt(2 * e) * noise
@@ -173,7 +183,8 @@ def song(z, score, snr, noise):
 
 @both
 def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_length(process):
-    """Of a point far inside a large space |score| = sqrt(d) / sigma and |noise| = sqrt(d), to 1 / sqrt(d)."""
+    """For a point far inside a large space, |score| = sqrt(d) / sigma and |noise| = sqrt(d), to 1 /
+    sqrt(d)."""
     d, snr, point = 40_000, 0.3, 0.3
 
     class Point(nn.Module):
@@ -200,7 +211,7 @@ def test_predictor_and_corrector_draw_what_their_recursion_says(process):
     matches(found, *recursion(process, gammas, "beta_tilde", (2, 0.3)))
 
 
-# Langevin -----------------------------------------------------------------------------------------------
+# Langevin -----------------------------------------------------------------------------------------
 
 
 def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
@@ -213,7 +224,8 @@ def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
 
 
 def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
-    """x + (a_i / 2) score + sqrt(a_i) noise with a_i = eps sigma_i^2 / sigma_L^2, from level to level."""
+    """x + (a_i / 2) score + sqrt(a_i) noise with a_i = eps sigma_i^2 / sigma_L^2, from level to
+    level."""
     truth = oracle(parts(), PROCESSES["ve"])
     rate, inner = 0.2, 3  # eps / sigma_L^2 = 2e-5 / .01^2
     gammas = torch.tensor([3.0, 1.0, -2.0]).double()
@@ -229,7 +241,8 @@ def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
 
 
 def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width():
-    """Of the two modes of ablation=langevin; an honest step widens by 1% at most."""
+    """A mode as in ablation=langevin, of standard deviation .2. The shipped step size widens it by
+    1% at most."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sampler" / "langevin.yaml"))
     sampler = build(config, "sampler")
     assert isinstance(sampler, Langevin)
@@ -239,31 +252,32 @@ def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width()
     assert x.std().item() == pytest.approx(0.2, rel=0.01 + 4 / math.sqrt(2 * 4000))
 
 
-# which model a sampler draws from -----------------------------------------------------------------------
+# which model a sampler draws from -----------------------------------------------------------------
 
 
 def test_a_variance_of_the_sampler_s_own_goes_before_the_model_s():
-    assert isinstance(Ancestral(3).drawing_from(Beta()).reverse, Beta)
+    assert isinstance(Ancestral(3).with_reverse_variance(Beta()).reverse, Beta)
     own = Ancestral(3, variance="beta_tilde")
-    assert isinstance(own.drawing_from(Beta()).reverse, BetaTilde)
+    assert isinstance(own.with_reverse_variance(Beta()).reverse, BetaTilde)
     first = Ancestral(3)
-    first.drawing_from(Beta())
+    first.with_reverse_variance(Beta())
     assert isinstance(first.reverse, BetaTilde)  # what was asked is left as it was
     noisy = DDIM(7, eta=1.0)  # whose noise is eta times beta tilde's root (Song et al. 2021, eq. 16)
-    assert noisy.drawing_from(Beta()) is noisy
+    assert noisy.with_reverse_variance(Beta()) is noisy
     words = "sampler.variance='betta'", "beta_tilde, beta, optimal, learned"
     refused(lambda: Ancestral(3, variance="betta"), *words)
 
 
 def churned(gammas, raised, noise, low, high):
-    """(mean, variance) (2,) of y after algorithm 2 from N(0, s_max^2): D = m + v / (v + s^2) (y - m)."""
+    """Return (mean, variance) (2,) of y after algorithm 2 from N(0, s_max^2), with D = m + v / (v +
+    s^2) (y - m)."""
     ladder = [math.exp(gamma / 2) for gamma in gammas]
     mean, spread = np.zeros(2), np.full(2, ladder[0] ** 2)
     for s, then in itertools.pairwise(ladder):
         if low <= s <= high:
             spread = spread + noise**2 * ((s * (1 + raised)) ** 2 - s**2)
             s = s * (1 + raised)
-        # of y - m: the slope (y - D) / s is s / (v + s^2) of it
+        # The slope (y - D) / s is s / (v + s^2) times y - m.
         euler = 1 + (then - s) * s / (VARIANCE + s**2)
         factor = 1 + (then - s) / 2 * (s / (VARIANCE + s**2) + then / (VARIANCE + then**2) * euler)
         mean, spread = MEAN + factor * (mean - MEAN), factor**2 * spread
@@ -272,7 +286,8 @@ def churned(gammas, raised, noise, low, high):
 
 @pytest.mark.parametrize("limits", [(0.0, None), (0.05, 5.0)])
 def test_edm_s_moments_are_those_of_algorithm_2_and_come_to_the_data_s(limits):
-    """Under VE, whose prior is y's own N(0, s_max^2); other processes follow its path (``test_samplers``)."""
+    """Under VE, where the prior is N(0, s_max^2) of y itself. ``test_samplers`` shows that other
+    processes have the same path."""
     low, high = limits
     errors = []
     for steps, churn in ((10, 3.0), (200, 30.0), (1000, 30.0)):

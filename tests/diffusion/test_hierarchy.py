@@ -1,4 +1,5 @@
-"""The generic hierarchy against exact densities, and with three restrictions against the diffusion bound."""
+"""The generic hierarchy against exact densities and, with three restrictions, the diffusion
+bound."""
 
 import math
 from operator import itemgetter
@@ -34,13 +35,14 @@ def test_normal_is_torch_s():
 
 
 def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
-    """z_L ~ N(0, I), z_{l-1} = a_l z_l + b_l noise elementwise, and its exact posterior as encoders."""
+    """Return z_L ~ N(0, I), z_{l-1} = a_l z_l + b_l noise elementwise, with its exact posterior as
+    encoders."""
     a, b = torch.rand(2, levels, d, generator=generator(d), dtype=torch.float64)
     a, b = a + 0.5, b + 0.3
     variance = [torch.ones(d, dtype=torch.float64)]
     for level in reversed(range(levels)):
         variance.append(a[level] ** 2 * variance[-1] + b[level] ** 2)
-    variance = variance[::-1]  # of z_0 = x ... z_L
+    variance = variance[::-1]  # variances of z_0 = x ... z_L
 
     def up(level):
         gain = a[level] * variance[level + 1] / variance[level]
@@ -66,7 +68,8 @@ def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
     exact = -mixture.log_prob(x)
     path = hierarchy.path(x, plain_noise(generator(2)))
     assert torch.allclose(-hierarchy.log_weight(x, path), exact, atol=1e-9 * d)
-    gap = hierarchy.bound(x, path).total - exact  # its top level is a KL, so it is equal on average only
+    # The top level is a KL, so the two are equal on average only.
+    gap = hierarchy.bound(x, path).total - exact
     assert gap.mean().abs() < 3 * gap.std() / math.sqrt(len(gap))
 
 
@@ -122,19 +125,20 @@ def test_the_two_decompositions_agree_and_the_printed_one_does_not(steps):
 
     assert abs(standard_errors(consistency - matching)) < 3
     assert standard_errors(printed - matching) > 6
-    # the first is what the generic hierarchy computes, level by level
+    # The first is the generic hierarchy's result for each level.
     assert torch.allclose(torch.stack(hierarchy.ratios(x, path)[:-1]), terms.consistency)
 
 
 def test_a_term_of_the_consistency_form_is_noisier():
-    # the tutorial's claim. Of a whole path it is not true: there neighbouring terms cancel each other's noise
+    # The claim of Luo 2022. It is not true for a whole path, where neighbouring terms cancel each
+    # other's noise.
     ratios = []
     for steps in (4, 16, 64):
         _, _, _, found = forms(steps)
         both = ((found.consistency, found.consistency_prior), (found.matching, found.matching_prior))
         paths = [terms.sum(0) + prior for terms, prior in both]
         assert paths[0].mean().item() == pytest.approx(paths[1].mean().item(), rel=0.02)
-        # of T times one term chosen at random
+        # T times one term that is chosen at random
         of_a_step = [(steps * terms + prior).var(correction=0).item() for terms, prior in both]
         ratios.append(of_a_step[0] / of_a_step[1])
     assert ratios[2] > 10 > ratios[1] > 1.5 and ratios[1] > ratios[0]
@@ -152,7 +156,5 @@ def test_noise_follows_from_the_item_and_from_the_global_batch():
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="levels=0"):
-        Hierarchy([], [], lambda x, z: x, lambda z: z)
     with pytest.raises(ValueError, match="steps=0"):
         restricted(Oracle(ring_mixture(), VP), SCHEDULE, GaussianDensity(), 0)

@@ -1,4 +1,4 @@
-"""The probability-flow ODE's likelihood against densities and probabilities that are known exactly."""
+"""The likelihood by the probability-flow ODE, against densities that are known exactly."""
 
 import math
 
@@ -18,7 +18,7 @@ from triptych.diffusion.wrappers import StaticThreshold
 from .oracles import correlated, generator, refused, ring_mixture
 
 VP = VariancePreserving()
-WIDE = Linear(-14, 20)  # so wide that a Gaussian's own density is the model's
+WIDE = Linear(-14, 20)  # so wide that the model's density is the Gaussian's own
 
 
 @pytest.mark.parametrize("process", [VP, VarianceExploding(), SubVariancePreserving(), Rectified()])
@@ -44,26 +44,29 @@ def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
         errors.append(error.abs().mean().item())
         stderrs.append(found.stderr.mean().item())
         again = Likelihood(WIDE, probes=probes)(Oracle(mixture, VP), x[7:9], torch.tensor([7, 8]))
-        assert torch.allclose(again.total, found.total[7:9], atol=1e-3)  # probes follow the item's index
+        # Probes follow from the item's index.
+        assert torch.allclose(again.total, found.total[7:9], atol=1e-3)
     for figures in (errors, stderrs):
-        assert figures[0] > 1.6 * figures[1]  # 2 in expectation
-    assert errors[1] == pytest.approx(stderrs[1] * math.sqrt(2 / math.pi), rel=0.2)  # the error it claims
+        assert figures[0] > 1.6 * figures[1]  # the expected ratio is 2
+    # This is the stated error.
+    assert errors[1] == pytest.approx(stderrs[1] * math.sqrt(2 / math.pi), rel=0.2)
 
 
 def test_a_mixture_and_every_item_keeps_the_tolerance_in_any_company():
     mixture = ring_mixture()
     oracle = Oracle(mixture, VP)
     x, _ = mixture.sample(100, generator(1))
-    x[0] = 0.0  # the most difficult point: between all modes
+    x[0] = 0.0  # the most difficult point, between all modes
     found = Likelihood(WIDE)(oracle, x).total
     assert ((found + mixture.log_prob(x.double())) / 2).abs()[1:].max() < 2e-3
-    # with the mean over the batch as error norm some are off by 1e-3 here
+    # With the mean over the batch as error norm, some errors are 1e-3 here.
     finer = Likelihood(WIDE, tolerance=1e-7)(oracle, x).total
     assert (finer - found).abs().max() < 4e-4
 
 
 def test_uniform_dequantisation_charges_the_cell():
-    # levels of a Gaussian whose density is flat over a cell: the bound is tight, the truth Phi - Phi
+    # Levels of a Gaussian with a nearly constant density over a cell: the bound is tight, and the
+    # truth is a difference of Phi.
     levels, std, n = 65, 0.3, 2000
     mixture = GaussianMixture([1.0], [[0.0]], [[[std**2]]])
     centres = level_centres(levels).double()
@@ -78,7 +81,7 @@ def test_uniform_dequantisation_charges_the_cell():
 
 
 def test_lossless_charges_the_entropy_of_its_noise_and_the_reconstruction():
-    # atoms on five levels, nearly: -log P(level) is known
+    # Narrow modes on five levels: -log P(level) is known.
     weights, spread, n = torch.tensor([0.1, 0.3, 0.2, 0.35, 0.05]).double(), 1e-5, 3000
     centres = level_centres(5)
     mixture = GaussianMixture(weights, centres[:, None], torch.full((5, 1, 1), spread**2))
@@ -110,7 +113,8 @@ def test_a_network_on_images_that_is_told_a_condition_under_inference_mode():
     denoiser = Denoiser(Small(), Output("epsilon"), VP).eval()
     x = torch.randn(3, 1, 4, 4)
     schedule = Linear(-4, 4)
-    with torch.inference_mode():  # its tensors are of that mode, as those of a test's batch are
+    # These are inference tensors, as in the batches of a test run.
+    with torch.inference_mode():
         condition = Condition(vector=torch.randn(3, 2))
         exact = Likelihood(schedule)(denoiser, x.clone(), condition=condition)
         estimate = Likelihood(schedule, probes=16)(denoiser, x.clone(), condition=condition)

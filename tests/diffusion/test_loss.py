@@ -1,4 +1,4 @@
-"""Losses: each against the loss that the paper writes down, whatever the network's output is."""
+"""Losses against the published formulas, for every output of the network."""
 
 import itertools
 import math
@@ -37,12 +37,13 @@ OUTPUTS = [*SPACES, "mu_tilde"]
 SAID = {"vp": VP, "ve": VarianceExploding(), "rectified": Rectified()}
 every_output = pytest.mark.parametrize("output", OUTPUTS)
 every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
-# of outputs under other processes see test_prediction.py
+# Outputs under other processes are in test_prediction.py.
 every_pair = pytest.mark.parametrize(("output", "process"), [*zip(OUTPUTS, itertools.cycle(SAID.values()))])
 
 
 class Guess:
-    """A batch under a wrong network, as papers write it: x, eps, their guesses, alpha and sigma (B, 1, 1)."""
+    """A batch under a wrong network in the notation of papers: x, eps, their predictions, alpha and
+    sigma (B, 1, 1)."""
 
     def __init__(self, output, schedule, process=VP, t=T, steps=None):
         generator = torch.Generator().manual_seed(0)
@@ -67,18 +68,20 @@ class Guess:
         return self.term(loss).nats
 
     def square(self, value):
-        """|value(x, eps) - value(x_hat, eps_hat)|^2, (B,)."""
+        """Return |value(x, eps) - value(x_hat, eps_hat)|^2, (B,)."""
         return (value(self.x, self.eps) - value(self.x_hat, self.eps_hat)).square().sum((1, 2))
 
 
-PAPERS = {  # loss, and the published one at times drawn uniformly
+PAPERS = {  # our loss, and the published one at uniform times
     "x0": (Squared("x0"), lambda g: g.square(lambda x, eps: x)),
-    "epsilon": (Squared("epsilon"), lambda g: g.square(lambda x, eps: eps)),  # Ho et al. 2020, eq. 14
+    # Ho et al. 2020, eq. 14
+    "epsilon": (Squared("epsilon"), lambda g: g.square(lambda x, eps: eps)),
     "score": (Squared("score"), lambda g: g.square(lambda x, eps: -eps / g.sigma)),
     "v": (Squared("v"), lambda g: g.square(lambda x, eps: g.alpha * eps - g.sigma * x)),
     "velocity": (Squared("velocity"), lambda g: g.square(lambda x, eps: eps - x)),
     "min_snr": (MinSNR(5.0), lambda g: g.snr.clamp(max=5) * g.square(lambda x, eps: x)),
-    "p2": (P2(2.0, 0.5), lambda g: (2 + g.snr) ** -0.5 * g.square(lambda x, eps: eps)),  # Choi et al. 2022
+    # Choi et al. 2022
+    "p2": (P2(2.0, 0.5), lambda g: (2 + g.snr) ** -0.5 * g.square(lambda x, eps: eps)),
     "truncated_snr": (TruncatedSNR(), lambda g: g.snr.clamp(min=1) * g.square(lambda x, eps: x)),
     "ncsn": (NCSN(), lambda g: 0.5 * (g.sigma.flatten()) ** 2 * g.square(lambda x, eps: -eps / g.sigma)),
 }
@@ -96,9 +99,10 @@ def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
 @every_schedule
 @every_output
 def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output):
-    """VDM eq. 17's -1/2 SNR'(t) |x - x_hat|^2, and Kingma & Gao's (2023) sigmoid of it."""
+    """VDM eq. 17, -1/2 SNR'(t) |x - x_hat|^2, and the sigmoid weight of Kingma & Gao (2023)."""
     guess = Guess(output, kind(-6.0, 5.0))
-    term = 0.5 * guess.snr * guess.schedule.dgamma(T) * guess.square(lambda x, eps: x)  # SNR' = -SNR gamma'
+    # SNR' = -SNR gamma'
+    term = 0.5 * guess.snr * guess.schedule.dgamma(T) * guess.square(lambda x, eps: x)
     close(guess.ours(Elbo()), term)
     for bias in (2.0, -1.5):
         weight = 1 / (1 + torch.exp(guess.snr.log() - bias))  # sigmoid(b - log SNR)
@@ -115,25 +119,25 @@ def test_simple_is_the_plain_error_of_the_network_s_own_output(output, process):
     close(loss.nats, off.square().sum((1, 2)))
     close(loss.gamma, guess.gamma)
     close(loss.squared_error, guess.square(lambda x, eps: eps))
-    if output != "edm":  # a space of outputs alone
+    if output != "edm":  # edm is a space of outputs, not of losses
         close(guess.ours(Simple(over)), guess.ours(Squared(output, over)))
     assert not torch.allclose(guess.ours(Simple(over)), loss.nats)
 
 
 @every_pair
 def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
-    """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for whatever process: means of q(z_s | z_t, x)."""
+    """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for every process: means of q(z_s | z_t, x)."""
     guess = Guess(output, Cosine(-6.0, 5.0), process, steps=STEPS)
     lower = guess.schedule.gamma(torch.ceil(T * STEPS) / STEPS - 1 / STEPS)
     mean = lambda x, eps: process.posterior(guess.z, x, guess.gamma, lower).mean  # noqa: E731
     close(guess.ours(MuTilde()), guess.square(mean))
-    if output == "mu_tilde":  # the network's own output, unweighted
+    if output == "mu_tilde":  # the plain error of the network's own output
         off = Wrong()(guess.z, guess.gamma, None) - mean(guess.x, None)
         close(guess.ours(Simple()), off.square().sum((1, 2)))
 
 
 def test_the_posterior_mean_of_ddpm_s_own_tables():
-    """Ho et al. 2020, eq. 7, written with their beta_t and alphabar_t."""
+    """Ho et al. 2020, eq. 7, written with the paper's beta_t and alphabar_t."""
     schedule = Cosine(-6.0, 5.0)
     bars = torch.sigmoid(-schedule.gamma(torch.arange(STEPS + 1).double() / STEPS))
     x, eps = torch.randn(2, STEPS, 4, dtype=torch.float64)
@@ -150,10 +154,11 @@ def test_the_posterior_mean_of_ddpm_s_own_tables():
 @pytest.mark.parametrize("output", ["x0", "score"])
 @every_process
 def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
-    """SiT (Ma et al. 2024): |alpha' x + sigma' eps - (alpha' x_hat + sigma' eps_hat)|^2 by autograd."""
+    """SiT (Ma et al. 2024): |alpha' x + sigma' eps - (alpha' x_hat + sigma' eps_hat)|^2 by
+    autograd."""
     guess = Guess(output, kind(-6.0, 5.0), process)
     time = T.clone().requires_grad_()
-    alpha, sigma = (  # 0 t: of one that is constant, too
+    alpha, sigma = (  # 0 t, so that a constant has a derivative too
         torch.autograd.grad((part + 0 * time).sum(), time, retain_graph=True)[0]
         for part in process.alpha_sigma(guess.schedule.gamma(time))
     )
@@ -162,14 +167,16 @@ def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
 
 
 def test_sits_weighted_score_is_its_velocity():
-    """Ma et al. 2024's code on its VP path: (beta / 2 sigma)^2 |sigma s_hat + eps|^2, beta from .1 to 20."""
+    """The code of Ma et al. 2024 on its VP path: (beta / 2 sigma)^2 |sigma s_hat + eps|^2, beta
+    from .1 to 20."""
     schedule = BetaLinear(-6.0, 5.0)
     guess = Guess("score", schedule)
     start, stop = schedule._inverse(torch.tensor([-6.0, 5.0]).double())
     beta = 0.1 + 19.9 * (start + (stop - start) * T)
     score = -guess.eps_hat / guess.sigma
     weighted = (beta.view(-1, 1, 1) / 2 / guess.sigma) * (guess.sigma * score + guess.eps)
-    theirs = weighted.square().sum((1, 2)) * (stop - start) ** 2  # of a time that is [0, 1] between the ends
+    # Their loss in a time that is [0, 1] between the ends.
+    theirs = weighted.square().sum((1, 2)) * (stop - start) ** 2
     close(guess.ours(PathVelocity()), theirs)
     straight = Guess("score", Straight(-6.0, 5.0), Rectified())
     ratio = straight.ours(PathVelocity()) / straight.ours(Squared("velocity"))
@@ -178,7 +185,8 @@ def test_sits_weighted_score_is_its_velocity():
 
 def test_a_mean_is_that_of_a_step():
     refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VP), "objective.steps=T")
-    more = "objective.steps=10001", "10000"  # there a step's mean is z but for the last digits of float32
+    # There a step's mean differs from z only in the last digits of float32.
+    more = "objective.steps=10001", "10000"
     refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VP, 10_001), *more)
     refused(lambda: Objective("epsilon", MuTilde()), "objective.loss=MuTilde", "objective.steps=T")
 
@@ -186,7 +194,8 @@ def test_a_mean_is_that_of_a_step():
 @every_pair
 @pytest.mark.parametrize("data", [0.5, 1.3])
 def test_edm_is_their_loss_draw_by_draw(output, process, data):
-    """Karras et al. 2022, eq. 2 with table 1: lambda(sigma) |D - x|^2 at ln sigma ~ N(P_mean, P_std^2)."""
+    """Karras et al. 2022, eq. 2 with table 1: lambda(sigma) |D - x|^2 at ln sigma ~ N(P_mean,
+    P_std^2)."""
     schedule, times = Linear(-22.0, 16.0), LogNormal(-1.2, 1.2)
     t, density = times((torch.arange(40).double() + 0.5) / 40, schedule)
     guess = Guess(output, schedule, process, t)
@@ -223,7 +232,8 @@ def test_an_average_over_levels_has_weights_of_sum_1(kind, steps, over):
 @pytest.mark.parametrize("steps", [1, 2, 8, 100])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.8)])
 def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
-    """Esser et al. 2024: T times a step's probability under Phi((logit t - mean) / std), the last's too."""
+    """Esser et al. 2024: T times a step's probability under Phi((logit t - mean) / std), for the
+    last step too."""
     t = (torch.arange(steps).double() + 0.5) / steps
     loss = Squared("epsilon", LogitNormal(mean, std))
     at = Objective("epsilon", loss, steps).level(VP, Cosine(-12.0, 8.0), t)
@@ -233,7 +243,8 @@ def test_a_step_weighs_its_share_of_a_logit_normal(steps, mean, std):
 
 
 def test_edm_monotonic_in_a_step_holds_its_largest_weight():
-    """Of 16 levels in the step, all beyond the peak: 2 q (e^peak + sd^2) / sd^2 times the step's width."""
+    """If all 16 levels in the step are beyond the peak, w is 2 q (e^peak + sd^2) / sd^2 times the
+    step's width."""
     at = Objective("x0", EDM(), 8).level(VP, Linear(-12.0, 12.0), torch.tensor([0.99]).double())
     plain = EDM(monotonic=True)
     peak = torch.tensor([plain.peak]).double()
@@ -253,7 +264,8 @@ GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
 
 
 def test_effective_weight_is_the_schedules_only_where_the_loss_is():
-    """Kingma & Gao 2023, table 1: cosine times make epsilon-MSE sech(l / 2) and v-MSE e^{-l / 2}."""
+    """Kingma & Gao 2023, table 1: with cosine times, epsilon-MSE has the weight sech(l / 2) and
+    v-MSE e^{-l / 2}."""
     cosine, linear = Cosine(-10.0, 8.0), Linear(-10.0, 8.0)
     start, stop = (2 / math.pi * math.atan(math.exp(g / 2)) for g in (-10.0, 8.0))
     speed = math.pi * (stop - start)
@@ -269,8 +281,8 @@ def test_effective_weight_is_the_schedules_only_where_the_loss_is():
     torch.testing.assert_close(effective("score", Simple(), linear), (1 + 1 / torch.exp(GAMMA)) * 2 / 18)
     torch.testing.assert_close(effective("x0", MinSNR(5.0), linear), torch.clamp(5 / snr, max=1) * 2 / 18)
     normal = torch.exp(-0.5 * ((log_snr - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi))
-    edm = normal * (torch.exp(-log_snr) + 0.25) * 8  # up to their factor 2 / sigma_data^2
-    for kind in SCHEDULES.values():  # these belong to no schedule
+    edm = normal * (torch.exp(-log_snr) + 0.25) * 8  # up to the paper's factor 2 / sigma_data^2
+    for kind in SCHEDULES.values():  # these weights do not depend on the schedule
         schedule = kind(-10.0, 8.0)
         assert (effective("v", Elbo(), schedule) == 1).all()
         sigmoid = torch.sigmoid(1 - log_snr)
@@ -292,12 +304,13 @@ def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
 @pytest.mark.parametrize("loss", [Sigmoid(2.0), EDM(monotonic=True), Squared("v")])
 @pytest.mark.parametrize("std", [0.3, 2.0])
 def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
-    """Kingma & Gao 2023, theorem 1, for x ~ N(0, std^2) and its exact denoiser, everything in closed form.
+    """Kingma & Gao 2023, theorem 1, in closed form for x ~ N(0, std^2) and its exact denoiser.
 
-    The loss is 1/2 int w mse dgamma. The negative ELBO of noisy data z_a with this denoiser is their entropy
-    H(z_a) = 1/2 ln 2 pi e (alpha^2 std^2 + sigma^2), and H(z_a | x) is 1/2 ln 2 pi e sigma^2. So loss =
-    w(a_0) L(a_0) + int w'(a) L(a) da, L(a) = H(z_a) - H(z_a | x), with w' >= 0: an expected ELBO of data with
-    Gaussian noise, up to constants. L(gamma_max) is 0 at wide ends.
+    The loss is 1/2 int w mse dgamma. The negative ELBO of noisy data z_a with this denoiser is
+    their entropy H(z_a) = 1/2 ln 2 pi e (alpha^2 std^2 + sigma^2), and H(z_a | x) is 1/2 ln 2 pi e
+    sigma^2. So loss = w(a_0) L(a_0) + int w'(a) L(a) da with L(a) = H(z_a) - H(z_a | x) and w' >=
+    0: an expected ELBO of data with Gaussian noise, up to constants. L(gamma_max) is 0 if the ends
+    are wide.
     """
     schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-24.0, 24.0, 200_001).double()
     t = schedule.t_of(gamma)
@@ -315,7 +328,8 @@ def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
 
 @pytest.mark.parametrize("loss", [EDM(), MinSNR(), Squared("epsilon")])
 def test_other_weights_are_no_bound_of_noisy_data(loss):
-    """Kingma & Gao 2023: those of EDM, Min-SNR and epsilon (cosine) fall somewhere with the noise."""
+    """Kingma & Gao 2023: the weights of EDM, Min-SNR and epsilon (cosine) decrease with the noise
+    somewhere."""
     schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-15.0, 15.0, 1001).double()
     t = schedule.t_of(gamma)
     weight = loss.weight(Level(VP, gamma, schedule.dgamma(t), t, "epsilon"))
@@ -370,12 +384,13 @@ def test_edm2_is_edm_over_a_learned_uncertainty():
 
 
 def test_edm2_s_uncertainty_becomes_the_error_of_each_level():
-    """At the optimum of error / e^u + u a dimension, e^u is the error; so every level weighs the same."""
+    """At the optimum of error / e^u + u per dimension, e^u is the error, so every level counts
+    alike."""
     loss = EDM2().train()
     gamma = torch.tensor([-6.0, -1.0, 4.0])
     at = Level(Preconditioned(), gamma, torch.ones(3), torch.ones(3), "x0")
-    per_dim = torch.tensor([2.0, 0.7, 0.1])  # of F, EDM's network
-    squared = 4 * per_dim / (1 + torch.exp(gamma) / 0.25)  # of epsilon, in 4 dimensions
+    per_dim = torch.tensor([2.0, 0.7, 0.1])  # errors of F, EDM's network
+    squared = 4 * per_dim / (1 + torch.exp(gamma) / 0.25)  # errors of epsilon, in 4 dimensions
     optimizer = torch.optim.Adam(loss.parameters(), 0.03)
     for _ in range(400):
         optimizer.zero_grad()

@@ -1,4 +1,5 @@
-"""Drawing on PyTorch's ``meta`` device, without a GPU: a tensor elsewhere and a hidden ``.item()`` raise."""
+"""Sample on PyTorch's ``meta`` device, without a GPU. Tensors on another device and hidden
+``.item()`` calls raise."""
 
 from itertools import cycle, product
 
@@ -56,7 +57,7 @@ def make(output, process) -> Denoiser:
 
 
 def draw(sampler, schedule, output, guidance, process) -> torch.Tensor:
-    """Samples, all of whose parts are on the device but for the labels' numbers, which are moved there."""
+    """Draw samples with everything on the device. The class numbers are moved there."""
     denoiser = GUIDANCE[guidance](make(OUTPUTS[output](), process)).to(META).eval()
     condition = Condition(label=torch.arange(N) % CLASSES).to(META)
     schedule = SCHEDULES[schedule](-6.0, 4.0).to(META)
@@ -73,7 +74,8 @@ def check(combinations) -> None:
 
 
 def test_the_device_would_tell():
-    """What these tests rely on: it raises for a tensor elsewhere, and for a number that is asked for."""
+    """These tests rely on it: the device raises for a tensor elsewhere and when a number is
+    read."""
     there = torch.ones(2, device=META)
     for wrong in (lambda: there + torch.ones(2), lambda: bool(there.any()), there.sum().item, there.cpu):
         with pytest.raises((RuntimeError, NotImplementedError)):
@@ -81,7 +83,8 @@ def test_the_device_would_tell():
 
 
 def test_each_pair_of_sampler_schedule_output_and_guidance_draws():
-    """Each sampler under each schedule, output and guidance, and each output under the others."""
+    """Each sampler runs under each schedule, output and guidance, and each output under the
+    others."""
     schedules, guidance = [*SCHEDULES], [*GUIDANCE]
     places = product(enumerate(SAMPLERS), enumerate(OUTPUTS))
     check(
@@ -99,7 +102,8 @@ def test_each_sampler_draws_under_each_schedule_output_and_guidance(sampler):
 
 @pytest.mark.parametrize("probes", [None, 2])
 def test_the_flow_of_a_likelihood(probes):
-    """Its rate and its divergence; the solver between them chooses steps by the error that it reads."""
+    """The flow's rate and divergence run on the device. The solver itself reads errors to choose
+    its steps, so it is left out."""
     denoiser = make(Output("v"), VariancePreserving()).to(META).eval()
     u = torch.zeros(N, 2, dtype=torch.float64, device=META)
     probe = None if probes is None else torch.ones(probes, N, 2, device=META)

@@ -1,4 +1,5 @@
-"""The oracle: density, score, posterior mean and entropy of a mixture against torch and quadrature."""
+"""The oracle: density, score, posterior mean and entropy of a mixture, against torch and
+quadrature."""
 
 import math
 
@@ -123,7 +124,8 @@ def test_samples_have_the_components_moments(parts):
     for k, weight in enumerate(weights.tolist()):
         own = x[label == k].double()
         assert abs(len(own) / n - weight) <= 5 * math.sqrt(weight * (1 - weight) / n)
-        # whitened by the true covariance: mean 0 and covariance I, each entry to 5 standard errors
+        # Whitened by the true covariance: mean 0 and covariance I, each entry within 5 standard
+        # errors.
         root = torch.linalg.cholesky(covariances[k])
         white = torch.linalg.solve_triangular(root, (own - means[k]).T, upper=False)
         assert white.mean(1).abs().max() < 5 / math.sqrt(len(own))
@@ -146,9 +148,10 @@ def test_refusals():
     means, eye = [[0.0, 0.0], [1.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2
     for weights in ([0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [math.nan, 1.0]):
         refused(lambda w=weights: GaussianMixture(w, means, eye), "weights", "sum to one")
-    refused(lambda: GaussianMixture([1.0], means, eye), "means", "1 lists of equal length")
-    refused(lambda: GaussianMixture([0.5, 0.5], means, eye[:1]), "covariances", "a list of 2")
-    refused(lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], eye), "means", "2 lists of equal length")
+    words = "means, covariances: must be as many as the weights"
+    refused(lambda: GaussianMixture([1.0], means, eye), words)
+    refused(lambda: GaussianMixture([0.5, 0.5], means, eye[:1]), words)
+    refused(lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], eye), words)
     refused(lambda: GaussianMixture([0.5, 0.5], [[0.0, math.nan], [1.0, 1.0]], eye), "means")
     for a, b, c in ((1.0, 0.5, 0.0), (1.0, 2.0, 2.0), (0.0, 0.0, 0.0), (math.nan, 0.0, 0.0)):
         bad = [eye[0], [[a, b], [c, 1.0]]]

@@ -1,9 +1,9 @@
-r"""One guess in every space, in float32, with tolerances that follow from the conversions' conditioning.
+r"""Predictions in every space in float32; tolerances follow from the conversions' conditioning.
 
-Every space is a row in (x0, eps), see ``oracles.row``. With z = alpha x0 + sigma eps each conversion is
-``b = p z + q a``; the oracle solves that 2x2 system in float64. A float32 evaluation of it makes at most R
-roundings on each of the two terms, so it errs by at most ``R U (|p z| + |q a|)``: large where the
-conversion is ill conditioned, and nowhere else.
+Every space is a row in (x0, eps), see ``oracles.row``. With z = alpha x0 + sigma eps each
+conversion is ``b = p z + q a``; the oracle solves that 2x2 system in float64. A float32 evaluation
+of it makes at most R roundings on each of the two terms, so its error is at most ``R U (|p z| + |q
+a|)``: large only where the conversion is ill conditioned.
 """
 
 from itertools import product
@@ -18,9 +18,11 @@ from triptych.diffusion.process import VarianceExploding, VariancePreserving
 
 from .oracles import U, normal, refused, row
 
-R = 8  # the longest conversion, score to v: alpha^2, sigma^2, +, sigma score, *, sigma z, -, / (8 roundings)
+# The longest conversion, score to v, has 8 roundings: alpha^2, sigma^2, +, sigma score, *, sigma z,
+# -, /.
+R = 8
 R_EDM = 11  # v to EDM's F: sigma alpha, 4/3 of it in -, * z, D (3), * sd h (3), /, +
-TINY = 1e-30  # where float32 underflows, relative bounds stop
+TINY = 1e-30  # below this, float32 underflows and relative bounds do not hold
 PAIRS = list(product(SPACES, SPACES))
 pairs = pytest.mark.parametrize("a, b", PAIRS)
 gammas = st.floats(-13.3125, 10, width=32)
@@ -33,20 +35,20 @@ def roundings(*spaces):
 
 
 def conversion(a, b, alpha, sigma):
-    """(p, q) with b = p z + q a, in float64."""
+    """Return (p, q) with b = p z + q a, in float64."""
     (a0, a1), (b0, b1) = row(a, alpha, sigma), row(b, alpha, sigma)
     det = alpha * a1 - sigma * a0
     return (b0 * a1 - b1 * a0) / det, (b1 * alpha - b0 * sigma) / det
 
 
 def at(gamma, process=None):
-    """alpha, sigma () in float32 and the very same numbers in float64."""
+    """Return alpha, sigma () in float32 and the very same numbers in float64."""
     alpha, sigma = (process or VariancePreserving()).alpha_sigma(torch.tensor(gamma, dtype=torch.float32))
     return (alpha, sigma), (alpha.double(), sigma.double())
 
 
 def converted(a, b, value, z, gamma, process=None):
-    """(the code's float32 b, the oracle's float64 b, what the one may differ from the other)."""
+    """Return the code's float32 b, the oracle's float64 b, and how much they may differ."""
     single, double = at(gamma, process)
     ours = Prediction(a, value, z, *single).view(b)
     p, q = conversion(a, b, *double)
@@ -68,7 +70,8 @@ def test_conversions_follow_the_definitions(a, b, gamma, z, value):
 @given(gamma=gammas, z=vectors, value=vectors, truth=vectors)
 @often
 def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, truth):
-    """|b - b'|^2 = (s_b / s_a)^2 |a - a'|^2; d off by e puts d^2 off by at most e (2 |d| + e)."""
+    """|b - b'|^2 = (s_b / s_a)^2 |a - a'|^2. An error e in d changes d^2 by at most e (2 |d| +
+    e)."""
     z, value, truth = torch.tensor(z), torch.tensor(value), torch.tensor(truth)
     (guess, _, erred), (target, _, errs) = (converted(a, b, w, z, gamma) for w in (value, truth))
     converted_first = (guess - target).double()
@@ -79,7 +82,7 @@ def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, tru
     off = erred + errs + U * exact
     rounded = roundings(a, b) * U * squared_first
     assert ((converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + rounded).all()
-    # and the scale itself is the definition's |q|
+    # The scale itself is |q| of the definition.
     torch.testing.assert_close(scale, conversion(a, b, *double)[1].abs(), rtol=roundings(a, b) * U, atol=0)
 
 
@@ -87,9 +90,11 @@ def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, tru
 @given(gamma=gammas, x=vectors, eps=vectors, value=vectors)
 @often
 def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps, value):
-    """Formed in the guess's own space: only the terms of that space are rounded, then scaled by 1 / s.
+    """The error is formed in the prediction's own space: only the terms of that space are rounded,
+    then scaled by 1 / s.
 
-    By way of ``epsilon`` the rounding of z, U |z| / sigma, would come on top: 770 times as much at -13.3.
+    If it were formed from ``epsilon``, the rounding of z, U |z| / sigma, would be added: 770 times
+    as much at -13.3.
     """
     x, eps, value = torch.tensor(x), torch.tensor(eps), torch.tensor(value)
     single, (alpha, sigma) = at(gamma)
@@ -99,7 +104,7 @@ def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps,
     ours = Prediction(space, value, z.float(), *single).epsilon_error(x, eps)
     x0_part, eps_part = row(space, alpha, sigma)
     terms = value.double().abs() + (x0_part * x.double()).abs() + (eps_part * eps.double()).abs()
-    # the float64 oracle does go by way of z, and pays with its own roundoff
+    # The float64 oracle is computed from z and has its own roundoff.
     allowed = roundings(space) * U * q.abs() * terms + 8 * 2.0**-53 * (p * z).abs() + TINY
     assert ((ours.double() - exact).abs() <= allowed).all()
 
@@ -130,13 +135,14 @@ def test_score_is_the_gradient_of_the_log_density():
 
 PATHS = {
     "v": lambda phi: (phi.cos(), phi.sin()),  # along the circle (Salimans & Ho 2022)
-    "velocity": lambda s: (1 - s, s),  # along the straight line (Lipman et al. 2023, Liu et al. 2023)
+    # Along the straight line (Lipman et al. 2023, Liu et al. 2023).
+    "velocity": lambda s: (1 - s, s),
 }
 
 
 @pytest.mark.parametrize("space", PATHS)
 def test_v_and_velocity_are_derivatives_along_their_paths(space):
-    """Of z(s) = alpha(s) x + sigma(s) eps."""
+    """They are derivatives of z(s) = alpha(s) x + sigma(s) eps."""
     x, eps = torch.tensor([[0.3, -1.0], [-0.4, 2.0]]).double()
     at = torch.tensor(0.7).double()
     scales = torch.func.jvp(PATHS[space], (at,), (torch.ones_like(at),))
@@ -148,7 +154,8 @@ def test_v_and_velocity_are_derivatives_along_their_paths(space):
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
 def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
-    """D(y; s) = c_skip y + c_out F, y = z / alpha, s = sigma / alpha (Karras et al. 2022, eq. 7)."""
+    """D(y; s) = c_skip y + c_out F with y = z / alpha and s = sigma / alpha (Karras et al. 2022,
+    eq. 7)."""
     z, f = normal(2, 5, 3)
     alpha, sigma = process.alpha_sigma(torch.tensor([-9.0, -1.0, 0.0, 2.0, 8.0]).double().view(5, 1))
     s = sigma / alpha
@@ -156,13 +163,13 @@ def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
     c_out = s * sigma_data / (s**2 + sigma_data**2).sqrt()
     guess = Prediction(edm(sigma_data), f, z, alpha, sigma)
     torch.testing.assert_close(guess.x0, c_skip * z / alpha + c_out * f)
-    # their weight lambda(s) makes the loss plain in F: lambda |x0 error|^2 = |F error|^2
+    # The paper's weight lambda(s) makes the loss plain in F: lambda |x0 error|^2 = |F error|^2.
     per_x0 = error_scale(edm(sigma_data), alpha, sigma) / error_scale("x0", alpha, sigma)
     torch.testing.assert_close(per_x0.square(), (s**2 + sigma_data**2) / (s * sigma_data) ** 2)
 
 
 def test_a_space_of_ones_own_is_a_row():
-    """2 x0 - eps, which no table has: views and errors follow from the row alone."""
+    """The space 2 x0 - eps is in no table; views and errors follow from its row alone."""
     own = Space("own", lambda alpha, sigma: Row(2.0, -1.0))
     x, eps = normal(2, 4)
     alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-5, 5, 4).double())
@@ -174,7 +181,8 @@ def test_a_space_of_ones_own_is_a_row():
 
 
 def test_a_space_of_noise_alone_may_have_a_scale_for_each_item():
-    """sigma eps, which is not read of z: its epsilon and score are divided by each item's own scale."""
+    """sigma eps does not depend on z; its epsilon and score are divided by each item's own
+    scale."""
     own = Space("noise", lambda alpha, sigma: Row(0.0, sigma))
     x, eps = normal(2, 4, 3)
     alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-5, 5, 4).double().view(4, 1))

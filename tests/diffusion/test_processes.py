@@ -1,4 +1,4 @@
-"""Processes: what defines each, and the Gaussian facts that follow, each against the rule it comes from."""
+"""Processes: their definitions and the Gaussians that follow, each against the rule behind it."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_each_is_what_defines_it_and_gamma_is_minus_log_snr(name):
     alpha, sigma = PROCESSES[name].alpha_sigma(gamma)
     assert DEFINITIONS[name](alpha, sigma).abs().max() < 1e-14
     torch.testing.assert_close(2 * torch.log(sigma / alpha), gamma)
-    prior = PROCESSES[name].prior_std(gamma[-1])  # where the process ends
+    prior = PROCESSES[name].prior_std(gamma[-1])  # at the end of the process
     torch.testing.assert_close(prior, sigma[-1], rtol=1e-5, atol=0)
 
 
@@ -58,7 +58,8 @@ def test_float32_keeps_its_digits_at_both_ends(name):
 
 
 def test_paths_and_diffusion_loss_are_the_same_under_each():
-    """The probability flow in data units, z / alpha, is one curve, and the loss hangs on gamma alone."""
+    """The probability flow in data units, z / alpha, is one curve, and the loss depends on gamma
+    alone."""
     schedule, sampler, z = Linear(-6.0, 4.0), DPMSolver(12), normal(5, 2)
     gammas, draw = sampler.gammas(schedule, dtype=z.dtype), Draw(z[:, 0].sigmoid(), normal(5, 2, seed=1), z)
     ends, losses = [], []
@@ -73,7 +74,8 @@ def test_paths_and_diffusion_loss_are_the_same_under_each():
 
 
 def test_edm_s_input_is_theirs_and_has_unit_variance():
-    """Karras et al. 2022, table 1: c_in (x + s eps); F, read of it, is their D by c_skip and c_out."""
+    """Karras et al. 2022, table 1: c_in (x + s eps). F, read from it, gives the paper's D by c_skip
+    and c_out."""
     data, s = 0.5, torch.logspace(-3, 2, 30, dtype=torch.float64)[:, None]
     process, gamma = Preconditioned(data), 2 * s.log()
     x, eps, f = normal(3, 30, 4)
@@ -115,7 +117,7 @@ def test_diffuse_mixes_signal_and_noise_with_a_gamma_per_item(process):
 
 @both
 def test_posterior_is_bayes_rule(process):
-    """q(z_s | z_t, x) by conditioning the joint Gaussian of (z_s, z_t) given x on its second half."""
+    """q(z_s | z_t, x) results from the joint Gaussian of (z_s, z_t) given x, conditioned on z_t."""
     gamma_s, gamma_t = torch.tensor([[-9.0, -2.0, 1.0, 3.0], [-4.0, -1.5, 6.0, 3.001]]).double()
     x, z = normal(4, 3), normal(4, 3, seed=1)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
@@ -127,7 +129,7 @@ def test_posterior_is_bayes_rule(process):
         gain = across / of_t
         torch.testing.assert_close(mean[i], alpha_s[i] * x[i] + gain * (z[i] - alpha_t[i] * x[i]))
         torch.testing.assert_close(std[i].square().item(), (of_s - gain * across).item(), rtol=1e-7, atol=0)
-    # one pair of levels for all items is the same
+    # One pair of levels for all items gives the same.
     again = process.posterior(z, x, gamma_t[2], gamma_s[2])
     torch.testing.assert_close(again.mean[2], mean[2])
     torch.testing.assert_close(again.std.reshape(()), std[2].reshape(()))
@@ -135,7 +137,7 @@ def test_posterior_is_bayes_rule(process):
 
 @both
 def test_posterior_composes_to_the_marginal(process):
-    """If z_t ~ q(z_t | x) then z_s ~ q(z_s | x): the mean and the variance, by linearity."""
+    """If z_t ~ q(z_t | x) then z_s ~ q(z_s | x): mean and variance follow by linearity."""
     gamma_s, gamma_t = torch.tensor(-3.0).double(), torch.tensor(1.0).double()
     x = normal(5, 2)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
@@ -151,7 +153,7 @@ def test_posterior_keeps_its_digits_between_close_levels():
     gamma_t = gamma_s + 2e-3
     zero = torch.zeros(300, 1)
     std = process.posterior(zero, zero, gamma_t, gamma_s).std.double().flatten()
-    apart = gamma_t.double() - gamma_s.double()  # exact: what float32 was given
+    apart = gamma_t.double() - gamma_s.double()  # the exact difference of the float32 numbers
     exact = (torch.sigmoid(gamma_s.double()) * -torch.expm1(-apart)).sqrt()
     assert ((std / exact - 1).abs() < U * (6 + gamma_s.abs())).all()
 

@@ -1,4 +1,4 @@
-"""Schedules: endpoints, slopes, inverses, and the definitions that the papers give."""
+"""Schedules: endpoints, slopes, inverses, and the definitions in the papers."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Si
 
 from .oracles import SCHEDULES, refused
 
-ENDPOINTS = [(-13.3, 10.0), (2.0, 5.0), (-9.0, -3.0)]  # about u = 1/2, above and below it
+ENDPOINTS = [(-13.3, 10.0), (2.0, 5.0), (-9.0, -3.0)]  # around u = 1/2, above and below it
 KINDS = [
     *SCHEDULES.values(),
     Straight,
@@ -51,7 +51,7 @@ def test_t_of_is_the_inverse(kind, low, high):
     torch.testing.assert_close(schedule.t_of(schedule.gamma(times())), times(), rtol=0, atol=1e-8)
     gamma = torch.linspace(low, high, 1001, dtype=torch.float64)
     torch.testing.assert_close(schedule.gamma(schedule.t_of(gamma)), gamma, rtol=0, atol=1e-7)
-    # in float32, an error of 1e-5 in gamma and in t itself is all that is forgiven
+    # In float32, errors of up to 1e-5 in gamma and in t itself are allowed.
     slack = 1e-5 + 1e-5 / schedule.dgamma(times())
     again = schedule.t_of(schedule.gamma(times()).float()).double()
     assert ((again - times()).abs() < slack).all()
@@ -60,12 +60,13 @@ def test_t_of_is_the_inverse(kind, low, high):
 @every
 @ends
 def test_float32_is_accurate(kind, low, high):
-    """Rounding t by 2^-24 moves gamma by 2^-24 gamma'(t); that, and few roundings more, is the allowance."""
+    """Rounding t by 2^-24 moves gamma by 2^-24 gamma'(t); a few such roundings are allowed."""
     schedule = kind(low, high)
     t = times()
     error = (schedule.gamma(t.float()).double() - schedule.gamma(t.float().double())).abs()
     slope = schedule.dgamma(t.float().double())
-    # near t = 1 the curve is steep in u = start + length t, which carries an absolute rounding of 2^-24 |u|
+    # Near t = 1 the curve is steep in u = start + length t, which has an absolute rounding error of
+    # 2^-24 |u|.
     assert error.max() < 1e-3
     assert (error < 3e-6 + 4 * 2.0**-24 * slope * 10).all()
     torch.testing.assert_close(schedule.dgamma(t.float()).double(), slope, rtol=2e-4, atol=0)
@@ -75,7 +76,7 @@ def test_float32_is_accurate(kind, low, high):
 @every
 @pytest.mark.parametrize("low, high", [(-50.0, 50.0), (-13.0, 13.0), (49.0, 50.0), (-50.0, -49.0)])
 def test_the_widest_range_is_met_at_both_ends(kind, low, high):
-    """gamma in [-50, 50] is accepted, so float32 must reach it: 1 - u is e^-25 there, or e^-50."""
+    """gamma in [-50, 50] is accepted, so float32 must reach it: there 1 - u is e^-25 or e^-50."""
     schedule = kind(low, high)
     t = torch.tensor([0.0, 0.3, 1.0])
     gamma, slope = schedule.gamma(t).double(), schedule.dgamma(t).double()
@@ -108,9 +109,10 @@ def sigmoids(end, tau):  # Chen 2023, with start = -end
     return alpha2
 
 
-PUBLISHED = [  # alpha^2(u), and where of u in [0, 1] it is looked at
+PUBLISHED = [  # alpha^2(u), and the range of u in [0, 1] that is compared
     (Cosine, lambda u: torch.cos(math.pi * u / 2) ** 2, 0.01, 0.98),
-    (BetaLinear, lambda u: torch.exp(-(0.1 * u + (20 - 0.1) * u**2 / 2)), 0.001, 1.0),  # minus int beta
+    # The exponent is minus the integral of beta.
+    (BetaLinear, lambda u: torch.exp(-(0.1 * u + (20 - 0.1) * u**2 / 2)), 0.001, 1.0),
     *(
         (functools.partial(Sigmoid, sharpness=end / tau), sigmoids(end, tau), 0.01, 0.97)
         for end, tau in ((3.0, 1.0), (3.0, 0.5), (3.0, 0.3), (2.0, 1.5))
@@ -128,7 +130,7 @@ def test_alpha_squared_is_the_published_one(kind, alpha2, start, stop):
 def test_beta_linear_follows_the_thousand_betas_of_ddpm():
     log_alpha2 = torch.log1p(-torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumsum(0)
     gamma = torch.log(torch.expm1(-log_alpha2))
-    # up to where sum beta^2 (all that the continuous limit drops) matters
+    # Up to where sum beta^2, which the continuous limit drops, matters.
     schedule = BetaLinear(gamma[0].item(), gamma[-1].item())
     ours = schedule.gamma(torch.linspace(0, 1, 1000, dtype=torch.float64))
     assert (ours - gamma).abs().max() < 0.07

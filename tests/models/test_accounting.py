@@ -49,7 +49,13 @@ def test_the_gap_is_paired_item_by_item():
 def test_noise_levels_are_binned_by_gamma():
     accounting = Accounting(dims=4, discrete=True, edges=torch.tensor([-2.0, 0.0, 2.0]))
     nats = torch.tensor([1.0, 2.0, 3.0, 6.0])
-    accounting.update_levels(torch.tensor([-1.5, -0.5, 1.0, 2.0]), torch.tensor([4.0, 8.0, 40.0, 80.0]), nats)
+    accounting.update_levels(
+        torch.tensor([-1.5, -0.5, 1.0, 2.0]),
+        torch.tensor([4.0, 8.0, 40.0, 80.0]),
+        nats,
+        torch.ones(4).double(),
+        nats,
+    )
     assert accounting.compute().estimator == {"mean": 3.0, "variance": 3.5}
     found = accounting.compute().noise_levels
     assert found["gamma"] == [-1.0, 1.0]

@@ -93,6 +93,6 @@ def test_how_data_are_loaded_is_not_what_they_are():
 
 
 def test_a_guide_that_is_missing_is_named_by_the_key_that_was_typed():
-    assert refused(lambda: _weak("/nowhere", OtherRuns({"guide": "/nowhere"}))).startswith(
+    assert refused(lambda: _weak("/nowhere", None, OtherRuns({"guide": "/nowhere"}))).startswith(
         "guide=/nowhere: no "
     )

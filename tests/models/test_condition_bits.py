@@ -59,10 +59,9 @@ def test_it_is_the_mutual_information(apart, steps):
 
 
 def told(dropout, conditional=True):
-    network = nn.Identity()
-    network.conditions = {"label": Labels(2), "more": Vectors(2)}
     rest = {"of_latents": False, "conditional": conditional, "label_dropout": dropout}
-    return SimpleNamespace(denoiser=SimpleNamespace(network=network), **rest)
+    parts = {"label": Labels(2), "more": Vectors(2)}
+    return SimpleNamespace(denoiser=nn.Identity(), conditions=parts, **rest)
 
 
 def test_a_model_that_can_answer_both_times_is_taken():

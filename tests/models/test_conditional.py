@@ -14,6 +14,8 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.diffusion.condition import AUGMENTATION, MEMBER, Condition, Labels, Vectors
 from triptych.diffusion.draws import training_members
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
 from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
@@ -112,16 +114,7 @@ def test_parts_that_the_data_do_not_have(model):
     refused(
         lambda: guided(made, data, wrong, OtherRuns(config)),
         "guidance.parts: 'text' is no part",
-        "from label",
-    )
-
-
-def test_one_number_has_no_deviation_to_rescale(model):
-    made, data, config = model("model.conditional=true")
-    made.event = (1,)
-    wrong = config | {"guidance": CFG | {"rescale": 0.7}}
-    refused(
-        lambda: guided(made, data, wrong, OtherRuns(config)), "guidance.rescale=0.7: an item of one number"
+        "use label",
     )
 
 
@@ -137,16 +130,16 @@ def test_one_number_has_no_deviation_to_rescale(model):
 )
 def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
     """Elsewhere its null token is one that no step has trained; at scale 1 it is not asked."""
-    network = SimpleNamespace(conditions={"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)})
     denoiser = nn.Module()
-    denoiser.conditional, denoiser.network, denoiser.process = True, network, None
-    made = SimpleNamespace(denoiser=denoiser, conditional=True, of_latents=False, label_dropout=dropout)
-    data = SimpleNamespace(conditions=network.conditions)
+    denoiser.conditions = {"label": Labels(2), "more": Vectors(2), AUGMENTATION: Vectors(1)}
+    denoiser.conditional, denoiser.process = True, None
+    facts = {"conditions": denoiser.conditions, "conditional": True, "of_latents": False}
+    made = SimpleNamespace(denoiser=denoiser, label_dropout=dropout, **facts)
     for scale in (0.0, 1.0, 2.0):
         config = {"guidance": CFG | {"scale": scale, "parts": parts}}
-        wrap = lambda config=config: guided(made, data, config, OtherRuns(config))  # noqa: E731
+        wrap = lambda config=config: guided(made, None, config, OtherRuns(config))  # noqa: E731
         if gone and scale != 1:
-            refused(wrap, f"guidance.scale={scale}: never trained without {gone}, as model.label_dropout=")
+            refused(wrap, f"guidance=ClassifierFree: never trained without {gone}, as model.label_dropout=")
         else:
             assert wrap().scale == scale
 
@@ -154,15 +147,20 @@ def test_guidance_leaves_out_what_training_left_out(dropout, parts, gone):
 def test_a_classifier_guides_a_model_that_knows_no_condition_or_was_trained_without():
     """It asks the model without a label, at any scale."""
     denoiser = nn.Module()
-    denoiser.network = SimpleNamespace(conditions={"label": Labels(2)})
-    made = SimpleNamespace(denoiser=denoiser, of_latents=False, label_dropout=0.0)
-    data = SimpleNamespace(conditions=denoiser.network.conditions, mixture=None)
-    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact", "scale": 1.0}
-    for made.conditional, words in (
-        (True, "guidance.scale=1.0: never trained without label"),
-        (False, "=exact"),
-    ):
-        refused(lambda: guided(made, data, {"guidance": node}, OtherRuns({})), words)
+    denoiser.conditions, denoiser.conditional = {"label": Labels(2)}, True
+    denoiser.process = VariancePreserving()
+    facts = {"conditions": denoiser.conditions, "of_latents": False, "label_dropout": 0.0}
+    made = SimpleNamespace(denoiser=denoiser, conditional=True, **facts)
+    data = SimpleNamespace(mixture=GaussianMixture([1.0], [[0.0]], [1.0]))
+    node = {"_target_": "triptych.diffusion.guidance.Classifier", "classifier": "exact"}
+    config = {"guidance": node | {"scale": 1.0}}
+    words = "guidance=Classifier: never trained without label"
+    refused(lambda: guided(made, data, config, OtherRuns({})), words)
+    made.conditional = False
+    assert guided(made, data, config, OtherRuns({})).scale == 1
+    made.of_latents = True
+    words = "guidance: Classifier needs a model of the data, not of latents"
+    refused(lambda: guided(made, data, config, OtherRuns({})), words, "classifier_free")
 
 
 @pytest.mark.parametrize(("dropout", "said"), [(0.1, "label"), (0.0, "")])

@@ -275,7 +275,6 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments):
         ([*SMALL, "objective=levels"], ["objective=levels", "objective=x0"]),
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
         ([*SMALL, "bound.decoder=discretised_gaussian"], ["bound.decoder", "pass categorical"]),
-        ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
         ([*SMALL, "bound.variance=learned", *STEPS], ["bound.variance=learned", "optimal"]),

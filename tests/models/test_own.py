@@ -11,15 +11,12 @@ from torch import nn
 
 from tests.refusal import refused, refused_if
 from triptych.diffusion.denoiser import Denoiser, Output
-from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.models.accounting import Logged
 from triptych.models.contract import (
     check_gradient,
     check_schedule,
-    check_space,
-    check_weight,
     try_sampler,
     undisturbed,
 )
@@ -166,74 +163,6 @@ def test_the_examples_schedule(trusting):
     check_schedule(import_module("mylab.laplace").Laplace(-13.3, 5.0), CPU)
 
 
-SPACES = """
-import torch
-from triptych.diffusion.denoiser import Output
-from triptych.diffusion.prediction import Row, Space, edm
-
-class Own(Output):
-    def __init__(self, space):
-        super().__init__(space)
-
-ALONG = Own(Space("along", lambda alpha, sigma: Row(alpha, sigma)))
-NAN = Own(Space("nan", lambda alpha, sigma: Row((alpha - 2).log(), 1.0)))
-SUM = Own(Space("sum", lambda alpha, sigma: Row(1.0, 1.0)))
-TAKEN = Own(Space("epsilon", lambda alpha, sigma: Row(1.0, 0.0)))
-X0 = Own(Space("mine", lambda alpha, sigma: Row(1.0, 0.0)))
-V = Own(Space("mine", lambda alpha, sigma: Row(-sigma, alpha)))
-OURS = Own(edm(0.3))
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("ALONG", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("SUM", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("NAN", "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"),
-        ("TAKEN", "names its space 'epsilon', as one of ours; choose another name"),
-        ("X0", ""),
-        ("V", ""),
-        ("OURS", ""),
-    ],
-)
-def test_an_output_space(trusting, name, words):
-    file = trusting("own_spaces", SPACES)
-    output = getattr(import_module("own_spaces"), name)
-    schedule = Linear(-6, 6) if words else Linear(-50, 50)
-
-    def check():
-        check_space("objective.output", output, VariancePreserving(), schedule, CPU)
-
-    refused_if(check, words and f"objective.output: Own {words}", f"({file}:")
-
-
-LOSSES = {  # the lines of a loss's weight, and what is wrong with them
-    "Below": ("return (-at.gamma / 10).clamp(min=-0.1)", "Below gives a weight below 0; must be at least 0"),
-    "Window": ("return (at.gamma.abs() < 1).float()", ""),
-    "Constant": ("return torch.tensor(2.0)", ""),
-}
-PLAIN = """
-import torch
-from triptych.diffusion.loss import Loss, Simple
-
-class Plain(Simple):
-    pass
-"""
-
-
-@pytest.mark.parametrize("steps", [None, 10])
-@pytest.mark.parametrize(("name", "words"), [*cases(LOSSES), ("Plain", "")])
-def test_a_loss(trusting, name, words, steps):
-    file = trusting("own_losses", PLAIN + classes("Loss", "weight(self, at)", LOSSES))
-    objective = Objective(Output("v"), getattr(import_module("own_losses"), name)(), steps)
-
-    def check():
-        check_weight(objective, VariancePreserving(), Linear(-6, 6), CPU)
-
-    refused_if(check, words and f"objective.loss: {words}", f"({file}:")
-
-
 SAMPLERS = """
 import torch
 from triptych.diffusion.sampler import Sampler
@@ -268,10 +197,6 @@ STEPS = {  # the lines of a sampler's step, and what is wrong with them
     "Flat": ("return ddim(z, at).mean(0, keepdim=True)", "Flat gives shape (1, 2); must be (2, 2)"),
     "NaN": ("return ddim(z, at) / 0", "NaN gives numbers that are not finite"),
     "Typo": ("return ddim(z, at) * at.dt", "AttributeError: 'Step' object has no attribute 'dt'"),
-    "Double": (
-        "z_s = ddim(z, at); return z_s.double() if at.last else z_s",
-        "Double gives torch.float64; must be torch.float32",
-    ),
     "Global": (
         "return ddim(z, at) + 0.1 * torch.randn_like(z)",
         "Global gives two sets of samples for one seed; draw with at.noise(z)",

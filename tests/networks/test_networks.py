@@ -85,8 +85,6 @@ REFUSED = [
     (UNet, SMALL, TWO | {"head_width": 3}, ["head_width=3", "8 channels"]),
     (UNet, SMALL, TWO | {"text_at": [4]}, ["text_at=[4]", "no text", "model.conditional"]),
     (UNet, SMALL, TWO | {"text_at": [5], "conditions": TEXT}, ["text_at=[5]", "height 5"]),
-    (UNet, (3, 8, 8), {"outputs": 2, "add_z": True}, ["network.add_z=true", "one number a dimension"]),
-    (DiT, (1, 10, 14), {"patch": 4}, ["patch=4: 10x14", "must be a divisor of 2"]),
     (DiT, SMALL, {"width": 18, "heads": 3}, ["denoiser.network.width=18: must be a multiple of 4"]),
     (JiT, SMALL, {"width": 24, "context": 0}, ["width=24: must be a multiple of 4 times", "heads=4"]),
     (JiT, SMALL, {"width": 16, "depth": 4}, ["context_from=4: must be a block before", "depth=4"]),

@@ -14,7 +14,7 @@ TEXT, LOW = {"text": Tokens(4, 5)}, {"low": Images((3, 8, 8))}
 
 def run(known_as=None, shape=(3, 16, 16), told=(), conditions=None, encoder=("words", 4), denoiser=True):
     """What is looked at of an opened run."""
-    model = SimpleNamespace(conditional=list(told), **({"denoiser": None} if denoiser else {}))
+    model = SimpleNamespace(conditional=list(told), denoiser=object() if denoiser else None)
     data = SimpleNamespace(
         known_as=known_as, shape=shape, conditions=conditions or TEXT | LOW, name="shapes", encoders=encoder
     )

@@ -17,7 +17,7 @@ from triptych.run.execute import execute
 from triptych.run.read import find_runs
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
-from triptych.study.papers.results_page import find_papers
+from triptych.study.results_page import find_papers
 
 WEIGHT = "denoiser.network.last.weight"
 RING = ("data=ring", "denoiser=mlp", "denoiser.network.width=8", "data.val_size=20", "data.test_size=20")

@@ -13,7 +13,7 @@ from triptych.run.read import read_position, read_run
 from triptych.run.result import Result, one_line
 from triptych.run.sweep_record import Looks, SweepRecord
 from triptych.study.claims import rule_of
-from triptych.study.papers.results_page import find_papers
+from triptych.study.results_page import find_papers
 from triptych.study.study import _command, read_study
 
 HUGE = 10**400  # JSON has it, and no float

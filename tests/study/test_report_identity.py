@@ -6,7 +6,7 @@ import time
 import pytest
 import yaml
 
-from triptych.config.source import arguments
+from triptych.config.signatures import arguments
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
 from triptych.study.study import read_study

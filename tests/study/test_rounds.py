@@ -67,26 +67,24 @@ def test_a_setting_brings_its_overrides_but_for_what_was_typed():
     assert grid(added, ["seed=1", "setting=small", "+model.heads=4", "model.depth=3"]) == [
         ["setting=small", "model.width=4", "seed=1", "+model.heads=4", "model.depth=3"]
     ]
-    with pytest.raises(UserError, match="setting=huge: no such setting; must be one of small, large"):
+    with pytest.raises(UserError, match="setting=huge: no such setting; settings here: small, large"):
         grid(sweeper, ["setting=small,huge"])
-    with pytest.raises(UserError, match="setting=small: no such setting; choose an ablation that lists it"):
+    with pytest.raises(UserError, match="setting=small: no such setting; settings here: none"):
         grid({}, ["setting=small,large"])
     assert grid(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
 
 
 def test_a_grid_is_settings_times_seeds():
-    assert settings_and_seeds(GRID) == ([["objective=x0"], ["objective=v"]], [1, 2, 3])
+    assert settings_and_seeds(GRID) == ([("objective=x0",), ("objective=v",)], [1, 2, 3])
     refused(lambda: settings_and_seeds([["objective=x0"], ["objective=v"]]), "seed")
 
 
 @pytest.mark.parametrize(
     ("axis", "problem"),
     [
-        ("seed=range(4,1)", "no values; list one or more"),
-        ("seed=range(1,4,0)", "; list the values, as in seed=A,B"),
-        ("seed=range(1,1000000000)", "more than 10000 values"),
-        ("optimizer.lr=interval(0.1,1)", "no list of values; list the values, as in optimizer.lr=A,B"),
-        ("seed=1,2,1", "1 is listed twice; a sweep has one run for each value"),
+        ("seed=range(4,1)", "no values; list one or more, as in seed=A,B"),
+        ("seed=range(1,4,0)", "no values; list one or more"),
+        ("optimizer.lr=interval(0.1,1)", "no values; list one or more, as in optimizer.lr=A,B"),
     ],
 )
 def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):

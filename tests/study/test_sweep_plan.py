@@ -57,7 +57,7 @@ def test_another_run_in_one_cell_refuses_the_sweep_before_it_writes(folder, cell
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder.parent)
     done = door(TRAIN, "-m", "name=s", "seed=1,2", "logger=csv", "callbacks.ema.others=[]", *tiny, *more)
-    fix = "start another sweep, as with name=s-6, or force=true to start over"
+    fix = "choose another name, or force=true to start over"
     refused_command(done, f"{folder}: has other runs in 1 of its cells (trainer.max_steps: 5 -> 6); {fix}")
     assert contents(folder.parent) == before
 
@@ -180,16 +180,6 @@ def test_a_tuning_that_has_chosen_is_not_typed_otherwise(folder, inside, tiny, o
     done = inside(TRAIN, "-m", "ablation=objectives_tuned", "name=s", "seed=1", "logger=csv", *tiny, *typed)
     assert done.returncode == 1 and problem in done.stderr.splitlines()[-1]
     assert contents(folder.parent) == before
-
-
-def test_a_sweep_that_was_renamed_asks_for_its_name(folder, cell, inside, tiny):
-    cell("seed=1", "seed=1")
-    moved = folder.rename(folder.with_name("t"))
-    before = contents(moved)
-    typed = ["name=t", "seed=1", "logger=csv", "callbacks.ema.others=[]", *tiny]
-    done = inside(TRAIN, "-m", *typed)
-    assert done.returncode == 1 and "if it was copied or renamed, call it s again" in done.stderr
-    assert contents(moved) == before
 
 
 def test_a_finished_sweep_starts_nothing_and_one_on_another_machine_is_the_same(folder, cell, inside, tiny):

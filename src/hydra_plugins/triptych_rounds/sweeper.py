@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.hydra_internals import BasicSweeper
 from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run
+Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
 MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
 
@@ -122,7 +123,7 @@ class RoundsSweeper(BasicSweeper):
 
         settings, seeds = settings_and_seeds(jobs)
         tuning_seeds, points = self._tuning_seeds(seeds), self._points()
-        named = names([tuple(setting) for setting in settings])
+        named = names(settings)
         facts = self._planned_tuning(tuning_seeds, points, list(named.values()))
         trials = trials_of(settings, points, tuning_seeds)
         batch = list(itertools.chain.from_iterable(trials.values()))
@@ -137,7 +138,7 @@ class RoundsSweeper(BasicSweeper):
         final = []
         for seed in seeds:
             for setting in settings:
-                for point in dict.fromkeys((equal, best[tuple(setting)])):
+                for point in dict.fromkeys((equal, best[setting])):
                     final.append([*setting, *point, f"seed={seed}"])
         self.hook.expect(final)
         self._launch(final)
@@ -175,13 +176,11 @@ class RoundsSweeper(BasicSweeper):
 
 
 def trials_of(
-    settings: list[Job], points: list[Point], seeds: list[int]
-) -> dict[tuple[Point, Point], list[Job]]:
+    settings: list[Setting], points: list[Point], seeds: list[int]
+) -> dict[tuple[Setting, Point], list[Job]]:
     """Return the trials of each setting at each point, a run for each seed."""
     trials = {}
     for setting in settings:
         for point in points:
-            trials[tuple(setting), point] = [
-                [*setting, *point, f"seed={seed}", "test=false"] for seed in seeds
-            ]
+            trials[setting, point] = [[*setting, *point, f"seed={seed}", "test=false"] for seed in seeds]
     return trials

@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from triptych.config.hydra_internals import BasicSweeper
 from triptych.declare import Count, Seed, Unit, Whole
 from triptych.errors import UserError
 

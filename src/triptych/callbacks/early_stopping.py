@@ -12,9 +12,10 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
+    """Stop after ``patience`` validations in a row that do not lower ``monitor`` by ``min_delta``.
 
-    The count is in each checkpoint and goes on after a resume. "val/bound" is in the data's own unit.
+    The count is stored in each checkpoint and continues after a resume. "val/bound" has the unit of
+    the data's bound.
     """
 
     def __init__(
@@ -27,32 +28,20 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The class's name: Lightning's own, with the same monitor, may stand beside it."""
+        """The class's name, so that Lightning's own callback may have the same monitor."""
         return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "waited" not in state_dict:
             super().load_state_dict(state_dict)
             return
-        # of an earlier version
+        # A checkpoint of an earlier version has these two entries.
         self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.enable_validation or not sum(trainer.num_val_batches or [0]):
-            raise UserError("callbacks.early_stopping: there are no validation items to stop by; set null")
-        every = int(trainer.val_check_interval or 1) // trainer.accumulate_grad_batches
-        if every > trainer.max_steps:
-            problem = f"trainer.val_check_interval={every} is beyond the {trainer.max_steps} steps"
-            raise UserError(f"callbacks.early_stopping: {problem}; lower it, or set null")
         better = {"accuracy": "higher"} | metrics_of(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
-        trainer.should_stop |= self.wait_count >= self.patience  # of an earlier version, which kept no stop
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures = trainer.callback_metrics
-        if self.monitor not in figures and not trainer.sanity_checking:
-            known = ", ".join(sorted(name for name in figures if name.startswith("val/")))
-            raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: must be one of {known}")
-        super().on_validation_end(trainer, pl_module)
+        # Checkpoints of an earlier version do not say that the run had stopped.
+        trainer.should_stop |= self.wait_count >= self.patience

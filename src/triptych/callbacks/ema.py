@@ -1,16 +1,17 @@
-r"""Running averages of the network's parameters, several lengths at once; one is validated in their place.
+r"""Running averages of the network's parameters, of several lengths; validation uses one of them.
 
-Profiles: power functions (EDM2, Karras et al. 2024, section 3, app. C), and an exponential.
-A profile is the weight that each step's parameters have in the average at step n. A power function's,
+A profile is the weight that the parameters of each step have in the average at step n. Profiles are
+power functions (EDM2, Karras et al. 2024, section 3, app. C) or an exponential. A power function's,
 
     p(tau) = (gamma + 1) tau^gamma / n^(gamma + 1),   0 < tau <= n,
 
-grows with the run: its standard deviation is the share sigma_rel of n, whatever n is, and it gives the
-initial parameters no weight. It is kept by a running average with
+grows with the run: its standard deviation is the share sigma_rel of n for every n, and the initial
+parameters have no weight. The running average
 
     average <- beta_n average + (1 - beta_n) parameters,   beta_n = (1 - 1 / n)^(gamma + 1),
 
-exactly: step i ends with (i^(gamma + 1) - (i - 1)^(gamma + 1)) / n^(gamma + 1), the integral of p over it.
+has exactly this profile: the weight of step i is (i^(gamma + 1) - (i - 1)^(gamma + 1)) / n^(gamma +
+1), the integral of p over the step.
 """
 
 import math
@@ -26,24 +27,28 @@ from torch import Tensor
 
 from triptych.declare import Positive, Unit, Whole, declared
 
-SNAPSHOTS = "averages"  # folder of a run's directory
-POWER = "sigma_rel_"  # begins the name of a power function's average
+SNAPSHOTS = "averages"  # folder in a run's directory
+POWER = "sigma_rel_"  # prefix of the name of a power function's average
 LONGEST = 1 / math.sqrt(12)  # the plain mean of all steps, gamma = 0
 
 
 @declared("callbacks.ema")
 class EMA(pl.Callback):
-    """average <- beta_n average + (1 - beta_n) parameters after step n, for each length (``exponent``).
+    """Average the parameters after each step, for several lengths of the average at once.
 
-    Parameters are averaged, buffers are not. Validation sees the average of the first length; a checkpoint
-    holds the raw weights in its ``state_dict``, all averages and their counter in this callback's state.
+    average <- beta_n average + (1 - beta_n) parameters after step n, with the beta_n of each length
+    (see ``exponent``). Parameters are averaged, buffers are not. Validation uses the average of the
+    first length. A checkpoint holds the raw weights in its ``state_dict``, and all averages and
+    their counter in this callback's state.
 
     Args:
-        sigma_rel: length of the reported average as a share of the run so far (EDM2's power function).
-        half_life: of a plain exponential in steps, in place of ``sigma_rel``.
-        others: further sigma_rel, averaged beside it.
-        snapshots: times in a run, evenly spread, at which the power functions' averages are stored, so that
-            any other (``weights=sigma_rel_0.07``) can be had after the run; needs two lengths.
+        sigma_rel: length of the reported average as a share of the run so far (EDM2's power
+            function).
+        half_life: half-life in steps of a plain exponential average, in place of ``sigma_rel``.
+        others: further values of sigma_rel, averaged beside it.
+        snapshots: how many times in a run, evenly spread, the averages of the power functions are
+            stored, so that any other length (``weights=sigma_rel_0.07``) is available after the
+            run; needs two lengths.
     """
 
     def __init__(
@@ -57,11 +62,6 @@ class EMA(pl.Callback):
             both = f"sigma_rel={sigma_rel}, half_life={half_life}"
             raise ValueError(f"callbacks.ema.{both}: one must be a number, the other null")
         lengths = [s for s in (sigma_rel, *others) if s is not None]
-        for length in lengths:
-            try:
-                exponent(length)
-            except ValueError as error:
-                raise ValueError(f"callbacks.ema.{error}") from None
         self._powers = {f"{POWER}{s:g}": s for s in lengths}
         if snapshots > 0 and len(self._powers) < 2:
             problem = "needs two lengths at least, in sigma_rel and others"
@@ -73,7 +73,7 @@ class EMA(pl.Callback):
         self._beta |= {name: partial(power_beta, exponent(s)) for name, s in self._powers.items()}
         self.lengths = tuple(self._beta)
         self.name = self.lengths[0]
-        self.validates = True  # in place of the raw weights
+        self.validates = True  # validation uses the average in place of the raw weights
         self.updates = 0
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._raw: list[Tensor] | None = None
@@ -81,23 +81,24 @@ class EMA(pl.Callback):
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The reported one, by parameter."""
+        """The reported average, by parameter."""
         return self.averages.get(self.name, {})
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         names = _parameters(module)
-        for length in self._beta:  # from a checkpoint, if there is one
+        for length in self._beta:  # start from a checkpoint's averages, if there are any
             known = self.averages.get(length, names)
             self.averages[length] = {n: known[n].detach().clone().to(p) for n, p in names.items()}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._seen = trainer.global_step  # not in on_fit_start, before a checkpoint's step is known
-        # a walk through the module's parameters takes as long as averaging them
+        # In on_fit_start the step of a checkpoint is not known yet.
+        self._seen = trainer.global_step
+        # Listing the module's parameters takes as long as averaging them, so do it once.
         self._weights = list(_parameters(module).values())
         self._lists = {length: list(self.averages[length].values()) for length in self._beta}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._seen:  # a gradient was accumulated, no step taken
+        if trainer.global_step == self._seen:  # gradients were accumulated without a step
             return
         self._seen = trainer.global_step
         self.updates += 1
@@ -144,42 +145,54 @@ def _copy(parameters: dict[str, Tensor], values: list[Tensor]) -> None:
 
 
 def exponent(sigma_rel: float) -> float:
-    """Solve sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2) for gamma >= 0, by bisection.
+    """Solve sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2) for gamma >= 0.
 
-    ValueError: ``sigma_rel`` outside (0, 12^(-1/2)), beyond which early steps would weigh most.
+    The solution is found by bisection. ValueError if ``sigma_rel`` is outside (0, 12^(-1/2));
+    beyond, early steps would have the largest weights.
     """
     if not 0 < sigma_rel < LONGEST:
-        raise ValueError(f"sigma_rel={sigma_rel}: must be above 0, below {LONGEST:.4f} (the mean of all)")
+        limits = f"must be above 0, below {LONGEST:.4f} (the mean of all)"
+        raise ValueError(f"callbacks.ema.sigma_rel={sigma_rel}: {limits}")
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel
-    while low < (middle := 0.5 * (low + high)) < high:
+    middle = 0.5 * high
+    while low < middle < high:
         longer = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > sigma_rel**2
-        low, high = (middle, high) if longer else (low, middle)
+        if longer:
+            low = middle
+        else:
+            high = middle
+        middle = 0.5 * (low + high)
     return low
 
 
 def power_beta(gamma: float, n: int) -> float:
-    """Return what is kept of the average at step n = 1, 2, ...: (1 - 1/n)^(gamma + 1)."""
+    """Return beta_n of a power function at step n = 1, 2, ...: (1 - 1/n)^(gamma + 1)."""
     return (1 - 1 / n) ** (gamma + 1)
 
 
 def half_life_beta(half_life: float, n: int) -> float:
-    """Return the same for weights 2^(-(n - i) / half_life), i = 1 ... n, normalised, none of step 0."""
+    """Return beta_n of an exponential with the normalised weights 2^(-(n - i) / half_life).
+
+    i = 1 ... n; the initial parameters (step 0) have no weight.
+    """
     keep = 2 ** (-1 / half_life)
     return 1 - (1 - keep) / (1 - keep**n)
 
 
 def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> np.ndarray:
-    """Solve for factors of stored averages whose sum is nearest to one of another length (app. C, alg. 3).
+    """Solve for factors that combine stored averages to one of another length (app. C, alg. 3).
 
-    Nearest by the squared distance of the profiles, among factors that sum to 1: what does not move in
-    training comes out as it is. ``stored``: (step, sigma_rel) of each, in the order of the factors.
+    They minimise the squared distance of the profiles among factors with the sum 1, so parameters
+    that do not change in training are unchanged. ``stored``: (step, sigma_rel) of each average, in
+    the order of the factors.
     """
     profiles = [(t, exponent(s)) for t, s in stored]
     own = np.array([[_product(a, b) for b in profiles] for a in profiles])
     aim = np.array([_product(a, (step, exponent(sigma_rel))) for a in profiles])
-    scale = 1 / np.sqrt(np.diag(own))  # profiles of length one: early ones are high and narrow
+    # normalise the profiles, of which early ones are high and narrow
+    scale = 1 / np.sqrt(np.diag(own))
     count = len(profiles)
-    # the minimum on the plane sum = 1, with its Lagrange multiplier
+    # Minimise on the plane sum = 1, with a Lagrange multiplier.
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = own * scale[:, None] * scale
     system[count, :count] = system[:count, count] = scale
@@ -188,7 +201,7 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
 
 
 def _product(a: tuple[int, float], b: tuple[int, float]) -> float:
-    """Return the integral of two power profiles' product, each given by its (step, gamma)."""
+    """Return the integral of the product of two power profiles, each given by (step, gamma)."""
     (s, c), (t, d) = a, b
     overlap = (c + d + 1) * math.log(min(s, t)) - (c + 1) * math.log(s) - (d + 1) * math.log(t)
     return (c + 1) * (d + 1) / (c + d + 1) * math.exp(overlap)

@@ -1,4 +1,4 @@
-"""The norms of a run's gradients, and how often clipping changed them."""
+"""Log the norms of a run's gradients and how often clipping changed them."""
 
 import math
 from typing import Any
@@ -8,9 +8,10 @@ import torch
 
 
 class Gradients(pl.Callback):
-    """Log the gradient's total norm before clipping, and the share of steps so far that were clipped.
+    """Log the gradient's total norm before clipping and the share of steps that were clipped.
 
-    A step whose norm is not finite counts as one that was not; ``by_value``: ``clip`` is of each element.
+    The share is that of all steps so far. A step whose norm is not finite counts as not clipped.
+    ``by_value``: ``clip`` limits each element, not the norm.
     """
 
     def __init__(self, clip: float | None = None, by_value: bool = False):
@@ -24,7 +25,7 @@ class Gradients(pl.Callback):
         gradients = [p.grad for p in module.parameters() if p.grad is not None] if logged or self.clip else []
         if not gradients:
             return
-        # torch's get_total_norm, which on a CPU calls Python once for each of them
+        # The same as torch's get_total_norm, which on a CPU calls Python once for each gradient.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
             most = torch.stack(torch._foreach_norm(gradients, math.inf)).max() if self.by_value else norm

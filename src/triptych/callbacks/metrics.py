@@ -1,4 +1,4 @@
-"""Compute user metrics wherever the bound is evaluated: in validation and at the end."""
+"""Compute user metrics whenever the bound is evaluated: in validation and at the end."""
 
 import copy
 import math
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
@@ -26,8 +25,8 @@ BETTER = {True: "higher", False: "lower", None: ""}
 class Metrics(pl.Callback):
     """Update each metric with every evaluated batch, and log its figures beside the bound.
 
-    A metric's draws follow from the seed and the batch's place, and leave torch's generator as it was: a run
-    with metrics trains as one without.
+    The random numbers of a metric follow from the seed and the batch's place and leave torch's
+    generator unchanged, so a run with metrics trains like one without.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
@@ -37,7 +36,7 @@ class Metrics(pl.Callback):
 
     @property
     def better(self) -> dict[str, str]:
-        """{metric: "higher", "lower" or ""}, the better direction."""
+        """The better direction of each metric: "higher", "lower" or ""."""
         better = {name: getattr(metric, "higher_is_better", None) for name, metric in self.metrics.items()}
         return {name: BETTER[higher] for name, higher in better.items()}
 
@@ -58,25 +57,27 @@ class Metrics(pl.Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        rank = [pl_module.global_rank] if pl_module.global_rank else []  # else all processes draw the same
+        seeds = [pl_module.seed, Stream.METRICS, batch_idx]
+        if pl_module.global_rank:  # each process draws numbers of its own
+            seeds.append(pl_module.global_rank)
         for name, metric in self.metrics.items():
             with torch.random.fork_rng(devices):
-                torch.manual_seed(mix(pl_module.seed, Stream.METRICS, batch_idx, *rank))
+                torch.manual_seed(mix(*seeds))
                 _update(name, metric, pl_module, batch)
 
     on_test_batch_end = on_validation_batch_end
 
     def try_own(self, model: BoundModel, batch: Batch) -> None:
-        """Update each metric once, if some are one's own, and reset it; UserError: it fails."""
+        """Update each metric once and reset it, if any is user-supplied; UserError if one fails."""
         if not any(map(is_own, self.metrics.values())):
             return
-        model.before_accounting()  # as Lightning will
+        model.before_accounting()  # Lightning calls it before metrics, too
         for name, metric in self.metrics.items():
             _update(name, metric.to(model.device), model, batch)
             metric.reset()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        # ours, which has items
+        # This is our own data loader, which has ``items``.
         self._compute(trainer.val_dataloaders.items)  # type: ignore[union-attr]
         module.log_dict({f"val/{name}": logged_mean(figure) for name, figure in self.figures.items()})
 
@@ -88,41 +89,37 @@ class Metrics(pl.Callback):
 
 
 def logged_mean(figure: dict[str, Any]) -> float:
-    """Return what loggers get of a figure: its mean, NaN where no item had a value."""
+    """Return the value for loggers: the figure's mean, NaN if no item had a value."""
     return math.nan if figure["mean"] is None else float(figure["mean"])
 
 
 def named_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the user's metrics that ``config`` names, of items and of samples."""
+    """Build the user's metrics that ``config`` names, both of items and of samples."""
     nodes = (config.get("metrics") or {}).items()
     metrics = {name: build(node, f"metrics.{name}") for name, node in nodes if node}
     for name, metric in metrics.items():
-        if (higher := getattr(metric, "higher_is_better", None)) not in [*BETTER]:
+        higher = getattr(metric, "higher_is_better", None)
+        if higher not in BETTER:
             fix = f"must be True, False or None{defined_at(type(metric))}"
             raise UserError(f"metrics.{name}: higher_is_better={higher!r}; {fix}")
     return metrics
 
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
-    """Return the callback of the item metrics that ``config`` names; [] if there are none."""
+    """Return the callback of the item metrics that ``config`` names, or [] if there are none."""
     of_items = {n: metric for n, metric in named_metrics(config).items() if not isinstance(metric, OfSamples)}
     return [Metrics(of_items)] if of_items else []
 
 
 def metrics_of(trainer: pl.Trainer) -> Metrics:
-    """Return the callback of the trainer's item metrics; one of none if it has no such."""
+    """Return the callback of the trainer's item metrics, or one without metrics if it has none."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     return next((one for one in callbacks if isinstance(one, Metrics)), Metrics({}))
 
 
 def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
-    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails.
-
-    Weights that a metric of one's own may change are put back.
-    """
+    """Update one metric with a copy of a batch, in evaluation mode; UserError if it fails."""
     model.eval()  # another metric may have left it
-    tensors = [*model.parameters(), *model.buffers()] if is_own(metric) else []
-    before = [tensor.detach().clone() for tensor in tensors]
     accounts = [part for part in model.modules() if isinstance(part, Accounting)]  # a cascade's stages', too
     try:
         for account in accounts:
@@ -132,17 +129,14 @@ def _update(name: str, metric: Metric, model: BoundModel, batch: Batch) -> None:
     finally:
         for account in accounts:
             account.paused = False
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    if isinstance(value, Mapping) and set(value) == {"mean", "stderr", "n"}:
-        return dict(value)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    try:
+        if isinstance(value, Mapping):
+            return {key: value[key] for key in ("mean", "stderr", "n")}
         return {"mean": float(value), "stderr": None, "n": items}
-    result = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:100]
-    raise UserError(f"metrics.{name}: compute() gave {result}; must be a number, or mean, stderr and n")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = f"compute() gave {str(value)[:100]}"
+        fix = "must be a number, or mean, stderr and n"
+        raise UserError(f"metrics.{name}: {problem}; {fix}") from error

@@ -111,7 +111,7 @@ def write_pages(options: argparse.Namespace) -> None:
 
 def write_claims(file: Path, roots: Sequence[Path]) -> None:
     """Write the page of published claims."""
-    from triptych.study.papers.results_page import write_results
+    from triptych.study.results_page import write_results
 
     try:
         write_results(file, roots)

@@ -20,7 +20,7 @@ from triptych.cli import resume
 from triptych.cli.arguments import read_command_line
 from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
-from triptych.config.compose import compose_command, share_files, without_hydra
+from triptych.config.compose import compose_command, without_hydra
 from triptych.config.identity import register_resolvers
 from triptych.config.source import CONFIGS
 from triptych.errors import Busy, OtherRun, StorageError, Unreadable, UserError
@@ -47,7 +47,6 @@ def main() -> None:
             train(compose_command("train", options.overrides))
             return
         sys.argv[1:] = [options.hydra, *options.overrides]
-        share_files()
         train_cell()
         from triptych.study.sweep import sweep_exit_code
 

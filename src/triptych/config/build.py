@@ -2,17 +2,16 @@
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from functools import cache, partial
 from pkgutil import resolve_name
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from triptych.config.habits import nearest
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.own_code import check_methods, defined_at, raised_at
-from triptych.config.source import REQUIRED, Argument
+from triptych.config.signatures import REQUIRED, inspect_class
 from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
-from triptych.declare import IsClass, unwrap
+from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
 from triptych.terminal import in_one_line
 
@@ -44,25 +43,12 @@ ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are h
 def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Return the arguments of a class that accept a class's name, with the base of such classes."""
     kinds: dict[str, Any] = {}
-    for one in inspect.getmro(owner):
-        with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
-            for name, hint in get_type_hints(vars(one)["__init__"], include_extras=True).items():
-                for kind, limits in map(unwrap, get_args(hint) or (hint,)):
-                    if hasattr(kind, "named") or IsClass in map(type, limits):
-                        kinds.setdefault(name, kind)
+    for name, argument in inspect_class(owner).named.items():
+        for member in alternatives(unwrap(argument.kind)[0]):
+            kind, marks = unwrap(member)
+            if hasattr(kind, "named") or IsClass() in marks:
+                kinds[name] = kind
     return kinds
-
-
-@cache
-def _of_imported(kind: type) -> dict[str, Argument]:
-    """Return the arguments of a class, also those that its source does not show, as a dataclass's."""
-    named: dict[str, Argument] = {}
-    for init in (vars(owner)["__init__"] for owner in inspect.getmro(kind) if "__init__" in vars(owner)):
-        own = inspect.signature(init).parameters.values()
-        named = {p.name: Argument(Any, REQUIRED if p.default is p.empty else p.default) for p in own} | named
-        if all(p.kind is not p.VAR_KEYWORD for p in own):
-            break
-    return named
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -199,8 +185,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         if find_key(place).bases:
             raise _nameless(place)
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (_, more) = import_class(node["_target_"], place), of_class(node["_target_"])
-    names = _of_imported(kind)
+    kind = import_class(node["_target_"], place)
+    names, more = inspect_class(kind)
     # torch's schedules and those made from them, whose optimiser there is not yet
     later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)
     arguments = {} if later else _inject(kind, names, {*node, *extra}, table)

@@ -1,13 +1,9 @@
 """Compose and check a command's configuration."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import hydra
-from hydra._internal import config_loader_impl, defaults_list
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,43 +16,10 @@ from triptych.config.source import CONFIGS
 from triptych.config.trust import NAME
 from triptych.errors import UserError
 
-FILES: dict[tuple[str, ...], Any] = {}  # by the folders that are searched and the file's name
-MAP = defaults_list._create_interpolation_map
-
-
-class SharedFiles(CachingConfigRepository):
-    """Hydra's repository of a composition, with the files that earlier ones of this process have read."""
-
-    def load_config(self, config_path: str) -> Any:
-        """Return a file's content; a composition makes it part of its own, so it gets a copy."""
-        if config_path not in self.cache:
-            key = (*(source.path for source in self.get_sources()), config_path)
-            if key not in FILES:
-                try:
-                    FILES[key] = self.delegate.load_config(config_path)
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{config_path}: is not UTF-8 text; save it as such") from error
-            self.cache[config_path] = copy.deepcopy(FILES[key])
-        return self.cache[config_path]
-
-
-def _map(overrides: Any, defaults: Any, self_added: bool) -> Any:
-    """Return the choices that a list of defaults can refer to, None for one without references."""
-    return MAP(overrides, defaults, self_added) if any(one.is_interpolation() for one in defaults) else None
-
-
-def share_files() -> None:
-    """Make Hydra read each file once, and not compose all once more to look up ``hydra.mode``."""
-    # Hydra has no hooks for them
-    config_loader_impl.CachingConfigRepository = SharedFiles  # type: ignore[misc]
-    defaults_list._create_interpolation_map = _map  # type: ignore[assignment]
-    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
-
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words."""
     register_resolvers()
-    share_files()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra.compose(command, overrides=list(overrides), return_hydra_config=True)

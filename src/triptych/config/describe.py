@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
-from triptych.config.source import CONFIGS, REQUIRED, choices_of, files_of, folders, groups
+from triptych.config.signatures import REQUIRED
+from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
 from triptych.declare import Role, Unit, describe_kind
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")

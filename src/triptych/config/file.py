@@ -1,45 +1,44 @@
 """Read a configuration file as plain data: no objects, aliases or interpolations, within limits."""
 
-from functools import cache
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader
 
 from triptych.errors import UserError
 from triptych.files import limit, read_bytes
 
+NO_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")
 WHOLE = 2**64  # no number of a configuration is larger
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML as OmegaConf writes it: 8e-3 is a number, a date is text, and << merges nothing."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in NO_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+EXPONENT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_loader())):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
             raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
-        value = yaml.load(text, Loader=_loader())  # a safe one, without constructors for objects
+        value = yaml.load(text, Loader=Loader)  # a safe one, without constructors for objects
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = str(error)[:200] or type(error).__name__
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
     return copy_plain(value, str(file))
-
-
-@cache
-def _loader() -> Any:
-    # C's parser where there is one; numbers as OmegaConf, which writes these files, reads them
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Safe, and the numbers of YAML 1.2: 8e-3 is one, a date is text."""
-
-    Loader.yaml_implicit_resolvers = {
-        key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:merge"]
-        for key, resolvers in get_yaml_loader().yaml_implicit_resolvers.items()
-    }
-    return Loader
 
 
 def copy_plain(value: Any, what: str) -> Any:

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.describe import read_yaml
 from triptych.config.keys import allowed, of_class, role, with_roles
-from triptych.config.source import CONFIGS, REQUIRED
+from triptych.config.signatures import REQUIRED
+from triptych.config.source import CONFIGS
 from triptych.declare import Role
 from triptych.errors import UserError
 

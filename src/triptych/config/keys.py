@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeVar, is_typeddict
 
 from triptych.config.habits import answer
 from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
-from triptych.config.source import REQUIRED, Argument, arguments, folders
+from triptych.config.signatures import REQUIRED, UNKNOWN, Argument, arguments
+from triptych.config.source import folders
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import Role, alternatives, fits, is_declaration, literal_values, marks, refusal, unwrap
 from triptych.errors import UserError
@@ -62,13 +63,11 @@ def _hints(table: type) -> dict[str, Any]:
     return {k: typing.get_args(v)[0] if typing.get_origin(v) is typing.NotRequired else v for k, v in every}
 
 
-@cache
 def of_class(target: str) -> tuple[dict[str, Argument], bool]:
     """Return ({argument: declaration}, whether it accepts others) of a class."""
     if target in CLASSES:
         return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
-    source = arguments(target)
-    named, more = (source.named, source.more) if source else ({}, True)
+    named, more = arguments(target) or UNKNOWN
     if OPTIMISER.fullmatch(target):
         common = _hints(Optimizer)
         named = {key: one._replace(kind=common.get(key, one.kind)) for key, one in named.items()}

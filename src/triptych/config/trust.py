@@ -6,28 +6,26 @@ callbacks listed, with plain arguments; and any class defined in a package that 
 trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). No functions,
 nested names, or what a module merely imports.
 
-``check_name`` reads the package's own files and imports nothing. ``import_class`` imports that one module,
-and looks whether the object is the class that it seemed.
+``check_name`` reads the table of signatures and imports nothing. ``import_class`` imports one module,
+and checks that the object is the class of that name.
 """
 
 import difflib
 import importlib
 import re
 import sys
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from triptych.config.habits import CALLBACKS
 from triptych.config.own_code import is_trusted, lies_in, raised_at, remember_imported
 from triptych.config.own_code import trusted as trusted
-from triptych.config.source import class_names, full_name
+from triptych.config.signatures import arguments, defining_name, is_listed, read_table
 from triptych.errors import UserError
 
-PACKAGE = Path(__file__).parents[1]
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
+OURS = tuple(f"triptych.{room}." for room in ROOMS)
 LIGHTNINGS = "pytorch_lightning.callbacks."
-HOMES = {  # of classes of Lightning's that write nowhere and change no weights
+HOMES = {  # Lightning's classes that write nowhere and change no weights, with their modules
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
     f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",
@@ -39,119 +37,84 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 OPTIMISER = re.compile(r"torch\.optim\.[A-Z][A-Za-z0-9]*")
 SCHEDULER = re.compile(r"torch\.optim\.lr_scheduler\.(?P<name>[A-Z][A-Za-z0-9]*)")
 NOT_OWN = {"triptych", "torch", "lightning", "pytorch_lightning", *sys.stdlib_module_names}
-NOT_PLAIN = {  # of those, with the reason
-    **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes code; write a class of your own"),
-    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "takes other schedules; write a class of your own"),
-    "ReduceLROnPlateau": "waits for a figure of validation; write a class of your own",
-    **dict.fromkeys(("LRScheduler", "Optimizer"), "is what the others are made of"),
-    "LBFGS": "evaluates the loss several times a step, which draws anew each time; choose adamw or sgd",
-    "SparseAdam": "needs sparse gradients, which no network here has; choose adamw or sgd",
+CODE = "takes code; write a class of your own"
+OTHERS = "takes other schedules; write a class of your own"
+PLATEAU = "waits for a figure of validation; write a class of your own"
+LBFGS = "evaluates the loss several times a step, with new draws each time; choose adamw or sgd"
+BASE = "is what the others are made of"
+REASONS = {  # why a class of torch or Lightning cannot be named
+    "torch.optim.lr_scheduler.LambdaLR": CODE,
+    "torch.optim.lr_scheduler.MultiplicativeLR": CODE,
+    "torch.optim.lr_scheduler.ChainedScheduler": OTHERS,
+    "torch.optim.lr_scheduler.SequentialLR": OTHERS,
+    "torch.optim.lr_scheduler.ReduceLROnPlateau": PLATEAU,
+    "torch.optim.lr_scheduler.LRScheduler": BASE,
+    "torch.optim.Optimizer": BASE,
+    "torch.optim.LBFGS": LBFGS,
+    "torch.optim.SparseAdam": "needs sparse gradients, which no network here has; choose adamw or sgd",
+    **{f"{LIGHTNINGS}{name}": reason for name, reason in CALLBACKS.items()},
+    **{f"lightning.pytorch.callbacks.{name}": reason for name, reason in CALLBACKS.items()},
 }
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """Check, importing nothing, that a class of that name may be built; return the name, or UserError."""
+    """Check that a class of that name may be built; return the name, or raise UserError."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
-        raise _refused(target, where, "not the dotted name of a class")
-    of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
-    if of_torch and not full_name(target):
-        module = target.rpartition(".")[0]
-        raise _refused(target, where, f"{module} has no class of that name{_near_in(module, target)}")
-    if of_torch and (reason := NOT_PLAIN.get(target.rpartition(".")[2])):
-        raise UserError(f"{_key(target, where)}: {reason}")
-    if target in HOMES or of_torch or is_trusted(target):
-        return target
-    if not _home(target):
-        raise _refused(target, where, f"not a class that a configuration may name{_near(target)}")
+        shown = ascii(target)[:100]
+        raise UserError(f"{_key(where)}={shown}: must be the dotted name of a class")
+    if target in REASONS:
+        raise UserError(f"{_key(where)}={target}: {REASONS[target]}")
+    if not _may_be_named(target):
+        raise _refused(target, where)
     return target
+
+
+def _may_be_named(target: str) -> bool:
+    if is_trusted(target) or target in HOMES:
+        return True
+    if OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
+        return arguments(target) is not None
+    return target.startswith(OURS) and is_listed(target)
 
 
 def import_class(target: Any, where: str = "") -> type:
     """Import the class of that name; UserError if it may not be built, or leads to something else."""
-    module, _, name = check_name(target, where).rpartition(".")
-    module = HOMES.get(target) or _home(target) or module  # of ours or Lightning's, the one that defines it
+    module, _, name = defining_name(check_name(target, where)).rpartition(".")
+    module = HOMES.get(target, module)
     try:
-        cls = vars(importlib.import_module(module)).get(name)
+        owner = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
+        raise UserError(f"{_key(where)}={target}: cannot be imported: {line}{raised_at(error)}") from error
     if is_trusted(target):
         remember_imported()
-    if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
-        raise _refused(target, where, f"{module} defines no class of that name{_near_in(module, target)}")
-    return cls
+    if not isinstance(owner, type) or owner.__qualname__ != name or not _is_home(owner, target, module):
+        raise UserError(f"{_key(where)}={target}: {module} defines no class of that name")
+    return owner
 
 
-def _is_home(cls: type, target: str, module: str) -> bool:
-    """Return whether the class is defined under its name, and is no alias of another."""
-    if cls.__qualname__ != target.rpartition(".")[2]:
-        return False
+def _is_home(owner: type, target: str, module: str) -> bool:
+    """Return whether the class is defined where its name says, and not imported from elsewhere."""
     if is_trusted(target):
-        return is_trusted(cls.__module__)
-    if OPTIMISER.fullmatch(target):
-        from torch.optim import Optimizer
-
-        return issubclass(cls, Optimizer) and lies_in(cls.__module__, "torch.optim")
-    if SCHEDULER.fullmatch(target):
-        from torch.optim.lr_scheduler import LRScheduler
-
-        return issubclass(cls, LRScheduler) and cls.__module__ == module
-    return cls.__module__ == module
+        return is_trusted(owner.__module__)
+    return lies_in(owner.__module__, module)
 
 
-@cache
-def _home(target: str) -> str:
-    """Return our module that defines ``target``, also if a package names it (``...sampler.DDIM``); or ""."""
-    module, _, name = target.rpartition(".")
-    if not any(lies_in(module, f"triptych.{room}") for room in ROOMS):
-        return ""
-    home, _, defined = full_name(target).rpartition(".")
-    return home if defined == name and lies_in(home, module) else ""
+def _key(where: str) -> str:
+    return f"{where}._target_".lstrip(".")
 
 
-def _near(target: str) -> str:
-    """Return ", did you mean NAME?" for a class of ours or Lightning's; "" if none is near."""
-    module, _, short = target.rpartition(".")
-    if module.endswith(("lightning.callbacks", "lightning.pytorch.callbacks")):
-        if short in CALLBACKS:
-            return f": {CALLBACKS[short]}"
-        target = LIGHTNINGS + short
-    elif not module.startswith("triptych.") or module.count(".") > 3 or not short[:1].isupper():
-        return ""
-    close = difflib.get_close_matches(target, _known(), n=1, cutoff=0.85)
-    return f", did you mean {close[0]}?" if close else ""
-
-
-@cache
-def _known() -> list[str]:
-    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
-    modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
-    ours = (f"{module}.{name}" for module in modules for name in class_names(module))
-    return [*HOMES, *filter(_home, ours)]
-
-
-def _near_in(module: str, target: str) -> str:
-    known = {name.lower(): name for name in class_names(module)}
-    close = difflib.get_close_matches(target.rpartition(".")[2].lower(), known, n=1)
-    return f", did you mean {known[close[0]]}?" if close else ""
-
-
-def _key(target: Any, where: str) -> str:
-    plain = isinstance(target, str) and NAME.fullmatch(target)
-    shown = target[:100] if plain else ascii(target)[:100]
-    return f"{where}._target_={shown}" if where else f"_target_={shown}"
-
-
-def _refused(target: Any, where: str, reason: str) -> UserError:
-    if reason.endswith("?"):  # with a suggestion
-        return UserError(f"{_key(target, where)}: {reason}")
-    rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
-    rooms += f", {LIGHTNINGS[:-1]}" * where.startswith("callbacks")
-    top, dot, _ = str(target).partition(".")
-    own = "a class of a package in TRIPTYCH_TRUST"
-    if dot and top.isidentifier() and top not in NOT_OWN and not is_trusted(target):
-        own = f"for code of your own: export TRIPTYCH_TRUST={','.join([*trusted(), top])}"
-    return UserError(
-        f"{_key(target, where)}: {reason}; use a class defined in {rooms}, an optimiser of torch.optim, a "
-        f"schedule of torch.optim.lr_scheduler, or {own}"
-    )
+def _refused(target: str, where: str) -> UserError:
+    problem = f"{_key(where)}={target[:100]}: not a class that a configuration may name"
+    listed = (name for name in read_table()["classes"] if _may_be_named(name))
+    close = difflib.get_close_matches(target[:100], listed, n=1, cutoff=0.75)
+    if close:
+        return UserError(f"{problem}; did you mean {close[0]}?")
+    package = target.partition(".")[0]
+    if package not in NOT_OWN:
+        fix = f"for code of your own: export TRIPTYCH_TRUST={','.join([*trusted(), package])}"
+    elif package == "triptych":
+        fix = f"use a class defined in {', '.join(OURS)} (a new one: make signatures)"
+    else:
+        fix = "see docs/security.md for those that it may"
+    return UserError(f"{problem}; {fix}")

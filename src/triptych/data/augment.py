@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from triptych.data.batch import Batch
 from triptych.declare import Count, Gt, Le, Share, Unit, declared
-from triptych.diffusion.condition import AUGMENTATION, Condition, Part
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part, part_of
 from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import UserError
 
@@ -77,15 +77,14 @@ class Crop(Augmentation):
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         height, width = x.shape[-2:]
-        if self.padding >= min(height, width):
-            most = f"must be at most {min(height, width) - 1} for {height} x {width} pixels"
-            raise UserError(f"augmentation.crop.padding={self.padding}: {most}, as it mirrors them")
         wide = pad(x, (self.padding,) * 4, mode="reflect")
         shifts = 2 * self.padding + 1
-        down, right = ((uniform() * shifts).long().view(-1, 1) for _ in range(2))
+        down = (uniform() * shifts).long().view(-1, 1)
+        right = (uniform() * shifts).long().view(-1, 1)
         if self.p < 1:
             stays = (uniform() >= self.p).view(-1, 1)
-            down, right = (torch.where(stays, self.padding, by) for by in (down, right))
+            down = torch.where(stays, self.padding, down)
+            right = torch.where(stays, self.padding, right)
         rows = (down + torch.arange(height)).view(len(x), 1, height, 1)
         columns = (right + torch.arange(width)).view(len(x), 1, 1, width)
         item = torch.arange(len(x)).view(-1, 1, 1, 1)
@@ -127,25 +126,34 @@ def augmented(
     batch: Batch, steps: Sequence[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
     """Return a training batch after all ``steps``; if one is ``told``, the condition says what was done."""
-    done = []
-    for part in dict.fromkeys(change.part for change in steps):
-        those = [change for change in steps if change.part == part]
-        if part is None:
-            x, numbers = augment(batch.x, those, seed, step, rank, world)
+    part_seed = mix(seed, Stream.PART_AUGMENTATION)
+    all_numbers = []
+    for name, changes in by_part(steps).items():
+        if name is None:
+            x, numbers = augment(batch.x, changes, seed, step, rank, world)
             batch = batch._replace(x=x)
         else:
-            own = None if batch.condition is None else batch.condition.part(part)
-            if batch.condition is None or own is None:
-                raise UserError(f"augmentation: the condition has no part {part!r}; set augmentation=none")
-            value, numbers = augment(own.value, those, mix(seed, Stream.PART_AUGMENTATION), step, rank, world)
-            changed = Condition(**{part: Part(value, own.present, own.mask)})
+            part = part_of(batch.condition, name)
+            if batch.condition is None or part is None:
+                fix = "set augmentation=none"
+                raise UserError(f"augmentation: the condition has no part {name!r}; {fix}")
+            value, numbers = augment(part.value, changes, part_seed, step, rank, world)
+            changed = Condition(**{name: Part(value, part.present, part.mask)})
             batch = batch._replace(condition=batch.condition.together(changed))
-        done.append(numbers)
-    numbers = torch.cat(done, 1)
+        all_numbers.append(numbers)
+    numbers = torch.cat(all_numbers, 1)
     if not numbers.shape[1]:
         return batch
-    changes = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
-    return batch._replace(condition=changes.together(batch.condition))
+    done = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
+    return batch._replace(condition=done.together(batch.condition))
+
+
+def by_part(steps: Sequence[Augmentation]) -> dict[str | None, list[Augmentation]]:
+    """Group changes by the part of the condition that they change; None: the item itself."""
+    groups: dict[str | None, list[Augmentation]] = {}
+    for change in steps:
+        groups.setdefault(change.part, []).append(change)
+    return groups
 
 
 def augment(
@@ -173,11 +181,16 @@ def augment(
 
 def noise_numbers(steps: Sequence[Augmentation], part: str, level: float) -> Tensor:
     """Return the part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,)."""
-    parts = list(dict.fromkeys(change.part for change in steps))
-    changes = sorted((step for step in steps if step.told), key=lambda step: parts.index(step.part))
-    own = [isinstance(change, ConditioningNoise) and change.part == part for change in changes]
-    pairs = zip(own, changes, strict=True)
-    return torch.tensor([level if noised else 0.0 for noised, one in pairs for _ in range(one.numbers)])
+    numbers = [torch.zeros(0)]
+    for changes in by_part(steps).values():
+        for change in changes:
+            if not change.told:
+                continue
+            done = torch.zeros(change.numbers)
+            if isinstance(change, ConditioningNoise) and change.part == part:
+                done += level
+            numbers.append(done)
+    return torch.cat(numbers)
 
 
 def count_numbers(steps: Sequence[Augmentation]) -> int:

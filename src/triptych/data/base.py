@@ -1,8 +1,6 @@
 """The datamodule that all data come from, and what loading them needs."""
 
 import math
-import random
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -15,7 +13,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder, rank_world
-from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
+from triptych.data.source import check_val_size, folder_path
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.diffusion.draws import Stream, seeded
@@ -37,10 +35,6 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     return pool[:train], pool[train:]
 
 
-def _generators() -> tuple[Any, ...]:
-    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
-
-
 @declared("data", DataError)
 class DataModule(pl.LightningDataModule, ABC):
     """Fixed splits, batches in an order that follows from (seed, step).
@@ -59,13 +53,12 @@ class DataModule(pl.LightningDataModule, ABC):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
-    class_names: Sequence[str] = ()  # of the labels, where they have some
-    draws_globally: bool = False  # whether `load` drew from a global generator, which the run's seed sets
-    load_seconds: float = math.inf  # that `load` took
+    class_names: Sequence[str] = ()  # names of the classes, if they have names
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
-    advice: tuple[str, ...] = ()  # lines that a run prints of its data, set in `load`
-    shown: str = "test"  # the split whose items stand beside samples; "val" in a run with test=false
-    known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
+    download: bool = False  # whether missing files are fetched
+    embedder: Any = None  # a ``captions.Embedder``, for data that have one
+    shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
+    known_as: str | None = None  # in a cascade, the part of later stages' conditions with these items
 
     def __init__(
         self,
@@ -80,10 +73,10 @@ class DataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self.pin_memory = pin_memory and torch.cuda.is_available()  # there is nothing to pin for, else
+        self.pin_memory = pin_memory and torch.cuda.is_available()
         self.splits: dict[str, Split] = {}
-        self.numbers: dict[str, Tensor] = {}  # of each split's items, once a run has begun
-        self.augmentations: list[Augmentation] = []  # of training batches alone
+        self.numbers: dict[str, Tensor] = {}  # one for each item of a split, see ``remember``
+        self.augmentations: list[Augmentation] = []  # they change training batches alone
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -97,21 +90,29 @@ class DataModule(pl.LightningDataModule, ABC):
             return
         if self.trainer is None:  # no Lightning around to call it
             self.prepare_data()
-        before, began = _generators(), time.perf_counter()
         self.splits = self.load()
-        self.load_seconds = time.perf_counter() - began
-        self.draws_globally = _generators() != before
 
     @property
     def description(self) -> str:
         """Name, classes, size of an item and splits, in one line; after ``setup``."""
-        some = ", ".join(self.class_names[:10]) + ", ..." * (len(self.class_names) > 10)
-        classes = f"{self.num_classes} classes" + f" ({some})" * bool(some) if self.num_classes else ""
-        images = len(self.shape) == 3
-        size = "x".join(map(str, (*self.shape[1:], self.shape[0])))
-        item = size if images else f"{math.prod(self.shape)} numbers an item"
-        splits = " / ".join(f"{len(split)} {name}" for name, split in self.splits.items())
-        return ", ".join(filter(None, (self.name, classes, item, splits)))
+        facts = [self.name]
+        if self.num_classes:
+            facts.append(f"{self.num_classes} classes{self._first_classes()}")
+        if len(self.shape) == 3:
+            channels, height, width = self.shape
+            facts.append(f"{height}x{width}x{channels}")
+        else:
+            facts.append(f"{math.prod(self.shape)} numbers an item")
+        facts.append(" / ".join(f"{len(split)} {name}" for name, split in self.splits.items()))
+        return ", ".join(facts)
+
+    def _first_classes(self) -> str:
+        if not self.class_names:
+            return ""
+        names = [*self.class_names[:10]]
+        if len(self.class_names) > 10:
+            names.append("...")
+        return f" ({', '.join(names)})"
 
     @property
     def conditions(self) -> dict[str, Kind]:
@@ -125,7 +126,9 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def as_condition(self, x: Tensor) -> Tensor:
         """Return samples x (n, *shape) as a condition of later stages of a cascade: on the data's levels."""
-        return x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
+        if self.levels is None:
+            return x
+        return to_unit(to_level(x, self.levels), self.levels)
 
     @property
     def condition_split(self) -> str:
@@ -155,14 +158,24 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
         train = self.splits["train"]
-        check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
-        how = self.pin_memory, repeat, self.augmentations, self.num_workers
-        return TrainLoader(train, order, self._batches_seen, rank, world, *how)
+        return TrainLoader(
+            train,
+            order,
+            first=self._batches_seen,
+            rank=rank,
+            world=world,
+            pin_memory=self.pin_memory,
+            repeat=repeat,
+            changes=self.augmentations,
+            ahead=self.num_workers,
+        )
 
     def _batches_seen(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+        if self.trainer is None:
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
         """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
@@ -171,14 +184,17 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def remember(self) -> None:
         """Keep the numbers of the items that a run is evaluated on, which an ``EvalLoader`` compares."""
-        for name, split in self.splits.items():
-            limit = len(self.splits["test"]) if name == "train" else len(split)
-            if limit and len(split):
+        limits = {name: len(split) for name, split in self.splits.items()}
+        limits["train"] = min(limits["train"], limits["test"])
+        for name, limit in limits.items():
+            if limit:
                 loader = self.eval_dataloader(name, limit)
                 self.numbers[name] = torch.cat([batch.numbers() for batch in loader])
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:
-        return self.eval_dataloader("val") if len(self.splits["val"]) else []
+        if not len(self.splits["val"]):
+            return []
+        return self.eval_dataloader("val")
 
 
 class Official(DataModule):
@@ -202,9 +218,11 @@ class Official(DataModule):
 
     def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
         """Return the splits of two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
-        order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
-        own = dict(zip(("train", "val"), hold_out(order, self.val_size), strict=True))
-        return select(*train, own, self.levels) | select(*test, {"test": test_order}, self.levels)
+        order = np.random.RandomState(0).permutation(len(train[0]))
+        test_order = np.random.RandomState(0).permutation(len(test[0]))
+        trained, held_out = hold_out(order, self.val_size)
+        splits = select(*train, {"train": trained, "val": held_out}, self.levels)
+        return splits | select(*test, {"test": test_order}, self.levels)
 
 
 class Generated(DataModule):
@@ -230,11 +248,10 @@ class Generated(DataModule):
         raise NotImplementedError("draw() is not defined")
 
     def load(self) -> dict[str, Split]:
-        for name, n in self.sizes.items():
-            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.
             x, labels = self.draw(max(n, 1), seeded(self.data_seed, Stream.POINTS, stream))
-            splits[name] = Split(x[:n].float(), Condition.of(label=None if labels is None else labels[:n]))
+            condition = None if labels is None else Condition(label=labels[:n])
+            splits[name] = Split(x[:n].float(), condition)
         return splits

@@ -26,10 +26,10 @@ class Batch(NamedTuple):
         """Return a number for what each item and its condition are, int64 (B,)."""
         tensors = [self.x]
         if self.condition is not None:
-            for part in self.condition.parts.values():
-                tensors += [t for t in (part.value, part.present, part.mask) if t is not None]
-        rows = zip(*(t.contiguous().numpy() for t in tensors), strict=True)
-        return torch.tensor([item_number(*row) for row in rows], dtype=torch.int64)
+            tensors += self.condition.tensors()
+        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        numbers = [item_number(*row) for row in zip(*arrays, strict=True)]
+        return torch.tensor(numbers, dtype=torch.int64)
 
 
 def to_unit(k: Tensor, levels: int) -> Tensor:
@@ -58,8 +58,9 @@ class Split:
     @property
     def labels(self) -> Tensor | None:
         """The part "label" of the condition, (n,) int64, if there is one."""
-        part = None if self.condition is None else self.condition.part("label")
-        return None if part is None else part.value
+        if self.condition is None or "label" not in self.condition.parts:
+            return None
+        return self.condition.label
 
     def __len__(self) -> int:
         return len(self.values)
@@ -68,4 +69,5 @@ class Split:
         """Return the items at `index` (B,), scaled as Batch says."""
         values = self.values[index]
         x = values.float() if self.levels is None else to_unit(values, self.levels)
-        return Batch(x, None if self.condition is None else self.condition[index], index)
+        condition = None if self.condition is None else self.condition[index]
+        return Batch(x, condition, index)

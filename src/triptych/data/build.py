@@ -7,36 +7,36 @@ copy elsewhere is the same data. 0.2 s for 60,000 images of 28 x 28.
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.own_code import defined_at, is_own, raised_by
+from triptych.config.own_code import defined_at, raised_by
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, item_number
-from triptych.diffusion.condition import Labels, Part
+from triptych.diffusion.condition import Labels
 
 SPLITS = ("train", "val", "test")
-WHOLE = (torch.int64, torch.uint8)  # of levels; labels are the first
 CHUNK = 4096  # items checked together
 DIGESTED = 1024  # items in memory at a time
 HELD_OUT = ("val", "test")
-SMALL, QUICK = 2**26, 2.0  # numbers, and seconds, within which to load data twice costs nothing
 
 
 def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
     """Build and load the data, or raise a UserError; ``download=False`` overrides the configuration."""
     data = build(config["data"], "data")
-    changes = config.get("augmentation") or {}
-    data.shown = "test" if config.get("test", True) else "val"
-    data.augmentations = [build(node, f"augmentation.{name}") for name, node in changes.items() if node]
-    if not download and getattr(data, "download", False):
+    if not config.get("test", True):
+        data.shown = "val"
+    for name, node in (config.get("augmentation") or {}).items():
+        if node:
+            data.augmentations.append(build(node, f"augmentation.{name}"))
+    if not download:
         data.download = False  # it would write where the configuration says
     with raised_by("data"):
         data.setup()
@@ -45,100 +45,79 @@ def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
 
 
 def check_contract(data: DataModule) -> None:
-    """Check splits, shapes, dtypes, levels, finite values and conditions after ``setup``; else DataError."""
-    kind = type(data)
-    for name in ("name", "shape"):
-        if not hasattr(data, name):
-            raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
-    for name in ("val_dataloader", "test_dataloader"):
-        own = getattr(kind, name)
-        if own is not getattr(DataModule, name):
-            raise DataError(f"data: {name} is not read; give the items in load{defined_at(own)}")
-    if breach := _breach(data):
-        raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
-
-
-def check_repeatable(data: DataModule, config: dict[str, Any], after_fit: bool = False) -> None:
-    """Refuse a user's data whose items differ each time, or follow from the run's seed.
-
-    To load large or slow ones again takes its time: that is done after the fit, as an evaluation will.
-    """
-    size = math.prod(data.shape) * sum(map(len, data.splits.values()))
-    small = size <= SMALL and data.load_seconds <= QUICK
-    if not is_own(data) or after_fit == (data.draws_globally or small):
-        return
-    with isolate_rng():  # which has moved on since the first time
-        again = build(config["data"], "data")  # a copy would share a generator made in __init__, or a list
-        vars(again).update({"download": data.download} if hasattr(data, "download") else {})
-        again.splits = again.load()
-    if fingerprint(again).split != fingerprint(data).split:
-        problem = "load gives other items each time, so no run could be resumed"
-        if data.draws_globally:
-            problem = "load draws from a global generator, so each seed has its own items"
-        fix = "draw from torch.Generator().manual_seed(0) or numpy.random.default_rng(0)"
-        raise DataError(f"data {data.name}: {problem}; {fix}{defined_at(data.load)}")
-
-
-def _breach(data: DataModule) -> str:
-    splits: Any = data.splits
-    if not isinstance(splits, dict) or (missing := [name for name in SPLITS if name not in splits]):
-        problem = f"no split {missing[0]}" if isinstance(splits, dict) else f"load gives {_class_of(splits)}"
-        return f"{problem}; load must return {{name: Split}} of {', '.join(SPLITS)}, an empty one if need be"
-    if data.levels in (0, 1):
-        return f"levels={data.levels} in the class; must be at least 2, or None for numbers"
-    for name, split in splits.items():
+    """Check that each split is what the class says: shapes, levels, finite values and conditions."""
+    for name in SPLITS:
+        split: Any = data.splits.get(name)
         if not isinstance(split, Split):
-            return f"{name}: {_class_of(split)}; must be a Split"
+            _refuse(data, f"{name}: load returns no Split of that name; it may be an empty one")
         if split.levels != data.levels:
-            return f"{name}: levels={split.levels} in its Split; must be {data.levels}, as the class says"
-        values: Any = Part(split.values)  # type: ignore[arg-type]
-        if breach := _part_breach(values, (len(split), *data.shape), data.levels, WHOLE, data.largest):
-            return f"{name}: values{breach}"
-        for place, kind in data.conditions.items():
-            part = None if split.condition is None else split.condition.part(place)
-            if part is None:
-                return f"{name}: no {place}; each item needs one, as {kind} says"
-            classes = kind.classes if isinstance(kind, Labels) else None
-            if breach := _part_breach(part, (len(split), *kind.shape), classes, WHOLE[:1], math.inf):
-                return f"{name}: {place}{breach}"
-    return "" if len(splits["train"]) else "train: no items; must have one or more"
+            class_says = f"must be {data.levels}, as the class says"
+            _refuse(data, f"{name}: levels={split.levels} in its Split; {class_says}")
+        _check_shape(data, f"{name}: values", split.values, (len(split), *data.shape))
+        if data.levels is None:
+            _check_numbers(data, f"{name}: values", split.values, data.largest)
+        else:
+            _check_whole_numbers(data, f"{name}: values", split.values, data.levels)
+        _check_conditions(data, name, split)
+    if not len(data.splits["train"]):
+        _refuse(data, "train: no items; must have one or more")
 
 
-def _part_breach(
-    part: Part, shape: tuple[int, ...], levels: int | None, whole: tuple[torch.dtype, ...], largest: float
-) -> str:
-    # of whole numbers below ``levels``, or of finite ones
-    value: Any = part.value
+def _check_conditions(data: DataModule, name: str, split: Split) -> None:
+    parts = {} if split.condition is None else split.condition.parts
+    for part_name, kind in data.conditions.items():
+        part = parts.get(part_name)
+        if part is None:
+            _refuse(data, f"{name}: no {part_name}; each item needs one, as {kind} says")
+        _check_shape(data, f"{name}: {part_name}", part.value, (len(split), *kind.shape))
+        if isinstance(kind, Labels):
+            present = part.value if part.present is None else part.value[part.present]
+            _check_whole_numbers(data, f"{name}: {part_name}", present, kind.classes)
+        else:
+            _check_numbers(data, f"{name}: {part_name}", part.value, math.inf)
+
+
+def _refuse(data: DataModule, problem: str) -> NoReturn:
+    raise DataError(f"data {data.name}: {problem}{defined_at(data.load)}")
+
+
+def _check_shape(data: DataModule, place: str, value: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor | Mapped):
-        return f": {_class_of(value)}; must be a torch.Tensor"
+        _refuse(data, f"{place}: a {type(value).__name__}; must be a torch.Tensor")
     if tuple(value.shape) != shape:
-        return f" of shape {tuple(value.shape)}; must be {shape}"
+        _refuse(data, f"{place} of shape {tuple(value.shape)}; must be {shape}")
+
+
+def _check_whole_numbers(data: DataModule, place: str, value: Tensor | Mapped, levels: int) -> None:
+    must = f"must be whole numbers from 0 to {levels - 1}"
     dtype = value[:1].dtype
-    if levels is None and not dtype.is_floating_point:
-        return f": {dtype}; must be float32, or set levels=K in the class for whole numbers"
-    if levels is not None and dtype not in whole:
-        return f": {dtype}; must be whole numbers from 0 to {levels - 1} as {' or '.join(map(str, whole))}"
-    if levels is not None and levels > 255 and dtype == torch.uint8:
-        return ""  # nothing can be outside, and need not be read
+    if dtype not in (torch.int64, torch.uint8):
+        _refuse(data, f"{place}: {dtype}; {must} as torch.int64 or torch.uint8")
+    if dtype == torch.uint8 and levels > 255:
+        return  # nothing can be outside, so that images on disk need not be read
     for start in range(0, len(value), CHUNK):
-        some = value[start : start + CHUNK]
-        if levels is None and not (finite := some.isfinite().reshape(len(some), -1).all(1)).all():
-            return f": item {start + int(finite.long().argmin())} is not finite; each must be"
-        if levels is not None and part.present is not None:
-            some = some[part.present[start : start + CHUNK]]
-        low, high = some.aminmax() if some.numel() else (0, 0)
-        if levels is not None and not 0 <= low <= high < levels:
-            return f" from {low} to {high}; must be whole numbers from 0 to {levels - 1}"
-        if levels is None and (size := float(max(-low, high))) > largest:
-            return (
-                f" up to {size:.4g}; must be at most {largest:g} in absolute value, as noise schedules are"
-                " made for about 1; a class whose data are larger says `largest`"
+        low, high = value[start : start + CHUNK].aminmax()
+        if low < 0 or high >= levels:
+            _refuse(data, f"{place} from {low} to {high}; {must}")
+
+
+def _check_numbers(data: DataModule, place: str, value: Tensor | Mapped, largest: float) -> None:
+    if not value[:1].dtype.is_floating_point:
+        fix = "must be float32, or set levels=K in the class for whole numbers"
+        _refuse(data, f"{place}: {value[:1].dtype}; {fix}")
+    for start in range(0, len(value), CHUNK):
+        items = value[start : start + CHUNK]
+        finite = items.isfinite().reshape(len(items), -1).all(1)
+        if not finite.all():
+            first = start + int(finite.long().argmin())
+            _refuse(data, f"{place}: item {first} is not finite; each must be")
+        size = items.abs().max().item()
+        if size > largest:
+            _refuse(
+                data,
+                f"{place} up to {size:.4g}; must be at most {largest:g} in absolute value, as "
+                "noise schedules are made for about 1; a class whose data are larger says `largest`",
             )
-    return ""
-
-
-def _class_of(value: Any) -> str:
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -169,30 +148,78 @@ def fingerprint(data: DataModule) -> Fingerprint:
     about: dict[str, Any] = {"description": data.description}
     if data.class_names:
         about["classes"] = [*data.class_names]
-    known = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
-    others = {name: kind for name, kind in known.items() if name not in data.computed}
-    kind: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
-    kind += [others] if others else []
-    if data.computed:  # their last digits differ between machines; what they follow from does not
-        kind.append([known, *data.encoders])
+    facts = _facts(data)
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
-        return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n, about=about)
-    splits = data.splits.items()
-    items = {k: _numbers(s.values) if s.digests is None else s.digests for k, s in splits}
-    shared = {name: int(torch.isin(items[name], items["train"]).sum()) for name in HELD_OUT}
-    if shared := {name: k for name, k in shared.items() if k}:
+        return Fingerprint(_hex(facts, drawn, judged), _hex(facts, drawn, judged, n), n, about=about)
+    items = {name: _item_numbers(split) for name, split in data.splits.items()}
+    shared = _shared(items)
+    if shared:
         about["shared"] = shared
-    # with its condition, an item is a few numbers; sorted, as the order of a set is no part of what it is
-    columns = {k: [items[k].numpy(), *_condition(data.splits[k], [*others])] for k in items}
-    for k, captions in getattr(data, "captions", {}).items() if "text" in data.computed else ():
-        texts = (np.frombuffer(caption.encode(), np.uint8) for caption in captions)
-        columns[k] += [np.array([*map(item_number, texts)], np.int64)]
-    rows = {k: np.stack(some, 1) for k, some in columns.items()}
-    whole = np.concatenate([*rows.values()])
-    whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
-    return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items, about)
+    rows = {name: _rows(data, name, numbers) for name, numbers in items.items()}
+    # Sorted, as the order of a set is no part of what it is.
+    whole, test = _sorted(np.concatenate([*rows.values()])), _sorted(rows["test"])
+    return Fingerprint(_hex(facts, whole, test), _hex(facts, *rows.values()), n, items, about)
+
+
+def _facts(data: DataModule) -> list[Any]:
+    """Return what identifies the kind of items: name, shape, levels, classes and other conditions."""
+    facts: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
+    kinds = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
+    read = {name: kind for name, kind in kinds.items() if name not in data.computed}
+    if read:
+        facts.append(read)
+    if data.computed:  # their last digits differ between machines; what they follow from does not
+        facts.append([kinds, *data.encoders])
+    return facts
+
+
+def _item_numbers(split: Split) -> Tensor:
+    return _numbers(split.values) if split.digests is None else split.digests
+
+
+def _shared(items: Mapping[str, Tensor]) -> dict[str, int]:
+    """Count the items of each held-out split that are in train, too; splits with some alone."""
+    counts = {name: int(torch.isin(items[name], items["train"]).sum()) for name in HELD_OUT}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _rows(data: DataModule, name: str, items: Tensor) -> np.ndarray:
+    """Return a row of numbers for each item of a split and its condition, (n, columns) int64."""
+    split = data.splits[name]
+    columns = [items.numpy(), _label_column(split)]
+    for part_name in data.conditions:
+        if part_name != "label" and part_name not in data.computed:
+            columns += _part_columns(split, part_name)
+    if "text" in data.computed:
+        captions: list[str] = data.captions[name]  # type: ignore[attr-defined]  # of ``Captioned``
+        columns.append(_text_column(captions))
+    return np.stack(columns, 1)
+
+
+def _label_column(split: Split) -> np.ndarray:
+    return np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()
+
+
+def _part_columns(split: Split, name: str) -> list[np.ndarray]:
+    """Return numbers for a part's values, for which items have it, and for its mask."""
+    assert split.condition is not None
+    part = split.condition.parts[name]
+    mask = torch.ones(len(split), 0) if part.mask is None else part.mask
+    present = part.present
+    if present is None:
+        present = torch.ones(len(split), dtype=torch.bool)
+    return [_numbers(tensor).numpy() for tensor in (part.value, present, mask)]
+
+
+def _text_column(texts: Sequence[str]) -> np.ndarray:
+    numbers = [item_number(np.frombuffer(text.encode(), np.uint8)) for text in texts]
+    return np.array(numbers, np.int64)
+
+
+def _sorted(rows: np.ndarray) -> np.ndarray:
+    return rows[np.lexsort(rows.T)]
 
 
 def leakage(facts: dict[str, Any]) -> list[str]:
@@ -210,22 +237,12 @@ def _numbers(values: Tensor | Mapped) -> Tensor:
     return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)
 
 
-def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
-    """Return the label, 0 without one, and three numbers for each other part; (n,) int64 each."""
-    columns = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
-    for name in others:
-        assert split.condition is not None
-        part = split.condition.parts[name]
-        mask = torch.ones(len(split), 0) if part.mask is None else part.mask
-        present = torch.ones(len(split), dtype=torch.bool) if part.present is None else part.present
-        columns += [_numbers(t).numpy() for t in (part.value, present, mask)]
-    return columns
-
-
 def _hex(*parts: Any) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        array = isinstance(part, np.ndarray)
-        digest.update(part.astype("<i8").tobytes() if array else json.dumps(part, sort_keys=True).encode())
+        if isinstance(part, np.ndarray):
+            digest.update(part.astype("<i8").tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode())
         digest.update(b"\0")
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from triptych.config.identity import root
 from triptych.errors import StorageError
 from triptych.files import replaced
 
-VERSION = 1  # of what is stored; another one is another file
+VERSION = 1  # of the stored format; a change names other files
 
 
 def cache_folder() -> Path:
@@ -66,7 +66,7 @@ def cached_images(
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
         with _written(data) as file:
-            # in order, so a full disk is an error and not a crash
+            # Written in order, not through the map: a full disk is then an error and not a crash.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
             items = np.empty(n, np.int64)

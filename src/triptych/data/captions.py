@@ -20,7 +20,7 @@ from triptych.data.batch import Split
 from triptych.data.cache import Mapped
 from triptych.data.digits import Digits
 from triptych.data.folder import ImageFolder
-from triptych.data.layout import Layout, caption_file
+from triptych.data.layout import Layout
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
@@ -47,10 +47,9 @@ class Embedder:
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:
         self.what = f"{key}={path}"
         file = Path(path).expanduser()
-        file = file / FILE if file.is_dir() else file
+        if file.is_dir():
+            file = file / FILE
         fix = "needs the directory of a finished run of model=contrastive"
-        if not file.is_file():
-            raise DataError(f"{self.what}: no {FILE} there; {fix}")
         try:
             about = load_tensors(file)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
@@ -144,11 +143,9 @@ class Captioned(DataModule):
         **more: Any,
     ) -> None:
         super().__init__(**more)
-        if not isinstance(encoder, TextEncoder):
-            raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
-        self.encoder = encoder
-        self.computed += (TEXT,) * encoder.computes
-        self.embedder: Embedder | None = None
+        self.encoder: TextEncoder = encoder
+        if encoder.computes:
+            self.computed += (TEXT,)
         self.captions: dict[str, list[str]] = {}
         if embeddings is not None:
             self.embed(embeddings)
@@ -160,8 +157,10 @@ class Captioned(DataModule):
 
     @property
     def conditions(self) -> dict[str, Kind]:
-        text: dict[str, Kind] = {TEXT: Tokens(self.encoder.length, self.encoder.width)}
-        return super().conditions | text | (self.embedder.conditions if self.embedder else {})
+        kinds: dict[str, Kind] = {TEXT: Tokens(self.encoder.length, self.encoder.width)}
+        if self.embedder is not None:
+            kinds |= self.embedder.conditions
+        return super().conditions | kinds
 
     def captioned(
         self,
@@ -181,30 +180,36 @@ class Captioned(DataModule):
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
         self.encoder.learn([*distinct, *known])
-        tokens, mask = (t.numpy() for t in self.encoder.table(distinct, what))
-        place = {caption: i for i, caption in enumerate(distinct)}
+        tokens, mask = self.encoder.table(distinct, what)
+        places = {caption: place for place, caption in enumerate(distinct)}
         result = {}
         for name, split in splits.items():
-            which = np.array([place[caption] for caption in captions[name]], dtype=np.int64)
-            text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
-            others = {} if split.condition is None else split.condition.parts
-            result[name] = replace(split, condition=Condition(**others, text=text))
-        if self.embedder is None:
-            return result
-        whole = whole or splits
-        self.embedder.check(tuple(whole["train"].values.shape[1:]), self.conditions[TEXT])
-        return {name: self.embedder.add_to(split, whole[name]) for name, split in result.items()}
+            rows = np.array([places[caption] for caption in captions[name]], dtype=np.int64)
+            text: Any = Part(Mapped(tokens.numpy(), rows), mask=Mapped(mask.numpy(), rows))  # type: ignore[arg-type]
+            condition = Condition(text=text)
+            if split.condition is not None:
+                condition = split.condition.together(condition)
+            result[name] = replace(split, condition=condition)
+        if self.embedder is not None:
+            whole = whole or splits
+            self.embedder.check(tuple(whole["train"].values.shape[1:]), self.conditions[TEXT])
+            for name, split in result.items():
+                result[name] = self.embedder.add_to(split, whole[name])
+        return result
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        of_texts = f"{self.encoder.name}, {self.encoder.length}"
-        return (of_texts, self.embedder.name) if self.embedder else (of_texts,)
+        names = [f"{self.encoder.name}, {self.encoder.length}"]
+        if self.embedder is not None:
+            names.append(self.embedder.name)
+        return tuple(names)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         tokens, mask = self.encoder.encode(prompts)
-        text = Part(tokens, mask=mask)
-        embedding = {} if self.embedder is None else {CAPTION: self.embedder.texts(text)}
-        return Condition(text=text, **embedding)
+        parts = {TEXT: Part(tokens, mask=mask)}
+        if self.embedder is not None:
+            parts[CAPTION] = Part(self.embedder.texts(parts[TEXT]))
+        return Condition(**parts)
 
     def attributes(self, label: Tensor) -> Tensor:
         """Return the attributes (n, A) of classes (n,), whole numbers."""
@@ -214,10 +219,11 @@ class Captioned(DataModule):
         """Return the attributes (n, A) that captions of the data ask for, -1 where one is left open."""
         known: dict[str, int] = {}
         for name, split in self.splits.items():
-            if split.labels is not None:
-                for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
-                    same = known.get(caption, label) == label
-                    known[caption] = label if same else -1  # the caption of several classes
+            if split.labels is None:
+                continue
+            for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
+                if known.setdefault(caption, label) != label:
+                    known[caption] = -1  # the caption of several classes
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:
@@ -261,7 +267,7 @@ class CaptionedFolder(Captioned, ImageFolder):
 
 def read_caption(image: Path) -> str:
     """Return the caption of an image, on one line; DataError if there is none."""
-    file = caption_file(image)
+    file = image.with_suffix(".txt")
     try:
         with open_regular(file) as stream:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())

@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, Official
+from triptych.data.base import Official
 from triptych.data.batch import Split
-from triptych.data.source import missing_cifar
+from triptych.data.source import check_cifar
 
 
 class Cifar10(Official):
     """32 x 32 in colour, 256 levels, 10 classes.
 
-    root holds `cifar-10-batches-py`; download=true fetches it. DataError if it is missing or damaged.
+    root holds `cifar-10-batches-py`; download=true fetches it. DataError if it is missing.
     """
 
     name = "cifar10"
@@ -23,17 +23,13 @@ class Cifar10(Official):
             self.read(train=True, download=True)
 
     def load(self) -> dict[str, Split]:
+        check_cifar(self.root)
         return self.split(self.read(train=True), self.read(train=False))
 
     def read(self, train: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
         from torchvision import datasets
 
-        try:
-            part = datasets.CIFAR10(self.root, train=train, download=download)
-        except (OSError, RuntimeError) as error:
-            if not download:
-                raise missing_cifar(self.root) from error
-            raise DataError(f"data.download=True: cannot fetch CIFAR-10 to {self.root}: {error}") from error
+        part = datasets.CIFAR10(self.root, train=train, download=download)
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.tensor(part.targets)

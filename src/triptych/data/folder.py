@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
-from triptych.data.layout import Layout, hidden_classes, read_layout, split_files
+from triptych.data.layout import Layout, read_layout, split_files
 from triptych.data.order import rank_world
 from triptych.data.source import check_pixels, folder_path
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
@@ -21,10 +21,9 @@ from triptych.errors import UserError
 from triptych.files import limit, open_regular
 from triptych.terminal import progress_bar
 
-# by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
+# A file's content says its format, whatever its name: Pillow would hand an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the next one, at most
-GREY = 4096  # training images whose channels are compared, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
 
 
@@ -35,10 +34,11 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     """
     try:
         with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
-            if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
-                size_of = f"{image.width} x {image.height} = {pixels} pixels"
-                fix = f"more than {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
-                raise DataError(f"data.root: {file} has {size_of}, {fix}")
+            most = limit("TRIPTYCH_MAX_PIXELS")
+            if image.width * image.height > most:
+                size_of = f"{image.width} x {image.height} pixels"
+                fix = "TRIPTYCH_MAX_PIXELS=... raises the limit"
+                raise DataError(f"data.root: {file} has {size_of}, more than {most}; {fix}")
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
         values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))
@@ -47,14 +47,17 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         problem = f"cannot read the image {file}: {type(error).__name__}: {error}"
         raise DataError(f"data.root: {problem}") from error
-    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+    if channels == 1:
+        return values[None]
+    return values.transpose(2, 0, 1)
 
 
 def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
         scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-        if (clear := image.info.get("transparency")) is not None:
+        clear = image.info.get("transparency")
+        if clear is not None:
             scaled.putalpha(Image.fromarray(values != clear))
         return scaled
     if image.mode in ("I", "F"):
@@ -87,7 +90,7 @@ class ImageFolder(DataModule):
     the hash's order.
     num_classes is known after setup, as the folder is read there. num_workers threads decode, into a file
     that all later runs map (``data.cache``).
-    DataError: no folder, no images, a file that is no image, a split with a fraction above 0 and no image.
+    DataError: no folder, no images, a file that is no image.
     """
 
     name = "folder"
@@ -114,27 +117,20 @@ class ImageFolder(DataModule):
 
     def load(self) -> dict[str, Split]:
         layout = read_layout(self.root)
-        parts = split_files(layout, self.root, self.val_fraction, self.test_fraction, self.data_seed)
+        parts = split_files(layout, self.val_fraction, self.test_fraction, self.data_seed)
         self.accept(layout, parts)
         self.num_classes, self.class_names = len(layout.classes), layout.classes
         images = self.decode([self.root / file for file in layout.files])
-        labels = torch.tensor(layout.labels) if layout.labels else None
+        labels = torch.tensor(layout.labels)
         name = cache_name(self.root, layout.files, self.shape, self.background)
         array, digests = cached_images(cache_folder(), name, len(layout.files), self.shape, images)
         splits = {}
         for split, rows in parts.items():
-            condition = Condition.of(label=None if labels is None else labels[rows])
+            condition = None
+            if layout.labels:
+                condition = Condition(label=labels[rows])
             splits[split] = Split(Mapped(array, rows), condition, self.levels, digests[rows])
-        grey = self._all_grey(Mapped(array, parts["train"][:GREY]))
-        self.advice = tuple(filter(None, (hidden_classes(layout, self.root), grey)))
         return splits
-
-    def _all_grey(self, images: Mapped) -> str:
-        """Return the line for grey images in colour; the first coloured ones end the search."""
-        some = (images[start : start + AHEAD] for start in range(0, len(images), AHEAD))
-        if self.shape[0] == 1 or not all((x == x[:, :1]).all() for x in some):
-            return ""
-        return f"data.channels=3: all of {len(images)} training images are grey; use data.channels=1"
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
         """Check the files of the splits before any image is decoded; DataError for what they lack."""
@@ -142,7 +138,8 @@ class ImageFolder(DataModule):
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
         """Yield each of `files` in turn, `shape` uint8, with a progress bar once the first is drawn."""
         channels, size, _ = self.shape
-        quiet = True if rank_world()[0] else None  # None: shown on a terminal only
+        rank, _ = rank_world()
+        quiet = True if rank else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
                 with progress_bar(desc="images", total=len(files), disable=quiet) as bar:

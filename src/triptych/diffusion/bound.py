@@ -1,6 +1,7 @@
-r"""The bound: -log p(x) <= prior + reconstruction + diffusion, in nats (tutorial eq. 58; VDM eq. 12).
+r"""The variational bound -log p(x) <= prior + reconstruction + diffusion, in nats.
 
-It is the one accounting of the house: whatever a run trained on, this is what it reports.
+Luo 2022, eq. 58; VDM (Kingma et al. 2021), eq. 12. Every run reports this bound, whatever its
+training loss.
 """
 
 from typing import Annotated, NamedTuple
@@ -17,14 +18,15 @@ from .protocol import AnyDenoiser
 from .reverse_variance import NODES, BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
 
-Continuous = Annotated[None, "continuous time"]  # what null means, for reports
+Continuous = Annotated[None, "continuous time"]  # reports write this for null
 
 
 class BoundTerms(NamedTuple):
     """The three terms of a negative evidence lower bound, nats, (B,) each.
 
-    ``prior``: KL(q(z_1 | x) || p(z_1)), tutorial's "prior matching". ``reconstruction``: -log p(x | z_0).
-    ``diffusion``: the sum of KLs between, "denoising matching" (for a VAE, the KLs between latents).
+    ``prior``: KL(q(z_1 | x) || p(z_1)), called "prior matching" in Luo 2022. ``reconstruction``:
+    -log p(x | z_0). ``diffusion``: the sum of the KLs of all steps between, called "denoising
+    matching" (for a VAE, the KLs between latents).
     """
 
     prior: Tensor
@@ -33,12 +35,16 @@ class BoundTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """prior + reconstruction + diffusion."""
+        """The sum of the three terms."""
         return self.prior + self.reconstruction + self.diffusion
 
 
 class DiffusionTerm(NamedTuple):
-    """One-sample estimate (B,) nats, the gammas it was taken at and its squared epsilon errors, summed."""
+    """One-sample estimate of the diffusion term, (B,) each.
+
+    ``nats``: the estimate. ``gamma``: the levels at which it was drawn. ``squared_error``: its
+    squared epsilon errors, summed over dimensions.
+    """
 
     nats: Tensor
     gamma: Tensor
@@ -50,10 +56,11 @@ class Bound:
     """The variational bound of a denoiser under a schedule, in continuous time or T steps.
 
     Args:
-        schedule: gamma(t); only its endpoints matter in continuous time.
+        schedule: gamma(t); in continuous time only its endpoints matter.
         decoder: p(x | z_0).
-        steps: T, or None for continuous time, where ``variance`` has no say.
-        variance: of a reverse step, an object or its short name ("beta", "optimal", ...).
+        steps: T, or None for continuous time, in which ``variance`` has no effect.
+        variance: variance of a reverse step, as an object or its short name ("beta", "optimal",
+            ...).
     """
 
     def __init__(
@@ -73,7 +80,10 @@ class Bound:
     def __call__(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> BoundTerms:
-        """Draw the bound once, unbiased, at x (B, *event), condition of B items or None."""
+        """Return an unbiased one-sample estimate of the bound at x (B, *event).
+
+        ``condition``: of B items, or None.
+        """
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         return BoundTerms(
             prior, reconstruction, self.diffusion(denoiser, x, draw.t, draw.eps, condition).nats
@@ -82,18 +92,22 @@ class Bound:
     def ends(
         self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return prior and reconstruction term, (B,) nats: what is lost of x at t = 1, and at t = 0."""
+        """Return the prior term and the reconstruction term, nats (B,) each.
+
+        They measure what is lost of x at t = 1 and at t = 0.
+        """
         low, high = self.schedule.ends(x.device)
         return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
 
     def diffusion(
         self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
     ) -> DiffusionTerm:
-        """Draw the diffusion term once.
+        """Return a one-sample estimate of the diffusion term.
 
-        Continuous (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13, tutorial eq. 99): the
-        KL of one step chosen uniformly, times T; under beta tilde 1/2 (SNR_s - SNR_t) |x - x_hat|^2 =
-        1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2, and for others see ``reverse_variance``.
+        Continuous time (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13; Luo
+        2022, eq. 99): T times the KL of one step that is chosen uniformly. With beta tilde that KL
+        is 1/2 (SNR_s - SNR_t) |x - x_hat|^2 = 1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2; for
+        other variances see ``reverse_variance``.
         """
         process = denoiser.process
         if self.steps is None:
@@ -112,7 +126,10 @@ class Bound:
         return DiffusionTerm(nats, gamma, squared)
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gamma, and the factor from a squared error there to nats (beta tilde's), (B,) each."""
+        """Return gamma at t and the factor from a squared epsilon error there to nats, (B,) each.
+
+        In discrete time the factor is that of beta tilde.
+        """
         if self.steps is None:
             return self.schedule.gamma(t), 0.5 * self.schedule.dgamma(t)
         gamma, lower = step_of(self.schedule, t, self.steps)
@@ -121,9 +138,11 @@ class Bound:
     def calibrate(
         self, denoiser: AnyDenoiser, x: Tensor, seed: int = 0, condition: Condition | None = None
     ) -> None:
-        """Measure what the variance needs to know of the denoiser, on items that are not reported on.
+        """Measure the denoiser's error, which an optimal reverse variance needs.
 
-        At the upper ends of the T steps, or at ``NODES`` even gammas where those are more.
+        Use items that are not reported on. The error is measured at the upper ends of the T steps,
+        or at ``NODES`` evenly spaced gammas if there are more steps. Other variances need no
+        measurement.
         """
         if self.steps is not None and isinstance(self.variance, Optimal):
             few = self.steps <= NODES

@@ -1,7 +1,8 @@
-"""What a sample is conditioned on: a class, a vector, an image, a text, or several of these at once.
+"""What a sample is conditioned on: a class, a vector, an image, a text, or several of these.
 
-Batches carry a ``Condition``, networks embed it, dropout drops it, guidance contrasts with and without it,
-samplers pass it on. Where there is none (None) the model answers for all; one part of an item may be absent.
+Batches carry a ``Condition``, networks embed it, dropout hides parts of it, guidance compares
+predictions with and without it, and samplers pass it on. Without a condition (None) the model
+predicts unconditionally. A part may be absent for some of the items.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from .draws import Stream, seeded
 
-AUGMENTATION = "augmentation"  # the part that says what was done to a training image; no prompt has it
-MEMBER = "network.member"  # the part that says which of a network's members an item trains; only in training
+# The part that describes the augmentation of a training image; prompts never have it.
+AUGMENTATION = "augmentation"
+# The part that says which member of a network an item trains; it exists in training only.
+MEMBER = "network.member"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A class of ``classes``: values (B,) int64."""
+    """A class label, one of ``classes``: values (B,) int64."""
 
     classes: int
 
@@ -32,7 +35,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Vectors:
-    """An embedding: values (B, width)."""
+    """A vector such as an embedding: values (B, width)."""
 
     width: int
 
@@ -50,7 +53,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text, embedded: values (B, length, width), with a mask (B, length) of the tokens that are there."""
+    """An embedded text: values (B, length, width), with a mask (B, length) of its tokens."""
 
     length: int
     width: int
@@ -60,46 +63,59 @@ class Tokens:
         return self.length, self.width
 
 
-Kind = Labels | Vectors | Images | Tokens  # what a data set says of one part of its conditions
+Kind = Labels | Vectors | Images | Tokens  # what a data set declares for each part
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a condition, ``value`` (B, ...), of B items.
+    """One part of the condition of B items.
 
-    present: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens, True where there is
-    one, None: everywhere.
+    ``value``: (B, ...). ``present``: (B,) bool, which items have the part; None: all of them.
+    ``mask``: (B, length) bool, True where there is a token; None: everywhere.
     """
 
     value: Tensor
     present: Tensor | None = None
     mask: Tensor | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """Return the value, and presence and mask where they are."""
+        optional = [tensor for tensor in (self.present, self.mask) if tensor is not None]
+        return [self.value, *optional]
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Part:
-        return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
+        present = None if self.present is None else change(self.present)
+        mask = None if self.mask is None else change(self.mask)
+        return Part(change(self.value), present, mask)
 
     def presence(self) -> Tensor:
         if self.present is not None:
             return self.present
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
-    def tokens(self) -> Tensor:
-        return self.value.new_ones(self.value.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
+    def token_mask(self) -> Tensor:
+        """Return which tokens are there, (B, length) bool."""
+        if self.mask is not None:
+            return self.mask
+        return self.value.new_ones(self.value.shape[:2], dtype=torch.bool)
 
 
 class Condition:
-    """Named parts of as many items each, as ``Condition(label=y, text=Part(tokens, mask=mask))``."""
+    """One or more named parts, each for the same B items.
+
+    Example: ``Condition(label=y, text=Part(tokens, mask=mask))``.
+    """
 
     def __init__(self, **parts: Tensor | Part):
         self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
-        tensors = [t for p in self.parts.values() for t in (p.value, p.present, p.mask) if t is not None]
-        if len(sizes := {len(t) for t in tensors}) != 1:
-            items = f"{', '.join(self.parts)} of {sorted(sizes)} items" if sizes else "no parts"
+        sizes = {len(tensor) for tensor in self.tensors()}
+        if len(sizes) != 1:
+            items = f"{', '.join(self.parts)} of {sorted(sizes)} items"
             raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
 
     @staticmethod
     def of(**parts: Tensor | Part | None) -> Condition | None:
-        """Return the condition of those parts that are not None; None where all are."""
+        """Return the condition with those parts that are not None, or None if there are none."""
         some = {name: part for name, part in parts.items() if part is not None}
         return Condition(**some) if some else None
 
@@ -109,12 +125,16 @@ class Condition:
     def __getitem__(self, index: Tensor | slice) -> Condition:
         return self.map(lambda t: t[index])
 
+    def tensors(self) -> list[Tensor]:
+        """Return the values of all parts, each with its presence and mask where it has one."""
+        return [tensor for part in self.parts.values() for tensor in part.tensors()]
+
     def part(self, name: str) -> Part | None:
         return self.parts.get(name)
 
     @property
     def label(self) -> Tensor:
-        """The part "label", (B,) int64; ValueError without one."""
+        """The value of the part "label", (B,) int64; ValueError if there is no such part."""
         if "label" not in self.parts:
             raise ValueError(f"condition: {', '.join(self.parts)}; needs a label")
         return self.parts["label"].value
@@ -129,11 +149,11 @@ class Condition:
         return self.map(lambda t: t.pin_memory())
 
     def split(self, size: int) -> list[Condition]:
-        """Split into pieces of ``size`` items, in order; the last may be smaller."""
+        """Split into conditions of ``size`` items each, in order; the last may be smaller."""
         return [self[slice(start, start + size)] for start in range(0, len(self), size)]
 
     def together(self, other: Condition | None) -> Condition:
-        """Merge with another condition of the same items, whose parts win where both have one."""
+        """Merge two conditions of the same items; the parts of ``other`` win."""
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
@@ -143,12 +163,20 @@ class Condition:
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
-        """Return a copy with parts absent where ``gone`` (name -> (B,) bool) says so, or absent already."""
+        """Return a copy in which the parts marked in ``gone`` are absent.
+
+        ``gone`` maps names of parts to (B,) bool. Parts that were absent before stay absent.
+        """
         parts = dict(self.parts)
         for name, dropped in gone.items():
             part = parts[name]
             parts[name] = Part(part.value, part.presence() & ~dropped.to(part.value.device), part.mask)
         return Condition(**parts)
+
+
+def part_of(condition: Condition | None, name: str) -> Part | None:
+    """Return a part of a condition by its name; None where it, or the condition, is absent."""
+    return None if condition is None else condition.part(name)
 
 
 def dropout(
@@ -161,20 +189,22 @@ def dropout(
 ) -> Condition:
     """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
-    Ho & Salimans 2022, alg. 1. A number drops all parts of an item together with that probability, a mapping
-    each part on its own. Which ones follows from (seed, step) and the place in the *global* batch, of which a
+    Ho & Salimans 2022, alg. 1. If ``share`` is a number, all parts of an item are dropped together
+    with that probability; if it is a mapping, each part is dropped independently with its own. The
+    choice follows from (seed, step) and the item's place in the *global* batch, of which each
     process takes its slice.
     """
-    size = len(condition) * world
-    here = slice(rank * len(condition), (rank + 1) * len(condition))
-    own: tuple[int, ...] = (seed, Stream.LABELS, step)
-    if isinstance(share, Mapping):
-        draws = {name: ((*own, place), share[name]) for place, name in enumerate(sorted(share))}
-    else:
-        draws = dict.fromkeys(condition.parts, (own, share))
-    gone = {
-        name: torch.rand(size, generator=seeded(*numbers))[here] < part
-        for name, (numbers, part) in draws.items()
-        if name in condition.parts
-    }
-    return condition.drop(gone)
+    size = len(condition)
+
+    def is_dropped(probability: float, *numbers: int) -> Tensor:
+        generator = seeded(seed, Stream.LABELS, step, *numbers)
+        uniform = torch.rand(size * world, generator=generator)
+        return uniform[rank * size : (rank + 1) * size] < probability
+
+    if not isinstance(share, Mapping):
+        return condition.drop(dict.fromkeys(condition.parts, is_dropped(share)))
+    dropped = {}
+    for place, name in enumerate(sorted(share)):
+        if name in condition.parts:
+            dropped[name] = is_dropped(share[name], place)
+    return condition.drop(dropped)

@@ -1,20 +1,22 @@
-r"""A report's draws of the diffusion term: where its times fall, and what is taken off their noise.
+r"""Variance reduction for a report's diffusion term: importance sampling and control variates.
 
 The term is an expectation over a time t and noise eps of f(x, t, eps). A report estimates it by
 
     w(t) [f(x, t, eps) - sum_k b_k(t) (g_k(x, t, eps) - E_eps g_k(x, t, .))],   t of density 1 / w
 
-with g_k the term of the ``BaselineErrors`` denoisers, which know the training set and no network. It is
-unbiased whatever the density and whatever b, as long as neither has seen the draws they are used on
-(importance sampling, VDM app. I; control variates, Owen 2013, ch. 8):
+Here g_k is the diffusion term of the k-th denoiser of ``BaselineErrors``, which is fitted to the
+training set and uses no network. The estimate is unbiased for every density and every b, as long as
+neither was fitted to the draws that it is used on (importance sampling, VDM app. I; control
+variates, Owen 2013, ch. 8):
 
-- the density follows from training items, schedule and T alone, so that all settings of one data set,
-  schedule and T meet the same times and noise, and differences between them stay paired. It is proportional
-  to the spread over eps of the better reference's term at t, and nowhere below a fifth of uniform, so that no
-  weight exceeds 5;
-- b is fitted to the network by least squares on ITEMS x REPEATS draws at training items, linear in t between
-  nodes, together with f's mean curve m(t), which is used for the standard error alone: for the noise about
-  it, and for what the times at hand miss of its integral, which is known.
+- The density depends on training items, schedule and T alone. All settings of one data set,
+  schedule and T therefore use the same times and noise, and differences between them stay paired.
+  The density is proportional to the standard deviation over eps of the better reference's term at
+  t, and at least a fifth of uniform, so that no weight exceeds 5.
+- b is fitted to the network by least squares on ITEMS x REPEATS draws at training items and is
+  linear in t between nodes. The fit also gives the mean curve m(t) of f, which is used for the
+  standard error alone: it separates the noise of the draws from the error that the choice of times
+  adds, which follows from the known integral of m.
 """
 
 from collections.abc import Sequence
@@ -31,26 +33,31 @@ from .reference import BaselineErrors
 from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
-NODES = 9  # of b(t) and m(t)
-STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
+NODES = 9  # of the piecewise linear b(t) and m(t)
+STIFF = 0.3  # weight of b's change between nodes beside the data's own weight at a node
 LOOKS = 8  # draws an item by which the density is estimated
-BINS = 32  # of the density
+BINS = 32  # equal bins of the density of times
 UNIFORM = 0.2
 
 
 class DrawError(NamedTuple):
-    """What the mean over an item's draws is wrong by, (B,) each: nats^2 by chance, nats by its times."""
+    """The error of the mean over an item's draws, (B,) each.
+
+    ``variance``: the part due to chance, as a variance in nats^2. ``quadrature``: the part due to
+    the choice of times, with its sign, in nats.
+    """
 
     variance: Tensor
     quadrature: Tensor
 
 
 class Control:
-    """Times of a report and the control of its draws, for one bound and one denoiser.
+    """The times of a report and the control variates of its draws, for one bound and denoiser.
 
     Args:
         reference: fitted on training items.
-        x: training items (n, *event), of which the first ``ITEMS`` are drawn on; seed: of those draws.
+        x: training items (n, *event), of which the first ``ITEMS`` are used.
+        seed: seed of the draws at these items.
         condition: of n items, or None.
     """
 
@@ -83,29 +90,39 @@ class Control:
         self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uniform u (B,) in [0, 1) to (t, w = 1 / density at t), (B,) each, double."""
+        """Map uniform u (B,) in [0, 1) to t and w = 1 / density at t, (B,) each, in double."""
         t, density = self.density(u)
         return t, 1 / density
 
     def __call__(self, nats: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
-        """Estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
+        """Return the weighted estimate of the diffusion term with its control variates subtracted.
+
+        (B,) in double, from one draw: ``nats`` is f at x and eps (B, *event); ``nats``, ``t`` and
+        ``weight`` w are (B,).
+        """
         t = t.double().cpu()
         control = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
         return (nats.double() - control) * weight.to(x.device)
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
-        """Return w m(t) - int m: what an estimate is off by for its time alone, (B,) double on the CPU."""
+        """Return w m(t) - int m, the error of an estimate that is due to its time alone.
+
+        (B,) in double, on the CPU.
+        """
         curve = self.b[:, 0]
         return (_hats(t).T @ curve) * weight - torch.trapezoid(curve) / (NODES - 1)
 
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return g - E g, (F, B) double."""
+        """Return the references' terms minus their means over the noise, g - E g.
+
+        (F, B) in double.
+        """
         gamma, factor = self.bound.rate(t.float().to(x.device))
         errors = self.reference.errors(x, gamma, eps)
         return factor.double() * (errors.value - errors.mean)
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return std over eps of the better reference's term, (n,) double."""
+        """Return the standard deviation over eps of the better reference's term, (n,) in double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
@@ -118,9 +135,10 @@ class Control:
 
 
 def _roughness(weight: Tensor) -> Tensor:
-    """Return a penalty on the differences of each b between neighbouring nodes, from all columns' weights.
+    """Return a quadratic penalty on the differences of each b between neighbouring nodes.
 
-    A rare but large error may be missing from the draws that b is fitted to: there b is its neighbour's.
+    ``weight``: the diagonal of the least-squares matrix. The draws that b is fitted to may lack a
+    rare but large error; the penalty then keeps b close to its value at the neighbouring nodes.
     """
     difference = torch.eye(NODES, dtype=torch.float64).diff(dim=0)
     scale = weight.reshape(NODES, -1).mean(0)
@@ -130,7 +148,7 @@ def _roughness(weight: Tensor) -> Tensor:
 
 
 def _hats(t: Tensor) -> Tensor:
-    """Return the basis of functions linear between ``NODES`` equal nodes on [0, 1], (NODES, B)."""
+    """Return the piecewise linear basis on ``NODES`` equally spaced nodes in [0, 1], (NODES, B)."""
     nodes = torch.arange(NODES, dtype=t.dtype).unsqueeze(1)
     return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
 
@@ -138,10 +156,12 @@ def _hats(t: Tensor) -> Tensor:
 def controlled_error(
     totals: Tensor, controls: Sequence[Control | None], index: Tensor, seed: int
 ) -> DrawError:
-    """Estimate the error of each item's mean over draws (R, B) of a bound, or sum; NaN without control.
+    """Estimate the error of each item's mean over draws (R, B) of a bound or of a sum of bounds.
 
-    Noise is independent from item to item. The error by times is not, as all items have about one mean curve:
-    over items their signed errors add up, and cancel as far as the items' times complete one another.
+    It is NaN if a control is missing or if there is only one draw. The noise is independent between
+    items. The error due to times is not, because all items share nearly the same mean curve: over
+    several items the signed errors add up, and they cancel only as far as the items' times
+    complement one another.
     """
     repeats = len(totals)
     if repeats < 2 or None in controls:
@@ -154,12 +174,13 @@ def controlled_error(
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:
-    """Estimate the variance (B,) of each item's mean over draws (R, B), without trend, at evenly spaced u.
+    """Estimate the variance of each item's mean over draws at evenly spaced u, (B,).
 
-    The spread of evenly spaced draws holds the change of f over t, which their mean does not feel. Neighbours
-    differ in noise alone where the trend is gone, so with draws sorted by u sum_r (y_{r+1} - y_r)^2 / (2 R)
-    estimates the noise's variance (von Neumann 1941), of which the mean of R has 1 / R; the last and first
-    are neighbours too. NaN for one draw.
+    ``value``: the draws (R, B), with the trend over t removed. The sample variance of evenly spaced
+    draws includes the change of f over t, which does not affect their mean. Without a trend,
+    neighbours differ by noise alone. With draws sorted by u, sum_r (y_{r+1} - y_r)^2 / (2 R)
+    therefore estimates the variance of the noise (von Neumann 1941), and the variance of the mean
+    of R draws is 1/R of that. The last and the first draw are neighbours too. NaN for one draw.
     """
     repeats = len(value)
     ordered = value.gather(0, u.argsort(0))

@@ -1,7 +1,7 @@
 r"""Decoders p(x | z_0): the reconstruction term of the bound.
 
-``Categorical`` and ``DiscretisedGaussian`` give a probability for data on a grid of levels,
-``GaussianDensity`` a density for continuous data. Nats, (B,), positive is worse.
+``Categorical`` and ``DiscretisedGaussian`` give a probability for data on a grid of levels;
+``GaussianDensity`` gives a density for continuous data. Results are nats, (B,); larger is worse.
 """
 
 import math
@@ -19,16 +19,18 @@ from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
-LOW = -20.0  # gamma below which float32 loses more than a thousandth of z_0's noise
-LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
+LOW = -20.0  # below this gamma float32 loses more than a thousandth of z_0's noise
+# The number of logits in memory at once: a colour image of 64 x 64 has 256 x 12288.
+LOGITS = 2**23
 
 
 class Decoder(ABC):
-    """``nats(denoiser, x, z, gamma, condition)`` -> -log p(x | z), (B,).
+    """Base class of decoders: ``nats`` returns -log p(x | z), (B,).
 
     Attributes:
-        of_levels: whether it is a probability of levels; data with a density have ``GaussianDensity``.
-        named: classes that a short name stands for.
+        of_levels: whether it gives a probability of levels; ``GaussianDensity`` is for data with a
+            density.
+        named: the classes by their short names.
     """
 
     named: ClassVar[Mapping[str, type["Decoder"]]]
@@ -38,7 +40,7 @@ class Decoder(ABC):
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """Return -log p(x | z), nats (B,), for x, z (B, *event), gamma (B,) or ()."""
+        """Return -log p(x | z), nats (B,), for x, z (B, *event) and gamma (B,) or ()."""
 
     def draw(
         self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
@@ -47,9 +49,10 @@ class Decoder(ABC):
 
 
 class Categorical(Decoder):
-    """VDM's decoder (Kingma et al. 2021, eq. 8): each dimension one of the data's K levels.
+    """VDM's decoder (Kingma et al. 2021, eq. 8): a softmax over the data's K levels.
 
-    log p(x = c_k | z_0) = log softmax_k(-1/2 e^{-gamma_0} (z_0 / alpha_0 - c_k)^2). Any K.
+    log p(x = c_k | z_0) = log softmax_k(-1/2 e^{-gamma_0} (z_0 / alpha_0 - c_k)^2) in each
+    dimension, for any K.
     """
 
     of_levels = True
@@ -74,11 +77,12 @@ class Categorical(Decoder):
 
 
 class DiscretisedGaussian(Decoder):
-    """DDPM's decoder (Ho et al. 2020, eq. 13): a Gaussian about the denoised z_0, integrated over x's level.
+    """DDPM's decoder (Ho et al. 2020, eq. 13): a Gaussian integrated over the cell of x's level.
 
-    log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)], half spacing h, open at both ends of the grid,
-    mean = denoiser(z_0).x0, s = sigma_0 / alpha_0. Under ``schedule=betas`` s^2 is beta tilde_2 = beta_2 (1 -
-    abar_1) / (1 - abar_2), as in the code of Ho et al.
+    log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)] with h half the spacing of levels, s =
+    sigma_0 / alpha_0 and the mean denoiser(z_0).x0; the outer cells of the grid are open. Under
+    ``schedule=betas`` s^2 is beta tilde_2 = beta_2 (1 - abar_1) / (1 - abar_2), as in the code of
+    Ho et al.
     """
 
     of_levels = True
@@ -94,17 +98,17 @@ class DiscretisedGaussian(Decoder):
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
         precision = 1 / (sigma * self.share) if self.share else alpha / sigma
-        # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
+        # By symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits.
         sign = torch.where(offset > 0, -1.0, 1.0)
         upper = (sign * offset + self.half) * precision
         lower = (sign * offset - self.half) * precision
         first, last = x < -1 + self.half, x > 1 - self.half
-        # the grid's outer cells are open: the outer edge lies at infinity, on the side where sign moved it
+        # The grid's outer cells are open: their outer edge is at infinity, where sign moved it.
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
         lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
         log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
-        # of a cell much narrower than the noise that difference is lost; its density at the middle is not
+        # That difference is lost for a cell much narrower than the noise, whose density is not.
         width, middle = 2 * self.half * precision, (offset * precision).square()
         density = torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24
         narrow = (width < 0.01) & (width**2 * middle < 0.01) & ~first & ~last
@@ -113,9 +117,10 @@ class DiscretisedGaussian(Decoder):
 
 
 class GaussianDensity(Decoder):
-    """For continuous data: x given z_0 is N(z_0 / alpha_0, e^{gamma_0} I), a density in nats.
+    """Decoder for continuous data: the density N(x; z_0 / alpha_0, e^{gamma_0} I).
 
-    As (x - z_0 / alpha_0)^2 e^{-gamma_0} = eps^2, a draw needs no z_0, of which float32 loses eps.
+    Because (x - z_0 / alpha_0)^2 e^{-gamma_0} = eps^2, a draw can be computed without z_0. This is
+    exact where float32 would lose eps in z_0 (gamma below ``LOW``).
     """
 
     def nats(

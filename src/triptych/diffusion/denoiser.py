@@ -1,9 +1,10 @@
-"""A denoiser: a network, a process, and what the network's output means.
+"""A denoiser: a network, a process, and the meaning of the network's output.
 
-It is called with ``(z, gamma, condition)`` and answers with a ``Prediction``; the exact oracle and every
-guidance are denoisers too, and samplers, bounds and likelihoods see nothing else.
+It is called with ``(z, gamma, condition)`` and returns a ``Prediction``. The exact oracle and every
+guidance are denoisers too, and samplers, bounds and likelihoods use nothing else.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from triptych.declare import IsClass, Positive
 
-from .condition import AUGMENTATION, Condition
+from .condition import AUGMENTATION, Condition, Kind
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance, step_below
@@ -19,14 +20,15 @@ from .schedule import Schedule
 
 
 class Output(nn.Module):
-    """The network's output read as the guess in one space, with no scaling between.
+    """Read the network's output as the prediction in one space, without further scaling.
 
     Args:
-        space: a name among ``SPACES``, or a ``Space`` of one's own.
-        clip: clamp the guess's x0 to [-clip, clip], but in training, as DDPM's code does; None: do not.
+        space: a name among ``SPACES``, or a ``Space`` of your own.
+        clip: clamp the predicted x0 to [-clip, clip] outside of training, as DDPM's code does;
+            None: do not clamp.
 
     Attributes:
-        per_dim: numbers the network gives per dimension of z.
+        per_dim: how many numbers the network returns per dimension of z.
     """
 
     per_dim = 1
@@ -41,7 +43,7 @@ class Output(nn.Module):
         self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """Convert the network's raw output (B, *event) to a Prediction at z (B, *event)."""
+        """Convert the network's raw output (B, *event) to a ``Prediction`` at z (B, *event)."""
         guess = Prediction(self.space, raw, z, alpha, sigma)
         if self.clip is None or self.training:
             return guess
@@ -49,9 +51,10 @@ class Output(nn.Module):
 
 
 class EDMOutput(Output):
-    """The network's output read as F of EDM's preconditioning of ``sigma_data``, see ``prediction.edm``.
+    """Read the network's output as F of EDM's preconditioning, see ``prediction.edm``.
 
-    Their c_in is the scale of z under ``process=edm``; their lambda = 1 / c_out^2 is the ``simple`` loss.
+    EDM's c_in is the scale of z under ``process=edm``, and its lambda = 1 / c_out^2 is the
+    ``simple`` loss. ``sigma_data``: the standard deviation of the data.
     """
 
     def __init__(self, sigma_data: float = 0.5):
@@ -59,15 +62,16 @@ class EDMOutput(Output):
 
 
 class MuTildeOutput(Output):
-    """The network's output read as the mean of q(z_s | z_t, x), at T steps of a schedule (Ho et al. 2020).
+    """Read the network's output as the mean of q(z_s | z_t, x) at T steps (Ho et al. 2020).
 
-    mu tilde = alpha_s x0 + sigma_s sqrt(q) epsilon with q = e^{gamma_s - gamma_t}, which as in their eq. 7 is
-    (alpha_s / alpha_t) q z + alpha_s (1 - q) x0. s is t - 1 / T; for t below 1 / T, where no step ends, the
-    first step's fall of gamma is taken.
+    mu tilde = alpha_s x0 + sigma_s sqrt(q) epsilon with q = e^{gamma_s - gamma_t}; by the paper's
+    eq. 7 this equals (alpha_s / alpha_t) q z + alpha_s (1 - q) x0. s is t - 1 / T; for t below 1 /
+    T, where no step ends, gamma falls by as much as in the first step.
 
     Args:
-        schedule, process: of which the steps are.
-        objective_steps: T, from ``objective.steps``; in continuous time each step's mean is z itself.
+        schedule, process: those that define the steps.
+        objective_steps: T, from ``objective.steps``. It is required: in continuous time the mean of
+            a step is z itself.
     """
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
@@ -89,11 +93,12 @@ class MuTildeOutput(Output):
 
 
 class LevelOutput(nn.Module):
-    """x0 as a categorical posterior mean over the data's ``levels`` K, centres c_k = 2 k / (K - 1) - 1.
+    """Predict x0 as the mean of a categorical posterior over the data's K ``levels``.
 
-    The network gives one logit per level and dimension; ``p(k | z) ~ exp(logit_k - (z - alpha c_k)^2 /
-    (2 sigma^2))``, and x0 is the mean of the centres under it. The Gaussian factor is the exact likelihood of
-    z, so the network has only to learn a prior for each pixel given its noisy surroundings.
+    The levels are at c_k = 2 k / (K - 1) - 1. The network gives one logit per level and dimension;
+    ``p(k | z) ~ exp(logit_k - (z - alpha c_k)^2 / (2 sigma^2))``, and x0 is the mean of the c_k
+    under it. The Gaussian factor is the exact likelihood of z, so the network only has to learn a
+    prior for each pixel given its noisy surroundings.
     """
 
     space = SPACES["x0"]
@@ -112,25 +117,26 @@ class LevelOutput(nn.Module):
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
         alpha_k, sigma_k = (a.unsqueeze(1) if a.ndim else a for a in (alpha, sigma))
-        # not expanded: near z's own level the difference is small and exact, far from it nothing matters
+        # The square is not expanded: for the levels close to z the difference is then small and
+        # exact, and all other levels have no weight.
         evidence = -0.5 * ((z.unsqueeze(1) - alpha_k * centres) / sigma_k).square()
         probabilities = torch.softmax(raw + evidence, dim=1)
         return Prediction("x0", (probabilities * centres).sum(1), z, alpha, sigma)
 
 
 def level_centres(levels: int) -> Tensor:
-    """Return the K grey levels in data units: c_k = 2 k / (K - 1) - 1, float32 (K,)."""
+    """Return the K levels in data units, c_k = 2 k / (K - 1) - 1: float32 (K,)."""
     return torch.linspace(-1.0, 1.0, levels)
 
 
 class Denoiser(nn.Module):
-    """(z, gamma, condition) -> Prediction.
+    """A network that predicts x0 and noise: (z, gamma, condition) -> ``Prediction``.
 
     Args:
         network: ``(z (B, *event), gamma (B,), condition | None) -> raw``.
-        output: what ``raw`` means.
-        process: alpha and sigma at gamma.
-        variance: of the bound's reverse steps, which may read numbers of ``raw`` of its own.
+        output: converts ``raw`` to a ``Prediction``.
+        process: gives alpha and sigma at gamma.
+        variance: the bound's reverse variance; a learned one reads additional numbers of ``raw``.
     """
 
     def __init__(
@@ -139,21 +145,29 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.process = network, process
         self.output = output if variance is None else variance.around(output)
-        # its guess may be the score of a density; one that is clipped, or changed by a wrapper, is none
+        # A clipped prediction is not the score of a density, so it has no likelihood.
         self.has_likelihood = getattr(output, "clip", None) is None
 
     @staticmethod
     def outputs(output: nn.Module, variance: ReverseVariance) -> int:
-        """Return how many numbers per dimension of z are read from the network."""
+        """Return how many numbers the network must give per dimension of z."""
         return int(variance.around(output).per_dim)  # type: ignore[arg-type]
 
     @property
+    def conditions(self) -> Mapping[str, Kind]:
+        """The parts of a condition that the network reads, by name."""
+        return getattr(self.network, "conditions", {})
+
+    @property
     def conditional(self) -> bool:
-        """Whether the network reads conditions; without one it then answers for all."""
-        return bool({*getattr(self.network, "conditions", {})} - {AUGMENTATION})
+        """Whether the network reads more of a condition than what was done to a training image."""
+        return bool({*self.conditions} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event) and gamma (B,) or ().
+
+        ``condition``: of B items, or None.
+        """
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         if raw.dtype != z.dtype:  # under autocast only the network runs in low precision

@@ -1,6 +1,6 @@
 """Progressive distillation (Salimans & Ho 2022, algorithm 2).
 
-One step of the student lands where two of its teacher's do.
+One step of the student replaces two steps of its teacher.
 """
 
 import torch
@@ -22,18 +22,19 @@ def distilled(
     steps: int,
     condition: Condition | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (x, epsilon), (B, *event) each, that the student must guess at z: two DDIM steps made one.
+    """Return the targets (x, epsilon) for which one student step equals two teacher DDIM steps.
 
-    With t' = t - 1 / 2T and t'' = t - 1 / T, and the teacher's steps from z over z' to z'',
+    With t' = t - 1 / 2T, t'' = t - 1 / T and the teacher's DDIM steps from z to z' to z'',
 
-        x = (z'' - r z) / (alpha'' - r alpha),   r = sigma'' / sigma,   epsilon = (z - alpha x) / sigma.
+        x = (z'' - r z) / (alpha'' - r alpha),   r = sigma'' / sigma,
+        epsilon = (z - alpha x) / sigma.
 
-    t (B,): multiples of 1 / T; steps: T of the student.
+    Both are (B, *event). ``t``: (B,), multiples of 1 / T; ``steps``: the student's T.
     """
     process = teacher.process
     levels = [schedule.gamma((t.double() - k / (2 * steps)).clamp(min=0)) for k in range(3)]
     scales = [process.alpha_sigma(expand(gamma, z)) for gamma in levels]
-    here = there = z.double()  # from which both steps differ by 1 / T
+    here = there = z.double()  # double, because x is a ratio of two differences of order 1 / T
     for k, gamma in enumerate(levels[:2]):
         guess = teacher(there.to(z), gamma.to(z), condition)
         there = Prediction(guess.own, guess.value.double(), there, *scales[k]).at(*scales[k + 1])

@@ -1,8 +1,8 @@
-r"""Times and noise: where the randomness of a loss or a bound comes from, and what it follows from.
+r"""Reproducible times and noise for losses and bounds.
 
-Training draws follow from ``(seed, step)`` and belong to the *global* batch, of which a process takes its
-slice; evaluation draws follow from ``(seed, the item's index, the repeat)``. So a resumed run, another
-number of processes or another batch size sees the same noise.
+Training draws follow from ``(seed, step)`` and belong to the *global* batch, of which each process
+takes its slice. Evaluation draws follow from ``(seed, the item's index, the repeat)``. A resumed
+run, another number of processes or another batch size therefore sees the same noise.
 """
 
 import math
@@ -15,44 +15,49 @@ from torch import Tensor
 
 
 class Stream(IntEnum):
-    """Which random numbers a seed is for: ``mix(seed, Stream.X, ...)``; a number is for ever.
+    """The purpose of random numbers, mixed into their seed: ``mix(seed, Stream.X, ...)``.
 
-    Names of one number differ in what is mixed after it, so no two generators begin alike.
+    A number never changes once it is in use. Two names may share a number if different things are
+    mixed in after it, so that no two generators start in the same state.
     """
 
-    TRAINING = 1  # times and noise of a step
+    TRAINING = 1  # times and noise of a training step
     EVALUATION_TIMES = 2
     EVALUATION_NOISE = 3
-    ORDER = 4  # of the training items in an epoch
-    DROPOUT = 5  # of a step's units
-    POINTS = 5  # that a formula draws: data
-    CALIBRATION = 6  # of an optimal reverse variance
-    PROBES = 8  # of a trace
+    ORDER = 4  # order of the training items in an epoch
+    DROPOUT = 5  # units that a step drops
+    POINTS = 5  # data that a formula draws
+    CALIBRATION = 6  # noise that measures an optimal reverse variance
+    PROBES = 8  # vectors that estimate a trace
     DEQUANTISATION = 9
     LATENT_TRAINING = 10
     LATENT_EVALUATION = 11
-    ENDS = 12  # of the bound, where the schedule's endpoints are trained
-    LABELS = 13  # that are left out in training
+    ENDS = 12  # noise of the bound's ends, where endpoints are trained
+    LABELS = 13  # conditions that training leaves out
     MEASURED_SAMPLES = 14
-    TRUE_POINTS = 15  # that samples are measured against
-    CONTROL = 16  # of a report's draws
+    TRUE_POINTS = 15  # true sets beside measured samples
+    CONTROL = 16  # draws to which control variates are fitted
     POSTERIOR_MEAN = 16
-    SPREAD = 17  # over the noise, of a report's reference
-    SAMPLES = 17  # of ``triptych-sample``
-    METRICS = 19  # what one's own metrics draw
-    TIMES = 20  # of a step, each on its own
-    AUGMENTATION = 21  # of a step's items
-    PART_AUGMENTATION = 22  # of a part of their conditions
-    MEMBERS = 23  # of a network, which read a step's items
+    SPREAD = 17  # noise over which a reference's spread is measured
+    SAMPLES = 17  # samples of ``triptych-sample``
+    METRICS = 19  # draws of a user's metrics
+    TIMES = 20  # independent times of a step
+    AUGMENTATION = 21  # changes of a step's items
+    PART_AUGMENTATION = 22  # changes of a part of their conditions
+    MEMBERS = 23  # which member of a network reads which item
 
 
-Noise = Callable[[Sequence[int]], Tensor]  # of a path's next level: shape (B, *event) -> standard normal
+Noise = Callable[[Sequence[int]], Tensor]  # shape (B, *event) -> standard normal numbers
 BELOW_ONE = 1 - 2**-24  # the largest time in float32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Draw(NamedTuple):
-    """One draw a sample: t (B,) in [0, 1); eps for the diffusion term and eps_0 for z_0, (B, *event)."""
+    """One draw for each of B items.
+
+    ``t``: times (B,) in [0, 1). ``eps``: noise of the diffusion term, ``eps_0``: noise of z_0, (B,
+    *event) each.
+    """
 
     t: Tensor
     eps: Tensor
@@ -60,7 +65,7 @@ class Draw(NamedTuple):
 
 
 def mix(*numbers: int) -> int:
-    """Return a 63-bit seed from integers: equal for equal integers, unrelated otherwise (splitmix64)."""
+    """Return a 63-bit seed that is a hash of the integers (splitmix64)."""
     state = 0
     for number in numbers:
         state = (state + (number & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
@@ -71,12 +76,15 @@ def mix(*numbers: int) -> int:
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Return a generator of random numbers on the CPU that follow from ``mix(*numbers)``."""
+    """Return a random number generator on the CPU with the seed ``mix(*numbers)``."""
     return torch.Generator().manual_seed(mix(*numbers))
 
 
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
-    """Draw t = (u + i / B) mod 1 with one u, permuted: neighbours in the data meet any t (VDM I.1)."""
+    """Draw evenly spaced times in random order: t = (u + i / B) mod 1 with one u (VDM I.1).
+
+    The random order makes an item's time independent of its place in the batch.
+    """
     u = torch.rand((), generator=generator)
     times = (u + torch.arange(batch) / batch) % 1
     return times[torch.randperm(batch, generator=generator)]
@@ -91,7 +99,10 @@ def training_draw(
     world: int = 1,
     stratified: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Draw (t, eps) of a process's slice of a step's global batch, (B / W,), (B / W, *shape), on the CPU."""
+    """Draw times and noise for one process's slice of a training step's global batch.
+
+    Returns t (B / W,) and eps (B / W, *shape) on the CPU, where W is the number of processes.
+    """
     generator = seeded(seed, Stream.TRAINING, step)
     t = stratified_times(batch, generator)
     if not stratified:
@@ -102,18 +113,20 @@ def training_draw(
 
 
 def training_members(members: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
-    """Deal a step's global batch to ``members`` in equal random shares; return a process's slice, (B / W,).
+    """Assign the items of a step's global batch at random to ``members`` in equal shares.
 
-    Where ``members`` does not divide the batch, the first of them have one item more.
+    Returns the member of each item in the process's slice, (B / W,). If ``members`` does not divide
+    the batch, the first members get one item more.
     """
     order = torch.randperm(batch, generator=seeded(seed, Stream.MEMBERS, step))
     return order[rank * batch // world : (rank + 1) * batch // world] % members
 
 
 def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:
-    """Return t = (golden * index + u(seed) + repeat / repeats) mod 1, (B,) double, on the CPU.
+    """Return the times of one repeat for the items ``index`` (B,), in double on the CPU.
 
-    Each item's draws are spread evenly over [0, 1), and so are the items; each is uniform over seeds.
+    t = (golden * index + u(seed) + repeat / repeats) mod 1 with the golden ratio. The draws of an
+    item are spread evenly over [0, 1), and so are the items; over seeds each time is uniform.
     """
     return (index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats) % 1
 
@@ -132,13 +145,16 @@ def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int,
 
 
 def plain_noise(generator: torch.Generator | None = None) -> Noise:
-    """Return noise of one stream for all items, drawn on the generator's device."""
+    """Return a noise function that draws from one generator, on the generator's device."""
     device = None if generator is None else generator.device
     return lambda shape: torch.randn(tuple(shape), generator=generator, device=device)
 
 
 def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:
-    """Return noise for one process's slice of the global batch at one step, from (seed, step)."""
+    """Return a noise function for one process's slice of the global batch at one step.
+
+    The noise follows from (seed, step).
+    """
     generator = seeded(seed, Stream.LATENT_TRAINING, step)
 
     def draw(shape: Sequence[int]) -> Tensor:
@@ -149,7 +165,10 @@ def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise
 
 
 def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
-    """Return noise for items ``index`` (B,), each from (seed, its index, the repeat) whatever its batch."""
+    """Return a noise function for the items ``index`` (B,), whatever batch they are in.
+
+    The noise of an item follows from (seed, its index, the repeat).
+    """
     generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
 
     def draw(shape: Sequence[int]) -> Tensor:

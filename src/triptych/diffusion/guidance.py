@@ -1,8 +1,8 @@
-r"""Guidance: denoisers that wrap denoisers and push their guess towards a condition.
+r"""Guidance: wrappers that move a denoiser's prediction towards a condition.
 
-Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (Ho & Salimans'
-w is s - 1, the other papers' w is s). A linear mix of two guesses at the same (z, gamma) is the same mix in
-x0, epsilon, score and v.
+The scale s is that of ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base. (Ho
+& Salimans' w is s - 1; the w of the other papers is s.) A linear mix of two predictions at the same
+(z, gamma) is the same mix in x0, epsilon, score and v.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,35 @@ from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Gamma
-from .wrappers import Wrapper, is_conditional
+from .wrappers import Wrapper
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
-    """Compute base + scale (target - base), in the target's own space."""
+    """Return base + scale (target - base), computed in the target's own space."""
     start = base.view(target.own)
     return target.moved(target.own, start + scale * (target.value - start))
 
 
 @declared("guidance")
 class ClassifierFree(Wrapper):
-    """Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
+    """Classifier-free guidance with one network (Ho & Salimans 2022; Luo 2022, sec. "Guidance").
+
+    The score is score(z) + s (score(z | y) - score(z)).
 
     Args:
-        denoiser: conditional; without a condition it answers for all classes.
+        denoiser: a conditional denoiser; called without a condition, it predicts unconditionally.
         scale: s; 1 is the conditional denoiser bit for bit, 0 the unconditional one.
-        interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it the
-            conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
-        rescale: share in which the guess, in the space of the network's output, is scaled back to the
-            conditional guess's standard deviation, sample by sample (Lin et al. 2024, sec. 3.4: of v).
-        parts: names of the parts of the condition that only one guess reads; None: all.
+        interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it
+            the conditional denoiser is used alone. gamma = 2 ln(sigma / alpha), and sigma / alpha
+            is the paper's sigma.
+        rescale: share, from 0 to 1, by which the guided prediction is scaled back to the standard
+            deviation of the conditional one, sample by sample, in the space of the network's output
+            (Lin et al. 2024, sec. 3.4, for v).
+        parts: names of the parts of the condition that the base prediction is made without; None:
+            all.
     """
+
+    guides_latents = True
 
     def __init__(
         self,
@@ -49,9 +56,13 @@ class ClassifierFree(Wrapper):
         parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
-        if not is_conditional(denoiser):
+        if not denoiser.conditional:
             fix = "the model knows no conditions; train one with model.conditional=true"
             raise ValueError(f"guidance.scale={scale}: {fix}")
+        for name in parts or ():
+            if name not in denoiser.conditions:
+                known = ", ".join(denoiser.conditions)
+                raise ValueError(f"guidance.parts: {name!r} is no part of the condition; use {known}")
         if interval is not None and not interval[0] < interval[1]:
             raise ValueError(f"guidance.interval={interval}: must be null or two gammas [low, high]")
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
@@ -68,29 +79,42 @@ class ClassifierFree(Wrapper):
             return self.denoiser(z, gamma, condition)
         return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))
 
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        if self.scale == 1:
+            return ()
+        return [name for name in parts if self.parts is None or name in self.parts]
+
     def _without(self, condition: Condition) -> Condition | None:
-        return None if self.parts is None else condition.without(*self.parts)
+        if self.parts is None:
+            return None
+        return condition.without(*self.parts)
 
     def _guided(self, z: Tensor, gamma: Tensor, condition: Condition, scale: Tensor | float) -> Prediction:
         target = self.denoiser(z, gamma, condition)
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
-        std = [expand(p.value.flatten(1).std(1), z) for p in (target, guess)]
-        return guess.moved(guess.own, guess.value * (1 + self.rescale * (std[0] / std[1] - 1)))
+        target_std = expand(target.value.flatten(1).std(1), z)
+        guess_std = expand(guess.value.flatten(1).std(1), z)
+        return guess.moved(guess.own, guess.value * (1 + self.rescale * (target_std / guess_std - 1)))
 
 
 class Classifier(Wrapper):
-    """Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
+    """Classifier guidance (Dhariwal & Nichol 2021; Luo 2022, sec. "Guidance").
+
+    score(z | y) = score(z) + s grad_z log p(y | z).
 
     Args:
         classifier: noise-aware, ``(z (B, *event), gamma (B,)) -> logits (B, K)``.
-        scale: s; 1 is Bayes' rule, 0 the denoiser, called without a condition, bit for bit.
+        scale: s; 1 is Bayes' rule, 0 is the denoiser without a condition, bit for bit.
     """
 
     def __init__(self, denoiser: AnyDenoiser, classifier: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
+
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        return parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, None)
@@ -104,11 +128,6 @@ class Classifier(Wrapper):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logits = self.classifier(z, gamma.expand(z.shape[0]))
-            classes = logits.shape[1]
-            # elsewhere looking would wait for the device at every step, and ``gather`` refuses there itself
-            looked = label.device.type == "cpu" and label.numel()
-            if looked and not (label.min() >= 0 and label.max() < classes):
-                raise ValueError(f"label={label.max().item()}: must be from 0 to {classes - 1}")
             picked = torch.log_softmax(logits, 1).gather(1, label[:, None])
             if present is not None:
                 picked = torch.where(present[:, None], picked, 0.0)
@@ -116,11 +135,14 @@ class Classifier(Wrapper):
 
 
 class Auto(Wrapper):
-    """Autoguidance (Karras et al. 2024): away from a weaker version of the model, weak + s (good - weak).
+    """Autoguidance (Karras et al. 2024): move the prediction away from that of a weaker model.
+
+    The result is weak + s (good - weak).
 
     Args:
-        denoiser: the good one; at s = 1 it answers alone, bit for bit.
-        weak: smaller, or trained for a shorter time, on the same task and under the same process.
+        denoiser: the good model; at s = 1 it is used alone, bit for bit.
+        weak: a model that is smaller or was trained for a shorter time, on the same task and under
+            the same process.
         scale: s, usually above 1.
     """
 

@@ -1,18 +1,20 @@
-r"""The Markovian hierarchical VAE, generic (tutorial, "Hierarchical Variational Autoencoders").
+r"""Markovian hierarchical VAEs with any Gaussian encoders and decoders (Luo 2022).
+
+Luo's section is "Hierarchical Variational Autoencoders".
 
     x = z_0 -> z_1 -> ... -> z_L    q(z_l | z_{l-1}), any Gaussian encoders
     x       <- z_1 <- ... <- z_L    p(x | z_1), p(z_{l-1} | z_l), p(z_L), any Gaussian decoders
 
-One pass up draws one path; its log-ratios estimate the bound without bias, whatever the encoders and
-decoders:
+One pass up draws one path. Its log-ratios estimate the bound without bias, whatever the encoders
+and decoders:
 
     -log p(x) <= E_q[-log p(x | z_1) + sum_{l < L} log q(z_l | z_{l-1}) / p(z_l | z_{l+1})
                      + KL(q(z_L | z_{L-1}) || p(z_L))]
 
-The tutorial's "consistency" form (eq. 45) writes each ratio as KL(q(z_l | z_{l-1}) || p(z_l | z_{l+1})).
-That is **not** an identity: z_l and z_{l+1} depend on each other given z_{l-1}, so z_l may not be averaged
-alone while z_{l+1} stands still. Hence the ratios; only the top level, where nothing lies above, is a KL.
-``docs/decompositions.py`` shows the difference.
+Luo's "consistency" form (eq. 45) writes each ratio as KL(q(z_l | z_{l-1}) || p(z_l | z_{l+1})).
+That is **not** an identity: z_l and z_{l+1} depend on each other given z_{l-1}, so z_l may not be
+averaged while z_{l+1} is held fixed. We therefore use the ratios; only the top level, with no level
+above it, is a KL. ``docs/decompositions.py`` shows the difference.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +30,13 @@ Conditional = Callable[[Tensor], Normal]
 
 
 class Hierarchy:
-    """L levels of latents over x.
+    """A hierarchical VAE with L levels of latents over x.
 
     Args:
         encoders: q(z_l | z_{l-1}) for l = 1 ... L, each a function of z_{l-1}.
         decoders: p(z_{l-1} | z_l) for l = 2 ... L, each a function of z_l.
         reconstruction: (x, z_1) -> -log p(x | z_1), nats (B,).
-        prior: z_L -> p(z_L), for its shape and device.
+        prior: z_L -> p(z_L), which uses only the shape and device of z_L.
     """
 
     def __init__(
@@ -44,16 +46,11 @@ class Hierarchy:
         reconstruction: Callable[[Tensor, Tensor], Tensor],
         prior: Conditional,
     ):
-        if not encoders or len(decoders) != len(encoders) - 1:
-            raise ValueError(
-                f"levels={len(encoders)} with {len(decoders)} decoders between latents: needs 1 level or "
-                "more, and one decoder fewer"
-            )
         self.encoders, self.decoders = encoders, decoders
         self.reconstruction, self.prior = reconstruction, prior
 
     def path(self, x: Tensor, noise: Noise) -> list[Tensor]:
-        """Draw z_1 ... z_L once given x (B, *event), gradients flowing through."""
+        """Draw the latents z_1 ... z_L once for x (B, *event); gradients flow through the draws."""
         path, z = [], x
         for encode in self.encoders:
             q = encode(z)
@@ -62,7 +59,10 @@ class Hierarchy:
         return path
 
     def ratios(self, x: Tensor, path: Sequence[Tensor], analytic_top: bool = True) -> list[Tensor]:
-        """Return log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; last: KL if ``analytic_top``."""
+        """Return log q(z_l | z_{l-1}) / p(z_l | z_{l+1}) of each level, nats (B,) each.
+
+        If ``analytic_top``, the entry of the top level is its KL instead.
+        """
         ratios = []
         for level, (z, below) in enumerate(zip(path, (x, *path), strict=False)):
             q = self.encoders[level](below)
@@ -74,14 +74,17 @@ class Hierarchy:
         return ratios
 
     def bound(self, x: Tensor, path: Sequence[Tensor]) -> BoundTerms:
-        """Draw the bound once at x, unbiased, from one path: the top level's term is the prior's."""
+        """Return an unbiased estimate of the bound at x from one path.
+
+        The top level's term is reported as the prior term.
+        """
         *inner, top = self.ratios(x, path)
         return BoundTerms(
             top, self.reconstruction(x, path[0]), torch.stack(inner).sum(0) if inner else top * 0
         )
 
     def log_weight(self, x: Tensor, path: Sequence[Tensor]) -> Tensor:
-        """Return log p(x, z) / q(z | x) of one path, nats (B,), which importance-weighted bounds average."""
+        """Return the importance log-weight log p(x, z) / q(z | x) of one path, nats (B,)."""
         return -self.reconstruction(x, path[0]) - torch.stack(self.ratios(x, path, analytic_top=False)).sum(0)
 
     def sample(self, top: Tensor, noise: Noise) -> Tensor:
@@ -94,5 +97,8 @@ class Hierarchy:
 
 
 def importance_weighted(log_weights: Tensor) -> Tensor:
-    """Return -log 1/K sum_k w_k (Burda et al. 2016), a bound (B,) of log-weights (K, B), tighter with K."""
+    """Return the importance-weighted bound -log 1/K sum_k w_k (Burda et al. 2016), (B,).
+
+    ``log_weights``: (K, B). The bound is tighter for larger K.
+    """
     return -(torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(float(len(log_weights)))))

@@ -1,14 +1,15 @@
-r"""Learning the noise (tutorial, "Learning Diffusion Noise Parameters"; VDM, Kingma et al. 2021, app. I.2).
+r"""Noise schedules with learned parameters (VDM, Kingma et al. 2021, app. I.2).
 
-The continuous-time bound depends on a schedule through its two endpoints alone; the shape between them
-changes only the *variance* of the bound's one-sample estimate. So the two are learned from different things:
-endpoints descend the bound, prior and reconstruction included; the interior descends E[L^2], which at a fixed
-mean is the variance.
+See also Luo 2022, "Learning Diffusion Noise Parameters". The continuous-time bound depends on a
+schedule through its two endpoints alone; the shape between them changes only the *variance* of the
+bound's one-sample estimate. The two are therefore trained differently: the endpoints minimise the
+bound, prior and reconstruction included; the interior minimises E[L^2], which at a fixed mean is
+the variance.
 
-    gamma(t) = gamma_0 + (gamma_1 - gamma_0) s(t),   s(t) = (h(t) - h(0)) / (h(1) - h(0)),   h increasing
+    gamma(t) = gamma_0 + (gamma_1 - gamma_0) s(t),   s(t) = (h(t) - h(0)) / (h(1) - h(0))
 
-Both gamma and its slope are formulas: no autograd in the forward pass, so evaluation and torch.compile hold.
-None of these parameters wants weight decay.
+with h increasing. Both gamma and its slope are formulas: the forward pass needs no autograd, so
+evaluation and torch.compile work. Use no weight decay for these parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,13 +26,13 @@ from .whole_batch import whole_batch
 
 
 class LearnedEndpoints(Linear):
-    """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
+    """A linear schedule with learned endpoints: gamma = low + softplus(.) t always increases.
 
     Args:
-        gamma_min, gamma_max: where the endpoints start.
-        pinned: they stay there.
-        speed: how many times the learning rate an endpoint moves in a step of Adam; endpoints have nats to go
-            where weights have hundredths.
+        gamma_min, gamma_max: initial endpoints.
+        pinned: keep the endpoints fixed.
+        speed: factor on the learning rate of an endpoint in a step of Adam; endpoints have to move
+            by nats where weights move by hundredths.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: Positive = 10.0):
@@ -58,12 +59,15 @@ class LearnedEndpoints(Linear):
         return self.width * self.interior(self._here(t))[1]
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s(t), from s(0) = 0 to s(1) = 1, and its slope, any shape."""
+        """Return the shape s(t), from s(0) = 0 to s(1) = 1, and its slope, any shape."""
         return t, torch.ones_like(t)
 
     @torch.no_grad()
     def t_of(self, gamma: Tensor) -> Tensor:
-        """Return the time at which the schedule passes ``gamma``, by bisection to 2^-40; no gradient."""
+        """Return the time at which the schedule reaches ``gamma``, without gradient.
+
+        It is found by bisection to 2^-40.
+        """
         target = ((self._here(gamma) - self.low) / self.width).double()
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(40):
@@ -77,9 +81,10 @@ class LearnedEndpoints(Linear):
 
 
 class Monotone(LearnedEndpoints):
-    """VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
+    """VDM's monotone network (Kingma et al. 2021, app. H) between fixed or learned endpoints.
 
-    h(t) = t + sum_k w_k sigmoid(r_k t - b_k) with w, r > 0 and ``hidden`` sigmoids; close to linear at first.
+    h(t) = t + sum_k w_k sigmoid(r_k t - b_k) with w, r > 0 and ``hidden`` sigmoids; close to linear
+    at first.
     """
 
     def __init__(
@@ -95,7 +100,7 @@ class Monotone(LearnedEndpoints):
         self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())
         self.log_rate = nn.Parameter(torch.full((hidden,), rate).log())
         self.shift = nn.Parameter(rate * torch.linspace(0.0, 1.0, hidden))
-        self._rescale: Callable[[Tensor], Tensor] | None = None  # of gradients
+        self._rescale: Callable[[Tensor], Tensor] | None = None  # a hook on gradients
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
         ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
@@ -107,28 +112,28 @@ class Monotone(LearnedEndpoints):
             ds.register_hook(self._rescale)
         return s, ds
 
-    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:  # h(t) and h'(t)
+    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:  # returns h(t) and h'(t)
         weight, rate = self.log_weight.exp(), self.log_rate.exp()
         bump = torch.sigmoid(rate * t.unsqueeze(-1) - self.shift)
         return t + (weight * bump).sum(-1), 1 + (weight * rate * bump * (1 - bump)).sum(-1)
 
     @contextmanager
     def variance_descent(self) -> Iterator[Callable[[Tensor], None]]:
-        """Switch, within it, the interior's gradient from E[L] to E[L^2] / E[L] (VDM app. I.2).
+        """Train the schedule's interior, within the context, on E[L^2] / E[L] instead of E[L].
 
-        Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
-        2 L_i / mean L, the mean over all processes; network and endpoints keep their own gradient, in the
-        same backward pass. Call what it yields with the losses (B,) before that pass.
+        VDM app. I.2: per sample d L_i^2 = 2 L_i d L_i, so the gradient with respect to s(t_i) and
+        s'(t_i) is multiplied by 2 L_i / mean L, with the mean over all processes. Network and
+        endpoints keep their own gradient in the same backward pass. The context yields a function:
+        call it with the losses (B,) before that pass.
         """
         scale: Tensor | None = None
 
-        def set_losses(nats: Tensor) -> None:  # in the order of the times of the losses
+        def set_losses(nats: Tensor) -> None:  # in the same order as the times
             nonlocal scale
             scale = 2 * nats.detach() / whole_batch(nats).mean()
 
         def rescale(gradient: Tensor) -> Tensor:
-            if scale is None:
-                raise RuntimeError("variance_descent: backward() was called before the losses were set")
+            assert scale is not None  # the losses are set before they go back
             return (gradient * scale).to(gradient)
 
         self._rescale = rescale

@@ -1,18 +1,20 @@
 r"""Exact likelihood by the probability-flow ODE (Song et al. 2021, sec. 4.3).
 
-In gamma, and in the coordinate u = z / sqrt(alpha^2 + sigma^2) that all processes share (there each is
-variance preserving, a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma)), the marginals of the denoiser flow along
+In gamma, and in the coordinate u = z / sqrt(alpha^2 + sigma^2) that all processes share (there each
+is variance preserving, a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma)), the marginals of the denoiser
+flow along
 
-    du / dgamma = 1/2 s (eps_hat - s u) = 1/2 a s v_hat,      d log p(u) / dgamma = -div(du / dgamma)
+    du / dgamma = 1/2 s (eps_hat - s u) = 1/2 a s v_hat,    d log p(u) / dgamma = -div(du / dgamma)
 
-from the data's end to the prior's. A likelihood is a figure beside the bound, under its own name: it is
-another quantity, of another model (a flow, not a Markov chain), and for data with K levels, D = 2 / (K - 1)
-apart, it needs one of two dequantisations, whose nats the result has separately.
+from the data's end to the prior's. A likelihood is reported beside the bound under its own name: it
+is another quantity of another model (a flow, not a Markov chain). Data with K levels, D = 2 / (K -
+1) apart, need one of two dequantisations, and its nats are reported separately.
 
-uniform   x + D (n - 1/2), n uniform: P(x) >= exp E log(p(x + ...) D^d), so -log P(x) <= E[-log p] - d log D.
-lossless  z_0 ~ q(z_0 | x): -log P(x) <= E[-log p(z_0) + log q(z_0 | x) - log p(x | z_0)], and E log q is
-          minus the entropy d/2 log(2 pi e s_0^2) (VDM, Kingma et al. 2021; no noise that the model was not
-          trained on).
+- "uniform": x + D (n - 1/2) with n uniform. P(x) >= exp E log(p(x + ...) D^d), so -log P(x) <=
+  E[-log p] - d log D.
+- "lossless": z_0 ~ q(z_0 | x). -log P(x) <= E[-log p(z_0) + log q(z_0 | x) - log p(x | z_0)], where
+  E log q is minus the entropy d/2 log(2 pi e s_0^2) (VDM, Kingma et al. 2021). It adds no noise
+  that the model was not trained on.
 """
 
 import math
@@ -23,7 +25,6 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from triptych.declare import Ge, Positive, declared
-from triptych.errors import UserError
 
 from .condition import Condition
 from .decoder import Decoder
@@ -33,11 +34,12 @@ from .schedule import Schedule
 
 
 class Nats(NamedTuple):
-    """total = density + dequantisation + reconstruction, nats (B,) each; positive is worse.
+    """A negative log-likelihood and its parts, nats (B,) each; larger is worse.
 
-    ``density``: -log p of the point that was put to the ODE. ``dequantisation``: what turns it into -log
-    P(x) of the level; 0 for a density. ``reconstruction``: -log p(x | z_0), lossless only. ``stderr``: of the
-    trace, from the spread between probes; 0 when it is exact.
+    total = density + dequantisation + reconstruction. ``density``: -log p of the point at which the
+    ODE starts. ``dequantisation``: converts it to -log P(x) of the level; 0 for data with a
+    density. ``reconstruction``: -log p(x | z_0), for "lossless" only. ``stderr``: standard error of
+    the trace estimate, from the spread between probes; 0 if the trace is exact.
     """
 
     total: Tensor
@@ -49,14 +51,16 @@ class Nats(NamedTuple):
 
 @declared("likelihood")
 class Likelihood:
-    """-log p(x) of a denoiser's probability-flow ODE.
+    """Compute -log p(x) under a denoiser's probability-flow ODE.
 
     Args:
-        schedule: for its endpoints; the path between them is the solver's affair.
-        tolerance: absolute and relative, of u and of nats per dimension, in every step and for *every item*.
-        probes: of Hutchinson's trace estimate (at least 2, drawn once a solve), or None for the exact trace.
-        dequantisation: "none" (data with a density), "uniform" (over the level's cell) or "lossless" (of
-            q(z_0 | x), and the decoder's reconstruction).
+        schedule: gives the endpoints; the solver chooses the steps between them.
+        tolerance: absolute and relative tolerance, of u and of nats per dimension, in every step
+            and for *every item*.
+        probes: number of probes of Hutchinson's trace estimate (at least 2, the same throughout a
+            solve), or None for the exact trace.
+        dequantisation: "none" (data with a density), "uniform" (noise over the level's cell) or
+            "lossless" (noise of q(z_0 | x), and the decoder's reconstruction term).
         decoder: p(x | z_0), for "lossless".
         levels: number K of the data's levels, for "uniform".
         seed: probes and noise follow from it and the item's index.
@@ -87,17 +91,19 @@ class Likelihood:
         index: Tensor | None = None,
         condition: Condition | None = None,
     ) -> Nats:
-        """Return nats at x (B, *event); index (B,): data set places, default 0, 1, ...; condition of B items.
+        """Return the negative log-likelihood of x (B, *event) in nats.
 
-        ValueError for a denoiser that is guided, clipped or otherwise changed: its flow has no density.
+        ``index``: (B,), the items' places in the data set, by default 0, 1, .... ``condition``: of
+        B items, or None. ValueError for a denoiser that is guided, clipped or otherwise changed:
+        its flow has no density.
         """
-        if not getattr(denoiser, "has_likelihood", False):
+        if not denoiser.has_likelihood:
             raise ValueError(
                 f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is not the score "
                 "of any density; use the denoiser without it"
             )
         index = torch.arange(len(x)) if index is None else index.cpu()
-        # autograd is needed for the divergence, wherever this is called from
+        # The divergence needs autograd even if the caller is in inference mode.
         with torch.inference_mode(False), torch.no_grad():
             x = x.detach().clone()
             condition = None if condition is None else condition.map(torch.clone)
@@ -131,12 +137,12 @@ class Likelihood:
 def dequantise(
     kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None
 ) -> tuple[Tensor, float, float]:
-    """Return where the ODE starts for x (B, *event), and what to add to -log p of it in two parts.
+    """Return the ODE's starting point for x (B, *event) and two terms to add to its -log p.
 
-    u (B, *event) float64 at gamma_0, in the variance-preserving coordinate; the nats of the change of scale
-    from u to x, and those of the dequantisation. "none" and "uniform" put a data point itself at u = a_0 x,
-    so -log p(x) = -log p(u) - d log a_0: the model's density of data is its density at gamma_0. ``noise`` as
-    ``Likelihood`` draws it.
+    The point u (B, *event) is float64, at gamma_0, in the variance-preserving coordinate. The terms
+    are the nats of the change of scale from u to x and those of the dequantisation. "none" and
+    "uniform" put a data point itself at u = a_0 x, so -log p(x) = -log p(u) - d log a_0: the
+    model's density of data is its density at gamma_0. ``noise``: as ``Likelihood`` draws it.
     """
     level = torch.tensor(gamma, dtype=torch.float64)
     a, s = torch.sigmoid(-level).sqrt().item(), torch.sigmoid(level).sqrt().item()
@@ -150,14 +156,16 @@ def dequantise(
 
 
 class Flow:
-    """Moves points and their log density between two gammas, by torchdiffeq's Dormand-Prince in double.
+    """Move points and their log density between two gammas by an ODE solver, in double.
 
-    Its own error norm is a mean over the whole batch, in which one difficult item drowns; ours is the largest
-    over items of each item's own norm, so every item keeps the tolerance whatever company it is in.
+    The solver is torchdiffeq's Dormand-Prince. Its own error norm is a mean over the whole batch,
+    in which one difficult item hardly counts. Ours is the largest of the items' norms, so every
+    item keeps the tolerance in any batch.
 
     Args:
-        denoiser: in evaluation mode; its own dtype is respected; condition: of B items, or None.
-        probes: (P, B, d) fixed through the solve, or None for the exact trace.
+        denoiser: in evaluation mode; it is called in its own dtype.
+        condition: of B items, or None.
+        probes: (P, B, d), the same throughout the solve, or None for the exact trace.
         tolerance: absolute and relative.
     """
 
@@ -169,7 +177,10 @@ class Flow:
         self.dtype = torch.float64 if first is None else first.dtype
 
     def log_prob(self, u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """Return log p(u) (B,) float64 at gamma ``low`` for u (B, *event), with standard error by probes."""
+        """Return log p(u) at gamma ``low`` for u (B, *event), and its standard error.
+
+        (B,) float64 each; the error is that of the probes.
+        """
         gamma = torch.tensor([low, high], dtype=torch.float64, device=u.device)
         d = u[0].numel()
         columns = 1 if self.probes is None else len(self.probes)
@@ -182,15 +193,7 @@ class Flow:
             points, nats = state[:, :d], state[:, d:]
             return torch.maximum(points.square().mean(1).sqrt(), nats.abs().mean(1)).max()
 
-        try:
-            path = odeint(
-                rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm}
-            )
-        except AssertionError as error:  # torchdiffeq's "underflow in dt"
-            raise UserError(
-                f"likelihood.tolerance={self.tolerance}: the solver's step vanished ({error}); "
-                "a larger tolerance suits a float32 network"
-            ) from error
+        path = odeint(rate, start, gamma, rtol=self.tolerance, atol=self.tolerance, options={"norm": norm})
         end, traces = path[-1][:, :d], d * path[-1][:, d:]
         alpha, sigma = self.denoiser.process.alpha_sigma(gamma[1])
         std = self.denoiser.process.prior_std(gamma[1]) / torch.hypot(alpha, sigma)
@@ -216,7 +219,8 @@ class Flow:
 
     def _traces(self, u: Tensor, drift: Tensor) -> Tensor:
         """Return v^T J v for each probe (P, B), or the trace of J (1, B)."""
-        # one by one: batched through vmap, networks in channels-last layout and custom kernels fail
+        # One product at a time: under vmap, networks in channels-last layout and custom kernels
+        # fail.
         if self.probes is None:
             total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
             for k in range(u[0].numel()):

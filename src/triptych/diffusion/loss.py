@@ -1,15 +1,17 @@
-r"""Losses: each is one weight w(gamma) on the epsilon error, relative to the bound (ELBO = 1).
+r"""Training losses: each is one weight w(gamma) on the epsilon error; the bound (ELBO) has w = 1.
 
-Whatever its target, a diffusion loss is ``E_t[w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2]
-= 1/2 int w(gamma) E|eps - eps_hat|^2 dgamma`` (Kingma & Gao 2023): w is the *effective* weight per unit of
-gamma, whatever schedule or ``times`` draw the levels. A squared error in the space S, averaged over a density
-q of gamma, is
+Whatever the network predicts, a diffusion loss is
+
+    E_t[w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2] = 1/2 int w(gamma) E|eps - eps_hat|^2 dgamma
+
+(Kingma & Gao 2023): w is the *effective* weight per unit of gamma, whatever schedule or ``times``
+draw the levels. A squared error in the space S, averaged over a density q of gamma, is
 
     E_q |S error|^2 = int q(gamma) s_S(gamma)^2 E|eps - eps_hat|^2 dgamma,   w = 2 q s_S^2
 
-with s_S = |S error| / |epsilon error| (``prediction.error_scale``), and q = 1 / gamma'(t) where the times are
-uniform. So "plain MSE" is another weight in each space: comparing x0-MSE with epsilon-MSE compares weights,
-not targets. All weights here are constants to the gradient.
+with s_S = |S error| / |epsilon error| (``prediction.error_scale``), and q = 1 / gamma'(t) if the
+times are uniform. "Plain MSE" is therefore another weight in each space: comparing x0-MSE with
+epsilon-MSE compares weights, not targets. No gradient flows through the weights.
 """
 
 import math
@@ -28,9 +30,11 @@ from .times import Density, LogNormal, Stratified, Uniform
 
 
 class Level(NamedTuple):
-    """Where a loss is weighed: gamma, its slope and its time t, any shape; own: the network's output's space.
+    """The noise level at which a loss is weighted.
 
-    lower, steps: at T steps gamma_s and T, where dgamma is T expm1(gamma - lower); None in continuous time.
+    ``gamma``, its derivative ``dgamma`` and its time ``t`` have any shape. ``own``: the space of
+    the network's output. ``lower``, ``steps``: at T steps gamma_s and T, and then dgamma is T
+    expm1(gamma - lower); None in continuous time.
     """
 
     process: Process
@@ -43,13 +47,16 @@ class Level(NamedTuple):
 
     @property
     def slope(self) -> Tensor:
-        """gamma's own slope: at T steps T (gamma - lower), in continuous time dgamma."""
+        """The slope of gamma: T (gamma - lower) at T steps, dgamma in continuous time."""
         if self.steps is None or self.lower is None:
             return self.dgamma
         return self.steps * (self.gamma - self.lower)
 
     def averaged(self, over: Density, most: float = math.inf) -> Tensor:
-        """Return the density at gamma, or ``most`` if above; at T steps, T / dgamma times a step's share."""
+        """Return the density ``over`` at gamma, or at ``most`` if gamma is larger.
+
+        At T steps it is T / dgamma times the probability of the step.
+        """
         if self.steps is None or self.lower is None or isinstance(over, Stratified):
             return over.per_gamma(self.gamma.clamp(max=most), self.dgamma, self.t)
         back = torch.linspace(1 / 32, 31 / 32, 16).to(self.gamma).view(-1, *(1,) * self.gamma.ndim)
@@ -58,13 +65,16 @@ class Level(NamedTuple):
         return within * self.slope / self.dgamma
 
     def squared(self, space: str | Space) -> Tensor:
-        """Return s^2, the squared error in a space where that of epsilon is 1."""
+        """Return s^2, the squared error in ``space`` for a squared epsilon error of 1."""
         return error_scale(space, *self.process.alpha_sigma(self.gamma)).square()
 
 
 @declared("objective.loss")
 class Loss(ABC):
-    """``weight(at) -> w`` at a ``Level``, of its gamma's shape or (); ``of_steps``: of T steps alone."""
+    """Base class of losses: ``weight`` returns the weight w at a ``Level``.
+
+    ``of_steps``: whether the loss exists at T steps only.
+    """
 
     of_steps = False
 
@@ -73,39 +83,44 @@ class Loss(ABC):
         """Return w, of gamma's shape or ()."""
 
     def nats(self, at: Level, squared: Tensor, dims: int) -> Tensor:
-        """Return w 1/2 gamma' |eps - eps_hat|^2 of items of ``dims`` numbers, ``squared`` and gamma (B,)."""
+        """Return the loss w 1/2 gamma' |eps - eps_hat|^2 of each item, nats (B,).
+
+        ``squared``: |eps - eps_hat|^2, (B,); ``dims``: the numbers in one item.
+        """
         with torch.no_grad():
             weight = self.weight(at)
         return (0.5 * weight * at.dgamma).to(squared) * squared
 
 
 class Elbo(Loss):
-    """w = 1: the loss is the diffusion term of the bound."""
+    """The diffusion term of the bound as the loss: w = 1."""
 
     def weight(self, at: Level) -> Tensor:
         return torch.ones_like(at.gamma)
 
 
 class Vlb(Elbo):
-    """T KL(q(z_s | z_t, x) || p(z_s | z_t)) under the bound's own reverse variance: iDDPM's L_vlb.
+    """iDDPM's L_vlb: T times the KL of a reverse step, under the bound's own reverse variance.
 
-    Where the variance is learned, the gradient reaches mean and variance together (Nichol & Dhariwal 2021,
-    sec. 3.3; Ho et al. 2020, table 2, "learned diagonal"). Under beta tilde it is ``Elbo`` at T steps.
+    The KL is KL(q(z_s | z_t, x) || p(z_s | z_t)). If the variance is learned, the gradient trains
+    mean and variance together (Nichol & Dhariwal 2021, sec. 3.3; Ho et al. 2020, table 2, "learned
+    diagonal"). With beta tilde it is ``Elbo`` at T steps.
     """
 
     of_steps = True
 
 
 class Squared(Loss):
-    """Plain squared error in one space, whatever the network's output is.
+    """Plain squared error in one space, which need not be that of the network's output.
 
-    ``epsilon`` is DDPM's L_simple (Ho et al. 2020, eq. 14) and Salimans & Ho's (2022) weight SNR on the x0
-    error, ``x0`` their weight 1, ``v`` their SNR + 1 (under a variance-preserving process), ``velocity`` that
-    of flow matching.
+    ``epsilon`` is DDPM's L_simple (Ho et al. 2020, eq. 14), which is the weight SNR on the x0 error
+    in Salimans & Ho (2022). ``x0`` is their weight 1, and ``v`` their SNR + 1 (under a
+    variance-preserving process). ``velocity`` is the loss of flow matching.
 
     Args:
-        space: its name, or an output that is read in it; None: the space of the network's output.
-        over: the density of levels that the error is averaged over; None: uniform times.
+        space: name of the space, or an output that is read in it; None: the space of the network's
+            output.
+        over: the density of levels over which the error is averaged; None: uniform times.
     """
 
     def __init__(
@@ -122,19 +137,23 @@ class Squared(Loss):
 
 
 class Simple(Squared):
-    """Plain squared error in the space of the network's output: each paper's own, an axis of outputs."""
+    """Plain squared error in the space of the network's output.
+
+    Each paper trains its own kind of output with this loss.
+    """
 
     def __init__(self, over: Density | None = None):
         super().__init__(None, over)
 
 
 class PathVelocity(Loss):
-    """Plain squared error of the path's own velocity dz/dt, t the schedule's (Lipman et al. 2023; SiT).
+    """Squared error of the velocity dz/dt in the schedule's time (Lipman et al. 2023; SiT).
 
-    dz/dt = alpha' x + sigma' eps and gamma = 2 ln(sigma / alpha), so that its error is |sigma' - sigma
-    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. At T steps gamma'
-    is T (gamma_t - gamma_s). It is SiT's weighted score loss and its velocity loss at once (Ma et al. 2024);
-    on the straight path it is ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
+    dz/dt = alpha' x + sigma' eps and gamma = 2 ln(sigma / alpha), so its error is |sigma' - sigma
+    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon, and w = sigma^2 gamma'(t) / 2. At T
+    steps gamma' is T (gamma_t - gamma_s). This is both SiT's weighted score loss and its velocity
+    loss (Ma et al. 2024). On the straight path it is the loss ``velocity``, with the cosine
+    schedule the loss ``v``, each times a constant.
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -142,10 +161,11 @@ class PathVelocity(Loss):
 
 
 class MuTilde(Loss):
-    """Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
+    """Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8).
 
-    mu tilde = alpha_s x0 (1 - q) + ... z, q = e^{gamma_s - gamma_t}, so its error is alpha_s (1 - q) times
-    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}.
+    The factor 1 / 2 sigma^2 of eq. 8 is left out. mu tilde = alpha_s x0 (1 - q) + ... z with q =
+    e^{gamma_s - gamma_t}, so its error is alpha_s (1 - q) times that of x0, and s = alpha_s (1 - q)
+    e^{gamma_t / 2}.
     """
 
     of_steps = True
@@ -157,9 +177,10 @@ class MuTilde(Loss):
 
 
 class NCSN(Loss):
-    """NCSN (Song & Ermon 2019, eqs. 5-6): 1/2 lambda(sigma) |score error|^2, flat in time.
+    """NCSN's weighted score matching (Song & Ermon 2019, eqs. 5-6), with uniform times.
 
-    Their lambda(sigma) = sigma^2 makes it 1/2 |eps - eps_hat|^2, so w = 1 / gamma'(t).
+    The loss is 1/2 lambda(sigma) |score error|^2. The paper's lambda(sigma) = sigma^2 makes it 1/2
+    |eps - eps_hat|^2, so w = 1 / gamma'(t).
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -167,13 +188,15 @@ class NCSN(Loss):
 
 
 class P2(Squared):
-    """P2 (Choi et al. 2022): L_simple times 1 / (k + SNR)^power, their gamma; less of fine details.
+    """P2 weighting (Choi et al. 2022): DDPM's L_simple times 1 / (k + SNR)^power.
 
-    On the epsilon error, so w = 2 (k + e^{-gamma})^{-power} / gamma'(t) over uniform times.
+    It lowers the weight of fine details. On the epsilon error and over uniform times, w = 2 (k +
+    e^{-gamma})^{-power} / gamma'(t).
 
     Args:
-        k, power: their k, 1, and gamma, .5 or 1 (``p2_k``, ``p2_gamma`` of their code); power 0 is L_simple.
-        over: the density of levels that the error is averaged over; None: uniform times.
+        k, power: k and gamma of the paper, there 1, and .5 or 1 (``p2_k``, ``p2_gamma`` in its
+            code); power 0 is L_simple.
+        over: the density of levels over which the error is averaged; None: uniform times.
     """
 
     def __init__(self, k: Positive = 1.0, power: NonNegative = 1.0, over: Density | None = None):
@@ -185,9 +208,10 @@ class P2(Squared):
 
 
 class MinSNR(Loss):
-    """Min-SNR (Hang et al. 2023): x0 error times min(SNR, cap), so w = 2 min(1, cap e^gamma) / gamma'(t).
+    """Min-SNR weighting (Hang et al. 2023): the x0 error times min(SNR, cap).
 
-    The same effective weight for every space (their min(SNR, c), min(c / SNR, 1), min(SNR, c) / (SNR + 1)).
+    w = 2 min(1, cap e^gamma) / gamma'(t). The effective weight is the same for every space of the
+    output (in the paper min(SNR, c), min(c / SNR, 1) and min(SNR, c) / (SNR + 1)).
     """
 
     def __init__(self, cap: Positive = 5.0):
@@ -198,9 +222,9 @@ class MinSNR(Loss):
 
 
 class TruncatedSNR(Loss):
-    """Salimans & Ho 2022, sec. 4: x0 error times max(SNR, 1), so w = 2 max(1, e^gamma) / gamma'(t).
+    """Truncated SNR weighting (Salimans & Ho 2022, sec. 4): the x0 error times max(SNR, 1).
 
-    The larger of the squared errors in epsilon and in x0.
+    w = 2 max(1, e^gamma) / gamma'(t): the larger of the squared errors in epsilon and in x0.
     """
 
     def weight(self, at: Level) -> Tensor:
@@ -208,7 +232,10 @@ class TruncatedSNR(Loss):
 
 
 class Sigmoid(Loss):
-    """w = sigmoid(bias - log SNR) = sigmoid(bias + gamma) (Kingma & Gao 2023; Hoogeboom et al. 2024)."""
+    """Sigmoid weighting (Kingma & Gao 2023; Hoogeboom et al. 2024).
+
+    w = sigmoid(bias - log SNR) = sigmoid(bias + gamma).
+    """
 
     def __init__(self, bias: float = 2.0):
         self.bias = bias
@@ -218,16 +245,18 @@ class Sigmoid(Loss):
 
 
 class EDM(Loss):
-    """EDM (Karras et al. 2022, table 1): E_sigma[lambda(sigma) |x0 error|^2], ln sigma ~ N(mean, std^2).
+    """EDM's loss (Karras et al. 2022, table 1): a weighted x0 error over log-normal noise levels.
 
-    With their sigma = e^{gamma / 2} and lambda = (sigma^2 + sd^2) / (sigma sd)^2 this is the squared error of
-    F, so w = 2 q(gamma) (e^gamma + sd^2) / sd^2 with q = N(gamma; 2 mean, (2 std)^2). ``times=log_normal`` of
-    the same mean and std makes each draw's loss theirs.
+    E_sigma[lambda(sigma) |x0 error|^2] with ln sigma ~ N(mean, std^2). With the paper's sigma =
+    e^{gamma / 2} and lambda = (sigma^2 + sd^2) / (sigma sd)^2 this is the squared error of F, so w
+    = 2 q(gamma) (e^gamma + sd^2) / sd^2 with q = N(gamma; 2 mean, (2 std)^2). ``times=log_normal``
+    with the same mean and std makes the loss of each draw equal to the paper's.
 
     Args:
-        mean, std: their P_mean and P_std; sigma_data: sd, standard deviation of the data.
-        monotonic: below the log SNR at which w is largest, it stays there (Kingma & Gao 2023,
-            "EDM-monotonic"): in continuous time the loss is then a bound of noisy data.
+        mean, std: the paper's P_mean and P_std.
+        sigma_data: sd, the standard deviation of the data.
+        monotonic: keep w at its maximum for all log SNR below that of the maximum (Kingma & Gao
+            2023, "EDM-monotonic"); in continuous time the loss is then a bound of noisy data.
     """
 
     def __init__(
@@ -243,11 +272,12 @@ class EDM(Loss):
 
 
 class EDM2(EDM, nn.Module):
-    r"""EDM's loss under a learned uncertainty u(sigma) (Karras et al. 2024, eqs. 14-16, 21).
+    r"""EDM's loss with a learned uncertainty u(sigma) (Karras et al. 2024, eqs. 14-16, 21).
 
-    ``E_sigma[lambda(sigma) / e^u |x0 error|^2 + u]`` a dimension: at the optimum e^u is the error itself, and
-    each level counts alike. The effective weight is that of EDM over e^u. u is linear in ``channels`` cosines
-    of ln(sigma) / 4 with random frequencies, the same in each run.
+    ``E_sigma[lambda(sigma) / e^u |x0 error|^2 + u]`` per dimension: at the optimum e^u is the error
+    itself, so every level counts alike. The effective weight is that of EDM over e^u. u is linear
+    in ``channels`` cosines of ln(sigma) / 4 with random frequencies, which are the same in each
+    run.
     """
 
     frequency: Tensor
@@ -258,21 +288,24 @@ class EDM2(EDM, nn.Module):
     ):
         nn.Module.__init__(self)
         super().__init__(mean, std, sigma_data)
-        own = torch.Generator().manual_seed(0)  # a network built later begins as under another loss
+        # Its own generator: networks that are built later start as they do under other losses.
+        own = torch.Generator().manual_seed(0)
         self.register_buffer("frequency", 2 * math.pi * torch.randn(channels, generator=own))
         self.register_buffer("phase", 2 * math.pi * torch.rand(channels, generator=own))
         self.row = nn.Parameter(torch.randn(channels, generator=own))
 
     def uncertainty(self, gamma: Tensor) -> Tensor:
-        """Return u at gamma, of its shape; the row counts by its direction alone."""
+        """Return u at ``gamma``, of the same shape; only the direction of ``row`` matters."""
         waves = math.sqrt(2) * torch.cos(gamma.to(self.row).unsqueeze(-1) / 8 * self.frequency + self.phase)
-        return (waves * (self.row / self.row.norm())).sum(-1)  # in half precision no matrix product
+        # Not a matrix product, which autocast would round to half precision.
+        return (waves * (self.row / self.row.norm())).sum(-1)
 
     def weight(self, at: Level) -> Tensor:
         return super().weight(at) * torch.exp(-self.uncertainty(at.gamma))
 
     def nats(self, at: Level, squared: Tensor, dims: int) -> Tensor:
-        if self.training:  # its length would slow it, see ``networks.edm2``
+        # A growing row would learn ever more slowly, see ``networks.edm2``.
+        if self.training:
             self.row.data.div_(self.row.data.square().mean().sqrt())
         u = self.uncertainty(at.gamma)
         error = 0.5 * super().weight(at).to(squared) * squared * torch.exp(-u)
@@ -280,9 +313,10 @@ class EDM2(EDM, nn.Module):
 
 
 def _peak(mean: float, std: float, variance: float) -> float:
-    """Return the gamma of the largest N(gamma; mean, std^2) (e^gamma + variance).
+    """Return the gamma that maximises N(gamma; mean, std^2) (e^gamma + variance).
 
-    A root of gamma = mean + std^2 sigmoid(gamma - log variance), met from either side; the larger maximum.
+    It is a root of gamma = mean + std^2 sigmoid(gamma - log variance), found by iteration from both
+    sides; of two maxima the higher one is returned.
     """
     log_variance = math.log(variance)
 

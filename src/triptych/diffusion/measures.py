@@ -1,8 +1,9 @@
-r"""How far a set of samples is from the truth, and how far the truth is from itself.
+r"""Distances between a set of samples and true data.
 
-No distance between two finite sets is zero: each figure here is read beside the same measure between two
-independent true sets of the same size. Points are (n, d); features are (n, f): InceptionV3's, by which the
-Fréchet distance is FID, or those of a classifier trained on the clean data set, by which it is not.
+No distance between two finite sets is zero: compare each figure with the same measure between two
+independent true sets of the same size. Points are (n, d). Features are (n, f): those of
+InceptionV3, for which the Fréchet distance is FID, or those of a classifier trained on the clean
+data set, for which it is not.
 """
 
 import math
@@ -14,14 +15,18 @@ from torch import Tensor
 
 from .mixture import GaussianMixture
 
-DISTANCES = 2**23  # in memory
+DISTANCES = 2**23  # the number of distances in memory at once
 
 
-# points -------------------------------------------------------------------------------------------------
+# points --------------------------------------------------------------------------------
 
 
 def directions(dim: int, n: int = 64) -> Tensor:
-    """Return (n, dim) unit vectors: equal angles over the half circle if dim = 2, else random but fixed."""
+    """Return n fixed unit vectors, (n, dim).
+
+    They have equal angles over the half circle if dim = 2; otherwise they are random, with a fixed
+    seed.
+    """
     if dim == 2:
         angle = torch.arange(n, dtype=torch.float64) * (math.pi / n)
         return torch.stack([angle.cos(), angle.sin()], 1)
@@ -30,16 +35,21 @@ def directions(dim: int, n: int = 64) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
-    """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2."""
-    if a.shape != b.shape:
-        raise ValueError(f"sliced_wasserstein: sets of {tuple(a.shape)} and {tuple(b.shape)} differ in size")
+    """Compute the sliced Wasserstein-2 distance over ``n`` fixed directions.
+
+    It is the root mean of the projections' squared W2 over directions.
+    """
     along = directions(a.shape[1], n).T
     gap = (a.double() @ along).sort(0).values - (b.double() @ along).sort(0).values
     return gap.square().mean().sqrt().item()
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Estimate 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), without diagonals: unbiased."""
+    """Estimate the energy distance between two sets of points (Szekely & Rizzo 2013).
+
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|; unbiased, because the distances of points to themselves are
+    left out.
+    """
     within = [_sum_of_distances(s, s) / (len(s) * (len(s) - 1)) for s in (a, b)]
     return 2 * _sum_of_distances(a, b) / (len(a) * len(b)) - sum(within)
 
@@ -48,23 +58,25 @@ def _sum_of_distances(a: Tensor, b: Tensor) -> float:
     return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
 
 
-def _rows(b: Tensor) -> int:  # whose distances to all of b are held at a time
+def _rows(b: Tensor) -> int:
+    """Return how many points' distances to all of b are held at a time."""
     return min(1024, max(1, DISTANCES // len(b)))
 
 
 def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
-    """Return each component's share of points x (n, d), (K,): the mean of its responsibilities p(k | x).
+    """Return the share of each mixture component among points x (n, d), (K,).
 
-    Over true points its expectation is the weight exactly, E p(k | x) = w_k, unlike a count of nearest means.
+    It is the mean of the component's responsibilities p(k | x). Over true points its expectation is
+    exactly the weight, E p(k | x) = w_k, unlike a count of nearest means.
     """
     return mixture.log_joint(x.to(mixture.means)).softmax(1).mean(0)
 
 
-# images, through features -------------------------------------------------------------------------------
+# images, through features --------------------------------------------------------------
 
 
 class Moments(NamedTuple):
-    """Mean (f,) and covariance (f, f), double, of features of ``n`` items."""
+    """Mean (f,) and covariance (f, f), in double, of the features of ``n`` items."""
 
     n: int
     mean: Tensor
@@ -72,7 +84,10 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, parts: Iterable[Tensor]) -> "Moments":
-        """Return moments of the features (n_i, f) of all parts; only sums are held (Chan et al. 1979)."""
+        """Return the moments of features (n_i, f) that come in parts.
+
+        Only sums are held in memory (Chan et al. 1979).
+        """
         n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
         for part in filter(len, parts):
             rows = part.double()
@@ -85,9 +100,10 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
-    """Compute the Frechet distance between Gaussians: moments, or features (n, f) of two rows or more.
+    """Compute the Fréchet distance between two Gaussians.
 
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}).
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}). ``a``, ``b``: moments, or features (n, f) of
+    at least two items.
     """
     a, b = (Moments.of([one]) if isinstance(one, Tensor) else one for one in (a, b))
     if min(a.n, b.n) < 2:
@@ -100,20 +116,22 @@ def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
 
 
 def covered(points: Tensor, by: Tensor, k: int = 3) -> float:
-    """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour.
+    """Return the share of ``points`` that lie close to ``by``, as for precision and recall.
 
-    Of features (n, f): precision is the share of samples covered by data, recall that of data covered by
-    samples (Kynkaanniemi et al. 2019).
+    A point is close if it lies in a ball around an item of ``by`` that reaches as far as the item's
+    k-th nearest neighbour in ``by``. With features (n, f), precision is the share of samples close
+    to data, and recall the share of data close to samples (Kynkaanniemi et al. 2019).
     """
-    if not 1 <= k < len(by):
-        raise ValueError(f"precision, recall: k={k} with {len(by)} samples; must be 1 <= k < n")
     by, rows = by.double(), _rows(by)
-    # the nearest of all is the point itself
+    # The nearest of all is the point itself.
     radius = torch.cat([torch.cdist(p, by).topk(k + 1, largest=False).values[:, -1] for p in by.split(rows)])
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]
     return torch.cat(inside).double().mean().item()
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of samples classified as the class they were drawn for: logits (n, K), labels (n,)."""
+    """Return the share of samples that a classifier assigns to the class they were drawn for.
+
+    ``logits``: (n, K); ``labels``: (n,).
+    """
     return (logits.argmax(1) == labels).double().mean().item()

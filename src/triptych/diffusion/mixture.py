@@ -1,7 +1,7 @@
-r"""Gaussian mixtures, where the truth is known: density, score, posterior mean, entropy.
+r"""Gaussian mixtures with exact density, score and posterior mean.
 
-For ``p(x) = sum_k w_k N(m_k, C_k)`` every noisy marginal is a mixture again,
-``p(z) = sum_k w_k N(alpha m_k, S_k)`` with ``S_k = alpha^2 C_k + sigma^2 I``, so
+For ``p(x) = sum_k w_k N(m_k, C_k)`` every noisy marginal is a mixture again, ``p(z) = sum_k w_k
+N(alpha m_k, S_k)`` with ``S_k = alpha^2 C_k + sigma^2 I``, so
 
     score(z) = -sum_k r_k S_k^{-1} (z - alpha m_k),     r_k the responsibilities of z,
 
@@ -9,14 +9,14 @@ and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
 """
 
 import math
-from collections.abc import Sequence, Sized
-from reprlib import repr as short
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-from .condition import Condition
+from .condition import Condition, Labels, part_of
 from .prediction import Prediction
 from .process import Process, expand
 
@@ -31,15 +31,16 @@ class MonteCarlo(NamedTuple):
 
 
 class GaussianMixture(nn.Module):
-    """sum_k w_k N(m_k, C_k) in R^d.
+    """The Gaussian mixture sum_k w_k N(m_k, C_k) in R^d.
 
     Args:
         weights: (K,), positive, summing to one.
         means: (K, d).
-        covariances: K entries, each (d, d) symmetric and positive definite, d variances or one.
+        covariances: K entries, each a symmetric positive definite matrix (d, d), d variances or one
+            variance.
 
     Raises:
-        ValueError: other numbers.
+        ValueError: the numbers do not define such a mixture.
     """
 
     weights: Tensor
@@ -49,18 +50,19 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, weights: Sequence[float] | Tensor, means: Numbers, covariances: Numbers):
         super().__init__()
-        needs = "positive numbers that sum to one"
-        w = _tensor("weights", weights, needs)
-        if w.ndim != 1 or not len(w) or (w <= 0).any() or abs(w.sum().item() - 1) > 1e-6:
-            raise _wrong("weights", weights, needs)
-        needs = f"{len(w)} lists of equal length, one for each of the weights"
-        m = _tensor("means", means, needs)
-        if m.ndim != 2 or len(m) != len(w) or not m.shape[1]:
-            raise _wrong("means", means, needs)
-        if not isinstance(covariances, Sized) or len(covariances) != len(w):
-            raise _wrong("covariances", covariances, f"a list of {len(w)}, one for each of the weights")
-        entries = [_covariance(f"covariances[{i}]", one, m.shape[1]) for i, one in enumerate(covariances)]
-        self.covariances = torch.stack(entries)
+        w = torch.as_tensor(weights, dtype=torch.float64)
+        m = torch.as_tensor(means, dtype=torch.float64)
+        if not constraints.simplex.check(w) or (w == 0).any():
+            raise ValueError(f"weights={weights}: must be positive numbers that sum to one")
+        if m.ndim != 2 or len(m) != len(w) or len(covariances) != len(w):
+            fix = "must be as many as the weights, each mean a list of one length"
+            raise ValueError(f"means, covariances: {fix}")
+        if not m.isfinite().all():
+            raise ValueError(f"means={means}: must be finite")
+        self.covariances = torch.stack([_matrix(entry, m.shape[1]) for entry in covariances])
+        if not constraints.positive_definite.check(self.covariances).all():
+            fix = "must be symmetric and positive definite"
+            raise ValueError(f"covariances={covariances}: {fix}")
         variances, bases = torch.linalg.eigh(self.covariances)
         self.register_buffer("weights", w)
         self.register_buffer("means", m)
@@ -79,7 +81,10 @@ class GaussianMixture(nn.Module):
         return (self.means[label] + offset).float(), label
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Return log density of z = alpha x + sigma eps at ``x`` (B, d), nats, (B,); by default of data."""
+        """Return the log density of z = alpha x + sigma eps at the points ``x`` (B, d), nats (B,).
+
+        By default it is the density of the data.
+        """
         return self._parts(x, alpha, sigma)[0].logsumexp(1)
 
     def score(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
@@ -88,11 +93,14 @@ class GaussianMixture(nn.Module):
         return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
 
     def log_joint(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Return log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
+        """Return log w_k N(z; alpha m_k, S_k) of each component at z (B, d), (B, K)."""
         return self._parts(z, alpha, sigma)[0]
 
     def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
-        """Return differential entropy, nats: exact for one component, else mean of -log p over n draws."""
+        """Return the differential entropy in nats.
+
+        It is exact for one component, otherwise the mean of -log p over n draws.
+        """
         if len(self.weights) == 1:
             exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
             return MonteCarlo(exact, 0.0)
@@ -114,13 +122,16 @@ class GaussianMixture(nn.Module):
 
 
 class EmbeddedMixture(GaussianMixture):
-    """A mixture in a plane of R^d and noise across it: x = P u + std (I - P P^T) n, n ~ N(0, I).
+    """A mixture in a plane of R^d, with Gaussian noise orthogonal to the plane.
 
-    Under noise both stay apart, p(z) = p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), at the cost
-    of the mixture's own few dimensions.
+    x = P u + std (I - P P^T) n with n ~ N(0, I). Under noise the two parts stay independent, p(z) =
+    p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), so the cost is that of the mixture's own
+    few dimensions.
 
     Args:
-        inner: of u, in R^q; plane: P (d, q), of orthonormal columns; std: in each direction across.
+        inner: the mixture of u, in R^q.
+        plane: P (d, q), with orthonormal columns.
+        std: standard deviation of the noise in each orthogonal direction.
     """
 
     plane: Tensor
@@ -138,7 +149,7 @@ class EmbeddedMixture(GaussianMixture):
         return (u.double() @ self.plane.T + self.std * self.across(noise)).float(), label
 
     def across(self, x: Tensor) -> Tensor:
-        """Return what of x (n, d) lies across the plane, (n, d)."""
+        """Return the part of x (n, d) that is orthogonal to the plane, (n, d)."""
         plane = self.plane.to(x)
         return x - x @ plane @ plane.T
 
@@ -151,7 +162,8 @@ class EmbeddedMixture(GaussianMixture):
         alpha, sigma = (
             torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1) for a in (alpha, sigma)
         )
-        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)  # (B or 1, 1), (B, d)
+        # Shapes: (B or 1, 1) and (B, d).
+        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)
         free = self.dim - self.inner.dim
         normal = -0.5 * (
             rest.square().sum(1, keepdim=True) / variance + free * torch.log(2 * math.pi * variance)
@@ -160,9 +172,10 @@ class EmbeddedMixture(GaussianMixture):
 
 
 class Oracle(nn.Module):
-    """The exact denoiser of a mixture: E[x | z], eps*, the score and v* (tutorial eq. 133, Tweedie).
+    """The exact denoiser of a mixture, by Tweedie's formula (Luo 2022, eq. 133).
 
-    With a label it is the denoiser of the component of that number.
+    It gives E[x | z], eps*, the score and v*. With a label it is the denoiser of the component with
+    that number.
     """
 
     conditional = True
@@ -171,20 +184,21 @@ class Oracle(nn.Module):
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()
         self.mixture, self.process = mixture, process
+        self.conditions = {"label": Labels(len(mixture.weights))}
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
-        label = None if condition is None else condition.part("label")
+        label = part_of(condition, "label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = own if label.present is None else torch.where(label.present.unsqueeze(1), own, score)
+            score = torch.where(label.presence().unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 
 class ExactClassifier(nn.Module):
-    """log p(k | z) of a mixture's components under a process: the classifier that guidance wishes for."""
+    """The exact classifier log p(k | z) of a mixture's components under a process."""
 
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()
@@ -195,31 +209,9 @@ class ExactClassifier(nn.Module):
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)
 
 
-def _wrong(key: str, value: Any, needs: str) -> ValueError:
-    return ValueError(f"{key}={short(value)}: needs {needs}")
-
-
-def _tensor(key: str, value: Any, needs: str) -> Tensor:
-    """Convert nested lists of equal lengths to finite float64."""
-    try:
-        array = torch.as_tensor(value, dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise _wrong(key, value, needs) from error
-    if not array.isfinite().all():
-        raise _wrong(key, value, needs)
-    return array
-
-
-def _covariance(key: str, value: Any, d: int) -> Tensor:
-    """Convert a matrix, d variances or one to (d, d) float64."""
-    needs = f"a symmetric positive definite {d} x {d} matrix, {d} variances or one"
-    matrix = _tensor(key, value, needs)
-    if matrix.shape in ((), (d,)):
-        matrix = torch.diag(matrix.expand(d))
-    if matrix.shape != (d, d):
-        raise _wrong(key, value, needs)
-    small = 1e-6 * matrix.diagonal().min().item()  # what a product of float32 matrices leaves
-    symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=small)
-    if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
-        raise _wrong(key, value, needs)
-    return matrix
+def _matrix(covariance: Any, d: int) -> Tensor:
+    """Return a matrix, d variances or one as a matrix (d, d) float64."""
+    matrix = torch.as_tensor(covariance, dtype=torch.float64)
+    if matrix.ndim == 2:
+        return matrix
+    return torch.diag(matrix.expand(d))

@@ -1,4 +1,4 @@
-"""A diagonal Gaussian and the three things a bound asks of it, in nats summed over dimensions."""
+"""A diagonal Gaussian: samples, log density and KL, in nats summed over dimensions."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Normal(NamedTuple):
-    """N(mean, std^2): mean and std broadcast against the variable (B, *event)."""
+    """The Gaussian N(mean, std^2); mean and std broadcast against the variable (B, *event)."""
 
     mean: Tensor
     std: Tensor
@@ -18,7 +18,7 @@ class Normal(NamedTuple):
         return self.mean + self.std * eps
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return log N(z), nats, (B,)."""
+        """Return the log density at z, nats (B,)."""
         square = ((z - self.mean) / self.std).square()
         return -(0.5 * (square + math.log(2 * math.pi)) + torch.log(self.std)).flatten(1).sum(1)
 

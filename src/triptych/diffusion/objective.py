@@ -1,7 +1,8 @@
-r"""Objectives: what the network predicts, which loss its error is, and where its times fall.
+r"""Training objectives: what the network predicts, the loss, and the distribution of times.
 
-``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with the
-bound's own loss all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
+``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with
+the bound's own loss all objectives minimise the very same number (Luo 2022, eqs. 99, 130, 148; VDM
+eq. 17).
 """
 
 import math
@@ -22,31 +23,35 @@ from .reverse_variance import Optimal, ReverseVariance, as_variance, step_below,
 from .schedule import Schedule
 from .times import Density, Stratified, Times
 
-CELLS = 4096  # of gamma, each at its middle
+CELLS = 4096  # gammas, each in the middle of a cell of the schedule's range
 IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
 @declared("objective")
 class Objective:
-    """Which output, which loss, which times; a learned reverse variance adds its own term.
+    """A training objective: an output, a loss and times; a learned reverse variance adds a term.
 
-    That is iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16), ``vlb_weight`` * T KL(q(z_s | z_t, x) ||
-    N(stop-gradient(mean), V)): V learns from nothing else. Their L_simple + 0.001 L_vlb is the mean over
-    dimensions of |eps - eps_hat|^2 and of T KL in bits: in sums and nats, the plain squared error with
-    0.001 / ln 2 = 0.00144. With weights relative to the bound (elbo, sigmoid) both parts are nats of the same
-    bound and 1 is natural. The ``vlb`` loss is the KL alone, without the stop: it needs no such weight.
+    The term is that of iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16): ``vlb_weight`` * T
+    KL(q(z_s | z_t, x) || N(stop-gradient(mean), V)). It alone trains V. iDDPM's L_simple + 0.001
+    L_vlb is the mean over dimensions of |eps - eps_hat|^2 and of T KL in bits; in sums and nats
+    this is the plain squared error with the weight 0.001 / ln 2 = 0.00144. With weights relative to
+    the bound (elbo, sigmoid) both parts are nats of the same bound, and 1 is natural. The ``vlb``
+    loss is the KL alone, without the stop-gradient, and needs no such weight.
 
     Args:
-        output: what the network gives, or the name of its space, whose squared error is the ``simple`` loss.
-        loss: w(gamma).
-        times: where training times fall; None: ``Stratified``. The loss is the same for all.
-        steps: train at T discrete times, T expm1(gamma_t - gamma_s) standing for gamma'(t) (VDM eq. 13);
-            None: continuous time, in which V has no say.
-        vlb_weight: of a learned variance's term; None: 0.001 / ln 2 with a plain squared error, 1 with elbo
-            and sigmoid.
-        variance: of the bound's reverse steps.
-        teacher: the checkpoint of a model of whose 2 T steps one of T is to make two (``distillation``); it
-            is then set as the attribute. None: the data teach.
+        output: the network's output, or the name of its space, whose squared error is the
+            ``simple`` loss.
+        loss: gives w(gamma).
+        times: the distribution of training times; None: ``Stratified``. The expected loss is the
+            same for all.
+        steps: train at T discrete times, with T expm1(gamma_t - gamma_s) in place of gamma'(t) (VDM
+            eq. 13); None: continuous time, in which V has no effect.
+        vlb_weight: weight of a learned variance's term; None: 0.001 / ln 2 with a plain squared
+            error, 1 with elbo and sigmoid.
+        variance: variance V of the bound's reverse steps.
+        teacher: checkpoint of a model, from whose 2 T steps this one learns to take two at once
+            (see ``distillation``); the loaded model is later set as the attribute. None: train on
+            the data.
     """
 
     def __init__(
@@ -61,23 +66,31 @@ class Objective:
     ):
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
-        if loss.of_steps and steps is None:
-            raise ValueError(f"objective.loss={type(loss).__name__}: is of a step; set objective.steps=T")
         self.variance = as_variance(variance, "variance")
         self.teacher: AnyDenoiser | None = None
-        if teacher is not None and (steps is None or self.variance.learned):
-            fix = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
-            raise ValueError(f"objective.teacher={teacher}: two of its steps become one of T; set {fix}")
+        if steps is None:
+            self._check_continuous(teacher)
+        if teacher is not None and self.variance.learned:
+            fix = "set a bound.variance that is not learned"
+            raise ValueError(f"objective.teacher={teacher}: it says nothing of a variance; {fix}")
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
-            raise ValueError(
-                "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
-                "set beta_tilde, beta or learned"
-            )
+            problem = "bound.variance=optimal is measured and not trained"
+            raise ValueError(f"objective/loss=vlb: {problem}; set beta_tilde, beta or learned")
         if self.variance.learned and not isinstance(loss, Vlb):
-            if steps is None:
-                problem = "a learned reverse variance is trained at discrete times"
-                raise ValueError(f"objective.steps=null: {problem}; set objective.steps=T")
             self.vlb_weight = _natural(loss) if vlb_weight is None else vlb_weight
+
+    def _check_continuous(self, teacher: FilePath | None) -> None:
+        """Raise ValueError for what is trained at T steps alone."""
+        fix = "set objective.steps=T"
+        if self.loss.of_steps:
+            name = type(self.loss).__name__
+            raise ValueError(f"objective.loss={name}: is of a step; {fix}")
+        if teacher is not None:
+            problem = "two of its steps become one of T"
+            raise ValueError(f"objective.teacher={teacher}: {problem}; {fix}")
+        if self.variance.learned:
+            problem = "a learned reverse variance is trained at discrete times"
+            raise ValueError(f"objective.steps=null: {problem}; {fix}")
 
     def __call__(
         self,
@@ -88,7 +101,10 @@ class Objective:
         eps: Tensor,
         condition: Condition | None = None,
     ) -> DiffusionTerm:
-        """Return the weighted loss at x, eps (B, *event), t (B,) in [0, 1], condition of B items or None."""
+        """Return the weighted loss at x, eps (B, *event) and t (B,) in [0, 1].
+
+        ``condition``: of B items, or None.
+        """
         process = denoiser.process
         at = self.level(process, schedule, t)
         gamma = at.gamma.to(x)
@@ -96,15 +112,17 @@ class Objective:
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
             upper = (at.t * self.steps).round() / self.steps
-            if isinstance(self.teacher, nn.Module):  # no part of the model that Lightning moves
-                self.teacher.to(z.device)
-            # A teacher's members answer together, whichever of the student's an item is for.
-            condition = condition and condition.without(MEMBER)
+            if isinstance(self.teacher, nn.Module):
+                self.teacher.to(z.device)  # Lightning does not move it: it is no part of the model
+            if condition is not None:
+                # A teacher's members answer together, whichever of the student's an item is for.
+                condition = condition.without(MEMBER)
             x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
 
-        def kl(squares: Tensor, weight: float = 1.0) -> Tensor:  # T of the step's, under the bound's variance
+        def kl(squares: Tensor, weight: float = 1.0) -> Tensor:
+            # T times the step's KL, under the bound's variance
             assert self.steps is not None and at.lower is not None
             log_ratio = self.variance.log_ratio(process, at.gamma, at.lower, guess)
             return weight * self.steps * step_kl(squares, at.gamma, at.lower, log_ratio)
@@ -117,7 +135,11 @@ class Objective:
         return DiffusionTerm(nats, gamma, squared)
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
-        """Return the level of the loss for t in [0, 1), any shape: at t, or its step's end, in double."""
+        """Return the level at which the loss for t in [0, 1) is evaluated, any shape, in double.
+
+        In continuous time it is the level at t, at T steps the upper end of the step that contains
+        t.
+        """
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)
@@ -129,7 +151,7 @@ class Objective:
         return Level(process, gamma, dgamma, t, self.space, lower, self.steps)
 
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
-        """Return w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
+        """Return the effective weight w(gamma) on the bound's integrand, for plots."""
         t = schedule.t_of(gamma)
         if self.steps is None:
             return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space))
@@ -138,11 +160,12 @@ class Objective:
 
     @torch.no_grad()
     def effective_share(self, process: Process, schedule: Schedule) -> float:
-        """Return n_eff / n of the loss's draws (Kish 1965); 1 where their density is not known beforehand.
+        """Return the effective sample size of the loss's draws, as a share n_eff / n (Kish 1965).
 
-        Draws of gamma with density q estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q.
-        f is the loss of the best linear guess of data of unit variance, w(gamma) / (1 + e^gamma): a large
-        weight does no harm where the error is as small. Draws beyond the schedule's ends count as lost.
+        It is 1 if the density of the draws is not known beforehand. Draws of gamma with density q
+        estimate int f dgamma by f / q, so n_eff / n = (int f)^2 / int f^2 / q. f is the loss of the
+        best linear denoiser for data of unit variance, w(gamma) / (1 + e^gamma): a large weight
+        does no harm where the error is small. Draws beyond the schedule's ends count as lost.
         """
         if not isinstance(self.times, Density) or isinstance(self.times, Stratified):
             return 1.0

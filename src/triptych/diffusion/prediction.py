@@ -1,18 +1,18 @@
-r"""One guess at (z, gamma), seen in several spaces: x0, epsilon, score, v, the flow's velocity, EDM's F.
+r"""Predictions and their conversion between x0, epsilon, score, v, velocity and EDM's F.
 
-With ``z = alpha x0 + sigma epsilon`` each space is a row (c, d) of one table (tutorial eqs. 69, 115, 131):
+With ``z = alpha x0 + sigma epsilon`` each space is a row (c, d) of one table (Luo 2022, eqs. 69,
+115, 131):
 
-    value = c x0 + d epsilon        x0 = (d z - sigma value) / D        epsilon = (alpha value - c z) / D
+    value = c x0 + d epsilon,   x0 = (d z - sigma value) / D,   epsilon = (alpha value - c z) / D
 
-with ``D = alpha d - sigma c``, so an error in one is an error in each: ``|value error| = |D| / alpha |epsilon
-error|``. That scale is all the difference there is between the objectives, apart from what a network finds
-easy.
+with ``D = alpha d - sigma c``. An error in one space is therefore an error in each: ``|value error|
+= |D| / alpha |epsilon error|``. Apart from how easily a network learns each of them, objectives
+differ by this scale alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +22,10 @@ Number = Tensor | float
 
 
 class Row(NamedTuple):
-    """``unit * value = c x0 + d epsilon`` at one (alpha, sigma).
+    """The coefficients of a space at one (alpha, sigma): ``unit * value = c x0 + d epsilon``.
 
-    A factor taken out leaves c and d exact, and with them ``c' d - d' c``; a Python 0 or 1 costs nothing.
+    With a common factor in ``unit``, c and d stay exact, and with them ``c' d - d' c``. A Python 0
+    or 1 costs no operation.
     """
 
     c: Number
@@ -34,26 +35,24 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """A space of guesses: its name, and its row at (alpha, sigma), tensors that broadcast against z."""
+    """A space of predictions: its name and its ``Row`` as a function of alpha and sigma.
+
+    alpha and sigma are tensors that broadcast against z.
+    """
 
     name: str
     row: Callable[[Tensor, Tensor], Row]
 
-    def __post_init__(self) -> None:
-        try:
-            signature(self.row).bind("alpha", "sigma")
-        except TypeError:
-            raise ValueError(f"row{signature(self.row)}; must be row(alpha, sigma)") from None
-
 
 def edm(sigma_data: float = 0.5) -> Space:
-    """Return the space of EDM's F (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F``.
+    """Return the space of EDM's F (Karras et al. 2022, table 1).
 
-    c_skip = sd^2 / (s^2 + sd^2) and c_out = s sd / sqrt(s^2 + sd^2), so with z / alpha = x0 + s epsilon
+    ``x0 = c_skip z / alpha + c_out F`` with c_skip = sd^2 / (s^2 + sd^2) and c_out = s sd /
+    sqrt(s^2 + sd^2), so with z / alpha = x0 + s epsilon
 
-        F = (sigma x0 - sd^2 alpha epsilon) / (sd h),     h = sqrt(sigma^2 + sd^2 alpha^2),  D = -h / sd,
+        F = (sigma x0 - sd^2 alpha epsilon) / (sd h), h = sqrt(sigma^2 + sd^2 alpha^2), D = -h / sd,
 
-    sd being ``sigma_data``. With sd = 1 under a variance-preserving process F is -v.
+    where sd is ``sigma_data``. With sd = 1 under a variance-preserving process F is -v.
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data={sigma_data}: must be above 0")
@@ -69,9 +68,9 @@ SPACES = {
     for space in (
         Space("x0", lambda alpha, sigma: Row(1.0, 0.0)),  # the denoised point
         Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
-        Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
+        Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # -epsilon / sigma
         Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
-        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # of the straight path from x0 to epsilon
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # d z / d t on the straight path from x0
         edm(),
     )
 }
@@ -87,21 +86,25 @@ def space_of(space: str | Space) -> Space:
 
 
 def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
+    """Return the ratio s of the error in ``space`` to the epsilon error: |D| / alpha.
+
+    For x0 it is sigma / alpha.
+    """
     row = space_of(space).row(alpha, sigma)
-    # where D = alpha d there is nothing to round
+    # With c = 0 the scale is d itself, without rounding.
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
     return torch.ones_like(alpha) * abs(ratio / row.unit)
 
 
 class Prediction:
-    """One guess in every space: made in one of them, converted to another on demand.
+    """A prediction that is made in one space and converted to the others on demand.
 
     Args:
-        space: which space ``value`` (B, *event) is in: a name among ``SPACES``, or a ``Space``.
-        z, alpha, sigma: where it was made; alpha and sigma broadcast against z.
+        space: the space of ``value`` (B, *event): a name among ``SPACES``, or a ``Space``.
+        z, alpha, sigma: the latent and the level at which it was made; alpha and sigma broadcast
+            against z.
 
-    ``fraction`` is set where a network says how large its reverse step is, see ``reverse_variance``.
+    ``fraction`` is set if the network also predicts the reverse variance, see ``reverse_variance``.
     """
 
     fraction: Tensor | None = None
@@ -113,7 +116,7 @@ class Prediction:
 
     @property
     def x0(self) -> Tensor:
-        """E[x | z], the denoised point (from a score: Tweedie's formula, tutorial eq. 133)."""
+        """E[x | z], the denoised point (from a score: Tweedie's formula, Luo 2022, eq. 133)."""
         return self.view("x0")
 
     @property
@@ -128,30 +131,36 @@ class Prediction:
 
     @property
     def v(self) -> Tensor:
-        """alpha epsilon - sigma x0, the velocity along the circle z = cos x0 + sin epsilon."""
+        """alpha epsilon - sigma x0, the velocity along the circle z = cos a x0 + sin a epsilon."""
         return self.view("v")
 
     def view(self, space: str | Space) -> Tensor:
-        """Return the guess in a space, (B, *event): ``((c' d - d' c) z + D' value) / D`` from both rows."""
+        """Return the prediction in a space, (B, *event).
+
+        It is ``((c' d - d' c) z + D' value) / D``, from the rows of both spaces.
+        """
         space = space_of(space)
         if space not in self._views:
             self._views[space] = self._convert(space.row(self.alpha, self.sigma))
         return self._views[space]
 
     def moved(self, space: str | Space, value: Tensor) -> "Prediction":
-        """Return ``value`` (B, *event) in a space as the guess in its place, of the same learned variance.
+        """Return the prediction ``value`` (B, *event) of ``space``, with the same learned variance.
 
-        So do Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022): guidance and clipping move the mean of a
-        reverse step, not its width.
+        As in Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022), guidance and clipping move the
+        mean of a reverse step but do not change its width.
         """
         guess = Prediction(space, value, self.z, self.alpha, self.sigma)
         guess.fraction = self.fraction
         return guess
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return alpha x0 + sigma epsilon, the guess at another level: one combination of z and ``value``."""
+        """Return the predicted latent at another level, alpha x0 + sigma epsilon.
+
+        It is computed as one linear combination of z and ``value``.
+        """
         c, d, unit = self._row
-        if _is(c, 0):  # x0 comes of z alone
+        if _is(c, 0):  # the value is a multiple of epsilon, so only x0 depends on z
             of_z = alpha / self.alpha
             of_value = _over(sigma - self.sigma * of_z, d)
         elif _is(d, 0):
@@ -163,9 +172,10 @@ class Prediction:
         return (of_z * self.z).addcmul_(self.value, _times(unit, of_value))
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
-        """Return epsilon_hat - eps for the truth (x, eps), formed in the guess's own space and then scaled.
+        """Return the prediction's error epsilon_hat - eps, given the true x and eps.
 
-        ``(z - alpha x_hat) / sigma - eps`` would lose digits at both ends of the schedule.
+        The error is formed in the prediction's own space and then scaled: ``(z - alpha x_hat) /
+        sigma - eps`` would lose digits at both ends of the schedule.
         """
         c, d, unit = self._row
         own = _times(unit, self.value) - _sum(c, x, d, eps)
@@ -182,30 +192,40 @@ class Prediction:
     def _convert(self, to: Row) -> Tensor:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
-        if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
+        # One value is a multiple of the other, as for epsilon and the score; z is not needed.
+        if _is(of_z, 0):
             return _times(unit * (to.c / c if _is(d, 0) else to.d / d), self.value) / to.unit
         of_value = _determinant(to, self.alpha, self.sigma) * unit
         return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
 
 
-def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:  # D
+def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:  # returns D
     return _sum(row.d, alpha, -row.c, sigma)
 
 
 def _is(number: Number, value: float) -> bool:
-    """Return whether ``number`` is this Python number; False for a tensor, whose value is not read."""
+    """Return whether ``number`` is the Python number ``value``; False for a tensor."""
     return not isinstance(number, Tensor) and number == value
 
 
 def _times(number: Number, x: Number) -> Any:
-    return x if _is(number, 1) else number * x
+    if _is(number, 1):
+        return x
+    return number * x
 
 
 def _over(x: Tensor, number: Number) -> Tensor:
-    return x if _is(number, 1) else x / number
+    if _is(number, 1):
+        return x
+    return x / number
 
 
-def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:  # a x + b y
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+    """Return a x + b y without a term that has a Python 0."""
+    if _is(b, 0) or _is(y, 0):
+        if _is(a, 0) or _is(x, 0):
+            return 0.0
+        return _times(a, x)
     if _is(a, 0) or _is(x, 0):
-        return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
-    return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)
+        return _times(b, y)
+    return _times(a, x) + _times(b, y)

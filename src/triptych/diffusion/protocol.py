@@ -1,22 +1,38 @@
-"""What the mathematics asks of a denoiser."""
+"""The interface of a denoiser."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from .condition import Condition
+from .condition import Condition, Kind
 from .prediction import Prediction
 from .process import Process
 
 
 class AnyDenoiser(Protocol):
-    """What samplers, bounds, likelihoods and guidance take: a ``Denoiser``, an oracle, a wrapper of one."""
+    """What samplers, bounds, likelihoods and guidance take: a ``Denoiser``, an oracle, a wrapper of one.
+
+    Attributes:
+        conditions: the parts of a condition that it reads, by name.
+        conditional: whether it reads any; without a condition it then answers for all.
+        has_likelihood: whether its guess is the score of a density; one that is changed is not.
+    """
 
     process: Process
+    has_likelihood: bool
+
+    @property
+    def conditions(self) -> Mapping[str, Kind]: ...
+
+    @property
+    def conditional(self) -> bool: ...
 
     def __call__(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event) and gamma (B,) or ().
+
+        ``condition``: of B items, or None.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its weights; an oracle has none."""
+        """Return the weights; an oracle has none."""

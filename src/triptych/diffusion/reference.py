@@ -1,15 +1,17 @@
-r"""Two denoisers that know of the data its covariance, or each dimension's levels, and no more.
+r"""Two simple denoisers that serve as control variates for a network's bound.
 
-They stand beside a network as control variates of its bound: what they err by at (x, gamma, eps) is known,
-what they err by on average over eps is known too, and a network's error moves with theirs.
+They know only the covariance of the data, or the histogram of levels in each dimension. Their error
+at (x, gamma, eps) is known, its mean over eps is known too, and a network's error correlates with
+it.
 
-linear   E[x | z] if x were Gaussian with the data's mean and covariance V diag(L) V^T: with v = a^2 L + s^2
-         (eps_hat - eps)_k = a s c_k / v_k - a^2 L_k e_k / v_k,   c = V^T (x - mean), e = V^T eps,
-         whose mean square is sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2.
-levels   E[x | z] if dimensions were independent, each with its own histogram over the data's K levels. A sum
-         over dimensions, whose means, one for each dimension, level and gamma, are integrals over one eps:
-         tabulated by the trapezoid rule (its error falls exponentially) at ``GRID`` gammas. Between them
-         value and mean alike are those at both neighbours, linearly weighted: means of the same function.
+- linear: E[x | z] if x were Gaussian with the data's mean and covariance V diag(L) V^T. With v =
+  a^2 L + s^2, c = V^T (x - mean) and e = V^T eps, (eps_hat - eps)_k = a s c_k / v_k - a^2 L_k e_k /
+  v_k. Its mean square is sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2.
+- levels: E[x | z] if dimensions were independent, each with its own histogram over the data's K
+  levels. The squared error is a sum over dimensions. Its mean for each dimension, level and gamma
+  is an integral over one eps, which is tabulated by the trapezoid rule (its error falls
+  exponentially) at ``GRID`` gammas. Between these gammas, the value and the mean are both
+  interpolated linearly from the two neighbours, so the mean remains exact for the value.
 """
 
 from collections.abc import Iterable
@@ -21,31 +23,38 @@ from torch import Tensor
 from .denoiser import level_centres
 from .process import Process
 
-FULL = 1024  # dimensions up to which the covariance is kept whole; beyond, its diagonal
-LARGEST = 2**16  # dimensions times squared levels up to which the histograms are worth their cost
-MOST = 10_000  # items that are looked at, or as many as make NUMBERS: memory does not grow with an image
+FULL = 1024  # dimensions up to which the whole covariance is used; beyond, its diagonal
+# Dimensions times squared levels up to which the histograms are worth their cost.
+LARGEST = 2**16
+# At most this many items are used, and NUMBERS numbers, so memory does not grow with the size of
+# images.
+MOST = 10_000
 NUMBERS = 2**24
 GRID = 48  # gammas of the table
-NODES = torch.linspace(-7.0, 7.0, 113)  # of its integrals
+NODES = torch.linspace(-7.0, 7.0, 113)  # values of eps at which its integrals are summed
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
 def enough(dims: int) -> int:
-    """Return how many items of so many dimensions a ``BaselineErrors`` is fitted on."""
+    """Return how many items with ``dims`` dimensions a ``BaselineErrors`` is fitted on."""
     return max(2, min(MOST, NUMBERS // dims))
 
 
 class Errors(NamedTuple):
-    """Squared epsilon errors (F, B), summed over dimensions, of F denoisers and their means over eps."""
+    """Squared epsilon errors of F denoisers, and their means over eps: (F, B) each.
+
+    Errors are summed over dimensions.
+    """
 
     value: Tensor
     mean: Tensor
 
 
 class BaselineErrors:
-    """Fitted on training items x (n, *event); ``levels`` is their number K, None for a density.
+    """The errors of the two reference denoisers, fitted on training items x (n, *event).
 
-    ``process`` and the schedule's endpoints ``low`` and ``high`` say at which levels it will be used.
+    ``levels``: the number K of the data's levels, None for a density. ``process`` and the
+    schedule's endpoints ``low`` and ``high`` define the levels of noise at which it will be used.
     """
 
     def __init__(self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None):
@@ -77,7 +86,7 @@ class BaselineErrors:
         return self
 
     def errors(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Errors:
-        """Return the baselines' errors at x, eps (B, *event) and gamma (B,); double."""
+        """Return the references' errors at x, eps (B, *event) and gamma (B,), in double."""
         x, eps = x.flatten(1), eps.flatten(1)
         errors = [self._linear(x.double(), gamma, eps.double())]
         if self.log_p is not None:
@@ -108,12 +117,16 @@ class BaselineErrors:
         return value, mean
 
     def _error(self, away: Tensor, eps: Tensor) -> Tensor:
-        """Return (eps_hat - eps)^2 by dimension, (..., d), of alpha / sigma (x - c_k) (..., d, K) and eps."""
+        """Return (eps_hat - eps)^2 for each dimension, (..., d).
+
+        ``away``: alpha / sigma (x - c_k), (..., d, K).
+        """
         assert self.log_p is not None
         p = torch.softmax(self.log_p - 0.5 * (away + eps.unsqueeze(-1)).square(), -1)
         return (p * away).sum(-1).square()
 
-    def _tabulate(self, gamma: Tensor) -> Tensor:  # means of ``_error`` by dimension and level of x, (d, K)
+    # Means of ``_error`` over eps, for each dimension and level of x: (d, K).
+    def _tabulate(self, gamma: Tensor) -> Tensor:
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)
         weight = torch.exp(-0.5 * NODES.double().square()).float()
@@ -121,8 +134,8 @@ class BaselineErrors:
         columns = []
         for centre in self.centres:
             away = alpha / sigma * (centre - self.centres)
-            # of k given eps, but for the prior p: dimensions share it. (nodes, K, d), and no matrix product:
-            # its last digits may change from call to call
+            # p(k | eps) but for the prior p, which dimensions do not share: (nodes, K, d). No matrix
+            # product, whose last digits may change from call to call.
             joint = (-0.5 * (away + NODES[:, None]).square()).softmax(-1)[..., None] * p
             error = ((joint * away[:, None]).sum(1) / joint.sum(1)).square()
             columns.append((weight[:, None] / weight.sum() * error).sum(0))
@@ -130,9 +143,10 @@ class BaselineErrors:
 
 
 def histogram(parts: Iterable[Tensor], levels: int, smoothing: float) -> Tensor:
-    """Estimate p of each level in each dimension, (d, K) double: counts of items, ``smoothing`` shared out.
+    """Estimate the probability of each level in each dimension, (d, K) in double.
 
-    p_jk = (n_jk + smoothing / K) / (n + smoothing), x (n_i, *event) of each part on the K levels of [-1, 1].
+    p_jk = (n_jk + smoothing / K) / (n + smoothing), from counts of items x (n_i, *event) of all
+    parts on the K levels of [-1, 1].
     """
     n, counts = 0, torch.zeros(0)
     for x in parts:

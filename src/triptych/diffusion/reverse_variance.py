@@ -1,12 +1,14 @@
-r"""The variance V of a reverse step p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V I), in discrete time.
+r"""The variance V of a reverse step p(z_s | z_t) in discrete time.
 
-The KL of one step is that of two Gaussians whose means differ by c (x - x_hat),
+p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V I). The KL of one step is that of two Gaussians
+whose means differ by c (x - x_hat),
 
-    KL = 1/2 [d (b / V - 1 - log(b / V)) + c^2 |x - x_hat|^2 / V],   c^2 |x - x_hat|^2 = b r |eps - eps_hat|^2
+    KL = 1/2 [d (b / V - 1 - log(b / V)) + c^2 |x - x_hat|^2 / V]
+    c^2 |x - x_hat|^2 = b r |eps - eps_hat|^2
 
-with b = beta tilde = sigma_s^2 (1 - exp(gamma_s - gamma_t)) and r = expm1(gamma_t - gamma_s) for every
-process. So a choice of V is one number a step, ``log(V / b)``, or one a dimension; in continuous time there
-is nothing to choose.
+with b = beta tilde = sigma_s^2 (1 - exp(gamma_s - gamma_t)) and r = expm1(gamma_t - gamma_s) for
+every process. A choice of V is therefore one number per step, ``log(V / b)``, or one per dimension.
+In continuous time there is nothing to choose.
 """
 
 from abc import ABC, abstractmethod
@@ -23,20 +25,23 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
 
-NODES = 32  # gammas at which the error behind the optimal variance is measured, at most
+NODES = 32  # at most this many gammas at which ``Optimal`` measures the error
 
 
 def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return (gamma_t, gamma_s), (B,) double, of the step that t in [0, 1) falls into on the grid k / T.
+    """Return gamma_t and gamma_s, (B,) in double, of the step k / T that contains t in [0, 1).
 
-    In double, as their difference is all that a step's KL is made of: in float32 it is lost from T = 1e5 on.
+    The KL of a step depends on their difference, which float32 loses from T = 1e5 on.
     """
     upper = (torch.floor(t.double() * steps) + 1).clamp(max=steps)
     return schedule.gamma(upper / steps), schedule.gamma((upper - 1) / steps)
 
 
 def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
-    """Return gamma_s of a step 1 / T from gamma, any shape, double; below gamma(1 / T) the first fall."""
+    """Return the gamma one step 1 / T below ``gamma``, any shape, in double.
+
+    Below gamma(1 / T) the difference is that of the first step.
+    """
     gamma = gamma.double()
     t = schedule.t_of(gamma).clamp(min=1 / steps)
     return gamma - (schedule.gamma(t) - schedule.gamma(t - 1 / steps))
@@ -45,7 +50,7 @@ def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
 def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor) -> Tensor:
     """Return KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,).
 
-    ``squared``: epsilon errors' squares (B, *event); ``log_ratio``: log(V / b).
+    ``squared``: squared epsilon errors (B, *event); ``log_ratio``: log(V / b).
     """
     log_ratio = log_ratio.to(squared)
     scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared) * squared
@@ -53,17 +58,17 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
 
 
 class ReverseVariance(ABC):
-    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
+    """Base class of reverse variances: ``log_ratio`` returns log(V / b) with b = beta tilde.
 
-    ``learned``: whether it is an output of the network, which a term of the loss trains. ``named``: classes
-    that a short name stands for.
+    ``learned``: whether V is an output of the network, which a term of the loss trains. ``named``:
+    the classes by their short names.
     """
 
     named: ClassVar[Mapping[str, type["ReverseVariance"]]]
     learned = False
 
     def around(self, output: nn.Module) -> nn.Module:
-        """Return what reads the network's numbers: ``output``, and beside it whatever V needs of them."""
+        """Return ``output``, extended to read what V needs of the network's numbers."""
         return output
 
     @abstractmethod
@@ -72,14 +77,20 @@ class ReverseVariance(ABC):
 
 
 class BetaTilde(ReverseVariance):
-    """V = b, the posterior's own variance: right if x were known (DDPM's "fixed small")."""
+    """V = beta tilde, the variance of the posterior given x (DDPM's "fixed small").
+
+    It would be exact if x were known.
+    """
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         return torch.zeros_like(expand(gamma_t, guess.z))
 
 
 class Beta(ReverseVariance):
-    """V = sigma_t^2 (1 - exp(gamma_s - gamma_t)), the forward step's, for x ~ N(0, I) ("fixed large")."""
+    """V = beta, the variance of the forward step (DDPM's "fixed large").
+
+    V = sigma_t^2 (1 - exp(gamma_s - gamma_t)), exact for x ~ N(0, I).
+    """
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
@@ -87,14 +98,15 @@ class Beta(ReverseVariance):
 
 
 class Optimal(ReverseVariance):
-    r"""V* = b + c^2 E|x - x_hat|^2 / d, the best isotropic V of each step (Bao et al. 2022, Analytic-DPM).
+    r"""The best isotropic variance of each step, measured on data (Analytic-DPM, Bao et al. 2022).
 
-    In our terms log(V* / b) = log(1 + expm1(gamma_t - gamma_s) m(gamma_t)) with m the mean squared epsilon
-    error per dimension, between 0 and 1 for a fair denoiser; linear in gamma between its nodes.
+    V* = b + c^2 E|x - x_hat|^2 / d. In our terms log(V* / b) = log(1 + expm1(gamma_t - gamma_s)
+    m(gamma_t)), where m is the mean squared epsilon error per dimension, between 0 and 1 for a
+    reasonable denoiser. m is linear in gamma between its nodes.
 
     Args:
         gamma: (n,) increasing nodes, or None until ``measure`` has measured them.
-        epsilon_mse: (n,) E|eps - eps_hat|^2 / d there.
+        epsilon_mse: (n,) values of m at the nodes, E|eps - eps_hat|^2 / d.
     """
 
     def __init__(self, gamma: Tensor | None = None, epsilon_mse: Tensor | None = None):
@@ -109,10 +121,10 @@ class Optimal(ReverseVariance):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> None:
-        """Measure m on training items x (B, *event), one draw an item and node.
+        """Measure the mean squared epsilon error m on training items x (B, *event).
 
-        At the levels gamma (n,), which increase, or at 32 evenly spaced between their ends where they are
-        more.
+        There is one draw per item and node. The nodes are the levels ``gamma`` (n,), which
+        increase, or 32 evenly spaced ones between its ends if there are more.
         """
         if len(gamma) > NODES:
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
@@ -132,9 +144,10 @@ class Optimal(ReverseVariance):
 
 
 class Learned(ReverseVariance):
-    """log V = f log beta + (1 - f) log beta tilde, f = (v + 1) / 2 (Nichol & Dhariwal 2021, eq. 15).
+    """A learned variance between beta tilde and beta (iDDPM, Nichol & Dhariwal 2021, eq. 15).
 
-    v is an output of the network, one a dimension, unbounded; see ``WithFraction``.
+    log V = f log beta + (1 - f) log beta tilde, f = (v + 1) / 2. v is an unbounded output of the
+    network, one per dimension; see ``WithFraction``.
     """
 
     learned = True
@@ -149,7 +162,10 @@ class Learned(ReverseVariance):
 
 
 class WithFraction(nn.Module):
-    """An output and, from one number more per dimension, the fraction f from beta tilde (0) to beta (1)."""
+    """An output that also reads the fraction f of a learned variance.
+
+    f comes from one additional number per dimension; f = 0 is beta tilde, f = 1 is beta.
+    """
 
     def __init__(self, output: nn.Module):
         super().__init__()
@@ -168,7 +184,7 @@ ReverseVariance.named = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optim
 
 
 def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
-    """Return ``choice``, or what its short name stands for; ``key`` is for messages."""
+    """Return the reverse variance for an object or a short name; ``key`` is for error messages."""
     if not isinstance(choice, str):
         return choice
     if choice not in ReverseVariance.named:

@@ -1,10 +1,11 @@
-r"""Noise schedules: gamma(t) on t in [0, 1], its derivative and its inverse, all in closed form.
+r"""Noise schedules: gamma(t) on t in [0, 1], its derivative and its inverse, in closed form.
 
-Every schedule runs between the same two endpoints, ``gamma(0) = gamma_min`` and
-``gamma(1) = gamma_max``: a named shape is a curve ``g(u)``, and the schedule is that curve on the stretch
-``u in [u(gamma_min), u(gamma_max)]``, travelled at constant speed. So "cosine against linear" compares
-shapes and not endpoints, which is what VDM's invariance (Kingma et al. 2021, sec. 5.1) is about: the
-continuous-time bound depends on the endpoints alone, its estimator's variance on the shape.
+Every schedule runs between the same two endpoints, ``gamma(0) = gamma_min`` and ``gamma(1) =
+gamma_max``. A named shape is a curve ``g(u)``, and the schedule is the part of that curve with ``u
+in [u(gamma_min), u(gamma_max)]``, where u is linear in t. "Cosine against linear" therefore
+compares shapes and not endpoints. This is the setting of VDM's invariance (Kingma et al. 2021, sec.
+5.1): the continuous-time bound depends on the endpoints alone, the variance of its estimator on the
+shape.
 """
 
 import math
@@ -16,17 +17,19 @@ from torch import Tensor, nn
 
 from triptych.declare import Ge, Le, Positive, Unit, declared
 
-Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
+Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # e^88 is the limit of float32
 
 
 @declared("schedule")
 class Schedule(nn.Module, ABC):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
-    Subclasses give the shape: ``_curve(u)`` g, ``_slope(u)`` g' and ``_inverse(gamma)``, of any shape.
+    Subclasses give the shape, for tensors of any shape: ``_curve(u)`` is g, ``_slope(u)`` its
+    derivative g' and ``_inverse(gamma)`` its inverse.
 
     Attributes:
-        denoised: whether samples end with the denoiser's guess at z_0, in place of z_0 / alpha_0.
+        denoised: whether samples end with the denoiser's prediction at z_0, in place of z_0 /
+            alpha_0.
     """
 
     denoised = False
@@ -41,15 +44,15 @@ class Schedule(nn.Module, ABC):
         self._start, self._length = ends[0], ends[1] - ends[0]
 
     def gamma(self, t: Tensor) -> Tensor:
-        """Return gamma = -log SNR at t, any shape, t in [0, 1]."""
+        """Return gamma = -log SNR at t in [0, 1], any shape."""
         return self._curve(self._start + self._length * t)
 
     def dgamma(self, t: Tensor) -> Tensor:
-        """Return d gamma / d t, analytic, any shape."""
+        """Return the derivative d gamma / d t in closed form, any shape."""
         return self._length * self._slope(self._start + self._length * t)
 
     def t_of(self, gamma: Tensor) -> Tensor:
-        """Return the time at which the schedule passes ``gamma``."""
+        """Return the time at which the schedule reaches ``gamma``."""
         return (self._inverse(gamma) - self._start) / self._length
 
     def ends(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -57,7 +60,10 @@ class Schedule(nn.Module, ABC):
         return self.gamma(torch.tensor([0.0, 1.0], device=device, dtype=dtype))
 
     def stops(self, steps: int) -> Tensor:
-        """Return a sampler's times on a grid of time, from 1 down; the guess at z_0 is a step, too."""
+        """Return the times of a sampler with ``steps`` steps, evenly spaced from 1 down to 0.
+
+        If ``denoised``, the prediction at z_0 is one of the steps.
+        """
         return torch.linspace(1.0, 0.0, steps + (not self.denoised))
 
     @abstractmethod
@@ -70,11 +76,11 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def _inverse(self, gamma: Tensor) -> Tensor:
-        """Return the u of g(u) = gamma."""
+        """Return u with g(u) = gamma."""
 
 
 class Linear(Schedule):
-    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
+    """Linear schedule: equal steps of log SNR (VDM, Kingma et al. 2021)."""
 
     def _curve(self, u: Tensor) -> Tensor:
         return u
@@ -87,10 +93,11 @@ class Linear(Schedule):
 
 
 class Symmetric(Schedule):
-    """A curve g(u) = h(u) - h(1 - u), which keeps its digits at both ends: 1 - u is formed of 1 - t.
+    """A curve g(u) = h(u) - h(1 - u) that is accurate at both ends.
 
-    At gamma = 50 1 - u is 1e-11 to 1e-21, where a float32 u near 1 ends at 6e-8. ``_curve`` is h, ``_slope``
-    h', and ``_inverse`` that of g, with 1 - u at -gamma.
+    1 - u is computed from 1 - t: at gamma = 50, 1 - u is 1e-11 to 1e-21, while float32 resolves u
+    near 1 only to 6e-8. ``_curve`` is h and ``_slope`` is h'. ``_inverse`` is that of g; at -gamma
+    it gives 1 - u.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float):
@@ -118,7 +125,10 @@ class Symmetric(Schedule):
 
 
 class Cosine(Symmetric):
-    """alpha = cos(pi u / 2) (Nichol & Dhariwal 2021): gamma = 2 log tan(pi u / 2)."""
+    """Cosine schedule (Nichol & Dhariwal 2021): alpha = cos(pi u / 2).
+
+    gamma = 2 log tan(pi u / 2).
+    """
 
     def _curve(self, u: Tensor) -> Tensor:
         return 2 * torch.log(torch.sin(u * (math.pi / 2)))
@@ -131,10 +141,10 @@ class Cosine(Symmetric):
 
 
 class Straight(Symmetric):
-    """sigma / alpha = u / (1 - u), so gamma = 2 logit u: the straight path's own time.
+    """Time of the straight path: sigma / alpha = u / (1 - u), so gamma = 2 logit u.
 
-    With ``process=rectified`` alpha = 1 - u and sigma = u, whose times are uniform in flow matching (Lipman
-    et al. 2023; Liu et al. 2023; Ma et al. 2024, SiT's linear path).
+    With ``process=rectified``, alpha = 1 - u and sigma = u. Flow matching draws these times
+    uniformly (Lipman et al. 2023; Liu et al. 2023; Ma et al. 2024, SiT's linear path).
     """
 
     def _curve(self, u: Tensor) -> Tensor:
@@ -180,10 +190,11 @@ class BetaLinear(Schedule):
 
 
 class Sigmoid(Symmetric):
-    r"""alpha^2 a rescaled sigmoid of time (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
+    r"""Sigmoid schedule (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
 
-    With start -s, end s and temperature tau, their ratio of sigmoid differences is exactly
-    gamma = log sinh(k u) - log sinh(k (1 - u)), k = s / tau (3 in the papers).
+    alpha^2 is a rescaled sigmoid of time. With start -s, end s and temperature tau, the papers'
+    ratio of sigmoid differences is exactly gamma = log sinh(k u) - log sinh(k (1 - u)), with k = s
+    / tau (``sharpness``; 3 in the papers).
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, sharpness: Positive = 3.0):
@@ -192,12 +203,14 @@ class Sigmoid(Symmetric):
 
     def _curve(self, u: Tensor) -> Tensor:
         k = self.sharpness
-        return k * u + torch.log(-torch.expm1(-2 * k * u))  # log sinh(k u) + log 2, which does not overflow
+        # This is log sinh(k u) + log 2 in a form that does not overflow.
+        return k * u + torch.log(-torch.expm1(-2 * k * u))
 
     def _slope(self, u: Tensor) -> Tensor:
         return self.sharpness / torch.tanh(self.sharpness * u)
 
     def _inverse(self, gamma: Tensor) -> Tensor:
-        # tanh(k u) = sinh k / (exp(-g) + cosh k), solved without the atanh, which loses u near 1
+        # Solves tanh(k u) = sinh k / (exp(-g) + cosh k) without atanh, which is inaccurate for u
+        # near 1.
         k, softplus = self.sharpness, torch.nn.functional.softplus
         return (softplus(gamma + k, threshold=60.0) - softplus(gamma - k, threshold=60.0)) / (2 * k)

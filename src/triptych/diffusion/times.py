@@ -1,13 +1,13 @@
-r"""Where training times fall. The loss is the same whatever draws them; what differs is its variance.
+r"""Distributions of training times. They change the variance of the loss, not its expectation.
 
     E_{t ~ uniform} f(t) = E_{t ~ p} f(t) / p(t)
 
-so a weight (``loss``) and a density of times are two choices: each draw's loss is divided by the density
-that it was drawn from. The paper's own loss comes out draw by draw where the loss is averaged over the very
-density that draws it (EDM: ``loss=edm times=log_normal``).
+so a weight (``loss``) and a density of times are two separate choices: each draw's loss is divided
+by the density that it was drawn from. If the loss is averaged over the very density that draws it,
+the loss of each draw is that of the paper (EDM: ``loss=edm times=log_normal``).
 
-Draws are the images of evenly spaced numbers under the inverse distribution function, so they stay spread
-evenly over the batch (VDM, app. I.1), but for ``Uniform``'s, which are independent.
+Evenly spaced numbers are mapped by the inverse distribution function, so draws stay evenly spread
+over the batch (VDM, app. I.1). Only the draws of ``Uniform`` are independent.
 """
 
 import math
@@ -22,15 +22,16 @@ from triptych.declare import Count, Gt, Le, Lt, Positive, declared
 from .draws import BELOW_ONE
 from .schedule import Schedule
 
-Some = Annotated[float, Gt(0), Le(1)]  # a share that is not nothing
+Some = Annotated[float, Gt(0), Le(1)]  # a share above 0
 
 
 @declared("objective.times")
 class Times(nn.Module, ABC):
-    """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
+    """Base class: map uniform numbers to training times and their density.
 
-    A density of None is 1 everywhere. ``stratified``: whether u is spread evenly over a batch; ``learns``:
-    whether it follows the losses that ``tell`` hands over.
+    ``times(u, schedule) -> (t, density)``: u (B,) in [0, 1), t (B,) in [0, 1), density (B,) at t; a
+    density of None is 1 everywhere. ``stratified``: whether u is spread evenly over a batch.
+    ``learns``: whether the density follows the losses that ``tell`` receives.
     """
 
     stratified, learns = True, False
@@ -40,15 +41,18 @@ class Times(nn.Module, ABC):
         """Return times and their density, (B,) each."""
 
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
-        """Take note of the losses (B,) at the times (B,) of a whole batch, not divided by their density."""
+        """Record a whole batch's losses at its times, (B,) each, not divided by the density."""
 
 
 class Density(Times):
-    """A density that is known beforehand, which a loss can be averaged over as well."""
+    """A density of times that is known beforehand; a loss can be averaged over it as well."""
 
     @abstractmethod
     def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
-        """Return density of gamma where the schedule's slope is dgamma and its time t, all of one shape."""
+        """Return the density of gamma, given the schedule's slope dgamma and its time t there.
+
+        All have the same shape.
+        """
 
 
 class Stratified(Density):
@@ -62,16 +66,17 @@ class Stratified(Density):
 
 
 class Uniform(Stratified):
-    """Uniform in t, each on its own (Ho et al. 2020, algorithm 1)."""
+    """Uniform in t, drawn independently (Ho et al. 2020, algorithm 1)."""
 
     stratified = False
 
 
 class LogNormal(Density):
-    """ln(sigma / alpha) ~ N(mean, std^2), so gamma ~ N(2 mean, (2 std)^2) (Karras et al. 2022, table 1).
+    """Log-normal noise levels: ln(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1).
 
-    Draws are of the part between the schedule's ends. On the straight path sigma / alpha = t / (1 - t), so
-    this is logit t ~ N(mean, std^2) of that path whatever the schedule.
+    So gamma ~ N(2 mean, (2 std)^2), truncated to the schedule's ends. On the straight path sigma /
+    alpha = t / (1 - t), so this is logit t ~ N(mean, std^2) for the t of that path, whatever the
+    schedule.
     """
 
     def __init__(self, mean: float = -1.2, std: Positive = 1.2):
@@ -95,11 +100,12 @@ class LogNormal(Density):
 
 
 class LogitNormal(Density):
-    """logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
+    """Logit-normal times: logit t ~ N(mean, std^2), for the schedule's t (Esser et al. 2024, SD3).
 
-    A schedule's t runs from 0 to 1 between its own ends, so this is the straight path's t only where those
-    are wide; ``LogNormal`` is of the path itself. JiT's t (Li & He 2025) grows with the data, so its mean of
-    -.8 is .8 there. The density vanishes at both ends, and beyond a share of 2^-24 there are no draws.
+    A schedule's t runs from 0 to 1 between its own ends, so it is the t of the straight path only
+    if those are wide; ``LogNormal`` uses the path itself. The t of JiT (Li & He 2025) grows towards
+    the data, so its mean of -.8 is .8 for our t. The density vanishes at both ends, and the
+    outermost share of 2^-24 is not drawn.
     """
 
     def __init__(self, mean: float = 0.0, std: Positive = 1.0):
@@ -107,7 +113,7 @@ class LogitNormal(Density):
         self.mean, self.std = mean, std
 
     def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
-        low = 1 - BELOW_ONE  # at 0 and at 1 there is no density to divide by
+        low = 1 - BELOW_ONE  # at t = 0 and t = 1 the density is 0
         t = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.clamp(low, BELOW_ONE)))
         t = t.clamp(low, BELOW_ONE)
         return t, self._density(t)
@@ -120,13 +126,14 @@ class LogitNormal(Density):
 
 
 class Importance(Times):
-    """iDDPM (Nichol & Dhariwal 2021, eq. 18): p(step) ~ sqrt(E[L_step^2]), from each step's last losses.
+    """iDDPM's importance sampling of steps by their recent losses (Nichol & Dhariwal 2021, eq. 18).
 
-    Uniform until every step has a full history; a thousandth of all draws stays uniform, as in their code.
-    Theirs are independent draws, ours evenly spread ones.
+    p(step) ~ sqrt(E[L_step^2]), from the last losses of each step; uniform until every step has a
+    full history. A thousandth of all draws stays uniform, as in iDDPM's code. iDDPM draws
+    independently; here draws are evenly spread.
 
     Args:
-        history: losses that are kept of each step.
+        history: how many losses of each step are kept.
         uniform: share of the draws that stays uniform.
         objective_steps: T, from ``objective.steps``.
     """
@@ -140,11 +147,6 @@ class Importance(Times):
         if objective_steps is None:
             problem = "its history is that of a step"
             raise ValueError(f"objective/times=importance: {problem}; set objective.steps=T")
-        if objective_steps > 10**6:
-            raise ValueError(
-                f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "
-                "1000000 steps; use fewer steps, or other times"
-            )
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
         self.register_buffer("seen", torch.zeros(objective_steps, dtype=torch.long))
@@ -160,10 +162,10 @@ class Importance(Times):
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         step = (t * self.steps).long()
         same = step.unsqueeze(1) == step.unsqueeze(0)
-        before = same.tril(-1).sum(1)  # of the same step, earlier in the batch
+        before = same.tril(-1).sum(1)  # how many earlier in the batch are of the same step
         stays = same.sum(1) - before <= self.history  # the rest would be overwritten at once
         place = step * self.history + (self.seen[step] + before) % self.history
-        spare = self.losses.numel()  # where what is not kept goes
+        spare = self.losses.numel()  # a place for the losses that are not kept
         losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
         losses[torch.where(stays, place, spare)] = nats.to(losses)
         self.losses.copy_(losses[:-1].view_as(self.losses))
@@ -171,14 +173,15 @@ class Importance(Times):
 
 
 class Adaptive(Times):
-    """p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], which makes all levels' mean loss equal (Kingma & Gao 2023).
+    """Adaptive times that make the mean loss of all levels equal (Kingma & Gao 2023).
 
-    From a running mean of the loss in each of equal bins of gamma, as their adaptive noise schedule; uniform
-    in gamma until each has been seen. The default numbers are our own.
+    p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], from a running mean of the loss in each of several
+    equal bins of gamma, as in the paper's adaptive noise schedule; uniform in gamma until each bin
+    has been seen. The default numbers are our own.
 
     Args:
-        bins: of gamma between the schedule's ends.
-        decay: of the running means, by batch in which a bin is seen.
+        bins: number of bins of gamma between the schedule's ends.
+        decay: decay of the running means, per batch with a draw in the bin.
         uniform: share of the draws that stays uniform in gamma.
     """
 
@@ -208,16 +211,17 @@ class Adaptive(Times):
         count = torch.zeros_like(self.means).index_add_(0, place, torch.ones_like(self.means[place]))
         total = torch.zeros_like(self.means).index_add_(0, place, (nats / schedule.dgamma(t)).to(self.means))
         self.seen.add_(count > 0)
-        # a plain mean of the batches at first
+        # At first this is a plain mean of the batches.
         rate = torch.clamp(1 / self.seen.clamp(min=1), min=1 - self.decay) * (count > 0)
         self.means.add_(rate * (total / count.clamp(min=1) - self.means))
 
 
 class Piecewise:
-    """A piecewise constant density on [0, 1) over equal bins: ``rates`` (n,) up to a factor.
+    """A piecewise constant density on [0, 1) over equal bins.
 
     Args:
-        rates: not negative; where all are 0 the density is uniform.
+        rates: (n,), the density in each bin up to a factor, not negative; if all are 0 it is
+            uniform.
         uniform: share of the density that is uniform, so that 1 / density is at most 1 / uniform.
     """
 
@@ -228,7 +232,10 @@ class Piecewise:
         self.edges = torch.cat([edges.new_zeros(1), edges])
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
+        """Map uniform u (B,) in [0, 1) to t and the density at t, (B,) each.
+
+        Evenly spaced u give evenly spread t.
+        """
         bins, place = len(self.rates), self.place(u)
         within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1).to(u)
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]

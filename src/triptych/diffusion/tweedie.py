@@ -1,8 +1,8 @@
-r"""Tweedie's formula as a measurement (tutorial eq. 133): how far a posterior mean is from the true one.
+r"""Measure a model's error in the posterior mean by Tweedie's formula (Luo 2022, eq. 133).
 
-E[x | z] = (z + sigma^2 grad log p(z)) / alpha. Where the truth is known, the distance between a model's
-posterior mean and the oracle's is what training has left undone; the posterior's own spread E|x - E[x | z]|^2
-is what no model removes.
+E[x | z] = (z + sigma^2 grad log p(z)) / alpha. If the true distribution is known, the distance
+between the posterior means of the model and of the oracle is the error that more training could
+remove. No model removes the spread of the posterior itself, E|x - E[x | z]|^2.
 """
 
 import math
@@ -14,7 +14,10 @@ from .protocol import AnyDenoiser
 
 
 def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return the posterior mean E[x | z] = (z + sigma^2 score) / alpha, (B, *event) (Tweedie's formula)."""
+    """Return the posterior mean E[x | z] from the score, by Tweedie's formula.
+
+    (z + sigma^2 score) / alpha, (B, *event).
+    """
     return (z + sigma.square() * score) / alpha
 
 
@@ -22,10 +25,11 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 def tweedie_errors(
     denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
 ) -> dict[str, list[float]]:
-    """Measure mean squares per dimension at each gamma of ``gammas`` (G,), at points x (B, *event).
+    """Measure the model's mean squared error against the oracle at each of ``gammas`` (G,).
 
-    Both are of one process. Returns "gamma"; "excess", model against oracle, and its standard error "stderr";
-    "spread", the true posterior's variance.
+    At points x (B, *event), per dimension; both denoisers have the same process. Returns "gamma";
+    "excess", the error, and its standard error "stderr"; "spread", the variance of the true
+    posterior.
     """
     figures: dict[str, list[float]] = {"gamma": gammas.tolist(), "excess": [], "stderr": [], "spread": []}
     for gamma in gammas:

@@ -1,4 +1,4 @@
-"""What is known of a step's whole batch, of which each process holds a part."""
+"""Gather the parts of a step's batch that the processes hold."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,10 @@ from torch import distributed as dist
 
 
 def whole_batch(value: Tensor) -> Tensor:
-    """Gather ``value`` (B / W, ...) of all W processes, in order, (B, ...), the same on each; no gradient."""
+    """Gather ``value`` (B / W, ...) from all W processes, in order: (B, ...) on each of them.
+
+    The result has no gradient.
+    """
     value = value.detach()
     if not (dist.is_available() and dist.is_initialized()):
         return value

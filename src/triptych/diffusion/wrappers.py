@@ -1,5 +1,9 @@
-"""Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
+"""Denoisers that wrap a denoiser and change its predictions.
 
+Every sampler and every other wrapper can use them.
+"""
+
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -13,26 +17,36 @@ from .process import Process, expand
 from .protocol import AnyDenoiser
 
 
-def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Return whether the denoiser was trained with conditions; without one it predicts for all."""
-    return bool(getattr(denoiser, "conditional", False))
-
-
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
+    """A denoiser around a denoiser: same process, same conditions, unless a subclass says otherwise.
+
+    Attributes:
+        guides_latents: whether it may stand around a denoiser of latents, which are not the data.
+        bound: of a threshold, the largest x0 that it leaves as it is.
+    """
 
     process: Process
+    has_likelihood = False
+    guides_latents = False
+    bound = 1.0
 
     def __init__(self, denoiser: AnyDenoiser):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
-        self.conditional = is_conditional(denoiser)
+        self.conditions, self.conditional = denoiser.conditions, denoiser.conditional
+
+    def left_out(self, parts: Sequence[str]) -> Sequence[str]:
+        """Return those ``parts`` of a condition without which it also asks the denoiser."""
+        return ()
 
 
 @declared("threshold")
 class StaticThreshold(Wrapper):
-    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler)."""
+    """Clamp x0 to the data's range [-bound, bound] (Ho et al. 2020).
+
+    Every reference sampler does this.
+    """
 
     def __init__(self, denoiser: AnyDenoiser, bound: Positive = 1.0):
         super().__init__(denoiser)
@@ -45,9 +59,10 @@ class StaticThreshold(Wrapper):
 
 @declared("threshold")
 class DynamicThreshold(Wrapper):
-    """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
+    """Dynamic thresholding of x0 (Imagen, Saharia et al. 2022, sec. 2.3).
 
-    Saharia et al. 2022 (Imagen, sec. 2.3): keeps strong guidance from saturating pixels.
+    x0 is clamped to [-s, s] and divided by s, where s = max(1, the ``quantile`` of |x0| in each
+    sample). It keeps strong guidance from saturating pixels.
     """
 
     def __init__(self, denoiser: AnyDenoiser, quantile: Annotated[float, Gt(0), Le(1)] = 0.995):

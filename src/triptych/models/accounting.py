@@ -47,7 +47,7 @@ class Figures(Metric):
     """
 
     full_state_update = False
-    edges: Tensor | None = None  # of noise levels
+    edges: Tensor | None = None  # gammas between the noise-level bins
     sums: Tensor  # count, sum and sum of squares of each figure
 
     def __init__(self, names: Sequence[str]):
@@ -134,8 +134,10 @@ class Accounting(Figures):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
         if exact is not None:
-            rest = rows[0] - exact.double() * self.scale if gap is None else gap.double() * self.scale
-            self.sums[len(TERMS)] += sums_of(rest)
+            difference = rows[0] - exact.double() * self.scale
+            if gap is not None:
+                difference = gap.double() * self.scale
+            self.sums[len(TERMS)] += sums_of(difference)
         for name, value in (extra or {}).items():
             known = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
@@ -147,18 +149,17 @@ class Accounting(Figures):
         gamma: Tensor,
         squared_error: Tensor,
         nats: Tensor,
-        weight: Tensor | None = None,
-        estimate: Tensor | None = None,
+        weight: Tensor,
+        estimate: Tensor,
     ) -> None:
         """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
 
-        ``nats``: what each draw says of the diffusion term, (B,). ``weight``: 1 / density of its time, where
-        times are not uniform; ``estimate``: what was counted for the draw, where that is not nats.
+        ``nats``: what each draw says of the diffusion term, (B,); ``weight``: 1 / density of its time;
+        ``estimate``: what was counted for the draw.
         """
         if self.paused:
             return
-        weight = torch.ones_like(nats, dtype=torch.float64) if weight is None else weight.to(nats.device)
-        estimate = nats if estimate is None else estimate
+        weight = weight.to(nats.device)
         second = (weight * nats.double().square()).sum()
         self.draws += torch.stack([second.new_tensor(float(len(nats))), estimate.double().sum(), second])
         if self.edges is None:
@@ -178,7 +179,10 @@ class Accounting(Figures):
         if figures and counted == figures[self.unit]["n"] and math.isfinite(noise):
             figures[self.unit]["draw_stderr"] = math.hypot(math.sqrt(noise), missed) / counted
         n, total, squares = self.draws.tolist()
-        estimator = {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
+        estimator = {}
+        if n:
+            variance = squares / n - (total / n) ** 2
+            estimator = {"mean": total / n, "variance": max(variance, 0.0)}
         per_item = None
         if len(self.rows):
             index = self.rows[:, 0].nonzero().squeeze(1).cpu()
@@ -188,11 +192,16 @@ class Accounting(Figures):
     def _levels(self) -> dict[str, list[Any]]:
         if self.edges is None:
             return {}
+        levels: dict[str, list[Any]] = {"gamma": [], "epsilon_mse": [], "stderr": []}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
-        bins = zip(centres, *self.bins.view(BINNED, -1).tolist(), strict=True)
-        rows = [(g, *_weighted(n, *sums)) for g, n, *sums in bins if n]
-        columns = zip(*rows, strict=True) if rows else ((), (), ())
-        return dict(zip(("gamma", "epsilon_mse", "stderr"), map(list, columns), strict=True))
+        for centre, bin_sums in zip(centres, self.bins.view(BINNED, -1).T.tolist(), strict=True):
+            n, *sums = bin_sums
+            if n:
+                mean, stderr = _weighted(n, *sums)
+                levels["gamma"].append(centre)
+                levels["epsilon_mse"].append(mean)
+                levels["stderr"].append(stderr)
+        return levels
 
 
 class Logged(pl.LightningModule):
@@ -200,7 +209,8 @@ class Logged(pl.LightningModule):
 
     def log(self, name: str, *value: Any, own: bool = False, **how: Any) -> None:  # type: ignore[override]
         sides = self.__dict__.setdefault("_sides", {})
-        if sides.setdefault(name, own) != own and name != "step":  # which sets a row
+        # Anyone may log "step", which says to which row of the table figures belong.
+        if sides.setdefault(name, own) != own and name != "step":
             raise UserError(f"log({name!r}): also logged by the run itself, under this name; choose another")
         super().log(name, *value, **how)
 

@@ -1,8 +1,7 @@
 """What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,16 +15,15 @@ from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
 from triptych.declare import declared
 from triptych.diffusion.bound import BoundTerms
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, Kind
 from triptych.diffusion.control import DrawError
 from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, Logged
-from triptych.models.lr_schedule import refused_keys
 
-LEVEL_BANDS = 5  # of noise levels, logged in validation
+LEVEL_BANDS = 5  # bands of noise levels that validation logs
 
 
 @declared("model")
@@ -67,14 +65,18 @@ class BoundModel(Logged):
         self.dims = int(torch.Size(shape).numel())
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
+        self.denoiser: Any = None  # a diffusion model's; of latents where ``of_latents`` is set
+        self.schedule: Any = None  # the noise levels of a model that has some
+        self.likelihood: Any = None  # the ODE's, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
     samplers = True  # whether it draws with one
     of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
+    label_dropout: float | Mapping[str, float] = 1.0  # probability that an item trains without its condition
     _measured = False  # whether it is ready for a report; nothing trains it after that
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
-    # a subclass's own -------------------------------------------------------------------------------
+    # What a subclass defines -------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
@@ -124,7 +126,7 @@ class BoundModel(Logged):
         """Return what a subclass wants kept in ``summary.json`` for a picture: plain lists."""
         return {}
 
-    def leaves(self) -> dict[str, Any]:
+    def artifacts(self) -> dict[str, Any]:
         """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
         return {}
 
@@ -136,20 +138,19 @@ class BoundModel(Logged):
         self._clock = (self.global_step, time.perf_counter())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # the mean loss in nats per dimension
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
+        # Dropout follows from the step, too. Not torch.manual_seed: it formats the whole stack,
+        # which takes half a millisecond.
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
-        device: Any = getattr(torch, self.device.type, None)  # torch.cuda; torch.cpu has no manual_seed
-        if hasattr(device, "manual_seed"):
-            device.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (self.global_step + 1) % every == 0:
-            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # of a step
+            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # in a step
             self._log_step(mean, nats.detach(), images)
         return mean
 
@@ -161,31 +162,35 @@ class BoundModel(Logged):
             "train/loss_variance": nats.div(self.dims).var(),
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
-        if (steps := self.global_step - step) > 0:  # else of an accumulated step's later batch
+        steps = self.global_step - step
+        if steps > 0:  # the later batches of an accumulated step are of the same step
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
-        # in mixed precision a fused one takes its gradients' scale off within its step: a norm before that
-        # would be of scaled gradients, and Lightning refuses to clip it
-        fused = getattr(self.optimizer, "keywords", {}).get("fused")
-        how = {"fused": False} if fused and str(self.trainer.precision).endswith("-mixed") else {}
-        with refused_keys("optimizer", self.optimizer):
-            optimizer = self.optimizer(self.parameter_groups(), **how)
+        options = {}
+        if self._is_fused() and str(self.trainer.precision).endswith("-mixed"):
+            # In mixed precision a fused optimiser unscales the gradients within its step. A norm
+            # before that would be of scaled gradients, and Lightning refuses to clip it.
+            options["fused"] = False
+        optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
-        if isinstance(self.lr_schedule, partial):  # one of torch's, counted in steps too
-            with refused_keys("lr_schedule", self.lr_schedule):
-                factor: LRScheduler = self.lr_schedule(optimizer)
+        if isinstance(self.lr_schedule, partial):  # a scheduler of torch's, counted in steps too
+            factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
+    def _is_fused(self) -> bool:
+        return isinstance(self.optimizer, partial) and bool(self.optimizer.keywords.get("fused"))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter
+        # A checkpoint holds plain data, and ``MultiStepLR`` keeps its milestones in a Counter.
         for state in checkpoint.get("lr_schedulers", ()):
-            state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
+            if "milestones" in state:
+                state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()  # Lightning has called it before the callbacks' hooks
@@ -198,33 +203,40 @@ class BoundModel(Logged):
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
-        # mixed precision is for training alone: bounds of any two runs compare
+        # Mixed precision is for training alone, so that the bounds of any two runs compare.
         kind = self.device.type
-        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return torch.autocast(kind, enabled=False) if mixed else nullcontext()
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return torch.autocast(kind, enabled=False)
+        return nullcontext()
 
     def _account(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
     ) -> None:
-        # each item's bound is averaged over its draws, then counted once; in a report with the draws' error
-        drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
-        mean = BoundTerms(*map(_mean, zip(*drawn, strict=True)))
-        exact, gaps = None, None
+        # Each item's bound is averaged over its draws, and then counted once.
+        draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
+        mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
+        exact, gap = None, None
         if self.truth and not self.conditional:  # the density is of items alone
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
-            drawn_gaps = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
-            gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
+            gap = self._mean_gap(batch, repeats)
         if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         error = None
         if report:
-            error = self.draw_error(batch, torch.stack([e.total for e in drawn]).double())
-        self.accounting.update(mean, exact, gaps, extra, batch.index, error)
+            totals = torch.stack([terms.total for terms in draws])
+            error = self.draw_error(batch, totals.double())
+        self.accounting.update(mean, exact, gap, extra, batch.index, error)
+
+    def _mean_gap(self, batch: Batch, repeats: int) -> Tensor | None:
+        draws = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
+        return None if draws[0] is None else _mean(draws)
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
         """Return what each item's mean over independent draws (R, B) is wrong by; NaN for one draw."""
-        none = torch.zeros_like(totals[0])
-        return DrawError(totals.var(0) / len(totals) if len(totals) > 1 else none + torch.nan, none)
+        missed = torch.zeros_like(totals[0])
+        if len(totals) < 2:
+            return DrawError(missed + torch.nan, missed)
+        return DrawError(totals.var(0) / len(totals), missed)
 
     def on_validation_epoch_start(self) -> None:
         self.before_accounting()
@@ -254,25 +266,42 @@ class BoundModel(Logged):
         bound = account.figures[account.unit]  # under one name, whatever the unit
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # computed over all processes already, so each logs the same; "step" sets the row they stand in
+        # Figures are of all processes already, so each logs the same. "step" sets their row.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        # epsilon's error per dimension in a few bands of noise, named after their ranges of gamma; learned
-        # endpoints may leave the outer bands, which then have what lies beyond
+        """Return epsilon's error per dimension in a few bands of noise, named by their gammas.
+
+        Beyond the outer bands, where learned endpoints may lead, levels count in these.
+        """
         if self._levels is None:
             return {}
         low, high = self._levels[[0, -1]].tolist()
         ends = np.linspace(low, high, LEVEL_BANDS + 1)
-        bands, errors = np.searchsorted(ends[1:-1], levels["gamma"]), np.array(levels["epsilon_mse"])
-        of = {f"{ends[b]:.1f}_to_{ends[b + 1]:.1f}": errors[bands == b] for b in np.unique(bands)}
-        return {f"val_levels/epsilon_mse_gamma_{name}": float(error.mean()) for name, error in of.items()}
+        bands = np.searchsorted(ends[1:-1], levels["gamma"])
+        errors = np.array(levels["epsilon_mse"])
+        figures = {}
+        for band in np.unique(bands):
+            name = f"epsilon_mse_gamma_{ends[band]:.1f}_to_{ends[band + 1]:.1f}"
+            figures[f"val_levels/{name}"] = float(errors[bands == band].mean())
+        return figures
+
+    @property
+    def conditions(self) -> Mapping[str, Kind]:
+        """The parts of a condition that the denoiser reads, by name; {} without a denoiser."""
+        return {} if self.denoiser is None else self.denoiser.conditions
+
+    def prepared(self, sampler: Any) -> Any:
+        """Return the sampler as it draws from this model, with what it has to know of it."""
+        return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the parts of a batch's condition that the network reads, None if none."""
         if batch.condition is None or not self.conditional:
             return None
-        return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)
+        if self.conditional is True:
+            return batch.condition
+        return batch.condition.only(*self.conditional)
 
 
 def _mean(draws: Sequence[Any]) -> Tensor:

@@ -81,10 +81,13 @@ class Cascade(BoundModel):
         progress: Any = iter,
     ) -> Tensor:
         # each stage with the sampler, on condition of what those before it drew, on the data's levels
-        whole, x = None if condition is None else condition.without(*self.known_as), torch.empty(0)
+        if condition is not None:
+            condition = condition.without(*self.known_as)
+        x = torch.empty(0)
         for name, stage in zip([*self.known_as, "x"], self.stages, strict=True):
-            x = stage.sample(n, sampler, generator, whole, progress)
-            x = x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
+            x = stage.sample(n, sampler, generator, condition, progress)
+            if self.levels is not None:
+                x = to_unit(to_level(x, self.levels), self.levels)
             drawn = Condition(**{name: x})
-            whole = drawn if whole is None else whole.together(drawn)
+            condition = drawn if condition is None else condition.together(drawn)
         return x

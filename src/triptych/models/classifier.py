@@ -56,12 +56,12 @@ class Classifier(BoundModel):
     @torch.no_grad()
     def read(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
         """Return features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
-        parts = []
+        features, logits = [], []
         for part in x.split(batch):
-            part = part.to(self.device)
-            features = self.network.features(part, self._clean(len(part)))
-            parts.append((features.cpu(), self.network.last(features).cpu()))
-        return torch.cat([f for f, _ in parts]), torch.cat([logits for _, logits in parts])
+            read = self.network.features(part.to(self.device), self._clean(len(part)))
+            features.append(read.cpu())
+            logits.append(self.network.last(read).cpu())
+        return torch.cat(features), torch.cat(logits)
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)

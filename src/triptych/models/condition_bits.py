@@ -23,12 +23,15 @@ from triptych.models.metric import PerItem, check_diffuses_data
 
 def never_dropped(share: float | Mapping[str, float], names: Iterable[str]) -> list[str]:
     """Return those of the parts ``names`` that training under a ``label_dropout`` never leaves out."""
-    return [name for name in names if not (share.get(name) if isinstance(share, Mapping) else share)]
+    if isinstance(share, Mapping):
+        return [name for name in names if not share.get(name)]
+    return [] if share else [*names]
 
 
 def check_dropped(what: str, share: float | Mapping[str, float], names: Sequence[str]) -> None:
     """Raise UserError, which begins with ``what``, unless training left out each of the parts ``names``."""
-    if kept := never_dropped(share, names):
+    kept = never_dropped(share, names)
+    if kept:
         problem = f"never trained without {', '.join(kept)}, as model.label_dropout={share}"
         raise UserError(f"{what}: {problem}; train with one above 0, or choose other parts")
 
@@ -45,24 +48,22 @@ class ConditionBits(PerItem):
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):
         super().__init__()
-        self.per_item, self.parts = draws, None if parts is None else list(parts)
+        self.per_item, self.parts = draws, parts
 
     def check(self, model: Diffusion) -> None:
         """Refuse a model that cannot answer both times."""
         check_diffuses_data(model)
-        network = getattr(model.denoiser, "network", None)
-        known = getattr(network, "conditions", {}) if model.conditional else {}
-        names = [name for name in known if name != AUGMENTATION] if self.parts is None else self.parts
-        if not known:
+        known = [name for name in model.conditions if name != AUGMENTATION]
+        if not known or not model.conditional:
             problem = "this model has no condition"
-            fix = "use a network that reads one" if model.conditional else "set model.conditional=true"
-            raise UserError(f"{type(self).__name__}: {problem}; {fix}")
-        if unknown := [name for name in names if name not in known]:
-            problem = f"this model's condition has no {', '.join(unknown)}"
-            raise UserError(f"{type(self).__name__}: {problem}; it has {', '.join(known)}")
-        check_dropped(type(self).__name__, model.label_dropout, names)
+            raise UserError(f"ConditionBits: {problem}; set model.conditional=true")
+        names = known if self.parts is None else self.parts
+        unknown = ", ".join(sorted({*names} - {*known}))
+        if unknown:
+            problem = f"this model's condition has no {unknown}"
+            raise UserError(f"ConditionBits: {problem}; it has {', '.join(known)}")
+        check_dropped("ConditionBits", model.label_dropout, names)
 
-    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         condition = model.condition_of(batch)
         assert condition is not None
@@ -71,6 +72,7 @@ class ConditionBits(PerItem):
         for k in range(self.per_item):
             t = (torch.rand_like(total) + k) / self.per_item
             draw = Draw(t, torch.randn_like(batch.x), torch.randn_like(batch.x))
-            without, given = (model.bound(model.denoiser, batch.x, draw, one) for one in (rest, condition))
+            without = model.bound(model.denoiser, batch.x, draw, rest)
+            given = model.bound(model.denoiser, batch.x, draw, condition)
             total += without.total - given.total
         return total / self.per_item / math.log(2)

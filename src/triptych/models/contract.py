@@ -13,10 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from triptych.config.own_code import defined_at, is_own, raised_by
-from triptych.diffusion.loss import Loss
-from triptych.diffusion.objective import Objective
-from triptych.diffusion.prediction import SPACES, Prediction, Space
-from triptych.diffusion.process import Process
+from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
@@ -43,12 +40,14 @@ def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) 
 
     UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
     """
-    with raised_by(key):
-        value = value() if callable(value) else value
-    part = type(getattr(function, "__self__", function))
-    if problem := _problem(value, shapes):
-        at = defined_at(function) or defined_at(part)  # the function may be inherited
-        raise UserError(f"{key}: {part.__name__} gives {problem}{at}")
+    if callable(value):
+        with raised_by(key):
+            value = value()
+    problem = _problem(value, shapes)
+    if problem:
+        part = type(getattr(function, "__self__", function))
+        place = defined_at(function) or defined_at(part)  # the function may be inherited
+        raise UserError(f"{key}: {part.__name__} gives {problem}{place}")
     return value
 
 
@@ -127,41 +126,11 @@ def _check_values(
     _refuse("schedule", schedule, problem)
 
 
-def check_space(key: str, part: Any, process: Process, schedule: Schedule, device: torch.device) -> None:
-    """Check that x0 and the noise follow from a user's space of ``part`` at all levels; UserError."""
-    space = getattr(part, "space", None)
-    if not isinstance(space, Space) or not is_own(space.row):
-        return
-    if space.name in SPACES:
-        _refuse(key, part, f"names its space {space.name!r}, as one of ours; choose another name")
-    gamma = schedule.gamma(torch.linspace(0, 1, TIMES, device=device))
-    alpha, sigma = process.alpha_sigma(gamma)
-    c, d, *_ = space.row(alpha, sigma)
-    determinant = (alpha * d - sigma * c) / torch.hypot(alpha * d, sigma * c)
-    low, high = determinant.aminmax()
-    if not low * high > 1e-12:  # a change of sign between two levels is a 0 between them
-        problem = "has a determinant alpha d - sigma c that is 0 or not finite at a level of the schedule"
-        _refuse(key, part, f"{problem}, where neither x0 nor the noise follows from it; it must be 0 nowhere")
-
-
-def check_weight(objective: Objective, process: Process, schedule: Schedule, device: torch.device) -> None:
-    """Check that the weight of a user's loss is negative nowhere; UserError."""
-    loss: Loss = objective.loss
-    if not is_own(loss):
-        return
-    t = torch.linspace(0.0005, 0.9995, 1000, device=device)
-    weight = loss.weight(objective.level(process, schedule, t))
-    if (weight < 0).any():
-        _refuse("objective.loss", loss, "gives a weight below 0; must be at least 0")
-
-
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     """Call a user's guidance and threshold once, as a sampler does; UserError: no guess of z's shape.
 
     ``keys``: of the wrappers around the model's denoiser, from the outermost.
     """
-    if not isinstance(model.denoiser, nn.Module):
-        return
     shape = (2, *model.event)
     z = torch.randn(shape, device=model.device)
     gamma = model.schedule.gamma(torch.tensor(0.5, device=model.device))
@@ -179,38 +148,42 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
                 _refuse(key, guide, f"{problem}, as guess.moved(space, value)")
             # An untrained network may give 0, by which a guide may divide.
             check_output(key, guide.forward, guess.value.nan_to_num(), shape)
-        guide = getattr(guide, "denoiser", None)
+        guide = guide.denoiser
 
 
 def try_sampler(sampler: Sampler, model: Any) -> None:
     """Draw two items twice from one seed with a user's sampler.
 
-    UserError: the samples are not finite, of the model's shape and the same, or take undeclared calls.
+    UserError: the samples are not finite, of the model's shape and the same, or the sampler calls the
+    denoiser more often than it says, by which a report compares samplers.
     """
-    if not is_own(sampler) or not isinstance(model.denoiser, nn.Module):
+    if not is_own(sampler):
         return
     tried = model.prepared(copy.copy(sampler))  # it may keep something of its own
-    sizes: list[int] = []  # of the denoiser's batches: a sampler may draw in chunks
+    sizes: list[int] = []  # batch sizes of the denoiser's calls: a sampler may draw in chunks
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:
-        first, second = (_draw(tried, model) for _ in range(2))
+        first, second = _draw(tried, model), _draw(tried, model)
     finally:
         hook.remove()
     check_output("sampler", sampler.step, first, (2, *model.event))
-    if first.dtype != torch.float32:
-        _refuse("sampler", sampler, f"gives {first.dtype}; must be torch.float32")
-    calls, evaluations = sum(sizes) / 4, sampler.calls_under(model.schedule)
-    if calls > evaluations:  # the report compares samplers by them
-        problem = f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {evaluations}"
+    calls, declared = sum(sizes) / 4, sampler.calls_under(model.schedule)
+    if calls > declared:
+        problem = f"calls the denoiser {calls:g} times in {sampler.steps} steps, and says {declared}"
         _refuse("sampler", sampler, f"{problem}; set `calls`, of one step")
     if not (first - second).abs().max() <= CLOSE * first.abs().max():
-        fix = "draw with at.noise(z), and leave for the next step in at.before"
-        _refuse("sampler", sampler, f"gives two sets of samples for one seed; {fix}")
+        problem = "gives two sets of samples for one seed"
+        _refuse("sampler", sampler, f"{problem}; draw with at.noise(z)")
 
 
 def _draw(sampler: Sampler, model: Any) -> Any:
     condition = None if model.training_items is None else model.items(2)[1]
-    noise = torch.Generator(model.device).manual_seed(0)
-    options = {"generator": noise, "condition": condition, "device": model.device}
     with raised_by("sampler"):
-        return sampler(model.denoiser, model.schedule, (2, *model.event), **options)
+        return sampler(
+            model.denoiser,
+            model.schedule,
+            (2, *model.event),
+            generator=torch.Generator(model.device).manual_seed(0),
+            condition=condition,
+            device=model.device,
+        )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import cross_entropy
+from torchmetrics.utilities.data import dim_zero_cat
 
 from triptych.data.batch import Batch
 from triptych.data.cache import item_number
@@ -63,31 +64,33 @@ class RetrievalAccounting(Figures):
 
     def reset(self) -> None:
         super().reset()
-        # a process may have no items at all
+        # A process without items needs a row of none, for the processes to gather.
         self.rows.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
-    # pairs, in place of their figures
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:  # type: ignore[override]
         """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
-        self.rows.append(rows.flatten())  # where the processes gather them
+        self.rows.append(rows.flatten())  # processes gather states of one dimension
 
     def compute(self) -> Account:
         """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
-        flat = self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
+        flat = dim_zero_cat(self.rows)
         d = self.embedding
         u, v, about = flat.cpu().view(-1, 2 * d + 2).split([d, d, 2], 1)
         if not len(u):
             return Account({}, self.unit)
-        text, label = (about[:, i].unique(return_inverse=True)[1] for i in (0, 1))
+        text = about[:, 0].unique(return_inverse=True)[1]
+        label = about[:, 1].unique(return_inverse=True)[1]
         first = torch.full((int(text.max()) + 1,), len(u))
         first = first.scatter_reduce(0, text, torch.arange(len(u)), "amin")
         right = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
         right[label, text] = True
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
         rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
-        columns = zip(self.names, torch.cat(rows).unbind(1), strict=True)
-        return Account({name: figure_of(*sums_of(column).tolist()) for name, column in columns}, self.unit)
+        figures = {}
+        for name, column in zip(self.names, torch.cat(rows).unbind(1), strict=True):
+            figures[name] = figure_of(*sums_of(column).tolist())
+        return Account(figures, self.unit)
 
 
 class Contrastive(BoundModel):
@@ -111,7 +114,7 @@ class Contrastive(BoundModel):
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # gains, biases and the scale do not decay (sec. 2.5)
+        # Gains, biases and the scale do not decay (sec. 2.5).
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -121,7 +124,8 @@ class Contrastive(BoundModel):
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:
-            u, v = (torch.cat(all_gather(a)) for a in (u, v))  # with the gradient of all processes' losses
+            # all_gather of torch.distributed.nn keeps the gradients of all processes' losses
+            u, v = torch.cat(all_gather(u)), torch.cat(all_gather(v))
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)
 
@@ -134,17 +138,18 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        # in every process, as one may have no item of a split
+        # Before the first item, as a process may have no item of a split.
         self.accounting.scale = self.network.scale.item()
 
     def _account(self, batch: Batch, *_: Any, **__: Any) -> None:
         text = self._text(batch)
         u, v = self.network(batch.x, text)
         number = numbers_of(text).to(u.device)
-        label = None if batch.condition is None else batch.condition.part("label")
+        assert batch.condition is not None  # the network refuses data without texts
+        label = batch.condition.part("label")
         self.accounting.update(u, v, number, number if label is None else label.value)
 
-    def leaves(self) -> dict[str, Any]:
+    def artifacts(self) -> dict[str, Any]:
         kind = type(self.network)
         about = {
             "_target_": f"{kind.__module__}.{kind.__qualname__}",
@@ -157,7 +162,6 @@ class Contrastive(BoundModel):
 
 def numbers_of(text: Part) -> Tensor:
     """Return a number for each text, (B,) int64 below 2^52, the same for the same tokens."""
-    gone = None if text.mask is None else ~text.mask.unsqueeze(2)
-    tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
-    rows = tokens.float().cpu().numpy()
+    absent = ~text.token_mask().unsqueeze(2)
+    rows = text.value.masked_fill(absent, 0.0).float().cpu().numpy()
     return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)

@@ -59,7 +59,9 @@ class DenoiserModel(BoundModel):
         assert self.training_items is not None
         items = self.training_items(n)
         condition = self.condition_of(items)
-        return self.diffused(items), None if condition is None else condition.to(self.device)
+        if condition is not None:
+            condition = condition.to(self.device)
+        return self.diffused(items), condition
 
     def diffused(self, items: Batch) -> Tensor:
         """Return what the noise is added to, of training items: (n, *event), on the device."""
@@ -86,12 +88,11 @@ class DenoiserModel(BoundModel):
     def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
         """Draw the diffusion term once at x (B, *event), nats (B,), controlled, and counted by its noise."""
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
-        # the accounting divides by the data's dimensions
+        # The accounting divides by the data's dimensions, of which latents have fewer.
         squared = term.squared_error * (self.dims / math.prod(self.event))
-        if self.control is None:
-            self.accounting.update_levels(term.gamma, squared, term.nats)
-            return term.nats
-        estimate = self.control(term.nats, x, draw.t, draw.eps, weight)
+        estimate = term.nats
+        if self.control is not None:
+            estimate = self.control(term.nats, x, draw.t, draw.eps, weight)
         self.accounting.update_levels(term.gamma, squared, term.nats, weight, estimate)
         return estimate
 
@@ -114,7 +115,8 @@ class DenoiserModel(BoundModel):
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
             condition = self.condition_of(batch)
-            condition = None if condition is None else condition[chosen]
+            if condition is not None:
+                condition = condition[chosen]
             index = batch.index[chosen.cpu()]
             nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
             parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
@@ -137,18 +139,17 @@ class DenoiserModel(BoundModel):
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
-        network = getattr(self.denoiser, "network", None)  # the oracle has none
-        part, known = getattr(sampler, "by", None), getattr(network, "conditions", {})
-        if part is not None and part not in known and sampler.draws > 1:  # type: ignore[attr-defined]
+        part = getattr(sampler, "by", None)
+        if part is not None and part not in self.conditions and sampler.draws > 1:  # type: ignore[attr-defined]
             raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
-        if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
+        if isinstance(sampler.with_reverse_variance(self.bound.variance).reverse, Learned) and not learns:
             problem = "this model learned none (bound.variance=learned does)"
             raise UserError(f"sampler.variance=learned: {problem}; set null, beta_tilde, beta or optimal")
 
     def prepared(self, sampler: Sampler) -> Sampler:
         """Return the sampler with the bound's reverse variance, an optimal one measured on its own grid."""
-        sampler = sampler.drawing_from(self.bound.variance)
+        sampler = sampler.with_reverse_variance(self.bound.variance)
         if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
             x, condition = self.items(CALIBRATION)
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)

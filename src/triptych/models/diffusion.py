@@ -18,23 +18,53 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.loss import Loss
 from triptych.diffusion.objective import Objective
-from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.protocol import AnyDenoiser
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Adaptive, Stratified
 from triptych.diffusion.whole_batch import whole_batch
 from triptych.errors import UserError
-from triptych.models.contract import (
-    check_gradient,
-    check_output,
-    check_schedule,
-    check_space,
-    check_weight,
-)
+from triptych.models.contract import check_gradient, check_output, check_schedule
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
 # A gradient's variance grows by n / n_eff: below it a batch of 128 teaches no more than one item drawn well.
 LEAST_EFFECTIVE = 0.01
+
+
+def check_learned(schedule: Schedule, objective: Objective) -> None:
+    """Raise ValueError for a learned schedule, or times, that the loss would teach easy noise."""
+    if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
+        raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
+    if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
+        fix = "set objective/times=uniform or stratified"
+        raise ValueError(f"schedule=learned: learns where times fall; {fix}")
+    if isinstance(objective.times, Adaptive) and has_own_nats(objective.loss):
+        problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
+        raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
+
+
+def has_own_nats(loss: Loss) -> bool:
+    """Return whether a loss has a term beside the weighted error."""
+    return type(loss).nats is not Loss.nats
+
+
+def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
+    """Raise ValueError for the dropout of a part that the denoiser does not read."""
+    if isinstance(label_dropout, Mapping):
+        known = {*denoiser.conditions} - {AUGMENTATION}
+        for name in set(label_dropout) - known:
+            names = ", ".join(sorted(known)) or "a number"
+            raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
+
+
+def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
+    """Raise UserError for a likelihood of levels under a density, or the reverse."""
+    if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
+        return
+    key = f"likelihood.dequantisation={likelihood.dequantisation}"
+    if levels is None:
+        raise UserError(f"{key}: must be none for data with a density")
+    raise UserError(f"{key}: must be uniform or lossless for data with {levels} levels")
 
 
 class Diffusion(DenoiserModel):
@@ -69,37 +99,21 @@ class Diffusion(DenoiserModel):
         **more: Any,
     ):
         super().__init__(edges=level_edges(schedule), extras=ODE if likelihood else (), **more)
-        if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
-            raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
-        if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
-            fix = "set objective/times=uniform or stratified"
-            raise ValueError(f"schedule=learned: learns where times fall; {fix}")
-        if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
-            right = "none" if levels is None else "uniform or lossless"
-            kind = "a density" if levels is None else f"{levels} levels"
-            key = f"likelihood.dequantisation={likelihood.dequantisation}"
-            raise UserError(f"{key}: must be {right} for data with {kind}")
-        if isinstance(label_dropout, Mapping):
-            known = {*getattr(denoiser.network, "conditions", {})} - {AUGMENTATION}
-            for name in set(label_dropout) - known:
-                names = ", ".join(sorted(known)) or "a number"
-                raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
-        self.event = self.shape  # of what is diffused
+        check_learned(schedule, objective)
+        check_dropout(label_dropout, denoiser)
+        check_dequantisation(likelihood, levels)
+        self.event = self.shape  # the items themselves are diffused
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.times = objective.times  # a part of the model: what it has learned is in checkpoints
-        # it has a term beside the error, and may be below 0
-        signed = type(objective.loss).nats is not Loss.nats
-        if signed and isinstance(objective.times, Adaptive):
-            problem = f"draws by the mean loss, and {type(objective.loss).__name__} may be below 0"
-            raise ValueError(f"objective/times=adaptive: {problem}; use log_normal")
-        self.loss_module = objective.loss if signed and isinstance(objective.loss, nn.Module) else None
+        if isinstance(objective.loss, nn.Module) and has_own_nats(objective.loss):
+            self.loss_module = objective.loss
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.training_items = training
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        # with the bound's ends, where the schedule's endpoints are learned
+        # Learned endpoints of the schedule descend the bound's ends, too.
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
@@ -124,37 +138,39 @@ class Diffusion(DenoiserModel):
         if self.times.learns:
             whole = whole_batch(torch.stack([t, nats.to(t)], 1))
             self.times.tell(whole[:, 0], whole[:, 1], self.schedule)
-        return nats if density is None else nats / density
+        if density is None:
+            return nats
+        return nats / density
 
     def networks(self) -> list[nn.Module]:
-        network = getattr(self.denoiser, "network", None)
-        return [] if network is None else [network]
+        return [self.denoiser.network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        condition, done = self.condition_of(batch), None
-        if batch.condition is not None:
-            done = batch.condition.part(AUGMENTATION)  # there in any case, and never left out
-        if done is not None and condition is not None:
+        # What was done to an item is said in any case: neither conditional nor dropped.
+        augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
+        condition = self.condition_of(batch)
+        if condition is not None:
             condition = condition.without(AUGMENTATION)
         if condition is not None and self.label_dropout:
             condition = dropout(condition, self.label_dropout, self.seed, step, rank, world)
-        if done is not None:
-            condition = Condition(**{AUGMENTATION: done}).together(condition)
-        network = getattr(self.denoiser, "network", None)  # the oracle has none
-        members = getattr(network, "training_shares", 1)
+        if augmentation is not None:
+            condition = augmentation.together(condition)
+        members = getattr(self.denoiser.network, "training_shares", 1)
         if members > 1:
             dealt = training_members(members, len(batch.x) * world, self.seed, step, rank, world)
             condition = Condition(**{MEMBER: dealt}).together(condition)
         return condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # no weight decay of the schedule's
-        own = {id(p) for p in self.schedule.parameters()}
+        # The schedule's parameters do not decay.
         trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
-        if own:
-            groups.append({"params": [p for p in trained if id(p) in own], "weight_decay": 0.0})
-        return [group for group in groups if group["params"]]
+        of_schedule = {id(p) for p in self.schedule.parameters()}
+        others = [p for p in trained if id(p) not in of_schedule]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if len(others) < len(trained):
+            learned = [p for p in trained if id(p) in of_schedule]
+            groups.append({"params": learned, "weight_decay": 0.0})
+        return groups
 
     def train_figures(self) -> dict[str, Tensor]:
         if not isinstance(self.schedule, LearnedEndpoints):
@@ -173,7 +189,8 @@ class Diffusion(DenoiserModel):
             self._try_denoiser(batch)
 
     def _try_schedule_and_loss(self, t: Tensor) -> None:
-        schedule, process, loss, shape = self.schedule, self.denoiser.process, self.objective.loss, (len(t),)
+        schedule, process, shape = self.schedule, self.denoiser.process, (len(t),)
+        loss = self.objective.loss
         check_output("schedule", schedule.gamma, schedule.gamma(t), shape)
         check_output("schedule", schedule.dgamma, schedule.dgamma(t), shape)
         check_schedule(schedule, t.device)
@@ -181,16 +198,14 @@ class Diffusion(DenoiserModel):
         check_output("objective.loss", loss.weight, partial(loss.weight, at), shape, ())
         nats = partial(loss.nats, at, torch.ones_like(t), self.dims)
         check_output("objective.loss", loss.nats, nats, shape)
-        check_weight(self.objective, process, schedule, t.device)
-        check_space("objective.loss", loss, process, schedule, t.device)
 
     def _try_denoiser(self, batch: Batch) -> None:
         n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
-        network, output, process = self.denoiser.network, self.denoiser.output, self.denoiser.process
+        network, process = self.denoiser.network, self.denoiser.process
+        output: Any = self.denoiser.output
         gamma = self.schedule.gamma(torch.linspace(0.2, 0.8, n, device=x.device))
         z = process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
-        numbers = () if output.per_dim == 1 else (output.per_dim,)
-        shape = (n, *numbers, *self.event)
+        shape = (n, *self.event) if output.per_dim == 1 else (n, output.per_dim, *self.event)
 
         @torch.enable_grad()
         def call() -> Any:
@@ -200,11 +215,9 @@ class Diffusion(DenoiserModel):
         check_gradient("denoiser.network", network, raw)
 
         def value() -> Any:
-            guess = self.denoiser(z, gamma, condition)
-            return guess.value if isinstance(guess, Prediction) else guess
+            return self.denoiser(z, gamma, condition).value
 
         check_output("objective.output", output.forward, value, tuple(x.shape))
-        check_space("objective.output", output, process, self.schedule, x.device)
 
     def _check_times(self) -> None:
         # before a fit alone: what was trained before can still be evaluated

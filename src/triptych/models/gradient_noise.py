@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +51,10 @@ class GradientNoise(Metric):
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def check(self, model: Diffusion) -> None:
-        """Refuse a model without a trained denoiser, and batches too small for two groups of items."""
+        """Refuse a model without a trained denoiser."""
         check_diffuses_data(model)
         if not _weights(model):
             raise UserError("this model trains no network; leave it out")
-        data: Any = getattr(model._trainer, "datamodule", None)
-        for name in ("val", "test") if data else ():
-            items, most = len(data.splits[name]), data.eval_batch_size
-            if items and items // most * (most // self.batch) + items % most // self.batch < 2:
-                few = f"{name} has {items} items, evaluated {most} at a time"
-                raise UserError(f"batch={self.batch} is too large for two groups; {few}")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Count the gradients of as many groups of ``batch`` items as there are."""
@@ -90,25 +83,26 @@ class GradientNoise(Metric):
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
     def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
-        # of the mean loss, nats per dimension, of the group from ``start`` on; flat
+        """Return the flat gradient of a group's mean loss, nats per dimension."""
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
-            x = batch.x[part].clone()  # of inference mode, which knows no gradients
+            x = batch.x[part].clone()  # a tensor of inference mode has no gradients
             eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
             with torch.no_grad():
                 t, density = model.times(u, model.schedule)
             condition = model.condition_of(batch)
-            condition = None if condition is None else condition[part].map(torch.clone)
-            output = getattr(model.denoiser, "output", None)  # whose clip is not of the loss
-            if output is not None:
-                output.train()
+            if condition is not None:
+                condition = condition[part].map(torch.clone)
+            model.denoiser.output.train()  # its clip is no part of the loss
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
-            if output is not None:
-                output.eval()
-            loss = (nats if density is None else nats / density).mean() / model.dims
+            model.denoiser.output.eval()
+            if density is not None:
+                nats = nats / density
+            loss = nats.mean() / model.dims
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         return torch.cat([g.flatten() for g in gradients if g is not None]).detach()
 
 
 def _weights(model: Diffusion) -> list[nn.Parameter]:
-    return [p for network in model.networks() for p in network.parameters() if p.requires_grad]
+    networks = nn.ModuleList(model.networks())
+    return [p for p in networks.parameters() if p.requires_grad]

@@ -78,7 +78,9 @@ class LatentModel(BoundModel):
         **more: Any,
     ):
         self.depth = len(network.encoders)
-        extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
+        extras = [f"kl_{level + 1}" for level in range(self.depth)]
+        if importance_samples:
+            extras.append("iw")
         super().__init__(extras=extras, **more)
         self.network = network
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
@@ -111,16 +113,16 @@ class LatentModel(BoundModel):
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        drawn = [
-            torch.stack(self.hierarchy.ratios(batch.x, self._path(batch, repeat))).double()
-            for repeat in range(self.repeats)
-        ]
-        figures = {f"kl_{level + 1}": kl for level, kl in enumerate(torch.stack(drawn).mean(0))}
+        draws = []
+        for repeat in range(self.repeats):
+            ratios = self.hierarchy.ratios(batch.x, self._path(batch, repeat))
+            draws.append(torch.stack(ratios).double())
+        figures = {f"kl_{level + 1}": kl for level, kl in enumerate(torch.stack(draws).mean(0))}
         if self.importance_samples:
-            weights = [
-                self.hierarchy.log_weight(batch.x, self._path(batch, repeat)).double()
-                for repeat in range(self.importance_samples)
-            ]
+            weights = []
+            for repeat in range(self.importance_samples):
+                log_weight = self.hierarchy.log_weight(batch.x, self._path(batch, repeat))
+                weights.append(log_weight.double())
             figures["iw"] = importance_weighted(torch.stack(weights))
         return figures
 

@@ -55,7 +55,8 @@ class LatentDiffusion(Diffusion):
         likelihood: Likelihood | None = None,
         **more: Any,
     ):
-        if (depth := len(network.encoders)) != 1:
+        depth = len(network.encoders)
+        if depth != 1:
             why = "as the diffusion model stands in the place of further ones"
             raise ValueError(f"model.network.levels={depth}: must be 1, {why}")
         if not isinstance(objective.loss, OwnLoss):

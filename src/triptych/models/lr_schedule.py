@@ -1,13 +1,9 @@
 """Learning rates over a run: linear warm-up, then constant, a cosine or an inverse square root."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
-from triptych.config.own_code import defined_at, raised_at
 from triptych.declare import Count, Share, Unit, Whole, declared
-from triptych.errors import UserError
 
 
 @declared("lr_schedule")
@@ -44,14 +40,3 @@ class InverseSqrt(Constant):
 
     def factor(self, step: int, max_steps: int) -> float:
         return super().factor(step, max_steps) / math.sqrt(max(step / self.reference_steps, 1))
-
-
-@contextmanager
-def refused_keys(group: str, make: Any) -> Iterator[None]:
-    """Raise an error of torch's class ``make`` as a UserError that names its keys."""
-    try:
-        yield
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        keys = ", ".join(f"{key}={value}" for key, value in getattr(make, "keywords", {}).items())
-        where = raised_at(error) or defined_at(getattr(make, "func", make))
-        raise UserError(f"{group}: {keys}: {error}{where}") from error

@@ -38,9 +38,8 @@ class PerItem(Figures):
     def update(self, model: BoundModel, batch: Batch) -> None:  # type: ignore[override]
         """Count the items of a batch; ValueError: ``values`` has another shape than (B,)."""
         values, items = self.values(model, batch), len(batch.x)
-        known = isinstance(values, Tensor)
-        if not known or values.shape != (items,):
-            given = f"shape {tuple(values.shape)}" if known else f"a {type(values).__name__}"
+        if values.shape != (items,):
+            given = f"shape {tuple(values.shape)}"
             fix = f"must be a tensor of shape ({items},), one number an item"
             raise ValueError(f"{type(self).__name__}.values gave {given}; {fix}")
         self.sums[0] += sums_of(values.detach()[~values.isnan()].double())
@@ -93,5 +92,5 @@ class OfSamples(Metric):
 
 def check_diffuses_data(model: BoundModel) -> None:
     """Raise UserError for a model whose denoiser, if any, is not of the data themselves."""
-    if getattr(model, "denoiser", None) is None or model.of_latents:
+    if model.denoiser is None or model.of_latents:
         raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")

@@ -25,18 +25,20 @@ class Muon(torch.optim.AdamW):
         kernels_decay: NonNegative = 0.1,
         **adamw: Any,
     ):
-        own = {"lr": kernels_lr, "weight_decay": kernels_decay, "momentum": momentum}
+        options = {"lr": kernels_lr, "weight_decay": kernels_decay, "momentum": momentum}
         groups = []
         for group in params:
-            kernels = [p for p in group["params"] if p.ndim == 4 and p.shape[0] == p.shape[1]]
-            others = [p for p in group["params"] if p.ndim != 4 or p.shape[0] != p.shape[1]]
-            groups += [group | {"params": others}, group | own | {"params": kernels}]
+            kernels = [p for p in group["params"] if _is_kernel(p)]
+            others = [p for p in group["params"] if not _is_kernel(p)]
+            groups += [group | {"params": others}, group | options | {"params": kernels}]
         super().__init__([group for group in groups if group["params"]], **adamw)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        with torch.enable_grad():  # with all groups in place: a closure zeroes their gradients
-            loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():  # with all groups in place: a closure zeroes their gradients
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if "momentum" not in group]
         super().step()
@@ -47,18 +49,27 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _kernels(self, group: dict[str, Any]) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        kernels: dict[torch.Size, list[Tensor]] = {}
+        directions: dict[torch.Size, list[Tensor]] = {}
         for p in group["params"]:
-            if p.grad is not None:
-                if not (state := self.state[p]):  # AdamW reads a step in every state
-                    state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p)}
-                state["mean"].lerp_(p.grad, 1 - group["momentum"])
-                alike.setdefault(p.shape, []).append((p, p.grad.lerp(state["mean"], group["momentum"])))
-        for pairs in alike.values():
-            x = torch.stack([direction for _, direction in pairs]).flatten(2)
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:  # AdamW reads a step in every state
+                state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p)}
+            state["mean"].lerp_(p.grad, 1 - group["momentum"])
+            direction = p.grad.lerp(state["mean"], group["momentum"])
+            kernels.setdefault(p.shape, []).append(p)
+            directions.setdefault(p.shape, []).append(direction)
+        for shape, alike in kernels.items():  # kernels of one shape are turned together
+            x = torch.stack(directions[shape]).flatten(2)
             x /= torch.linalg.matrix_norm(x, keepdim=True) + 1e-7
             for _ in range(5):  # Newton and Schulz: all singular values come near 1
                 square = x @ x.mT
                 x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-            for (p, _), step in zip(pairs, x, strict=True):
+            for p, step in zip(alike, x, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step.view_as(p), alpha=group["lr"])
+
+
+def _is_kernel(parameter: Tensor) -> bool:
+    return parameter.ndim == 4 and parameter.shape[0] == parameter.shape[1]

@@ -22,7 +22,7 @@ from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import PerItem, check_diffuses_data
 
-CELLS = 4096  # of the levels a, each at its middle
+CELLS = 4096  # levels a, each in the middle of a cell of the schedule's range
 
 
 class WeightedLoss(PerItem):
@@ -43,7 +43,6 @@ class WeightedLoss(PerItem):
             problem = "has no weight in continuous time; set objective/loss=elbo, or leave out this metric"
             raise UserError(f"objective.loss={type(loss).__name__}: {problem}")
 
-    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
@@ -57,12 +56,11 @@ class WeightedLoss(PerItem):
 class NoisyBounds(WeightedLoss):
     """The right side: bounds of data with noise, its level drawn by w'; a negative w' counts against."""
 
-    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
         at = _level(model, ends.clamp(max=1 - 1e-9))
         weight = model.objective.loss.weight(at)
-        # the first is at gamma_0 itself, the others in the cells above it
+        # The first level is gamma_0 itself, the others lie in the cells above it.
         mass = torch.cat([weight[:1], weight.diff()])
         low = torch.cat([at.gamma[:1], (at.gamma[1:] + at.gamma[:-1]) / 2])
         top, spread = at.gamma[-1], mass.abs().cumsum(0)
@@ -92,7 +90,6 @@ class Distortion(PerItem):
 
     check = staticmethod(check_diffuses_data)
 
-    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
         z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))
@@ -102,10 +99,10 @@ class Distortion(PerItem):
 
     def compute(self) -> dict[str, Any]:
         square = super().compute()
-        if not square["n"]:
+        if not square["mean"]:
             return square
         root = math.sqrt(square["mean"])
-        return square | {"mean": root, "stderr": square["stderr"] / (2 * root) if root else 0.0}
+        return square | {"mean": root, "stderr": square["stderr"] / (2 * root)}
 
 
 def _level(model: Diffusion, t: Tensor) -> Level:
@@ -115,7 +112,6 @@ def _level(model: Diffusion, t: Tensor) -> Level:
 
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
     eps = torch.randn_like(batch.x)
-    guess = model.denoiser(
-        model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.condition_of(batch)
-    )
+    z = model.denoiser.process.diffuse(batch.x, gamma, eps)
+    guess = model.denoiser(z, gamma, model.condition_of(batch))
     return guess.epsilon_error(batch.x, eps).square().flatten(1).sum(1)

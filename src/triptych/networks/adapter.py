@@ -1,10 +1,10 @@
-"""Models that are called ``model(x, t, class_labels=...)``, as those of diffusers are, under our contract."""
+"""Use models that are called ``model(x, t, class_labels=...)``, such as diffusers', as networks."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from triptych.diffusion.condition import Condition, Labels
+from triptych.diffusion.condition import Condition, part_of
 from triptych.networks.base import Network
 from triptych.networks.conditioning import classes_of
 
@@ -12,36 +12,32 @@ LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
 
 class Adapter(Network):
-    """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
+    """Use ``model(z, t, class_labels=y)``, which returns a tensor or has ``.sample``, as a network.
 
-    t = 25 (gamma + 20), whatever the schedule, so a trained network can be used under another: gamma from -20
-    to 20 becomes the 0 .. 1000 that such models embed. The model has to take fractions of a step.
+    t = 25 (gamma + 20) for every schedule, so that a trained network can be used under another one:
+    gamma from -20 to 20 becomes the 0 .. 1000 that such models embed. The model must accept
+    fractions of a step.
 
     The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
-    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none". On the first
-    call an answer of another shape is a ValueError.
+    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none".
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):
         super().__init__(shape, **contract)
         self.model = model
-        for name, kind in self.conditions.items():
-            if name != "label" or not isinstance(kind, Labels):
-                raise ValueError(f"denoiser.network: reads labels alone, not {name!r}; use denoiser=unet")
+        for name in self.conditions.keys() - {"label"}:
+            problem = f"reads labels alone, not {name!r}"
+            raise ValueError(f"denoiser.network: {problem}; use denoiser=unet")
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {}
-        for name, kind in self.conditions.items():  # a label alone
-            part = None if condition is None else condition.part(name)
-            labels["class_labels"] = classes_of(part, len(z), kind.classes, z.device)  # type: ignore[union-attr]
+        if "label" in self.conditions:
+            part, classes = part_of(condition, "label"), self.conditions["label"].classes  # type: ignore[union-attr]
+            labels["class_labels"] = classes_of(part, len(z), classes, z.device)
         answer = self.model(z, self.timestep(gamma), **labels)
         raw: Tensor = getattr(answer, "sample", answer)
-        shape = (len(z), self.outputs * self.shape[0], *self.shape[1:])
-        if raw.shape != shape:
-            gave = f"{type(self.model).__name__} gave shape {tuple(raw.shape)} for z of {tuple(z.shape)}"
-            raise ValueError(f"denoiser.network.model: {gave}; must be {shape}")
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return the noise level in the model's own measure, (B,)."""
+        """Return the noise level as the model's own timestep, (B,)."""
         return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))

@@ -1,4 +1,4 @@
-"""What all networks share: the contract's arguments, images as features, layers of several networks."""
+"""Shared by all networks: their common arguments, images as features, and common layers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ from triptych.networks.conditioning import ConditionImages, Conditioning
 
 @declared("denoiser.network")
 class Network(nn.Module, ABC):
-    """A network under the contract of ``triptych.networks``, whose arguments these are.
+    """Base class of networks, with the arguments that all of them share.
 
-    A subclass has arguments for its own sizes.
+    They are described in ``triptych.networks``. A subclass adds arguments for its own sizes.
     """
 
     shape: tuple[int, ...]
@@ -36,14 +36,17 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return raw (B, *shape), or (B, outputs, *shape), of z (B, *shape) and gamma (B,)."""
+        """Return raw (B, *shape), or (B, outputs, *shape), for z (B, *shape) and gamma (B,)."""
 
     def per_dim(self, raw: Tensor) -> Tensor:
         return per_dim(raw, self.outputs, self.shape)
 
 
 class ImageNetwork(Network):
-    """A network whose first layer reads ``features``: waves of z and the condition's images, as channels."""
+    """Base class of networks for images, whose first layer reads ``features``.
+
+    Features are the channels of z, of its Fourier features and of the condition's images.
+    """
 
     shape: tuple[int, int, int]
 
@@ -51,28 +54,29 @@ class ImageNetwork(Network):
         super().__init__(image_shape(shape, type(self).__name__.lower()), **contract)
 
     def read(self, conditioning: int, fourier: Sequence[float], waves: int = 16) -> None:
-        """Build what reads the arguments; first of a subclass's layers.
+        """Build the layers that read the inputs. A subclass calls it first in ``__init__``.
 
-        ``conditioning``: width of the embedding of gamma, by ``waves`` sines, and of all of the condition but
-        images; ``fourier``: periods of ``LevelWaves``, in units of the level spacing.
+        ``conditioning``: width of the embedding of gamma, by ``waves`` sines, and of all parts of
+        the condition but images. ``fourier``: periods of ``LevelWaves``, in units of the level
+        spacing.
         """
         vectors = {name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)}
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)
         self.waves = LevelWaves(list(fourier), self.spacing)
-        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # of ``features``
+        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # what ``features`` gives
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """Join z (B, C, H, W), its sines and condition images to (B, channels, H, W)."""
-        parts = [self.waves(z), *self.images(z, condition)]
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        """Join z (B, C, H, W), its sines and the condition's images to (B, channels, H, W)."""
+        return torch.cat([self.waves(z), *self.images(z, condition)], 1)
 
 
 class LevelWaves(nn.Module):
-    """Fourier features that fit the data's grid (VDM app. C, with frequencies from the level spacing).
+    """Fourier features of z that fit the data's grid of levels (VDM, app. C).
 
-    z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period * spacing).
-    VDM's n = 7, 8 are periods 2 and 1 of 256 levels; for 17 levels the same grid asks for n = 3, 4.
+    z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period *
+    spacing). The frequencies follow from the level spacing: VDM's n = 7, 8 are the periods 2 and 1
+    for 256 levels; for 17 levels the same periods are n = 3, 4.
     """
 
     def __init__(self, periods: list[float], spacing: float | None):
@@ -86,18 +90,39 @@ class LevelWaves(nn.Module):
         return 1 + 2 * len(self.frequencies)
 
     def forward(self, z: Tensor) -> Tensor:
-        waves = [f(w * z) for w in self.frequencies for f in (torch.sin, torch.cos)]
-        return torch.cat([z, *waves], 1) if waves else z
+        waves = [z]
+        for frequency in self.frequencies:
+            waves += [torch.sin(frequency * z), torch.cos(frequency * z)]
+        return torch.cat(waves, 1)
 
 
 def check_heads(channels: int, heads: int, place: str = "denoiser.network") -> None:
-    """Raise ValueError unless ``heads`` of attention share ``channels`` equally."""
+    """Raise ValueError unless the number of attention heads divides ``channels``."""
     if channels % heads:
         raise ValueError(f"{place}.heads={heads}: must divide the {channels} channels it attends in")
 
 
+def check_head_width(channels: int, head_width: int) -> None:
+    """Raise ValueError unless ``channels`` divide into heads of ``head_width``."""
+    if channels % head_width:
+        key = f"denoiser.network.head_width={head_width}"
+        raise ValueError(f"{key}: {channels} channels are no multiple of it; pass a divisor")
+
+
+def check_halves(shape: tuple[int, int, int], widths: Sequence[int]) -> None:
+    """Raise ValueError unless images halve as often as a U-Net has resolutions below their own."""
+    _, height, width = shape
+    halvings = len(widths) - 1
+    if height % 2**halvings or width % 2**halvings:
+        problem = f"{height}x{width} images do not halve {halvings} times"
+        raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
+
+
 class ImageAttention(nn.Module):
-    """Self-attention over the positions of an image (B, C, H, W), added to it: (h + out) ``skip_scale``."""
+    """Self-attention over the positions of an image (B, C, H, W), with a residual connection.
+
+    The output is (h + out) ``skip_scale``.
+    """
 
     def __init__(self, width: int, heads: int = 1, groups: int = 8, skip_scale: float = 1.0):
         super().__init__()
@@ -107,23 +132,31 @@ class ImageAttention(nn.Module):
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = zeros(nn.Conv2d(width, width, 1))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, *_: Any) -> Tensor:
         b, channels, height, width = h.shape
         qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         h = h + self.out(mixed.reshape(b, channels, height, width))
-        return h if self.skip_scale == 1 else h * self.skip_scale
+        if self.skip_scale != 1:
+            h = h * self.skip_scale
+        return h
 
 
 def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
-    """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape); to (B, outputs, *shape) for more."""
-    raw = raw.view(len(raw), outputs * shape[0], *shape[1:]) if raw.ndim == 2 else raw
-    return raw if outputs == 1 else raw.unflatten(1, (outputs, shape[0]))
+    """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape) or (B, outputs, *shape).
+
+    The second shape is for more than one output per dimension.
+    """
+    if raw.ndim == 2:
+        raw = raw.view(len(raw), outputs * shape[0], *shape[1:])
+    if outputs == 1:
+        return raw
+    return raw.unflatten(1, (outputs, shape[0]))
 
 
 def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
-    """Return a transformer over tokens (B, N, width), each of its layers normalised at its beginning."""
+    """Return a pre-norm transformer over tokens (B, N, width)."""
     layer = nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
     )
@@ -131,19 +164,19 @@ def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.Transf
 
 
 def zeros(layer: nn.Module) -> nn.Module:
-    """Return the layer with all parameters zero: it has no effect until it has learnt one."""
+    """Set all parameters of the layer to zero, so that it has no effect at first; return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
-    """Build a group norm of ``groups``, or of the most that divide both it and the width."""
+    """Return a group norm with ``groups``, or with the most that divide both it and the width."""
     return nn.GroupNorm(math.gcd(groups, width), width)
 
 
 def image_shape(shape: tuple[int, ...], name: str, fix: str = "denoiser=mlp") -> tuple[int, int, int]:
-    """Return (C, H, W); ValueError for another shape: this network is for images."""
+    """Return the shape as (C, H, W); raise ValueError if it is not that of images."""
     if len(shape) != 3:
         raise ValueError(f"{name} is for images (C, H, W), not {tuple(shape)}; use {fix}")
     return shape  # type: ignore[return-value]  # three numbers

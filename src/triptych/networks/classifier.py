@@ -3,7 +3,7 @@
 import math
 
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, silu
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, silu
 
 from triptych.declare import Count, Share, declared
 from triptych.networks.conditioning import Conditioning
@@ -13,12 +13,16 @@ from triptych.networks.resnet import ImageBlock
 
 @declared("model.network")
 class ClassifierNetwork(nn.Module):
-    """Residual blocks that know gamma; images lose half their size after each stage but the last.
+    """A classifier of residual blocks with conditioning on gamma.
+
+    Images are halved in size after each stage but the last.
 
     Args:
-        shape, num_classes: from the data; images (C, H, W), anything else is flattened.
-        width: channels or units; ``blocks`` a stage; ``stages`` of images.
-        features: dimensions of what the last layer reads; conditioning: width of the embedding of gamma.
+        shape, num_classes: from the data; images are (C, H, W), other shapes are flattened.
+        width: channels or units.
+        blocks, stages: blocks in each stage, and stages (of images).
+        features: dimensions of the last layer's input.
+        conditioning: width of the embedding of gamma.
     """
 
     def __init__(
@@ -35,7 +39,8 @@ class ClassifierNetwork(nn.Module):
         super().__init__()
         self.images = len(shape) == 3
         self.num_classes = num_classes
-        conditioning = conditioning if self.images else width
+        if not self.images:
+            conditioning = width
         self.conditioning = Conditioning(conditioning)
         self.stages = nn.ModuleList()
         if self.images:
@@ -51,7 +56,10 @@ class ClassifierNetwork(nn.Module):
         self.last = nn.Linear(features, num_classes)
 
     def features(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Return features (B, features), of which logits are linear, at z (B, *shape), gamma (B,)."""
+        """Return the features at z (B, *shape) and gamma (B,): (B, features).
+
+        Logits are linear in them.
+        """
         c = self.conditioning(gamma)
         h = self.first(z if self.images else z.flatten(1))
         for number, stage in enumerate(self.stages):
@@ -59,8 +67,10 @@ class ClassifierNetwork(nn.Module):
                 h = avg_pool2d(h, 2)
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, c)
-        # means over the quarters of an image: a 6 and a 9 have the same strokes in other places
-        h = nn.functional.adaptive_avg_pool2d(silu(h), 2).flatten(1) if self.images else silu(h)
+        h = silu(h)
+        if self.images:
+            # Means over an image's quarters: a 6 and a 9 have the same strokes in other places.
+            h = adaptive_avg_pool2d(h, 2).flatten(1)
         return silu(self.embed(h))
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Embed gamma and a condition as one vector, and images of the condition as further channels.
+"""Embed gamma and a condition as one vector, and the condition's images as further channels.
 
-One embedder a part, by what the data say the part is; each has a value of its own for "absent".
+Each part has its own embedder, chosen by the part's kind, with a separate value for "absent".
 """
 
 import math
@@ -10,23 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from triptych.diffusion.condition import Condition, Images, Kind, Labels, Part, Tokens, Vectors
+from triptych.diffusion.condition import (
+    Condition,
+    Images,
+    Kind,
+    Labels,
+    Part,
+    Tokens,
+    Vectors,
+    part_of,
+)
 
 
 def classes_of(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
-    """Return the class of each item, ``null`` where there is none, (items,)."""
+    """Return the class of each item, (items,); ``null`` for items without a label."""
     if part is None:
         return torch.full((items,), null, device=device)
-    return part.value if part.present is None else torch.where(part.present, part.value, null)
+    if part.present is None:
+        return part.value
+    return torch.where(part.present, part.value, null)
 
 
 class LabelEmbedding(nn.Embedding):
-    """A row for each class, and the last row for none."""
+    """An embedding with a row for each class and a last row for "no label"."""
 
     def __init__(self, kind: Labels, width: int):
         super().__init__(kind.classes + 1, width)
 
-    # nn.Module's takes anything
+    # The base class accepts any arguments.
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
         return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
 
@@ -41,14 +52,16 @@ class _Embedder(nn.Module):
         if part is None:
             return null
         value = self.embed(part)
-        return value if part.present is None else torch.where(part.present.unsqueeze(1), value, null)
+        if part.present is None:
+            return value
+        return torch.where(part.present.unsqueeze(1), value, null)
 
     def embed(self, part: Part) -> Tensor:
         raise NotImplementedError("embed() is not defined")
 
 
 class VectorEmbedding(_Embedder):
-    """A vector (B, d), or an image flattened to one, through two layers."""
+    """Embed a vector (B, d), or a flattened image, by two layers."""
 
     def __init__(self, kind: Vectors | Images, width: int):
         super().__init__(width)
@@ -61,7 +74,10 @@ class VectorEmbedding(_Embedder):
 
 
 class TokenEmbedding(_Embedder):
-    """Tokens (B, length, d), pooled by attention of one learned query to those that the mask has."""
+    """Embed tokens (B, length, d) as one vector, by attention with one learned query.
+
+    Only the tokens in the mask take part.
+    """
 
     def __init__(self, kind: Tokens, width: int):
         super().__init__(width)
@@ -71,7 +87,8 @@ class TokenEmbedding(_Embedder):
     def embed(self, part: Part) -> Tensor:
         tokens = part.value + self.position[: part.value.shape[1]]
         score = self.weigh(tokens).squeeze(2)
-        if part.mask is not None:  # the smallest number, not -inf: an empty text has weights too
+        # Use the smallest number, not -inf, so that the weights of an empty text are finite.
+        if part.mask is not None:
             score = score.masked_fill(~part.mask, torch.finfo(score.dtype).min)
         return (score.softmax(1).unsqueeze(2) * self.layer(tokens)).sum(1)
 
@@ -85,10 +102,11 @@ EMBEDDERS: dict[type, type[nn.Module]] = {
 
 
 class Conditioning(nn.Module):
-    """gamma (B,) and an optional condition -> (B, width).
+    """Embed gamma (B,) and an optional condition as a vector (B, width).
 
-    gamma itself is seen through ``waves`` sines of periods 30 to 1, so the embedding knows nothing of a
-    schedule's endpoints and a trained network can be used under any other schedule.
+    gamma is read through ``waves`` sines with periods from 30 to 1. The embedding therefore does
+    not depend on a schedule's endpoints, and a trained network can be used under any other
+    schedule.
     """
 
     frequency: Tensor
@@ -98,8 +116,9 @@ class Conditioning(nn.Module):
         frequency = torch.exp(torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves))
         self.register_buffer("frequency", frequency, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
-        self.names = tuple(conditions or ())
-        for name, kind in (conditions or {}).items():
+        conditions = conditions or {}
+        self.names = tuple(conditions)
+        for name, kind in conditions.items():
             if hasattr(self, name):
                 raise ValueError(f"conditions: {name!r} is the name of a layer; use another name")
             self.add_module(name, EMBEDDERS[type(kind)](kind, width))
@@ -108,15 +127,15 @@ class Conditioning(nn.Module):
         angle = gamma.unsqueeze(1) * self.frequency
         h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))
         for name in self.names:
-            part = None if condition is None else condition.part(name)
-            h = h + self.get_submodule(name)(part, len(gamma))
+            h = h + self.get_submodule(name)(part_of(condition, name), len(gamma))
         return nn.functional.silu(h)
 
 
 class ConditionImages(nn.Module):
-    """The images of a condition as channels beside z, at its size, each with a channel of its presence.
+    """Resize a condition's images to channels beside z, each with a channel of its presence.
 
-    As super-resolution conditions on its input (Saharia et al. 2021; Ho et al. 2022, cascades).
+    Super-resolution conditions on its input in this way (Saharia et al. 2021; Ho et al. 2022,
+    cascades).
     """
 
     def __init__(self, conditions: Mapping[str, Kind]):
@@ -127,7 +146,7 @@ class ConditionImages(nn.Module):
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
         channels = []
         for name, kind in self.images.items():
-            part = None if condition is None else condition.part(name)
+            part = part_of(condition, name)
             if part is None:
                 channels.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
                 continue

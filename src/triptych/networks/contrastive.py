@@ -1,6 +1,7 @@
-"""Two towers into one space: images and texts as unit vectors, for contrastive learning (CLIP).
+"""Networks that embed images and texts as unit vectors in one space, for contrastive learning.
 
-Radford et al. 2021, sec. 2.3: similarity is the cosine, divided by a temperature that is learned.
+As in CLIP (Radford et al. 2021, sec. 2.3), similarity is the cosine divided by a learned
+temperature.
 """
 
 import math
@@ -17,16 +18,19 @@ from triptych.networks.base import check_heads, image_shape, transformer
 from triptych.networks.conv_ladder import Residual
 
 Layers = Annotated[int, Ge(1), Le(64)]
-TEMPERATURE = 0.07  # at the start (Radford et al. 2021, sec. 2.4)
+TEMPERATURE = 0.07  # initial value (Radford et al. 2021, sec. 2.4)
 
 
 class ImageTower(nn.Module):
-    """Residual stages, each at half the size of the one before; (B, C, H, W) -> (B, embedding)."""
+    """Embed images by residual stages of falling size: (B, C, H, W) -> (B, embedding).
+
+    Each stage has half the size of the one before.
+    """
 
     def __init__(self, shape: tuple[int, int, int], embedding: int, width: int, blocks: int, stages: int):
         super().__init__()
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)
-        # where things lie matters, and a convolution followed by a mean would not know
+        # Convolutions followed by a mean would not know where things lie.
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *shape[1:]))
         self.stages = nn.ModuleList(
             nn.Sequential(*(Residual(width) for _ in range(blocks))) for _ in range(stages)
@@ -43,7 +47,10 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A transformer over tokens, its mean over those that the mask has; (B, L, d) -> (B, embedding)."""
+    """Embed texts by a transformer over their tokens: (B, L, d) -> (B, embedding).
+
+    The output is read from the mean over the tokens in the mask.
+    """
 
     def __init__(self, kind: Tokens, embedding: int, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
@@ -54,7 +61,7 @@ class TextTower(nn.Module):
         self.last = nn.Linear(width, embedding)
 
     def forward(self, part: Part) -> Tensor:
-        tokens, there = part.value, part.tokens()
+        tokens, there = part.value, part.token_mask()
         h = self.first(tokens) + self.position[: tokens.shape[1]]
         h = self.norm(self.layers(h, src_key_padding_mask=~there))
         share = there.unsqueeze(2).to(h)
@@ -63,13 +70,15 @@ class TextTower(nn.Module):
 
 @declared("model.network")
 class ContrastiveNetwork(nn.Module):
-    """(images, texts) -> unit vectors u, v (B, embedding) each, and ``scale``, one over the temperature.
+    """Embed images and texts: (images, texts) -> unit vectors u, v (B, embedding) each.
+
+    ``scale`` is one over the temperature.
 
     Args:
-        shape, conditions: from the data: images (C, H, W), and the part "text", Tokens.
+        shape, conditions: from the data: images (C, H, W), and the part "text", of kind Tokens.
         embedding: dimensions of the shared space.
-        width, blocks, stages: channels of the image tower, residual blocks a stage, stages.
-        text_width, depth, heads, dropout: of the text tower's transformer.
+        width, blocks, stages: channels of the image tower, residual blocks per stage, and stages.
+        text_width, depth, heads, dropout: sizes of the text tower's transformer.
     """
 
     def __init__(

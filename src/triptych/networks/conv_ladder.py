@@ -1,4 +1,4 @@
-"""A ladder with convolutions, for images: residual modules, latents that are images too."""
+"""A ladder with convolutions, for images: residual modules, and latents that are images too."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from triptych.networks.ladder import Ladder
 
 
 class Residual(nn.Module):
-    """h + conv silu norm conv silu norm h."""
+    """A residual block: h + conv silu norm conv silu norm h."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -24,8 +24,9 @@ class Residual(nn.Module):
 class LadderModule(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
-    The last convolution starts near zero, so at first a conditional is close to N(0, 1); between latents of
-    one size it is N(.95 z, .37^2): no level starts cut off from the data, which it would hardly recover from.
+    The last convolution starts near zero, so at first a conditional is close to N(0, 1). Between
+    latents of one size it is N(.95 z, .37^2) instead: a level that starts disconnected from the
+    data would hardly recover.
     """
 
     def __init__(
@@ -47,29 +48,34 @@ class LadderModule(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         raw = self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
-        return raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1) if self.passes else raw
+        if self.passes:
+            raw = raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1)
+        return raw
 
 
 class Head(LadderModule):
-    """The module next to the data, with ``outputs`` numbers per dimension of x."""
+    """The module that predicts the data, with ``outputs`` numbers per dimension of x."""
 
     def __init__(
         self, inputs: int, shape: tuple[int, int, int], outputs: int, width: int, blocks: int, scale: float
     ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
-        self.passes = False  # x is no latent, though its numbers may be as many as one's mean and deviation
+        # x is not a latent, even if its outputs are as many as a latent's mean and deviation.
+        self.passes = False
 
     def forward(self, z: Tensor) -> Tensor:
         return per_dim(super().forward(z), self.outputs, self.shape)
 
 
 class ConvLadder(Ladder):
-    """Levels of ``channels`` channels; the first ``halvings`` of them each halve height and width.
+    """A ladder of convolutional levels; the first ``halvings`` levels halve height and width.
 
     Args:
-        shape, outputs: from the data and the model; levels: number L of latents.
-        width, blocks: of each of the 2 L modules.
+        shape, outputs: from the data and the model.
+        levels: number L of latents.
+        channels: channels of each latent.
+        width, blocks: channels and residual blocks of each of the 2 L modules.
     """
 
     def __init__(
@@ -84,11 +90,9 @@ class ConvLadder(Ladder):
     ):
         super().__init__()
         depth, height, columns = image_shape(shape, "conv_ladder", "model=vae_mlp")
-        if halvings > levels or height % 2**halvings or columns % 2**halvings:
-            sides = f"height {height} and width {columns} must divide by two as often"
-            raise ValueError(f"model.network.halvings={halvings}: at most levels={levels}, and {sides}")
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
-        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
+        # The decoder from level k + 1 to k scales by scales[k].
+        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]
         self.encoders = nn.ModuleList(
             LadderModule(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
             for k in range(levels)

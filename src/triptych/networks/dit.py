@@ -1,11 +1,11 @@
-"""Diffusion transformer (Peebles & Xie 2023): patches as tokens, blocks modulated by the conditioning.
+"""Diffusion transformer (Peebles & Xie 2023): patches as tokens, blocks modulated by conditioning.
 
-A block is h + g_1 attention(norm(h) (1 + s_1) + b_1), then h + g_2 mlp(norm(h) (1 + s_2) + b_2), its six
-vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every block starts as the identity.
+A block is h + g_1 attention(norm(h) (1 + s_1) + b_1), then h + g_2 mlp(norm(h) (1 + s_2) + b_2).
+Its six vectors are a linear map of the conditioning that starts at zero (adaLN-Zero), so every
+block starts as the identity.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from triptych.diffusion.condition import Condition
 from triptych.networks.base import ImageNetwork, check_heads, zeros
 from triptych.networks.conditioning import LabelEmbedding
 
-Places = tuple[Tensor, Tensor]  # of tokens, as cosines and sines (N, d) of a head's angles
+Places = tuple[Tensor, Tensor]  # cosines and sines (N, d) of the angles of tokens' places
 
 
 class TokenAttention(nn.Module):
@@ -35,12 +35,12 @@ class TokenAttention(nn.Module):
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def place(self, q: Tensor, k: Tensor, places: Any) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (B, heads, N, d); a subclass's know their tokens' ``places``."""
+        """Return queries and keys (B, heads, N, d); a subclass uses the tokens' ``places``."""
         return q, k
 
 
 class DiTBlock(nn.Module):
-    """Attention and a two-layer perceptron, each modulated, gated and added."""
+    """A transformer block: attention and a perceptron, each modulated, gated and added."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -48,7 +48,7 @@ class DiTBlock(nn.Module):
         self.norms = nn.ModuleList(self.norm(width) for _ in range(2))
         self.attention, self.mlp = self.layers(width, heads, dropout)
 
-    # what a block of other layers has of its own
+    # A block of other layers defines these two.
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -67,17 +67,20 @@ class DiTBlock(nn.Module):
 
 
 class DiT(ImageNetwork):
-    """See ``triptych.networks`` for the contract; height and width multiples of ``patch``.
+    """Diffusion transformer for images; height and width are multiples of ``patch``.
+
+    Arguments that all networks share are described in ``triptych.networks``.
 
     Args:
-        patch: side of the squares that are one token.
-        width, depth, heads: of the transformer; width a multiple of 4 and of the heads.
-        bottleneck: numbers that a patch is first reduced to (Li & He 2025, JiT); None: none.
-        dropout: of the perceptrons; fourier: see ``ImageNetwork.read``.
+        patch: side of the squares that are one token each.
+        width, depth, heads: sizes of the transformer; width is a multiple of 4 and of the heads.
+        bottleneck: size that a patch is first reduced to (Li & He 2025, JiT); None: no reduction.
+        dropout: dropout of the perceptrons.
+        fourier: see ``ImageNetwork.read``.
     """
 
     position: Tensor
-    block = DiTBlock  # of a transformer of other layers its own
+    block = DiTBlock  # a subclass may have blocks of other layers
 
     def __init__(
         self,
@@ -94,16 +97,13 @@ class DiT(ImageNetwork):
         super().__init__(shape, **contract)
         self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
-        if high % patch or wide % patch:
-            problem = f"{high}x{wide} images are no whole number of patches"
-            fix = f"must be a divisor of {math.gcd(high, wide)}"
-            raise ValueError(f"denoiser.network.patch={patch}: {problem}; {fix}")
         check_heads(width, heads)
         if width % 4:
             raise ValueError(f"denoiser.network.width={width}: must be a multiple of 4")
         self.width, self.heads = width, heads
         for part in self.conditioning.modules():
-            if isinstance(part, LabelEmbedding):  # small beside the level's, as in Peebles & Xie's code
+            # Small beside the embedding of gamma, as in the code of Peebles & Xie.
+            if isinstance(part, LabelEmbedding):
                 nn.init.normal_(part.weight, std=0.02)
         numbers = self.channels * patch**2
         self.cut = nn.PixelUnshuffle(patch)
@@ -134,24 +134,27 @@ class DiT(ImageNetwork):
 
 
 def sines(high: int, wide: int, width: int) -> Tensor:
-    """Encode where a token is: sines and cosines of row and column, periods 2 pi to 2 pi 10^4, (N, width)."""
+    """Encode the positions of tokens by sines and cosines of row and column, (N, width).
+
+    Periods run from 2 pi to 2 pi 10^4.
+    """
     angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
     return over_grid(*(torch.cat([angle.sin(), angle.cos()], 1) for angle in angles))
 
 
 def frequencies(width: int) -> Tensor:
-    """Return 10^-4 to the powers 0, 4 / width, 8 / width, ... below 1, (width / 4,)."""
+    """Return 10^-4 to the powers 0, 4 / width, 8 / width, ... below 1: (width / 4,)."""
     return 10_000 ** -(torch.arange(width // 4) / (width / 4))
 
 
 def over_grid(rows: Tensor, columns: Tensor) -> Tensor:
-    """Join a token's row (high, d) and column (wide, d), for all tokens in turn, (high wide, 2 d)."""
+    """Join encodings of rows (high, d) and columns (wide, d) for all tokens: (high wide, 2 d)."""
     grid = rows.unsqueeze(1).expand(-1, len(columns), -1), columns.unsqueeze(0).expand(len(rows), -1, -1)
     return torch.cat(grid, 2).flatten(0, 1)
 
 
 def linear(before: int, after: int) -> nn.Linear:
-    """Return a layer with Xavier's uniform weights and no bias at the start."""
+    """Return a linear layer with Xavier's uniform weights and a bias of zero."""
     layer = nn.Linear(before, after)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

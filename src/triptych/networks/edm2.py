@@ -1,11 +1,12 @@
-"""EDM2's U-Net: each layer preserves the magnitude of what it is given (Karras et al. 2024, fig. 21).
+"""EDM2's U-Net, in which each layer preserves the magnitude of its input (Karras et al. 2024).
 
-The magnitude of a vector is its root mean square. Weights are kept at magnitude 1, whatever the optimizer
-does to them, so that the learning rate alone says how far a step turns them.
+See fig. 21. The magnitude of a vector is its root mean square. Weights are kept at magnitude 1
+whatever the optimizer does, so that the learning rate alone decides how far a step turns them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -13,37 +14,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.declare import Count, MinLen, Share
-from triptych.diffusion.condition import Condition, Images, Labels
-from triptych.networks.base import ImageNetwork
+from triptych.diffusion.condition import Condition, Images, Kind, Labels, part_of
+from triptych.networks.base import ImageNetwork, check_halves, check_head_width
 from triptych.networks.conditioning import ConditionImages, classes_of
 
-CLIP = 256.0  # what a block returns lies within, for half precision
+CLIP = 256.0  # limit of a block's output, for half precision
 
 
 def unit(x: Tensor, dim: int | Sequence[int], eps: float = 1e-4) -> Tensor:
-    """Scale x to magnitude 1 over ``dim``: x / (eps + rms), in single precision."""
+    """Scale x to magnitude 1 over ``dim``: x / (eps + rms), computed in single precision."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
     return x / (eps + norm * math.sqrt(norm.numel() / x.numel())).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """SiLU over the magnitude that it gives normal numbers, .596 (eq. 81)."""
+    """Return SiLU divided by .596, its output magnitude for standard normal inputs (eq. 81)."""
     return F.silu(x) / 0.596
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """(1 - t) a + t b, scaled for parts that are uncorrelated (eq. 88)."""
+    """Return (1 - t) a + t b, scaled to preserve the magnitude of uncorrelated parts (eq. 88)."""
     return a.lerp(b, t) / math.hypot(1 - t, t)
 
 
 def mp_cat(*parts: Tensor) -> Tensor:
-    """Join the channels of two parts, which count alike whatever their number (eq. 103, t = 1/2)."""
+    """Join the channels of parts so that each part has the same weight (eq. 103, t = 1/2)."""
     half = math.sqrt(sum(part.shape[1] for part in parts)) / math.hypot(0.5, 0.5) * 0.5
     return torch.cat([half / math.sqrt(part.shape[1]) * part for part in parts], 1)
 
 
 class RandomWaves(nn.Module):
-    """x (B,) -> sqrt(2) cos(2 pi (f x + phase)), f normal, phase uniform, (B, width) (eq. 75)."""
+    """Random Fourier features of x (B,): sqrt(2) cos(2 pi (f x + phase)), (B, width) (eq. 75).
+
+    f is normal, phase uniform; both are fixed.
+    """
 
     frequency: Tensor
     phase: Tensor
@@ -60,58 +64,71 @@ class RandomWaves(nn.Module):
 class UnitLayer(nn.Module):
     """A convolution of side ``kernel``, or a linear layer, whose rows have length 1 (eq. 47).
 
-    The weights themselves are kept at magnitude 1 in training (eq. 66). No bias; ``gain`` multiplies.
+    In training the weights themselves are kept at magnitude 1 (eq. 66). There is no bias; ``gain``
+    multiplies the output.
     """
 
     def __init__(self, before: int, after: int, kernel: int | None = None):
         super().__init__()
-        weight = torch.randn(after, before, *(() if kernel is None else (kernel, kernel)))
+        sides = () if kernel is None else (kernel, kernel)
+        weight = torch.randn(after, before, *sides)
         self.within = tuple(range(1, weight.ndim))
         self.weight = nn.Parameter(unit(weight, self.within, eps=0.0))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        if self.training:  # by .data: a step may call the network twice before it goes back
+        # Change .data, because a step may call the network twice before the backward pass.
+        if self.training:
             self.weight.data.copy_(unit(self.weight.data, self.within, eps=0.0))
         weight = unit(self.weight, self.within)
         weight = (weight * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
-        return x @ weight.T if weight.ndim == 2 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if weight.ndim == 2:
+            return x @ weight.T
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
 class EDM2Block(nn.Module):
-    """Residual block, then self-attention where it has heads.
+    """A residual block, followed by self-attention if it has heads.
 
-    On the way down its input is brought to ``after`` channels and to magnitude 1 in each position first.
+    On the way down, the input is first brought to ``after`` channels and to magnitude 1 at each
+    position.
 
     Args:
         before, after: channels; conditioning: its width; up: whether it is on the way up.
-        heads: of its attention; 0: none; scale: of its sides first, 2, 1 or .5; dropout: in its middle.
+        attends: whether its positions attend to each other, in heads of ``head_width`` channels.
+        scale: of its sides first, 2, 1 or .5; dropout: in its middle.
     """
 
-    residual, attended = 0.3, 0.3  # shares of their sums
+    residual, attended = 0.3, 0.3  # weights t of ``mp_sum``
 
     def __init__(
         self,
         before: int,
         after: int,
-        conditioning: int,
+        attends: bool = False,
+        up: bool = False,
+        scale: float = 1,
         *,
-        up: bool,
-        heads: int,
-        scale: float,
+        conditioning: int,
         dropout: float,
+        head_width: int,
     ):
         super().__init__()
-        self.up, self.heads, self.scale, self.dropout = up, heads, scale, dropout
+        self.up, self.scale, self.dropout = up, scale, dropout
         self.gain = nn.Parameter(torch.zeros(()))
         self.modulation = UnitLayer(conditioning, after)
         self.first, self.second = UnitLayer(before if up else after, after, 3), UnitLayer(after, after, 3)
         self.skip = UnitLayer(before, after, 1) if before != after else nn.Identity()
-        if heads:
+        self.heads = 0
+        if attends:
+            check_head_width(after, head_width)
+            self.heads = after // head_width
             self.qkv, self.out = UnitLayer(after, 3 * after, 1), UnitLayer(after, after, 1)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        if self.scale != 1:
-            h = F.avg_pool2d(h, 2) if self.scale < 1 else F.interpolate(h, scale_factor=self.scale)
+        if self.scale == 0.5:
+            h = F.avg_pool2d(h, 2)
+        if self.scale == 2:
+            h = F.interpolate(h, scale_factor=2)
         if not self.up:
             h = unit(self.skip(h), 1)
         inner = self.first(mp_silu(h)) * (1 + self.modulation(c, self.gain))[:, :, None, None]
@@ -123,24 +140,27 @@ class EDM2Block(nn.Module):
 
     def attend(self, h: Tensor) -> Tensor:
         """Attend by queries, keys and values of magnitude 1 in each head (cosine attention)."""
-        parts = self.qkv(h).flatten(2).unflatten(1, (self.heads, -1, 3))  # (B, heads, d, 3, positions)
+        # Shape: (B, heads, d, 3, positions).
+        parts = self.qkv(h).flatten(2).unflatten(1, (self.heads, -1, 3))
         q, k, v = unit(parts, 2).transpose(2, 4).unbind(3)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
         return self.out(mixed.reshape(h.shape))
 
 
 class EDM2(ImageNetwork):
-    """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
+    """EDM2's U-Net; height and width are divisible by 2^(len(widths) - 1).
 
-    Its noise level is theirs under EDM's process: ln(sigma) / 4 = gamma / 8. It reads labels, and images of
-    the condition as channels.
+    Arguments that all networks share are described in ``triptych.networks``. The noise level it
+    reads is that of EDM2 under EDM's process: ln(sigma) / 4 = gamma / 8. It reads labels, and
+    images of the condition as channels.
 
     Args:
         widths: channels at each resolution, from the image's own downwards.
-        blocks: residual blocks at each resolution on the way down, and one more on the way up.
-        attention_at: heights at which positions attend to each other after each block; in the middle they do.
-        head_width: channels of a head of attention.
-        dropout: in the blocks.
+        blocks: residual blocks at each resolution on the way down; there is one more on the way up.
+        attention_at: heights at which each block is followed by attention; the middle always has
+            it.
+        head_width: channels of each attention head.
+        dropout: dropout in the blocks.
     """
 
     def __init__(
@@ -154,58 +174,34 @@ class EDM2(ImageNetwork):
         **contract: Any,
     ):
         super().__init__(shape, **contract)
-        channels, height, width = self.shape
-        factor = 2 ** (len(widths) - 1)
-        if height % factor or width % factor:
-            problem = f"{height}x{width} images do not halve {len(widths) - 1} times"
-            raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
-        self.labels = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Labels)}
-        for name, kind in self.conditions.items():
-            if not isinstance(kind, Labels | Images):
-                problem = f"reads labels and images of a condition, not {name}"
-                raise ValueError(f"denoiser=unet_edm2: {problem}; use denoiser=unet")
+        check_halves(self.shape, widths)
+        self.labels = {name: k for name, k in self.conditions.items() if isinstance(k, Labels)}
+        check_reads(self.conditions)
         c = max(widths)
-
-        def block(
-            before: int, after: int, attends: bool = False, up: bool = False, scale: float = 1
-        ) -> EDM2Block:
-            heads, rest = divmod(after, head_width) if attends else (0, 0)
-            if rest:
-                key = f"denoiser.network.head_width={head_width}"
-                raise ValueError(f"{key}: {after} channels are no multiple of it; pass a divisor")
-            return EDM2Block(before, after, c, up=up, heads=heads, scale=scale, dropout=dropout)
-
+        block = partial(EDM2Block, conditioning=c, dropout=dropout, head_width=head_width)
+        heights = [self.shape[1] >> level for level in range(len(widths))]
+        levels = [(width, height in attention_at) for width, height in zip(widths, heights, strict=True)]
         self.cosines, self.level = RandomWaves(widths[0]), UnitLayer(widths[0], c)
         self.classes = nn.ModuleDict({name: UnitLayer(kind.classes, c) for name, kind in self.labels.items()})
         self.images = ConditionImages(self.conditions)
-        before = widths[0]
-        self.first = UnitLayer(channels + self.images.channels + 1, before, 3)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [before]
-        for level, after in enumerate(widths):
-            if level:
-                self.down.append(block(before, before, scale=0.5))
-                skips.append(before)
-            for _ in range(blocks):
-                self.down.append(block(before, after, height >> level in attention_at))
-                skips.append(before := after)
-        self.middle = nn.ModuleList([block(before, before, True, up=True), block(before, before, up=True)])
-        for level, after in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
-                attends = height >> level in attention_at
-                self.up.append(block(before + skips.pop(), after, attends, up=True))
-                before = after
-            if level:
-                self.up.append(block(before, before, up=True, scale=2))
-        self.last = UnitLayer(before, channels * self.outputs, 3)
+        self.first = UnitLayer(self.shape[0] + self.images.channels + 1, widths[0], 3)
+        self.down, skips = _way_down(levels, blocks, block)
+        self.up = nn.ModuleList()  # its place in the order of parameters
+        lowest = widths[-1]
+        self.middle = nn.ModuleList(
+            [block(lowest, lowest, attends=True, up=True), block(lowest, lowest, up=True)]
+        )
+        self.up.extend(_way_up(levels, blocks, block, skips))
+        self.last = UnitLayer(widths[0], self.shape[0] * self.outputs, 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.level(self.cosines(gamma / 8))
         for name, kind in self.labels.items():
-            part = None if condition is None else condition.part(name)
+            part = part_of(condition, name)
             label = classes_of(part, len(z), kind.classes, z.device)
-            chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)  # zeros where there is none
+            # Items without a label have zeros.
+            chosen = F.one_hot(label, kind.classes + 1)[:, :-1].to(c)
             c = mp_sum(c, self.classes[name](chosen * math.sqrt(kind.classes)), 0.5)
         c = mp_silu(c)
         h = torch.cat([z, *self.images(z, condition), torch.ones_like(z[:, :1])], 1)
@@ -216,6 +212,48 @@ class EDM2(ImageNetwork):
             skips.append(h)
         for layer in self.middle:
             h = layer(h, c)
-        for layer in self.up:  # one that doubles the size has no other to join
-            h = layer(h if layer.scale == 2 else mp_cat(h, skips.pop()), c)
+        for layer in self.up:
+            if layer.scale != 2:  # a layer that doubles the size has no counterpart to join
+                h = mp_cat(h, skips.pop())
+            h = layer(h, c)
         return self.per_dim(self.last(h, self.gain))
+
+
+def check_reads(conditions: Mapping[str, Kind]) -> None:
+    """Raise ValueError for a part of a condition that is neither labels nor an image."""
+    for name, kind in conditions.items():
+        if not isinstance(kind, Labels | Images):
+            problem = f"reads labels and images of a condition, not {name}"
+            raise ValueError(f"denoiser=unet_edm2: {problem}; use denoiser=unet")
+
+
+def _way_down(
+    levels: Sequence[tuple[int, bool]], blocks: int, block: Callable[..., EDM2Block]
+) -> tuple[nn.ModuleList, list[int]]:
+    """Return the layers down ``levels``, (channels, attends) each, and the channels before and after."""
+    layers, skips = nn.ModuleList(), [levels[0][0]]
+    for number, (width, attends) in enumerate(levels):
+        if number:
+            layers.append(block(skips[-1], skips[-1], scale=0.5))
+            skips.append(skips[-1])
+        for _ in range(blocks):
+            layers.append(block(skips[-1], width, attends))
+            skips.append(width)
+    return layers, skips
+
+
+def _way_up(
+    levels: Sequence[tuple[int, bool]],
+    blocks: int,
+    block: Callable[..., EDM2Block],
+    skips: list[int],
+) -> nn.ModuleList:
+    """Return the layers up again, which join the channels ``skips`` of the way down, last first."""
+    layers, before = nn.ModuleList(), levels[-1][0]
+    for number, (width, attends) in reversed([*enumerate(levels)]):
+        for _ in range(blocks + 1):
+            layers.append(block(before + skips.pop(), width, attends, up=True))
+            before = width
+        if number:
+            layers.append(block(before, before, up=True, scale=2))
+    return layers

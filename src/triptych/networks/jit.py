@@ -1,8 +1,8 @@
-"""JiT's transformer (Li & He 2025, "just image transformer"): DiT's, with what has come since in its layers.
+"""JiT, "just image transformer" (Li & He 2025): a DiT with more recent layers.
 
-RMSNorm in the place of LayerNorm, and on queries and keys; SwiGLU, w_3 (silu(w_1 h) * w_2 h), in the place of
-the two-layer perceptron; rotary positions beside the added sines; and, from some block on, tokens of the
-class before those of the patches.
+RMSNorm replaces LayerNorm and also normalises queries and keys. SwiGLU, w_3 (silu(w_1 h) * w_2 h),
+replaces the two-layer perceptron. Rotary positions are used beside the added sines. From some block
+on, tokens of the class precede those of the patches.
 """
 
 from typing import Any
@@ -12,31 +12,32 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Whole
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, part_of
 from triptych.networks.dit import DiT, DiTBlock, Places, TokenAttention, frequencies, linear, over_grid, sines
 
-EPS = 1e-6  # of the norms
+EPS = 1e-6  # added to the mean square in each norm
 
 
 def rotary(high: int, wide: int, width: int) -> Places:
-    r"""Return cosines and sines (high wide, width) of the angles that rotate a head's numbers at each token.
+    r"""Return cosines and sines of the rotary angles at each token, (high wide, width).
 
-    The first half of a head turns with the row p, the second with the column, pair i of a half's d numbers by
-    p 10000^(-2 i / d) (Su et al. 2021): products of queries and keys depend on differences of places alone.
+    The first half of a head is rotated by the row p, the second by the column; pair i of a half's d
+    numbers is rotated by p 10000^(-2 i / d) (Su et al. 2021). Products of queries and keys thus
+    depend only on differences of positions.
     """
     angles = [torch.arange(n).unsqueeze(1) * frequencies(width) for n in (high, wide)]
-    angle = over_grid(*(one.repeat_interleave(2, 1) for one in angles))
+    angle = over_grid(*(angle.repeat_interleave(2, 1) for angle in angles))
     return angle.cos(), angle.sin()
 
 
 def turned(h: Tensor, places: Places) -> Tensor:
-    """Rotate each pair of numbers of h (..., N, width) by the angle of its token, (N, width) each."""
+    """Rotate each pair of numbers of h (..., N, width) by its token's angle, (N, width) each."""
     first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
     return h * places[0] + torch.stack([-second, first], -1).flatten(-2) * places[1]
 
 
 class RotaryAttention(TokenAttention):
-    """Self-attention over tokens (B, N, width), queries and keys normalised and turned by their places."""
+    """Self-attention over tokens (B, N, width) with normalised and rotated queries and keys."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads)
@@ -47,7 +48,10 @@ class RotaryAttention(TokenAttention):
 
 
 class SwiGLU(nn.Module):
-    """w_3 (silu(w_1 h) * w_2 h) (Shazeer 2020), of as many parameters as a perceptron of 4 width inside."""
+    """A gated perceptron, w_3 (silu(w_1 h) * w_2 h) (Shazeer 2020).
+
+    It has as many parameters as a perceptron with 4 width hidden units.
+    """
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -61,7 +65,7 @@ class SwiGLU(nn.Module):
 
 
 class JiTBlock(DiTBlock):
-    """Attention and SwiGLU, each modulated, gated and added, as DiT's block is."""
+    """A transformer block: attention and SwiGLU, each modulated, gated and added as in DiT."""
 
     @staticmethod
     def norm(width: int) -> nn.Module:
@@ -73,12 +77,16 @@ class JiTBlock(DiTBlock):
 
 
 class JiT(DiT):
-    """See ``triptych.networks`` for the contract, and ``DiT`` for the other sizes.
+    """JiT's transformer for images.
+
+    Arguments that all networks share are described in ``triptych.networks``, the other sizes in
+    ``DiT``.
 
     Args:
-        context: tokens of the class, each its embedding and a learned vector, that are put before the
-            patches; without labels in the condition the vectors alone; 0: none.
-        context_from: block before which they are put there.
+        context: number of class tokens before the patches, each the class embedding plus a learned
+            vector. Without labels in the condition they are the learned vectors alone; 0: no such
+            tokens.
+        context_from: block before which they are inserted.
     """
 
     block = JiTBlock
@@ -97,7 +105,8 @@ class JiT(DiT):
             last = f"the last of denoiser.network.depth={len(self.blocks)}, counted from 0"
             raise ValueError(f"denoiser.network.context_from={context_from}: must be a block before {last}")
         self.context_from = context_from
-        # as large as the paper's, which are drawn; not drawn, so that the other weights are the same without
+        # As large as the paper's, which are drawn. Ours are not, so that the other weights are the
+        # same with and without them.
         self.context = nn.Parameter(0.02 * 2**0.5 * sines(1, context, width)) if context else None
         _, high, wide = self.shape
         patch = self.cut.downscale_factor
@@ -110,16 +119,19 @@ class JiT(DiT):
         for i, block in enumerate(self.blocks):
             if self.context is not None and i == self.context_from:
                 h = torch.cat([self._tokens(h, condition), h], 1)
-                still = self.cos.new_ones(len(self.context), self.cos.shape[1])  # they have no place
+                # The class tokens have no position.
+                still = self.cos.new_ones(len(self.context), self.cos.shape[1])
                 places = torch.cat([still, self.cos]), torch.cat([torch.zeros_like(still), self.sin])
             h = block(h, c, places)
-        return h if self.context is None else h[:, len(self.context) :]
+        if self.context is None:
+            return h
+        return h[:, len(self.context) :]
 
     def _tokens(self, h: Tensor, condition: Condition | None) -> Tensor:
         assert self.context is not None
         tokens = self.context.expand(len(h), -1, -1)
         if "label" not in self.conditions:
             return tokens
-        part = None if condition is None else condition.part("label")
-        label: Tensor = self.conditioning.get_submodule("label")(part, len(h))
+        embed = self.conditioning.get_submodule("label")
+        label: Tensor = embed(part_of(condition, "label"), len(h))
         return tokens + label.unsqueeze(1)

@@ -1,13 +1,13 @@
-"""Ladders: encoders and decoders of a hierarchy of latents, as networks that give means and log deviations.
+"""Ladders: encoders and decoders of hierarchical VAEs, which give means and log deviations.
 
 A ladder of L levels over data of event shape ``shape`` holds
 
-    encoders   L modules      z_{l-1} (z_0 = x) -> (B, 2 c_l, ...): mean, log std of z_l along dimension 1
+    encoders   L modules      z_{l-1} (z_0 = x) -> (B, 2 c_l, ...): mean, log std of z_l in dim 1
     decoders   L - 1 modules  z_l -> the same of z_{l-1}, for l = 2 ... L
-    head       z_1 -> (B, *shape), or (B, outputs, *shape): what the model makes of it is its own affair
-    top        event shape of z_L
+    head       1 module       z_1 -> (B, *shape), or (B, outputs, *shape); the model reads it
+    top        shape          event shape of z_L
 
-Each module sees its one argument and nothing else: the chain is Markov in both directions.
+Each module reads its one argument and nothing else: the chain is Markov in both directions.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from triptych.networks.base import per_dim
 
 @declared("model.network")
 class Ladder(nn.Module):
-    """What models read of a ladder."""
+    """The interface of a ladder, as models use it."""
 
     encoders: nn.ModuleList
     decoders: nn.ModuleList
@@ -32,12 +32,13 @@ class Ladder(nn.Module):
 
 
 class MLPLadder(Ladder):
-    """Fully connected, for points and other small events.
+    """A fully connected ladder, for points and other small events.
 
     Args:
         shape, outputs: from the data and the model.
         latents: dimensions of z_1 ... z_L.
-        width, depth: of the hidden layers of each module; depth 0 is linear (one level: probabilistic PCA).
+        width, depth: units and number of the hidden layers of each module; depth 0 is linear (with
+            one level: probabilistic PCA).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class MLPLadder(Ladder):
 
 
 class Shaped(nn.Module):
-    """A network whose flat output is brought to ``per_dim``'s shape."""
+    """A network whose flat output is reshaped by ``per_dim``."""
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], outputs: int):
         super().__init__()

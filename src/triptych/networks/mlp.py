@@ -13,7 +13,7 @@ from triptych.networks.conditioning import Conditioning
 
 
 class PointBlock(nn.Module):
-    """h + W2 silu(scale(c) * norm(W1 h) + shift(c))."""
+    """A residual block: h + W2 silu(scale(c) * norm(W1 h) + shift(c))."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -30,7 +30,10 @@ class PointBlock(nn.Module):
 
 
 class MLP(Network):
-    """See ``triptych.networks`` for the contract; any event shape, flattened."""
+    """A residual multi-layer perceptron; events of any shape are flattened.
+
+    Arguments that all networks share are described in ``triptych.networks``.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """A transformer over the condition and the noisy vector, for the prior of DALL-E 2.
 
-Ramesh et al. 2022, sec. 2.2: a sequence of the encoded text, the text's embedding, one of the noise level,
-the noisy image embedding, and a final place, whose output is the answer. Theirs has a causal mask; here every
-place sees every other, so that an absent text leaves no place without anything to attend to.
+Ramesh et al. 2022, sec. 2.2: the sequence is the encoded text, the text's embedding, an embedding
+of the noise level, the noisy image embedding, and a final token, whose output is the prediction.
+The paper uses a causal mask. Here every token attends to every other, so that no token is left
+without keys if the text is absent.
 """
 
 import math
@@ -12,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from triptych.declare import Count, Share
-from triptych.diffusion.condition import Condition, Tokens
+from triptych.diffusion.condition import Condition, Tokens, part_of
 from triptych.networks.base import Network, check_heads, transformer, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
 
 class Prior(Network):
-    """See ``triptych.networks`` for the contract; any event shape, flattened.
+    """The transformer of DALL-E 2's prior; events of any shape are flattened.
 
-    Tokens of the condition are a place each, any other part is one place; ``width``, of the transformer, is a
-    multiple of ``heads``.
+    Arguments that all networks share are described in ``triptych.networks``. Each token of the
+    condition is one token of the sequence, and so is any other part of the condition. ``width``,
+    that of the transformer, is a multiple of ``heads``.
     """
 
     def __init__(
@@ -55,19 +57,18 @@ class Prior(Network):
         n = len(z)
         tokens, there = [], []
         for name, layer in self.texts.items():
-            kind, part = self.conditions[name], None if condition is None else condition.part(name)
+            kind, part = self.conditions[name], part_of(condition, name)
             assert isinstance(kind, Tokens)
             mask = z.new_zeros(n, kind.length, dtype=torch.bool)
             value = z.new_zeros(n, kind.length, kind.width)
             if part is not None:
                 length = part.value.shape[1]
                 value[:, :length] = part.value
-                mask[:, :length] = part.tokens() & part.presence().unsqueeze(1)
+                mask[:, :length] = part.token_mask() & part.presence().unsqueeze(1)
             tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():
-            part = None if condition is None else condition.part(name)
-            tokens.append(embed(part, n).unsqueeze(1))
+            tokens.append(embed(part_of(condition, name), n).unsqueeze(1))
         tokens += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
         h = torch.cat([*tokens, self.query.expand(n, -1, -1)], 1) + self.position
         there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))

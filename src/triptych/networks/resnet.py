@@ -1,8 +1,9 @@
 """A residual network at one resolution, after VDM (Kingma et al. 2021, appendix B).
 
-The input features, ``LevelWaves`` of z among them, go once more, scaled but unmixed, into the last
-convolution. Before it each channel has a gain exp(a(gamma)), as a score grows with 1 / sigma. It starts at 0
-and is made last, so the other initial weights are the same for any ``outputs``, of ``members=1``.
+The input features, among them ``LevelWaves`` of z, are also fed to the last convolution, scaled but
+not mixed. Before that convolution each channel has a gain exp(a(gamma)), because a score grows with
+1 / sigma. a(gamma) and the last convolution start at 0 and are built last, so the other initial
+weights are the same for any ``outputs``, if ``members=1``.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,10 @@ from triptych.networks.base import ImageAttention, ImageNetwork, group_norm, zer
 
 
 class ImageBlock(nn.Module):
-    """norm, silu, conv, norm modulated by the conditioning, silu, channel dropout, conv; residual."""
+    """A residual block: norm, silu, conv, modulated norm, silu, channel dropout, conv.
+
+    The second norm is modulated by the conditioning.
+    """
 
     def __init__(self, width: int, conditioning: int, dropout: float):
         super().__init__()
@@ -26,7 +30,8 @@ class ImageBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = zeros(nn.Conv2d(width, width, 3, padding=1))
         self.modulation = zeros(nn.Linear(conditioning, 2 * width))
-        self.dropout = nn.Dropout2d(dropout)  # by channel: one by element costs 1/4 of a step on a CPU
+        # Dropout of whole channels, because dropout of elements takes 1/4 of a step on a CPU.
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         scale, shift = self.modulation(c)[:, :, None, None].chunk(2, dim=1)
@@ -36,14 +41,19 @@ class ImageBlock(nn.Module):
 
 
 class ResNet(ImageNetwork):
-    """See ``triptych.networks`` for the contract, and ``ImageNetwork.read`` for ``fourier``.
+    """A residual network for images at one resolution.
+
+    Arguments that all networks share are described in ``triptych.networks``, ``fourier`` in
+    ``ImageNetwork.read``.
 
     Args:
-        width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
-        dropout: share of a block's channels dropped in training.
+        width, blocks: channels and residual blocks.
+        attention: whether there is one attention layer in the middle.
+        dropout: share of a block's channels that is dropped in training.
         conditioning: width of the embedding of gamma and condition.
-        members: networks of these sizes, each with weights of its own, whose mean is the answer. In training
-            each reads its own share of a batch, so a step costs what one network's does.
+        members: number of networks of these sizes, each with its own weights; the prediction is
+            their mean. In training each member reads its own share of a batch, so a step costs as
+            much as for one network.
     """
 
     def __init__(
@@ -75,27 +85,33 @@ class ResNet(ImageNetwork):
         self.training_shares = members
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
-        members = [self.member, *self.others]
-        dealt = None if condition is None else condition.part(MEMBER)
-        if condition is None or dealt is None:
-            raw = [member(z, gamma, condition) for member in members]
-            return raw[0] if len(raw) == 1 else torch.stack(raw).mean(0)
-        condition = condition.without(MEMBER)
+        if not self.others:
+            return self.member(z, gamma, condition)
+        if condition is not None and MEMBER in condition.parts:
+            return self._train_members(z, gamma, condition)
+        raw = [member(z, gamma, condition) for member in (self.member, *self.others)]
+        return torch.stack(raw).mean(0)
+
+    def _train_members(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
+        """Let each member read its own share of a batch, which the condition deals."""
+        dealt, rest = condition.parts[MEMBER].value, condition.without(MEMBER)
         raw, shares = [], []
-        for i, member in enumerate(members):
-            # A process may hold nothing of a share. Its member reads no items then, so that each weight has a
-            # gradient on each process.
-            share = (dealt.value == i).nonzero().squeeze(1).to(z.device)
-            raw.append(member(z[share], gamma[share], None if condition is None else condition[share]))
+        for number, member in enumerate((self.member, *self.others)):
+            # A process may hold nothing of a share. Its member reads no items then, so that each
+            # weight has a gradient on each process.
+            share = (dealt == number).nonzero().squeeze(1).to(z.device)
+            part = None if rest is None else rest[share]
+            raw.append(member(z[share], gamma[share], part))
             shares.append(share)
         return torch.cat(raw)[torch.cat(shares).argsort()]
 
     def member(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
         x = self.features(z, condition)
-        x = x.contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
+        # the faster layout for convolutions on a CPU
+        x = x.contiguous(memory_format=torch.channels_last)
         h = self.first(x) + self.position
         for layer in self.layers:
-            h = layer(h, c) if isinstance(layer, ImageBlock) else layer(h)
+            h = layer(h, c)
         h = torch.cat([silu(self.last_norm(h)), x], dim=1)
         return self.per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()))

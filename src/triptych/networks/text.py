@@ -1,4 +1,4 @@
-"""Positions of an image that attend to the tokens of a text."""
+"""Attention from the positions of an image to the tokens of a text."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from triptych.diffusion.condition import Condition, Kind, Tokens
+from triptych.diffusion.condition import Condition, Kind, Tokens, part_of
 from triptych.networks.base import check_heads, group_norm, zeros
 
-WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
+# The number of tokens is rounded up to a multiple of this: attention on CPUs takes five times as
+# long for 12 keys as for 16 (AVX-512, torch 2.13).
+WHOLE = 16
 
 
 class Text(nn.Module):
-    """The tokens of a condition, (B, N, width), with a mask (B, N) of those that are there; N in whole 16s.
+    """The tokens of a condition, (B, N, width), and a mask (B, N) of those that exist.
 
-    One learned token goes before them. It is all that there is where the text is absent, so that a network
-    without its text answers for all texts (Ho & Salimans 2022).
+    N is rounded up to a multiple of 16. One learned token comes first. If the text is absent, it is
+    the only one, so that the network predicts without a text (Ho & Salimans 2022).
     """
 
     def __init__(self, conditions: Mapping[str, Kind], width: int):
@@ -33,23 +35,25 @@ class Text(nn.Module):
         tokens = [self.null.expand(items, -1, -1)]
         there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
-            part = None if condition is None else condition.part(name)
-            if part is None:  # as long as if it were there, so that absent for all is absent for each
+            part = part_of(condition, name)
+            if part is None:
+                # As many tokens as if it were there: absent for all items is absent for each.
                 tokens.append(self.positions[name].expand(items, -1, -1))
                 there.append(torch.zeros_like(tokens[-1][..., 0], dtype=torch.bool))
                 continue
             h = self.layers[name](part.value)
             tokens.append(h + self.positions[name][: h.shape[1]])
-            there.append(part.tokens() & part.presence().unsqueeze(1))
+            there.append(part.token_mask() & part.presence().unsqueeze(1))
         h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
         spare = -h.shape[1] % WHOLE
         return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))
 
 
 class CrossAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v of positions (B, C, H, W) to tokens (B, N, width), residual.
+    """Cross-attention of image positions (B, C, H, W) to tokens (B, N, width), with a residual.
 
-    As in the U-Nets of text-to-image models (Rombach et al. 2022, sec. 3.3; Saharia et al. 2022, app. B.1).
+    softmax(q k^T / sqrt(d)) v, as in the U-Nets of text-to-image models (Rombach et al. 2022, sec.
+    3.3; Saharia et al. 2022, app. B.1).
     """
 
     def __init__(self, channels: int, heads: int, width: int, groups: int):

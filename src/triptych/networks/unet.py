@@ -1,11 +1,13 @@
-"""U-Nets: residual blocks, attention in the middle and at chosen resolutions.
+"""U-Nets: residual blocks, with attention in the middle and at chosen resolutions.
 
-From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol
-2021), EDM's DDPM++ (Song et al. 2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021):
-``configs/denoiser/unet_*.yaml``, ADM's ``configs/ablation/base/adm_imagenet64.yaml``.
+Sizes range from a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), ADM
+(Dhariwal & Nichol 2021), EDM's DDPM++ (Song et al. 2021; Karras et al. 2022) and, at one
+resolution, VDM (Kingma et al. 2021). They are in ``configs/denoiser/unet_*.yaml``, ADM in
+``configs/ablation/base/adm_imagenet64.yaml``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,26 +16,38 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from triptych.declare import Count, MinLen, Positive, Share
-from triptych.diffusion.condition import Condition
-from triptych.networks.base import ImageAttention, ImageNetwork, group_norm, zeros
+from triptych.diffusion.condition import Condition, Kind
+from triptych.networks.base import (
+    ImageAttention,
+    ImageNetwork,
+    check_halves,
+    check_head_width,
+    group_norm,
+    zeros,
+)
 from triptych.networks.text import CrossAttention, Text
 
 
 class UNetBlock(nn.Module):
-    """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
+    """A residual block of a U-Net, followed by attention.
+
+    Its layers are norm, silu, conv, modulation by the conditioning, dropout, conv.
 
     Args:
         before, after: channels; conditioning: its width; others: as ``UNet`` has them.
         attention: makes the layer of so many channels by which positions attend to each other after it.
         resize: of both branches; with ``resample`` "block" the short one then has a layer of its own.
         text: width of the tokens that positions attend to at the end; 0: they do not.
+
+    Attributes:
+        joins: whether on the way up it also reads what its counterpart on the way down gave.
     """
 
     def __init__(
         self,
         before: int,
         after: int,
-        attention: Callable[[int], nn.Module] | None = None,
+        attention: Callable[[int], nn.Module] = nn.Identity,
         resize: nn.Module | None = None,
         text: int = 0,
         *,
@@ -48,15 +62,16 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.scales, self.skip_scale = modulation == "scale_shift", skip_scale
         self.first_norm = group_norm(before, groups)
-        self.resize = resize or nn.Identity()
+        self.joins = not isinstance(resize, nn.Upsample)
+        self.resize = nn.Identity() if resize is None else resize
         self.first = nn.Conv2d(before, after, 3, padding=1)
         self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
         self.second_norm = group_norm(after, groups)
         self.dropout = nn.Dropout(dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
-        layered = before != after or (resize and resample == "block")
+        layered = before != after or (resize is not None and resample == "block")
         self.skip = nn.Conv2d(before, after, 1) if layered else nn.Identity()
-        self.attention = attention(after) if attention else nn.Identity()
+        self.attention = attention(after)
         self.text = CrossAttention(after, heads, text, groups) if text else None
 
     def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -68,30 +83,76 @@ class UNetBlock(nn.Module):
         else:
             inner = self.second_norm(inner + modulation)
         h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
-        h = self.attention(h if self.skip_scale == 1 else h * self.skip_scale)
-        return h if self.text is None or text is None else self.text(h, text)  # type: ignore[no-any-return]
+        if self.skip_scale != 1:
+            h = h * self.skip_scale
+        h = self.attention(h)
+        if self.text is not None:
+            h = self.text(h, text)
+        return h
+
+
+class Halve(nn.Conv2d):
+    """Halve height and width by one convolution, called as a block (DDPM)."""
+
+    def __init__(self, width: int):
+        super().__init__(width, width, 3, stride=2, padding=1)
+
+    def forward(self, h: Tensor, *_: Any) -> Tensor:
+        return super().forward(h)
+
+
+class Double(nn.Sequential):
+    """Double height and width, then one convolution, called as a block (DDPM)."""
+
+    joins = False
+
+    def __init__(self, width: int):
+        super().__init__(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, h: Tensor, *_: Any) -> Tensor:
+        return super().forward(h)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a U-Net: its channels, what makes its attention, and the width of its text."""
+
+    width: int
+    attention: Callable[[int], nn.Module]
+    text: int
 
 
 class UNet(ImageNetwork):
-    """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
+    """A U-Net for images; height and width are divisible by 2^(len(widths) - 1).
+
+    Arguments that all networks share are described in ``triptych.networks``.
 
     Args:
         widths: channels at each resolution, from the image's own downwards.
-        blocks: residual blocks at each resolution on the way down, and one more on the way up.
-        attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it, or as
-            many as have ``head_width`` channels each (ADM).
-        attention_at: heights at which they attend after each block, too, as [16, 8]; on the way up after
-            ``attention_up`` blocks of a resolution, "each" or the "last" alone (DDPM++).
-        text_at: heights at which positions attend to the tokens of a text, after each block, as [8, 4].
-        modulation: of a block by noise level and condition: "scale_shift" after its second norm (iDDPM), or
-            "shift" before it (DDPM, VDM).
+        blocks: residual blocks at each resolution on the way down; there is one more on the way up.
+        attention: whether there is self-attention in the middle, at the lowest resolution.
+        heads, head_width: number of attention heads; or, in its place, the channels of each head
+            (ADM).
+        dropout: dropout in the blocks.
+        attention_at: heights at which each block is followed by self-attention too, such as [16,
+            8].
+        attention_up: on the way up, attention follows "each" block of these resolutions or only the
+            "last" (DDPM++).
+        text_at: heights at which each block is followed by attention to the tokens of a text, such
+            as [8, 4].
+        modulation: how noise level and condition modulate a block: "scale_shift" after its second
+            norm (iDDPM), or "shift" before it (DDPM, VDM).
         stem: channels of the first layer; None: those of the first resolution.
         conditioning: width of the embedding of gamma and condition; None: four times the stem.
-        resample: between resolutions "conv", one layer (DDPM), or a residual block: "block" (DDPM++), or
-            "bare_block", without a layer on its short branch (ADM).
-        skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
-        groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
-        add_z: whether the output, one number a dimension, is added to z, a first guess of the noise (VDM).
+        resample: layers between resolutions: "conv", one convolution (DDPM); "block", a residual
+            block (DDPM++); or "bare_block", a residual block without a layer on its short branch
+            (ADM).
+        skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts
+            (DDPM++).
+        groups: groups of each GroupNorm, or the most that divide its channels; 32 in the
+            publications.
+        add_z: add z to the output, as a first guess of the noise (VDM); for one output per
+            dimension.
         fourier: see ``ImageNetwork.read``.
     """
 
@@ -118,88 +179,134 @@ class UNet(ImageNetwork):
         **contract: Any,
     ):
         super().__init__(shape, **contract)
-        before = stem or widths[0]
-        c = conditioning or 4 * before
+        stem = stem or widths[0]
+        c = conditioning or 4 * stem
         self.read(c, fourier)
-        channels, height, width = self.shape
-        factor = 2 ** (len(widths) - 1)
-        if height % factor or width % factor:
-            problem = f"{height}x{width} images do not halve {len(widths) - 1} times"
-            raise ValueError(f"denoiser.network.widths={list(widths)}: {problem}; set fewer widths")
-        heights = [height >> level for level in range(len(widths))]
-        for key, chosen in (("attention_at", attention_at), ("text_at", text_at)):
-            if strange := sorted(set(chosen) - set(heights)):
-                problem = f"no resolution has height {strange[0]}; must be of {', '.join(map(str, heights))}"
-                raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}")
-        if add_z and self.outputs > 1:
-            problem = f"z is added to one number a dimension, not to {self.outputs}"
-            fix = "use objective=epsilon without a learned variance, or add_z=false"
-            raise ValueError(f"denoiser.network.add_z=true: {problem}; {fix}")
+        check_halves(self.shape, widths)
+        heights = [self.shape[1] >> level for level in range(len(widths))]
+        check_heights("attention_at", attention_at, heights)
+        check_heights("text_at", text_at, heights)
         self.add_z = add_z
-        self.first = nn.Conv2d(self.channels, before, 3, padding=1)
-        block = partial(
-            UNetBlock, conditioning=c, dropout=dropout, modulation=modulation, heads=heads, groups=groups,
-            skip_scale=skip_scale, resample=resample,
-        )  # fmt: skip
+        self.first = nn.Conv2d(self.channels, stem, 3, padding=1)
+        self.block = partial(
+            UNetBlock,
+            conditioning=c,
+            dropout=dropout,
+            modulation=modulation,
+            heads=heads,
+            groups=groups,
+            skip_scale=skip_scale,
+            resample=resample,
+        )
+        self.by_conv = resample == "conv"
+        attend = partial(
+            attention_of, heads=heads, head_width=head_width, groups=groups, skip_scale=skip_scale
+        )
+        levels = [
+            Level(
+                width,
+                attention=attend if height in attention_at else nn.Identity,
+                text=c if height in text_at else 0,
+            )
+            for width, height in zip(widths, heights, strict=True)
+        ]
+        self.text = text_of(self.conditions, c, text_at)
+        self.down, skips = self._way_down(levels, blocks, stem)
+        self.up = nn.ModuleList()  # its place in the order of parameters
+        lowest = levels[-1]
+        self.middle = nn.ModuleList(
+            [
+                self.block(lowest.width, lowest.width, text=lowest.text),
+                self.block(lowest.width, lowest.width),
+            ]
+        )
+        self.attention = attend(lowest.width) if attention else nn.Identity()
+        self.up.extend(self._way_up(levels, blocks, skips, attention_up))
+        self.last_norm = group_norm(widths[0], groups)
+        self.last = zeros(nn.Conv2d(widths[0], self.shape[0] * self.outputs, 3, padding=1))
 
-        def attend(width: int) -> ImageAttention:
-            number, rest = divmod(width, head_width) if head_width else (heads, 0)
-            if rest:
-                key = f"denoiser.network.head_width={head_width}"
-                raise ValueError(f"{key}: {width} channels are no multiple of it; pass a divisor, or null")
-            return ImageAttention(width, number, groups, skip_scale)
-
-        at = [attend if there in attention_at else None for there in heights]
-        self.text = Text(self.conditions, c) if text_at else None
-        if self.text is not None and not self.text.kinds:
-            fix = "set [], or data with captions and model.conditional=[text]"
-            raise ValueError(f"denoiser.network.text_at={list(text_at)}: the condition has no text; {fix}")
-        reads = [c if there in text_at else 0 for there in heights]
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [before]
-        for level, after in enumerate(widths):
+    def _way_down(self, levels: Sequence[Level], blocks: int, stem: int) -> tuple[nn.ModuleList, list[int]]:
+        """Return the layers down to the lowest resolution, and the channels before and after each."""
+        layers, skips = nn.ModuleList(), [stem]
+        for number, level in enumerate(levels):
+            if number:
+                layers.append(self._halve(skips[-1]))
+                skips.append(skips[-1])
             for _ in range(blocks):
-                self.down.append(block(before, after, at[level], text=reads[level]))
-                skips.append(before := after)
-            if level < len(widths) - 1:
-                self.down.append(
-                    nn.Conv2d(after, after, 3, stride=2, padding=1)
-                    if resample == "conv"
-                    else block(after, after, resize=nn.AvgPool2d(2))
-                )
-                skips.append(after)
-        self.middle = nn.ModuleList([block(before, before, text=reads[-1]), block(before, before)])
-        self.attention = attend(before) if attention else nn.Identity()
-        for level, after in reversed(list(enumerate(widths))):
+                layers.append(self.block(skips[-1], level.width, level.attention, text=level.text))
+                skips.append(level.width)
+        return layers, skips
+
+    def _way_up(
+        self, levels: Sequence[Level], blocks: int, skips: list[int], attention_up: str
+    ) -> nn.ModuleList:
+        """Return the layers up again, which join the channels ``skips`` of the way down, last first."""
+        layers, before = nn.ModuleList(), levels[-1].width
+        for number, level in reversed([*enumerate(levels)]):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
+                attention = level.attention if attends else nn.Identity
                 joined = before + skips.pop()
-                self.up.append(block(joined, after, at[level] if attends else None, text=reads[level]))
-                before = after
-            if level:
-                double = nn.Upsample(scale_factor=2)
-                self.up.append(
-                    nn.Sequential(double, nn.Conv2d(after, after, 3, padding=1))
-                    if resample == "conv"
-                    else block(after, after, resize=double)
-                )
-        self.last_norm = group_norm(before, groups)
-        self.last = zeros(nn.Conv2d(before, channels * self.outputs, 3, padding=1))
+                layers.append(self.block(joined, level.width, attention, text=level.text))
+                before = level.width
+            if number:
+                layers.append(self._double(before))
+        return layers
+
+    def _halve(self, width: int) -> nn.Module:
+        if self.by_conv:
+            return Halve(width)
+        return self.block(width, width, resize=nn.AvgPool2d(2))
+
+    def _double(self, width: int) -> nn.Module:
+        if self.by_conv:
+            return Double(width)
+        return self.block(width, width, resize=nn.Upsample(scale_factor=2))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        h = self.first(self.features(z, condition).contiguous(memory_format=torch.channels_last))
+        features = self.features(z, condition)
+        h = self.first(features.contiguous(memory_format=torch.channels_last))
         text = None if self.text is None else self.text(condition, len(z))
         skips = [h]
         for layer in self.down:
-            h = layer(h, c, text) if isinstance(layer, UNetBlock) else layer(h)
+            h = layer(h, c, text)
             skips.append(h)
         h = self.middle[1](self.attention(self.middle[0](h, c, text)), c)
         for layer in self.up:
-            if not isinstance(layer, UNetBlock):
-                h = layer(h)
-            else:  # one that doubles the size has no other to join
-                joined = h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1)
-                h = layer(joined, c, text)
+            if layer.joins:
+                h = torch.cat([h, skips.pop()], 1)
+            h = layer(h, c, text)
         raw = self.per_dim(self.last(silu(self.last_norm(h))))
         return raw + z if self.add_z else raw
+
+
+def attention_of(
+    width: int, *, heads: int, head_width: int | None, groups: int, skip_scale: float
+) -> ImageAttention:
+    """Return a layer of attention over so many channels, of ``heads`` or of heads of ``head_width``."""
+    if head_width is None:
+        return ImageAttention(width, heads, groups, skip_scale)
+    check_head_width(width, head_width)
+    return ImageAttention(width, width // head_width, groups, skip_scale)
+
+
+def text_of(conditions: Mapping[str, Kind], width: int, text_at: Sequence[int]) -> Text | None:
+    """Return what embeds the condition's text; None where no height reads it."""
+    if not text_at:
+        return None
+    text = Text(conditions, width)
+    if not text.kinds:
+        fix = "set [], or data with captions and model.conditional=[text]"
+        problem = "the condition has no text"
+        raise ValueError(f"denoiser.network.text_at={list(text_at)}: {problem}; {fix}")
+    return text
+
+
+def check_heights(key: str, chosen: Sequence[int], heights: Sequence[int]) -> None:
+    """Raise ValueError unless each height at which a key does something is that of a resolution."""
+    strange = sorted({*chosen} - {*heights})
+    if strange:
+        problem = f"no resolution has height {strange[0]}"
+        fix = f"must be of {', '.join(map(str, heights))}"
+        raise ValueError(f"denoiser.network.{key}={list(chosen)}: {problem}; {fix}")

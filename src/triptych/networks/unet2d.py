@@ -1,4 +1,7 @@
-"""diffusers' ``UNet2DModel`` as it is in a ``DDPMPipeline``: its timestep is a place in a table of betas."""
+"""diffusers' ``UNet2DModel`` as a network, with the timesteps of a ``DDPMPipeline``.
+
+The timestep is a position in a table of betas.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -16,7 +19,10 @@ Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
 
 
 class UNet2D(Adapter):
-    """Keys and defaults are those of ``UNet2DModel``; what ``shape`` and ``outputs`` say is left out."""
+    """diffusers' ``UNet2DModel``, with its keys and defaults.
+
+    Keys that follow from ``shape`` and ``outputs`` are left out.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,7 @@
 """Build an experiment from a resolved configuration; whatever could fail later fails here."""
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from triptych.config.build import build
@@ -14,6 +13,7 @@ from triptych.diffusion.condition import AUGMENTATION, Images
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
@@ -77,7 +77,7 @@ def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) 
     _check_augmentation(model, data)
     others = OtherRuns(config)
     for group in ("guidance", "threshold"):
-        if config.get(group) and getattr(model, "likelihood", None) is not None:
+        if config.get(group) and model.likelihood is not None:
             problem = "a guided or clipped guess is not the score of any density, so it has none"
             raise UserError(f"likelihood with a {group}: {problem}; pass {group}=none")
     drawing = build_drawing(config, model, data, others)
@@ -121,9 +121,8 @@ def _source(
     wanted, change = config["condition_from"], (config.get("stages") or {}).get(name) or {}
     what, earlier = str(wanted[name]), [*wanted][: [*wanted].index(name)]
     key = f"condition_from.{name}={what}"
-    parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
-    if name not in parts:
-        known = ", ".join(parts) or "no parts"
+    if name not in model.conditions:
+        known = ", ".join(model.conditions) or "no parts"
         raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
     if what in data.conditions:
         if data.conditions[what] != data.conditions[name]:
@@ -147,14 +146,14 @@ def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: Ot
 def _teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
-    taught, opened = getattr(model, "denoiser", None), others.open("objective.teacher", path)
-    teacher = getattr(opened.model, "denoiser", None)
+    taught, opened = model.denoiser, others.open("objective.teacher", path)
+    teacher = opened.model.denoiser
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     check_process("objective.teacher", path, teacher, taught)
-    always = never_dropped(getattr(model, "label_dropout", 0.0), parts_read(model, data))  # it has these, too
+    always = never_dropped(model.label_dropout, parts_read(model, data))  # it has these, too
     gone = [name for name in parts_read(opened.model, opened.data) if name not in always]
-    check_dropped(f"objective.teacher={path}", getattr(opened.model, "label_dropout", 1.0), gone)
+    check_dropped(f"objective.teacher={path}", opened.model.label_dropout, gone)
     return teacher
 
 
@@ -208,7 +207,7 @@ def _reference(
     elif not own and inception is None:
         fix = "pass its checkpoint, a metric of samples of your own, or measures.n=0"
         raise UserError(f"measures.classifier=null: images are measured by a classifier; {fix}")
-    embedder = getattr(data, "embedder", None)
+    embedder = data.embedder
     if (path := node.get("contrastive")) is not None:
         if not isinstance(data, Captioned) or classifier is None:
             problem = "needs captioned data and measures.classifier"
@@ -229,50 +228,51 @@ def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
     """Wrap ``model.denoiser`` in the guidance and threshold of ``config``; None if there are none."""
-    guidance, threshold = dict(config.get("guidance") or {}), config.get("threshold") or {}
+    guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
         return None
-    denoiser = getattr(model, "denoiser", None)
-    if denoiser is None:
+    if model.denoiser is None:
         raise UserError("guidance, threshold: this model has no denoiser; pass none")
-    if model.of_latents and threshold:
-        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
+    denoiser = model.denoiser
     if guidance:
-        free = guidance["_target_"].endswith(".ClassifierFree")
-        if model.of_latents and not free:
-            problem = f"{guidance['_target_'].rpartition('.')[2]} needs a model of the data, not of latents"
-            raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
-        if free and not model.conditional:
-            problem = f"guidance.scale={guidance['scale']}: this model was trained without labels"
-            raise UserError(f"{problem}; pass guidance=none, or a model trained with model.conditional=true")
-        if guidance.get("rescale") and math.prod(model.event) == 1:
-            rescale = f"guidance.rescale={guidance['rescale']}"
-            raise UserError(f"{rescale}: an item of one number has no standard deviation; pass 0")
-        parts, network = guidance.get("parts"), getattr(denoiser, "network", None)  # none: exact
-        read = getattr(network, "conditions", data.conditions)
-        read = [name for name in read if name != AUGMENTATION]
-        for name in set(parts or ()) - set(read):
-            problem = f"{name!r} is no part of the condition that the model reads"
-            raise UserError(f"guidance.parts: {problem}; choose from {', '.join(read)}")
-        # what asks it without a condition
-        alone = guidance["_target_"].endswith(".Classifier") or (free and guidance["scale"] != 1)
-        if alone and model.conditional and network is not None:
-            gone = [name for name in read if parts is None or name in parts]
-            check_dropped(f"guidance.scale={guidance['scale']}", getattr(model, "label_dropout", 1.0), gone)
-        extra = {}
-        if "classifier" in guidance:
-            extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, others)
-        if "weak" in guidance:
-            extra["weak"] = _weak(guidance.pop("weak"), others, read if model.conditional else ())
-        denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
+        denoiser = _build_guidance(guidance, model, data, others)
+        check_guidance(denoiser, model)
     if threshold:
         denoiser = build(threshold, "threshold", denoiser=denoiser)
-        bound, size = getattr(denoiser, "bound", 1.0), training_items(data, 1000).x.abs()
-        if (size > bound).float().mean() > 0.01:
-            problem = f"data reach {size.max():.2g}, and guesses would be cut off at {bound:g}"
-            fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
-            raise UserError(f"threshold: {problem}; {fix}")
+        check_threshold(denoiser, model, data)
     return denoiser
+
+
+def _build_guidance(node: Mapping[str, Any], model: Any, data: DataModule, others: OtherRuns) -> Wrapper:
+    node, opened = dict(node), {}
+    if "classifier" in node:
+        opened["classifier"] = _classifier(node.pop("classifier"), model.denoiser, data, others)
+    if "weak" in node:
+        opened["weak"] = _weak(node.pop("weak"), model, others)
+    guidance: Wrapper = build(node, "guidance", denoiser=model.denoiser, **opened)
+    return guidance
+
+
+def check_guidance(guidance: Wrapper, model: Any) -> None:
+    """Refuse guidance of another kind of model, or by a guess that training has not taught."""
+    name = type(guidance).__name__
+    if model.of_latents and not guidance.guides_latents:
+        problem = f"{name} needs a model of the data, not of latents"
+        raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
+    if model.conditional:
+        read = [part for part in model.conditions if part != AUGMENTATION]
+        check_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
+
+
+def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
+    """Refuse a threshold below the size of the data, which it would cut off; or one of latents."""
+    if model.of_latents:
+        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
+    size = training_items(data, 1000).x.abs()
+    if (size > threshold.bound).float().mean() > 0.01:
+        problem = f"data reach {size.max():.2g}, guesses would be cut off at {threshold.bound:g}"
+        fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
+        raise UserError(f"threshold: {problem}; {fix}")
 
 
 def _classifier(path: str, denoiser: Any, data: DataModule, others: OtherRuns) -> Any:
@@ -286,12 +286,12 @@ def _classifier(path: str, denoiser: Any, data: DataModule, others: OtherRuns) -
     return classifier
 
 
-def _weak(path: str, others: OtherRuns, given: Sequence[str] = ()) -> Any:
+def _weak(path: str, model: Any, others: OtherRuns) -> Any:
     key = "guide" if path and path == others.config.get("guide") else "guidance.weak"
     opened = others.open(key, path)
-    denoiser = getattr(opened.model, "denoiser", None)
-    if denoiser is None or opened.model.of_latents:
+    if opened.model.denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
-    gone = [name for name in parts_read(opened.model, opened.data) if name not in given]
-    check_dropped(f"{key}={path}", getattr(opened.model, "label_dropout", 1.0), gone)
-    return denoiser
+    given = model.conditions if model.conditional else ()
+    absent = [part for part in parts_read(opened.model, opened.data) if part not in given]
+    check_dropped(f"{key}={path}", opened.model.label_dropout, absent)
+    return opened.model.denoiser

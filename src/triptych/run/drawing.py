@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress, Sampler
-from triptych.diffusion.wrappers import is_conditional
 from triptych.models.base import BoundModel
 
 # parts that a person chooses; the other parts of a stage's condition are drawn
@@ -37,7 +36,7 @@ class Drawing:
     def conditional(self) -> bool:
         """Whether samples are conditional: the network or a guide reads conditions."""
         around: Any = self.denoiser
-        return bool(self.model.conditional or (around is not None and is_conditional(around)))
+        return bool(self.model.conditional or (around is not None and around.conditional))
 
     @property
     def class_conditional(self) -> bool:
@@ -76,8 +75,7 @@ class Drawing:
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
-        prepare = getattr(self.model, "prepared", lambda sampler: sampler)
-        return replace(self, sampler=prepare(self.sampler), sources={**self.sources, **stages})
+        return replace(self, sampler=self.model.prepared(self.sampler), sources={**self.sources, **stages})
 
     def generator(self, seed: int) -> torch.Generator:
         return torch.Generator(self.model.device).manual_seed(seed)
@@ -153,5 +151,5 @@ def choose(n: int, size: int) -> Tensor:
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
     """Return the parts of the data's conditions that the network reads."""
-    conditional = getattr(model, "conditional", False)
+    conditional = model.conditional
     return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)

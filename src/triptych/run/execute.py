@@ -16,7 +16,7 @@ from triptych.config.build import check_targets
 from triptych.config.identity import unread_threads
 from triptych.config.metric import measures_of, version_of
 from triptych.config.own_code import raised_at
-from triptych.data.build import check_repeatable, leakage
+from triptych.data.build import leakage
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, StorageError, Unreadable, UserError
 from triptych.files import no_link
 from triptych.run.account import (
@@ -146,8 +146,6 @@ class Session:
         if seeded != config["seed"] and origin.start is None:
             problem = f"code of your own calls torch.manual_seed({seeded}) while it is built"
             raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
-        if origin.start is None:
-            check_repeatable(experiment.data, config)
         experiment.data.remember()
         _describe(run, experiment, origin)
         if origin.initial is not None:
@@ -159,7 +157,6 @@ class Session:
                 stack.callback(peers.stop_watching)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
-            check_repeatable(experiment.data, config, after_fit=True)
             if rank() == 0:
                 offer_fit(run, origin.fit, peak_memory(fit.trainer.strategy.root_device))
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
@@ -192,7 +189,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
             print(f"data: {origin.facts['description']}", flush=True)
     few = len(experiment.data.splits["val"])
     note = f"validation: {few} items, too few to choose a setting or a moment by" if 0 < few < FEW else ""
-    for line in (*leakage(origin.facts), *experiment.data.advice, note):
+    for line in (*leakage(origin.facts), note):
         log_line(run, line)
 
 

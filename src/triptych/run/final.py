@@ -46,7 +46,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
     if first:
-        for name, artifact in model.leaves().items():
+        for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
     sets = draw_sets(experiment, run, strategy, step) if checkpoint.config.get("test", True) else None
     if checkpoint.peers:
@@ -68,10 +68,9 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
 
 def _evaluations(experiment: Experiment) -> dict[str, float]:
     """Return {"evaluations": calls of the denoiser for one sample}, or {}."""
-    if experiment.drawing is None or not hasattr(experiment.model, "denoiser"):
+    if experiment.drawing is None or experiment.model.denoiser is None:
         return {}
-    schedule = getattr(experiment.model, "schedule", None)
-    return {"evaluations": float(experiment.drawing.sampler.calls_under(schedule))}
+    return {"evaluations": float(experiment.drawing.sampler.calls_under(experiment.model.schedule))}
 
 
 def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.device) -> dict[str, Path]:
@@ -89,7 +88,7 @@ def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.devi
     prompts = save_prompts(drawing, folder / "prompts.png")
     if prompts is not None:
         pictures["samples/prompts"] = prompts
-    if hasattr(experiment.model, "denoiser"):
+    if experiment.model.denoiser is not None:
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
         strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, folder)
         pictures["samples/trajectory"] = strip

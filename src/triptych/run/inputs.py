@@ -25,8 +25,11 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
     ``varying``: keys and groups that differ between the cells of a sweep. Their files are not checked.
     """
-    if _data_are_here(config, varying):
-        _check_data(config, varying)
+    data = OmegaConf.select(config, "data")
+    if isinstance(data, DictConfig) and _data_are_here(config, varying):
+        from triptych.data.source import check_data_files  # imports numpy, which --help does without
+
+        check_data_files(to_plain(data))
     for declared, key, path in _named_files(config):
         if declared.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue
@@ -45,20 +48,6 @@ def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
     if "slurm" in launcher or "ray" in launcher:  # their machines may have data of their own
         return False
     return not any(key.partition(".")[0] == "data" for key in varying)
-
-
-def _check_data(config: DictConfig, varying: Collection[str]) -> None:
-    data = OmegaConf.select(config, "data")
-    if not isinstance(data, DictConfig):
-        return
-    from triptych.data.source import check_data_files  # imports numpy, which --help does without
-
-    needed = []
-    if config.get("test") and "test" not in varying:
-        needed.append("test")
-    if config.get("checkpoint") == "best" and "checkpoint" not in varying:
-        needed.append("val")
-    check_data_files(to_plain(data), needed)
 
 
 def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:

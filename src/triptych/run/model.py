@@ -15,7 +15,7 @@ from torch.utils._device import _device_constructors
 
 from triptych.config.build import Dependencies, build
 from triptych.config.keys import of_class
-from triptych.config.source import REQUIRED
+from triptych.config.signatures import REQUIRED
 from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
 from triptych.data.base import DataModule

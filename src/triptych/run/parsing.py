@@ -15,6 +15,7 @@ from typing import Any
 
 from triptych.config.file import read_config
 from triptych.config.identity import leaves
+from triptych.config.keys import name_null
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
 from triptych.terminal import in_one_line, printable
 
@@ -23,6 +24,8 @@ POINTS = 10_000  # of a curve, each of which is drawn
 METRICS = 32  # columns of a table: in a stranger's file there could be any number
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
+# A value that says nothing without its key.
+BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 LARGEST = 1e150  # whose square and sums are floats too
 
 
@@ -37,6 +40,15 @@ def format_value(value: Any) -> str:
     """Format a configuration value as on the command line, control characters escaped."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return printable(text)
+
+
+def value_name(key: str, text: str) -> str:
+    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
+    text = name_null(key, text)
+    if not BARE.fullmatch(text):
+        return text
+    last = re.split("[./]", key)[-1]
+    return f"{last}={text}"
 
 
 def to_float(value: Any) -> float:

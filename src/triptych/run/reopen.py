@@ -161,7 +161,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
 def _check_stage(
     what: str, stage: Experiment, before: list[Experiment], last: bool, earlier: Sequence[str] = ()
 ) -> None:
-    if not hasattr(stage.model, "denoiser"):
+    if stage.model.denoiser is None:
         problem = f"a {type(stage.model).__name__} cannot be a stage"
         raise UserError(f"{what}: {problem}; pass the run of a diffusion model")
     parts = parts_read(stage.model, stage.data)

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from triptych.config.identity import ABSENT, BUNDLES, default_of
-from triptych.config.keys import name_null, role
+from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.parsing import format_value
+from triptych.run.parsing import format_value, value_name
 from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
-BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)  # says nothing without its key
 MOST = 300  # settings that differ: each is held against each
 
 
@@ -93,12 +92,6 @@ def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
     """Return an axis for each of these keys that differs between runs."""
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
-
-
-def value_name(key: str, text: str) -> str:
-    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
-    text = name_null(key, text)
-    return f"{re.split('[./]', key)[-1]}={text}" if BARE.fullmatch(text) else text
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:

@@ -25,7 +25,6 @@ from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.groups import Group, copies, counted_once, group_runs
-from triptych.study.limits import noise_floor, warm_ups
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 Pair = tuple[str, str]
@@ -144,7 +143,6 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     yield from _sizes(cells)
-    yield from (*warm_ups(used), *noise_floor(used))
     yield from (*_measured(used), *_metrics(used))
     yield from (*_changes(used), *_same_in_effect(cells))
     if _added_seeds(used):

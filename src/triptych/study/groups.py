@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
-from triptych.run.parsing import to_float
+from triptych.run.parsing import to_float, value_name
 from triptych.run.read import Run, load_items
 from triptych.run.sweep_record import Tuning
-from triptych.study.axes import value_name
 from triptych.study.formatting import listed
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)

@@ -34,7 +34,8 @@ def try_write_report(root: Path, show: bool = False) -> str:
         try:
             print_table(root, report=report)
         except Exception as error:
-            problem = problem or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
+            what = f"{type(error).__name__}: {error}"
+            return problem or f"{root}: the report cannot be shown ({what})"
     return problem
 
 
@@ -70,21 +71,25 @@ class Monitor(threading.Thread):
     def _run_plain(self) -> None:
         begun: set[str] = set()  # what ended before may be started over, by retry or force
         printed: set[str] = set()
-        while True:
+        halted = False
+        while not halted:
             halted = self._halt.wait(self.every)
-            for name in (name for name in self.cells if name not in printed):
-                run = RunDirectory(self.root / name)
-                if run.status not in ENDED:
+            for name in self.cells:
+                if RunDirectory(self.root / name).status not in ENDED:
                     begun.add(name)
-                elif halted or name in begun:
+                elif name not in printed and (halted or name in begun):
                     printed.add(name)
-                    result = read_run(run.path)
-                    before = "finished before, " if name in self.done and result.status == "finished" else ""
-                    line = f"[{len(printed)}/{len(self.cells)}] {name}: {before}{one_line(result)}"
-                    print(line, file=sys.stderr, flush=True)
-            if halted:
-                return
-            self._renew()
+                    self._print_end(name, len(printed))
+            if not halted:
+                self._renew()
+
+    def _print_end(self, name: str, count: int) -> None:
+        """Print how a run ended: "[3/12] objective=v,seed=1: finished before, test bound 2.09"."""
+        result = read_run(self.root / name)
+        line = one_line(result)
+        if name in self.done and result.status == "finished":
+            line = f"finished before, {line}"
+        print(f"[{count}/{len(self.cells)}] {name}: {line}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         self._halt.set()
@@ -108,11 +113,12 @@ class Monitor(threading.Thread):
         table.add_column("", no_wrap=True)
         for cell, name in zip(self.cells, names, strict=True):
             run = RunDirectory(self.root / cell)
-            status, progress = run.status, read_position(run.path)
+            status, progress = str(run.status), read_position(run.path)
             if status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                before = " before" if cell in self.done else ""
-                table.add_row(name, Text(status + before, style), one_line(run.summary())[:70])
+                if cell in self.done:
+                    status += " before"
+                table.add_row(name, Text(status, style), one_line(run.summary())[:70])
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:
@@ -122,7 +128,8 @@ class Monitor(threading.Thread):
 
     def _renew(self) -> None:
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
-        if done > self._reported and (began := time.monotonic()) >= self._next:
+        began = time.monotonic()
+        if done > self._reported and began >= self._next:
             self._reported = done
             try_write_report(self.root)  # an error is printed at the end
             self._next = time.monotonic() + APART * (time.monotonic() - began)
@@ -130,12 +137,13 @@ class Monitor(threading.Thread):
 
 def progress_text(progress: Position) -> str:
     """Format progress: "fit 1200/4000, val 2.310, 35 steps/s, 1 min 20 s left"."""
-    alive = time.time() - progress.updated < QUIET
-    stage = progress.stage if alive else "stalled or interrupted"
+    stage, rate = progress.stage, progress.steps_per_second
+    if time.time() - progress.updated >= QUIET:
+        stage, rate = "stalled or interrupted", math.nan
     parts = [f"{stage} {progress.step}/{progress.max_steps}"]
     if math.isfinite(progress.bound):
         parts.append(f"val {format_number(progress.bound)}")
-    if alive and 0 < (rate := progress.steps_per_second) < math.inf:
+    if 0 < rate < math.inf:
         left = (progress.max_steps - progress.step) / rate
         parts += [f"{rate:.3g} steps/s", f"{duration(left)} left"]
     return ", ".join(parts)

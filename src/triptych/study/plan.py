@@ -1,13 +1,12 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device, or one's own that cannot be, on the CPU. Operations are those of one
+Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are those of one
 item forward, by torch's formulas, and twice as many backward; activations are what autograd saves. Hours are
 operations over a card's peak rate times a utilisation, so without validation, the account and samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,23 +14,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from triptych.config.build import build, targets
-from triptych.config.identity import leaves
-from triptych.config.own_code import is_trusted
-from triptych.data.layout import check_folder
-from triptych.data.source import FOLDERS
+from triptych.config.build import build
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
 from triptych.study.formatting import duration, quantity, three_digits
 
-CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
+# Operations a second: dense bfloat16 by the cards' data sheets, times the utilisation.
+SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
 CORE = 50e9  # single-precision operations a second of a step on one CPU core (benchmarks/training_step.py)
 CLASSES = 1000  # of a folder that is not read
-DIFFUSION, ORACLE = "triptych.models.diffusion.Diffusion", "triptych.models.oracle.OracleModel"
-VALUES = {"schedule", "process"}  # whose values are computed with, and which change no network's size
-PARTS = ("denoiser", "model", "process", "data", "augmentation")  # which a network's sizes follow from
+DIFFUSION = "triptych.models.diffusion.Diffusion"
+PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")  # of a network
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
 
@@ -43,145 +38,155 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func._overloadpacket):
+        formula = flop_registry.get(func._overloadpacket)
+        if formula:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
 
+class Saved(torch.autograd.graph.saved_tensors_hooks):
+    """Keep what autograd saves for the backward pass, alive so that no storage has another's place."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        super().__init__(self.keep, lambda tensor: tensor)
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.storages.setdefault(storage._cdata, storage)
+        return tensor
+
+    def bytes_besides(self, tensors: Iterable[torch.Tensor]) -> int:
+        """Return the size of all that was saved but for these tensors."""
+        own = {tensor.untyped_storage()._cdata for tensor in tensors}
+        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in own)
+
+
 class Cost(NamedTuple):
-    """Of one network: parameters, operations of a training item, bytes autograd saves for it, assumptions."""
+    """The cost of one network, of a training item, and what had to be assumed to count it."""
 
     parameters: int
     operations: float
-    activations: float
+    activations: float  # bytes that autograd saves
     assumed: str = ""
 
 
-def network_cost(config: Mapping[str, Any], known: dict[object, Cost] | None = None) -> Cost:
-    """Return the cost of a model's network, or of an equal one in ``known``; UserError: none to count."""
-    try:
-        return _cost(config, known, "meta")
-    except Exception:  # of code that reads a tensor's numbers
-        if not _is_own(config):
-            raise
-        return _cost(config, known, "cpu")
-
-
-def _cost(config: Mapping[str, Any], known: dict[object, Cost] | None, device: str) -> Cost:
-    if config["model"]["_target_"] == ORACLE:
-        raise UserError("plan=true: nothing to train, no cost to count; leave it out")
-    if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
-        which = "only for model=diffusion with a network to train, whose cost it counts"
-        raise UserError(f"plan=true: {which}; leave it out")
-    if config["trained"] is not None:
-        raise UserError(f"plan=true: trained={config['trained']} is not fitted again; nothing is counted")
+def check_countable(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a run without a network to train, or of a length that is not known."""
+    if config["model"]["_target_"] != DIFFUSION or not config["denoiser"] or config["trained"]:
+        raise UserError("plan=true: only for model=diffusion with a network to train; leave it out")
     if not config["trainer"].get("max_steps"):
         epochs = f"trainer.max_epochs={config['trainer'].get('max_epochs')}"
-        raise UserError(f"plan=true: {epochs} depends on the data, which are not read; use trainer.max_steps")
+        raise UserError(f"plan=true: {epochs} depends on the data; use trainer.max_steps")
+
+
+def network_cost(config: Mapping[str, Any]) -> Cost:
+    """Return the cost of a model's network; UserError: none to count."""
+    check_countable(config)
+    try:
+        return _cost(config, "meta")
+    except Exception:  # own code may read a tensor's numbers, and a meta tensor has none
+        return _cost(config, "cpu")
+
+
+def _cost(config: Mapping[str, Any], device: str) -> Cost:
+    """Run a network forward on one item, on the ``meta`` device or the CPU, and count."""
     data = build(config["data"], "data")
     assumed = ""
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
-        assumed = f"{CLASSES:,} classes, as data={data.name} is not read"
-    table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
-    kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    for place in VALUES:
-        table.at(place)
-    if known is None:
-        known = {}
-    facts = {"output": config["objective"].get("output"), "variance": config["bound"].get("variance")}
-    made_of = _typed({part: config.get(part) for part in PARTS} | facts)
-    if made_of in known and not _is_own(config):  # one's own may ask for more than these
-        return known[made_of]._replace(assumed=assumed)
+        assumed = f"assumed: {CLASSES:,} classes, as data={data.name} is not read"
+    table = parts_table(dict(config), data)
+    for part in ("schedule", "process"):  # not on meta: one computes with their values
+        table.at(part)
+    attention: Any = nullcontext()
+    if device == "cpu":  # where torch's formulas know attention as plain products alone
+        attention = sdpa_kernel(SDPBackend.MATH)
+    counter, saved = Operations(), Saved()  # type: ignore[no-untyped-call]  # torch's own
     with torch.device(device):
         network = table.at("denoiser").network
-        if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-            raise UserError("plan=true: for networks without conditions other than labels; leave it out")
-        key = _typed(config["denoiser"]["network"]), data.shape, *(p.shape for p in network.parameters())
-        if key in known:
-            return known.setdefault(made_of, known[key]._replace(assumed=assumed))
-        labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
-        item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
-        saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        # of the CPU's attention torch's counter knows plain products alone
-        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-        counter = Operations()  # type: ignore[no-untyped-call]  # torch's own
-        with counter, saved, plain:
+        item = _item(network, data.shape)
+        with counter, saved, attention:
             network(*item)
     parameters = list(network.parameters())
-    for parameter in parameters:
-        kept.pop(parameter.untyped_storage()._cdata, None)
-    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    size = sum(p.numel() for p in parameters)
-    known[made_of] = known[key] = Cost(size, 3.0 * counter.total, float(activations), assumed)
-    return known[key]
+    size = sum(parameter.numel() for parameter in parameters)
+    return Cost(size, 3.0 * counter.total, float(saved.bytes_besides(parameters)), assumed)
 
 
-def _is_own(config: Mapping[str, Any]) -> bool:
-    """Return whether the denoiser has code of the user's own."""
-    return any(is_trusted(str(node["_target_"])) for _, node in targets(config["denoiser"], "denoiser"))
-
-
-def _typed(node: Any) -> str:
-    """Return values as text; of a dropout only whether it is above 0: its mask has the same size."""
-    return str([(k, bool(v) if "dropout" in k and isinstance(v, float) else v) for k, v in leaves(node)])
+def _item(network: Any, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, Condition | None]:
+    """Return an item, its noise level and its labels; UserError: a network has other conditions."""
+    if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
+        raise UserError("plan=true: for networks without conditions other than labels; leave it out")
+    condition = None
+    if network.conditions:
+        label = torch.zeros(1, dtype=torch.int64)
+        condition = Condition(**dict.fromkeys(network.conditions, label))
+    return torch.zeros(1, *shape), torch.zeros(1), condition
 
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
     """Return the lines that describe settings, each by name, number of runs, of fits, and configuration."""
-    for *_, config in settings:  # their data may lie elsewhere, but a file here is no folder there
-        root = Path(str(config["data"].get("root") or ".")).expanduser()
-        if str(config["data"]["_target_"]) in FOLDERS and root.exists():
-            check_folder(root)
-    assumed: dict[str, None] = {}
-    networks: dict[str, None] = {}
-    known: dict[object, Cost] = {}
+    costs: dict[str, Cost] = {}
+    lines: dict[str, None] = {}
     operations = disk = 0.0
     for _, runs, fits, config in settings:
-        cost = network_cost(config, known)
-        assumed |= {cost.assumed: None} if cost.assumed else {}
-        parameters = cost.parameters
-        target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
-        averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
-        trainer, batch = config["trainer"], config["data"]["batch_size"]
-        batches = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1)
-        devices = _count(trainer["devices"]) * trainer["num_nodes"]
-        # weights, gradients and AdamW's two moments, of which each device of fsdp has a share
-        states = FLOAT * parameters * 4 / (devices if trainer["strategy"] == "fsdp" else 1)
-        memory = states + cost.activations * batch / devices
-        operations += fits * cost.operations * batches * batch
-        disk += runs * WHOLE * FLOAT * parameters * (3 + averages)
-        line = (
-            f"{target}: {parameters / 1e6:.1f} million parameters, "
-            f"{three_digits(cost.operations / 1e9)} GFLOP an item forward and backward; "
-            f"{batches:,} batches of {batch:,} items, {three_digits(batches * batch / 1e6)} million items; "
-            f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
-            + (f" on each of {devices} devices" if devices > 1 else "")
-        )
-        networks[line] = None
-    hours = ", ".join(
-        f"{three_digits(operations / rate / UTILISATION / 3600)} hours on one {card}"
-        for card, rate in CARDS.items()
-    )
-    counted = quantity(sum(fits for *_, fits, _ in settings), "fit")
+        network = str([config.get(part) for part in PARTS])
+        if network not in costs:
+            costs[network] = network_cost(config)
+        cost, batches = costs[network], batches_of(config)
+        lines[network_line(config, cost, batches)] = None
+        operations += fits * cost.operations * batches * config["data"]["batch_size"]
+        disk += runs * WHOLE * FLOAT * cost.parameters * (3 + averages_of(config))
+    n_fits = sum(fits for _, _, fits, _ in settings)
+    hours = [f"{three_digits(operations / n / 3600)} hours on one {card}" for card, n in SPEEDS.items()]
     return [
-        f"{quantity(sum(runs for _, runs, *_ in settings), 'run')}, nothing is started",
-        *networks,
-        *(f"assumed: {text}" for text in assumed),
-        f"{counted}: {operations:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
+        f"{quantity(sum(runs for _, runs, _, _ in settings), 'run')}, nothing is started",
+        *lines,
+        *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
+        f"{quantity(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
+        f"in bfloat16 at {UTILISATION:.0%} of the peak",
         f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
-        *(f"{quantity(runs, 'run')}: {name}" for name, runs, *_ in settings),
+        *(f"{quantity(runs, 'run')}: {name}" for name, runs, _, _ in settings),
     ]
+
+
+def batches_of(config: Mapping[str, Any]) -> int:
+    """Return how many batches a fit computes."""
+    return int(config["trainer"]["max_steps"] * config["trainer"].get("accumulate_grad_batches", 1))
+
+
+def averages_of(config: Mapping[str, Any]) -> int:
+    """Return how many averages of the weights a run keeps."""
+    callbacks = config.get("callbacks") or {}
+    ema = callbacks.get("ema") or {}
+    return 1 + len(ema.get("others") or [])
+
+
+def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
+    """Describe a network and its training: parameters, operations, batches, memory of a device."""
+    trainer, batch = config["trainer"], config["data"]["batch_size"]
+    name = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
+    devices = _count(trainer["devices"]) * trainer["num_nodes"]
+    states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments
+    if trainer["strategy"] == "fsdp":
+        states /= devices
+    memory = states + cost.activations * batch / devices
+    line = (
+        f"{name}: {cost.parameters / 1e6:.1f} million parameters, "
+        f"{three_digits(cost.operations / 1e9)} GFLOP an item forward and backward; "
+        f"{batches:,} batches of {batch:,} items, {three_digits(batches * batch / 1e6)} million items; "
+        f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
+    )
+    if devices > 1:
+        line += f" on each of {devices} devices"
+    return line
 
 
 def _count(devices: Any) -> int:
     """Count the devices of ``trainer.devices``; one where the machine decides."""
-    if isinstance(devices, str):
-        devices = int(devices) if devices.isdigit() else 1
-    return len(devices) if isinstance(devices, list) else max(devices, 1)
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices).isdigit():
+        return int(devices)
+    return 1

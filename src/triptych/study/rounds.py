@@ -19,59 +19,61 @@ from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.run.prepare import resolve_composed
 
-AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
     """Return overrides of each run of a grid, ``sweeper.params`` and the command line, as Hydra has it."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from triptych.config.hydra_internals import BasicSweeper
 
-    hydra = GlobalHydra.instance()
-    loader = hydra.config_loader() if hydra.is_initialized() else None  # of which glob(x*) asks for choices
+    loader = None  # by which glob(x*) finds choices
+    if GlobalHydra.instance().is_initialized():
+        loader = GlobalHydra.instance().config_loader()
     fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
-    for override in filter(Override.is_sweep_override, parsed):
-        check_values_of(override)
-    settings = sweeper.get("settings") or {}
-    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    return [with_setting(job, settings) for job in jobs]
+    for override in parsed:
+        check_axis(override)
+    jobs = itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, None))
+    return [with_setting(list(job), sweeper.get("settings") or {}) for job in jobs]
 
 
-def check_values_of(override: Override) -> None:
-    """Raise UserError for an axis without values, with one of them twice, or with a range that is none."""
-    key, line = override.key_or_group, override.input_line
+def check_axis(override: Override) -> None:
+    """Raise UserError for a range without values, or an interval, which is no list of values."""
+    if override.is_sweep_override() and not _has_values(override):
+        fix = f"list one or more, as in {override.key_or_group}=A,B"
+        raise UserError(f"{override.input_line}: no values; {fix}")
+
+
+def _has_values(override: Override) -> bool:
     try:
-        values = list(map(str, itertools.islice(override.sweep_iterator(), AXIS + 1)))
-    except (HydraException, ValueError, ZeroDivisionError) as error:
-        problem = error if isinstance(error, ValueError) else "no list of values"
-        raise UserError(f"{line}: {problem}; list the values, as in {key}=A,B") from error
-    if not values:
-        raise UserError(f"{line}: no values; list one or more, as in {key}=A,B")
-    if len(values) > AXIS:
-        raise UserError(f"{line}: more than {AXIS} values; a sweep has a run for each")
-    if twice := next((value for value in values if values.count(value) > 1), ""):
-        raise UserError(f"{line}: {twice} is listed twice; a sweep has one run for each value")
+        return next(iter(override.sweep_iterator()), None) is not None
+    except (HydraException, ValueError, ZeroDivisionError):
+        return False
 
 
 def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
     """Return ``job`` with what its ``setting=NAME`` stands for, but for keys that the job sets itself."""
-    name = next((o.split("=", 1)[1] for o in job if o.startswith("setting=")), None)
-    if name in (None, "null"):
+    chosen = [override for override in job if override.startswith("setting=")]
+    if not chosen or chosen == ["setting=null"]:
         return job
+    name = chosen[0].removeprefix("setting=")
     if name not in settings:
-        expected = f"must be one of {', '.join(settings)}" if settings else "choose an ablation that lists it"
-        raise UserError(f"setting={name}: no such setting; {expected}")
+        raise UserError(f"setting={name}: no such setting; settings here: {', '.join(settings) or 'none'}")
     typed = set(map(key_of, job))
-    brought = [o for o in settings[name] if key_of(o) not in typed]
+    added = [override for override in settings[name] if key_of(override) not in typed]
     # the name first: a report names runs by the first of the keys that change together
-    return [f"setting={name}", *brought, *(o for o in job if not o.startswith("setting="))]
+    return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
 def key_of(override: str) -> str:
     """Return the key of an override: "lr" of "+lr=0.1"."""
     return override.lstrip("+~").split("=", 1)[0]
+
+
+def group_of(override: str) -> str:
+    """Return the key of an override without its package: "schedule" of "schedule@x=cosine"."""
+    return key_of(override).split("@")[0]
 
 
 def jobs_of(config: DictConfig) -> list[list[str]]:
@@ -81,27 +83,39 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
 
 def known_jobs(config: DictConfig) -> list[list[str]]:
     """Return the overrides of each job that is known beforehand."""
-    known = is_grid(config) and not config.hydra.sweeper.get("tune")
-    return jobs_of(config) if known else []
+    if not is_grid(config) or plans_later(config):
+        return []
+    return jobs_of(config)
 
 
 def cell_name(overrides: Sequence[str], hidden: set[str]) -> str:
     """Return the name of the directory of a job that has these overrides, as Hydra makes it."""
-    return slug(",".join(sorted(o for o in filter_overrides(overrides) if key_of(o) not in hidden)))
+    shown = [override for override in filter_overrides(overrides) if key_of(override) not in hidden]
+    return slug(",".join(sorted(shown)))
 
 
 def is_grid(config: DictConfig) -> bool:
-    """Return whether all cells are known beforehand, as a product of values."""
+    """Return whether the settings are a product of values."""
     return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
+
+
+def is_search(config: DictConfig) -> bool:
+    """Return whether Optuna chooses the runs."""
+    return "triptych_search" in config.hydra.sweeper._target_
+
+
+def plans_later(config: DictConfig) -> bool:
+    """Return whether the sweeper itself plans its runs, by what earlier ones have shown."""
+    return is_search(config) or bool(config.hydra.sweeper.get("tune"))
 
 
 def differing(config: DictConfig) -> set[str]:
     """Return the keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
     if not is_grid(config):  # an adaptive sweeper's are those that it is given
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
-    jobs = [set(job) for job in jobs_of(config)]
-    times = Counter(o for job in jobs for o in job)
-    return {key_of(o).split("@")[0] for o, n in times.items() if n < len(jobs)}
+    jobs = jobs_of(config)
+    shared = set.intersection(*map(set, jobs))
+    return {group_of(override) for job in jobs for override in job if override not in shared}
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
@@ -116,13 +130,14 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
         raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
 
 
-def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
+def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:
     """Return a grid's settings and its seeds, in order; UserError without seeds that all settings have."""
-    seeds = list(dict.fromkeys(o.split("=", 1)[1] for job in jobs for o in job if o.startswith("seed=")))
-    settings = settings_of(jobs)
-    if not seeds or not all(s.isdigit() for s in seeds) or len(jobs) != len(seeds) * len(settings):
+    seeds = dict.fromkeys(seed for job in jobs for seed in job if seed.startswith("seed="))
+    settings = list(settings_of(jobs))
+    numbers = [seed.removeprefix("seed=") for seed in seeds]
+    if not numbers or not all(map(str.isdigit, numbers)) or len(jobs) != len(seeds) * len(settings):
         raise UserError("seed: a sweep in rounds needs seeds, as in seed=1,2,3")
-    return [list(setting) for setting in settings], [int(seed) for seed in seeds]
+    return settings, [int(number) for number in numbers]
 
 
 def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
@@ -135,38 +150,51 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
     first: dict[Setting, list[str]] = {}
     later = []
     for job in jobs:
-        keys = {o: key_of(o).split("@")[0] for o in job}
-        fit = tuple(o for o, key in keys.items() if key != "setting" and role(key) is not Role.DRAWING)
-        if first.setdefault(fit, job) is not job:
+        fit = tuple(override for override in job if _is_of_fit(override))
+        if fit in first:
             later.append(job)
+        else:
+            first[fit] = job
     return [*first.values()], later
+
+
+def _is_of_fit(override: str) -> bool:
+    """Return whether an override may change what is trained, not only how samples are drawn from it."""
+    key = group_of(override)
+    return key != "setting" and role(key) is not Role.DRAWING
 
 
 def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     """Print what a grid of runs would cost; UserError for a search, whose runs are not known."""
+    from triptych.study.plan import plan
+
     if not jobs:
         raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
     loader = GlobalHydra.instance().config_loader()
-    configurations = [resolve_composed(loader.load_sweep_config(config, [*setting])) for setting in runs]
-    from triptych.study.plan import plan
-
+    planned = []
+    for setting, name in names([*runs]).items():
+        plain = resolve_composed(loader.load_sweep_config(config, [*setting]))
+        planned.append((name or "all", runs[setting], fits[setting], plain))
     if config.get("until"):
         print(f"until=decided: the first seeds are counted, of at most {config.max_seeds} a setting")
-    named = names([*runs])
-    planned = zip(runs.items(), configurations, strict=True)
-    print("\n".join(plan([(named[one] or "all", n, fits[one], plain) for (one, n), plain in planned])))
+    print("\n".join(plan(planned)))
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
     """Name each setting by the overrides that not all of them share; by all of them if it is the only one."""
-    shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
-    return {setting: ",".join(o for o in setting if o not in shared and _is_axis(o)) for setting in settings}
+    shared = set[str]()
+    if len(settings) > 1:
+        shared = set.intersection(*map(set, settings))
+    named = {}
+    for setting in settings:
+        named[setting] = ",".join(o for o in setting if o not in shared and _is_axis(o))
+    return named
 
 
 def _is_axis(override: str) -> bool:
     """Return whether an override may be what runs differ in: not one of how, where or when they run."""
-    key = key_of(override).split("@")[0]
+    key = group_of(override)
     return key in BUNDLES or role(key) in AXES
 
 
@@ -176,13 +204,15 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most. UserError: fewer
     than two seeds to begin with, or more than ``most``.
     """
-    if len(first) < 2 or len(first) > most:
+    if not 2 <= len(first) <= most:
         begins = f"begins with 2 to {most} seeds, not {len(first)}"
         raise UserError(f"max_seeds={most}: a sweep until=decided {begins}")
-    every = [*first, *range(max(first) + 1, max(first) + 1 + most - len(first))]
-    rounds = [list(first)]
-    while (n := len(rounds[-1])) < most:
-        rounds.append(every[: n + math.ceil(n / 2)])
+    fresh = range(max(first) + 1, max(first) + 1 + most - len(first))
+    seeds, n = [*first, *fresh], len(first)
+    rounds = [seeds[:n]]
+    while n < most:
+        n = min(most, n + math.ceil(n / 2))
+        rounds.append(seeds[:n])
     return rounds
 
 
@@ -194,19 +224,28 @@ def choose_point(
     ``bounds``: validation bounds, lower is better, of each setting at each point; one that is not finite
     rules its point out. UserError: a setting, or all together, has no such point.
     """
+    settings = dict.fromkeys(setting for setting, _ in bounds)
+    points = dict.fromkeys(point for _, point in bounds)
     mean = {cell: _mean(values) for cell, values in bounds.items()}
-    settings = list(dict.fromkeys(setting for setting, _ in bounds))
-    points = list(dict.fromkeys(point for _, point in bounds))
     together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
-    equal = min(points, key=lambda point: together[point])
-    best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
-    lost = [",".join(s) for s, point in best.items() if not math.isfinite(mean[s, point])]
-    if lost or not math.isfinite(together[equal]):
-        none = "no value at which every seed gave a finite validation bound"
-        raise UserError(f"tuning: {[*lost, 'all settings'][0]} has {none}")
-    return equal, best
+    best = {}
+    for setting in settings:
+        own = {point: mean[setting, point] for point in points}
+        best[setting] = _lowest(own, ",".join(setting))
+    return _lowest(together, "all settings"), best
+
+
+def _lowest(bounds: Mapping[Point, float], name: str) -> Point:
+    """Return the point of the lowest bound; UserError: none is finite."""
+    point = min(bounds, key=lambda point: bounds[point])
+    if math.isinf(bounds[point]):
+        problem = "has no value at which every seed gave a finite validation bound"
+        raise UserError(f"tuning: {name} {problem}")
+    return point
 
 
 def _mean(values: Sequence[float]) -> float:
     """Average; infinity where a value is missing or not finite."""
-    return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.inf
+    if not values or not all(map(math.isfinite, values)):
+        return math.inf
+    return sum(values) / len(values)

@@ -26,6 +26,7 @@ ENDED = {
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
+UNSEEN = "never seen"  # of another cluster, or hidden
 PATIENCE = 20.0  # seconds for which a job must have ended: one that is queued again may look so for a moment
 EVERY = 30  # seconds between questions at most
 
@@ -64,16 +65,20 @@ class QueueWatcher(SlurmInfoWatcher):
         """
         over = {}
         for job in jobs:
-            before = self._state.get(job)
-            state = queue.get(job) or (before if before in ENDED else before and GONE)
-            if state is None:
-                continue
+            state = queue.get(job, self._state_once_gone(job))
             self._state[job] = state
-            if state not in ENDED and state != GONE:
+            if state not in (*ENDED, GONE):
                 self._since.pop(job, None)
             elif now - self._since.setdefault(job, now) >= PATIENCE:
                 over[job] = state.replace("_", " ").lower()
         return over
+
+    def _state_once_gone(self, job: str) -> str:
+        """Return the state of a job that is not in the queue: its last one, if that was an end."""
+        last = self._state.get(job, UNSEEN)
+        if last in ENDED or last == UNSEEN:
+            return last
+        return GONE
 
     def update(self) -> None:
         """Read the queue; then submitit knows of the jobs that have ended."""
@@ -82,8 +87,10 @@ class QueueWatcher(SlurmInfoWatcher):
         without = {job for job in waiting if self._missing(job)}
         for job in waiting - without:
             self._end(job)
-        queue = ask_queue() if without else None
         self._last_status_check = time.time()
+        queue = None
+        if without:
+            queue = ask_queue()
         if queue is None:
             return
         for job, state in self.ended(without, queue, time.monotonic()).items():

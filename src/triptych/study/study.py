@@ -18,7 +18,7 @@ from triptych.study.compare import comparison_of
 from triptych.study.curves import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.groups import describe_tuning, group_runs, is_trial, stages
-from triptych.study.papers.published import PaperVerdicts, judge_claims
+from triptych.study.published import PaperVerdicts, judge_claims
 from triptych.study.verdict import Verdict, best_untested, verdict
 from triptych.terminal import printable
 

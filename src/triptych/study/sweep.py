@@ -19,27 +19,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.check import check_keys, check_optimized_metric
 from triptych.config.identity import (
     grid_keys,
-    not_in_names,
     own_name,
     quote,
     shared_overrides,
     sweep_name,
-    unread_threads,
 )
 from triptych.config.keys import check_values
-from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.errors import Busy, Diverged, UserError
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
 from triptych.run.directory import PRUNE, RunDirectory
-from triptych.run.parsing import UNITS
-from triptych.run.provenance import command, finished_before
+from triptych.run.provenance import command
 from triptych.run.read import find_runs, read_run
 from triptych.run.result import ENDED
 from triptych.run.sweep_record import SWEEP, Looks, SweepRecord
 from triptych.study import rounds
 from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
-from triptych.study.papers.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
 from triptych.study.sweep_plan import (
     STUDY,
@@ -52,6 +49,12 @@ from triptych.study.sweep_plan import (
 )
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
+# The exit code of a sweep all of whose runs ended in one of these ways; 1 for any other.
+EXIT_CODES = {
+    0: {"finished", "pruned"},
+    Diverged.exit_code: {"finished", "pruned", "diverged"},
+    Busy.exit_code: {"finished", "pruned", "diverged", "busy"},
+}
 
 
 def sweep_exit_code() -> int:
@@ -59,29 +62,68 @@ def sweep_exit_code() -> int:
 
     A run that a search has stopped counts as finished. 1 also if the report cannot be written.
     """
-    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())} - {"pruned"}
+    ends = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     if any(hook.report_problem for hook in _hooks):
         return 1
-    if ended <= {"finished"}:
-        return 0
-    if ended <= {"finished", "diverged"}:
-        return Diverged.exit_code
-    return Busy.exit_code if ended <= {"finished", "diverged", "busy"} else 1
+    for code, accepted in EXIT_CODES.items():
+        if ends <= accepted:
+            return code
+    return 1
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Return a run's status, "pruned" if a search has stopped it, or "busy" with the process that runs it."""
+    """Return a run's status, "pruned" if a search stopped it, or "busy" with the process that runs it."""
     if run.status in ENDED:
-        return read_run(run.path).status, None  # as the report has it: "unreadable" if a file is damaged
+        return read_run(run.path).status, None  # "unreadable" if a file is damaged, as in the report
     if (run / PRUNE).exists():
         return "pruned", None
     holder = run.holder()
-    return ("busy" if holder else run.status), holder
+    if holder:
+        return "busy", holder
+    return run.status, None
 
 
 def current_hook() -> "SweepHook":
     """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
+
+
+def check_command(config: DictConfig) -> None:
+    """Refuse what concerns a sweep as a whole; UserError."""
+    if processes.launch():
+        raise UserError("-m: leave out torchrun and srun; use trainer=ddp, as a sweep starts its processes")
+    sweeper = config.hydra.sweeper
+    check_keys(config, config.hydra)
+    check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
+    rounds.check_rounds(config, grid=rounds.is_grid(config))
+    tuned = set(sweeper.get("tune") or {})
+    if tuned and config.get("until"):
+        raise UserError("until=decided: not for a sweep that tunes; use until=null")
+    typed = set(map(rounds.key_of, config.hydra.overrides.task))
+    if tuned and typed & {*tuned, "test"}:
+        key = min(typed & {*tuned, "test"})
+        raise UserError(f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null")
+    if rounds.is_search(config):
+        check_optimized_metric(config)
+        if find_spec("optuna") is None:
+            raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
+
+
+def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
+    """Name the sweep's directory by a literal override, which reaches every job on every launcher."""
+    typed = config.hydra.overrides.hydra
+    if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
+        return
+    root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+    config.hydra.sweep.dir = str(root)
+    # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which an
+    # earlier command had several values stays in them.
+    shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
+    naming = config.hydra.job.config.override_dirname
+    naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
+    quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+    typed.append(f"hydra.sweep.dir={quote(str(root))}")
+    typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
 
 class SweepHook(Callback):
@@ -90,121 +132,80 @@ class SweepHook(Callback):
     report_problem = ""  # why the report could not be written
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Check and plan the sweep, record it, then watch its runs; what is refused has written nothing."""
         with no_run_after_an_error("train"):
             with open_dict(config):
-                self._set_up(config)
-            self.config, self.root = config, Path(config.hydra.sweep.dir)
-            check_own_files(self.root)
-            self.jobs = rounds.known_jobs(config)
-            if config.get("until"):
-                rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
-            self.cells = [self.cell(job) for job in self.jobs]  # more, as a sweeper expects them
-            if len({*self.cells}) < len(self.cells):
-                key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
-                raise UserError(f"{key}: several values, and two cells would share a directory; type one")
-            self.before = SweepRecord.read(self.root)
-            Looks.read(self.root)  # Unreadable: the looks taken decide what may be claimed
-            sweeper = config.hydra.sweeper
-            search, tune = "triptych_search" in sweeper._target_, sweeper.get("tune")
-            if search:
-                check_optimized_metric(config)
-            if not tune:
-                check_tuning(config, self.root, self.before.tuning, {})
-            self.reservation, self.done = Reservation(self.root), set[str]()
-            self.kept = KeptRecords(self.root)
-            first = self.plan(self.jobs)
+                check_command(config)
+                name_directory(config, set_scale(config))
+            check_launcher(config)
+            self._open(config)
+            new = self.plan(self.jobs)
             self.facts = self._facts()
             if config.plan:
                 rounds.print_plan(config, self.jobs)
                 sys.exit(0)
-            if search and find_spec("optuna") is None:
-                raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-            warm_up = list[str]()
-            if first or not self.cells:
-                begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-                warm_up = check_cells(config, self.jobs or probe_jobs(config), begun)
-            try:
-                if not search and not tune:  # their sweepers plan first
-                    self.reserve(first)
-                    self.record(expected=self._expected())
-            except StorageError:
-                if self.cells and not first:
-                    try_write_report(self.root, show=True)
-                raise
-            except OSError as error:
-                problem = f"cannot be written ({error.strerror})"
-                raise UserError(f"{self.root}: {problem}; choose another") from error
-        size = f"{quantity(len(self.cells), 'run')} in " if self.cells else ""
+            if new or not self.cells:
+                check_cells(config, self.jobs or probe_jobs(config), self._has_begun())
+            if not rounds.plans_later(config):
+                self.reserve(new)
+                self.record(expected=self._expected())
+        size = ""
+        if self.cells:
+            size = f"{quantity(len(self.cells), 'run')} in "
         print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
-        finished = [RunDirectory(self.root / cell) for cell in self.cells if cell in self.done]
-        unread = unread_threads(config.threads, config.hydra.overrides.task)
-        for line in filter(None, (finished_before(*finished), unread, *warm_up)):
-            print(line, file=sys.stderr, flush=True)
+        self._watch()
+
+    def _open(self, config: DictConfig) -> None:
+        """Read what an earlier command left in the sweep's directory, and list the runs of this one."""
+        self.config, self.root = config, Path(config.hydra.sweep.dir)
+        check_own_files(self.root)
+        self.jobs = rounds.known_jobs(config)
+        if config.get("until"):
+            rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
+        self.cells = [self.cell(job) for job in self.jobs]  # a sweeper may expect more later
+        if len({*self.cells}) < len(self.cells):
+            raise UserError("-m: two runs would share a directory; list each value once, and one name")
+        self.before = SweepRecord.read(self.root)
+        Looks.read(self.root)  # if unreadable, refuse: the looks taken decide what may be claimed
+        if not config.hydra.sweeper.get("tune"):
+            check_tuning(config, self.root, self.before.tuning, {})
+        self.reservation, self.kept = Reservation(self.root), KeptRecords(self.root)
+        self.done = set[str]()
+
+    def _has_begun(self) -> bool:
+        """Return whether a run of this command has a result or a checkpoint."""
+        return any(run.checkpoints() or run.status == "finished" for run in self.runs())
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what ``sweep.json`` records of this command."""
+        facts: dict[str, Any] = {
+            "command": ["triptych-train", *command()[1:]],
+            "title": own_name(self.config) or "sweep",
+            "shared": sorted(shared_overrides(self.config).values()),
+            "named": sorted({*self.before.named, *grid_keys(self.config)}),
+        }
+        if self.config.get("equal_within") is not None:
+            facts["equal_within"] = self.config.equal_within
+        any_result = any(run.status in ("finished", "diverged") for run in self.runs())
+        return facts | claims_of(self.config, self.jobs, self.before, any_result)
+
+    def _watch(self) -> None:
+        """Show how the runs go on, share the cores among them, and end them with this process."""
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells, self.done)
-        at_once = config.hydra.launcher.get("n_jobs") or 1
-        os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
+        at_once, threads = self.config.hydra.launcher.get("n_jobs") or 1, 1
+        if at_once > 0:
+            threads = max(1, self.config.cores // at_once)
+        os.environ["TRIPTYCH_THREADS"] = str(threads)
         os.environ[processes.SWEEP] = str(os.getpid())
-        if on_slurm(config):  # whose jobs go on
+        if on_slurm(self.config):
             from triptych.study.slurm import watch_queue
 
-            watch_queue(config.hydra.launcher, self.job_without_result)
+            watch_queue(self.config.hydra.launcher, self.job_without_result)  # its jobs outlive this process
         else:
             end_as_by_ctrl_c(self.stop_jobs)
         self.monitor.start()
         atexit.register(self.leave)
-
-    def _set_up(self, config: DictConfig) -> None:
-        """Check what concerns the sweep as a whole, and name its directory for all jobs."""
-        if processes.launch():
-            fix = "use trainer=ddp in it, not torchrun or srun"
-            raise UserError(f"-m: a sweep starts its processes itself; {fix}")
-        check_keys(config, config.hydra)
-        check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
-        rounds.check_rounds(config, grid=rounds.is_grid(config))
-        typed_keys = {one.partition("=")[0].lstrip("+~") for one in map(str, config.hydra.overrides.task)}
-        tune = config.hydra.sweeper.get("tune") or {}
-        if tune and config.get("until"):
-            raise UserError("until=decided: not for a sweep that tunes; use until=null")
-        for key in typed_keys & {*tune, "test"} if tune else ():
-            raise UserError(
-                f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null"
-            )
-        check_scale(config)
-        of_scale = set_scale(config)
-        check_launcher(config)
-        if not config.hydra.sweep.dir:
-            raise UserError("hydra.sweep.dir: must be a directory; leave it out for one of its own")
-        typed = config.hydra.overrides.hydra
-        if any(str(one).startswith("hydra.sweep.subdir=") for one in typed):
-            raise UserError("hydra.sweep.subdir: a cell's directory follows from its overrides; leave it out")
-        if not any(str(one).startswith("hydra.sweep.dir=") for one in typed):
-            # a literal override reaches every job on every launcher
-            root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
-            config.hydra.sweep.dir = str(root)
-            typed.append(f"hydra.sweep.dir={quote(str(root))}")
-            # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which an
-            # earlier command had several values stays in them.
-            naming = config.hydra.job.config.override_dirname
-            named = SweepRecord.read(root).named
-            hidden = sorted({*shared_overrides(config)}.difference(named))
-            naming.exclude_keys = [*naming.exclude_keys, *of_scale, *hidden]
-            quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
-            typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
-
-    def _facts(self) -> dict[str, Any]:
-        shared = sorted(shared_overrides(self.config).values())
-        facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
-        facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
-        facts["named"] = sorted({*self.before.named, *grid_keys(self.config)})
-        if self.config.get("equal_within") is not None:
-            facts["equal_within"] = self.config.equal_within
-        ended = any(run.status in ("finished", "diverged") for run in self.runs())
-        facts |= claims_of(self.config, self.before, ended)
-        if facts.get("claims_changed"):
-            changed = "the claims or their seeds are not those that this sweep began with"
-            print(f"{changed}; its report says so", file=sys.stderr, flush=True)
-        return facts
 
     def leave(self) -> None:
         """Leave the terminal as it was, and the report true of the runs that it stopped; or all as it was."""
@@ -219,8 +220,8 @@ class SweepHook(Callback):
 
     def stop_jobs(self, number: int) -> None:
         """Pass a signal to this sweep's jobs, and wait: an interrupted launcher would kill them."""
-        pids = {pid for run in self.runs() if (pid := processes.pid_of(run.holder()))}
-        processes.stop_below(pids, number)
+        pids = map(processes.pid_of, (run.holder() for run in self.runs()))
+        processes.stop_below({pid for pid in pids if pid}, number)
 
     def record(self, **facts: Any) -> None:
         """Record facts of the sweep in ``sweep.json``, for the report."""
@@ -246,8 +247,9 @@ class SweepHook(Callback):
         ``facts``: further ones to record.
         """
         self.reserve(self.plan(jobs))
-        new = [name for name in map(self.cell, jobs) if name not in self.cells]
-        self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
+        for name in map(self.cell, jobs):
+            if name not in self.cells:
+                self.cells.append(name)  # to the same list that the monitor draws
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
@@ -277,9 +279,10 @@ class SweepHook(Callback):
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Return a finished run's validation bound; infinite if it has none."""
-        result = RunDirectory(self.root / self.cell(job)).summary()
-        figures = result.val if result else {}
-        return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
+        bound = RunDirectory(self.root / self.cell(job)).figure("val.bound.mean")
+        if bound is None:
+            return math.inf
+        return bound
 
     def runs(self) -> list[RunDirectory]:
         return [RunDirectory(self.root / cell) for cell in self.cells]
@@ -305,9 +308,13 @@ class SweepHook(Callback):
         self.reservation.release()
         for run in self.runs():
             end, holder = _end(run)
-            if end not in (*ENDED, "unreadable", "pruned"):
-                run.leave()
-                print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
+            if end in (*ENDED, "unreadable", "pruned"):
+                continue
+            run.leave()
+            state = "did not end"
+            if holder:
+                state = f"{holder} is running it"
+            print(f"{run.path.name}: {state}")
         self.report_problem = try_write_report(self.root, show=True)
         if self.report_problem:
             print(f"error: {self.report_problem}", file=sys.stderr)

@@ -4,7 +4,6 @@ Commands share a sweep's directory as long as none wants another run in a cell t
 work there has reserved. A reservation ends with its process, however that ends.
 """
 
-import re
 import secrets
 import shutil
 from collections import ChainMap
@@ -16,17 +15,11 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from triptych.config.identity import (
-    Changes,
-    describe_differences,
-    differences,
-    own_name,
-    sweep_name,
-)
+from triptych.config.identity import Changes, describe_differences, differences
 from triptych.errors import Busy, UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory, write_atomic
-from triptych.run.prepare import ANEW, PATIENCE, RunPlan, has_run, plan_composed, without_machine
+from triptych.run.prepare import ANEW, ANOTHER, PATIENCE, RunPlan, has_run, plan_composed, without_machine
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
@@ -50,8 +43,7 @@ class KeptRecords:
 
     def __init__(self, root: Path):
         self.root, self.directories = root, _directories(root)
-        files = [root / name for name in (*FILES, SWEEP)]
-        self.contents = {path: path.read_bytes() if path.is_file() else None for path in files}
+        self.contents = {path: _content(path) for path in map(root.joinpath, (*FILES, SWEEP))}
 
     @property
     def untouched(self) -> bool:
@@ -63,8 +55,14 @@ class KeptRecords:
         for path, content in self.contents.items():
             if content is None:
                 path.unlink(missing_ok=True)
-            elif not path.is_file() or path.read_bytes() != content:
+            elif _content(path) != content:
                 write_atomic(path, content)
+
+
+def _content(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    return path.read_bytes()
 
 
 def _directories(root: Path) -> dict[str, int]:
@@ -77,18 +75,12 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
     loader, plans = GlobalHydra.instance().config_loader(), {}
     for name, job in cells.items():
         run = RunDirectory(root / name)
-        if run.path.is_symlink() or (run.path.exists() and not run.path.is_dir()):
+        if run.path.is_symlink() or run.path.is_file():
             problem = "a link or a file in the place of a cell's directory"
             raise UserError(f"{run.path}: {problem}; move it away")
         if has_run(run) and not config.force:
             plans[name] = plan_composed(run, loader.load_sweep_config(config, [*job]))
-    refuse(
-        config,
-        root,
-        [plan.other for plan in plans.values()],
-        "has other runs in {} of its cells",
-        f", {ANEW}",
-    )
+    refuse(root, [plan.other for plan in plans.values()], "has other runs in {} of its cells")
     return plans
 
 
@@ -100,37 +92,29 @@ def check_others(config: DictConfig, root: Path, cells: Cells, others: Sequence[
     for process, theirs in others:
         shared = cells.keys() & theirs.keys()
         if shared and (config.force or not is_grid(config)):
-            raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or choose another name")
+            raise Busy(f"{root}: {process} is at work in this sweep; wait for it, or {ANOTHER}")
         differing = [_compare(theirs[name], cells[name]) for name in shared]
-        refuse(config, root, differing, f"{process} runs with other settings {{}} of its cells")
+        refuse(root, differing, f"{process} runs with other settings {{}} of its cells", ANOTHER)
 
 
 def _compare(theirs: Sequence[str], ours: Sequence[str]) -> Changes:
     """Return the differences of two lists of overrides that make them different runs."""
-    their_values, our_values = (
-        {key_of(one): mask_password(one.partition("=")[2]) for one in job} for job in (theirs, ours)
-    )
-    return without_machine(differences(their_values, our_values))
+    return without_machine(differences(_values(theirs), _values(ours)))
 
 
-def refuse(config: DictConfig, root: Path, differing: Sequence[Changes], problem: str, fix: str = "") -> None:
+def _values(job: Sequence[str]) -> dict[str, str]:
+    return {key_of(override): mask_password(override.partition("=")[2]) for override in job}
+
+
+def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = f"{ANOTHER}, {ANEW}") -> None:
     """Raise UserError, for the whole sweep, if there are differences in any of its cells.
 
     ``problem`` has {} for their number.
     """
     refused = [changes for changes in differing if changes]
-    if not refused:
-        return
-    changes = dict(ChainMap(*refused))
-    problem = f"{problem.format(len(refused))} ({describe_differences(changes)})"
-    was, value = next(iter(changes.values()))
-    if {*changes} == {"name"}:
-        raise UserError(f"{root}: {problem}; if it was copied or renamed, call it {was} again{fix}")
-    new = re.sub(r"[^A-Za-z0-9.]+", "-", str(value))[:20].strip("-")
-    another = f"hydra.sweep.dir={root}-{new}"
-    if root.name == sweep_name(config):
-        another = f"name={(own_name(config) or 'sweep')[:90]}-{new}"
-    raise UserError(f"{root}: {problem}; start another sweep, as with {another}{fix}")
+    if refused:
+        changes = describe_differences(dict(ChainMap(*refused)))
+        raise UserError(f"{root}: {problem.format(len(refused))} ({changes}); {fix}")
 
 
 def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Mapping[str, Any]) -> None:
@@ -140,7 +124,7 @@ def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Mappin
     """
     if before.best and not config.force:
         changes = differences(before.rule(list(before.best)), dict(planned))
-        refuse(config, root, [changes], "has been tuned otherwise", f", {ANEW}")
+        refuse(root, [changes], "has been tuned otherwise")
 
 
 class Reservation:

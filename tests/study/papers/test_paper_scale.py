@@ -19,7 +19,7 @@ from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_config
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.rounds import grid
 
 # VDM's parameters, counted from the layers of the published code
@@ -97,7 +97,6 @@ def asked(name: str, scale: str = "paper"):
     """The sweep's configuration, its scale set, and the jobs of one seed."""
     cfg = compose_command("train", [f"paper={name}", f"scale={scale}"])
     OmegaConf.set_readonly(cfg.hydra, False)
-    check_scale(cfg)
     set_scale(cfg)
     return cfg, grid(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
 
@@ -122,7 +121,7 @@ def test_every_trained_paper_has_its_scale_or_a_reason():
 def test_a_missing_scale_says_why(name):
     cfg = compose_command("train", [f"paper={name}", "scale=paper"])
     with pytest.raises(UserError) as refused:
-        check_scale(cfg)
+        set_scale(cfg)
     assert str(refused.value) == f"scale=paper: paper={name} {REASONS[name]}"
 
 
@@ -130,7 +129,7 @@ def test_a_missing_scale_says_why(name):
 def test_it_composes_with_the_papers_network(name):
     network, shape, classes, millions = PUBLISHED[name]
     cfg, jobs = asked(name)
-    axes = claims_of(cfg, SweepRecord(), False)["paper_axes"]
+    axes = claims_of(cfg, jobs, SweepRecord(), False)["paper_axes"]
     own = read_yaml(CONFIGS / "paper" / f"{name}.yaml")["hydra"]["sweeper"]["params"]
     assert all(len(axes[key]) > 1 for key in axes.keys() - own.keys()), "what all runs share is no axis"
     config = plain(name, jobs[0])

@@ -1,7 +1,7 @@
-r"""Samplers: from z_1 ~ prior down a grid of gammas to z_0, one ``step`` a pair of neighbours.
+r"""Samplers: from z_1 ~ prior down a grid of gammas to z_0.
 
-A sampler is driven by a ``Denoiser`` alone, so each works with every network, guidance and oracle, and under
-any process and schedule.
+``step`` goes from one gamma of the grid to the next. A sampler calls nothing but a ``Denoiser``, so
+each works with every network, guidance and oracle, and under any process and schedule.
 """
 
 from .ancestral import Ancestral

@@ -16,15 +16,16 @@ from .base import Grid, Sampler, Step
 
 
 class Ancestral(Sampler):
-    """p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V): the generative model whose bound we report.
+    """Ancestral sampling from the generative model whose bound we report.
 
-    ``Process.posterior`` written in x_hat and eps_hat, with q = e^{gamma_s - gamma_t} (tutorial eqs. 84, 94):
-    mean alpha_s x_hat + sigma_s sqrt(q) eps_hat, and V = beta tilde = sigma_s^2 (1 - q) or another of
-    ``reverse_variance``. The last step, to z_0, is drawn with its V too; data are z_0 / alpha_0, the
-    decoder's mean.
+    p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V). This is ``Process.posterior`` written in x_hat
+    and eps_hat, with q = e^{gamma_s - gamma_t} (Luo 2022, eqs. 84, 94): the mean is alpha_s x_hat +
+    sigma_s sqrt(q) eps_hat, and V is beta tilde = sigma_s^2 (1 - q) or another of
+    ``reverse_variance``. The last step, to z_0, is drawn with its V too; samples are z_0 / alpha_0,
+    the decoder's mean.
 
     Args:
-        variance: an object or its short name ("beta", "optimal", ...); None: the one of the bound.
+        variance: an object or its short name ("beta", "optimal", ...); None: that of the bound.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Ancestral(Sampler):
         self.variance = None if variance is None else as_variance(variance, "sampler.variance")
         self.reverse = self.variance or BetaTilde()
 
-    def drawing_from(self, variance: ReverseVariance) -> "Ancestral":
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Ancestral":
         if self.variance is not None:
             return self
         other = copy.copy(self)
@@ -55,13 +56,13 @@ class Ancestral(Sampler):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> "Ancestral":
-        """Return a copy with its optimal variance measured on x (B, *event) at the levels of its own grid."""
-        own = self.variance is self.reverse  # measured before, if it has nodes
+        """Return a copy whose optimal variance is measured on x (B, *event), on its own grid."""
+        own = self.variance is self.reverse  # measured already, if it has nodes
         if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)
-        if not len(levels):  # samples are a guess alone
+        if not len(levels):  # there are no steps: a sample is one prediction
             return self
         optimal.measure(denoiser, levels, x, seed, condition)
         other = copy.copy(self)
@@ -72,7 +73,7 @@ class Ancestral(Sampler):
         guess = at.guess(z, at.gamma_t)
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
+        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # beta tilde's
         assert self.reverse is not None
         widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
         return mean.addcmul_(at.noise(z), std * widened)

@@ -1,7 +1,8 @@
-r"""What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``.
+r"""The base class of samplers: the grid, the loop, and chunks of a large batch.
 
-A grid between a schedule's endpoints has equal steps of gamma (``gamma``), of the schedule's t (``time``) or
-of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al. 2022, eq. 5).
+Subclasses implement ``step``. A grid between a schedule's endpoints has equal steps of gamma
+(``gamma``), of the schedule's t (``time``) or of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2}
+(``karras``; Karras et al. 2022, eq. 5).
 """
 
 import math
@@ -25,24 +26,24 @@ from ..schedule import Schedule
 
 Grid = Literal["gamma", "time", "karras"]
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
-NUMBERS = 2**20  # of the items that are worked on at a time
+NUMBERS = 2**20  # entries of the samples that are drawn at a time
 
 
 def chunk_size(shape: Sequence[int]) -> int:
-    """Count the items of a shape in one chunk: about a million numbers, whatever the machine."""
+    """Return how many items of a shape are sampled at once: about a million numbers."""
     return max(1, NUMBERS // max(1, math.prod(shape)))
 
 
 @dataclass(eq=False)
 class Step:
-    """One step of a descent, from ``gamma_t`` to the lower ``gamma_s``, both (), and what it may ask.
+    """One sampling step from ``gamma_t`` to the lower ``gamma_s``, both (), and its inputs.
 
     Attributes:
-        denoiser: guided or not.
-        condition: of the B items, None without.
+        denoiser: with or without guidance.
+        condition: of the B items, or None.
         generator: of the sampler's own noise.
         last: whether no step follows.
-        before: what a multi-step method has left for the next step of the same descent.
+        history: what a multi-step method has left for the next step of the same descent.
     """
 
     denoiser: AnyDenoiser
@@ -51,14 +52,14 @@ class Step:
     condition: Condition | None = None
     generator: torch.Generator | None = None
     last: bool = False
-    before: tuple[Tensor, Tensor] | None = None
+    history: tuple[Tensor, Tensor] | None = None
 
     @property
     def process(self) -> Process:
         return self.denoiser.process
 
     def guess(self, z: Tensor, gamma: Tensor) -> Prediction:
-        """Return what the denoiser makes of z (B, *event) at gamma (), under the step's condition."""
+        """Return the prediction at z (B, *event) and gamma (), under the step's condition."""
         return self.denoiser(z, gamma, self.condition)
 
     def noise(self, z: Tensor) -> Tensor:
@@ -68,17 +69,18 @@ class Step:
 
 @declared("sampler")
 class Sampler(ABC):
-    """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
+    """Base class: draw samples in ``steps`` steps from the schedule's gamma(1) down to gamma(0).
 
     Args:
-        steps: number of steps, from 1 to 100000; beyond, what float32 rounds off a step adds up.
+        steps: number of steps, from 1 to 100000; beyond, the rounding errors of float32 add up.
         grid: "gamma", "time" or "karras".
         rho: the exponent of a Karras grid.
         chunk: samples drawn at a time; null for about a million numbers at a time.
 
     Attributes:
-        calls, guesses: calls of the denoiser in one step, and for the guess that some schedules end with.
-        reverse: the reverse variance it draws with, None where it is no ancestral one.
+        calls, guesses: calls of the denoiser in one step, and for the final prediction of some
+            schedules.
+        reverse: the reverse variance it draws with; None if it is not an ancestral sampler.
     """
 
     calls = guesses = 1
@@ -99,14 +101,17 @@ class Sampler(ABC):
         return self.steps * self.calls
 
     def calls_under(self, schedule: Schedule | None) -> int:
-        """Count the calls for one sample under a schedule, of which some end with a guess."""
+        """Count the denoiser's calls for one sample, with the last prediction of some schedules."""
         guessed = schedule is not None and schedule.denoised
         return self.evaluations - guessed * (self.calls - self.guesses)
 
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return (steps + 1,) gammas from gamma(1) down to gamma(0); (steps,) if ``denoised``."""
+        """Return the grid of gammas from gamma(1) down to gamma(0).
+
+        (steps + 1,), or (steps,) if the schedule is ``denoised``.
+        """
         if self.grid == "time":
             return schedule.gamma(schedule.stops(self.steps).to(device, dtype))
         t = torch.linspace(1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype)
@@ -115,15 +120,15 @@ class Sampler(ABC):
             return low + (high - low) * t
         root = torch.exp(0.5 / self.rho * torch.stack([low, high]))
         gammas = 2 * self.rho * torch.log(root[0] + (root[1] - root[0]) * t)
-        gammas[0], gammas[-1] = high, low  # exactly, whatever exp and log lose
+        gammas[0], gammas[-1] = high, low  # exact, without the rounding of exp and log
         return gammas
 
-    def drawing_from(self, variance: ReverseVariance) -> "Sampler":
+    def with_reverse_variance(self, variance: ReverseVariance) -> "Sampler":
         """Return this sampler for a model of that reverse variance, from which an ancestral step draws."""
         return self
 
     def draws_under(self, condition: Condition | None) -> int:
-        """Return how many samples are drawn for each that is kept, as ``Chosen`` keeps one."""
+        """Return how many samples are drawn for each one that is kept, as by ``Chosen``."""
         return 1
 
     @abstractmethod
@@ -138,7 +143,10 @@ class Sampler(ABC):
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Yield every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
+        """Yield z (B, *event) after each step, starting from ``z`` at gammas[0].
+
+        The last one is at gammas[-1].
+        """
         at = Step(denoiser, gammas[0], gammas[0], condition, generator)
         levels = gammas.unbind()
         for at.gamma_t, at.gamma_s in pairwise(levels):
@@ -159,10 +167,12 @@ class Sampler(ABC):
         dtype: torch.dtype = torch.float32,
         progress: Progress = iter,
     ) -> Tensor:
-        """Draw samples ``shape`` (B, *event), data units: the decoder's mean, z_0 / alpha_0 or a last guess.
+        """Draw samples of the shape (B, *event), in data units.
 
-        ``progress`` wraps the loop over the steps of all chunks (a progress bar). The whole batch's starting
-        noise is drawn first, so a deterministic sampler gives the same samples whatever the chunk.
+        A sample is z_0 / alpha_0, the decoder's mean, or the final prediction of some schedules.
+        ``progress`` wraps the loop over the steps of all chunks (a progress bar). The whole batch's
+        starting noise is drawn first, so a deterministic sampler gives the same samples whatever
+        the chunk.
         """
         gammas = self.gammas(schedule, device, dtype)
         process: Process = denoiser.process
@@ -178,5 +188,5 @@ class Sampler(ABC):
             if schedule.denoised:
                 z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]
             done.append(z)
-        next(ticks, None)  # past its end, where a bar closes
+        next(ticks, None)  # past the end, where a progress bar closes
         return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

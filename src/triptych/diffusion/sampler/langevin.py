@@ -1,4 +1,4 @@
-"""Langevin dynamics: sampling with nothing but a score (Song & Ermon 2019; tutorial sec. "Score-based")."""
+"""Langevin dynamics: sampling from a score alone (Song & Ermon 2019; Luo 2022, "Score-based")."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +22,8 @@ def langevin(
 ) -> Tensor:
     """Repeat x <- x + size / 2 score(x) + sqrt(size) noise ``steps`` times, from x (B, *event).
 
-    For a Gaussian of variance s^2 its stationary law is one of s^2 / (1 - size / (4 s^2)). It crosses a gap
-    of low density only in exponential time.
+    For a Gaussian of variance s^2, the stationary distribution has the variance s^2 / (1 - size /
+    (4 s^2)). The time to cross a gap of low density is exponential.
     """
     size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
     root = size.sqrt()
@@ -34,14 +34,14 @@ def langevin(
 
 
 class Langevin(Sampler):
-    """Plain Langevin dynamics: every level is the last one, gamma(0), and the weights of modes are lost.
+    """Plain Langevin dynamics: all updates are at the last level, gamma(0).
 
-    There is no Metropolis step: from size = 4 s^2, of the narrowest variance s^2 of the data, updates
-    diverge.
+    The relative weights of modes are lost. There is no Metropolis step: from size = 4 s^2 on, where
+    s^2 is the smallest variance of the data, updates diverge.
 
     Args:
         inner: updates in each of ``steps``.
-        size: of one update, in data units squared.
+        size: size of one update, in squared data units.
     """
 
     def __init__(self, steps: int, inner: Count = 10, size: Positive = 0.002, **options: Any):
@@ -64,8 +64,9 @@ class Langevin(Sampler):
 class AnnealedLangevin(Sampler):
     r"""Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1).
 
-    At each level ``inner`` updates of size ``rate sigma^2``, then on to the next, the point staying where it
-    is in data units. Their step eps sigma_i^2 / sigma_L^2 is rate = eps / sigma_L^2: 0.2 for them.
+    At each level there are ``inner`` updates of size ``rate sigma^2``; then the point moves to the
+    next level, unchanged in data units. The paper's step eps sigma_i^2 / sigma_L^2 means rate = eps
+    / sigma_L^2, which is 0.2 there.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class AnnealedLangevin(Sampler):
 
 
 class PredictorCorrector(Ancestral):
-    """Song et al. 2021 (SDE, algorithm 1): an ancestral step, then ``inner`` Langevin updates where it led.
+    """Predictor-corrector sampling: ancestral steps, each with Langevin updates after it.
 
-    Their corrector (algorithm 4) is z + e score + sqrt(2 e) noise, e = 2 (snr |noise| / |score|)^2, which is
-    2 snr^2 sigma^2 where the score has its typical length sqrt(d) / sigma. We take that everywhere, so that
-    no sample's step depends on its batch; ``langevin``'s size is 2 e. The factor 1 - beta_i of algorithm 5
-    (VP), at least .98 on their grid of 1000, is left out.
+    Song et al. 2021 (SDE), algorithm 1, with ``inner`` updates at the new level. The paper's
+    corrector (algorithm 4) is z + e score + sqrt(2 e) noise with e = 2 (snr |noise| / |score|)^2,
+    which is 2 snr^2 sigma^2 if the score has its typical length sqrt(d) / sigma. We use that value
+    everywhere, so that no sample's step depends on its batch; ``langevin``'s size is 2 e. The
+    factor 1 - beta_i of algorithm 5 (VP), at least .98 on the paper's grid of 1000, is left out.
     """
 
     def __init__(
@@ -104,6 +106,6 @@ class PredictorCorrector(Ancestral):
 
 
 def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
-    """Carry z at gamma_t to gamma_s in data units and update it there ``steps`` times."""
+    """Move z from gamma_t to gamma_s, unchanged in data units, and update it ``steps`` times."""
     z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

@@ -1,4 +1,7 @@
-r"""Solvers of the probability-flow ODE, dy/ds = epsilon(z, gamma) with y = z / alpha, s = sigma / alpha."""
+r"""Solvers of the probability-flow ODE.
+
+dy/ds = epsilon(z, gamma) with y = z / alpha and s = sigma / alpha.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from triptych.declare import Count, NonNegative, Positive, Share
 
-from ..condition import Condition
+from ..condition import Condition, part_of
 from ..protocol import AnyDenoiser
 from ..schedule import Schedule
 from .base import Grid, Sampler, Step
@@ -27,11 +30,12 @@ class Euler(Sampler):
 
 
 class DDIM(Sampler):
-    """Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
+    """DDIM (Song et al. 2021, eq. 12), deterministic or with added noise.
 
-    n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)), eta times beta tilde's root as in their eq. 16, whatever
-    the reverse variance of the bound: eta = 0 is the probability-flow ODE's first-order step, eta = 1 the
-    ancestral sampler of beta tilde.
+    z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise with n = eta sigma_s sqrt(1 -
+    exp(gamma_s - gamma_t)). n is eta times the root of beta tilde, as in the paper's eq. 16,
+    whatever the reverse variance of the bound. eta = 0 is the first-order step of the
+    probability-flow ODE, eta = 1 the ancestral sampler with beta tilde.
     """
 
     def __init__(self, steps: int, grid: Grid = "gamma", eta: Share = 0.0, **options: Any):
@@ -49,13 +53,14 @@ class DDIM(Sampler):
 
 
 class Chosen(DDIM):
-    """Of ``draws`` samples by DDIM the one with the highest dot product with a vector of the condition.
+    """Draw several samples by DDIM and keep the one closest to a vector of the condition.
 
-    So DALL-E 2's prior draws (Ramesh et al. 2022, sec. 2.2): of two image embeddings the one nearer to the
-    text's.
+    The closest one has the highest dot product. DALL-E 2's prior does this (Ramesh et al. 2022,
+    sec. 2.2): of two image embeddings it keeps the one closer to that of the text.
 
     Args:
-        draws: samples to choose from; 1, or a condition without the part: DDIM's own sample, bit for bit.
+        draws: number of samples to choose from; with 1, or a condition without the part, DDIM's own
+            sample is returned, bit for bit.
         by: name of the part of the condition, a vector of the samples' size.
     """
 
@@ -76,48 +81,48 @@ class Chosen(DDIM):
     ) -> Tensor:
         draw, count = super().__call__, self.draws_under(condition)
         draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(count)]
-        return draws[0] if condition is None or count == 1 else self.choose(torch.stack(draws), condition)
+        if condition is None or count == 1:
+            return draws[0]
+        return self.choose(torch.stack(draws), condition)
 
     def draws_under(self, condition: Condition | None) -> int:
-        return self.draws if condition is not None and condition.part(self.by) is not None else 1
+        if part_of(condition, self.by) is None:
+            return 1
+        return self.draws
 
     def choose(self, draws: Tensor, condition: Condition, ways: Tensor | None = None) -> Tensor:
-        """Return the nearest of ``draws`` (D, B, *event), or of ``ways`` (D, B, ...) that lead to them."""
+        """Return the closest of ``draws`` (D, B, *event), or its path in ``ways`` (D, B, ...)."""
         near = condition.parts[self.by].value.flatten(1)
-        if near[0].numel() != draws[0, 0].numel():
-            raise ValueError(
-                f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
-                f"{draws[0, 0].numel()} of a sample"
-            )
         best = (draws.flatten(2) * near).sum(2).argmax(0)
         return (draws if ways is None else ways)[best, torch.arange(len(best), device=best.device)]
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call a step.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call per step.
 
-    In half log SNR, lambda = -gamma / 2, with steps h and before it h':
-    z_s = (sigma_s / sigma_t) z + alpha_s (1 - e^{-h}) D with D = x_t + (h / 2 h') (x_t - x_before), x_t being
-    the guessed x0. D = x_t, DDIM's, in the first step, and in the last, which might overshoot the data.
+    In half log SNR, lambda = -gamma / 2, let h be the step and h' the one before it. Then z_s =
+    (sigma_s / sigma_t) z + alpha_s (1 - e^{-h}) D with D = x_t + (h / 2 h') (x_t - x_before), where
+    x_t is the predicted x0. The first step uses D = x_t, as in DDIM, and so does the last, which
+    might overshoot the data.
     """
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
-        if at.before is not None and not at.last:
-            gamma_r, x0 = at.before
+        if at.history is not None and not at.last:
+            gamma_r, x0 = at.history
             ratio = (at.gamma_t - at.gamma_s) / (gamma_r - at.gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
             z_s.addcmul_(guess.x0 - x0, pull)
-        at.before = at.gamma_t, guess.x0
+        at.history = at.gamma_t, guess.x0
         return z_s
 
 
 class Heun(Sampler):
-    r"""Heun's method (Karras et al. 2022, algorithm 1): second order, two calls a step.
+    r"""Heun's method (Karras et al. 2022, algorithm 1): second order, two calls per step.
 
-    y_s = y_t + (s_s - s_t) (eps_t + eps_s) / 2, with eps_s taken at Euler's point.
+    y_s = y_t + (s_s - s_t) (eps_t + eps_s) / 2, with eps_s predicted at Euler's point.
     """
 
     calls = 2
@@ -127,23 +132,22 @@ class Heun(Sampler):
         guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
         again = at.guess(euler, at.gamma_s)
-        half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))  # alpha_s (s_s - s_t) / 2
+        # This is alpha_s (s_s - s_t) / 2.
+        half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))
         return torch.addcmul(euler, again.epsilon - guess.epsilon, half)
 
 
 class EDM(Heun):
-    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): a little fresh noise, then Heun's step.
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): add noise, then take Heun's step.
 
-    With their sigma as s = sigma / alpha = e^{gamma / 2}: where low <= s <= high, s is first raised to
-    s' = s (1 + min(churn / steps, sqrt 2 - 1)), y' = y + noise sqrt(s'^2 - s^2) N(0, I), and Heun's step
-    leads from there. Theirs ends with an Euler step to sigma = 0, ours at the schedule's end.
+    The paper's sigma is s = sigma / alpha = e^{gamma / 2}. Where low <= s <= high, s is first
+    raised to s' = s (1 + min(churn / steps, sqrt 2 - 1)), y' = y + noise sqrt(s'^2 - s^2) N(0, I),
+    and Heun's step starts there. The paper ends with an Euler step to sigma = 0; we end at the
+    schedule's end.
 
     Args:
         churn, noise: their S_churn and S_noise.
         low, high: their S_tmin and S_tmax, of sigma / alpha; None: no limit.
-
-    Raises:
-        ValueError: ``high`` is not above ``low``.
     """
 
     def __init__(
@@ -157,16 +161,15 @@ class EDM(Heun):
         **options: Any,
     ):
         super().__init__(steps, grid, **options)
-        if high is not None and high <= low:
-            raise ValueError(f"sampler.low={low} and sampler.high={high}: must be low < high, or null")
         self.churn, self.noise = churn, noise
         self.low, self.high = low, math.inf if high is None else high
-        self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1
+        self.raised = min(churn / steps, math.sqrt(2) - 1)  # the paper's gamma_i: s' / s - 1
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         if self.raised:
             s = torch.exp(0.5 * at.gamma_t)
-            inside = (self.low <= s) & (s <= self.high)  # a tensor, not a bool: nothing waits for the device
+            # A tensor and not a bool, so that nothing waits for the device.
+            inside = (self.low <= s) & (s <= self.high)
             more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
             (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))
             fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - more))

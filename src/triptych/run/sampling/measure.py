@@ -232,7 +232,7 @@ def _row(
             log_line(run, f"metric {name}: {some} of {len(figures)} sets of samples{at} have a value")
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
-        "evaluations": drawing.sampler.calls_under(getattr(drawing.model, "schedule", None)),
+        "evaluations": drawing.sampler.calls_under(drawing.model.schedule),
         "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 
@@ -274,13 +274,10 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {} without a
     truth, or where training never left out the condition: points of the ``shown`` split have none here.
     """
-    model: Any = experiment.model  # of noise levels, if it has a denoiser
-    data = experiment.data
-    denoiser = getattr(model, "denoiser", None)
+    model, data, denoiser = experiment.model, experiment.data, experiment.model.denoiser
     if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits[data.shown]):
         return {}
-    parts = {*getattr(getattr(denoiser, "network", None), "conditions", ())} - {AUGMENTATION}
-    if never_dropped(getattr(model, "label_dropout", 0.0), parts):
+    if never_dropped(model.label_dropout, {*denoiser.conditions} - {AUGMENTATION}):
         return {}
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)

@@ -30,7 +30,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     if not model.draws:
         fix = "pass a generative model's"
         raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
-    if values["trajectory"] is not None and not hasattr(model, "denoiser"):
+    if values["trajectory"] is not None and model.denoiser is None:
         raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
@@ -96,7 +96,7 @@ def _prompted(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | N
         raise UserError(f"prompt={prompts[0]!r}: this model is not conditioned on text; {fix}")
     given = {*conditions.parts, *drawing.sources, *([IMAGE] if values["like"] is not None else [])}
     absent = [name for name in parts_read(drawing.model, drawing.data) if name not in given]
-    check_dropped(f"prompt={prompts[0]!r}", getattr(drawing.model, "label_dropout", 1.0), absent)
+    check_dropped(f"prompt={prompts[0]!r}", drawing.model.label_dropout, absent)
     return conditions[torch.arange(n) % len(prompts)]
 
 
@@ -156,8 +156,7 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data, key = drawing.data, f"like={[*images]}"
-    network = getattr(getattr(drawing.model, "denoiser", None), "network", None)
-    if not isinstance(data, Captioned) or IMAGE not in getattr(network, "conditions", ()):
+    if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
         raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
     if len(images) not in (1, 2):
         raise UserError(f"{key}: must be one image, or two to interpolate between")

@@ -6,7 +6,6 @@ A sweep of them: its scale, and what it records of the claims before its first r
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,35 +20,34 @@ from triptych.config.identity import cores, grid_keys, leaves
 from triptych.config.keys import check_values
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.schema import PaperClaim, PaperNode
-from triptych.config.source import CONFIGS, choices_of, folders
+from triptych.config.source import CONFIGS, folders
 from triptych.errors import UserError
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.papers.claim import METRIC, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
-from triptych.study.rounds import jobs_of
+from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, SOURCES, Axes, Claim, read_claim
 
-# of a claim: what changes none of its statistics
+# The keys of a claim that change none of its statistics.
 WORDS_ALONE = (
     "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
     "otherwise", "untestable",
 )  # fmt: skip
 KINDS = ("identity", "exact", "trained")
-WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 
 
 def axes_of(
-    jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any] | None = None
+    jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """Return values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
     values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
-    for job in jobs:
-        for override in job:
-            key, _, value = override.lstrip("+").partition("=")
-            if key in values_of:
-                values_of[key][value.strip("'\"")] = None
+    for override in (override for job in jobs for override in job):
+        key, _, value = override.lstrip("+").partition("=")
+        if key in values_of:
+            values_of[key][value.strip("'\"")] = None
     axes = {key: list(values) for key, values in values_of.items()}
-    if measures and measures.get("over") and measures.get("n"):
-        over = measures["over"]
-        axes[over if isinstance(over, str) else str(over[0])] = [f"{value:g}" for value in measures["values"]]
+    over = measures["over"]
+    if over and measures["n"]:
+        if not isinstance(over, str):
+            over = str(over[0])
+        axes[over] = [f"{value:g}" for value in measures["values"]]
     return axes
 
 
@@ -63,20 +61,24 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
 
 def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     """Return a digest of what a paper's file sets of its runs at a scale: all but ``paper``."""
-    sweeper = (file.get("hydra") or {}).get("sweeper") or {}
-    own = sweeper | {"scales": (sweeper.get("scales") or {}).get(scale)}
-    rest = {key: value for key, value in file.items() if key not in ("paper", "hydra")} | {"sweeper": own}
-    if scale == "small":  # to which a file of another scale's values adds nothing
-        rest["defaults"] = [one for one in rest.get("defaults") or [] if not _only_scales(one)]
-    return sha256(yaml.safe_dump(rest).encode()).hexdigest()[:16]
+    settings = dict(file)
+    settings.pop("paper", None)
+    hydra = settings.pop("hydra", None) or {}
+    sweeper = dict(hydra.get("sweeper", {}))
+    sweeper["scales"] = sweeper.get("scales", {}).get(scale)
+    settings["sweeper"] = sweeper
+    if scale == "small":
+        # A file that holds values of another scale alone adds nothing to this one.
+        settings["defaults"] = [name for name in file.get("defaults", []) if not _only_scales(str(name))]
+    return sha256(yaml.safe_dump(settings).encode()).hexdigest()[:16]
 
 
-def _only_scales(default: Any) -> bool:
+def _only_scales(default: str) -> bool:
     """Return whether an entry of ``defaults`` names a file that sets nothing but scales."""
-    with suppress(OSError):
-        values = leaves(read_yaml(CONFIGS / f"{str(default).lstrip('/')}.yaml"))
-        return all(key.startswith("hydra.sweeper.scales.") for key, _ in values)
-    return False
+    file = CONFIGS / f"{default.lstrip('/')}.yaml"
+    if not file.is_file():
+        return False
+    return all(key.startswith("hydra.sweeper.scales.") for key, _ in leaves(read_yaml(file)))
 
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
@@ -87,57 +89,49 @@ def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
 def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
     """Return the claims of a sweep's node ``paper``; UserError: a wrong value, or one not in ``axes``."""
     check_values({"paper": dict(node)})
-    for key in sorted(PaperNode.__required_keys__ - node.keys()):
-        raise UserError(f"paper.{key}: a value is needed")
-    if not node["claims"]:
-        raise UserError("paper.claims={}: must be one or more claims")
-    for name, claim in node["claims"].items():
-        for key in sorted(PaperClaim.__required_keys__ - claim.keys()):
-            raise UserError(f"paper.claims.{name}.{key}: a value is needed")
+    check_present("paper", node, PaperNode.__required_keys__)
     settings = {key: values for key, values in axes.items() if key != "seed"}
-    return [read_claim(name, one, settings, scale) for name, one in claims_at(node["claims"], scale).items()]
+    claims = []
+    for name, claim in claims_at(node["claims"], scale).items():
+        check_present(f"paper.claims.{name}", claim, PaperClaim.__required_keys__)
+        claims.append(read_claim(name, claim, settings, scale))
+    return claims
+
+
+def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise UserError for a key that a node lacks."""
+    for key in keys:
+        if key not in node:
+            raise UserError(f"{path}.{key}: a value is needed")
 
 
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
-    """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
-    swept = {key.split(".")[0].split("/")[0] for key in axes}
-    own = config.get("metrics") or {}
-    built = {name: str(one.get("_target_")) for name, one in own.items() if one}
-    users = [name for name, target in built.items() if not target.startswith("triptych.")]
-    drawn = config["measures"]["n"] or {"measures", "measures.n"} & axes.keys()
+    """Raise UserError for a metric that no run of the sweep will have."""
+    drawn = config["measures"]["n"] or not {"measures", "measures.n"}.isdisjoint(axes)
+    known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *(config.get("metrics") or {})]
+    swept = {key.split(".")[0] for key in axes}
+    may_be_added = not {"metrics", "setting"}.isdisjoint(swept)
     for claim in claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
-            at = f"paper.claims.{claim.name}.metric={metric}"
-            if metric in SAMPLE_METRICS:
-                if not drawn:
-                    raise UserError(f"{at}: measures.n=0 measures no samples; measures.n=1000 does")
-                points = SAMPLE_METRICS[metric].of == "points"
-                if points and config["measures"].get("classifier"):
-                    raise UserError(f"{at}: of points; images, which measures.classifier is for, have others")
-            elif metric in ("ode", "ode_bound"):
-                if not (config.get("likelihood") or {"likelihood", "setting"} & swept):
-                    raise UserError(f"{at}: likelihood=none has no such figure; likelihood=ode has")
-            elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
-                if metric in choices_of("metrics"):
-                    raise UserError(f"{at}: not computed here; add it to metrics=")
-                known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
-                raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
-            elif metric in users and not drawn and not {"metrics", "setting"} & swept:
-                from triptych.run.reference import own_metrics  # torch, which no other claim needs
-
-                own_metrics(config)  # which refuses one of samples
+            path = f"paper.claims.{claim.name}.metric={metric}"
+            if metric in SAMPLE_METRICS and not drawn:
+                raise UserError(f"{path}: measures.n=0 measures no samples; measures.n=1000 does")
+            if metric not in known and not may_be_added:
+                raise UserError(f"{path}: no such metric, {nearest(metric, known)}")
 
 
-def check_scale(config: DictConfig) -> None:
-    """Raise UserError for a scale that the chosen paper does not have."""
-    scale, name = config.get("scale", "small"), config.hydra.runtime.choices.get("paper")
+def scale_values(config: DictConfig) -> dict[str, Any]:
+    """Return {key: value} of the chosen scale, {} for the small one; UserError: a paper without it."""
+    scale = config.get("scale", "small")
     if scale == "small":
-        return
+        return {}
     if not config.get("paper"):
         raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
-    values = config.hydra.sweeper.get("scales", {}).get(scale) or "has no such scale; use scale=small"
-    if isinstance(values, str):  # the reason why there is none
-        raise UserError(f"scale={scale}: paper={name} {values}")
+    values: Any = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
+    if not isinstance(values, DictConfig):
+        reason = values or "has no such scale; use scale=small"
+        raise UserError(f"scale={scale}: paper={config.hydra.runtime.choices.get('paper')} {reason}")
+    return {str(key): value for key, value in to_plain(values).items()}
 
 
 def set_scale(config: DictConfig) -> list[str]:
@@ -146,122 +140,110 @@ def set_scale(config: DictConfig) -> list[str]:
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
     with its value out of the configuration.
     """
-    values = _of_scale(config)
+    values = scale_values(config)
     if not values:
         return []
+    sweeper = config.hydra.sweeper
     with open_dict(config):
-        config.hydra.sweeper.settings = dict(config.hydra.sweeper.settings) | values.pop("settings", {})
-    # one by one, as what is read by key is resolved where it stands
-    grid = dict(config.hydra.sweeper.get("params") or {}) | values
+        sweeper.settings = dict(sweeper.settings) | values.pop("settings", {})
+    # A value may refer to the settings by interpolation, so these are set first.
+    grid = dict(sweeper.get("params") or {}) | values
     with open_dict(config):
-        config.hydra.sweeper.params = {key: value for key, value in grid.items() if value is not None}
+        sweeper.params = {key: value for key, value in grid.items() if value is not None}
         set_measures(config, values)
-    return [key.lstrip("~+") for key, value in values.items() if not _several(value)]
+    return [key.lstrip("~+") for key in _shared_by_all(values)]
 
 
 def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
     """Set what of a scale's values the claims depend on."""
     for key, value in values.items():
-        if key.startswith("measures.") and value is not None:
-            OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+        if not key.startswith("measures.") or value is None:
+            continue
+        if isinstance(value, str):
+            value = yaml.safe_load(value)
+        OmegaConf.update(config, key, value)
 
 
-def _of_scale(config: DictConfig) -> dict[str, Any]:
-    """Return {key: value} of the chosen scale; {} for the small one."""
-    scale = config.get("scale", "small")
-    if scale == "small":
-        return {}
-    values: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
-    return {str(key): value for key, value in values.items()}
+def _shared_by_all(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a scale that have one value, not a list of them as in "1,2"."""
+    return [key for key, value in values.items() if "," not in str(value) or not isinstance(value, str)]
 
 
-def _several(value: Any) -> bool:
-    return isinstance(value, str) and "," in value
-
-
-def claims_of(config: DictConfig, before: SweepRecord, any_result: bool) -> dict[str, Any]:
+def claims_of(
+    config: DictConfig, jobs: Sequence[Sequence[str]], before: SweepRecord, any_result: bool
+) -> dict[str, Any]:
     """Return the claims for ``sweep.json``, {} if no paper's; UserError: one that this sweep cannot decide.
 
-    ``before``: its content at an earlier start; ``any_result``: whether a run of it has ended.
+    ``jobs``: the overrides of each run. ``before``: the record of an earlier start. ``any_result``: whether
+    a run of the sweep has ended.
     """
     if not config.get("paper"):
         return {}
-    sweeper = config.hydra.sweeper
-    if sweeper.get("tune") or config.get("until"):
-        key = "until=decided" if config.get("until") else "hydra.sweeper.tune"
-        why = "whose settings and seeds are fixed before the run"
-        raise UserError(f"{key}: not with a paper's claims, {why}")
-    node = to_plain(config.paper)
-    name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
-    plain: Any = {
-        key: to_plain(config[key]) if OmegaConf.is_config(config[key]) else config[key]
-        for key in ("measures", "likelihood", "metrics")
-        if key in config
-    }
-    scale = str(config.get("scale", "small"))
-    jobs = jobs_of(config)
-    keys = dict.fromkeys([*(sweeper.get("params") or {}), *sorted(grid_keys(config))])
-    for key, value in _of_scale(config).items():
-        if not _several(value):  # all runs have it: no axis
-            keys.pop(key, None)
-    axes = axes_of(jobs, map(str, keys), plain["measures"])
+    if config.get("until") or config.hydra.sweeper.get("tune"):
+        raise UserError("paper: its settings and seeds are fixed; leave out until and hydra.sweeper.tune")
+    node, scale = to_plain(config.paper), str(config.get("scale", "small"))
+    axes = _swept_axes(config, jobs)
     runs_stay = any_result and not config.get("force")
     if runs_stay:
         # Runs of values that are not typed again are still there.
         for key, values in axes.items():
             axes[key] = [*dict.fromkeys([*before.paper_axes.get(key, ()), *values])]
-    check_claimed_metrics(read_claims(node, axes, scale), plain, axes)
-    check_fairness(claims_at(node["claims"], scale))
-    changed = before.claims_changed
-    if any_result and before.paper:
-        began = decisive_keys(before.paper.get("claims") or {}, scale)
-        changed |= began != decisive_keys(node["claims"], scale)
-        changed |= before.paper_axes != axes  # seeds that are added once something is known
+    check_claimed_metrics(read_claims(node, axes, scale), config, axes)
+    check_findings(claims_at(node["claims"], scale))
+    name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
-    facts |= {"scale": scale, "machine": machine()}
-    for file in (folder / "paper" / f"{name}.yaml" for folder in folders()):
+    facts |= {"scale": scale, "machine": machine(), "paper_settings": _current_settings(name, scale)}
+    if runs_stay:
+        facts["paper_settings"] = before.paper_settings
+    if before.claims_changed or (any_result and _has_changed(before, node, axes, scale)):
+        facts["claims_changed"] = True
+    return facts
+
+
+def _swept_axes(config: DictConfig, jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """Return the values of each key that the grid varies; a scale's single values are no axes."""
+    keys = dict.fromkeys([*(config.hydra.sweeper.get("params") or {}), *sorted(grid_keys(config))])
+    for key in _shared_by_all(scale_values(config)):
+        keys.pop(key, None)
+    return axes_of(jobs, map(str, keys), to_plain(config.measures))
+
+
+def _has_changed(before: SweepRecord, node: Mapping[str, Any], axes: Axes, scale: str) -> bool:
+    """Return whether claims are others than at an earlier start, or seeds were added since."""
+    if not before.paper:
+        return False
+    earlier = decisive_keys(before.paper.get("claims") or {}, scale)
+    return earlier != decisive_keys(node["claims"], scale) or before.paper_axes != axes
+
+
+def _current_settings(name: str, scale: str) -> str:
+    """Return the digest of a paper's file; "" without one."""
+    for folder in folders():
+        file = folder / "paper" / f"{name}.yaml"
         if file.is_file():
-            now = settings_digest(read_yaml(file), scale)
-            facts["paper_settings"] = before.paper_settings if runs_stay else now
-    return facts | ({"claims_changed": True} if changed else {})
+            return settings_digest(read_yaml(file), scale)
+    return ""
 
 
-def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a claim without origin or kind, a finding that nothing could contradict, a margin too wide."""
+def check_findings(claims: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a claim without origin or kind, and a finding that nothing could contradict."""
     for name, node in claims.items():
         path = f"paper.claims.{name}"
         if "kind" not in node:
             raise UserError(f"{path}.kind: a value is needed; one of {', '.join(KINDS)}")
-        if not {"table", "figure", "section"} & set(node):
+        if not any(key in node for key in SOURCES):
             raise UserError(f"{path}: no source; add table, figure or section, and a quote")
-        identity, turned = node["kind"] == "identity", "otherwise" in node
-        if identity and turned:
-            problem = "otherwise= contradicts it; an identity cannot come out the other way"
-            raise UserError(f"{path}.kind=identity: {problem}")
-        if not identity and not turned:
-            problem = "otherwise is needed: under what the claim would come out the other way"
-            raise UserError(f"{path}.kind={node['kind']}: {problem}; a claim without it is an identity")
-        for margin, effect in (("within", "by"), ("within_factor", "by_factor")) if "same" in node else ():
-            wide = node.get(margin, 0)
-            if margin == "within_factor" and wide > WIDEST:
-                problem = "wider than half of the smaller"
-                raise UserError(f"{path}.{margin}={wide:g}: {problem}; use at most {WIDEST}")
-            for other in claims.values():
-                least = other.get(effect)
-                if "order" in other and least and least < wide and _metric(other) == _metric(node):
-                    of = f"the effect {effect}={least:g} that another claim calls an improvement"
-                    raise UserError(f"{path}.{margin}={wide:g}: wider than {of}; use a smaller margin")
-
-
-def _metric(node: Mapping[str, Any]) -> str:
-    return METRIC if node.get("compare") == METRIC else str(node.get("metric", "bound"))
+        if (node["kind"] == "identity") == ("otherwise" in node):
+            rule = "a finding needs otherwise=, under what it would come out the other way"
+            raise UserError(f"{path}.kind={node['kind']}: {rule}; an identity has none")
 
 
 def machine() -> str:
     """Describe the machine of a table of results, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
-    info = ""
-    with suppress(OSError):
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"^model name\s*:\s*(.+)", info, re.MULTILINE)
-    model = " ".join(match[1].split()) if match else ""
-    return ", ".join(filter(None, (platform.machine(), model, f"{cores()} cores")))
+    parts = [platform.machine()]
+    file = Path("/proc/cpuinfo")
+    if file.is_file():
+        match = re.search(r"^model name\s*:\s*(.+)", file.read_text(errors="replace"), re.MULTILINE)
+        if match:
+            parts.append(" ".join(match[1].split()))
+    return ", ".join([*parts, f"{cores()} cores"])

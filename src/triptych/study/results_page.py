@@ -7,15 +7,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.config.compose import to_plain
 from triptych.config.describe import read_yaml
 from triptych.config.metric import measures_of, version_of
 from triptych.config.source import folders
@@ -27,18 +29,12 @@ from triptych.run.sweep_record import SweepRecord
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import decisive_keys, set_measures, settings_digest
-from triptych.study.papers.published import FINDINGS, Judgement
+from triptych.study.published import FINDINGS, Judgement
 from triptych.study.render import page_template
 from triptych.study.study import Study, read_study
 from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 Entry = dict[str, Any]
-# what a paper's page reads of its result, and of a claim in it
-READ = {"name", "scale", "cite", "arxiv", "where", "origin", "changed", "decides", "differs"}
-READ_OF_CLAIM = {
-    *("name", "says", "kind", "source", "word", "rule", "metric", "note", "why", "quote", "otherwise"),
-    *("measured", "claimed", "all_measured", "published_ratio", "all_published", "ratio", "is_tie"),
-}
 TITLE = "# Published claims, measured"  # as the template begins
 AGAIN = "to run again"  # the claim or a measure has changed since
 COLOURS = {
@@ -64,16 +60,23 @@ def _is_papers_sweep(place: Path) -> bool:
 def read_papers(scale: str = "small") -> dict[str, Any]:
     """Read {name: node ``paper`` at a scale, with a digest of the rest}; trusted packages have some, too."""
     nodes: dict[str, Any] = {}
-    for file in (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml"))):
-        plain = read_yaml(file)
-        node: Any = plain.get("paper") or {}
-        with suppress(OmegaConfBaseException):  # what a file refers to beyond itself stays as it is written
-            config = DictConfig(plain)
-            if OmegaConf.is_dict(values := OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")):
-                set_measures(config, OmegaConf.to_container(values))  # type: ignore[arg-type]
-            node = OmegaConf.to_container(config.paper, resolve=True)
-        nodes[file.stem] = node | {"settings": settings_digest(plain, scale)}
+    for folder in folders():
+        for file in sorted((folder / "paper").glob("*.yaml")):
+            plain = read_yaml(file)
+            nodes[file.stem] = _paper_node(plain, scale) | {"settings": settings_digest(plain, scale)}
     return nodes
+
+
+def _paper_node(plain: dict[str, Any], scale: str) -> Any:
+    """Return a file's node ``paper`` with a scale's measures; as written if it refers beyond the file."""
+    try:
+        config = DictConfig(plain)
+        values = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
+        if isinstance(values, DictConfig):
+            set_measures(config, to_plain(values, resolve=False))
+        return to_plain(config.paper)
+    except OmegaConfBaseException:
+        return plain.get("paper", {})
 
 
 def write_results(page: Path, roots: Sequence[Path]) -> None:
@@ -85,7 +88,8 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
         raise UserError(f"--results {page}: exists and is no page of results; choose another name")
     folder = page.with_suffix("")
     for place in find_papers(roots):
-        if (study := read_study([place])).published:
+        study = read_study([place])
+        if study.published:
             entry = paper_entry(study) | {"settings": SweepRecord.read(place).paper_settings or None}
             text = json.dumps(entry, indent=1, ensure_ascii=False)
             write_atomic(folder / Path(f"{entry['title']}.json").name, text + "\n")
@@ -94,33 +98,26 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     entries = [entry | {"claims": current_claims(entry, known[entry["scale"]])} for entry in kept]
     for entry in entries:
         write_atomic(folder / f"{entry['title']}.md", page_template("paper.md.j2").render(entry=entry) + "\n")
-    if figure := claims_figure(entries):
+    figure = claims_figure(entries)
+    if figure:
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known["small"], folder.name, bool(figure)))
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """Return the papers' results that `write_results` left in a folder, by title; Unreadable: one is none."""
-    entries = []
-    for file in sorted(folder.glob("*.json")):
-        entry = read_record(file) or {}
-        claims = entry.get("claims")
-        lacking = READ - entry.keys()
-        for claim in claims if isinstance(claims, list) else [{}]:
-            lacking |= READ_OF_CLAIM - {*claim}
-        if lacking:
-            raise Unreadable(f"{file}: no paper's result (it has no {min(lacking)})")
-        entries.append(entry | {"title": file.stem})
-    return entries
+    """Return the papers' results that `write_results` left in a folder, by title."""
+    return [(read_record(file) or {}) | {"title": file.stem} for file in sorted(folder.glob("*.json"))]
 
 
 def paper_entry(study: Study) -> dict[str, Any]:
     """Return a finished sweep's result as plain data."""
     results, runs = study.published, study.runs
     assert results is not None
-    node, seconds = results.node, sum(map(wall_seconds, runs))
+    node, seconds, title = results.node, sum(map(wall_seconds, runs)), results.name
+    if results.scale != "small":
+        title += f"_{results.scale}"
     return {
-        "title": results.name + (f"_{results.scale}" if results.scale != "small" else ""),
+        "title": title,
         "name": results.name, "cite": node["cite"], "arxiv": node.get("arxiv") or "",
         "where": node["where"], "scale": results.scale,
         "differs": node.get("differs") or [], "discarded_seeds": node.get("discarded_seeds") or [],
@@ -146,16 +143,15 @@ def earliest_versions(runs: Sequence[Run]) -> dict[str, int]:
 
 def wall_seconds(run: Run) -> float:
     """Return seconds from start to end; fit's and test's of a run that was interrupted or has no end."""
-    parts = run.took
     starts = RunDirectory(run.dir).readable_provenance.executions
     if len(starts) != 1 or run.started is None or run.ended is None:
-        return parts
-    return max((run.ended - run.started).total_seconds(), parts)
+        return run.took
+    return max((run.ended - run.started).total_seconds(), run.took)
 
 
 def _claim(j: Judgement) -> dict[str, Any]:
     deciding, claim = j.deciding, j.claim
-    published, ratio = published_at(claim, deciding.contrast.first, deciding.contrast.second)
+    published, ratio = published_at(claim, *deciding.contrast.compared)
     return {
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
         "published": published, "published_ratio": ratio,
@@ -168,19 +164,34 @@ def _claim(j: Judgement) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def published_at(claim: Claim, *points: MetricPoint | None) -> tuple[str, float | None]:
+def published_at(claim: Claim, *points: MetricPoint) -> tuple[str, float | None]:
     """Return these settings' published figures, of all if not named alike, and the first over the second."""
-    known, given = dict(claim.published), list(filter(None, points))
-    names: list[str] = []
-    for point in given:  # by what tells it from the other
-        shared = [one for one in point.setting if all(one in other.setting for other in given)]
-        own = [value for key, value in point.setting if (key, value) not in shared or len(given) == 1]
-        matches = [one for one in (*own, point.metric) if one in known]
-        names += matches if len(matches) == 1 else []
-    numbers = [re.search(r"\d+(\.\d+)?", known[name]) for name in names]
-    figures = [float(number[0]) for number in numbers if number]
-    ratio = figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
-    return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known)), ratio
+    known = dict(claim.published)
+    names = [name for point in points for name in _published_names(point, points, known)]
+    figures = [_first_number(known[name]) for name in names]
+    ratio = None
+    if len(figures) == 2 and all(figures):
+        ratio = figures[0] / figures[1]
+    shown = dict.fromkeys(names or known)
+    return "; ".join(f"{name}: {known[name]}" for name in shown), ratio
+
+
+def _published_names(point: MetricPoint, points: Iterable[MetricPoint], known: Iterable[str]) -> list[str]:
+    """Return a setting's name among those published: a value that the other lacks, or its metric."""
+    others = {setting for other in points if other is not point for setting in other.setting}
+    names = [value for key, value in point.setting if (key, value) not in others]
+    matches = [name for name in [*names, point.metric] if name in known]
+    if len(matches) != 1:
+        return []
+    return matches
+
+
+def _first_number(text: str) -> float:
+    """Return the first number of a text: 3.7 of "≤ 3.70"; 0 if there is none."""
+    match = re.search(r"\d+(\.\d+)?", text)
+    if match is None:
+        return 0.0
+    return float(match[0])
 
 
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
@@ -196,7 +207,7 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
         tested=sum(count[word] for word in tested), untestable=untestable,
         tested_words=listed([f"{count[word]} {word}" for word in tested]),
         untested_words=listed([f"{count[word]} {word}" for word in (untestable, AGAIN) if count[word]]),
-        against=[(entry, c) for entry, c in findings if c["word"] == "contradicted"],
+        contradicted=count["contradicted"],
         holding=sum(c["word"] == "holds" for _, c in identities),
         whole=all(entry.get("whole") for entry in entries),
         missing=[(name, node.get("minutes", 0)) for name, node in known.items() if name not in measured],
@@ -208,43 +219,51 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     node = known.get(entry["name"])
     if node is None:
         return list(entry["claims"])
-    now, then = (
-        json.loads(json.dumps(keys, default=str))
-        for keys in (decisive_keys(node.get("claims") or {}, entry["scale"]), entry["decides"])
-    )
-    same = entry.get("settings") in (None, node.get("settings"))  # None: recorded by an earlier version
-    same &= is_measured_alike(entry)
-    return [
-        claim | ({} if same and now.get(claim["name"]) == then.get(claim["name"]) else {"word": AGAIN})
-        for claim in entry["claims"]
-    ]
+    keys = decisive_keys(node.get("claims", {}), entry["scale"])
+    now = json.loads(json.dumps(keys, default=str))  # as the entry's own have been written and read
+    same_settings = entry.get("settings") in (None, node.get("settings"))  # None in earlier versions
+    same_runs = same_settings and is_measured_alike(entry)
+    claims = []
+    for claim in entry["claims"]:
+        name = claim["name"]
+        if not same_runs or now.get(name) != entry["decides"].get(name):
+            claim = claim | {"word": AGAIN}
+        claims.append(claim)
+    return claims
 
 
 def is_measured_alike(entry: Entry) -> bool:
     """Return whether a result's measures are still those of its figures."""
     versions = {claim["metric"]: 1 for claim in entry["claims"]} | entry.get("versions", {})
-    with suppress(UserError):  # a class that is not installed here may have changed or not
+    try:
         return all(version_of(measure) == version for measure, version in versions.items())
-    return True
+    except UserError:
+        return True  # a class that is not installed here may have changed or not
 
 
 def _origin(runs: Sequence[Run], seconds: float, machine: str) -> str:
-    commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
+    """Describe where a result comes from: "6 runs, 4 min; commit 0123456789; x86; 2025-01-01."."""
+    changed = {f"{run.commit[:10]}*" for run in runs if run.commit and run.dirty}
+    clean = {run.commit[:10] for run in runs if run.commit and not run.dirty}
+    parts = [f"{quantity(len(runs), 'run')}, {duration(seconds)}"]
+    parts.append(f"commit {listed(sorted(clean | changed)) or 'unknown'}")
+    parts.append(machine or "machine unknown")
     dates = sorted({run.began[:10] for run in runs if run.started})
-    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
-    changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
-    what = f"{quantity(len(runs), 'run')}, {duration(seconds)}; commit {listed(commits) or 'unknown'}"
-    return f"{what}; {machine or 'machine unknown'}; {when}{changed}."
+    when = "an unknown date"
+    if dates:
+        when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    if changed:
+        when += " (*: with uncommitted changes)"
+    return "; ".join([*parts, when]) + "."
 
 
 def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
     """Return a PNG of all findings that compare two positive figures; None where there are none."""
-    rows = [
-        (f"{entry['title']}: {claim['name']}", claim)
-        for entry in entries
-        for claim in entry["claims"]
-        if claim["kind"] != "identity" and claim["ratio"] and claim["word"] in COLOURS
-    ]
+    rows: dict[str, Any] = {}
+    for entry in entries:
+        for claim in entry["claims"]:
+            if claim["kind"] != "identity" and claim["ratio"] and claim["word"] in COLOURS:
+                rows[f"{entry['title']}: {claim['name']}"] = claim
     if not rows:
         return None
     with styled():
@@ -252,20 +271,13 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         figure.set_facecolor("white")
         ax = figure.subplots()
         ax.axvline(1, color=INK, linewidth=0.8)
-        for y, (_, claim) in enumerate(rows):
-            mean, low, high = (min(max(end, LOW), HIGH) for end in claim["ratio"])
-            ink = COLOURS[claim["word"]]
-            ax.plot([low, high], [y, y], color=ink, linewidth=2)
-            marker = _marker(claim["ratio"][0], "s" if claim["is_tie"] else "o")
-            ax.plot(mean, y, marker, color=ink, markersize=4.5)
-            if ratio := claim["published_ratio"]:
-                ax.plot(min(max(ratio, LOW), HIGH), y, _marker(ratio, "D"), color=INK,
-                        markerfacecolor="none", markersize=4.5, markeredgewidth=0.9)  # fmt: skip
+        for y, claim in enumerate(rows.values()):
+            _draw_claim(ax, y, claim)
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
         plain_ticks(ax.xaxis)
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
-        ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel(
             "ratio of the two settings that decide; arrows: beyond the axis\n"
@@ -280,6 +292,23 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         return to_png(figure)
 
 
+def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
+    """Draw the measured ratio of a claim with its interval, and the published one."""
+    ink = COLOURS[claim["word"]]
+    mean, low, high = np.clip(claim["ratio"], LOW, HIGH)
+    ax.plot([low, high], [y, y], color=ink, linewidth=2)
+    marker = "s" if claim["is_tie"] else "o"
+    ax.plot(mean, y, _marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
+    ratio = claim["published_ratio"]
+    if ratio:
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "markersize": 4.5, "markeredgewidth": 0.9}
+        ax.plot(np.clip(ratio, LOW, HIGH), y, _marker(ratio, "D"), color=INK, **hollow)
+
+
 def _marker(ratio: float, inside: str) -> str:
     """Return the sign of a ratio: an arrow where it lies beyond the axis."""
-    return ">" if ratio > HIGH else "<" if ratio < LOW else inside
+    if ratio > HIGH:
+        return ">"
+    if ratio < LOW:
+        return "<"
+    return inside

@@ -16,9 +16,9 @@ from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
+from triptych.study.contrasts import figure
 from triptych.study.papers.claim import MetricPoint
-from triptych.study.papers.contrasts import _figure
-from triptych.study.papers.published import judge_claims
+from triptych.study.published import judge_claims
 
 
 class Sweep(Memory):
@@ -295,8 +295,8 @@ def test_a_claim_is_of_any_figure_that_a_run_has():
     expected = {
         "bound": 1, "prior": 2, "gap": 3, "psnr": 4, "train_bound": 5, "val_bound": 6, "estimator_variance": 7
     }  # fmt: skip
-    assert {name: _figure(MetricPoint(name, ()), run) for name in expected} == expected
-    assert math.isnan(_figure(MetricPoint("ode", ()), run))
+    assert {name: figure(MetricPoint(name, ()), run) for name in expected} == expected
+    assert math.isnan(figure(MetricPoint("ode", ()), run))
 
 
 @pytest.mark.parametrize(

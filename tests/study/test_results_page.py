@@ -9,18 +9,17 @@ import warnings
 import pytest
 from rich.console import Console
 
-from tests.refusal import one_line
 from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
 from triptych.config.describe import read_yaml
 from triptych.config.metric import version_of
 from triptych.config.source import CONFIGS
-from triptych.study.papers import results_page
+from triptych.study import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import settings_digest
-from triptych.study.papers.results_page import claims_figure
 from triptych.study.render import print_table, write_report
+from triptych.study.results_page import claims_figure
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",
@@ -278,23 +277,3 @@ def test_a_metric_of_ones_own_has_a_version(paper, tmp_path, monkeypatch, trusti
     assert "to run again" not in page(tmp_path, paper)
     entry = {"claims": [{"metric": "mine"}], "versions": {"no_lab.Mine": 2}}
     assert results_page.is_measured_alike(entry), "it is not installed here"
-
-
-@pytest.mark.parametrize(
-    ("change", "lacking"),
-    [({"decides": ...}, "decides"), ({"claims": 3}, "all_measured"), ({"claims": [{}]}, "")],
-)
-def test_a_result_that_is_not_understood_is_refused_and_kept(paper, change, lacking, capsys):
-    docs = paper.parent / "docs"
-    docs.mkdir()
-    text = page(docs, paper)
-    [file] = (docs / "results").glob("*.json")
-    entry = json.loads(file.read_text()) | change
-    file.write_text(json.dumps({key: value for key, value in entry.items() if value is not ...}))
-    kept = file.read_text()
-    empty = paper.parent / "empty"
-    empty.mkdir()
-    assert cli.main([str(empty), "--results", str(docs / "results.md")]) == 1
-    said = one_line(capsys.readouterr().err.rstrip(), f"{file}: no paper's result (it has no {lacking}")
-    assert said.endswith("restore it, or move it aside")
-    assert (file.read_text(), (docs / "results.md").read_text()) == (kept, text)

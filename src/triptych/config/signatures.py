@@ -1,0 +1,129 @@
+"""Tell which arguments a class declares, without importing torch.
+
+Our classes and those of torch and Lightning stand in ``signatures.json``, which ``make signatures``
+writes (``signature_table.py``); a test fails where it is not current. A class of a package that the
+owner trusts is imported and looked at in the same way.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from triptych import declare
+from triptych.config.own_code import is_trusted, remember_imported
+
+TABLE = Path(__file__).with_name("signatures.json")
+REQUIRED = object()  # in place of a default
+
+
+class Argument(NamedTuple):
+    """An argument of a class: its type, ``Any`` if it has none, and its default."""
+
+    kind: Any
+    default: Any = REQUIRED
+
+
+class Arguments(NamedTuple):
+    """The arguments of a class, with those that it passes on to its parents."""
+
+    named: dict[str, Argument]
+    more: bool  # whether it also takes keywords that no signature names
+
+
+UNKNOWN = Arguments({}, True)
+
+
+@cache
+def read_table() -> dict[str, Any]:
+    """Return the table of signatures: its classes, the aliases of their names, and torch's version."""
+    table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table
+
+
+def defining_name(target: str) -> str:
+    """Return the name of a listed class in its own module, as ``...sampler.ddim.DDIM`` of ``...DDIM``."""
+    return str(read_table()["aliases"].get(target, target))
+
+
+def is_listed(target: str) -> bool:
+    """Return whether the table has this class, perhaps by a package's name for it."""
+    return defining_name(target) in read_table()["classes"]
+
+
+def arguments(target: str) -> Arguments | None:
+    """Return the arguments of a class by its dotted name; None if it is unknown or untrusted."""
+    if is_listed(target):
+        return _listed(defining_name(target))
+    if is_trusted(target) or target.startswith("torch.optim."):
+        return _imported(target)
+    return None
+
+
+@cache
+def _listed(name: str) -> Arguments:
+    """Return a class's entry; its types are written in the names of ``declare``."""
+    entry = read_table()["classes"][name]
+    named = {}
+    for argument, kind in entry["kinds"].items():
+        default = entry["defaults"].get(argument, REQUIRED)
+        named[argument] = Argument(eval(kind, vars(declare)), default)
+    return Arguments(named, entry["more"])
+
+
+def _imported(target: str) -> Arguments | None:
+    module, _, name = target.rpartition(".")
+    try:
+        owner = getattr(importlib.import_module(module), name)
+    except Exception:  # whoever builds the class says why
+        return None
+    remember_imported()
+    return inspect_class(owner) if isinstance(owner, type) else None
+
+
+@cache
+def inspect_class(owner: type) -> Arguments:
+    """Return the arguments of a class by its signatures and those of the parents that it passes to.
+
+    An argument without a declaration of its own has that of the parent's argument of that name.
+    """
+    named: dict[str, Argument] = {}
+    passes_on = True
+    inits = [vars(parent)["__init__"] for parent in owner.__mro__[:-1] if "__init__" in vars(parent)]
+    for init in inits:
+        for name, argument in _own_arguments(init):
+            if name not in named:
+                if passes_on:
+                    named[name] = argument
+            elif not declare.is_declaration(named[name].kind) and argument.kind is not Any:
+                named[name] = named[name]._replace(kind=argument.kind)
+        passes_on = passes_on and _takes_keywords(init)
+    return Arguments(named, passes_on and bool(inits))
+
+
+def _own_arguments(init: Callable[..., Any]) -> Iterator[tuple[str, Argument]]:
+    for parameter in [*inspect.signature(init).parameters.values()][1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        yield parameter.name, Argument(_kind(init, parameter.annotation), default)
+
+
+def _takes_keywords(init: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(init).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _kind(init: Callable[..., Any], annotation: Any) -> Any:
+    """Return the type that an annotation stands for; ``Any`` if it can only be read by type checkers."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, getattr(inspect.unwrap(init), "__globals__", {}))
+    except (NameError, AttributeError, TypeError):
+        return Any

@@ -1,0 +1,238 @@
+"""Verdicts on a paper's claims by a sweep: reproduced, contradicted, cannot tell, or not testable here.
+
+docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reproduced", Bonferroni's of
+"contradicted", each at 5% and corrected by Holm's method over all claims of the file.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from triptych.errors import UserError
+from triptych.run.parsing import first_line
+from triptych.run.read import Run
+from triptych.run.sweep_record import SweepRecord
+from triptych.study.contrasts import ContrastResult, measure_contrast, read_settings
+from triptych.study.formatting import listed, p_value, quantity
+from triptych.study.papers.claim import Axes, Claim
+from triptych.study.papers.paper import read_claims
+from triptych.study.statistics import ALPHA, holm
+from triptych.study.verdict import no_better
+
+Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
+FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, what was measured, and the word. ``p``: corrected, of the word that is nearer."""
+
+    claim: Claim
+    measured: tuple[ContrastResult, ...]
+    figures: tuple[tuple[str, str], ...]  # setting, mean and standard error
+    seeds: int
+    items: int
+    runs: tuple[Run, ...]
+    reproduced: float = 1.0
+    contradicted: float = 1.0
+    warning: str = ""  # of settings that are no better than a model that knows nothing
+
+    @property
+    def word(self) -> Word:
+        if self.claim.untestable:
+            return "not testable here"
+        if self.reproduced <= ALPHA:
+            return "holds" if self.is_identity else "reproduced"
+        if self.contradicted <= ALPHA:
+            return "fails" if self.is_identity else "contradicted"
+        return "cannot tell"
+
+    @property
+    def is_identity(self) -> bool:
+        """True by mathematics here: no finding."""
+        return self.claim.kind == "identity"
+
+    @property
+    def deciding(self) -> ContrastResult:
+        """The contrast that decides: the least sure of those as claimed, or the surest that is not."""
+        if self.word in ("contradicted", "fails"):
+            return min(self.measured, key=lambda m: m.p_within)
+        return max(self.measured, key=lambda m: m.p_not_within)
+
+    @property
+    def p_not_within(self) -> float:
+        """The largest p of "this contrast is out of its range": small where all are as claimed."""
+        return max(m.p_not_within for m in self.measured)
+
+    @property
+    def p_within(self) -> float:
+        """The smallest p of "this contrast is within its range": small where one is not as claimed."""
+        return min(m.p_within for m in self.measured)
+
+    @property
+    def p(self) -> float:
+        """The corrected p of the verdict; where it is none, of the word that comes nearer."""
+        return min(self.reproduced, self.contradicted)
+
+    @property
+    def why(self) -> str:
+        """What decided, in a sentence; first, what may make it worthless."""
+        reason = self._reason
+        if self.warning:
+            return f"{self.warning} {reason}"
+        return reason
+
+    @property
+    def _reason(self) -> str:
+        if self.claim.untestable:
+            return f"{self.claim.untestable.rstrip('.')}."
+        if self.word == "cannot tell":
+            return self._reason_open
+        text = self._deciding_text
+        if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
+            text += f", of {len(self.measured)} contrasts the least sure"
+        p = f"p = {p_value(self.p)}"
+        if self.p < 1e-4:
+            p = "p < 0.0001"
+        return f"{text}; {p}, {self._basis}."
+
+    @property
+    def _reason_open(self) -> str:
+        """Why nothing is decided: what could not be measured, a margin too wide, or the p-values."""
+        reasons = [m.trouble for m in self.measured if m.trouble]
+        if not reasons:
+            reasons = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
+        if reasons:
+            return f"{'; '.join([*dict.fromkeys(reasons)][:3])}."
+        n = sum(m.p_not_within > ALPHA for m in self.measured)
+        count = f"{n} open"
+        if not n:
+            count = "open once corrected"
+        return f"{self._deciding_text}: {count}; {self._basis}."
+
+    @property
+    def _deciding_text(self) -> str:
+        return f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
+
+    @property
+    def _basis(self) -> str:
+        """ "3 seeds × 60 items"."""
+        seeds = quantity(self.seeds, "seed")
+        if not self.items:
+            return seeds
+        return f"{seeds} × {self.items} items"
+
+    @property
+    def line(self) -> str:
+        return f"{self.word}: {self.claim.says} ({self.why.rstrip('.')})"
+
+
+@dataclass(frozen=True)
+class PaperVerdicts:
+    """A paper's claims with a sweep's verdicts; ``changed``: they are not those that it began with."""
+
+    node: Mapping[str, Any]
+    name: str
+    scale: str
+    machine: str
+    judgements: tuple[Judgement, ...]
+    changed: bool = False
+
+    @property
+    def answer(self) -> str:
+        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 of 1 identities hold."."""
+        findings = [j.word for j in self.judgements if not j.is_identity]
+        identities = [j.word for j in self.judgements if j.is_identity]
+        parts = []
+        if findings:
+            counts = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
+            parts.append(f"Of {quantity(len(findings), 'claim')}: {listed(counts)}.")
+        if identities:
+            parts.append(f"{identities.count('holds')} of {len(identities)} identities hold.")
+        return " ".join(parts)
+
+
+def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
+    """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
+    if not sweep.paper:
+        return None
+    try:
+        axes = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
+        claims = read_claims(sweep.paper, axes, sweep.scale)
+    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None  # a file that anybody may have written
+    judgements = _corrected([_judge(claim, axes, runs) for claim in claims])
+    judgements = _corrected(_without_wide_margins(judgements))
+    return PaperVerdicts(
+        node=sweep.paper,
+        name=re.sub(r"[^\w.-]", "", sweep.paper_name)[:100],
+        scale=sweep.scale,
+        machine=first_line(sweep.machine),
+        judgements=judgements,
+        changed=sweep.claims_changed,
+    )
+
+
+def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
+    """Measure a claim's contrasts; its p-values are corrected later, with those of all others."""
+    settings = read_settings(claim, axes, runs)
+    seeds = len(axes.get("seed", ["1"]))
+    measured = tuple(measure_contrast(contrast, settings, seeds) for contrast in claim.contrasts)
+    pairs = [m.pair for m in measured if not m.trouble]
+    used = {run.dir: run for point in claim.points for run in settings[point].runs}
+    of_bound = [settings[point] for point in claim.points if point.metric == "bound"]
+    return Judgement(
+        claim=claim,
+        measured=measured,
+        figures=tuple((setting.label, setting.text) for setting in settings.values()),
+        seeds=min((pair.n for pair in pairs), default=0),
+        items=min((pair.n_items for pair in pairs), default=0),
+        runs=tuple(used.values()),
+        warning=no_better({setting.label: setting.runs for setting in of_bound}),
+    )
+
+
+def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
+    """Correct p over all claims that are tested, by Holm's method.
+
+    A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of "all are
+    within" the smallest times their number (Bonferroni).
+    """
+    tested = [j for j in judgements if not j.claim.untestable]
+    reproduced = holm([j.p_not_within for j in tested])
+    contradicted = holm([min(1.0, len(j.measured) * j.p_within) for j in tested])
+    corrected = {j.claim.name: j for j in judgements}
+    for j, p, q in zip(tested, reproduced, contradicted, strict=True):
+        judgement = replace(j, reproduced=p, contradicted=q)
+        corrected[j.claim.name] = replace(judgement, measured=_intervals(judgement, len(tested)))
+    return tuple(corrected.values())
+
+
+def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
+    """Return the contrasts of a tested claim with intervals as corrected as the verdict."""
+    tail = ALPHA / (tests * len(j.measured))
+    if j.reproduced <= ALPHA:
+        if j.p_not_within:
+            tail = ALPHA * j.p_not_within / j.reproduced
+        return tuple(replace(m, tail=tail) for m in j.measured)
+    if j.contradicted <= ALPHA and j.p_within:
+        tail = ALPHA * j.p_within / j.contradicted
+    return tuple(replace(m, tail=tail / m.contrast.n_ends) for m in j.measured)
+
+
+def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Return the judgements, in which no tie is reproduced whose margin exceeds an effect on its metric."""
+    reproduced = [m for j in judgements if j.word == "reproduced" for m in j.measured]
+    effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
+    checked = []
+    for j in judgements:
+        measured = []
+        for m in j.measured:
+            metric, ratio = m.contrast.first.metric, m.contrast.ratio
+            sizes = [effect.size(ratio) for effect in effects if effect.contrast.first.metric == metric]
+            least = min(sizes, default=math.inf)
+            measured.append(m.refuse_wide(least, "an effect in this table"))
+        checked.append(replace(j, measured=tuple(measured)))
+    return checked
