@@ -287,7 +287,7 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 
 def _checked(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the values of ``command``; UserError for an override that an opened run does not read."""
+    """Return the values of a command; UserError for an override that an opened run ignores."""
     config = _composed(command, arguments, overrides)
     for override in overrides:
         key, value = _key_and_value(override)

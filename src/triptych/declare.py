@@ -140,7 +140,7 @@ def _words(kind: Any) -> list[str]:
     return named[:1] or _type_of(inner).words(get_args(inner), metadata)
 
 
-# limits ---------------------------------------------------------------------------------------------
+# limits -------------------------------------------------------------------------------------------
 
 
 ENDS: dict[type, Callable[[Any, Any], bool]] = {
@@ -166,7 +166,7 @@ def _within(limit: Any, value: Any) -> bool:
 
 
 def _range(limits: Sequence[Any], both: str) -> str:
-    """Return the ends of a range in words; ``both``: the format of one with two ends that belong to it."""
+    """Return the ends of a range in words; ``both``: the format of a closed range."""
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
     }
@@ -175,7 +175,7 @@ def _range(limits: Sequence[Any], both: str) -> str:
     return ", ".join(words.format(ends[end]) for end, words in END_WORDS.items() if end in ends)
 
 
-# types ----------------------------------------------------------------------------------------------
+# types --------------------------------------------------------------------------------------------
 
 
 Arguments = tuple[Any, ...]  # of a type, as int and str of dict[int, str]
@@ -224,7 +224,8 @@ class _Whole(Type):
 class _Number(Type):
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        return number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+        # Comparing, unlike ``math.isfinite``, takes whole numbers that no float can hold.
+        return number and -math.inf < value < math.inf
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
         return [f"a number {_range(limits, 'in [{:g}, {:g}]')}".strip()]
@@ -251,7 +252,7 @@ class _Union(Type):
 
 
 class _List(Type):
-    """A list: of any length if it has one type, as ``list[int]``, else with a type for each entry."""
+    """A list: of any length if one type is given, as ``list[int]``, else a type for each entry."""
 
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -293,7 +294,7 @@ def _type_of(kind: Any) -> Type:
     return TYPES.get(get_origin(kind) or kind, UNDECLARED)
 
 
-# errors ---------------------------------------------------------------------------------------------
+# errors -------------------------------------------------------------------------------------------
 
 
 def refusal(key: str, kind: Any, value: Any) -> str:

@@ -161,7 +161,7 @@ class RoundsSweeper(BasicSweeper):
         return [tuple(point) for point in grid({"params": self.tune}, [])]
 
     def _planned_tuning(self, seeds: list[int], points: list[Point], names: list[str]) -> dict[str, Any]:
-        """Return what ``sweep.json`` says of the tuning; UserError if the sweep began with another one."""
+        """Return what ``sweep.json`` says of the tuning; UserError if it began with another one."""
         from triptych.run.sweep_record import Tuning
         from triptych.study.sweep_plan import check_tuning
 

@@ -116,7 +116,7 @@ class OptunaSweeper(BasicSweeper):
             done += len(batch)
 
     def _draw(self, study: Any) -> Any:
-        """Return a new trial; its values follow from its number, also when another command draws it."""
+        """Return a new trial; its values follow from its number, whichever command draws it."""
         from optuna.samplers import TPESampler
 
         study.sampler = TPESampler(seed=self.seed + 1000 * len(study.trials))

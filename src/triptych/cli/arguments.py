@@ -1,4 +1,4 @@
-"""Read a command line: options, overrides in Hydra's grammar, and the pages of ``--help`` and ``--cfg``."""
+"""Read a command line: options, overrides in Hydra's grammar, pages of --help and --cfg."""
 
 import argparse
 import gc
@@ -24,7 +24,7 @@ from triptych.run.single import check_single
 
 # Hydra reads digits with underscores as a number: a run named 2024_01 would be called 202401.
 GROUPED = re.compile(r"\d+(_\d+)+")
-# Text that is outside of Hydra's grammar unless it is quoted: a=b, and words with other letters than ASCII's.
+# Text that Hydra's grammar takes only in quotes: a=b, and words with letters beyond ASCII.
 UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
     r"|(?=.*[^\x00-\x7f])[\w.-]+"
@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
 def make_parser(command: str) -> Parser:
     """Return the parser of a command's options, which may stand among its overrides.
 
-    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file. ``hydra``: the
-    option that Hydra itself answers, as it runs sweeps.
+    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file.
+    ``hydra``: the option that Hydra itself answers, as it runs sweeps.
     """
     parser = Parser(f"triptych-{command}", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -69,7 +69,7 @@ def config_folder(text: str) -> Path:
 
 
 def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
-    """Return a command's options and ``overrides``; answer --version, --help and --cfg, and exit."""
+    """Return a command's options and overrides; answer --version, --help and --cfg, and exit."""
     answer_version(arguments)
     check_environment()
     register_resolvers()
@@ -78,7 +78,7 @@ def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namesp
     if options.config_dir:
         options.overrides.append(f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]")
     if options.help or options.cfg or options.resolve or options.package:
-        gc.disable()  # the process ends with that page; collecting garbage takes a fifth of its time
+        gc.disable()  # the process ends here; collecting garbage takes a fifth of its time
         print(answer_page(options, command), end="")
         sys.exit(0)
     return options
@@ -92,11 +92,11 @@ def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
     sys.exit(0)
 
 
-# overrides ------------------------------------------------------------------------------------------
+# overrides ----------------------------------------------------------------------------------------
 
 
 def without_hyphens(argument: str) -> str:
-    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B agents write overrides; None becomes null."""
+    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B's agents type; None becomes null."""
     match = FLAG.fullmatch(argument)
     if match is None:
         return argument
@@ -137,7 +137,7 @@ def quoted(key: str, value: str, command: str) -> str:
     return quote(value) if is_path or misread else value
 
 
-# pages ----------------------------------------------------------------------------------------------
+# pages --------------------------------------------------------------------------------------------
 
 
 def answer_page(options: argparse.Namespace, command: str) -> str:

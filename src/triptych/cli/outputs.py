@@ -1,4 +1,4 @@
-"""Check, before anything slow begins, that a command's output can be written where it is asked to be."""
+"""Check, before anything slow begins, that a command's output can be written."""
 
 import os
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def check_file(key: str, path: str) -> None:
 
 
 def check_folder(key: str, path: str) -> None:
-    """Check that files can be written in a folder of that name, there or new; UserError, or StorageError."""
+    """Check that files can be written in a folder, there or new; UserError, or StorageError."""
     place = Path(path).absolute()
     check_records(key, path, place / "samples")
     check_writable(key, path, [place, *place.parents])

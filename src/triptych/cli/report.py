@@ -70,7 +70,7 @@ def make_parser() -> Parser:
 
 
 def margin(text: str) -> float:
-    """Parse a difference that counts as none; ValueError, which argparse reports, if there is no such."""
+    """Parse a difference that counts as none; argparse reports a ValueError."""
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError

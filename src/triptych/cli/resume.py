@@ -1,7 +1,7 @@
 """Execute the run that a directory records: ``python -m triptych.cli.resume resume=DIR``.
 
-``triptych-train`` prepares a run's directory and then becomes this program. A sweep starts it once, with
-``--serve-jobs``: it forks for each of the sweep's runs (``run/jobs.py``).
+``triptych-train`` prepares a run's directory and then becomes this program. A sweep starts it once,
+with ``--serve-jobs``: it forks for each of the sweep's runs (``run/jobs.py``).
 """
 
 import os
@@ -31,7 +31,7 @@ def resume(run: RunDirectory) -> None:
 
 
 def _execute(run: RunDirectory) -> None:
-    # Else each process of DDP warns that it looks for unused parameters. Torch reads this on import.
+    # Torch reads this on import. Without it each process of DDP warns of unused parameters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         from triptych.run.execute import execute

@@ -1,8 +1,8 @@
 """Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
 
-Here a run's configuration is composed and checked, and its directory is prepared. A process of its own
-(``resume.py``) executes what the directory records, so that single runs, a sweep's, resumed and requeued ones
-take the same path. No torch is imported until then.
+Here a run's configuration is composed and checked, and its directory is prepared. A process of its
+own (``resume.py``) executes what the directory records, so that single runs, a sweep's, resumed and
+requeued ones take the same path. No torch is imported until then.
 """
 
 import os
@@ -77,7 +77,7 @@ def print_plan(config: DictConfig) -> None:
     print("\n".join(plan([(str(config.name or "run"), 1, 1, plain)])))
 
 
-# a sweep's run --------------------------------------------------------------------------------------
+# a sweep's run ------------------------------------------------------------------------------------
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -125,7 +125,7 @@ def execute_in_process(run: RunDirectory) -> None:
 
 
 def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
-    """Print why a run has not finished, and record it if its process could not; ``code``: its exit code."""
+    """Print why a run has not finished, and record it if its process could not."""
     reason = last_words(run, code)
     failed = 0 < code < 128 and code not in (Busy.exit_code, StorageError.exit_code)
     if failed and run.status in ("new", "interrupted"):
@@ -135,7 +135,7 @@ def report_end(run: RunDirectory, code: int, pruned: bool) -> None:
 
 
 def last_words(run: RunDirectory, code: int) -> str:
-    """Return why a run's process ended with this exit code: its last line, or the signal that killed it."""
+    """Return why a run's process ended: its last line, or the signal that killed it."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines: list[str] = []

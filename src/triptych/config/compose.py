@@ -18,7 +18,7 @@ from triptych.errors import UserError
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node; UserError in the same words."""
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node, or raise UserError."""
     register_resolvers()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):

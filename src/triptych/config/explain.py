@@ -21,7 +21,8 @@ QUOTED = {"train": "name='a=b'", "evaluate": "ckpt='a=b'", "sample": "ckpt='a=b'
 class Explanation(NamedTuple):
     """An error by a pattern of its text, an example that causes it, and the line that is shown.
 
-    The line has the pattern's groups in braces, and ``{fix}``: what ``find_fix(command, **groups)`` returns.
+    The line has the pattern's groups in braces, and ``{fix}``: the result of
+    ``find_fix(command, **groups)``.
     """
 
     pattern: str
@@ -31,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 def explain(error: Exception, command: str) -> str:
-    """Explain an error in what was typed to ``command``; in its own words if it is not in the table."""
+    """Explain an error in what a command was given; in its own words if no row matches."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: must be KEY=VALUE; quote special characters, as in {QUOTED[command]}"
     text = str(error)
@@ -61,7 +62,7 @@ def key_fix(command: str, key: str, value: str = "") -> str:
 
 
 def key_of_other_choice(command: str, key: str, value: str) -> str:
-    """Explain a key that other choices of its group have, or of a group within it; "" if none has it."""
+    """Name the choices of a key's group that have it; "" if none has it."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         group = "/".join(parts[:depth])

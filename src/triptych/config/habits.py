@@ -1,4 +1,4 @@
-"""Answer names that do not exist: those of other projects with what is typed here, others with the nearest.
+"""Answer names that do not exist: with what is typed here in their place, or with the nearest name.
 
 ``HABITS`` is the one table of what is typed elsewhere: answers are read from it, ``docs/habits.md`` lists it,
 and its tests type each example, and then what the answer says.
@@ -139,7 +139,7 @@ HABITS = (
 
 
 def advice(key: str, value: str, command: str = "train") -> str:
-    """Return what to type in place of a habit's choice or key, or why there is no such; "" for others."""
+    """Return what to type in place of a habit's key or choice, or why there is none; else ""."""
     for typed in (f"{key}={value}", key):
         for habit in HABITS:
             if command in habit.commands and typed in habit.names.split():

@@ -23,11 +23,11 @@ OTHER_FILES = (
 def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
     """Check each file, run and data set that is named; UserError: missing, cut or not finished.
 
-    ``varying``: keys and groups that differ between the cells of a sweep. Their files are not checked.
+    ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
     """
     data = OmegaConf.select(config, "data")
     if isinstance(data, DictConfig) and _data_are_here(config, varying):
-        from triptych.data.source import check_data_files  # imports numpy, which --help does without
+        from triptych.data.source import check_data_files  # imports numpy
 
         check_data_files(to_plain(data))
     for declared, key, path in _named_files(config):
@@ -43,7 +43,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
 
 def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
-    """Return whether the data set is the same for all runs and lies on this machine, as far as is known."""
+    """Return whether all runs have the same data set, which lies on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     if "slurm" in launcher or "ray" in launcher:  # their machines may have data of their own
         return False
@@ -51,7 +51,7 @@ def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
 
 
 def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (declared key, key, path) of each path in the configuration, of lists and mappings each entry."""
+    """Yield (declared key, key, path) of each path, of lists and mappings each entry."""
     for declared in (*CHECKPOINTS, *OTHER_FILES):
         value = OmegaConf.select(config, declared)
         if isinstance(value, str) and value != "exact":
@@ -66,7 +66,7 @@ def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _experiment_that_makes(path: str) -> str:
-    """Return a hint if a missing checkpoint lies in the directory that an experiment of ours trains."""
+    """Return a hint if an experiment of ours makes a missing checkpoint."""
     folders = Path(path).parts
     for parent, name in itertools.pairwise(folders):
         if parent == "runs" and (CONFIGS / "experiment" / f"{name}.yaml").is_file():

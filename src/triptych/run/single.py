@@ -18,7 +18,7 @@ SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the valu
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:
-    """Return the resolved configuration of a composed run; UserError for what no run could be made of."""
+    """Return a composed run's resolved configuration; UserError if no run can be made of it."""
     check_no_sweep(config)
     check_place(config)
     plain = resolve_composed(config)
@@ -67,7 +67,7 @@ def check_run_there(config: DictConfig, plain: dict[str, Any]) -> None:
 
 
 def prepare_run(cfg: DictConfig, hydra: DictConfig, folder: Path) -> RunDirectory:
-    """Prepare the directory of a composed run in the first process; the others wait until it is there.
+    """Prepare the directory of a composed run in the first process; the others wait for it.
 
     ``hydra``: Hydra's node of the composition. Errors as of ``prepare``.
     """
