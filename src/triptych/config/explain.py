@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hydra.errors import OverrideParseException
 
 from triptych.config.describe import listing, read_yaml
-from triptych.config.habits import advice, nearest
+from triptych.config.habits import advice, closest, nearest
 from triptych.config.identity import leaves
 from triptych.config.keys import FREE_GROUPS
 from triptych.config.source import CONFIGS, choices_of, files_of, groups
@@ -39,20 +39,21 @@ def explain(error: Exception, command: str) -> str:
     for row in EXPLANATIONS:
         match = re.search(row.pattern, text)
         if match:
-            groups = match.groupdict()
+            words = match.groupdict()
             if row.find_fix is not None:
-                groups["fix"] = row.find_fix(command, **groups)
-            return row.line.format(**groups)
+                words["fix"] = row.find_fix(command, **words)
+            return row.line.format(**words)
     return text
 
 
 def choice_fix(command: str, group: str, choice: str) -> str:
     """Return what to type in place of a choice that does not exist."""
     options = choices_of(group)
-    near = nearest(choice, options)
-    if near.startswith("did you mean"):  # a group is short: all of it is shown
-        near = f"{near} (choose from {', '.join(options)})"
-    return advice(group, choice, command) or near
+    every = f"choose from {', '.join(options)}"
+    match = closest(choice, options)
+    if match:
+        every = f"did you mean {match}? ({every})"
+    return advice(group, choice, command) or every
 
 
 def key_fix(command: str, key: str, value: str = "") -> str:
