@@ -37,8 +37,9 @@ $(VENV)/developed: $(VENV)/installed
 	@$(COMPILE)
 	@touch $@
 
+TABLE := src/triptych/config/signatures.json
 signatures: install  ## the table of the arguments of all classes, after one was added
-	$(BIN)/python -m triptych.config.signature_table
+	$(BIN)/python docs/signatures.py > $(TABLE).new && mv $(TABLE).new $(TABLE)
 
 upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Python; then make test-all
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

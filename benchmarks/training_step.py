@@ -38,9 +38,9 @@ from triptych.models.lr_schedule import Cosine
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import UNet
-from triptych.run.fit import NoProfiler
 from triptych.run.metrics import MetricsCsv
 from triptych.run.stopping import Stop
+from triptych.run.trainer import NoProfiler
 
 CASES = {
     "digits network, 0.1M, 64 x 1x8x8": (lambda: ResNet((1, 8, 8), spacing=0.125), 64, (1, 8, 8), 17),

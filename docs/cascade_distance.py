@@ -21,10 +21,10 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from triptych.config.compose import compose_command, without_hydra
+from triptych.run.chunks import Chunks
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
-from triptych.run.sampling.measure import Chunks
-from triptych.run.sampling.opened import cascade_of, draw_all
+from triptych.run.sample import cascade_of, draw_all
 
 SETS = 3
 WAYS = {
@@ -71,7 +71,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
 
     keys = ["frechet_distance", *SHARES]
     print("| pictures | Fréchet distance | all right, seen | all right, held out |\n|---|---|---|---|")
-    floor = reference.floor()
+    floor = reference.floor(labelled=False)
     true = [f"{floor[key]['median']:.3f}" for key in SHARES]
     ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]
     print(f"| held out, {floor['n']} | {ends[0]} ({ends[1]} to {ends[2]}) | {' | '.join(true)} |")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from triptych.run.pictures import save_strip
 from triptych.run.read import read_runs
-from triptych.run.sampling.pictures import save_strip
 from triptych.study.compare import compare
 
 MOST, LARGER = 12, 3

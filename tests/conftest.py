@@ -34,7 +34,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # files of long tests: `make test` begins with these, so that no worker ends on one of them
 LONG = """
 cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
-run/sampling/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
+run/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
 security/test_fuzz study/test_launchers study/test_report_browser test_papers
 """.split()
 

@@ -154,22 +154,23 @@ def share(setattr_: Any = setattr) -> None:
     from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import denoiser_model
-    from triptych.run import account, provenance
+    from triptych.run import evaluate, provenance
 
     setattr_(denoiser_model, "BaselineErrors", functools.partial(fitted, BaselineErrors))
     setattr_(denoiser_model, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
-    setattr_(account, "_entropy", entropy)
+    setattr_(evaluate, "_entropy", entropy)
     setattr_(control, "LOOKS", 2)
     setattr_(os, "fsync", lambda file: None)  # no test cuts the power: a run waits for the disk 30 times
     share_files(setattr_)
     if not torch.cuda.is_available():  # Lightning copies a figure that is logged to the device it is on
         setattr_(_ResultMetric, "to", lambda self, *_: self)
     setattr_(provenance, "distributions", packages)
-    here, versioned = provenance.__file__, {"triptych", *provenance.BY_VERSION}
+    here, versioned = provenance.CLONE, {"triptych", *provenance.BY_VERSION}
     for name, own in (
         ("versions", lambda: True),
-        ("git_state", lambda **options: "root" not in options and provenance.__file__ == here),
-        ("code_digest", lambda config: provenance._named(config) <= versioned),
+        ("commit_of", lambda root: root == here),
+        ("git_state", lambda root, *code: root == here),
+        ("code_digest", lambda config: provenance._packages(config) <= versioned),
     ):
         setattr_(provenance, name, functools.partial(of_clone_once, getattr(provenance, name), own))

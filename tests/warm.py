@@ -9,8 +9,8 @@ from triptych.run import provenance
 for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.loggers", "study.study"):
     import_module(f"triptych.{name}")
 references.share()
-for options in ({}, {"diff": False}):
-    provenance.git_state(**options)
+provenance.commit_of(provenance.CLONE)
+provenance.git_state(provenance.CLONE, "src", "configs")
 provenance.code_digest({})
 provenance.versions()
 for groups in ([], ["logger=csv"]):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
-from triptych.config.identity import check_environment, in_root
+from triptych.config.identity import in_root
 from triptych.declare import FilePath, refusal
 from triptych.errors import UserError
 from triptych.run import processes
@@ -191,8 +191,8 @@ class Trained:
         """
         arguments = {"ckpt": self.path, "n": n, "seed": seed, "label": "null" if label is None else label}
         values = _checked("sample", arguments, overrides)
-        from triptych.run.drawing import Experiment
-        from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
+        from triptych.run.experiment import Experiment
+        from triptych.run.sample import SAMPLES, draw_all, drawing_of
 
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
@@ -213,7 +213,7 @@ class Trained:
         values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:
             raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")
-        from triptych.run.account import evaluate_checkpoint
+        from triptych.run.evaluate import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
 
@@ -276,7 +276,6 @@ def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[st
             raise UserError(f"{override}: {problem}")
         if key in arguments:
             raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
-    check_environment()
     own = [f"{key}={value}" for key, value in arguments.items()]
     return composing.compose_command(command, hydra_overrides([*own, *overrides], command))
 

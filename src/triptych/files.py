@@ -25,7 +25,6 @@ MIB = 2**20
 # an environment variable raises each; nothing in a run's directory, a checkpoint or a data folder can
 LIMITS = {
     "TRIPTYCH_MAX_CONFIG": MIB,  # bytes of a config.yaml
-    "TRIPTYCH_MAX_NODES": 50_000,  # values in a configuration; aliases are refused
     "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and its like
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
     "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked

@@ -67,7 +67,7 @@ def resumed_after_its_fit(run, monkeypatch, edit=lambda callbacks: None):
         raise RuntimeError("an accident")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
-        patch.setattr("triptych.run.execute.choose_weights", killed)
+        patch.setattr("triptych.run.training.choose_weights", killed)
         execute(run)
     (run / "summary.json").unlink()
     checkpoint = torch.load(last := run / "checkpoints" / "last.ckpt", weights_only=True)

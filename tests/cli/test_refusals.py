@@ -9,7 +9,6 @@ from triptych.run.execute import execute
 
 NO_AVERAGE = "callbacks.ema=null weights=raw"
 REFUSED = [
-    ("trainer.devices=64 trainer.accelerator=cpu", "trainer.devices=64 ... must be 1 to"),
     ("schedule.gamma_min=5 schedule.gamma_max=-5", "schedule.gamma_min=5 ... gamma_min < gamma_max"),
     ("objective=levels data=ring denoiser=mlp", "objective=levels ... discrete levels"),
     ("callbacks.ema.sigma_rel=2", "callbacks.ema.sigma_rel=2 ... below 0.2887"),
@@ -17,9 +16,7 @@ REFUSED = [
     ("callbacks.ema.half_life=100", "half_life=100 ... sigma_rel=0.05 ... null"),
     ("callbacks.ema.sigma_rel=null callbacks.ema.half_life=0", "callbacks.ema.half_life=0"),
     ("callbacks.ema.snapshots=4 callbacks.ema.others=[]", "callbacks.ema.snapshots=4 ... two lengths"),
-    ("weights=chosen checkpoint=best", "weights=chosen ... checkpoint=last"),
     ("weights=chosen data.val_size=0", "weights=chosen ... no validation items"),
-    ("weights=chosen callbacks.ema.others=[]", "weights=chosen: one average ... others=[0.1]"),
     ("trainer=fsdp", f"trainer.strategy=fsdp ... pass {NO_AVERAGE}"),
     (f"trainer=fsdp {NO_AVERAGE} objective/loss=edm2", "fsdp ... EDM2's weights ... use trainer=ddp"),
     (f"trainer=fsdp {NO_AVERAGE} trainer.gradient_clip_val=1.0", "gradient_clip_val=1.0 ... pass null"),
@@ -30,7 +27,6 @@ REFUSED = [
     ("checkpoint=best trainer.val_check_interval=7", "checkpoint=best: ... beyond the 6 steps; lower it"),
     ("test=false data.val_size=0", "test=false: a validation set is needed"),
     ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
-    ("experiment=ring measures.n=8 measures.classifier=x", "measures.classifier=x: points are measured"),
 ]
 
 

@@ -37,6 +37,8 @@ def packages(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     trusting("lab_a,lab_lost")
     yield tmp_path, trusting
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab_a"]:
+        del sys.modules[name]
 
 
 def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.config.habits import nearest
-from triptych.config.identity import check_environment, in_root, quote, run_name, slug, unread_threads
-from triptych.errors import UserError
+from triptych.config.identity import in_root, quote, run_name, slug
 
 
 @given(st.text(max_size=300))
@@ -40,30 +39,6 @@ def test_quotes_hold_any_text(text):
     text = "".join(c for c in text if c.isprintable())
     override = OverridesParser.create().parse_override(f"key={quote(text)}")
     assert override.value() == text and not override.is_sweep_override()
-
-
-@pytest.mark.parametrize("name", ["TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"])
-@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", "4(x2)"])
-def test_a_variable_that_is_no_number_of_cores_is_named(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^{name}={value[:1]}.*: must be a whole number of at least 1"):
-        check_environment()
-    monkeypatch.setenv(name, "")
-    check_environment()
-
-
-def test_a_number_of_threads_that_a_run_does_not_read_is_named(monkeypatch):
-    """Where nobody chose another: a figure's last digits follow from its record, not from a variable."""
-    monkeypatch.setattr("triptych.config.identity.cores", lambda: 4)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
-    assert unread_threads(4, []) == "", "a sweep, or whoever set TRIPTYCH_THREADS, chose"
-    monkeypatch.delenv("TRIPTYCH_THREADS")
-    line = "OMP_NUM_THREADS=2: a run does not read it; type threads=2"
-    assert unread_threads(4, ["seed=1"]) == line
-    assert unread_threads(4, ["threads=4"]) == unread_threads(3, []) == ""
-    for same in ("4", ""):
-        monkeypatch.setenv("OMP_NUM_THREADS", same)
-        assert unread_threads(4, []) == ""
 
 
 def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):

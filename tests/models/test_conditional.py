@@ -17,11 +17,12 @@ from triptych.diffusion.draws import training_members
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM
-from triptych.run.build import OtherRuns, _teacher, guided
 from triptych.run.drawing import Drawing
+from triptych.run.guidance import guided
+from triptych.run.measure import choose_conditions
 from triptych.run.model import build_model, facts
+from triptych.run.other_runs import OtherRuns, open_teacher
 from triptych.run.reference import SampleReference
-from triptych.run.sampling.measure import _conditions
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
@@ -171,9 +172,9 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
     guides = SimpleNamespace(open=lambda *_: SimpleNamespace(model=teacher, data=data))
     if said:
         words = f"objective.teacher=x: never trained without {said}"
-        refused(lambda: _teacher("x", student, data, guides), words)
+        refused(lambda: open_teacher("x", student, data, guides), words)
     else:
-        assert _teacher("x", student, data, guides) is teacher.denoiser
+        assert open_teacher("x", student, data, guides) is teacher.denoiser
 
 
 def test_threshold_keeps_samples_in_range(model):
@@ -230,13 +231,13 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
 def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
     """In random order, each as often, also where a folder's items lie in the order of their classes."""
     splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
-    held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,))
+    held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,), condition_split="test")
     drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))
     for n in (30, 120):
-        reference = SampleReference(held, n, 0, None)
+        reference = SampleReference(held, n, 0, {})
         reference.held_features = lambda rows: rows
         measured = SimpleNamespace(config={"measures": {"n": n}}, reference=reference)
-        sets = [_conditions(measured, drawing, repeat)[1] for repeat in range(5)]
+        sets = [choose_conditions(measured, drawing, repeat).labels for repeat in range(5)]
         assert all(torch.equal(one[:60], reference.true_set(i)[1]) for i, one in enumerate(sets))
         assert all(len(one) == n and abs((one == 0).sum() / n - 2 / 3) < 0.2 for one in sets)
         assert not torch.equal(sets[0], sets[1])
@@ -249,7 +250,7 @@ def test_measured_samples_ask_for_captions_of_all_the_split_also_where_these_are
     of_classes = None if kinds == 1 else SimpleNamespace(untrained=torch.arange(1000) >= 500)
     for n, same in ((100, 100), (1000, 1000 // kinds), (1500, 1000 // kinds)):
         node = SimpleNamespace(config={"measures": {"n": n}}, reference=SimpleNamespace(prompts=of_classes))
-        items = drawing.held_out(n) if kinds == 1 else _conditions(node, drawing, 0)[0]
+        items = drawing.held_out(n) if kinds == 1 else choose_conditions(node, drawing, 0).items
         assert len(items) == n and len(items.unique()) == same
         assert abs(items[:100].float().mean() - 500 / kinds) < 120 / kinds or n > 100
         assert n < 1000 or items.equal(torch.arange(n) % (1000 // kinds)), "as they are"

@@ -8,11 +8,12 @@ from triptych.data.base import DataModule
 from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
-from triptych.run.account import account_split
-from triptych.run.build import OtherRuns, guided
 from triptych.run.drawing import Drawing
-from triptych.run.fit import build_trainer
+from triptych.run.evaluate import account_split
+from triptych.run.guidance import guided
 from triptych.run.model import build_model
+from triptych.run.other_runs import OtherRuns
+from triptych.run.trainer import build_trainer
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
 POINTS = "data=ring denoiser=mlp model.conditional=true denoiser.network.width=32".split()

@@ -70,13 +70,15 @@ def test_sums_waves_and_joined_channels_keep_it():
 def test_a_block_changes_no_magnitude_at_the_start(up):
     """Fig. 21: its parts are of magnitude 1, and so are their weighted sums."""
     torch.manual_seed(0)
-    block = EDM2Block(32, 64, 16, up=up, heads=0, scale=1, dropout=0.0)  # attention averages
+    sizes = {"conditioning": 16, "dropout": 0.0, "head_width": 8}
+    block = EDM2Block(32, 64, up=up, **sizes)  # without attention, which averages
     near(magnitude(block(normal(4, 32, 16, 16), normal(4, 16))), 1, rel=0.05)
 
 
 def test_attention_is_of_queries_keys_and_values_of_magnitude_one():
     torch.manual_seed(0)
-    block = EDM2Block(8, 8, 4, up=True, heads=2, scale=1, dropout=0.0).eval()
+    sizes = {"conditioning": 4, "dropout": 0.0, "head_width": 4}
+    block = EDM2Block(8, 8, attends=True, up=True, **sizes).eval()
     h = normal(2, 8, 3, 5)
     parts = block.qkv(h).reshape(2, 2, 4, 3, 15)  # head, channel, which, position
     q, k, v = (p / (1e-4 + p.square().mean(2, keepdim=True).sqrt()) for p in parts.unbind(3))

@@ -12,7 +12,7 @@ from triptych.config.build import PARTS, build
 from triptych.config.file import copy_plain
 from triptych.data.build import build_data
 from triptych.errors import UserError
-from triptych.run import build as guides
+from triptych.run import other_runs as guides
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
 from triptych.run.model import build_model, parts_table, set_up_torch

@@ -31,8 +31,6 @@ def test_going_on_under_edited_sources(prepared, monkeypatch, capsys, root):
     assert first["sources"] != second["sources"] and second["changed"] == line
     (read,) = read_runs(run.path.parent)
     assert read.code_changes == (line,)
-    (comparison,) = compare([read])
-    assert any("went on after an interruption under other code" in note for note in comparison.notes)
     assert line in results_csv([read], root)
 
 
@@ -50,7 +48,7 @@ def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, c
 def test_code_and_packages_in_one_line():
     old = Execution(sources="a", versions={"torch": "2.12.0", "numpy": "2.5"})
     new = Execution(sources="b", versions={"torch": "2.13.0", "numpy": "2.5"})
-    assert describe_changes(old, new) == "code and packages (torch 2.12.0 -> 2.13.0)"
+    assert describe_changes(old, new) == "code and packages"
     for last in (Execution(), new):  # of an older record the first
         assert describe_changes(last, new) == ""
 
@@ -105,6 +103,6 @@ def test_a_sweep_typed_again_after_an_edit_says_so_once(tmp_path, monkeypatch):
         under(run, "1")
     (runs[2] / "config.yaml").unlink()  # which that run's own job says
     assert finished_before(*map(RunDirectory, runs)) == (
-        "2 runs finished before, under other code than now; force=true runs them anew, "
-        "the old directories are kept aside"
+        f"finished before, under other code than now ({runs[0].name}, {runs[1].name}); "
+        "force=true runs anew and keeps the old directory aside"
     )

@@ -14,7 +14,7 @@ from triptych.data.build import build_data
 from triptych.errors import Interrupted, UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
-from triptych.run import execute as module
+from triptych.run import training as module
 from triptych.run.checkpoints import Keep
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
@@ -69,14 +69,6 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     known = test["nats_per_dim"]["mean"] - test["gap"]["mean"]
     assert known == pytest.approx(test["entropy"]["mean"], abs=0.03)
     assert test["gap"]["mean"] > 0
-
-
-def test_data_that_have_settings_of_their_own_are_pointed_to_them(prepared):
-    few = "data.train_size=60 data.test_size=20 data.val_size=20 samples.n=0 trainer.max_steps=1".split()
-    for extra, hinted in (("data=ring", True), ("experiment=ring", False)):
-        run = prepared(extra, "denoiser=mlp", *few, path=extra)
-        execute(run)
-        assert ("experiment=ring has settings" in (run / "train.log").read_text()) == hinted
 
 
 def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(prepared):
@@ -136,7 +128,6 @@ def test_another_configuration_is_refused_and_force_keeps_the_old_directory(prep
     ("asked", "words"),
     [
         (["trainer.accelerator=gpu"], "gpu backend"),
-        (["likelihood=ode_images", "guidance=classifier_free"], "likelihood with a guidance"),
         (["denoiser.network.width=999999999"], "denoiser.network: "),
     ],
 )
@@ -208,7 +199,6 @@ def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, mon
         execute(run)
     lines = capfd.readouterr().err.splitlines()
     assert "lr_schedule.warmup_steps=100: all 6 steps are warm-up; use fewer" in lines
-    assert "validation: 8 items, too few to choose a setting or a moment by" in lines
     assert any(line.startswith("step 3/6: validation bound ") for line in lines)
     assert str(stopped.value).endswith(f"; triptych-train resume={run.path} goes on")
     execute(run)

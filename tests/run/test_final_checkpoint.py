@@ -7,10 +7,11 @@ import torch
 
 from tests.refusal import refused
 from tests.run.commands import evaluated
-from triptych.run.build import OtherRuns, build_drawing
+from triptych.run.build import build_drawing
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.new_process import call_in_new_process, remember_environment
+from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as multiprocessing
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.control import DrawError
 from triptych.models.accounting import Account, Accounting
-from triptych.run.account import write_items
+from triptych.run.evaluate import write_items
 from triptych.run.execute import execute
 
 NAMES = ["index", "total", "prior", "reconstruction", "diffusion", "draw_variance"]

@@ -178,13 +178,6 @@ def test_a_failure_that_passes_is_tried_again(stub, capsys):
     assert not capsys.readouterr().err
 
 
-def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatch):
-    monkeypatch.setattr("triptych.config.check.find_spec", lambda name: None)
-    for name in ("tensorboard", "mlflow"):
-        with pytest.raises(UserError, match=rf"logger={name}: .*pip install 'triptych\[loggers\]'"):
-            prepared(f"logger={name}", csv=False)
-
-
 def test_a_directory_sent_to_us_does_not_say_where_mlflow_writes(prepared, monkeypatch, capsys, root):
     asked = f"sqlite:///{root}/elsewhere.db"
     run = prepared("logger=mlflow", f"logger.mlflow.tracking_uri={asked}", csv=False)

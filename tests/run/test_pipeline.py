@@ -348,4 +348,4 @@ def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root
     assert not (root / "logs" / "runs" / "x").exists()
     for command in ("evaluate", "sample"):
         done = inside(f"triptych.cli.{command}", f"ckpt={path}")
-        refused_command(done, f"ckpt={path}: a pipeline of diffusers; pass a run")
+        refused_command(done, f"ckpt={path}: no run in this directory")

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from tests.run.accidents import rows, stop_after
-from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
-from triptych.run.account import account_split
+from triptych.run.evaluate import account_split
 from triptych.run.execute import execute
-from triptych.run.fit import build_trainer
 from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
 from triptych.run.untrusted import read_checkpoint
 
 FEW = ("trainer.max_steps=3", "trainer.val_check_interval=3", "samples.n=0", "bound.repeats=1")
@@ -41,19 +40,6 @@ def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(pr
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
 
 
-def test_without_a_compiler_it_is_one_line_before_the_first_step(prepared, monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("No working C++ compiler found\nand more")
-
-    monkeypatch.setattr(torch, "compile", lambda function: broken)
-    run = prepared("compile=true", *FEW)
-    with pytest.raises(
-        UserError, match=r"^compile=true: .*\(No working C\+\+ compiler found and more\); pass false"
-    ):
-        execute(run)
-    assert run.summary()["stage"] == "build" and not run.checkpoints()
-
-
 def test_what_is_compiled_and_when(prepared, monkeypatch):
     """With a compiler that only counts: in the fit alone, under plain names, and a run goes on without it."""
     calls = []
@@ -68,7 +54,7 @@ def test_what_is_compiled_and_when(prepared, monkeypatch):
     monkeypatch.setattr(torch, "compile", counting)
     stop_after(prepared("compile=true", *FEW), 2)
     in_the_fit = len(calls)
-    assert in_the_fit >= 3, "the probe, and each step"
+    assert in_the_fit >= 2, "each step"
     run = prepared("compile=false", *FEW)
     execute(run)
     assert len(calls) == in_the_fit and run.config()["compile"] is False

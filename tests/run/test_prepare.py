@@ -1,7 +1,5 @@
 """The same run again, or another: what a directory's record and a command's configuration differ in."""
 
-import os
-
 import pytest
 from omegaconf import OmegaConf
 
@@ -112,7 +110,7 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
 
 @pytest.mark.parametrize("name", ["../../evil", ".hidden", "naïve", "a" * 121, "exp.old-1"])
 def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
-    with pytest.raises(UserError, match=r"^name=.*(not a directory's name|is not allowed); "):
+    with pytest.raises(UserError, match="^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()
 
@@ -120,14 +118,6 @@ def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
 def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
     """As in ``-m init_from=A,null init_partial=true``; a single run is refused (``test_bad_inputs``)."""
     assert prepared("init_partial=true").config()["init_partial"]
-
-
-def test_a_folder_whose_name_is_no_utf_8_is_refused(prepared, root):
-    """No configuration could be written, or read again."""
-    folder = os.fsdecode(os.fsencode(root) + b"/caf\xe9")
-    with pytest.raises(UserError, match="^paths.log_dir=.*: not UTF-8; rename the file or folder"):
-        prepared(f"paths.log_dir='{folder}'", path="n")
-    assert not (root / "logs" / "runs" / "n").exists()
 
 
 def test_a_run_that_is_refused_gives_its_place_back_to_the_one_put_aside(root, door, tiny):

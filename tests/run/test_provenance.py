@@ -25,47 +25,34 @@ def commit(folder: Path) -> list[str]:
     return git
 
 
-def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
+def test_code_that_git_does_not_know_yet_is_noted(root):
     repository = root / "repository"
     package = repository / "src" / "triptych"
     package.mkdir(parents=True)
     (package / "old.py").write_text("old = 1\n")
     commit(repository)
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    assert not provenance.git_state()["dirty"]
-    (package / "my_net.py").write_text("new = 2\n")
-    (package / "é.py").write_text("")
-    (package / "lost.py").symlink_to("nowhere")
+    assert not provenance.git_state(repository, "src", "configs")["dirty"]
     (repository / "notes.txt").write_text("no code")
-    state = provenance.git_state()
-    assert state["dirty"] and state["untracked"] == {
-        "src/triptych/my_net.py": "new = 2\n",
-        "src/triptych/é.py": "",
-    }
+    assert not provenance.git_state(repository, "src", "configs")["dirty"]
+    (package / "my_net.py").write_text("new = 2\n")
+    assert provenance.git_state(repository, "src", "configs")["dirty"]
 
 
-def test_no_secret_is_recorded(root, monkeypatch):
-    """Neither what git ignores, nor a hidden file, nor one that is named after a key or a password."""
+def test_no_secret_is_recorded(root):
+    """No change of a hidden file, nor of one that is named after a key or a password."""
     package = root / "repository" / "src" / "triptych"
-    package.mkdir(parents=True)
     secrets = ".env .envrc .ssh/id server.pem id_rsa secrets.yaml wandb-token.txt API_KEY".split()
     code = ["tokens.py", "password_net.py", "secretary.py", "net.yaml"]
-    (package / ".env.local").write_text("old\n")
-    (package / "net.py").write_text("old\n")
-    (package / ".gitignore").write_text("ignored.yaml\n")
-    commit(root / "repository")
-    for name in (*secrets, "ignored.yaml", ".env.local"):
-        (package / name).parent.mkdir(exist_ok=True)
-        (package / name).write_text("KEY=hunter2\n")
-    (root / "outside").write_text("KEY=hunter2\n")
-    (package / "linked.py").symlink_to(root / "outside")
-    for name in (*code, "net.py"):
-        (package / name).write_text("new\n")
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    state = provenance.git_state()
-    assert "hunter2" not in json.dumps(state) and "+new" in state["diff"]
-    assert state["untracked"].keys() == {f"src/triptych/{name}" for name in code}
-    assert set(state["left_out"]) == {f"src/triptych/{name}" for name in (*secrets, ".env.local")}
+    for content in ("old\n", "KEY=hunter2\n"):
+        for name in secrets:
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(content)
+        for name in code:
+            (package / name).write_text(content.replace("KEY=hunter2", "new"))
+        if content == "old\n":
+            commit(root / "repository")
+    state = provenance.git_state(root / "repository", "src")
+    assert "hunter2" not in state["diff"] and state["diff"].count("+new") == len(code) and state["dirty"]
 
 
 def test_a_password_in_a_url_is_masked(root, monkeypatch):
@@ -95,15 +82,18 @@ def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
     assert provenance.command() == [program, *typed]
 
 
-def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
-    """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
+def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
+    """One that no repository has, or that git ignores there, has no commit."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
     for file in (kept / "net.py", loose, root / "kept" / "lab_file.py"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("class Net: ...\n")
+    git = ["git", "-C", str(root / "kept"), "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "-q"], check=True)
     (root / "kept" / ".gitignore").write_text("lab_hidden\n")
-    git = commit(root / "kept")
     shutil.copytree(kept, hidden)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
     (kept / "more.py").write_text("new = 1\n")
     (kept / "net.py").write_text("class Net: pass\n")
     for folder in (root, root / "kept"):
@@ -113,14 +103,9 @@ def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden", "lab_file"}
-    assert own["lab_file"]["commit"] == head.strip() and not own["lab_file"]["untracked"]
-    assert own["lab_kept"]["commit"] == head.strip() and "+class Net: pass" in own["lab_kept"]["diff"]
-    assert own["lab_kept"]["untracked"] == {"lab_kept/more.py": "new = 1\n"}
-    assert own["lab_loose"] == {"untracked": {"lab_loose.py": "class Net: ...\n"}}
-    assert own["lab_hidden"] == {"untracked": {"lab_hidden/net.py": "class Net: ...\n"}}
-    monkeypatch.setattr(provenance, "DIFF_LIMIT", 20)  # characters of all files together
-    (hidden / "z.py").write_text("class Net: ...\n")
-    assert [*provenance._package_state(hidden)["untracked"].values()] == ["class Net: ...\n", "class"]
+    assert own["lab_file"]["commit"] == own["lab_kept"]["commit"] == head.strip()
+    assert "+class Net: pass" in own["lab_kept"]["diff"] and own["lab_kept"]["dirty"]
+    assert own["lab_loose"] == own["lab_hidden"] == {}
 
 
 @pytest.mark.slow

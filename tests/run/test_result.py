@@ -10,7 +10,7 @@ from triptych.run.execute import execute
 from triptych.run.parsing import parse_estimates
 from triptych.run.provenance_file import Provenance
 from triptych.run.read import read_run
-from triptych.run.result import Result, check_seal, figures_line, seal
+from triptych.run.result import Result, figures_line, seal
 
 BOUND = metrics(1.5)
 
@@ -25,14 +25,12 @@ def test_what_is_written_is_read(tmp_path):
     assert run.choices == {"data": "digits"} and run.record == seal(record)
 
 
-def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch, capfd):
+def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch):
     curve = {"gamma": [0.0, 1.0], "share": [0.5, 0.25]}
-    mine = lambda model: {"shares": curve, "test": {}, "odd": object()}  # noqa: E731
+    mine = lambda model: {"shares": curve, "test": {}}  # noqa: E731
     monkeypatch.setattr(Diffusion, "panels", mine)
     result = execute(run := prepared("experiment=ring", "data.train_size=64", "data.test_size=64"))
     assert run.summary()["shares"] == curve and result.status == "finished" and result.test
-    said = capfd.readouterr().err
-    assert "Diffusion.panels" in said and "test is an entry" in said and "odd" in said
 
 
 @pytest.mark.parametrize(
@@ -65,9 +63,9 @@ def test_the_ode_is_said_of_its_own_items():
 
 
 def test_a_bound_without_its_terms_is_no_result():
-    check_seal({"test": BOUND})
+    assert parse_estimates("test", BOUND)["bpd"].mean == 1.5
     for part in ("prior", "diffusion"):
         with pytest.raises(ValueError, match="is missing"):
-            check_seal({"test": {key: value for key, value in BOUND.items() if key != f"bpd_{part}"}})
+            parse_estimates("test", {key: value for key, value in BOUND.items() if key != f"bpd_{part}"})
     with pytest.raises(ValueError, match="is missing"):
-        check_seal({"val": BOUND | {"bpd": {"mean": 1.5}}})
+        parse_estimates("val", BOUND | {"bpd": {"mean": 1.5}})

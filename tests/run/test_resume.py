@@ -93,7 +93,7 @@ def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, v
     saved = {3: 3, 4: 2, 8: 3, 5: 5}[at]  # the step under way is finished; a validation under way is not
     assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
     reopen(str(broken.path))
-    assert f"{broken.path}: unfinished, step {saved} of 6\n" in capsys.readouterr().err
+    assert f"{broken.path}: unfinished, at step {saved}\n" in capsys.readouterr().err
     same(whole, broken, whole.summary(), execute(broken))
     reopen(str(broken.path))
     assert "unfinished" not in capsys.readouterr().err

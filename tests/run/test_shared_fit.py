@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.run.accidents import Accident, at_call, stumble, table
 from triptych.models.diffusion import Diffusion
-from triptych.run import initialization
+from triptych.run import initialization, shared_fit
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.execute import execute
 from triptych.run.read import read_run
@@ -79,7 +79,7 @@ def test_a_copy_that_was_killed_half_way_trains_on(sweep, monkeypatch):
     sweep("first", *BASE)
     half = sweep("half", *DDIM, begin=False)
     with monkeypatch.context() as patch, pytest.raises(Accident):
-        patch.setattr(initialization, "save_checkpoint", lambda *a: (save_checkpoint(*a), stumble()))
+        patch.setattr(shared_fit, "save_checkpoint", lambda *a: (save_checkpoint(*a), stumble()))
         execute(half)
     assert [path.name for path in half.checkpoints()] == ["best.ckpt"]
     assert plain(execute(half)) == plain(sweep("whole", *DDIM)[0])
@@ -137,7 +137,7 @@ def test_a_fit_that_went_on_with_other_data_is_not_offered(sweep, monkeypatch):
 
 def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypatch):
     code = {"one.py": "1"}
-    monkeypatch.setattr(initialization, "code_digest", lambda config: str(code))
+    monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
     sweep("first")
     code["one.py"] = "2"
     assert sweep("first", "force=true")[2] == 6, "by other code"
@@ -147,7 +147,7 @@ def test_the_entry_of_a_run_that_was_begun_anew_is_not_followed(sweep, monkeypat
 
 def test_code_that_is_edited_during_a_fit_is_not_that_of_the_fit(sweep, monkeypatch):
     code = {"one.py": "1"}
-    monkeypatch.setattr(initialization, "code_digest", lambda config: str(code))
+    monkeypatch.setattr(shared_fit, "code_digest", lambda config: str(code))
     first = sweep("first", begin=False)
     with monkeypatch.context() as patch:
         at_call(patch, "training_step", 3, lambda: code.update({"one.py": "2"}))

@@ -4,19 +4,17 @@ import io
 from types import SimpleNamespace
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import SimpleProfiler
 
 import triptych
 from tests.run.accidents import rows, stop_after
-from triptych.errors import UserError
 from triptych.models import base
 from triptych.models.diffusion import Diffusion
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.fit import build_trainer, steps_of
 from triptych.run.progress import Progress
+from triptych.run.trainer import build_trainer, steps_of
 
 
 def test_a_profiler_writes_into_the_runs_directory(prepared):
@@ -107,18 +105,6 @@ def test_epochs_decide_the_length(root, tiny):
     assert run.status == "finished" and run.steps == 5
     assert run.val["bpd"].n == 150, "the reported figures are of the whole split"
     assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound
-
-
-@pytest.mark.parametrize(("share", "more"), [(0.1, ""), (0.5, "trainer.devices=2 data.eval_batch_size=75")])
-def test_a_share_of_validation_that_is_no_batch_is_refused(prepared, monkeypatch, share, more):
-    """Lightning's own error comes after the start, with a traceback; of 150 items each process has half."""
-    monkeypatch.setattr(pl.Trainer, "fit", None)  # which starts the other process
-    each = " a process" if more else ""
-    words = (
-        rf"^trainer\.limit_val_batches={share}: less than one of 1 validation batches{each}; pass a number"
-    )
-    with pytest.raises(UserError, match=words):
-        execute(prepared(f"+trainer.limit_val_batches={share}", *more.split()))
 
 
 def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):

@@ -169,7 +169,8 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 def test_a_configuration_that_is_none(root, config, group):
     for value in (None, "x", 3, [], {"a": 1}):
         path = save_checkpoint(root / "x.ckpt", put(config, group, value))
-        with pytest.raises(UserError, match=f"no group {group};|{group}:? names no class"):
+        problems = "names no class|must be a group|the dotted name"
+        with pytest.raises(UserError, match=f"has no {group};|{problems}|cannot be built"):
             reopen(str(path))
 
 

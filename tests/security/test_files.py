@@ -22,7 +22,6 @@ from omegaconf import OmegaConf
 from PIL import EpsImagePlugin, Image
 from torch._utils import _rebuild_tensor_v2
 
-from tests import refusal
 from triptych.config.file import read_config
 from triptych.data.captions import read_caption
 from triptych.data.folder import ImageFolder, read_image
@@ -30,7 +29,8 @@ from triptych.data.mnist import read_idx
 from triptych.errors import UserError
 from triptych.files import load_object
 from triptych.run.directory import SCHEMA, RunDirectory
-from triptych.run.read import read_arrays, read_run
+from triptych.run.items import read_arrays
+from triptych.run.read import read_run
 from triptych.run.reopen import reopen
 from triptych.run.untrusted import read_checkpoint
 from triptych.study.results import results_csv
@@ -74,11 +74,8 @@ YAML = {
     "cycle": ("a: &x [*x]\n", "an alias"),
     "merge": ("a: &x {b: 1}\nc:\n  <<: *x\n", "an alias"),
     "deep lists": ("a: " + "[" * 200_000, "nest"),
-    "many": ("a: [" + "1," * 50_001 + "]", "TRIPTYCH_MAX_NODES"),
     "large": ("a: '" + "x" * 5_000_000 + "'", "TRIPTYCH_MAX_CONFIG"),
     "digits": ("a: " + "9" * 8000, "cannot be read"),
-    "large number": ("a: " + "9" * 300, "a longer value"),
-    "sexagesimal": ("a: " + "1:" * 3000 + "1", "a longer value"),
     "python": ("a: !!python/object/apply:os.system ['true']", "tag"),
     "path": ("a: !!python/object/apply:pathlib.Path ['/x']", "tag"),
     "binary": ("a: !!binary aGVsbG8=", "a is bytes"),
@@ -118,13 +115,13 @@ def test_an_honest_config_is_read_as_it_was_written(tmp_path):
 def test_limits_can_be_raised_and_only_by_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     file.write_text("a: [" + "1," * 300 + "]")
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "100")
-    with refused("more than 100 values", "TRIPTYCH_MAX_NODES=..."):
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "100")
+    with refused("TRIPTYCH_MAX_CONFIG=..."):
         read_config(file)
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "1000")
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "1000")
     assert len(read_config(file)["a"]) == 300
-    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "all")
-    with refused("TRIPTYCH_MAX_NODES=all", "a whole number"):
+    monkeypatch.setenv("TRIPTYCH_MAX_CONFIG", "all")
+    with refused("TRIPTYCH_MAX_CONFIG=all", "a whole number"):
         read_config(file)
 
 
@@ -213,17 +210,12 @@ def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
     assert not marks(root)
 
 
-def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
+def test_a_cycle_in_a_checkpoints_configuration(tmp_path):
     ring = {}
     ring["x"] = [ring]
-    laughs = ["lol"]
-    for _ in range(30):
-        laughs = [laughs] * 9
-    long = {"x": {"y": 10**30}}
-    for config, words in ((ring, "nested too deeply"), ({"x": laughs}, "more than"), (long, "longer")):
-        path = save_checkpoint(tmp_path / "x.ckpt", config)
-        with refused(f"ckpt={path}: config", words):
-            read_checkpoint(path)
+    path = save_checkpoint(tmp_path / "x.ckpt", ring)
+    with refused(f"ckpt={path}: config", "nested too deeply"):
+        read_checkpoint(path)
 
 
 def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
@@ -235,22 +227,6 @@ def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
     path = save_checkpoint(tmp_path / "x.ckpt", {"a": 1}, OrderedDict(state))
     found = read_checkpoint(path)["state_dict"]
     assert all(found[name].equal(value) and found[name].dtype == value.dtype for name, value in state.items())
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("width", 10**6, ": needs more than its file"),
-        ("width", 10**12, ": needs more than its file"),
-        ("blocks", 10**7, ": more than 10000 tensors"),
-        ("width", -1, ".width=-1: must be"),
-    ],
-)
-def test_a_network_that_is_larger_than_its_file(tmp_path, key, value, words):
-    config = configuration()
-    config["denoiser"]["network"][key] = value
-    path = save_checkpoint(tmp_path / "x.ckpt", config, {"w": torch.zeros(3)})
-    refusal.refused(lambda: reopen(str(path), weights="raw"), f"denoiser.network{words}")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
@@ -292,7 +268,7 @@ def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
 def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
     folder_of(tmp_path, size=(40, 40))
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
-    with refused("40 x 40 = 1600 pixels, more than 1599"):
+    with refused("40 x 40 pixels, more than 1599"):
         ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()
     monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1600")
     ImageFolder(tmp_path, size=8, val_fraction=0, test_fraction=0).setup()

@@ -20,9 +20,10 @@ from triptych.errors import Unreadable, UserError
 from triptych.run.checkpoints import newest_readable
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.execute import execute
+from triptych.run.items import read_items
 from triptych.run.metrics import MetricsCsv
 from triptych.run.prepare import prepare
-from triptych.run.read import read_items, read_run
+from triptych.run.read import read_run
 from triptych.run.reopen import reopen
 from triptych.run.result import Result
 from triptych.run.untrusted import (
@@ -116,8 +117,8 @@ def test_a_good_checkpoint_is_not_blamed_for_a_cut_config(run):
     """Its only good file was to be removed, or the run was called interrupted."""
     whole, damaged = (run / "config.yaml").read_text(), "config.yaml: damaged"
     (run / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:10]))
-    kept = "restore it, or pass a copy of the checkpoint in another folder"
-    assert "remove" not in refused(lambda: read_checkpoint(last(run)), damaged, kept)
+    kept = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
+    assert "remove" not in refused(lambda: read_checkpoint(last(run)), kept)
     refused(lambda: check_reference("guide", str(run)), damaged)
     refused(lambda: adopt({"trained": str(run)}, {}, []), damaged)
     (run / "summary.json").unlink()  # then either may be wrong

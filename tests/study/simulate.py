@@ -15,8 +15,9 @@ from unittest import mock
 import numpy as np
 from scipy import stats
 
+from triptych.run.items import Items
 from triptych.run.parsing import Estimate, SampleMeasures
-from triptych.run.read import Items, Run
+from triptych.run.read import Run
 from triptych.study import cells, compare
 from triptych.study.cells import Comparison
 from triptych.study.tables import table_rows

@@ -76,7 +76,7 @@ def test_metrics_of_one_name_and_different_keys_are_not_to_be_compared(tmp_path,
             file.write(f"metrics: {{sharp: {{_target_: lab.Sharp, gamma: {gamma}}}}}\n")
     (comparison,) = compare(read_runs(tmp_path))
     assert comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2  # of one setting
-    said = "the metric sharp with different metrics.sharp.gamma: do not compare it"
+    said = "the metric sharp with different definitions: do not compare it"
     assert any(said in note for note in comparison.notes) == told
 
 

@@ -16,7 +16,7 @@ from tests.study.simulate import Memory, at_most, bounds
 from triptych.run.parsing import Estimate, SampleMeasures
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.contrasts import figure
+from triptych.study.claim_settings import figure
 from triptych.study.papers.claim import MetricPoint
 from triptych.study.published import judge_claims
 
@@ -235,7 +235,10 @@ def changed(change: Callable[[list[Run]], list[Run]]) -> Sweep:
             "a: seeds 0 and 1 have the same figures to the last digit.",
         ),
         (drawn(1, -9.0, 0.2), "b / a: a figure is not above 0"),
-        (Sweep(np.array([[[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]])), "every seed gave the same figure"),
+        (
+            Sweep(np.array([[[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]])),
+            "equal figures of all",
+        ),
     ],
 )
 def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):

@@ -76,7 +76,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (2, 0, 1)
     said = verdict(comparison)
     # a has the lower mean, b is better wherever both ran
-    assert "Over the seeds that both have, b is clear of it" in said.headline
+    assert "Where both have a seed, it is worse than b." in said.headline
     verdicts = [row.verdict for row in table_rows(comparison)]
     assert verdicts == ["lowest mean", "better where paired", "not paired"]
     assert any("same seeds" in note for note in comparison.notes)
@@ -183,7 +183,7 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     story = read_study([tmp_path])
     [comparison], [said] = story.comparisons, story.verdicts
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
-    assert (cells["v"].diverged, cells["x0"].diverged, cells["score"].diverged) == (0, 3, 5)
+    assert [len(cells[name].lost("diverged")) for name in ("v", "x0", "score")] == [0, 3, 5]
     assert "x0 diverged with 3 of 5 seeds and score diverged with 5 of 5 seeds" in said.headline
     assert "Clear of x0" in said.headline
     found = {row.label: row for row in table_rows(comparison)}
@@ -207,15 +207,6 @@ def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
     assert table_rows(comparison)[0].seeds == "3 (3 copied)"
     (note,) = [note for note in comparison.notes if "to the last digit" in note]
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
-
-
-def test_a_copy_whose_bound_was_changed_a_little_is_known_by_its_items(tmp_path):
-    hard = [-0.1, 0.0, 0.1]
-    for seed, bound in ((1, 2.0), (2, 2.03)):
-        make_run(tmp_path, "x0", seed, bound, items=hard)
-    copy = make_run(tmp_path, "x0", 3, 2.00001, items=hard)
-    (copy / "items.npz").write_bytes((one(tmp_path).cells[0].runs[1].dir / "items.npz").read_bytes())
-    assert set(one(tmp_path).cells[0].runs) == {1, 2}
 
 
 def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
@@ -255,17 +246,3 @@ def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
     assert found.claim(0, 1).pair.n_items == 0
-
-
-def test_settings_that_train_to_one_bound_are_noted_and_those_that_draw_from_one_model_are_not(tmp_path):
-    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
-    near = {seed: bound * (1 + 3e-5) for seed, bound in bounds.items()}
-    (note,) = [n for n in runs_of(tmp_path / "loss", {"x0": bounds, "v": near}).notes if "same bound" in n]
-    assert "x0 and v have the same bound in each of 3 seeds" in note
-    far = near | {2: 2.03 * (1 + 3e-4)}  # one seed apart is enough
-    assert not any("same bound" in note for note in runs_of(tmp_path / "far", {"x0": bounds, "v": far}).notes)
-    for sampler in ("ddim", "heun"):
-        for seed, bound in bounds.items():
-            told = [f"sampler={sampler}", f"seed={seed}"]
-            make_run(tmp_path / "draw", "x0", seed, bound, overrides=told, choices={"sampler": sampler})
-    assert not any("same bound" in note for note in one(tmp_path / "draw").notes)

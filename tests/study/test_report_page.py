@@ -18,7 +18,7 @@ from triptych.study import render
 from triptych.study.panels import colours
 from triptych.study.render import to_latex, write_report
 from triptych.study.study import read_study
-from triptych.study.tables import Entry, TableRow
+from triptych.study.tables import Column, Entry, TableRow
 
 from .fake_runs import TARGETS, diverged, edit, failed, make_run, make_runs, metrics, running, sweep
 
@@ -299,7 +299,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
 
 def test_a_table_in_latex_has_no_sign_that_breaks_it(tmp_path):
     rows = [TableRow(r"50% \input{x} $y$ #1_2", {"a": Entry("[−1, ∞] ± ε…")}, best=True)]
-    text = to_latex([("setting", "a & b"), ("a", "γ²")], rows)
+    text = to_latex([Column("setting", "a & b", is_text=True), Column("a", "γ²")], rows)
     assert r"\textbf{50\% \textbackslash{}input\{x\} \$y\$ \#1\_2}" in text
     assert r"a \& b & $\gamma$$^2$ \\" in text and text.isascii()
     assert re.search(r"begin\{tabular\}\{lr\}", text)

@@ -53,9 +53,10 @@ def test_both_stages_compare_settings_by_name_alone(runs):
     assert {run.bound for run in found[BEST]} == {2.05, 2.0}
 
 
-def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
-    [(title, part)] = stages(runs, None)
-    assert title == "" and len(part) == 12
+def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs, tmp_path):
+    [comparison] = read_study([tmp_path]).comparisons
+    runs = [run for cell in comparison.cells for run in (*cell.runs.values(), *cell.others)]
+    assert comparison.title == "" and len(runs) == 12 and {run.seed for run in runs} == {1, 2, 3}
 
 
 def test_words_say_the_budget_the_choices_and_the_edges():
@@ -90,7 +91,7 @@ def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
     }  # fmt: skip
     command = ["triptych-train", "-m", "ablation=objectives_tuned", "seed=1,2,3"]
     (tmp_path / "sweep.json").write_text(json.dumps({"expected": 10, "command": command, "tuning": tuning}))
-    step = read_study([tmp_path]).next_step
+    step = str(read_study([tmp_path]).next_step)
     assert "seed=1,2,3,4" in step
 
 

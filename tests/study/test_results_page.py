@@ -16,10 +16,10 @@ from triptych.config.describe import read_yaml
 from triptych.config.metric import version_of
 from triptych.config.source import CONFIGS
 from triptych.study import results_page
+from triptych.study.claims_figure import claims_figure
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.paper import settings_digest
 from triptych.study.render import print_table, write_report
-from triptych.study.results_page import claims_figure
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",
@@ -243,7 +243,7 @@ def test_a_figure_of_few_claims_has_room_for_them(n):
     claim = {"name": "soft", "kind": "trained", "word": "reproduced", "is_tie": False, "published_ratio": 1.5}
     claims = [claim | {"ratio": [1.2, 1.0, 1.4]}] * n
     with warnings.catch_warnings(action="error"):  # else of axes without a size
-        png = claims_figure([{"title": "A. Author 2020", "claims": claims}])
+        png = claims_figure([({"title": f"Author {i}"}, claim) for i, claim in enumerate(claims)])
     assert int.from_bytes(png[20:24], "big") > 230  # pixels of the height
 
 

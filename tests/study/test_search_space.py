@@ -119,7 +119,7 @@ def test_a_figure_that_no_run_has_is_refused_before_anything_is_written(root, in
 def test_a_figure_of_test_needs_the_test(root, inside):
     typed = ["optimized_metric=test.bpd.mean", "test=false"]
     done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s", *typed)
-    assert done.returncode == 1 and "test=false tests nothing; use val.bound.mean" in done.stderr
+    assert done.returncode == 1 and "no such figure is measured; did you mean val.bpd.mean?" in done.stderr
     assert not (root / "logs").exists()
 
 

@@ -35,15 +35,12 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
 
 
 def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
-    runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}}, seconds={"fit": 20.0, "test": 10.0})
+    runs_of(tmp_path, {"x0": {1: 1.9}, "v": {1: 2.0}})
     story = recorded(tmp_path)
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
-    # two settings, two seeds each, half a minute a run
     again = "triptych-train -m ablation=objectives seed=1,2,3"
-    assert story.next_step == f"2 more seeds per setting, 2 min 00 s in all, finished runs stay: {again}"
+    assert str(story.next_step) == f"2 more seeds per setting, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
-    for typed, several in (("objective=glob(*)", True), ("+objective=v", False)):
-        assert bool(recorded(tmp_path, command=[*COMMAND[:2], typed]).next_step) is several
     # one run alone has the error over its items, and is called by its name
     (run,) = tmp_path.glob("*x0*")
     story = read_study([run])
@@ -56,9 +53,9 @@ def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):
     for seed in (1, 2):
         failed(tmp_path, "c", seed, "ValueError: no")
     story = recorded(tmp_path, expected=6)
-    assert "c failed: no run has a result." in story.answer
+    assert "c failed with 2 of 2 seeds" in story.answer
     retry = "triptych-train -m ablation=objectives retry=true"
-    assert story.next_step == f"2 runs failed, finished runs stay: {retry}"
+    assert str(story.next_step) == f"2 runs failed, finished runs stay: {retry}"
 
 
 def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
@@ -67,9 +64,8 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
     claims = [comparison.claim(0, j) for j in (1, 2)]
     few, n = (seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
-    settled = f"b and c: about {few} seeds per setting would settle b, about {n} seeds"
-    assert few < n and settled in story.answer
-    assert story.next_step.endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
+    assert few < n and f"b and c: about {n} seeds per setting would settle b and c." in story.answer
+    assert str(story.next_step).endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
 
 
 def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
@@ -83,14 +79,14 @@ def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
 def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_to_come(tmp_path):
     table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
     runs_of(tmp_path, table)
-    assert recorded(tmp_path).next_step == ""
+    assert recorded(tmp_path).next_step is None
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     runs_of(tmp_path, {"a": table["a"], "b": {1: 1.1, 2: 1.08, 3: 1.1}})
-    assert re.search(r" seed=1,2,3,[\d,]+,\d\d$", recorded(tmp_path).next_step)
-    assert recorded(tmp_path, until={"looks": 3}).next_step == ""
+    assert re.search(r" seed=1,2,3,[\d,]+,\d\d$", str(recorded(tmp_path).next_step))
+    assert recorded(tmp_path, until={"looks": 3}).next_step is None
     waiting = recorded(tmp_path, expected=8)
-    assert waiting.next_step == "" and "Nothing is settled before the sweep ends." in waiting.answer
+    assert waiting.next_step is None and "Nothing is settled before the sweep ends." in waiting.answer
 
 
 @pytest.mark.parametrize(
@@ -98,14 +94,14 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
     [
         (
             {"elbo": 8.5, "flat": 13.0},
-            "No setting is better than a uniform guess (8.000 bits/dim): train longer.",
+            "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
         ),
         (
             {"elbo": 7.5, "flat": 9.0},
             "No setting is better than the per-pixel histogram (7.100 bits/dim): train longer.",
         ),
-        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than a uniform guess (8.000 bits/dim)."),
-        ({"elbo": 13.0}, "elbo is no better than a uniform guess (8.000 bits/dim)."),
+        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than the per-pixel histogram (7.100 bits/dim)."),
+        ({"elbo": 13.0}, "elbo is no better than the per-pixel histogram (7.100 bits/dim)."),
         ({"elbo": 6.0, "flat": 6.5}, ""),
     ],
 )
@@ -131,7 +127,7 @@ def test_no_seeds_are_advised_where_no_setting_is_better_than_a_baseline(tmp_pat
     for file in tmp_path.glob("*/summary.json"):
         edit(file, baselines={"uniform": {"mean": 0.9, "n": 297}})
     story = recorded(tmp_path)
-    assert story.answer.endswith("Not settled against b and c.") and story.next_step == ""
+    assert story.answer.endswith("Not settled against b and c.") and story.next_step is None
 
 
 def measured(values, **about):
@@ -156,7 +152,7 @@ def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
         run = make_run(tmp_path, objective, 1, bound, overrides=[f"objective={objective}"])
         edit(run / "summary.json", seed=None)
         edit(run / "provenance.json", command=["triptych-train", "-m", "seed=1"])
-    assert read_study([tmp_path]).next_step == ""
+    assert read_study([tmp_path]).next_step is None
 
 
 def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
@@ -164,14 +160,14 @@ def test_no_next_command_starts_over_or_asks_a_search_for_seeds(tmp_path):
     make_runs(tmp_path, close)
     command = ["triptych-train", "-m", "objective=x0,v", "seed=1,2,3", "force=true"]
     edit(tmp_path / "sweep.json", command=command)
-    assert "seed=1,2,3,4" in (step := read_study([tmp_path]).next_step) and "force" not in step
+    assert "seed=1,2,3,4" in (step := str(read_study([tmp_path]).next_step)) and "force" not in step
     claims = {"one": {"says": "It is so.", "order": ["x0", "v"]}}
     node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": claims}
     axes = {"seed": ["1", "2", "3"], "objective": ["x0", "v"]}
     edit(tmp_path / "sweep.json", command=[*command[:2], "paper=it"], paper=node, paper_axes=axes)
-    assert (story := read_study([tmp_path])).published and story.next_step == "", "claims have their seeds"
+    assert (story := read_study([tmp_path])).published and story.next_step is None, "claims have their seeds"
     edit(tmp_path / "sweep.json", command=[*command[:2], "hparams_search=optuna"])
-    assert read_study([tmp_path]).next_step == ""
+    assert read_study([tmp_path]).next_step is None
 
 
 def test_settings_that_share_a_model_and_are_not_measured_have_no_verdict(tmp_path):

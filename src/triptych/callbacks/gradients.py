@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 
 class Gradients(pl.Callback):
@@ -15,25 +16,32 @@ class Gradients(pl.Callback):
     """
 
     def __init__(self, clip: float | None = None, by_value: bool = False):
-        self.clip, self.by_value = clip, by_value
+        self.clip, self.by_value = clip or 0.0, by_value
         self.clipped = torch.zeros((), dtype=torch.long)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         steps = trainer.global_step + 1
         logged = steps % every == 0
-        gradients = [p.grad for p in module.parameters() if p.grad is not None] if logged or self.clip else []
+        if not logged and not self.clip:
+            return
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
             return
-        # The same as torch's get_total_norm, which on a CPU calls Python once for each gradient.
+        # As torch's get_total_norm, which on a CPU calls Python once for each of them.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:
-            most = torch.stack(torch._foreach_norm(gradients, math.inf)).max() if self.by_value else norm
-            self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (most > self.clip))
+            self._count_clipped(gradients, norm)
         if logged:
             module.log("train/grad_norm", norm, on_step=True, on_epoch=False)
-            if self.clip:
-                module.log("train/clipped", self.clipped / steps, on_step=True, on_epoch=False)
+        if logged and self.clip:
+            module.log("train/clipped", self.clipped / steps, on_step=True, on_epoch=False)
+
+    def _count_clipped(self, gradients: list[Tensor], norm: Tensor) -> None:
+        size = norm
+        if self.by_value:
+            size = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
+        self.clipped = self.clipped.to(norm.device) + (norm.isfinite() & (size > self.clip))
 
     def state_dict(self) -> dict[str, Any]:
         return {"clipped": self.clipped}

@@ -15,7 +15,7 @@ from triptych.cli.startup import answer_version
 from triptych.config.check import check_lists
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
-from triptych.config.identity import ABSENT, check_environment, quote, register_resolvers
+from triptych.config.identity import ABSENT, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
 from triptych.declare import IsPath
 from triptych.errors import UserError, check_password
@@ -71,7 +71,6 @@ def config_folder(text: str) -> Path:
 def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
     """Return a command's options and overrides; answer --version, --help and --cfg, and exit."""
     answer_version(arguments)
-    check_environment()
     register_resolvers()
     options = make_parser(command).parse_intermixed_args(list(map(without_hyphens, arguments)))
     options.overrides = hydra_overrides(options.overrides, command)
@@ -110,7 +109,7 @@ def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
     parts = [override.lstrip("+").partition("._target_=") for override in typed]
     classes = {place: target for place, is_class, target in parts if is_class}
     overrides = [hydra_override(override, classes, command) for override in typed]
-    check_lists(overrides, command)
+    check_lists(overrides)
     return overrides
 
 

@@ -22,7 +22,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
         raise UserError(f"items={values['items']}: the file of out; choose another name")
     find_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.run.account import evaluate_checkpoint
+    from triptych.run.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(values)
 

@@ -27,24 +27,24 @@ def sample(cfg: DictConfig) -> Path:
     check_folder("out", values["out"])
     for key, path in checkpoints(values).items():  # before torch is imported
         find_checkpoint(path, key)
+    from triptych.run import sample as sampling
+    from triptych.run.pictures import save_picture, save_trajectory
     from triptych.run.reopen import reopen
-    from triptych.run.sampling import opened
-    from triptych.run.sampling.pictures import save_picture, save_trajectory
 
     if values["cascade"] is None:
-        drawing = opened.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+        drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     else:
-        drawing = opened.cascade_of(values)
-    drawn = opened.draw_all(drawing, values)
-    samples = drawn[opened.SAMPLES]
+        drawing = sampling.cascade_of(values)
+    drawn = sampling.draw_all(drawing, values)
+    samples = drawn[sampling.SAMPLES]
     folder = save_tensor(samples, Path(cfg.out))
     save_picture(samples[:PICTURED], drawing.data, folder / "samples.png")
     for index, name in enumerate(drawing.sources):
         if name in drawing.stages:
             save_picture(drawn[name][:PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png")
     if values["trajectory"] is not None:
-        condition = opened.condition_of(drawing, values, cfg.n)
-        seed, few = opened.seed_of(values, 0), min(cfg.n, cfg.batch_size)
+        condition = sampling.condition_of(drawing, values, cfg.n)
+        seed, few = sampling.seed_of(values, 0), min(cfg.n, cfg.batch_size)
         save_trajectory(drawing, condition, few, seed, folder)
     return folder
 

@@ -7,16 +7,16 @@ from pkgutil import resolve_name
 from typing import Any
 
 from triptych.config.habits import nearest
-from triptych.config.keys import OPTIONS, find_key, of_class
-from triptych.config.own_code import check_methods, defined_at, raised_at
+from triptych.config.keys import OPTIONS, find_key, join, of_class
+from triptych.config.own_code import defined_at, raised_at
 from triptych.config.signatures import REQUIRED, inspect_class
-from triptych.config.trust import HOMES, SCHEDULER, check_name, import_class
+from triptych.config.trust import check_name, import_class
 from triptych.declare import IsClass, alternatives, unwrap
 from triptych.errors import UserError
 from triptych.terminal import in_one_line
 
-# what is handed to an object by the name of its argument, and where in a configuration it stands: an object
-# that is described there, or a plain value; in the order in which they are built, which weights' draws follow
+# An argument of one of these names receives the object that the configuration describes at this
+# key, or the plain value there. They are built in this order, which the draws of weights follow.
 PARTS = {
     "seed": "seed",
     "schedule": "schedule",
@@ -36,12 +36,11 @@ PARTS = {
     "lr_schedule": "lr_schedule",
 }
 SHARED = frozenset(PARTS.values())
-ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are handed nothing
 
 
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
-    """Return the arguments of a class that accept a class's name, with the base of such classes."""
+    """Return {argument: base class} of the arguments of a class that may be the name of a class."""
     kinds: dict[str, Any] = {}
     for name, argument in inspect_class(owner).named.items():
         for member in alternatives(unwrap(argument.kind)[0]):
@@ -53,26 +52,21 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every dictionary with a ``_target_`` in a plain config, with its dotted path."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
+    if isinstance(node, list):
         for i, value in enumerate(node):
             yield from targets(value, f"{path}[{i}]")
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        yield path, node
+    for key, value in node.items():
+        yield from targets(value, join(path, key))
 
 
 def check_names(config: Any, path: str = "") -> None:
     """Check each ``_target_`` as far as possible without importing it."""
-    for where, node in targets(config, path):
-        target = check_name(node["_target_"], where)
-        for key, value in node.items():
-            if key[:1] == "_" and key not in OPTIONS:
-                fix = f"Hydra's own keys may be {', '.join(OPTIONS)}"
-                raise UserError(f"{where}.{key}={repr(value)[:100]}: not an argument; {fix}")
-            if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
-                raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
+    for place, node in targets(config, path):
+        check_name(node["_target_"], place)
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
@@ -84,36 +78,41 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
         if f"{group}._target_" not in typed:
             continue
         names, more = of_class(check_name(node["_target_"], group))
-        for key in [] if more else list(node):
-            at = f"{group}.{key}"
-            unfit = key not in names or (group == "optimizer" and key != "lr")
-            if unfit and key not in OPTIONS and at not in typed and at not in SHARED:
+        if more:
+            continue
+        kept = {"lr"} if group == "optimizer" else {*names}
+        kept = {*kept, *OPTIONS}
+        for key in [*node]:
+            place = f"{group}.{key}"
+            if key not in kept and place not in typed and place not in SHARED:
                 del node[key]
-
-
-def check_needed(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Raise UserError if a class that was typed in place of a file's needs a key that nothing gives."""
-    for where, node in targets(config, ""):
-        target = str(node["_target_"])
-        if f"{where}._target_" in typed and (SCHEDULER.fullmatch(target) or where.split(".")[0] in ADDED):
-            needed = (key for key, one in of_class(target)[0].items() if one.default is REQUIRED)
-            if missing := next((key for key in needed if key not in node and key != "optimizer"), ""):
-                raise UserError(f"{where}: {target} needs {where}.{missing}; type it too")
 
 
 def check_targets(config: Any, path: str = "") -> None:
     """Check that each ``_target_`` is allowed for its node, and each key an argument of it."""
     check_names(config, path)
-    for where, node in targets(config, path):
-        target = node["_target_"]
-        bases = find_key(where).bases
-        if bases and not issubclass(import_class(target, where), tuple(map(resolve_name, bases))):
-            raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
-        names, more = of_class(target)
-        for key in node:
-            if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
-                shown = f"{where}.{key}={repr(node[key])[:100]}"
-                raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
+    for place, node in targets(config, path):
+        check_base(node["_target_"], place)
+        check_arguments(node, place)
+
+
+def check_base(target: str, place: str) -> None:
+    """Refuse a class that is not of the kind that its place needs."""
+    bases = find_key(place).bases
+    if bases and not issubclass(import_class(target, place), tuple(map(resolve_name, bases))):
+        raise UserError(f"{place}._target_={target}: use a class made from {' or '.join(bases)}")
+
+
+def check_arguments(node: dict[str, Any], place: str) -> None:
+    """Refuse a key that its class does not take."""
+    target = node["_target_"]
+    names, more = of_class(target)
+    if more:
+        return
+    for key in node:
+        if key not in names and key not in OPTIONS and f"{place}.{key}" not in SHARED:
+            shown = f"{place}.{key}={repr(node[key])[:100]}"
+            raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
 
 
 class Dependencies:
@@ -128,28 +127,34 @@ class Dependencies:
         self.built: dict[str, Any] = {} if built is None else built
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.facts, *(name for name in PARTS if self.node(PARTS[name]) not in (None, {}))])
+        yield from self.facts
+        for name, place in PARTS.items():
+            if self.node(place) not in (None, {}):
+                yield name
 
     def __getitem__(self, name: str) -> Any:
         return self.facts[name] if name in self.facts else self.at(PARTS[name])
 
     def at(self, place: str) -> Any:
         """Return the value at a dotted key, built if it describes an object."""
-        node = self.node(place)
-        if place not in self.built and isinstance(node, dict | str):
-            owner, _, key = place.rpartition(".")
-            if owner:
-                node = _described(node, place, import_class(self.node(f"{owner}._target_"), owner), key)
-            self.built[place] = build(node, place, self)
-        return self.built.get(place, node)
+        if place in self.built:
+            return self.built[place]
+        node: Any = self.node(place)
+        owner, _, key = place.rpartition(".")
+        if owner and isinstance(node, str):
+            node = _expand(node, place, import_class(self.node(f"{owner}._target_"), owner), key)
+        if not isinstance(node, dict | str):
+            return node
+        self.built[place] = build(node, place, self)
+        return self.built[place]
 
-    def beside(self, kind: type) -> "Dependencies":
+    def beside(self, owner: type) -> "Dependencies":
         """Return this table for parts of a model class, which may set ``outputs``."""
-        outputs: Any = getattr(kind, "outputs", None)
-        if not callable(outputs):
+        outputs: Any = getattr(owner, "outputs", None)
+        if self is NO_TABLE or not callable(outputs):
             return self
-        reads = {name: self[name] for name in inspect.signature(outputs).parameters}
-        return Dependencies(self.config, self.facts | {"outputs": outputs(**reads)}, self.built)
+        arguments = {name: self[name] for name in inspect.signature(outputs).parameters}
+        return Dependencies(self.config, self.facts | {"outputs": outputs(**arguments)}, self.built)
 
     def node(self, place: str) -> Any:
         """Return what stands at a dotted key; None for nothing."""
@@ -159,97 +164,108 @@ class Dependencies:
         return node
 
 
-def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
+NO_TABLE = Dependencies({}, {})  # injects nothing
+
+
+def build(config: Any, path: str, table: Dependencies = NO_TABLE, **extra: Any) -> Any:
     """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives come from ``table``, by name. Text is not resolved,
     unless the argument's class has short names. UserError for whatever cannot be built.
     """
     if not isinstance(config, dict) or "_target_" not in config:
-        raise _nameless(path)
+        raise UserError(f"{path}: names no class; must be a group with _target_")
     check_targets(config, path)
-    return _make(config, path, table, extra)
+    return _build_object(config, path, table, extra)
 
 
-def _nameless(place: str) -> UserError:
-    return UserError(f"{place}: names no class; must be a group with _target_")
-
-
-def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, Any]) -> Any:
-    """Build all objects within ``node``: injected dependencies first, then nested ones."""
+def _build_value(node: Any, place: str, table: Dependencies) -> Any:
+    """Build all objects within ``node``; other values are as they are."""
     if isinstance(node, list):
-        return [_make(value, f"{place}[{i}]", table, {}) for i, value in enumerate(node)]
+        return [_build_value(value, f"{place}[{i}]", table) for i, value in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    if "_target_" not in node:
-        if find_key(place).bases:
-            raise _nameless(place)
-        return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind = import_class(node["_target_"], place)
-    names, more = inspect_class(kind)
-    # torch's schedules and those made from them, whose optimiser there is not yet
-    later = any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__)
-    arguments = {} if later else _inject(kind, names, {*node, *extra}, table)
-    below = None if table is None else table.beside(kind)
-    for key, value in node.items():
-        at = f"{place}.{key}"
-        if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
-            continue
-        if below is not None and (at in SHARED or at in below.built):
-            arguments[key] = below.at(at)
-        else:
-            arguments[key] = _make(_described(value, at, kind, key), at, below, {})
-    if node.get("_partial_") or later:
-        return partial(kind, **arguments, **extra)
-    if place == "optimizer":
-        raise UserError("optimizer._partial_: must be true, as the weights are handed over later")
-    network = (resolve_name("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
-    check_methods(kind, place, kind.__mro__ + network)
+    if "_target_" in node:
+        return _build_object(node, place, table, {})
+    if find_key(place).bases:
+        raise UserError(f"{place}: names no class; must be a group with _target_")
+    return {key: _build_value(value, f"{place}.{key}", table) for key, value in node.items()}
+
+
+def _build_object(node: dict[str, Any], place: str, table: Dependencies, extra: dict[str, Any]) -> Any:
+    """Build an object: injected dependencies first, then nested ones, then itself."""
+    owner = import_class(node["_target_"], place)
+    needs_optimizer = any(base.__module__ == "torch.optim.lr_scheduler" for base in owner.__mro__)
+    arguments = {} if needs_optimizer else _inject(owner, {*node, *extra}, table)
+    arguments |= _nested(owner, node, place, table.beside(owner), extra) | extra
+    if node.get("_partial_") or needs_optimizer:
+        return partial(owner, **arguments)
     try:
-        return kind(**arguments, **extra)
+        return owner(**arguments)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_cause(error, place, defined_at(kind))) from error
+        raise UserError(_cause(error, place, defined_at(owner))) from error
 
 
-def _inject(kind: type, names: dict[str, Any], own: set[str], table: Dependencies | None) -> dict[str, Any]:
-    if table is None:
+def _nested(
+    owner: type, node: dict[str, Any], place: str, table: Dependencies, extra: Collection[str]
+) -> dict[str, Any]:
+    """Build the arguments of a class that its node describes."""
+    names, more = inspect_class(owner)
+    arguments = {}
+    for key, value in node.items():
+        if key in OPTIONS or key in extra:
+            continue
+        if key not in names and not more:  # other classes read it here
+            continue
+        path = f"{place}.{key}"
+        if path in table.built or (path in SHARED and table is not NO_TABLE):
+            arguments[key] = table.at(path)
+        else:
+            arguments[key] = _build_value(_expand(value, path, owner, key), path, table)
+    return arguments
+
+
+def _inject(owner: type, given: set[str], table: Dependencies) -> dict[str, Any]:
+    """Return the arguments of a class that come from the table; refuse a missing part."""
+    if table is NO_TABLE:
         return {}
-    own = own | set(getattr(kind, "ignores", ()))
-    handed = {name: table[name] for name in table if name in names and name not in own}
-    for name, argument in names.items():
-        if name in PARTS and name not in {*handed, *own} and argument.default is REQUIRED:
+    named = {**inspect_class(owner).named}
+    for name in given.union(getattr(owner, "ignores", ())):
+        named.pop(name, None)
+    injected = {name: table[name] for name in table if name in named}
+    for name, argument in named.items():
+        if name in PARTS and name not in injected and argument.default is REQUIRED:
             group = PARTS[name].split(".")[0]
-            raise UserError(f"{group}=none: {kind.__name__} needs one; choose another {group}")
-    return handed
+            raise UserError(f"{group}=none: {owner.__name__} needs one; choose another {group}")
+    return injected
 
 
-def _described(value: Any, place: str, owner: type, key: str) -> Any:
-    """Expand a class's name, if ``owner``'s argument accepts one."""
-    kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
-    if kind is None or not ("." in value or hasattr(kind, "named")):
+def _expand(value: Any, place: str, owner: type, key: str) -> Any:
+    """Expand a class's name to a node, if the argument ``key`` of ``owner`` accepts one."""
+    base = _named_kinds(owner).get(key)
+    if base is None or not isinstance(value, str):
         return value
+    short_names = getattr(base, "named", {})
     if "." in value:
         named = import_class(value, place)
-    elif value in kind.named:
-        named = kind.named[value]
+    elif not short_names:
+        return value
+    elif value in short_names:
+        named = short_names[value]
     else:
-        raise UserError(f"{place}={value!r}: must be one of {', '.join(kind.named)}")
-    if not issubclass(named, kind):
-        raise UserError(f"{place}={value}: use a class made from {kind.__module__}.{kind.__name__}")
+        raise UserError(f"{place}={value!r}: must be one of {', '.join(short_names)}")
+    if not issubclass(named, base):
+        raise UserError(f"{place}={value}: use a class made from {base.__module__}.{base.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
 
 
-def _scalar(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_scalar(v) and not isinstance(v, list) for v in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _cause(error: Exception, path: str, at: str) -> str:
-    """Return the message of the innermost exception, on one line, with its key and user code, else ``at``."""
+def _cause(error: BaseException, path: str, place: str) -> str:
+    """Return the innermost exception's message in one line, with its key and the user's code."""
     while error.__cause__ is not None:
-        error = error.__cause__  # type: ignore[assignment]  # may be None by its type
-    message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or at)
-    return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"
+        error = error.__cause__
+    message = (in_one_line(error) or type(error).__name__) + (raised_at(error) or place)
+    if path and message.startswith(path.split(".")[0]):
+        return message
+    return f"{path}: {message}"

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from triptych.config.check import check_declared, check_keys
 from triptych.config.explain import explain
 from triptych.config.identity import ABSENT, check_cores, quote, register_resolvers
-from triptych.config.keys import check_values
+from triptych.config.keys import check_values, join
 from triptych.config.source import CONFIGS
 from triptych.config.trust import NAME
 from triptych.errors import UserError
@@ -26,7 +26,7 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
             if command == "train":
                 check_keys(cfg, cfg.hydra)
             return cfg
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: Hydra's of a group
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all three
         raise UserError(explain(error, command)) from error
 
 
@@ -34,10 +34,10 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
     """Yield the overrides that turn one configuration into another: ``a.b=1``, ``+a.c=x``, ``~a.d``."""
     if isinstance(was, Mapping) and isinstance(now, Mapping) and now:
         for name in dict.fromkeys([*was, *now]):
-            at = f"{key}.{name}" if key else str(name)
-            yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), at)
+            yield from edits(was.get(name, ABSENT), now.get(name, ABSENT), join(key, name))
     elif now is ABSENT:
-        yield from [f"~{key}"] * (was is not None)  # Hydra cannot delete a null, and need not
+        if was is not None:  # Hydra cannot delete a null, and need not
+            yield f"~{key}"
     elif was is ABSENT:
         yield f"+{key}={typed(now)}"
     elif was != now or type(was) is not type(now):
@@ -46,16 +46,19 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 def typed(value: Any) -> str:
     """Format a plain value in the grammar of Hydra's overrides; UserError if it is not plain."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        return value if NAME.fullmatch(value) else quote(value)  # a class is looked up as it is typed
+        # Answers look for a class's name without quotes.
+        return value if NAME.fullmatch(value) else quote(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{typed(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{typed(inner)}" for key, inner in value.items()) + "}"
     raise UserError(f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them")
 
 
@@ -67,7 +70,8 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """Return all that overrides can set, Hydra's node too, interpolations unresolved."""
     plain = to_plain(cfg, resolve=False)
-    del plain["hydra"]["runtime"], plain["hydra"]["overrides"]  # what was composed, where and of what
+    # These say what was composed and where; overrides cannot set them.
+    del plain["hydra"]["runtime"], plain["hydra"]["overrides"]
     return plain
 
 

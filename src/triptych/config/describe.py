@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
+from triptych.config.keys import Key, allowed, find_key, join, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS, choices_of, files_of, folders, groups
 from triptych.declare import Role, Unit, describe_kind
 
+TRAIN_EXAMPLE = "seed=2 (+key=value where a + stands)"
+EXAMPLES = {"train": TRAIN_EXAMPLE, "evaluate": "split=val", "sample": "n=16"}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
 
@@ -34,15 +36,20 @@ def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
-        where = f"{path}.{name}" if path else str(name)
-        inner = find_key(where, target) if path else known.get(str(name), Key())
+        place = join(path, name)
+        inner = find_key(place, target) if path else known.get(str(name), Key())
         if isinstance(value, dict) and value:
-            yield from key_rows(value, inner, where)
-        elif str(name)[:1] != "_":
-            yield _row(where, inner, value)
-    for name, inner in known.items() if path else ():
-        if name not in config and inner.default is not REQUIRED:
-            yield _row(f"{path}.{name}", inner, inner.default, added=True)
+            yield from key_rows(value, inner, place)
+        elif not str(name).startswith("_"):
+            yield _row(place, inner, value)
+    if path:
+        yield from _added_rows(config, known, path)
+
+
+def _added_rows(config: Any, known: Mapping[str, Key], path: str) -> Iterator[KeyRow]:
+    for name, key in known.items():
+        if name not in config and key.default is not REQUIRED:
+            yield _row(f"{path}.{name}", key, key.default, added=True)
 
 
 def _row(path: str, key: Key, value: Any, added: bool = False) -> KeyRow:
@@ -55,44 +62,52 @@ def _row(path: str, key: Key, value: Any, added: bool = False) -> KeyRow:
 @cache
 def comments(file: Path) -> dict[str, str]:
     """Return {dotted key: its comment} of a file; "" is the comment at its top."""
-    texts: dict[str, str] = {}
-    above: list[tuple[int, str]] = []
     lines = file.read_text(encoding="utf-8").splitlines()
-    head = [line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines)]
-    texts[""] = " ".join(line for line in head if not line.startswith("@package"))
-    for line in lines:
-        if match := LINE.match(line):
-            indent = len(match["indent"])
-            above = [(depth, name) for depth, name in above if depth < indent] + [(indent, match["key"])]
-            if match["comment"]:
-                texts[".".join(name for _, name in above)] = match["comment"].strip()
+    head = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    texts = {"": " ".join(line for line in head if not line.startswith("@package"))}
+    names: dict[int, str] = {}  # the key at each indent, outermost first
+    for match in filter(None, map(LINE.match, lines)):
+        indent = len(match["indent"])
+        names = {depth: name for depth, name in names.items() if depth < indent}
+        names[indent] = match["key"]
+        if match["comment"]:
+            texts[".".join(names.values())] = match["comment"].strip()
     return texts
 
 
 def chain(file: Path) -> list[Path]:
     """Return a file and the files of its group that it inherits from."""
-    listed = [one.partition("@")[0] for one in read_yaml(file).get("defaults", []) if isinstance(one, str)]
-    at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
+    homes = (home for home in folders() if home in file.parents)
+    group = file.parent.relative_to(next(homes, file.parent))
     files = [file]
-    for one in listed:
-        parent = next(filter(Path.is_file, (f / f"{one}.yaml" for f in (file.parent, CONFIGS / at))), None)
-        files += chain(parent) if parent else []  # _self_ is none
+    for entry in read_yaml(file).get("defaults", []):
+        if not isinstance(entry, str):
+            continue
+        name = f"{entry.partition('@')[0]}.yaml"
+        parents = (folder / name for folder in (file.parent, CONFIGS / group))
+        parent = next(filter(Path.is_file, parents), None)
+        if parent is not None:  # _self_ has no file
+            files += chain(parent)
     return files
 
 
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
     """Parse a file in ``configs/`` without resolving it."""
-    with file.open(encoding="utf-8") as stream:  # whose name an error has
+    with file.open(encoding="utf-8") as stream:  # YAML's errors name a stream's file
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def listing(key: str, depth: int = 1) -> list[str]:
     """Return the choices of a key's group whose files list it; ``depth``: 2 for a nested group."""
     names = key.split(".")
-    group, names = "/".join(names[:depth]), names[depth:]
-    has = (file.stem for file in files_of(group) if any(_has(read_yaml(one), names) for one in chain(file)))
-    return sorted({*has})
+    group, inner = "/".join(names[:depth]), names[depth:]
+    return sorted({file.stem for file in files_of(group) if _lists(file, inner)})
+
+
+def _lists(file: Path, names: list[str]) -> bool:
+    """Return whether a file, or one that it inherits from, has this key."""
+    return any(_has(read_yaml(member), names) for member in chain(file))
 
 
 def _has(node: Any, names: list[str]) -> bool:
@@ -106,47 +121,51 @@ def _has(node: Any, names: list[str]) -> bool:
 def plus_signs(key: str, typed: Mapping[str, str]) -> str:
     """Return "+" for a key that its class takes and no file lists, "++" if the class was typed; else ""."""
     parent, _, name = key.rpartition(".")
-    depths = range(1, key.count(".") + 1)
-    if not parent or (parent not in typed and any(listing(key, depth) for depth in depths)):
+    if parent in typed:
+        return "++" if name in of_class(allowed(typed[parent]))[0] else ""
+    if any(listing(key, depth) for depth in range(1, key.count(".") + 1)):
         return ""
-    known = [allowed(typed[parent])] if parent in typed else named_classes(parent)
-    return "+" * (1 + (parent in typed)) if any(name in of_class(one)[0] for one in known if one) else ""
+    return "+" if any(name in of_class(target)[0] for target in named_classes(parent)) else ""
 
 
 def comment(key: str, file: Path, folder: str = "") -> str:
     """Return the comment of a dotted key in a file or one that it inherits from; ``folder``: their group."""
-    inner = "" if key == folder else key.removeprefix(folder.replace("/", ".") + ".") if folder else key
-    return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
-
-
-def _beside(values: str, text: str) -> Iterator[str]:
-    for part in text.split("; "):
-        names, colon, rest = part.removeprefix("or ").partition(": ")
-        again = part[:3] == "or " and {*names.split(", ")} <= {*re.split(", | or ", values)}
-        yield (names + colon + rest) * bool(colon) if again else part
+    if key == folder:
+        key = ""
+    elif folder:
+        key = key.removeprefix(folder.replace("/", ".") + ".")
+    return next(filter(None, (comments(member).get(key) for member in chain(file))), "")
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
     """Return the text of ``--help``."""
     own = (group for group in groups() if group.split("/")[0] != "hydra")
     choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in own)
-    runtime = cfg.hydra.runtime
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    files = {
-        group: file
-        for folder in reversed(folders)  # the first that has it counts
-        for group, choice in runtime.choices.items()
-        if (file := folder / group / f"{choice}.yaml").is_file()
-    }
-    files[""] = CONFIGS / f"{command}.yaml"
-    lines = []
-    for row in key_rows(plain, Key(COMMANDS[command])):
-        places = "", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]
-        texts = (comment(row.key, files[place], place) for place in places if place in files)
-        about = "; ".join(filter(None, (row.values, *_beside(row.values, next(filter(None, texts), "")))))
-        lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
-    keys = "\n".join(lines)
-    example = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
+    files = _files(cfg.hydra.runtime) | {"": CONFIGS / f"{command}.yaml"}
+    keys = "\n".join(_help_line(row, files) for row in key_rows(plain, Key(COMMANDS[command])))
+    example = EXAMPLES[command]
     return f"Choices, as in data=digits:\n\n{choices}\n\nKeys, as in {example}:\n\n{keys}\n"
+
+
+def _files(runtime: Any) -> dict[str, Path]:
+    """Return the file of each group's choice; where several folders have it, that of the first."""
+    files = {}
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    for folder in reversed(folders):
+        for group, choice in runtime.choices.items():
+            file = folder / group / f"{choice}.yaml"
+            if file.is_file():
+                files[group] = file
+    return files
+
+
+def _help_line(row: KeyRow, files: Mapping[str, Path]) -> str:
+    """Return a key's line, with the comment of the first file that has one."""
+    places = ("", row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0])
+    texts = (comment(row.key, files[place], place) for place in places if place in files)
+    about = "; ".join(filter(None, (row.values, next(filter(None, texts), ""))))
+    key = f"+{row.key}" if row.added else row.key
+    line = f"{key}={row.value}".ljust(40)
+    return f"{line}  # {about}" if about else line

@@ -7,15 +7,15 @@ from typing import Any
 import yaml
 
 from triptych.errors import UserError
-from triptych.files import limit, read_bytes
+from triptych.files import read_bytes
 
 NO_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")
-WHOLE = 2**64  # no number of a configuration is larger
+PLAIN = (type(None), bool, int, float, str)
 REMOVED = {("model", "beta_warmup"): 0, ("model", "free_bits"): 0, ("data", "cache"): True}
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads YAML as OmegaConf writes it: 8e-3 is a number, a date is text, and << merges nothing."""
+    """Read YAML as OmegaConf writes it: 8e-3 is a number, a date is text, and << merges nothing."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -30,15 +30,20 @@ def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration in ``file``; UserError: no YAML, too large, or more than plain data."""
     try:
         text = read_bytes(file, "TRIPTYCH_MAX_CONFIG").decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
-            raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
-        value = yaml.load(text, Loader=Loader)  # a safe one, without constructors for objects
+        check_aliases(text, file)
+        value = yaml.load(text, Loader=Loader)  # Loader constructs no objects
+        if not isinstance(value, dict):
+            raise ValueError("not a group of keys")
+        return copy_plain(value, str(file))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = str(error)[:200] or type(error).__name__
         raise UserError(f"{file}: cannot be read ({line})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: cannot be read (not a group of keys)")
-    return copy_plain(value, str(file))
+
+
+def check_aliases(text: str, file: Path) -> None:
+    """Refuse aliases, of which a few lines can stand for more values than fit into memory."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=Loader)):
+        raise UserError(f"{file}: an alias (*) is not allowed in a configuration; repeat the value")
 
 
 def copy_plain(value: Any, what: str) -> Any:
@@ -48,38 +53,38 @@ def copy_plain(value: Any, what: str) -> Any:
     is left out at the value that changed nothing (`REMOVED`).
     """
     try:
-        copied = _copy(value, "", what, [limit("TRIPTYCH_MAX_NODES")])
+        copied = _copy(value, "", what)
     except RecursionError as error:
         raise UserError(f"{what}: nested too deeply; flatten it") from error
-    for (group, key), neutral in REMOVED.items():
-        node = copied.get(group) if isinstance(copied, dict) else None
-        if isinstance(node, dict) and key in node and node[key] == neutral:
-            del node[key]
+    if isinstance(copied, dict):
+        _drop_removed(copied)
     return copied
 
 
-def _copy(value: Any, path: str, what: str, left: list[int]) -> Any:
-    left[0] -= 1
-    if left[0] < 0:
-        most = limit("TRIPTYCH_MAX_NODES")
-        raise UserError(f"{what}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
-    kind = type(value)
-    if value is None or kind is bool or kind is float:
-        return value
-    if kind is int and abs(value) < WHOLE:
-        return value
-    if kind is str:
-        if "${" in value:
-            problem = "interpolation is not allowed in a recorded configuration"
-            raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
-        return value
-    if kind is list or kind is tuple:
-        return [_copy(v, f"{path}[{i}]", what, left) for i, v in enumerate(value)]
+def _drop_removed(config: dict[str, Any]) -> None:
+    for (group, key), neutral in REMOVED.items():
+        node = config.get(group)
+        if isinstance(node, dict) and key in node and node[key] == neutral:
+            del node[key]
+
+
+def _copy(value: Any, path: str, what: str) -> Any:
     if isinstance(value, dict):
-        if odd := [key for key in value if type(key) is not str]:
-            at = f"{path}.{odd[0]!r}"[:60].lstrip(".")
-            raise UserError(f"{what}: {at}: a key must be text")
-        return {k: _copy(v, f"{path}.{k}" if path else k, what, left) for k, v in value.items()}
-    shown = "a longer value" if kind is int else kind.__name__
-    at = path or "the configuration"
-    raise UserError(f"{what}: {at} is {shown}; must be a number, text, list or group")
+        _check_keys(value, path, what)
+        paths = {key: f"{path}.{key}" if path else key for key in value}
+        return {key: _copy(value[key], paths[key], what) for key in value}
+    if isinstance(value, list | tuple):
+        return [_copy(item, f"{path}[{i}]", what) for i, item in enumerate(value)]
+    if type(value) not in PLAIN:
+        problem = f"{path or 'the configuration'} is {type(value).__name__}"
+        raise UserError(f"{what}: {problem}; must be a number, text, list or group")
+    if isinstance(value, str) and "${" in value:
+        problem = "interpolation is not allowed in a recorded configuration"
+        raise UserError(f"{what}: {path}={value[:60]!r}: {problem}")
+    return value
+
+
+def _check_keys(group: dict[Any, Any], path: str, what: str) -> None:
+    for key in group:
+        if type(key) is not str:
+            raise UserError(f"{what}: {f'{path}.{key!r}'[:60].lstrip('.')}: a key must be text")

@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,29 +17,33 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.describe import read_yaml
-from triptych.config.keys import allowed, of_class, role, with_roles
+from triptych.config.keys import allowed, join, of_class, role, with_roles
 from triptych.config.signatures import REQUIRED
 from triptych.config.source import CONFIGS
 from triptych.declare import Role
 from triptych.errors import UserError
 
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
-BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
-# the same directory with any value of these: they say how to run, not what
+BUNDLES = ("experiment", "setting", "debug")  # each names several settings that change together
+# Keys of these roles say how to run: a run has the same directory with any value of them.
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
-# what may change between a run's checkpoint and its record: the figures stay the same
+# Keys of these roles leave a run's figures the same, so its checkpoint may have other values.
 SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
-SIMULATED = 8  # processes or threads on fewer cores: slow, but a way to see what several would do
+SIMULATED = 8  # processes or threads that fewer cores may simulate, slowly
 SWEEP = 48  # characters of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
-class _Absent:
+class Absent(Enum):
+    """The value of a key that one of two configurations does not have."""
+
+    ABSENT = "none"
+
     def __repr__(self) -> str:
-        return "none"
+        return self.value
 
 
-ABSENT = _Absent()  # the value of a key that one of two configurations does not have
+ABSENT = Absent.ABSENT
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
@@ -49,36 +54,43 @@ def role_in(config: Mapping[str, Any], key: str) -> Role:
 
 def default_of(config: Mapping[str, Any], key: str) -> Any:
     """Return the default of a dotted key that an earlier version's configuration lacks; ABSENT for none."""
-    if key in (top := _defaults_at_top()):
+    top = _defaults_at_top()
+    if key in top:
         return top[key]
     parent, _, name = key.rpartition(".")
-    target = allowed(str(config.get(f"{parent}._target_", "")))  # a stranger's may name any file
-    known = of_class(target)[0].get(name) if target else None
-    return ABSENT if known is None or known.default is REQUIRED else known.default
+    argument = of_class(allowed(str(config.get(f"{parent}._target_", ""))))[0].get(name)
+    if argument is None or argument.default is REQUIRED:
+        return ABSENT
+    return argument.default
 
 
 @cache
 def _defaults_at_top() -> dict[str, Any]:
-    return dict(leaves({k: v for k, v in read_yaml(CONFIGS / "train.yaml").items() if k != "defaults"}))
+    config = {**read_yaml(CONFIGS / "train.yaml")}
+    del config["defaults"]
+    return dict(leaves(config))
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of a plain configuration; lists and empty groups are values."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, join(prefix, key))
     else:
         yield prefix, node
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a ``data`` configuration that identifies the distribution."""
-    return {k: v for k, v in leaves(data) if role(f"data.{k}", data.get("_target_", "")) is Role.DATA}
+    target = data.get("_target_", "")
+    return {key: value for key, value in leaves(data) if role(f"data.{key}", target) is Role.DATA}
 
 
 def describe(data: dict[str, Any]) -> str:
     """Describe a data configuration briefly: class name and arguments."""
-    settings = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
+    identity = data_identity(data)
+    identity.pop("_target_", None)
+    settings = ", ".join(f"{key}={value}" for key, value in identity.items())
     name = data["_target_"].rpartition(".")[2]
     return f"{name}({settings})"[:120]
 
@@ -88,14 +100,27 @@ def differences(recorded: Any, composed: Any, key: str = "") -> Changes:
     if isinstance(recorded, dict) and isinstance(composed, dict):
         differing: Changes = {}
         for name in dict.fromkeys([*recorded, *composed]):
-            below = recorded.get(name, ABSENT), composed.get(name, ABSENT)
-            differing |= differences(*below, f"{key}.{name}" if key else str(name))
+            inner = recorded.get(name, ABSENT), composed.get(name, ABSENT)
+            differing |= differences(*inner, join(key, name))
         return differing
-    # what a sweep optimises, only the sweep reads: earlier versions had another default
-    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START or key == "optimized_metric"
-    # a key that is null is as good as not there
-    values = [None if value is ABSENT else value for value in (recorded, composed)]
-    return {} if may or values[0] == values[1] else {key: (recorded, composed)}
+    if _may_differ(key) or _same(recorded, composed):
+        return {}
+    return {key: (recorded, composed)}
+
+
+def _may_differ(key: str) -> bool:
+    """Return whether a key says where or how a command begins, and nothing of its run."""
+    if key == "optimized_metric":  # earlier versions had another default, and only a sweep reads it
+        return True
+    return role(key) is Role.START or role(key.partition(".")[0]) is Role.PATH
+
+
+def _same(recorded: Any, composed: Any) -> bool:
+    """Return whether two values are equal, where null is as good as no key at all."""
+    nothing = (None, ABSENT)
+    if recorded in nothing:
+        return composed in nothing
+    return bool(recorded == composed)
 
 
 def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
@@ -107,14 +132,16 @@ def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> Changes:
 
 def describe_differences(differing: Changes) -> str:
     """Format a few differences: "seed: 1 -> 2; ..."."""
-    few = [f"{key}: {was!r} -> {composed!r}" for key, (was, composed) in [*differing.items()][:5]]
-    return "; ".join(few + ["..."] * (len(differing) > 5))
+    lines = [f"{key}: {was!r} -> {composed!r}" for key, (was, composed) in differing.items()]
+    if len(lines) > 5:
+        lines[5:] = ["..."]
+    return "; ".join(lines)
 
 
 def plain_name(text: str) -> str:
     """Replace each run of characters unsuitable for file names by a hyphen."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
-    return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # so are runs called that are kept aside
+    return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # .old-HASH ends the name of a run put aside
 
 
 def slug(text: str, limit: int = 120) -> str:
@@ -137,29 +164,30 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     axes = set(cfg.hydra.sweeper.get("params") or {})
     if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
-    return {
-        o.key_or_group: str(o.input_line)
-        for o in _typed(cfg)
-        if not o.is_sweep_override()
-        and o.key_or_group not in axes
-        and role(o.key_or_group) not in NOT_IN_NAMES
-    }
+    shared = {}
+    for override in _typed(cfg):
+        key = override.key_or_group
+        if override.is_sweep_override() or key in axes or role(key) in NOT_IN_NAMES:
+            continue
+        shared[key] = str(override.input_line)
+    return shared
 
 
 def grid_keys(cfg: DictConfig) -> set[str]:
     """Return the keys with several values on the command line."""
-    return {o.key_or_group for o in _typed(cfg) if o.is_sweep_override()}
+    return {override.key_or_group for override in _typed(cfg) if override.is_sweep_override()}
 
 
 def _typed(cfg: DictConfig) -> list[Any]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow, and of sweeps alone
+    # Only sweeps need the parser, whose import is slow.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
 
 
 def sweep_name(cfg: DictConfig) -> str:
     """Return the sweep's directory name: the typed one, or a file's with shared overrides, cut and hashed."""
-    if any(o.startswith("name=") for o in cfg.hydra.overrides.task):
+    if any(override.startswith("name=") for override in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
 
@@ -167,7 +195,7 @@ def sweep_name(cfg: DictConfig) -> str:
 def own_name(cfg: DictConfig) -> str | None:
     """Return the sweep's explicit name, or its experiment's."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
-    return str(name) if name else None
+    return None if name is None else str(name)
 
 
 def not_in_names() -> list[str]:
@@ -177,7 +205,8 @@ def not_in_names() -> list[str]:
 
 def quote(text: str) -> str:
     """Quote ``text`` for Hydra's grammar, where a backslash escapes only before a quote."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
+    escaped = re.sub(r"(\\*)'", lambda match: 2 * match[1] + "\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def root() -> str:
@@ -187,30 +216,22 @@ def root() -> str:
 
 def in_root(path: Path) -> str:
     """Suggest the same path below ``root``, or a run or sweep of that name; else ""."""
-    there, logs = Path(root()) / os.path.relpath(path), Path(root()) / "logs"
-    inside = ".." not in there.parts
-    named = [logs / kind / path.name for kind in ("runs", "sweeps")] * bool(path.name)
-    for other in [there] * inside + named:
-        if other.exists() and not (path.exists() and other.samefile(path)):
+    home = Path(root())
+    places = (os.path.relpath(path), f"logs/runs/{path.name}", f"logs/sweeps/{path.name}")
+    for other in (home / place for place in places):
+        if other.exists() and ".." not in other.parts and other.resolve() != path.resolve():
             return f"; did you mean {other}?"
     return ""
 
 
-def check_environment() -> None:
-    """Check the environment variables that configurations use; UserError for an invalid one."""
-    if "${" in root():
-        raise UserError(f"TRIPTYCH_ROOT={root()}: ${{ begins a reference to a key; choose another folder")
-    for name in ("TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"):
-        if (value := os.environ.get(name) or "1").isdecimal() and int(value):
-            continue
-        raise UserError(f"{name}={value}: must be a whole number of at least 1; set it so, or unset it")
-
-
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds a job to them
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    if cpus:  # not every cluster binds a job to them
         return int(cpus)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_cores(config: Mapping[str, Any], *keys: str) -> None:
@@ -224,17 +245,7 @@ def check_cores(config: Mapping[str, Any], *keys: str) -> None:
 
 def threads(cores: int) -> int:
     """Return the threads of each run: a sweep divides the cores among its runs."""
-    number = os.environ.get("TRIPTYCH_THREADS")
-    return int(number) if number else cores
-
-
-def unread_threads(threads: int, overrides: Iterable[str]) -> str:
-    """Return a line if ``OMP_NUM_THREADS`` is another number than a run's, which nobody chose; else ""."""
-    number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    chosen = any(one.startswith("threads=") for one in overrides) or os.environ.get("TRIPTYCH_THREADS")
-    if chosen or threads != cores() or number in ("", str(threads)):
-        return ""
-    return f"OMP_NUM_THREADS={number}: a run does not read it; type threads={number}"
+    return int(os.environ.get("TRIPTYCH_THREADS") or cores)
 
 
 def gpus(accelerator: str, devices: int) -> int | None:
@@ -244,5 +255,7 @@ def gpus(accelerator: str, devices: int) -> int | None:
 
 def register_resolvers() -> None:
     """Register the functions above with OmegaConf, as in ``${cores:}``."""
-    for one in (slug, run_name, cores, threads, root, not_in_names, gpus):
-        OmegaConf.register_new_resolver(one.__name__, one, use_cache=one is run_name, replace=True)
+    for resolver in (slug, cores, threads, root, not_in_names, gpus):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    # One configuration has one name, however often it is resolved.
+    OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)

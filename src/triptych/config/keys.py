@@ -1,4 +1,4 @@
-"""Look up a key's declaration, by its class (``source.py``) or in ``schema.py``: type, range, unit, role."""
+"""Look up a key's declaration in ``schema.py`` or by its class: type, range, unit and role."""
 
 import re
 import typing
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, is_typeddict
 
 from triptych.config.habits import answer
-from triptych.config.schema import CLASSES, COMMANDS, Base, ModelKeys, Optimizer, Train
-from triptych.config.signatures import REQUIRED, UNKNOWN, Argument, arguments
+from triptych.config.schema import COMMANDS, Base, ModelKeys, Train
+from triptych.config.signatures import REQUIRED, UNKNOWN, Arguments, arguments
 from triptych.config.source import folders
-from triptych.config.trust import OPTIMISER, check_name
+from triptych.config.trust import check_name, trusted
 from triptych.declare import Role, alternatives, fits, is_declaration, literal_values, marks, refusal, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 M = TypeVar("M")
-OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
+OPTIONS = ("_target_", "_partial_", "_convert_")  # all of Hydra's own keys that are used
 MODEL_KEYS = tuple(ModelKeys.__annotations__)  # top-level keys that define the model
 
 
@@ -30,48 +30,54 @@ class Key(NamedTuple):
     default: Any = REQUIRED
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return a nested key of that type; without a role of its own it inherits this one's."""
+        """Return a nested key of that type; it inherits the role unless its type names one."""
         return Key(kind, Key(kind).mark(Role) or self.role, default)
 
     def mark(self, kind: type[M]) -> M | None:
-        """Return what the declaration says of that kind, as its ``Unit``; None for nothing."""
-        return next((one for one in marks(self.kind) if isinstance(one, kind)), None)
+        """Return the declaration's mark of a class, as its ``Unit``; None if it has none."""
+        return next((mark for mark in marks(self.kind) if isinstance(mark, kind)), None)
 
     @property
     def bases(self) -> tuple[str, ...]:
         """Base classes that a group's ``_target_`` must derive from; () for any."""
-        base = self.mark(Base) or Base("")
-        return tuple(filter(None, (base.target, base.other)))
+        base = self.mark(Base)
+        if base is None:
+            return ()
+        return (base.target, base.other) if base.other else (base.target,)
 
     @property
     def base(self) -> str:
         """The class that takes a group's keys if it has no ``_target_``; "" if there is none."""
-        return next(iter(self.bases), "")
+        return self.bases[0] if self.bases else ""
+
+
+def join(path: str, name: Any) -> str:
+    """Return the dotted key of a name in a group; of the name alone at the top."""
+    return f"{path}.{name}" if path else str(name)
 
 
 def fields(kind: Any) -> dict[str, Any]:
     """Return {key: type} of a declared group; {} for anything else."""
-    for one in alternatives(unwrap(kind)[0]):
-        if is_typeddict(inner := unwrap(one)[0]):
-            return _hints(inner)
+    for member in alternatives(unwrap(kind)[0]):
+        table, _ = unwrap(member)
+        if is_typeddict(table):
+            return _hints(table)
     return {}
 
 
 @cache
 def _hints(table: type) -> dict[str, Any]:
-    every = typing.get_type_hints(table, include_extras=True).items()
-    return {k: typing.get_args(v)[0] if typing.get_origin(v) is typing.NotRequired else v for k, v in every}
+    hints = typing.get_type_hints(table, include_extras=True)
+    return {name: _without_not_required(kind) for name, kind in hints.items()}
 
 
-def of_class(target: str) -> tuple[dict[str, Argument], bool]:
-    """Return ({argument: declaration}, whether it accepts others) of a class."""
-    if target in CLASSES:
-        return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
-    named, more = arguments(target) or UNKNOWN
-    if OPTIMISER.fullmatch(target):
-        common = _hints(Optimizer)
-        named = {key: one._replace(kind=common.get(key, one.kind)) for key, one in named.items()}
-    return named, more
+def _without_not_required(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.NotRequired else kind
+
+
+def of_class(target: str) -> Arguments:
+    """Return the arguments of a class; an unknown class may take any."""
+    return arguments(target) or UNKNOWN
 
 
 def below(key: Key, name: str, target: str = "") -> Key | None:
@@ -79,12 +85,20 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
     declared = fields(key.kind)
     if name in declared:
         return key.inside(declared[name])
-    for one in filter(None, (target, key.base)):
-        if name in (known := of_class(one)[0]):
-            return key.inside(*known[name])
-    several = [one for one in alternatives(unwrap(key.kind)[0]) if typing.get_origin(one) is dict]
-    inner = typing.get_args(several[0])[1] if several else Any
-    return None if inner is Any else key.inside(inner)
+    for owner in (target, key.base):
+        named = of_class(owner)[0]
+        if name in named:
+            return key.inside(*named[name])
+    kind = _kind_of_values(key.kind)
+    return None if kind is Any else key.inside(kind)
+
+
+def _kind_of_values(kind: Any) -> Any:
+    """Return the type of the values in a group of free names; ``Any`` if it is no such group."""
+    for member in alternatives(unwrap(kind)[0]):
+        if typing.get_origin(member) is dict:
+            return typing.get_args(member)[1]
+    return Any
 
 
 def takes(key: Key, name: str, target: str = "") -> bool:
@@ -98,9 +112,9 @@ def takes(key: Key, name: str, target: str = "") -> bool:
 def members(key: Key, target: str = "") -> dict[str, Key]:
     """Return a group's declared keys; undeclared arguments are injected, not configured."""
     named = {name: key.inside(kind) for name, kind in fields(key.kind).items()}
-    for name, one in of_class(target or key.base)[0].items():
-        if name not in named and is_declaration(one.kind):
-            named[name] = key.inside(one.kind, one.default)
+    for name, argument in of_class(target or key.base)[0].items():
+        if name not in named and is_declaration(argument.kind):
+            named[name] = key.inside(*argument)
     return named
 
 
@@ -109,26 +123,40 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
     ``target``: the class whose argument it is, if known; then those that ``configs/`` names there.
     """
-    at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
-    for depth, name in enumerate(names):
-        last = depth == len(names) - 1
-        known = [target] * (last and bool(target))
-        known += _named(".".join(names[:depth]), folders()) if depth else []
-        matches = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, matches), at._replace(kind=Any))
-    return at
+    key, parent = Key(COMMANDS[command]), ""
+    *groups_above, last = path.replace("/", ".").split(".")
+    for name in groups_above:
+        key = _member(key, name, named_classes(parent))
+        parent = join(parent, name)
+    known = named_classes(parent)
+    return _member(key, last, [allowed(target), *known] if target else known)
+
+
+def _member(key: Key, name: str, targets: list[str]) -> Key:
+    """Return a key as the first of these classes declares it, else one with the group's role."""
+    for target in [*targets, ""]:
+        member = below(key, name, target)
+        if member is not None:
+            return member
+    return key._replace(kind=Any)
 
 
 def name_null(key: str, value: str) -> str:
-    """Return ``value`` as reports name it: "null" by what it means, as ``Annotated[None, "..."]`` says."""
-    kinds = map(unwrap, alternatives(unwrap(find_key(key).kind)[0]) if value == "null" else ())
-    return next((text for inner, more in kinds if inner is type(None) for text in more), value)
+    """Return ``value`` as reports show it: "null" by what ``Annotated[None, "..."]`` says."""
+    if value != "null":
+        return value
+    for member in alternatives(unwrap(find_key(key).kind)[0]):
+        kind, texts = unwrap(member)
+        if kind is type(None) and texts:
+            return str(texts[0])
+    return value
 
 
 def takes_names(key: str) -> bool:
     """Return whether a group holds objects under free names, as ``callbacks`` does."""
-    member = below(find_key(key), "any")
-    return member is not None and bool(member.base) and member.base != find_key(key).base
+    group = find_key(key)
+    member = below(group, "any")
+    return member is not None and member.base not in ("", group.base)
 
 
 @cache
@@ -138,58 +166,85 @@ def role(key: str, target: str = "") -> Role:
 
 
 def allowed(target: str) -> str:
-    """Return ``target`` if its source may be parsed, else "": untrusted ones may name any file."""
+    """Return ``target`` if a configuration may name that class; "" if not."""
+    return _allowed(target, trusted())
+
+
+@cache
+def _allowed(target: str, packages: tuple[str, ...]) -> str:
     if target.startswith("hydra_plugins.triptych_"):
         return target
     try:
-        return check_name(target) if target else ""
+        return check_name(target)
     except UserError:
         return ""
 
 
 def named_classes(place: str) -> list[str]:
     """Return the allowed classes that config files name at a dotted key."""
-    return [target for one in _named(place, folders()) if (target := allowed(one))]
+    return _named_classes(place, folders(), trusted())
 
 
 @cache
-def _named(place: str, among: tuple[Path, ...]) -> list[str]:
-    """Return all classes that config files name at a dotted key."""
+def _named_classes(place: str, homes: tuple[Path, ...], packages: tuple[str, ...]) -> list[str]:
     group, _, inner = place.partition(".")
-    targets = []
-    files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
-    for folder, file in files:
-        within = ".".join(part for part in file.parent.relative_to(folder).parts[1:] if part != "base")
-        for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
-            if (within == inner) if not indent else not within and inner:
-                targets.append(target)
-    return list(dict.fromkeys(targets))
+    targets: dict[str, None] = {}  # in the order of the files
+    for home in homes if group else ():
+        for file in sorted((home / group).rglob("*.yaml")):
+            folders_below = file.parent.relative_to(home).parts[1:]
+            subgroup = ".".join(name for name in folders_below if name != "base")
+            for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
+                if indent and not inner:  # the class of a group within this one
+                    continue
+                if subgroup == ("" if indent else inner) and allowed(target):
+                    targets[target] = None
+    return [*targets]
 
 
-def unfit(config: Any, key: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, error line) of every key below ``key``, at ``path``, with an undeclared value."""
-    target = allowed(str(config.get("_target_") or "")) if isinstance(config, dict) else ""
-    for name, value in config.items() if isinstance(config, dict) else ():
+class Entry(NamedTuple):
+    """A key of a configuration with its value, within the declaration of its group."""
+
+    place: str
+    name: str
+    value: Any
+    group: Key
+    target: str  # the group's class, if it names one
+
+    @property
+    def key(self) -> Key:
+        """The key's declaration; one that accepts anything if there is none."""
+        return below(self.group, self.name, self.target) or Key()
+
+
+def entries(config: Any, group: Key, path: str = "") -> Iterator[Entry]:
+    """Yield every key of a configuration, and those of its groups after each."""
+    target = allowed(str(config.get("_target_") or ""))
+    for name, value in config.items():
         if name in OPTIONS:
             continue
-        member, where = below(key, str(name), target) or Key(), f"{path}.{name}" if path else str(name)
-        if line := _refusal(where, member, value, command):
-            yield where, line
-        yield from unfit(value, member, where, command)
-        for i, one in enumerate(value if isinstance(value, list) else ()):
-            yield from unfit(one, Key(), f"{where}[{i}]", command)
+        entry = Entry(join(path, name), str(name), value, group, target)
+        yield entry
+        if isinstance(value, dict):
+            yield from entries(value, entry.key, entry.place)
 
 
-def _refusal(where: str, key: Key, value: Any, command: str) -> str:
-    if not fits(key.kind, value) and (line := answer(where, str(value), command=command)):
-        return line
+def unfit(config: Any, group: Key, path: str = "", command: str = "train") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, error line) of every key at or below ``path`` that does not fit."""
+    for entry in entries(config, group, path):
+        line = _refusal(entry.place, entry.key, entry.value, command)
+        if line:
+            yield entry.place, line
+
+
+def _refusal(place: str, key: Key, value: Any, command: str) -> str:
+    """Return the error line for a value that is not of its declaration; "" if it is."""
     if fields(key.kind):
         if isinstance(value, Mapping) or (value is None and "null" in literal_values(key.kind)):
             return ""
-        return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
-    if isinstance(value, dict) and "_target_" in value:
-        return ""  # an object, of which its owner knows what to make
-    return refusal(where, key.kind, value)
+        return f"{place}={repr(value)[:100]}: must be a group of keys ({', '.join(members(key))})"
+    if fits(key.kind, value) or (isinstance(value, dict) and "_target_" in value):
+        return ""  # the class that takes an object checks it
+    return answer(place, str(value), command=command) or refusal(place, key.kind, value)
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
@@ -201,14 +256,22 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
 
 def groups() -> tuple[str, ...]:
     """Return the groups that every run has."""
-    every = ((key, unwrap(kind)[0]) for key, kind in _hints(Train).items() if key in Train.__required_keys__)
-    return tuple(key for key, inner in every if is_typeddict(inner) or typing.get_origin(inner) is dict)
+    hints = _hints(Train)
+    required = [key for key in hints if key in Train.__required_keys__]
+    return tuple(key for key in required if _is_group(unwrap(hints[key])[0]))
+
+
+def _is_group(kind: Any) -> bool:
+    return is_typeddict(kind) or typing.get_origin(kind) is dict
 
 
 def with_roles(*roles: Role, key: Key | None = None, path: str = "") -> list[str]:
-    """Return the keys with one of these roles: top-level ones, and those of groups of another role."""
+    """Return all keys with one of these roles; descend only into groups that lack it."""
     names, group = [], key or Key(Train)
     for name, kind in fields(group.kind).items():
-        member, where = group.inside(kind), f"{path}.{name}" if path else name
-        names += [where] if member.role in roles else with_roles(*roles, key=member, path=where)
+        member, place = group.inside(kind), join(path, name)
+        if member.role in roles:
+            names.append(place)
+        else:
+            names += with_roles(*roles, key=member, path=place)
     return names

@@ -55,7 +55,10 @@ MEASURES = {**SAMPLE_METRICS, CLASSES.name: CLASSES}
 
 
 def measures_of(config: Mapping[str, str]) -> list[str]:
-    """Return what measures a run, of its configuration by dotted keys: names, and classes of ``metrics``."""
+    """Return the names of a run's measures, from its configuration {dotted key: value}.
+
+    A metric of the user's is named by its class.
+    """
     measures = [value for key, value in config.items() if TARGET.fullmatch(key)]
     if config.get("measures.n", "0") != "0":
         measures += SAMPLE_METRICS
@@ -71,6 +74,5 @@ def version_of(measure: str) -> int:
     UserError: the class cannot be imported, or may not be.
     """
     if "." in measure:
-        version = getattr(import_class(measure, "metrics"), "version", 1)
-        return version if isinstance(version, int) else 1
+        return int(getattr(import_class(measure, "metrics"), "version", 1))
     return MEASURES[measure].version if measure in MEASURES else 1

@@ -130,7 +130,7 @@ class Trainer(TypedDict):
 
 
 class Optimizer(TypedDict):
-    """Arguments common to the optimisers of ``torch.optim``."""
+    """Arguments common to the optimisers of ``torch.optim``, for the table of signatures."""
 
     lr: Annotated[float, Gt(0), Le(10)]
     betas: tuple[Rate, Rate]
@@ -299,4 +299,3 @@ class Sample(DrawingKeys):
 
 
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
-CLASSES = {"pytorch_lightning.Trainer": Trainer}  # of other packages, with all that they take

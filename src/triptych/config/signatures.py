@@ -1,13 +1,14 @@
 """Tell which arguments a class declares, without importing torch.
 
 Our classes and those of torch and Lightning stand in ``signatures.json``, which ``make signatures``
-writes (``signature_table.py``); a test fails where it is not current. A class of a package that the
+writes (``docs/signatures.py``); a test fails where it is not current. A class of a package that the
 owner trusts is imported and looked at in the same way.
 """
 
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -39,13 +40,13 @@ UNKNOWN = Arguments({}, True)
 
 @cache
 def read_table() -> dict[str, Any]:
-    """Return the table of signatures: its classes, the aliases of their names, and torch's version."""
+    """Return the table of signatures: classes, aliases of their names, torch's version."""
     table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return table
 
 
 def defining_name(target: str) -> str:
-    """Return the name of a listed class in its own module, as ``...sampler.ddim.DDIM`` of ``...DDIM``."""
+    """Return a listed class's name in its own module, as ``...sampler.ode.DDIM``."""
     return str(read_table()["aliases"].get(target, target))
 
 
@@ -76,11 +77,13 @@ def _listed(name: str) -> Arguments:
 
 def _imported(target: str) -> Arguments | None:
     module, _, name = target.rpartition(".")
+    known = module in sys.modules
     try:
         owner = getattr(importlib.import_module(module), name)
     except Exception:  # whoever builds the class says why
         return None
-    remember_imported()
+    if not known:
+        remember_imported()
     return inspect_class(owner) if isinstance(owner, type) else None
 
 
@@ -92,7 +95,8 @@ def inspect_class(owner: type) -> Arguments:
     """
     named: dict[str, Argument] = {}
     passes_on = True
-    inits = [vars(parent)["__init__"] for parent in owner.__mro__[:-1] if "__init__" in vars(parent)]
+    parents = owner.__mro__[:-1]  # all but object
+    inits = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)]
     for init in inits:
         for name, argument in _own_arguments(init):
             if name not in named:
@@ -118,7 +122,7 @@ def _takes_keywords(init: Callable[..., Any]) -> bool:
 
 
 def _kind(init: Callable[..., Any], annotation: Any) -> Any:
-    """Return the type that an annotation stands for; ``Any`` if it can only be read by type checkers."""
+    """Return the type that an annotation stands for; ``Any`` if only type checkers can read it."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from triptych.config.own_code import trusted
 from triptych.errors import UserError
 
-CONFIGS = Path(__file__).parents[3] / "configs"  # of the clone
+CONFIGS = Path(__file__).parents[3] / "configs"  # the clone's own
 
 
 def file_of(name: str) -> Path | None:
@@ -52,14 +53,15 @@ def folders() -> tuple[Path, ...]:
 
 def groups(among: Sequence[Path] | None = None) -> list[str]:
     """Return all groups of ``among``, by default of all config folders, as ``objective/loss``."""
-    homes = folders() if among is None else among
-    places = {file.parent.relative_to(home).as_posix() for home in homes for file in home.rglob("*.yaml")}
-    return sorted(places - {"."})
+    groups = set()
+    for home in folders() if among is None else among:
+        groups |= {file.parent.relative_to(home).as_posix() for file in home.rglob("*.yaml")}
+    return sorted(groups - {"."})
 
 
 def files_of(group: str) -> list[Path]:
     """Return a group's files in all folders."""
-    return [file for folder in folders() for file in (folder / group).glob("*.yaml")]
+    return list(chain.from_iterable((folder / group).glob("*.yaml") for folder in folders()))
 
 
 def choices_of(group: str) -> list[str]:

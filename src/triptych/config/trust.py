@@ -6,8 +6,8 @@ callbacks listed, with plain arguments; and any class defined in a package that 
 trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml, ``[tool.triptych] trust = ["a", "b"]``). No functions,
 nested names, or what a module merely imports.
 
-``check_name`` reads the table of signatures and imports nothing. ``import_class`` imports one module,
-and checks that the object is the class of that name.
+``check_name`` reads the table of signatures and imports nothing. ``import_class`` imports one
+module, and checks that the object is the class of that name.
 """
 
 import difflib
@@ -85,16 +85,19 @@ def import_class(target: Any, where: str = "") -> type:
         owner = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{_key(where)}={target}: cannot be imported: {line}{raised_at(error)}") from error
+        problem = f"cannot be imported: {line}{raised_at(error)}"
+        raise UserError(f"{_key(where)}={target}: {problem}") from error
     if is_trusted(target):
         remember_imported()
-    if not isinstance(owner, type) or owner.__qualname__ != name or not _is_home(owner, target, module):
+    if not isinstance(owner, type) or not _is_home(owner, target, module):
         raise UserError(f"{_key(where)}={target}: {module} defines no class of that name")
     return owner
 
 
 def _is_home(owner: type, target: str, module: str) -> bool:
     """Return whether the class is defined where its name says, and not imported from elsewhere."""
+    if owner.__qualname__ != target.rpartition(".")[2]:
+        return False
     if is_trusted(target):
         return is_trusted(owner.__module__)
     return lies_in(owner.__module__, module)

@@ -18,8 +18,11 @@ from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition, Kind
 from triptych.diffusion.control import DrawError
 from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.protocol import AnyDenoiser
 from triptych.diffusion.sampler.ancestral import Ancestral
+from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting, Logged
 
@@ -65,9 +68,9 @@ class BoundModel(Logged):
         self.dims = int(torch.Size(shape).numel())
         self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
         self._levels = edges  # at the beginning: the bands of noise stay where they are
-        self.denoiser: Any = None  # a diffusion model's; of latents where ``of_latents`` is set
-        self.schedule: Any = None  # the noise levels of a model that has some
-        self.likelihood: Any = None  # the ODE's, accounted beside the bound
+        self.denoiser: AnyDenoiser | None = None  # a diffusion model has one
+        self.schedule: Schedule | None = None  # the noise levels of a model that has some
+        self.likelihood: Likelihood | None = None  # the ODE's, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from

@@ -27,6 +27,7 @@ class Classifier(BoundModel):
         noise: False: clean data only, at the schedule's gamma(0).
     """
 
+    schedule: Schedule
     draws = False
     ignores = ("denoiser", "objective", "bound", "likelihood")
 

@@ -1,9 +1,6 @@
 """Choose the weights that a run reports; evaluate their bound over whole splits, beside trivial baselines."""
 
-import functools
-import io
 import math
-import random
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,43 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from triptych.callbacks.metrics import build_metrics, logged_mean, metrics_of
+from triptych.callbacks.metrics import logged_mean
 from triptych.config.build import check_targets
+from triptych.config.metric import measures_of, version_of
 from triptych.config.own_code import is_trusted
 from triptych.data.base import DataModule
 from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
-from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
-from triptych.errors import Diverged, UserError
+from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
-from triptych.run.build import OtherRuns, set_teacher
-from triptych.run.checkpoints import averages, reported, save_checkpoint
-from triptych.run.directory import BEST, LAST, RunDirectory, write_atomic
-from triptych.run.drawing import Experiment
-from triptych.run.fit import Fit, build_trainer
+from triptych.run.averaging import averages, reported
+from triptych.run.checkpoints import save_checkpoint
+from triptych.run.directory import BEST, LAST, RunDirectory
+from triptych.run.evaluate import account_split, build_accountant, check_finite, write_items
+from triptych.run.experiment import Experiment
+from triptych.run.fit import Fit
 from triptych.run.initialization import Origin
 from triptych.run.model import set_up_torch
 from triptych.run.new_process import call_in_new_process
-from triptych.run.processes import rank
+from triptych.run.parsing import load_config
 from triptych.run.progress import Progress
-from triptych.run.reopen import open_weights, reopen
-from triptych.run.stopping import Peers
+from triptych.run.reopen import open_weights
 from triptych.run.untrusted import read_checkpoint
 
-# of items.npz, beside "index"
-COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
-OF_THE_RUN = {"steps": "run", "variance": None, "repeats": None}  # values that leave a bound as it was
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
-_entropy = functools.cache(GaussianMixture.entropy)
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,6 @@ class FinalCheckpoint:
     content: dict[str, Any]
     data: DataModule
     progress: Sequence[pl.Callback]
-    peers: Peers | None = None
     world_size: int = 1
 
     @classmethod
@@ -82,8 +72,21 @@ class FinalCheckpoint:
         return cls(path, content, data, [progress])
 
     @property
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.path.parent.parent)
+
+    @property
     def config(self) -> Any:
         return self.content["triptych"]["config"]
+
+    @property
+    def step(self) -> int:
+        return int(self.content["global_step"])
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test set is read."""
+        return bool(self.config.get("test", True))
 
     @property
     def in_new_processes(self) -> bool:
@@ -92,7 +95,7 @@ class FinalCheckpoint:
 
     def model(self, weights: str | None = None) -> BoundModel:
         """Build a model and load it, with the reported weights or those of another name."""
-        return open_weights(self.config, self.data, self.content, weights, self.path.parent.parent)
+        return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
     def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
         """Evaluate the bound of these weights over each of the splits that has items."""
@@ -104,124 +107,120 @@ class FinalCheckpoint:
                 for split in splits
             }
         model = self.model(weights)
-        return {split: self._account(model, split) for split in splits}
+        return {split: self.account(model, split) for split in splits}
 
-    def _account(self, model: BoundModel, split: str) -> Account:
-        trainer = build_accountant(self.config, model, self.data, self.progress, self.peers)
+    def account(self, model: BoundModel, split: str) -> Account:
+        """Evaluate the bound of a model that ``model`` has built over a split."""
+        trainer = build_accountant(self.config, model, self.data, self.progress)
         return account_split(trainer, model, self.data, split)
 
 
 def _account_alone(path: Path, numbers: dict[str, Tensor], split: str, weights: str | None) -> Account:
     checkpoint = FinalCheckpoint.open(path, numbers)
-    return checkpoint._account(checkpoint.model(weights), split)
+    return checkpoint.account(checkpoint.model(weights), split)
 
 
 def choose_weights(
     run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
-) -> tuple[FinalCheckpoint, dict[str, Any]]:
-    """Return the checkpoint that the run reports, and figures of the weights that it does not.
+) -> tuple[FinalCheckpoint, dict[str, Any] | None]:
+    """Return the checkpoint that the run reports, and what validation says of its other weights.
 
-    {"averaging": {"reported", "val"}} on validation, if there are several; with weights=chosen the lowest is
-    reported, and noted in the checkpoint. The test set is not looked at. {} where another run has chosen.
+    {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is reported,
+    and noted in the checkpoint. The test set is not looked at. None where another run has chosen.
     """
-    path, trainer = run / "checkpoints" / LAST, fit.trainer
-    if experiment.config["checkpoint"] == "best" and trainer.global_step:  # else nothing was fitted here
-        path = path.with_name(BEST)
-        if not path.exists():
-            raise UserError(f"checkpoint=best: {path} is not there; restore it, or force=true starts over")
+    path = _reported_path(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
-    data = experiment.data
-    checkpoint = FinalCheckpoint(path, content, data, fit.progress, fit.peers, trainer.world_size)
-    weights, stored = checkpoint.config["weights"], averages(content)
-    known = weights != "chosen" or content["triptych"].get("chosen")
-    own = reported(content) if known else None
+    checkpoint = FinalCheckpoint(path, content, experiment.data, fit.progress, fit.trainer.world_size)
+    stored = averages(content)
+    choosing = checkpoint.config["weights"] == "chosen" and not content["triptych"].get("chosen")
+    weights = None
+    if not choosing:
+        weights = reported(content)
+    if origin.adopted or len(stored) < 2 or not len(experiment.data.splits["val"]):
+        return checkpoint, None
     accounts = {}
-    if not origin.adopted and len(stored) > 1 and len(data.splits["val"]):
-        for name in ("raw", *stored):
-            if name != own:  # that one is accounted with the other splits
-                accounts[name] = checkpoint.accounts(["val"], name)["val"]
-                log_account(fit, f"final/val_{name}_", accounts[name])
-    anew = bool(accounts) and own is None
-    if anew:
-        own = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
-        content["triptych"]["chosen"] = own
-        del accounts[own]
-        if trainer.is_global_zero:
+    for name in ("raw", *stored):
+        if name != weights:  # The reported weights are accounted with the other splits.
+            accounts[name] = checkpoint.accounts(["val"], name)["val"]
+            _log(fit, f"final/val_{name}_", accounts[name])
+    if weights is None:
+        weights = min(stored, key=lambda name: _bound(accounts[name]))
+        content["triptych"]["chosen"] = weights
+        del accounts[weights]
+        if fit.trainer.is_global_zero:
             save_checkpoint(content, path)
     figures = {name: account.figures for name, account in accounts.items()}
-    return checkpoint, {"averaging": {"reported": own, "val": figures}} if figures or anew else {}
+    return checkpoint, {"reported": weights, "val": figures}
 
 
-def account_splits(checkpoint: FinalCheckpoint) -> dict[str, Account]:
-    """Evaluate validation, test and as many training items, or only the first if test=false."""
-    tested = checkpoint.config.get("test", True)
-    return checkpoint.accounts(("train", "val", "test") if tested else ("val",))
+def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
+    last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
+    if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
+        return last  # Also where nothing was fitted here.
+    if not best.exists():
+        raise UserError(f"checkpoint=best: {best} is not there; restore it, or force=true starts over")
+    return best
 
 
-def log_account(fit: Fit, prefix: str, account: Account) -> None:
+def _bound(account: Account) -> float:
+    return float(account.figures[account.unit]["mean"])
+
+
+def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
+    """Evaluate the bound on training, validation and test items, log it, and write that of each test item.
+
+    With test=false on validation alone. Diverged: a bound is not finite.
+    """
+    splits = ["train", "val", "test"]
+    if not checkpoint.tested:
+        splits = ["val"]
+    accounts = checkpoint.accounts(splits)
+    for split, account in accounts.items():
+        _log(fit, "test/" if split == "test" else f"final/{split}_", account)
+    for split in ("val", "test", "train"):
+        if split in accounts:
+            check_finite(accounts[split], split, fit.trainer.global_step)
+    if checkpoint.tested and fit.trainer.is_global_zero:
+        write_items(checkpoint.run / "items.npz", accounts["test"])
+    return accounts
+
+
+def _log(fit: Fit, prefix: str, account: Account) -> None:
     """Give an account's figures to the loggers of the fit, at its last step."""
     figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
     for logger in fit.trainer.loggers:
         logger.log_metrics(figures, fit.trainer.global_step)
 
 
-def build_accountant(
-    config: dict[str, Any],
-    model: BoundModel,
-    data: DataModule,
-    progress: Sequence[pl.Callback] = (),
-    peers: Peers | None = None,
-) -> pl.Trainer:
-    """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
-
-    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is opened.
-    """
-    if config.get("metrics"):
-        set_teacher(config, model, data, OtherRuns(config))
-    return build_trainer(config, None, [*build_metrics(config), *progress], peers)
+def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> dict[str, Any]:
+    """Return the entries of ``summary.json`` that follow from the reported checkpoint and its bounds."""
+    run, last = checkpoint.run, [*accounts.values()][-1]
+    measures = measures_of(load_config(run / "config.yaml"))
+    return {
+        "weights": checkpoint.config["weights"],
+        "checkpoint": str(checkpoint.path.relative_to(run.path)),
+        **{split: account.figures for split, account in accounts.items()},
+        "noise_levels": last.noise_levels,
+        "estimator": last.estimator or None,
+        "versions": {name: version_of(name) for name in measures},
+    }
 
 
-def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
-    """Evaluate the bound over a split, of "train" as many items as of "test", with the model's weights."""
-    limit = len(data.splits["test"]) or None if split == "train" else None
-    with isolate_rng():
-        # The user's code may draw from any generator.
-        torch.manual_seed(model.seed)
-        np.random.seed(model.seed)
-        random.seed(model.seed)
-        trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
-    account: Account = model.accounting.compute()
-    account.figures |= metrics_of(trainer).figures
-    if data.mixture is not None and "gap" in account.figures:
-        entropy, dims = _entropy(data.mixture), model.dims
-        account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
-    return account
-
-
-def check_finite(account: Account, split: str, step: int) -> None:
-    """Raise Diverged if the bound of weights of this step is not finite."""
-    bound = account.figures.get(account.unit)
-    if bound and not math.isfinite(bound["mean"]):
-        raise Diverged(f"the bound of the {split} set", step)
-
-
-def baselines(data: DataModule) -> dict[str, Any]:
-    """Return {"baselines": {name: {"mean", "stderr", "n"}}}, bits/dim on the test set; {} without levels.
+def baselines(data: DataModule) -> dict[str, Any] | None:
+    """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
     "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K) / (n + 1).
     """
-    if data.levels is None or not len(data.splits["test"]):
-        return {}
-    train, test = data.splits["train"], data.splits["test"]
-    n, levels = len(test), data.levels
+    if data.levels is None:
+        return None
+    train, test, levels = data.splits["train"], data.splits["test"], data.levels
+    n = len(test)
     bits = -histogram(_parts(train), levels, SMOOTHING).log2()
     each = torch.cat([bits.gather(1, to_level(x, levels).flatten(1).T).mean(0) for x in _parts(test)])
     stderr = (each.std() / math.sqrt(n)).item() if n > 1 else 0.0
     return {
-        "baselines": {
-            "uniform": {"mean": math.log2(levels), "stderr": 0.0, "n": n},
-            "histogram": {"mean": each.mean().item(), "stderr": stderr, "n": n},
-        }
+        "uniform": {"mean": math.log2(levels), "stderr": 0.0, "n": n},
+        "histogram": {"mean": each.mean().item(), "stderr": stderr, "n": n},
     }
 
 
@@ -230,63 +229,9 @@ def _parts(split: Split) -> Iterator[Tensor]:
         yield split.batch(index).x
 
 
-def write_items(path: Path, account: Account) -> bool:
-    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
-
-    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
-    """
-    if account.per_item is None:
-        return False
-    index, rows = account.per_item
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
-    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
-    write_atomic(path, buffer.getvalue())
-    return True
-
-
 def peak_memory(device: torch.device) -> float:
     """Return the most bytes that this process has used on the GPU, or resident."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(most if sys.platform == "darwin" else 1024 * most)  # kilobytes on Linux
-
-
-def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
-    """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
-    typed = {key: values[key] for key, usual in OF_THE_RUN.items() if values[key] != usual}
-
-    def adjust(config: dict[str, Any]) -> None:
-        own, variance = config["bound"].get("variance"), typed.get("variance")
-        if variance and own != variance and "learned" in (own, variance):  # it is part of the network
-            raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
-        config["bound"] |= typed
-        config["threads"] = values["threads"] or config["threads"]
-        if values["batch_size"] is not None:
-            config["data"]["eval_batch_size"] = values["batch_size"]
-        devices = values["devices"]
-        several = {"devices": devices, "num_nodes": 1, "strategy": "ddp" if devices > 1 else "auto"}
-        config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
-
-    split = values["split"]
-    judged = () if split == "train" else (split,)
-    try:
-        opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
-        for key in typed if "bound" in opened.model.ignores else ():
-            if key != "repeats" or not getattr(opened.model, "noise", False):
-                has = " and ".join(getattr(opened.model.accounting, "names", ["retrieval"]))
-                problem = "this model has no bound" + f", and its {has} no draws" * (key == "repeats")
-                raise UserError(f"{key}={values[key]}: {problem}; leave it out")
-        if not len(opened.data.splits[split]):
-            raise UserError(f"split={split}: this run has no items there; choose another")
-        trainer = build_accountant(opened.config, opened.model, opened.data)
-    except UserError as error:  # typed as steps= and devices=, without their groups
-        error.args = (str(error).removeprefix("bound.").removeprefix("trainer."),)
-        raise
-    account = account_split(trainer, opened.model, opened.data, split)
-    check_finite(account, split, opened.step)
-    target = values["items"]
-    if target and rank() == 0 and not write_items(Path(target), account):
-        raise UserError(f"items={target}: this model has no bound per item; pass null")
-    return account.figures

@@ -16,6 +16,9 @@ from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import STORAGE
 from triptych.run.processes import ENDING, rank
 
+OURS = ("__main__", "triptych.", "hydra_plugins.triptych_")  # modules whose errors are bugs
+HYDRAS = ("hydra.", "hydra_plugins.")
+
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
@@ -79,6 +82,7 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
 
 
 def _as_refusal(error: Exception, command: str) -> UserError | None:
+    """Return the line for an error that the user can mend; None for one of ours."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -87,30 +91,25 @@ def _as_refusal(error: Exception, command: str) -> UserError | None:
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError):  # it names the file and the line
         return UserError(f"no YAML: {error}")
-    if _hydras_last(error):
-        return _of_hydra(error) or UserError(explain(error, command) or type(error).__name__)
+    if _is_hydras(error):
+        if isinstance(error, OSError) and error.filename:
+            kind = StorageError if error.errno in STORAGE else UserError
+            return kind(f"{error.filename}: cannot be written ({error.strerror})")
+        return UserError(explain(error, command) or describe_error(error))
     if isinstance(error, PermissionError) and error.filename:
         return StorageError(f"{error.filename}: cannot be opened ({error.strerror})")
     return None
 
 
-def _hydras_last(error: Exception) -> bool:
+def _is_hydras(error: Exception) -> bool:
     """Return whether Hydra, or a launcher that it called, raised an error: not we, nor what we called."""
+    if error.__cause__ is not None:
+        return False  # It is a worker's, with its traceback.
     hydras = False
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = frame.f_globals.get("__name__", "")
-        if name == "__main__" or name.startswith(("triptych.", "hydra_plugins.triptych_")):
+        if name.startswith(OURS):
             hydras = False
-        elif name.startswith(("hydra.", "hydra_plugins.")):
+        elif name.startswith(HYDRAS):
             hydras = True
-    return hydras and error.__cause__ is None  # else it is a worker's, with its traceback
-
-
-def _of_hydra(error: Exception) -> UserError | None:
-    """Explain an error of a file of the configuration that Hydra raised; None for any other."""
-    if isinstance(error, RecursionError):
-        return UserError("defaults: a file includes itself; take that entry out")
-    if isinstance(error, OSError) and error.filename:
-        kind = StorageError if error.errno in STORAGE else UserError
-        return kind(f"{error.filename}: cannot be written ({error.strerror})")
-    return None
+    return hydras

@@ -22,10 +22,10 @@ from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
 from triptych.terminal import printable
 
-SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
+SCHEMA = 2  # version of the entry "triptych" of a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
-REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # of these, the one a run reports by
-# files that a finished run's summary has digests of, as far as they are there; any other's of the first alone
+REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
+# A finished run's summary has digests of these files, as far as they are there; any other's of the first.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
@@ -91,8 +91,7 @@ class RunDirectory(Lockable):
         """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
         if not file.exists():
-            near = in_root(self.path) or "; pass a run's directory, as its command's last line names it"
-            raise UserError(f"{self.path}: not a run's directory (no config.yaml){near}")
+            raise UserError(f"{self.path}: not a run's directory (no config.yaml){in_root(self.path)}")
         return read_config(file)
 
     @cached_property
@@ -163,7 +162,9 @@ class RunDirectory(Lockable):
             return "unreadable"
         if result is not None:
             return result.status
-        return "interrupted" if (self / "config.yaml").exists() else "new"
+        if (self / "config.yaml").exists():
+            return "interrupted"
+        return "new"
 
     def figure(self, name: str) -> float | None:
         """Return a figure of the result by its path; None without a result that can be read."""
@@ -180,17 +181,21 @@ class RunDirectory(Lockable):
     def reported(self) -> Path:
         """Return the path of the reported checkpoint: the last, unless the summary names the best."""
         result = self.summary()
-        name = result.checkpoint if result is not None else ""
-        if name and name not in REPORTED:
-            raise UserError(f"{self.path}: checkpoint {name!r}: must be one of {', '.join(REPORTED)}")
-        return self / (name or REPORTED[0])
+        if result is None or not result.checkpoint:
+            return self / REPORTED[0]
+        if result.checkpoint not in REPORTED:
+            problem = f"checkpoint {result.checkpoint!r}: must be one of {', '.join(REPORTED)}"
+            raise UserError(f"{self.path}: {problem}")
+        return self / result.checkpoint
 
     def record(self, result: Result) -> Result:
         """Write the result with digests of the files beside it and a checksum, and return it."""
-        names = (*SEALED, *REPORTED) if result.status == "finished" else SEALED[:1]
+        names: tuple[str, ...] = SEALED[:1]
+        if result.status == "finished":
+            names = (*SEALED, *REPORTED)
         digests = {name: file_digest(self / name) for name in names}
-        record = {**result.record, "digests": {name: value for name, value in digests.items() if value}}
-        sealed = seal(printable(json.loads(to_json(record))))
+        present = {name: digest for name, digest in digests.items() if digest}
+        sealed = seal(printable(json.loads(to_json({**result.record, "digests": present}))))
         self.write("summary.json", sealed)
         return Result.from_json(sealed)
 
@@ -212,32 +217,38 @@ class RunDirectory(Lockable):
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
         aside = self.readable_provenance.aside
-        keeps_reason = not aside and (self.path.parent / "sweep.json").exists()
+        files = [*BEGINNING]
+        if aside or not (self.path.parent / "sweep.json").exists():
+            files.append("summary.json")
         with contextlib.suppress(OSError):
             for folder in ("wandb", "tensorboard"):
                 shutil.rmtree(self / folder, ignore_errors=True)
-            for name in BEGINNING if keeps_reason else (*BEGINNING, "summary.json"):
+            for name in files:
                 (self / name).unlink(missing_ok=True)
-            if not aside:
-                self.remove_empty()
-                return
             self.path.rmdir()
-            if ASIDE.sub("", aside) == self.path.name:  # and leads nowhere else
+            if ASIDE.sub("", aside) == self.path.name:  # It leads nowhere else.
                 self.path.with_name(aside).rename(self.path)
+            self._remove_empty_parents()
 
     def remove_empty(self) -> None:
         """Remove an empty directory, and empty parents named runs and logs; else OSError."""
         self.path.rmdir()
-        for folder, name in zip(self.path.parents, ("runs", "logs"), strict=False):
-            if folder.name == name:  # and no folder of the user's own
-                folder.rmdir()
+        self._remove_empty_parents()
+
+    def _remove_empty_parents(self) -> None:
+        runs, logs = self.path.parent, self.path.parent.parent
+        if runs.name == "runs":  # no folder of the user's own
+            runs.rmdir()
+            if logs.name == "logs":
+                logs.rmdir()
 
     def sweep_up(self) -> None:
         """Remove temporary files that a kill left; only for the process that holds the lock."""
-        temporary = (file for folder, _ in walk(self.path) for file in folder.glob(".*.tmp"))
-        for leftover in (*temporary, *self.path.glob(".error-*.json")):
+        leftovers = [self / PRUNE, *self.path.glob(".error-*.json")]
+        for folder, _ in walk(self.path):
+            leftovers += folder.glob(".*.tmp")
+        for leftover in leftovers:
             leftover.unlink(missing_ok=True)
-        (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
 
 
 def log_line(run: RunDirectory | None, line: str) -> None:
@@ -246,14 +257,18 @@ def log_line(run: RunDirectory | None, line: str) -> None:
         return
     line = printable(mask_password(line))
     print(line, file=sys.stderr, flush=True)
-    if run is None:
+    if run is None or _is_stderr(run / "train.log"):
         return
-    log, same = run / "train.log", False
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        same = os.path.samestat(os.fstat(sys.stderr.fileno()), log.stat())  # as of a sweep's job
-    if not same:
-        with contextlib.suppress(OSError), open(log, "a", opener=no_link) as file:
-            file.write(line + "\n")
+    with contextlib.suppress(OSError), open(run / "train.log", "a", opener=no_link) as file:
+        file.write(line + "\n")
+
+
+def _is_stderr(path: Path) -> bool:
+    """Return whether a file is where stderr goes already, as of a sweep's job."""
+    try:
+        return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def to_json(value: Any) -> str:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from triptych.data.base import DataModule
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.condition import Condition, Part
 from triptych.diffusion.sampler import Progress, Sampler
-from triptych.models.base import BoundModel
 
 # parts that a person chooses; the other parts of a stage's condition are drawn
 PROMPTED = ("label", "text", "text_embedding")
@@ -28,21 +29,23 @@ class Drawing:
     model: Any
     data: DataModule
     sampler: Sampler
-    denoiser: nn.Module | None = None  # around the model's own, as guidance is
+    denoiser: nn.Module | None = None  # guidance or a threshold around the model's own
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
-    prepare: Callable[[Condition, torch.Generator], Condition] | None = None  # as noise on an image
+    # Changes a condition before it is read, as by noise on an image.
+    prepare: Callable[[Condition, torch.Generator], Condition] | None = None
 
     @property
     def conditional(self) -> bool:
         """Whether samples are conditional: the network or a guide reads conditions."""
-        around: Any = self.denoiser
-        return bool(self.model.conditional or (around is not None and around.conditional))
+        guide: Any = self.denoiser or self.model
+        return bool(self.model.conditional or guide.conditional)
 
     @property
     def class_conditional(self) -> bool:
         """Whether a conditional model reads labels alone."""
-        own = self.model.conditional
-        return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
+        if isinstance(self.model.conditional, list):
+            return {*self.model.conditional} == {"label"}
+        return {*self.data.conditions} == {"label"}
 
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
@@ -54,13 +57,18 @@ class Drawing:
         """
         if not self.conditional:
             return None
-        named = None if label is None else Condition(label=torch.as_tensor(label).expand(n))
+        if self.class_conditional and label is None:
+            return Condition(label=torch.arange(n) % self.data.num_classes)
+        labels = None
+        if label is not None:
+            labels = Condition(label=torch.as_tensor(label).expand(n))
         if self.class_conditional:
-            return named or Condition(label=torch.arange(n) % self.data.num_classes)
-        rows = torch.arange(n) if items is None else items
+            return labels
+        if items is None:
+            items = torch.arange(n)
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[rows % len(split)].together(named)
+        return split.condition[items % len(split)].together(labels)
 
     def held_out(self, n: int) -> Tensor:
         """Return the items (n,) whose conditions measured samples have, where those are not labels alone."""
@@ -81,33 +89,43 @@ class Drawing:
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def fill(
-        self, condition: Condition | None, n: int, generator: torch.Generator, progress: Progress = iter
+        self,
+        condition: Condition | None,
+        n: int,
+        generator: torch.Generator,
+        progress: Progress = iter,
     ) -> Condition | None:
         """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
-        condition = None if condition is None else condition.to(self.model.device)
+        parts: dict[str, Any] = {}
+        if condition is not None:
+            parts |= condition.to(self.model.device).parts
         for name, source in self.sources.items():
-            if isinstance(source, Drawing):
-                source.model.to(generator.device)
-                own = None if condition is None else condition.without(name)
-                value = source.data.as_condition(source.draw(n, own, generator, progress))
-            else:
-                assert condition is not None
-                value = condition.parts[source].value
-            part = Condition(**{name: value})
-            condition = part if condition is None else condition.together(part)
-        return condition
+            if isinstance(source, str):
+                parts[name] = parts[source].value
+                continue
+            others = {other: part for other, part in parts.items() if other != name}
+            source.model.to(generator.device)
+            x = source.draw(n, Condition.of(**others), generator, progress)
+            parts[name] = Part(source.data.as_condition(x))
+        return Condition.of(**parts)
 
     @torch.no_grad()
     def draw(
-        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+        self,
+        n: int,
+        condition: Condition | None,
+        generator: torch.Generator,
+        progress: Progress = iter,
     ) -> Tensor:
         """Draw n samples (n, *shape) in data units under a complete condition."""
         if self.prepare is not None and condition is not None:
             condition = self.prepare(condition, generator)
         training = self.model.training
         self.model.eval()
-        around = {} if self.denoiser is None else {"denoiser": self.denoiser.to(self.model.device)}
-        x: Tensor = self.model.sample(n, self.sampler, generator, condition, progress, **around)
+        options = {}
+        if self.denoiser is not None:
+            options["denoiser"] = self.denoiser.to(self.model.device)
+        x: Tensor = self.model.sample(n, self.sampler, generator, condition, progress, **options)
         self.model.train(training)
         return x
 
@@ -118,38 +136,35 @@ class Drawing:
         return self.draw(n, condition, generator).cpu()
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """The objects of one run."""
-
-    config: dict[str, Any]  # resolved, plain
-    data: DataModule
-    model: BoundModel
-    drawing: Drawing | None = None  # of its samples; None for a model that was opened again, or draws none
-    measured: tuple[tuple[Any, Drawing], ...] = ()  # (value of ``measures.over`` or None, drawing)
-    reference: Any = None  # a SampleReference, of what is measured
-    step: int = 0  # of the checkpoint that it was opened from
-
-
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
     """Give a dotted key of a configuration another value; False where there is no such key."""
-    node: Any = config
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or name not in node:
+    parent, _, name = key.rpartition(".")
+    try:
+        node = reduce(getitem, parent.split("."), config)
+        node[name]  # It must be there.
+    except (KeyError, TypeError):
         return False
     node[name] = value
     return True
 
 
+def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
+    """Return the condition of some samples; None where they are unconditional."""
+    return None if condition is None else condition[rows]
+
+
 def choose(n: int, size: int) -> Tensor:
     """Return n of ``size`` items: in turn or, of more than n, random but fixed ones: they may be sorted."""
+    if n >= size:
+        return torch.arange(n) % max(1, size)
     fixed = torch.Generator().manual_seed(0)
-    return torch.arange(n) % max(1, size) if n >= size else torch.randperm(size, generator=fixed)[:n]
+    return torch.randperm(size, generator=fixed)[:n]
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
     """Return the parts of the data's conditions that the network reads."""
-    conditional = model.conditional
-    return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)
+    if isinstance(model.conditional, list):
+        return model.conditional
+    if model.conditional:
+        return [*data.conditions]
+    return []

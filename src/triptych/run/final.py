@@ -1,5 +1,7 @@
 """Draw, measure and picture the samples of the checkpoint that a run leaves."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -7,63 +9,72 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
-from triptych.models.base import BoundModel
-from triptych.run.account import FinalCheckpoint
+from triptych.run.account import FinalCheckpoint, baselines
 from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
-from triptych.run.directory import RunDirectory, log_line, to_json
-from triptych.run.drawing import Experiment
-from triptych.run.fit import build_trainer
+from triptych.run.directory import RunDirectory
+from triptych.run.experiment import Experiment
+from triptych.run.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.new_process import call_in_new_process
+from triptych.run.pictures import save_picture, save_prompts, save_real, save_trajectory
 from triptych.run.processes import rank
-from triptych.run.result import ENTRIES
-from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import save_picture, save_prompts, save_real, save_trajectory
+from triptych.run.trainer import build_trainer
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
-RESERVED = {*ENTRIES} - {"weighting"}  # entries that no model's ``panels`` may overwrite
-Drawn = tuple[dict[str, Any], dict[str, Path]]  # entries of ``summary.json``, pictures by their loggers' key
 
 
-def draw_final(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn: entries of ``summary.json``, and pictures by their loggers' key."""
+
+    entries: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+def draw_final(
+    checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
+) -> Drawn:
     """Draw and measure what the configuration asks for, beside the model's own panels and artifacts.
 
-    Diverged, in all processes: a sample of the model of ``step`` is not finite.
+    ``release`` is called once only the first process has something left to do. Diverged, in all processes:
+    a sample of the model of ``step`` is not finite.
     """
     if checkpoint.in_new_processes:
-        drawn: Drawn = call_in_new_process(_draw_alone, checkpoint.path, checkpoint.data.numbers, step)
-        return drawn
-    return _draw(checkpoint, strategy, step)
+        return call_in_new_process(_draw_alone, checkpoint.path, checkpoint.data.numbers, step)  # type: ignore[no-any-return]
+    return _draw(checkpoint, strategy, step, release)
 
 
 def _draw_alone(path: Path, numbers: dict[str, Tensor], step: int) -> Drawn:
     checkpoint = FinalCheckpoint.open(path, numbers)
-    return _draw(checkpoint, build_trainer(checkpoint.config, None, []).strategy, step)
+    strategy = build_trainer(checkpoint.config, None, []).strategy
+    return _draw(checkpoint, strategy, step, lambda: None)
 
 
-def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int) -> Drawn:
-    run, first = RunDirectory(checkpoint.path.parent.parent), rank() == 0
+def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]) -> Drawn:
+    run = checkpoint.run
     experiment = build_drawings(checkpoint.config, checkpoint.data, checkpoint.model())
     model = experiment.model
-    if first:
+    if rank() == 0:
         for name, artifact in model.artifacts().items():
             save_checkpoint(artifact, run / name)
-    sets = draw_sets(experiment, run, strategy, step) if checkpoint.config.get("test", True) else None
-    if checkpoint.peers:
-        checkpoint.peers.stop_watching()  # they have nothing more to do
-    if not first:
-        return {}, {}
+    sets = draw_sets(experiment, run, strategy, step) if checkpoint.tested else []
+    release()
+    if rank() != 0:
+        return Drawn()
     pictures = _draw_pictures(run, experiment, strategy.root_device)
-    picture = pictures.get("samples/final")
-    entries = {
+    entries: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "evaluations": _evaluations(experiment),
-        "samples": picture and str(picture.relative_to(run.path)),
-        **measure_posterior_mean(experiment),
-        **(measure_samples(experiment, sets, run) if sets else {}),
-        **_panels(run, model),
+        "samples": None,
     }
-    return entries, pictures
+    if "samples/final" in pictures:
+        entries["samples"] = str(pictures["samples/final"].relative_to(run.path))
+    if model.draws and checkpoint.tested:
+        entries["baselines"] = baselines(checkpoint.data)
+    entries |= measure_posterior_mean(experiment)
+    if sets:
+        entries |= measure_samples(experiment, sets, run)
+    return Drawn(model.panels() | entries, _evaluations(experiment), pictures)
 
 
 def _evaluations(experiment: Experiment) -> dict[str, float]:
@@ -78,7 +89,7 @@ def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.devi
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:
         return {}
-    experiment.model.to(device)  # from where Lightning has taken it
+    experiment.model.to(device)  # Lightning has left it on the CPU.
     folder = run / "samples"
     pictures = {"samples/final": folder / "final.png"}
     x = drawing.samples(n, seed=0)
@@ -94,18 +105,3 @@ def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.devi
         pictures["samples/trajectory"] = strip
     experiment.model.cpu()
     return pictures
-
-
-def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    panels = {}
-    for key, value in model.panels().items():
-        why = f"{key} is an entry of summary.json, choose another" if key in RESERVED else ""
-        try:
-            to_json(value)
-        except (TypeError, ValueError) as error:
-            why = f"{key}: {error}"
-        if why:
-            log_line(run, f"{type(model).__name__}.panels: left out ({why}); return plain values")
-        else:
-            panels[key] = value
-    return panels

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from triptych.files import no_link
 from triptych.run.directory import RunDirectory
@@ -28,8 +28,8 @@ from triptych.run.untrusted import OWN
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.resume", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-_servers: list["Server"] = []  # of this process: one, or none yet
+PR_SET_PDEATHSIG = 1  # the constant of linux/prctl.h
+_servers: list["Server"] = []  # the one server of this process, or none yet
 
 
 def run_job(argument: str, log: Path) -> int:
@@ -38,21 +38,35 @@ def run_job(argument: str, log: Path) -> int:
     The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and waits for it;
     a SIGKILL is noticed by the job itself within a second.
     """
-    sweep = int(os.environ.get(SWEEP) or 0)
-    # a worker of a launcher that works in processes of the sweep's own, which may be gone already
-    gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
-    worker = gone or os.getppid() == sweep
-
-    def look() -> None:
-        if worker and os.getppid() != sweep:
-            raise SystemExit  # the sweep was killed: the job is stopped first
-
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
+    look = _do_nothing
+    if _is_worker():
+        look = _end_with_sweep
     try:
         return _servers[0].run(argument, log, look)
     except SystemExit:
         os._exit(1)
+
+
+def _sweep() -> int:
+    return int(os.environ.get(SWEEP) or 0)
+
+
+def _is_worker() -> bool:
+    """Return whether this process ends with its sweep: not on another machine, nor as a cluster's job."""
+    if not lives(_sweep()):
+        return "SUBMITIT_EXECUTOR" not in os.environ
+    return os.getppid() == _sweep()
+
+
+def _end_with_sweep() -> None:
+    if os.getppid() != _sweep():
+        raise SystemExit  # The sweep was killed: the job is stopped first.
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Server:
@@ -61,7 +75,7 @@ class Server:
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process: Any = subprocess.Popen(  # whose pipes may be None by its type
+            self.process: Any = subprocess.Popen(  # Any, as its pipes may be None by its type
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)
@@ -83,10 +97,15 @@ class Server:
             if len(answer) == 1:
                 pid = answer[0]
                 answer = self._answer(look)
-            return answer[1] if answer else self.process.wait()
-        except BaseException as error:
-            ctrl_c = isinstance(error, KeyboardInterrupt)  # a sweep's has the signal that came
-            self._stop(pid, getattr(error, "signal", signal.SIGINT) if ctrl_c else signal.SIGTERM)
+            if not answer:
+                return int(self.process.wait())
+            return answer[1]
+        except KeyboardInterrupt as interrupt:
+            # The sweep's own has the signal that came.
+            self._stop(pid, getattr(interrupt, "signal", signal.SIGINT))
+            raise
+        except BaseException:
+            self._stop(pid, signal.SIGTERM)
             raise
 
     def _answer(self, look: Callable[[], None]) -> list[int]:
@@ -96,17 +115,25 @@ class Server:
         return [int(number) for number in self.process.stdout.readline().split()]
 
     def _stop(self, pid: int, number: int) -> None:
-        if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # it has begun in this moment
-            pid, *ended = self._answer(lambda: None) or [0]
-            if ended:
+        """Stop a fork with a signal, and kill it if it does not end in time."""
+        if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # It has begun in this moment.
+            answer = self._answer(_do_nothing)
+            if len(answer) == 2:
                 return
-        if not pid:  # the server still imports; a fork in this very moment notices that its parent is gone
+            pid = sum(answer)
+        if not pid:
+            # The server still imports; a fork in this very moment notices that its parent is gone.
             self.process.kill()
             return
         end = time.monotonic() + GRACE
+
+        def kill_late() -> None:
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-            self._answer(lambda: os.kill(pid, signal.SIGKILL) if time.monotonic() > end else None)
+            self._answer(kill_late)
 
 
 def serve() -> None:
@@ -116,23 +143,10 @@ def serve() -> None:
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its worker; a run notices
-        if os.getppid() != int(os.environ[PARENT]):
-            os._exit(1)
-        for name in IMPORTS:
-            import_module(name)
-        if first := os.environ.get(OWN):
-            import_module("triptych.run.loggers").import_libraries(RunDirectory(first))
+        _prepare_to_fork()
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
-    while line := sys.stdin.readline():
-        pid = os.fork() if sys.platform == "linux" else 0
-        if pid == 0:
-            break
-        print(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
-    else:
-        os._exit(0)  # at once: see ``leave``
-    job = json.loads(line)
-    os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the worker, once
+    job = _next_fork(answers)
+    os.setpgid(0, 0)  # A terminal's Ctrl-C comes through the worker, once.
     with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
         for number, file in enumerate((nothing, log, log)):
             os.dup2(file.fileno(), number)
@@ -143,8 +157,32 @@ def serve() -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     with answers:
-        print(os.getpid(), file=answers)  # from now on it may be signalled
+        print(os.getpid(), file=answers)  # From now on it may be signalled.
     sys.argv[1:] = sys.orig_argv[-1:] = [job["argument"]]
+
+
+def _prepare_to_fork() -> None:
+    """Import what runs import, in a process that ends with its worker; a run notices that."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[PARENT]):
+        os._exit(1)
+    for name in IMPORTS:
+        import_module(name)
+    first = os.environ.get(OWN)
+    if first:
+        import_module("triptych.run.loggers").import_libraries(RunDirectory(first))
+
+
+def _next_fork(answers: IO[str]) -> dict[str, Any]:
+    """Fork for each job on standard input, and return the job in the fork; end with the input."""
+    for line in sys.stdin:
+        pid = os.fork() if sys.platform == "linux" else 0
+        if pid == 0:
+            job: dict[str, Any] = json.loads(line)
+            return job
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(pid, code, file=answers, flush=True)
+    os._exit(0)  # at once: see ``leave``
 
 
 def leave() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from triptych.data.captions import Captioned, Embedder
 from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
+from triptych.run.items import read_arrays
 from triptych.run.parsing import error_line
-from triptych.run.read import read_arrays
 
 ROWS = 50  # images a pass: each is seen at 299 x 299
 FEATURES = 2048
@@ -40,7 +40,7 @@ def read_statistics(path: str) -> Moments:
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
         raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
+    return Moments(FEATURES, mu, sigma)  # The file does not say how many images there were.
 
 
 @torch.no_grad()
@@ -71,18 +71,24 @@ class Prompts:
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
         """
-        wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        asks = (wanted >= 0).any(1)  # a caption of several classes asks for none: neither right nor wrong
-        if not asks.any():
+        meaning, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
+        # A caption of several classes names no attribute, and its samples are neither right nor wrong.
+        named = (meaning >= 0).any(1)
+        if not named.any():
             return {}
-        wanted, predicted = wanted[asks], predicted[asks]
-        named, same, names = wanted >= 0, wanted == predicted, self.data.attribute_names
-        right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
-        for i, name in enumerate(names if len(names) > 1 else ()):
-            if named[:, i].any():
-                right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
+        meaning, predicted = meaning[named], predicted[named]
+        mentioned, same, names = meaning >= 0, meaning == predicted, self.data.attribute_names
+        shares = {"prompt_accuracy": _share((same | ~mentioned).all(1))}
+        if len(names) > 1:
+            for i, name in enumerate(names):
+                if mentioned[:, i].any():
+                    shares[f"{name}_accuracy"] = _share(same[mentioned[:, i], i])
         if embeddings is not None:
-            nearest = self.distinct[(embeddings[asks] @ self.texts.T).argmax(1)]
-            agree = (nearest == wanted) | (nearest < 0) | ~named
-            right["retrieval"] = agree.all(1).double().mean().item()
-        return right
+            nearest = self.distinct[(embeddings[named] @ self.texts.T).argmax(1)]
+            agrees = (nearest == meaning) | (nearest < 0) | ~mentioned
+            shares["retrieval"] = _share(agrees.all(1))
+        return shares
+
+
+def _share(right: Tensor) -> float:
+    return right.double().mean().item()

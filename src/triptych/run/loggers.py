@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -29,6 +29,13 @@ from triptych.run.untrusted import is_composed_here
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag that identifies a run
 SQLITE = "sqlite:///"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # A server that hangs holds up the run; ``MLflowRun.pauses`` are tries enough.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
 CALLED = (
     "log_metrics", "log_hyperparams", "log_graph", "log_picture", "save", "after_save_checkpoint", "finalize",
 )  # fmt: skip
@@ -44,33 +51,39 @@ class Guard:
         self.title, self.pauses, self.lost = title, pauses, lost
 
     def __call__(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        for pause in (*self.pauses, None):
-            try:
-                return None if self.lost else method(*arguments, **more)
-            except (Exception, SystemExit) as error:  # a library's, under any name
-                if pause is not None:
-                    time.sleep(pause)
-                    continue
-                self.lost = True
-                why = error_line(error) + raised_at(error)
-                log_line(None, f"{self.title} is left out ({why}): metrics.csv has the figures")
-                if self.title == wandb.WandbRun.title:
-                    wandb.end_service()
+        if self.lost:
+            return None
+        for pause in self.pauses:
+            with suppress(Exception, SystemExit):
+                return method(*arguments, **more)
+            time.sleep(pause)
+        try:
+            return method(*arguments, **more)
+        except (Exception, SystemExit) as error:  # libraries raise any kind
+            self._give_up(error)
+        return None
+
+    def _give_up(self, error: BaseException) -> None:
+        self.lost = True
+        reason = error_line(error) + raised_at(error)
+        log_line(None, f"{self.title} is left out ({reason}): metrics.csv has the figures")
+        if self.title == wandb.WandbRun.title:
+            wandb.end_service()
 
 
 class Guarded(Logger):
     """A Lightning logger whose first error disables it.
 
-    ``kind``: its class, with ``title``, ``pauses`` and our methods; ``table``: knows the seconds of fitting
-    at each step, which are logged as ``time``.
+    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``: knows the
+    seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
 
-    def __init__(self, kind: Any, table: MetricsCsv, *arguments: Any):
+    def __init__(self, library: Any, table: MetricsCsv, *arguments: Any):
         super().__init__()
-        self.table, self.guard = table, Guard(kind.title, kind.pauses, lost=rank() != 0)
-        self.logger: Any = self.guard(kind, *arguments)
+        self.table, self.guard = table, Guard(library.title, library.pauses, lost=rank() != 0)
+        self.logger: Any = self.guard(library, *arguments)
 
     @property
     def experiment(self) -> Any:
@@ -100,8 +113,8 @@ def guard(logger: Logger, title: str) -> Logger:
     """Return a user's own logger, whose first error disables it."""
     guarded = Guard(title)
     for name in CALLED:
-        if method := getattr(logger, name, None):
-            setattr(logger, name, partial(guarded, method))
+        if hasattr(logger, name):
+            setattr(logger, name, partial(guarded, getattr(logger, name)))
     return logger
 
 
@@ -109,43 +122,72 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
     """Build the logger of metrics.csv, whose rows up to ``step`` stand, then those that ``logger`` names."""
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
-    loggers: list[Logger] = [table]
-    config = run.config()
-    for name, node in (config["logger"] or {}).items():
-        if not node or name == "csv":
-            continue
-        if name == "tensorboard":
-            loggers.append(Guarded(TensorBoard, table, run, step))
-        elif name == "mlflow":
-            if uri := address(node, config, run):
-                loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
-        elif name != "wandb":
-            place = f"logger.{name}"
-            takes = signature(import_class(node["_target_"], place)).parameters.values()
-            placed = any(one.name == "save_dir" or one.kind is one.VAR_KEYWORD for one in takes)
-            where: dict[str, Any] = {"save_dir": str(run.path)} if placed else {}
-            loggers.append(guard(build(node, place, **where), place))
-        elif (mode := wandb.mode_of(node)) != "disabled":
-            artifacts = bool(node.get("artifacts"))
-            if artifacts and not is_composed_here(run):
-                log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
-                artifacts = False
-            about = wandb.describe_run(node, config, run)
-            loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
-    if step and not run.provenance.executions:  # it takes another run's fit: they have no curves yet
-        for at, row in table.all_rows():
-            for logger in loggers[1:]:
-                logger.log_metrics({name: float(value) for name, value in row.items()}, at)
-    return loggers
+    others: list[Logger] = []
+    for name, node in (run.config()["logger"] or {}).items():
+        if node and name != "csv":
+            others += BUILDERS.get(name, _build_own)(name, node, table, run, step)
+    if step and not run.provenance.executions:  # the fit is another run's: there are no curves of it yet
+        _copy_rows(table, others)
+    return [table, *others]
+
+
+def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
+    for step, row in table.all_rows():
+        for logger in loggers:
+            logger.log_metrics({name: float(value) for name, value in row.items()}, step)
+
+
+def _build_tensorboard(
+    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
+) -> list[Logger]:
+    return [Guarded(TensorBoard, table, run, step)]
+
+
+def _build_mlflow(
+    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
+) -> list[Logger]:
+    uri = address(node, run.config(), run)
+    if uri is None:
+        return []
+    return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
+
+
+def _build_wandb(
+    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
+) -> list[Logger]:
+    mode = wandb.mode_of(node)
+    if mode == "disabled":
+        return []
+    artifacts = bool(node.get("artifacts"))
+    if artifacts and not is_composed_here(run):
+        log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
+        artifacts = False
+    description = wandb.describe_run(node, run.config(), run)
+    return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
+
+
+def _build_own(
+    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
+) -> list[Logger]:
+    """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
+    place = f"logger.{name}"
+    arguments = signature(import_class(node["_target_"], place)).parameters.values()
+    folder: dict[str, Any] = {}
+    if any(argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        folder["save_dir"] = str(run.path)
+    return [guard(build(node, place, **folder), place)]
+
+
+BUILDERS = {"tensorboard": _build_tensorboard, "mlflow": _build_mlflow, "wandb": _build_wandb}
 
 
 def import_libraries(run: RunDirectory) -> None:
-    """Import what the loggers of ``run`` need and what takes long, before this process is forked for runs."""
-    with suppress(Exception, SystemExit):  # the run says why
+    """Import the slow libraries of a run's loggers once, before this process is forked for each run."""
+    with suppress(Exception, SystemExit):  # the run reports the error
         node = (run.config()["logger"] or {}).get("wandb")
         if node and wandb.mode_of(node) != "disabled":
             wandb.import_wandb(run / "wandb")
-            for name in ("wandb.sdk.launch", "pandas"):  # which it imports when a run begins
+            for name in ("wandb.sdk.launch", "pandas"):  # W&B imports them when a run begins
                 import_module(name)
 
 
@@ -165,7 +207,7 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, with hyperparameters and pictures; of earlier files only rows to ``step`` count."""
+    """Lightning's logger with hyperparameters and pictures; purges rows of earlier files after ``step``."""
 
     title, pauses = "TensorBoard", ()
 
@@ -173,7 +215,7 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
         from torch.utils.tensorboard.summary import hparams
 
-        # Lightning's log_hyperparams wants all metrics beforehand; TensorBoard looks for them itself
+        # Lightning's log_hyperparams needs all metrics beforehand; TensorBoard looks for them itself.
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
@@ -192,13 +234,11 @@ class MLflowRun(MLFlowLogger):
     """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts."""
 
     title = "MLflow"
-    pauses = (0.5, 1.0, 2.0, 4.0)  # a database to which other runs of a sweep write
+    pauses = (0.5, 1.0, 2.0, 4.0)  # other runs of a sweep may write to the database
 
     def __init__(self, run: RunDirectory, uri: str, experiment: str | None):
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # a server that hangs holds up the run:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # ``pauses`` are tries enough
+        for variable, value in ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)  # read when it is imported
         artifacts = None  # the server decides
         if uri.startswith(SQLITE):
             folder = Path(uri.removeprefix(SQLITE)).absolute().parent
@@ -209,13 +249,19 @@ class MLflowRun(MLFlowLogger):
         tags["mlflow.source.git.commit"] = provenance.commit
         tags = {name: tag for name, tag in tags.items() if tag}
         super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
-        if known := self._mlflow_client.get_experiment_by_name(self._experiment_name):
-            wanted = f"tags.`{ID}` = '{provenance.id}'"
-            match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
-            self._run_id = match[0].info.run_id if match else None
+        self._run_id = self._existing_id(provenance.id)
         self.experiment.update_run(self.run_id, status="RUNNING")
-        there = self._mlflow_client.get_run(str(self.run_id)).data.params  # MLflow refuses to change one
-        self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in there})
+        logged = self._mlflow_client.get_run(str(self.run_id)).data.params  # MLflow refuses to change one
+        self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in logged})
+
+    def _existing_id(self, run_id: str) -> str | None:
+        """Return MLflow's id of the run that an earlier start has made; None if there is none."""
+        experiment = self._mlflow_client.get_experiment_by_name(self._experiment_name)
+        if experiment is None:
+            return None
+        query = f"tags.`{ID}` = '{run_id}'"
+        match = self._mlflow_client.search_runs([experiment.experiment_id], query, max_results=1)
+        return match[0].info.run_id if match else None
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         self.experiment.log_artifact(self.run_id, str(path), "samples")
@@ -228,9 +274,9 @@ class MLflowRun(MLFlowLogger):
 def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
     """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
     folder = (config.get("paths") or {}).get("log_dir")
-    usual = os.environ.get(ADDRESS)
-    uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"
-    if is_composed_here(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
-        return str(uri)
+    default = os.environ.get(ADDRESS)
+    uri = str(node.get("tracking_uri") or default or f"{SQLITE}{folder}/mlflow.db")
+    if is_composed_here(run) or uri in (default, f"{SQLITE}{root()}/logs/mlflow.db"):
+        return uri
     log_line(None, f"MLflow is left out: this directory names {uri}; {ADDRESS}={uri} allows it")
     return None

@@ -3,7 +3,6 @@
 Select what the other loggers get beside it: configuration, figures and panels of a result.
 """
 
-import contextlib
 import csv
 import io
 import time
@@ -21,10 +20,11 @@ from triptych.run.directory import RunDirectory, atomic, log_line, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # of the last rows, which may still gain figures
-SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
+OPEN = 8  # rows at the end of the table that may still gain figures
+LONGEST = 18  # digits of a step
+SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
-NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # groups that do not tell runs apart
 NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 
@@ -43,8 +43,8 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path, clock: Callable[[], float], every: float = 2.0):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
-        self._columns: list[str] = []  # of the file
-        self.rows: dict[int, dict[str, Any]] = {}  # by step: those that are held
+        self._columns: list[str] = []  # columns of the file
+        self.rows: dict[int, dict[str, Any]] = {}  # the rows that are held, by step
         self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
 
@@ -52,31 +52,29 @@ class MetricsCsv(Logger):
         """Keep the rows up to ``step``, the last of them held; print a warning if some are damaged."""
         damaged: list[int] = []
         kept = deque(self._stored(step, damaged), OPEN + 1)
-        self._columns, self._end = [], 0
-        self._closed = kept.popleft()[0] if len(kept) > OPEN else -1
+        self._columns, self._end, self._closed = [], 0, -1
+        if len(kept) > OPEN:
+            self._closed, _ = kept.popleft()
         self.rows = dict(kept)
         if damaged:
             log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
-    def _stored(self, until: int, damaged: list[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the file's rows up to a step, one at a time; append what is damaged, or not in order."""
-        table, before = read_rows(self.path), -1
+    def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the file's rows up to a step, one at a time; append the numbers of those that are damaged."""
+        table, last = read_rows(self.path), -1
         header = next(table, [])
         for number, cells in enumerate(table):
-            row: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
-            at = row.pop("step", "")
-            whole = len(cells) == len(header) and at.isdecimal() and len(at) < 19
-            if not whole or int(at) <= before or any(map(_is_text, row.values())):
-                if damaged is not None:
-                    damaged.append(number)
-            elif int(at) <= until:
-                before = int(at)
-                yield before, row
+            row = _parse_row(header, cells)
+            if row is None or row[0] <= last:  # Each step stands once, in order.
+                damaged.append(number)
+            elif row[0] <= until:
+                last = row[0]
+                yield row
 
     def all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield all rows in order: those of the file that are closed, with what is held."""
         held = dict(sorted(self.rows.items()))
-        for step, row in self._stored(self._closed):
+        for step, row in self._stored(self._closed, damaged=[]):
             for earlier in [other for other in held if other < step]:
                 yield earlier, held.pop(earlier)
             yield step, row | held.pop(step, {})
@@ -91,7 +89,9 @@ class MetricsCsv(Logger):
     def time(self, step: int) -> dict[str, Any]:
         """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
         row = self.rows.get(step, {})
-        return {"time": float(row["time"])} if "time" in row else {}
+        if "time" not in row:
+            return {}
+        return {"time": float(row["time"])}
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration has its own file."""
@@ -112,16 +112,25 @@ class MetricsCsv(Logger):
         """Write what has changed now, unless there are no rows."""
         if not self.rows and not self.path.exists():
             return
-        new = {name for row in self.rows.values() for name in row} - {*self._columns}
-        cut = not self.path.exists() or self.path.stat().st_size < self._end  # by somebody else
-        if new or not self._columns or min(self.rows, default=0) <= self._closed or cut:
-            self._rewrite()
+        if self._can_append():
+            self._append()
         else:
-            rows = sorted(self.rows.items())
-            closed, held = (_lines(self._columns, some) for some in (rows[:-OPEN], rows[-OPEN:]))
-            write_end(self.path, self._end, closed + held)
-            self._hold(rows, self._end + len(closed))
+            self._rewrite()
         self._written = time.monotonic()
+
+    def _can_append(self) -> bool:
+        """Return whether the file stands as it was written, and no row that is closed has changed."""
+        if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
+            return False
+        new = {name for row in self.rows.values() for name in row} - {*self._columns}
+        return not new and min(self.rows, default=0) > self._closed
+
+    def _append(self) -> None:
+        """Write the held rows anew, after those that are closed."""
+        rows = sorted(self.rows.items())
+        closed, held = _lines(self._columns, rows[:-OPEN]), _lines(self._columns, rows[-OPEN:])
+        write_end(self.path, self._end, closed + held)
+        self._hold(rows, self._end + len(closed))
 
     def _rewrite(self) -> None:
         """Write the whole table anew, a row at a time."""
@@ -141,7 +150,8 @@ class MetricsCsv(Logger):
     def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
         """Hold the last of ``rows``, which begin at the byte ``end`` of the file; the others are closed."""
         self.rows, self._end = dict(rows[-OPEN:]), end
-        self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
+        if len(rows) > OPEN:
+            self._closed = rows[-OPEN - 1][0]
 
     def finalize(self, status: str) -> None:
         self.flush()
@@ -156,12 +166,19 @@ def _lines(columns: list[str], rows: Iterable[tuple[int, dict[str, Any]]], heade
     return text.getvalue().encode()
 
 
-def _is_text(cell: str) -> bool:
+def _parse_row(header: list[str], cells: list[str]) -> tuple[int, dict[str, Any]] | None:
+    """Return the step of a row and its figures, as text; None if it is damaged."""
+    row = dict(zip(header, cells, strict=False))
+    step = row.pop("step", "")
+    if len(cells) != len(header) or not step.isdecimal() or len(step) > LONGEST:
+        return None
+    figures = {name: cell for name, cell in row.items() if cell}
     try:
-        float(cell)
+        for cell in figures.values():
+            float(cell)
     except ValueError:
-        return True
-    return False
+        return None
+    return int(step), figures
 
 
 def sweep_of(run: RunDirectory) -> str | None:
@@ -177,14 +194,15 @@ def comparable(
 
     Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot in it.
     """
-    flat = {group: c for group, c in choices.items() if group not in NO_CHOICE and c is not None}
-    flat |= {key: config[key] for key in ("seed", "setting") if config.get(key) is not None}
-    typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
-    return flat | {
-        key.replace(".", "/"): value
-        for key, value in leaves(dict(config))
-        if key in typed and "." in key and key.split(".")[0] not in NOT_PARAMETERS
-    }
+    settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
+    settings |= {key: config.get(key) for key in ("seed", "setting")}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for key, value in leaves(dict(config)):
+        group, dot, _ = key.partition(".")
+        if key in typed and dot and group not in NOT_PARAMETERS:
+            settings[key.replace(".", "/")] = value
+    return settings
 
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
@@ -197,35 +215,50 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
 
 def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
-    own = (item for item in record.items() if item[0] not in NOT_FIGURES)
-    return {name: x for key, value in own for name, x in _flatten(value, key, SPLITS.get(key, f"{key}/"))}
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if key not in NOT_FIGURES:
+            flat |= _flatten(value, key, SPLITS.get(key, f"{key}/"))
+    return flat
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
     """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
-    flat = flat_figures(summary.record) if summary else {}
+    if summary is None:
+        return {}
+    flat = flat_figures(summary.record)
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
-def _flatten(value: Any, name: str, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and {"mean", "n"} <= {*value}:  # its mean has its name, the rest a suffix
-        yield name, value["mean"]
-        yield from ((f"{name}_{k}", v) for k, v in value.items() if k != "mean" and v is not None)
-    elif isinstance(value, dict):
+def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
+    """Return the figures in a value; a mean has its own name, its other entries that with a suffix."""
+    if isinstance(value, dict) and {"mean", "n"} <= value.keys():
+        others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
+        return {name: value["mean"]} | others
+    if isinstance(value, dict):
+        flat: dict[str, Any] = {}
         for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/")
-    elif value is not None and not isinstance(value, list):
-        yield name, value
+            flat |= _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/")
+        return flat
+    if value is None or isinstance(value, list):
+        return {}
+    return {name: value}
 
 
 def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
-    tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
-    for key, value in record.items():
-        columns = [*value.values()] if isinstance(value, dict) else []
-        lists = bool(columns) and all(isinstance(column, list) and column for column in columns)
-        if lists and not any(isinstance(one, list | dict) for column in columns for one in column):
-            with contextlib.suppress(ValueError):  # columns of several lengths
-                rows = [list(row) for row in zip(*columns, strict=True)]
-                tables[f"panels/{key}"] = ([*value], rows)
-    return tables
+    return {
+        f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])
+        for key, value in record.items()
+        if _is_curve(value)
+    }
+
+
+def _is_curve(value: Any) -> bool:
+    """Return whether a value holds columns of numbers, all of one length."""
+    if not isinstance(value, dict):
+        return False
+    lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        return False
+    return all(isinstance(column[0], int | float | None) for column in value.values())

@@ -22,7 +22,7 @@ PRELOADED = "triptych.run.final"
 # Without -P modules of the current folder would be imported in the place of others.
 PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
 _start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
-_servers: list[Any] = []  # of this process: one, or none yet
+_servers: list[Any] = []  # the one server of this process, or none yet
 
 
 class FailedCall(UserError):
@@ -31,7 +31,7 @@ class FailedCall(UserError):
 
 def remember_environment() -> None:
     """Keep environment, folder and paths for this run's new processes: the user's code may change them."""
-    for server in _servers:  # of an earlier run in this process
+    for server in _servers:  # An earlier run in this process has left it.
         server.stdin.close()
     _servers.clear()
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # also what was added in Python
@@ -100,7 +100,9 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        failed = error if isinstance(error, UserError) else FailedCall(failure_line(error))
+        failed: UserError = FailedCall(failure_line(error))
+        if isinstance(error, UserError):
+            failed = error
         failed.add_note(traceback.format_exc())
         return failed
 

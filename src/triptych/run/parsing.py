@@ -1,13 +1,15 @@
-"""Parse values of untrusted files; malformed ones become NaN or None.
+"""Parse values of untrusted files.
 
-Entries of ``summary.json``: None if absent or malformed; ValueError: no result to rely on.
+Numbers that are malformed become NaN or None. A parser of an entry of ``summary.json`` raises what Python
+raises for a value of another type: ``result.parse_entries`` then refuses the record as a whole, unless the
+parser is ``optional``.
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +21,15 @@ from triptych.config.keys import name_null
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
 from triptych.terminal import in_one_line, printable
 
+PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
-POINTS = 10_000  # of a curve, each of which is drawn
-METRICS = 32  # columns of a table: in a stranger's file there could be any number
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
+POINTS = 10_000  # most points of a curve: a report draws each of them
+METRICS = 32  # most metrics that are read, as each is a column: a stranger's file may have any number
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 # A value that says nothing without its key.
 BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
-LARGEST = 1e150  # whose square and sums are floats too
+LARGEST = 1e150  # the squares of smaller numbers, and their sums, are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
@@ -56,15 +59,23 @@ def to_float(value: Any) -> float:
     if isinstance(value, bool):
         return math.nan
     try:
-        return real if math.isinf(real := float(value)) or abs(real) < LARGEST else math.nan
+        real = float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+    return math.nan if is_too_large(real) else real
+
+
+def is_too_large(value: float | None) -> bool:
+    """Return whether the square of a number that is finite is no float."""
+    return value is not None and LARGEST <= abs(value) < math.inf
 
 
 def to_int(value: Any) -> int | None:
     """Parse an int; None for anything that is not a finite number."""
     real = to_float(value)
-    return int(real) if math.isfinite(real) else None
+    if not math.isfinite(real):
+        return None
+    return int(real)
 
 
 def parse_time(text: str) -> datetime | None:
@@ -75,7 +86,9 @@ def parse_time(text: str) -> datetime | None:
     if not text:
         return None
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment
 
 
 def first_line(text: object) -> str:
@@ -94,11 +107,12 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse Hydra's overrides to {"objective": "x0", "c": "removed"}; ValueError unless a list of strings."""
-    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-        raise ValueError("overrides is not a list of strings")
-    pairs = (item.partition("=") for item in overrides)
-    return {k.lstrip("+~").strip(): _unquoted(value) if equals else "removed" for k, equals, value in pairs}
+    """Parse a list of Hydra's overrides to {"objective": "x0", "c": "removed"}."""
+    parsed = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        parsed[key.lstrip("+~").strip()] = _unquoted(value) if equals else "removed"
+    return parsed
 
 
 def _unquoted(value: str) -> str:
@@ -109,7 +123,10 @@ def _unquoted(value: str) -> str:
 
 def few(names: list[str]) -> str:
     """Return the first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = ", ".join(names[:3])
+    if len(names) > 3:
+        return f"{shown} and {len(names) - 3} more"
+    return shown
 
 
 @dataclass(frozen=True)
@@ -136,11 +153,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class SampleMeasures:
-    """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
+    """Measures of one run's samples: means by name, a row for each value of ``key``, which is "" for one.
 
-    ``floor``: by name, (median, lowest, highest) of the measure between true sets. ``n``: samples of a set.
-    ``fewer``: number of samples of each measure that was taken of fewer. ``noise``: each measure of pure
-    noise. ``metrics``: the user's own among them.
+    Attributes:
+        floor: by name, (median, lowest, highest) of the measure between true sets.
+        n: samples of a set. fewer: by name, samples of a set of measures that were taken of fewer.
+        noise: by name, the measure of pure noise. metrics: the user's own among the measures.
     """
 
     key: str
@@ -158,52 +176,81 @@ class SampleMeasures:
         return tuple(row.get(name, math.nan) for row in self.rows)
 
 
-def parse_floats(value: Any) -> dict[str, float]:
-    """Read numbers by name."""
-    return {str(key): to_float(entry) for key, entry in value.items()}
+def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
+    """Return a parser that gives None where ``parse`` raises: a report then lacks a panel, not a run."""
+
+    def parse_or_none(*entries: Any) -> Any:
+        try:
+            return parse(*leading, *entries)
+        except (TypeError, AttributeError, LookupError, ValueError, OverflowError):
+            return None
+
+    return parse_or_none
+
+
+def parse_floats(record: Any) -> dict[str, float]:
+    """Parse numbers by name."""
+    return {str(name): to_float(entry) for name, entry in record.items()}
 
 
 def nested(record: Any) -> dict[str, dict[str, Any]]:
     """Return the entries of a record that are records themselves."""
-    entries = record.items() if isinstance(record, dict) else ()
-    return {str(name): entry for name, entry in entries if isinstance(entry, dict)}
+    return {str(name): entry for name, entry in record.items() if isinstance(entry, dict)}
 
 
 def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
-    """Parse the estimates of a split; other keys are ignored, a malformed estimate is a ValueError."""
-    estimates = {}
-    for key, entry in (figures or {}).items():
-        if isinstance(entry, dict) and "mean" in entry:
-            mean = math.nan if entry["mean"] is None else entry["mean"]  # JSON has no word for it
-            real = isinstance(mean, int | float) and not isinstance(mean, bool)
-            if not real or LARGEST < abs(mean) < math.inf:
-                raise ValueError(f"{split}.{key}.mean is {mean!r}, not a number")
-            stderr, draws = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
-            estimates[str(key)] = Estimate(float(mean), stderr, to_int(entry.get("n")) or 0, draws)
-        elif key in UNITS:
-            raise ValueError(f"{split}.{key} has no mean")
-    return estimates
+    """Parse the estimates of a split; other keys are ignored.
+
+    ValueError: a mean is no number, or a bound is not the sum of its terms.
+    """
+    for unit in UNITS:
+        if unit in figures:
+            _check_terms(f"{split}.{unit}", [figures.get(key, {}) for key in terms_of(unit)])
+    return {
+        name: _parse_estimate(f"{split}.{name}.mean", entry)
+        for name, entry in nested(figures).items()
+        if "mean" in entry
+    }
 
 
-def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
-    """Parse lists of equal length, at most POINTS, the first of them finite; else None."""
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
-        return None
-    if len(record[names[0]]) > POINTS:
-        return None
-    columns = [tuple(map(to_float, record[name])) for name in names]
-    sound = columns[0] and len({*map(len, columns)}) == 1 and all(map(math.isfinite, columns[0]))
-    return columns if sound else None
+def terms_of(unit: str) -> list[str]:
+    """Return the keys of a bound and of its terms."""
+    return [unit, *(f"{unit}_{part}" for part in PARTS)]
 
 
-def parse_curve(key: str, record: Any) -> Curve | None:
-    """Parse ``key`` over gamma, with standard errors if recorded."""
-    with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
-    columns = _columns(record, "gamma", key, *(["stderr"] if with_error else []))
-    if columns is None:
-        return None
-    gamma, value, *stderr = columns
-    return Curve(gamma, value, stderr[0] if stderr else (math.nan,) * len(gamma))
+def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
+    if not all(estimate.keys() >= {"mean", "stderr", "n"} for estimate in estimates):
+        raise ValueError(f"{key}: the mean, stderr or n of it or of a term is missing")
+    total, *terms = [to_float(estimate["mean"]) for estimate in estimates]
+    difference = total - sum(terms)  # NaN where one of them is not finite
+    if abs(difference) > max(1e-4, 1e-4 * abs(total)):
+        raise ValueError(f"{key}.mean={total:g}: its terms add up to {sum(terms):g}")
+
+
+def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
+    mean = entry["mean"]
+    if type(mean) not in (int, float, type(None)) or is_too_large(mean):
+        raise ValueError(f"{key} is {mean!r}, not a number")
+    stderr, draw_stderr = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
+    return Estimate(to_float(mean), stderr, to_int(entry.get("n")) or 0, draw_stderr)
+
+
+def parse_curve(key: str, record: Any) -> Curve:
+    """Parse ``key`` over gamma, with standard errors if recorded; ValueError: too long, or of two lengths."""
+    gamma = _parse_column(record["gamma"])
+    stderr = record.get("stderr") or [math.nan] * len(gamma)
+    curve = Curve(gamma, _parse_column(record[key]), _parse_column(stderr))
+    if not gamma or not all(map(math.isfinite, gamma)):
+        raise ValueError("gamma is empty, or not finite")
+    if not len(gamma) == len(curve.value) == len(curve.stderr):
+        raise ValueError("columns of several lengths")
+    return curve
+
+
+def _parse_column(column: Any) -> tuple[float, ...]:
+    if not isinstance(column, list) or len(column) > POINTS:
+        raise ValueError(f"not a list of at most {POINTS} numbers")
+    return tuple(map(to_float, column))
 
 
 def parse_baselines(record: Any) -> dict[str, float]:
@@ -213,45 +260,74 @@ def parse_baselines(record: Any) -> dict[str, float]:
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Parse the direction of user metrics: higher, lower, or neither."""
-    entries = record.items() if isinstance(record, dict) else ()
-    named = [(name, b if b in ("higher", "lower") else "") for name, b in entries if NAME.fullmatch(name)]
-    return dict(named[:METRICS])
+    """Parse which direction is better of each of the user's metrics: "higher", "lower" or ""."""
+    names = _names(record)[:METRICS]
+    return {name: record[name] if record[name] in BETTER else "" for name in names}
+
+
+def _names(record: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a record that may be a metric's name."""
+    return [name for name in record if NAME.fullmatch(name)]
 
 
 def parse_fact(key: str, kind: type, data: Any) -> Any:
-    """Parse one fact of the data, None where no fingerprint was recorded."""
-    return kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
+    """Parse one entry of a result's ``data``."""
+    return kind(data.get(key) or "")
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
     """Parse the seed; records of earlier versions have it in the overrides."""
-    return to_int(parse_overrides(overrides).get("seed") if seed is None else seed)
+    if seed is None:
+        seed = parse_overrides(overrides).get("seed")
+    return to_int(seed)
 
 
-def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures | None:
-    """Parse measures of samples at one value or several; None if malformed."""
-    try:
-        about = about or {}
-        n = int(about.get("n") or 0)
-        rows: Any = over["rows"] if over else [{"value": 0, "measures": measures}]
-        return SampleMeasures(
-            key=str(over["key"]) if over else "",
-            values=tuple(to_float(row["value"]) for row in rows),
-            rows=tuple({k: to_float(e["mean"]) for k, e in row["measures"].items()} for row in rows),
-            floor={
-                name: (to_float(f["median"]), to_float(f["low"]), to_float(f["high"]))
-                for name, f in nested(about.get("floor")).items()
-            },
-            n=n,
-            fewer={k: int(e["n"]) for row in rows for k, e in row["measures"].items() if e.get("n", n) != n},
-            reference=str(about.get("reference") or ""),
-            noise=parse_floats(about.get("noise") or {}),
-            metrics={
-                name: Metric(name, first_line(m["title"]), BETTER[m["better"]], "", first_line(m["unit"]))
-                for name, m in (about.get("metrics") or {}).items()
-                if NAME.fullmatch(name)
-            },
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return None
+def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures:
+    """Parse measures of samples at one value or several, and ``about`` them."""
+    if over:
+        key, rows = str(over["key"]), over["rows"]
+    else:
+        key, rows = "", [{"value": 0, "measures": measures}]
+    about = about or {}
+    n = int(about.get("n", 0))
+    return SampleMeasures(
+        key=key,
+        values=tuple(to_float(row["value"]) for row in rows),
+        rows=tuple(_parse_means(row["measures"]) for row in rows),
+        floor=_parse_floor(about.get("floor", {})),
+        n=n,
+        fewer=_parse_fewer([row["measures"] for row in rows], n),
+        reference=str(about.get("reference", "")),
+        noise=parse_floats(about.get("noise", {})),
+        metrics=_parse_own_metrics(about.get("metrics", {})),
+    )
+
+
+def _parse_means(measures: Any) -> dict[str, float]:
+    return {name: to_float(entry["mean"]) for name, entry in measures.items()}
+
+
+def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
+    return {
+        name: (to_float(entry["median"]), to_float(entry["low"]), to_float(entry["high"]))
+        for name, entry in nested(floor).items()
+    }
+
+
+def _parse_fewer(rows: Iterable[Mapping[str, Any]], n: int) -> dict[str, int]:
+    """Return the number of samples of each measure that was taken of other than ``n``."""
+    sizes = {}
+    for measures in rows:
+        for name, entry in measures.items():
+            if entry.get("n", n) != n:
+                sizes[name] = int(entry["n"])
+    return sizes
+
+
+def _parse_own_metrics(record: Any) -> dict[str, Metric]:
+    metrics = {}
+    for name in _names(record):
+        about = record[name]
+        title, unit = first_line(about["title"]), first_line(about["unit"])
+        metrics[name] = Metric(name, title, BETTER[about["better"]], "", unit)
+    return metrics

@@ -14,8 +14,8 @@ from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
 from triptych.run.directory import SCHEMA, RunDirectory
-from triptych.run.parsing import error_line
-from triptych.run.result import PARTS, Result
+from triptych.run.parsing import PARTS, error_line
+from triptych.run.result import Result
 from triptych.terminal import printable
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
@@ -23,10 +23,11 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 NETWORK, SCHEDULE = "triptych.networks.unet2d.UNet2D", "triptych.diffusion.betas.Betas"
 PROCESS, DIFFUSION = "triptych.diffusion.process.VariancePreserving", "triptych.models.diffusion.Diffusion"
 DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.denoiser.Output"
-SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # of prediction_type
+SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # our spaces by prediction_type
 VARIANCES = {"fixed_small": "beta_tilde", "fixed_large": "beta", "fixed_small_log": "beta_tilde"}
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not stand for; (): any
+# Values that keys without a counterpart of ours may have; (): any.
+VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     INDEX: {
         "_class_name": ("DDPMPipeline", "DDIMPipeline"), "unet": (["diffusers", "UNet2DModel"],),
         "scheduler": tuple(["diffusers", name] for name in SCHEDULERS),
@@ -36,7 +37,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
         "prediction_type": tuple(SPACES), "variance_type": tuple(VARIANCES), "clip_sample": (True, False),
         "clip_sample_range": (), "rescale_betas_zero_snr": (False,), "thresholding": (False,),
         "set_alpha_to_one": (True,), "predict_epsilon": (True, False), "timestep_values": (None,),
-        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of their samplers
+        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of diffusers' samplers
         **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "tensor_format"), ()),
     },
     UNET: {
@@ -46,12 +47,15 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
     },
 }  # fmt: skip
 REASONS = {"set_alpha_to_one": "samples here end with x0; set it to true, the bound does not depend on it"}
+# Arguments that the builder hands over, which no file may give.
+HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
-# names of attention before diffusers 0.13, in published weights
+# Names of attention before diffusers 0.13, in published weights.
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 TYPES = {space: name for name, space in SPACES.items()}
 VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
-NEEDED = {  # by key, what can be expressed
+# Values that diffusers can express, by our keys.
+NEEDED = {
     "model._target_": [DIFFUSION],
     "denoiser._target_": [DENOISER],
     "denoiser.network._target_": [NETWORK],
@@ -86,20 +90,24 @@ def is_pipeline(path: str | Path) -> bool:
 def pipeline_config(path: str) -> dict[str, Any]:
     """Return the config groups that a pipeline determines, ``bound`` without repeats; else UserError."""
     _read(path, INDEX)
-    theirs, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
-    own = {key: value for key, value in theirs.items() if key not in VALUES[SCHEDULER]}
+    scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
+    schedule = {key: value for key, value in scheduler.items() if key not in VALUES[SCHEDULER]}
     network = {key: value for key, value in unet.items() if key not in VALUES[UNET]}
-    clip = theirs.get("clip_sample_range", 1.0) if theirs.get("clip_sample", True) else None
-    space, steps = SPACES[_prediction(theirs)], own.get("num_train_timesteps", 1000)
+    clip = None
+    if scheduler.get("clip_sample", True):
+        clip = scheduler.get("clip_sample_range", 1.0)
+    steps = schedule.get("num_train_timesteps", 1000)
+    if isinstance(steps, int):  # What it is else is refused below.
+        steps -= 1
     groups = {
-        "schedule": {"_target_": SCHEDULE} | own,
+        "schedule": {"_target_": SCHEDULE} | schedule,
         "process": {"_target_": PROCESS},
         "denoiser": {"_target_": DENOISER, "network": {"_target_": NETWORK} | network},
-        "objective": {"output": {"_target_": OUTPUT, "space": space, "clip": clip}},
+        "objective": {"output": {"_target_": OUTPUT, "space": SPACES[_prediction(scheduler)], "clip": clip}},
         "model": {"_target_": DIFFUSION, "conditional": False, "label_dropout": 0.0},
         "bound": {
-            "steps": steps - 1 if isinstance(steps, int) else steps,
-            "variance": VARIANCES[theirs.get("variance_type", "fixed_small")],
+            "steps": steps,
+            "variance": VARIANCES[scheduler.get("variance_type", "fixed_small")],
             "decoder": "discretised_gaussian",
         },
         "weights": "raw",
@@ -115,43 +123,57 @@ def pipeline_config(path: str) -> dict[str, Any]:
 
 def read_pipeline(path: str, model: Any) -> dict[str, Any]:
     """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
-    shape, unet = tuple(model.shape), _read(path, UNET, NETWORK)
-    size = unet.get("sample_size")
-    theirs = (unet.get("in_channels", 3), *(size if isinstance(size, list) else [size] * 2))
-    if shape[:1] != theirs[:1] or (size is not None and shape != theirs):
-        raise _refused(path, UNET, f"in_channels={theirs[0]}, sample_size={size}: the data are {shape}")
+    _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state: dict[str, Any] = {}
+    file = _weights(path)
     most = WIDEST * sum(p.numel() for p in model.parameters()) + HEADER
+    if file.stat().st_size > most:
+        raise _refused(path, file.name, f"larger than the network of {UNET} can be")
     try:
-        file = _weights(path)
-        if file.stat().st_size > most:
-            raise _refused(path, file.name, f"larger than the network of {UNET} can be")
-        for name, tensor in load_file(file).items():
-            for before, after in OLD.items():
-                name = name.replace(before, after)
-            state[f"denoiser.network.model.{name}"] = tensor.float()
-        model.load_state_dict(state)
+        tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise _refused(path, file.name, "damaged; copy it again") from error
+    state = {_our_name(name): tensor.float() for name, tensor in tensors.items()}
+    try:
+        model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise _refused(path, WEIGHTS, f"of another network than {UNET} ({error_line(error)})") from error
+        problem = f"of another network than {UNET} ({error_line(error)})"
+        raise _refused(path, WEIGHTS, problem) from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
+
+
+def _check_shape(path: str, shape: tuple[int, ...]) -> None:
+    """Check that a pipeline's images have the shape (channels, height, width) of the data."""
+    unet = _read(path, UNET, NETWORK)
+    channels, size = unet.get("in_channels", 3), unet.get("sample_size")
+    sides = size if isinstance(size, list) else [size, size]
+    if channels != shape[0] or (size is not None and [*shape[1:]] != sides):
+        raise _refused(path, UNET, f"in_channels={channels}, sample_size={size}: the data are {shape}")
+
+
+def _our_name(name: str) -> str:
+    for before, after in OLD.items():
+        name = name.replace(before, after)
+    return f"denoiser.network.model.{name}"
 
 
 def _prediction(scheduler: dict[str, Any]) -> str:
     """Return what the network predicts, as ``prediction_type``; before diffusers 0.9 it was another key."""
     if "predict_epsilon" in scheduler:
-        return "epsilon" if scheduler["predict_epsilon"] else "sample"
+        if scheduler["predict_epsilon"]:
+            return "epsilon"
+        return "sample"
     return str(scheduler.get("prediction_type", "epsilon"))
 
 
 def _place(path: str, name: str) -> Path:
     """Return a file of a component: of one without a folder, beside the index, as diffusers does."""
     file = Path(path) / name
-    return file if file.parent.is_dir() else Path(path) / file.name
+    if file.parent.is_dir():
+        return file
+    return Path(path) / file.name
 
 
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
@@ -162,16 +184,20 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
         raise UserError(f"trained={path}: no {name}; pass a directory that save_pretrained wrote") from error
     except (OSError, ValueError) as error:
         raise _refused(path, name, f"not JSON ({error})") from error
-    entries: dict[str, Any] = {"_class_name": None} | (record if isinstance(record, dict) else {})
-    handed = {"shape", "schedule", "outputs", "conditions", "spacing"}
-    known = of_class(target)[0].keys() - handed if target else set()
-    for key, value in entries.items():
-        if key not in {*known, *VALUES[name]} and not key.startswith("_"):
+    if not isinstance(record, dict):
+        record = {}
+    known = {*VALUES[name]}
+    if target:
+        known |= of_class(target)[0].keys() - HANDED
+    entries = {key: value for key, value in record.items() if not key.startswith("_")}
+    for key, value in {"_class_name": record.get("_class_name"), **entries}.items():
+        if key not in known:
             raise _refused(path, name, f"{key}={value}: unknown key")
-        if (allowed := VALUES[name].get(key)) and value not in allowed:
+        allowed = VALUES[name].get(key)
+        if allowed and value not in allowed:
             expected = REASONS.get(key) or f"must be {' or '.join(map(str, allowed))}"
             raise _refused(path, name, f"{key}={value}: {expected}")
-    return {key: value for key, value in entries.items() if not key.startswith("_")}
+    return entries
 
 
 def _weights(path: str) -> Path:
@@ -197,7 +223,8 @@ def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
     config = run.config()
     settings = dict(leaves(config))
     for key, values in NEEDED.items():
-        if (value := settings.get(key)) not in values:
+        value = settings.get(key)
+        if value not in values:
             problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
             raise UserError(f"{run.path}: {key}={value} {problem}")
     return result, config
@@ -208,10 +235,11 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
     result, config = check_expressible(run)
     import diffusers
 
-    theirs: Any = diffusers  # of which types are incomplete
+    untyped: Any = diffusers
     output = config["objective"]["output"]
-    scheduler = theirs.DDPMScheduler(
-        **{key: value for key, value in config["schedule"].items() if key != "_target_"},
+    schedule = {key: value for key, value in config["schedule"].items() if key != "_target_"}
+    scheduler = untyped.DDPMScheduler(
+        **schedule,
         prediction_type=TYPES[output["space"]],
         variance_type=VARIANCE_TYPES[config["bound"]["variance"]],
         clip_sample=output.get("clip") is not None,
@@ -220,7 +248,8 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
     )
     begun = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        theirs.DDPMPipeline(model.denoiser.network.model, scheduler).save_pretrained(begun)
+        pipeline = untyped.DDPMPipeline(model.denoiser.network.model, scheduler)
+        pipeline.save_pretrained(begun)
         (begun / "README.md").write_text(model_card(result, config, license), encoding="utf-8")
         os.replace(begun, folder)
     finally:
@@ -229,22 +258,40 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
-    name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
     from huggingface_hub import EvalResult, ModelCardData
 
-    task, figures, bound = "unconditional-image-generation", [], "Not measured"
-    if bits := result.test.get("bpd"):
-        terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
-        low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
-        steps = config["bound"].get("steps") or "continuous time"
-        bound = (
-            f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
-            f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
-        )
-        kind = result.choices.get("data", "custom")
-        figures.append(EvalResult(task, kind, data, "bpd", bits.mean, metric_name="bound, bits/dim"))
-    about: dict[str, Any] = {"license": license, "library_name": "diffusers", "pipeline_tag": task}
-    about |= {"tags": ["diffusers", "ddpm", "triptych"], "model_name": name, "eval_results": figures or None}
-    settings = "\n".join(f"- `{key}={value}`" for key, value in result.overrides.items()) or "The defaults."
-    card = CARD.format(name=name, data=data, bound=bound, settings=settings)
-    return printable(f"---\n{ModelCardData(**about)}\n---\n\n{card}")
+    data = (result.record.get("data") or {}).get("description", "images")
+    name, task = result.name or "diffusion", "unconditional-image-generation"
+    front: dict[str, Any] = {
+        "license": license,
+        "library_name": "diffusers",
+        "pipeline_tag": task,
+        "tags": ["diffusers", "ddpm", "triptych"],
+        "model_name": name,
+    }
+    bits = result.test.get("bpd")
+    if bits:
+        choice = result.choices.get("data", "custom")
+        figure = EvalResult(task, choice, data, "bpd", bits.mean, metric_name="bound, bits/dim")
+        front["eval_results"] = [figure]
+    settings = [f"- `{key}={value}`" for key, value in result.overrides.items()]
+    text = CARD.format(
+        name=name,
+        data=data,
+        bound=_bound_text(result, config),
+        settings="\n".join(settings) or "The defaults.",
+    )
+    return printable(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
+
+
+def _bound_text(result: Result, config: dict[str, Any]) -> str:
+    bits = result.test.get("bpd")
+    if bits is None:
+        return "Not measured"
+    terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
+    low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
+    steps = config["bound"].get("steps") or "continuous time"
+    return (
+        f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
+        f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
+    )

@@ -1,6 +1,5 @@
 """Prepare a run directory from a composed configuration: create, reopen or refuse it."""
 
-import re
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
-from triptych.config.build import check_names, check_needed, keep_arguments
+from triptych.config.build import check_names, keep_arguments
 from triptych.config.check import check_together, check_used
 from triptych.config.compose import to_plain, unresolved, without_hydra
 from triptych.config.identity import (
@@ -21,7 +20,7 @@ from triptych.config.identity import (
     plain_name,
     slug,
 )
-from triptych.config.keys import check_values, fields, find_key, role
+from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
@@ -37,37 +36,36 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``."""
     plain = to_plain(cfg, throw_on_missing=True)
-    for key in [o.removeprefix("~").split("=", 1)[0] for o in overrides if o.startswith("~")]:
-        group, _, name = key.rpartition(".")
-        if name in fields(find_key(group).kind):
-            raise UserError(f"~{key}: every run has it; type {key}=VALUE")
-    typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
+    typed = _typed_keys(overrides)
     keep_arguments(plain, typed)
-    check_needed(plain, typed)
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
-        plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
+        plain["trainer"]["max_steps"] = None  # Of two lengths the typed one decides, not a file's.
     check_values(plain)
-    for key, value in leaves(plain):
-        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            raise UserError(f"{key}={value}: not UTF-8; rename the file or folder")
-    name = plain["name"]
-    if name not in (None, "") and slug(str(name)) != str(name):
-        other = "".join(dict.fromkeys(re.sub(r"[\w=,.+-]", "", str(name), flags=re.ASCII)))
-        problem = f"{other!r} is not allowed" if other else "not a directory's name"
-        fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
-        raise UserError(f"name={name}: {problem}; {fix}, as in name={plain_name(str(name))}")
-    check_together(plain, typed)
+    check_run_name(plain["name"])
+    check_together(plain)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     check_names(plain)
     return plain
 
 
+def _typed_keys(overrides: list[str]) -> set[str]:
+    return {override.lstrip("+").partition("=")[0] for override in overrides}
+
+
+def check_run_name(name: str | None) -> None:
+    """Check that a run's name can be that of its directory; UserError."""
+    if not name or slug(str(name)) == str(name):
+        return
+    fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
+    raise UserError(f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}")
+
+
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
     """Resolve a composition that still has Hydra's node; also UserError for overrides without effect."""
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
-    check_used(plain, [one.lstrip("+").split("=", 1)[0] for one in overrides])
+    check_used(plain, list(_typed_keys(overrides)))
     return plain
 
 
@@ -76,7 +74,7 @@ class RunPlan(NamedTuple):
 
     done: bool  # it has finished, and its result is the command's
     changes: Changes  # it goes on with these
-    other: Changes  # by these it is another run, and the command is refused
+    other: Changes  # differences that make it another run: the command is refused
 
 
 def has_run(run: RunDirectory) -> bool:
@@ -102,20 +100,21 @@ def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices:
         raise UserError(f"{run.path}: holds a run that has lost its config.yaml; {ANOTHER}, {ANEW}")
     changes = _without_defaults(differences(run.config(), plain), cfg, choices)
     other = without_machine(changes)
-    if set(other) == {"data.root"} and _lies_there_now(run, plain):
+    if other.keys() == {"data.root"} and _lies_there_now(run, plain):
         other = {}
-    finished = run.status == "finished"
-    return RunPlan(finished and not other, {} if finished else changes, other)
+    if run.status == "finished":
+        return RunPlan(not other, {}, other)
+    return RunPlan(False, changes, other)
 
 
 def check_plan(run: RunDirectory, plan: RunPlan, config: dict[str, Any]) -> None:
     """Raise OtherRun if another run is there."""
     if not plan.other:
         return
-    longer = run.status == "finished" and {*plan.other} <= LENGTH and config["trained"] is None
-    more = f", with init_from={run.path} to begin with its weights" if longer else ""
-    problem = f"holds another run ({describe_differences(plan.other)})"
-    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{more}, {ANEW}")
+    problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
+    if plan.other.keys() <= LENGTH and config["trained"] is None:
+        fix = f", with init_from={run.path} to begin with its weights"
+    raise OtherRun(f"{run.path}: {problem}; {ANOTHER}{fix}, {ANEW}")
 
 
 def without_machine(changes: Changes) -> Changes:
@@ -129,13 +128,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     UserError: a refused value; another configuration or a failed run is there. Diverged: it did before.
     """
     check_directory(path)
-    composed = dict(choices)
+    run, composed = RunDirectory(path), dict(choices)
     plain = resolve_config(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
-    for key in [key for key in plain if role(key) is Role.START]:
-        plain.pop(key)
-    run = RunDirectory(path)
-    if not force:  # which puts the directory aside
+    plain = {key: value for key, value in plain.items() if role(key) is not Role.START}
+    if not force:  # With it the directory is put aside, whatever it holds.
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     earlier = {}
@@ -144,23 +141,29 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             earlier["aside"] = run.put_aside()
     if not has_run(run):
         with run.lock(PATIENCE):
-            if not (run / "config.yaml").exists():  # somebody else may have been quicker
-                run.clear_failure()  # of a job that was refused before it began
+            if not (run / "config.yaml").exists():  # Somebody else may have been quicker.
+                run.clear_failure()  # A job may have been refused before it began.
                 run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
                 _record(run, plain)
                 return run
     plan = plan_run(run, plain, cfg, composed)
     check_plan(run, plan, plain)
     _settle_failure(run, retry)
-    if plan.changes:  # it goes on as this machine can, with its data where they are now
-        log_line(None, f"{run.path.name}: goes on with {describe_differences(plan.changes)}")
-        with run.lock(PATIENCE):
-            config = run.config()
-            for key, (_, now) in plan.changes.items():
-                *groups_above, name = key.split(".")
-                reduce(getitem, groups_above, config)[name] = None if now is ABSENT else now
-            _record(run, config)
+    if plan.changes:
+        _go_on_with(run, plan.changes)
     return run
+
+
+def _go_on_with(run: RunDirectory, changes: Changes) -> None:
+    """Record that the run goes on as this machine can, with its data where they are now."""
+    log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
+    with run.lock(PATIENCE):
+        config = run.config()
+        for key, (_, now) in changes.items():
+            *parents, name = key.split(".")
+            node = reduce(getitem, parents, config)
+            node[name] = None if now is ABSENT else now
+        _record(run, config)
 
 
 def _record(run: RunDirectory, config: dict[str, Any]) -> None:
@@ -168,6 +171,7 @@ def _record(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
+    """Let a run that failed begin again if it may, or raise the error that it ended with."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -181,25 +185,35 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 
 
 def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]) -> Changes:
-    new = [key for key, (was, _) in changes.items() if was is ABSENT]
+    """Leave out keys that came to the project after the run began, and that have their defaults."""
+    new = [key for key, (before, _) in changes.items() if before is ABSENT]
     if not new:
         return changes
-    # of a group that is new, the command's own choice is the default, not the typed one
-    inside = [f"{group}.".replace("/", ".") for group in choices]
-    old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
-    base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
-    # as they are written, since ${seed} is a default whatever the seed
-    usual, written = (dict(leaves(unresolved(one))) for one in (base, cfg))
-    other = {at for at, value in written.items() if at not in usual or usual[at] != value}
-    same = {key for key in new if not any(f"{at}.".startswith(f"{key}.") for at in other)}
-    return {key: pair for key, pair in changes.items() if key not in same}
+    # A group that is new has its own choice as the default, not the typed one.
+    old_choices = {group: choice for group, choice in choices.items() if not _is_below(group, new)}
+    usual = dict(leaves(unresolved(check.defaults(old_choices))))
+    # Values are compared as they are written: ${seed} is a default whatever the seed.
+    written = dict(leaves(unresolved(cfg)))
+    typed = [key for key, value in written.items() if key not in usual or usual[key] != value]
+    return {
+        key: change
+        for key, change in changes.items()
+        if key not in new or any(_is_below(other, [key]) for other in typed)
+    }
+
+
+def _is_below(key: str, parents: list[str]) -> bool:
+    """Return whether a key, or a group as "objective/loss", is one of ``parents`` or stands in one."""
+    return any(f"{key}.".replace("/", ".").startswith(f"{parent}.") for parent in parents)
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
+    """Return whether the data of a run lie in another folder now."""
     known = run.provenance
-    if not known.fingerprint:  # before its first step, or from before there were fingerprints
+    if not known.fingerprint:  # before its first step, or before there were fingerprints
         return not run.checkpoints() and run.status != "finished"
-    from triptych.data.build import build_data, fingerprint  # torch, which nothing else here imports
+    # They import torch, which nothing else here does.
+    from triptych.data.build import build_data, fingerprint
 
     now = fingerprint(build_data(plain))
     return (known.fingerprint, known.split) == (now.data, now.split)

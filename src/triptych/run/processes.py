@@ -23,13 +23,13 @@ DISTRIBUTED = {
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
-SIGNALS = (*ENDING, *PREEMPTION)  # that stop a run
+SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
-# errors of a file system without locks, where filelock's file stands for the kernel's
+# Errors of a file system without locks. There a file of filelock's stands for the kernel's lock.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"
-_held: list[tuple[Path, IO[str]]] = []  # by this process
+_held: list[tuple[Path, IO[str]]] = []  # directories that this process holds, with their lock files
 
 
 def _launcher() -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def _launcher() -> tuple[str, ...]:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
-    return ("LOCAL_RANK",)  # of a process that Lightning started
+    return ("LOCAL_RANK",)  # The first process of a run started this one.
 
 
 def rank() -> int:
@@ -80,9 +80,9 @@ def lives(pid: int) -> bool:
 
 def end_with_parent() -> None:
     """Stop this process when its parent is gone: for a sweep's jobs and the ranks that Lightning starts."""
-    parent = int(os.environ.pop(PARENT, None) or 0)
-    os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts: this one may be gone by then
-    if parent not in (0, os.getpid()):  # its own: called before in this process
+    parent = int(os.environ.get(PARENT) or 0)
+    os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
+    if parent not in (0, os.getpid()):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -102,19 +102,23 @@ def pid_of(who: str | None) -> int | None:
 
 def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
     """Send a signal to those of ``pids`` that descend from this process, and wait for them."""
-    parents, mine = _parents(), set()
-    for pid in pids:
-        above = parents.get(pid, 0)
-        while above not in (0, os.getpid()):
-            above = parents.get(above, 0)
-        if above:
-            mine.add(pid)
+    parents = _parents()
+    mine = {pid for pid in pids if _descends(pid, parents)}
     for pid in mine:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
     until = time.monotonic() + GRACE
     while mine & set(_parents()) and time.monotonic() < until:
         time.sleep(0.2)
+
+
+def _descends(pid: int, parents: dict[int, int]) -> bool:
+    """Return whether a process descends from this one, by the parents of all processes."""
+    while pid in parents:
+        pid = parents[pid]
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def _parents() -> dict[int, int]:
@@ -148,30 +152,33 @@ class Lockable:
         """Lock the directory for one process group, waiting ``patience`` seconds; Busy names the owner."""
         folder, until = self.path, time.monotonic() + patience
         while True:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                file = open(folder / ".lock", "a+", opener=no_link)
-            except OSError as error:
-                why = os.strerror(error.errno or 0)
-                raise StorageError(f"{folder}: cannot be written ({why})") from error
-            with file, ExitStack() as stack:
+            with self._open_lock() as file, ExitStack() as stack:
                 while not _take(file, stack, folder):
                     if time.monotonic() > until:
                         file.seek(0)
-                        who = file.read().strip() or "unknown"
-                        raise Busy(f"{folder}: another process is at work here ({who})")
+                        holder = file.read().strip() or "unknown"
+                        raise Busy(f"{folder}: another process is at work here ({holder})")
                     time.sleep(0.05)
                 if not _lies_in(folder, file):
-                    continue  # who held it has removed the directory, or put it aside
+                    continue  # Who held it has removed the directory, or put it aside.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
-                    os.write(file.fileno(), owner().encode())  # at once: a buffer is written again by close
+                    # Not by the file's own buffer, which its close would write again.
+                    os.write(file.fileno(), owner().encode())
                 _held.append((folder, file))
                 try:
                     yield
                 finally:
                     _held.remove((folder, file))
                 return
+
+    def _open_lock(self) -> IO[str]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return open(self.path / ".lock", "a+", opener=no_link)
+        except OSError as error:
+            problem = os.strerror(error.errno or 0)
+            raise StorageError(f"{self.path}: cannot be written ({problem})") from error
 
     def holder(self) -> str | None:
         """Return the process that holds the lock now; None if there is none."""
@@ -206,10 +213,12 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def _take(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -> bool:
+    """Return whether the lock of a directory could be taken, by ``file`` or by a file beside it."""
     import fcntl
 
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
         return True
     except OSError as error:
         if error.errno not in NO_LOCKS:

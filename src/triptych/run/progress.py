@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.drawing import Drawing
-from triptych.run.sampling.pictures import log_picture, save_picture
+from triptych.run.pictures import log_picture, save_picture
+from triptych.run.processes import rank
 from triptych.terminal import progress_bar
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts
@@ -23,13 +24,17 @@ class Progress(pl.Callback):
 
     def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
-        self._hidden = None if bar else True  # None: hidden where stderr is no terminal
+        # None: hidden where stderr is no terminal
+        self._hidden = None if bar else True
         self._written = 0.0
         self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
         self._bar: Any = None
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
+        """Write the file, in the run's first process alone."""
+        if rank() != 0:
+            return
         self._written = now = time.monotonic()
         self._place = (step, max_steps)
         where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
@@ -38,7 +43,9 @@ class Progress(pl.Callback):
             while len(self._marks) > 2 and now - self._marks[0][0] > WINDOW:
                 self._marks.popleft()
             then, before = self._marks[0]
-            where["steps_per_second"] = (step - before) / (now - then) if step > before else None
+            where["steps_per_second"] = None
+            if step > before:
+                where["steps_per_second"] = (step - before) / (now - then)
         self.run.write("progress.json", where | {"bound": bound})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -58,7 +65,7 @@ class Progress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
-        if self._bar is not None and self._bar.disable and self._hidden is None:
+        if self._bar is not None and self._bar.disable and not self._hidden:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
             step = f"step {trainer.global_step}/{trainer.max_steps}"
             log_line(self.run, f"{step}: validation bound {bound:.4f}")

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, distribution, distributions
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from triptych.run.parsing import few
 from triptych.run.provenance_file import ID, Execution
 from triptych.run.sweep_record import SWEEP, SweepRecord
 
-DIFF_LIMIT = 2**20
-BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
-# names of files that are not recorded: hidden ones, and those of keys and passwords
+CLONE = Path(__file__).parents[3]
+DIFF_LIMIT = 2**20  # characters of uncommitted changes
+BY_VERSION = ("torch", "pytorch_lightning")  # packages whose version identifies their code
+# Changes of these files are not recorded: hidden ones, and those of keys and passwords.
 SECRET = re.compile(
     r"(^|/)\.|^(?!.*\.py$).*("
     r"\.(pem|key|p12|pfx)$|(^|[/._-])(secret|credential|password|token|api_?key|id_[a-z0-9]+)s?([._-]|$))",
@@ -37,21 +39,26 @@ def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the provenance of a new run, with the origin of the user's own packages in ``config``."""
-    sweep = SweepRecord.read(run.path.parent)
-    is_cell = (run.path.parent / SWEEP).exists()
-    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
-        "id": agent if ID.fullmatch(agent) and not is_cell else secrets.token_hex(4),
+        "id": _new_id(run),
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
-        "command": sweep.command or command(),
+        "command": SweepRecord.read(run.path.parent).command or command(),
         "started": timestamp(),
-        "git": git_state(),
-        **({"own": own} if own else {}),
+        "git": git_state(CLONE, "src", "configs"),
+        "own": {name: _package_state(place) for name, place in own_packages(config or {}).items()},
         "packages": _installed(),
         "executions": [],
     }
+
+
+def _new_id(run: RunDirectory) -> str:
+    """Return a random id, or that of W&B's agent for a single run that it has started."""
+    agent = os.environ.get("WANDB_RUN_ID", "")
+    is_cell = (run.path.parent / SWEEP).exists()
+    if os.environ.get("WANDB_SWEEP_ID") and ID.fullmatch(agent) and not is_cell:
+        return agent
+    return secrets.token_hex(4)
 
 
 def add_missing_id(run: RunDirectory) -> None:
@@ -62,9 +69,10 @@ def add_missing_id(run: RunDirectory) -> None:
 
 def command() -> list[str]:
     """Return this process's command line from its program on, passwords masked."""
-    # not sys.argv: a command has there what Hydra reads, which may be more arguments or fewer
+    # sys.argv has what Hydra reads instead, which may be more arguments or fewer.
     words = sys.orig_argv
-    program = next((i for i, word in enumerate(words) if i and not word.startswith("-")), 0)
+    programs = [i for i, word in enumerate(words) if i > 0 and not word.startswith("-")]
+    program = programs[0] if programs else 0  # an interpreter without arguments
     return [Path(words[program]).name, *map(mask_password, words[program + 1 :])]
 
 
@@ -73,23 +81,24 @@ def add_execution(
 ) -> str:
     """Record an execution on ``data`` that begins at ``step``; return a warning if its code has changed."""
     before = run.provenance
-    here: dict[str, Any] = {
+    code = Execution(sources=code_digest(config), versions=versions())
+    changes = describe_changes(before.last, code)
+    line = ""
+    if changes and step:  # before the first step nothing was trained
+        line = f"going on under other {changes} than before"
+    here = {
         "started": timestamp(),
         "step": step,
         "host": socket.gethostname(),
         "device": device,
         "world_size": world_size,
         "python": sys.version.split()[0],
-        "commit": git_state(diff=False).get("commit", ""),
-        "sources": code_digest(config),
-        "versions": versions(),
+        "commit": commit_of(CLONE),
+        "sources": code.sources,
+        "versions": code.versions,
         "data": {key: data[key] for key in ("fingerprint", "split")},
+        "changed": line,
     }
-    # under what it made no step, nothing was trained
-    code = Execution(sources=here["sources"], versions=here["versions"])
-    changes = describe_changes(before.last, code) if step else ""
-    line = f"going on under other {changes} than before" if changes else ""
-    here |= {"changed": line} if line else {}
     executions = [*before.record.get("executions", []), here]
     run.write_provenance({**before.record, "data": data, "executions": executions})
     return line
@@ -97,59 +106,58 @@ def add_execution(
 
 def check_imported(config: dict[str, Any]) -> None:
     """Refuse a package in ``config`` of which a file is no longer what this process has imported."""
-    named = _named(config)
+    packages = _packages(config)
     for name, (spec, digest) in IMPORTED.items():
-        live = getattr(sys.modules.get(name), "__spec__", None) is spec and name.partition(".")[0] in named
-        if live and digest_file(spec.origin) != digest:
-            raise UserError(f"{spec.origin}: has changed since it was imported; restart Python")
+        module, file = sys.modules.get(name), spec.origin
+        if name.partition(".")[0] not in packages or getattr(module, "__spec__", None) is not spec:
+            continue
+        if digest_file(file) != digest:
+            raise UserError(f"{file}: has changed since it was imported; restart Python")
 
 
 def finished_before(*runs: RunDirectory) -> str:
-    """Return the line of finished runs whose code has changed, "2 runs ..." of several; "" for none."""
-    changes: list[str] = []
+    """Return a line that names the finished runs whose code or packages have changed; "" for none."""
+    changes, names = set(), []
     for run in runs:
-        with contextlib.suppress(UserError, ValueError):  # one that cannot be read says so itself
+        with contextlib.suppress(UserError, ValueError):  # its own job says why it cannot be read
             here = Execution(sources=code_digest(run.config()), versions=versions())
-            changes += filter(None, [describe_changes(run.provenance.last, here)])
-    if not changes:
+            change = describe_changes(run.provenance.last, here)
+            if change:
+                changes.add(change)
+                names.append(run.path.name)
+    if not names:
         return ""
-    count = f"{len(changes)} runs " if len(changes) > 1 else ""
-    anew = "runs them anew, the old directories are" if count else "runs it anew, the old directory is"
-    several = few([*dict.fromkeys(changes)])
-    return f"{count}finished before, under other {several} than now; force=true {anew} kept aside"
+    problem = f"finished before, under other {max(changes, key=len)} than now ({few(names)})"
+    return f"{problem}; force=true runs anew and keeps the old directory aside"
 
 
-def git_state(
-    diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
-) -> dict[str, Any]:
-    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes; or {}.
-
-    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}: links, hidden
-    files and those named after keys or passwords.
-    """
-    root = root or Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
+def commit_of(root: Path) -> str:
+    """Return the commit of the repository at ``root``; "" if it is in none."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = {"commit": git("rev-parse", "HEAD")}
-        if not diff:
-            return commit
-        changed = [name for name in git("diff", "HEAD", "--name-only", "-z").split("\0") if name]
-        left_out = [name for name in changed if SECRET.search(name)]
-        changes = git("diff", "HEAD", "--", ":/", *(f":(top,exclude,literal){name}" for name in left_out))
-        top = Path(git("rev-parse", "--show-toplevel"))
-        names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *below)
-        files = {n: top / n for n in names.split("\0") if (top / n).is_file() and not (top / n).is_symlink()}
-        left_out += [name for name in files if SECRET.search(name)]
-        files = {name: file for name, file in files.items() if name not in left_out}
-        new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
-        state = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
-        return commit | state | ({"left_out": left_out} if left_out else {})
+        return _git(root, "rev-parse", "HEAD")
+    return ""
+
+
+def git_state(root: Path, *code: str) -> dict[str, Any]:
+    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
+
+    ``code``: files or folders there. It is dirty also with new files among them, whose text is not in the
+    diff; neither are secrets.
+    """
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = _git(root, "rev-parse", "HEAD")
+        _git(root, "ls-files", "--error-unmatch", "--", code[0])
+        changed = _git(root, "diff", "HEAD", "--name-only", "-z").split("\0")
+        hidden = [f":(top,exclude,literal){name}" for name in changed if SECRET.search(name)]
+        diff = _git(root, "diff", "HEAD", "--", ":/", *hidden)[:DIFF_LIMIT]
+        new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *code)
+        return {"commit": commit, "dirty": any(changed) or bool(new), "diff": diff}
     return {}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    line = ["git", "-C", str(root), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 @functools.cache  # a sweep prepares all its runs in few processes
@@ -158,18 +166,10 @@ def _installed() -> dict[str, str]:
 
 
 def _package_state(place: Path) -> dict[str, Any]:
-    """Return ``git_state`` of a package's folder or file; its source text if it is in no repository."""
-    root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
-        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
-        return git_state(root=root, below=(below,))
-    left, texts = DIFF_LIMIT, {}
-    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-        if file.suffix in (".py", ".yaml"):
-            texts[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
-            left -= len(text)
-    return {"untracked": texts}
+    """Return ``git_state`` of a package's folder or file."""
+    if place.is_dir():
+        return git_state(place, ".")
+    return git_state(place.parent, place.name)
 
 
 def timestamp() -> str:
@@ -177,24 +177,30 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-# the code that a process runs: digests of its source files, versions of the packages that it needs
+# The code that a process runs: digests of its source files, versions of the packages that it needs.
 
 
 def code_digest(config: dict[str, Any]) -> str:
     """Digest all Python sources of triptych and of the packages that ``config`` uses."""
     digest = hashlib.blake2b(digest_size=8)
-    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
-        for place in _places(package):
-            files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]  # no editor's hidden ones
-            for file in files:
-                digest.update(f"{package} {file.relative_to(place.parent)} {digest_file(file)}\n".encode())
+    for package in sorted({"triptych", *_packages(config)} - {*BY_VERSION}):
+        for file, name in _sources(package):
+            digest.update(f"{package} {name} {digest_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _sources(package: str) -> Iterator[tuple[Path, Path]]:
+    """Yield each source file of a package, and its path from beside the package; no editor's hidden files."""
+    for place in _places(package):
+        files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
+        for file in files:
+            yield file, file.relative_to(place.parent)
 
 
 def own_packages(config: dict[str, Any]) -> dict[str, Path]:
     """Return {package: folder or file} of the packages that ``config`` uses and that are not installed."""
     packages = {}
-    for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
+    for name in sorted(_packages(config) - {"triptych", *BY_VERSION}):
         for place in _places(name)[:1]:
             if not {"site-packages", "dist-packages"} & {*place.parts}:
                 packages[name] = place
@@ -202,14 +208,16 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    return places(package) or [*filter(None, [file_of(package)])]
+    """Return the folders of a package, or the file of a module; [] if it cannot be imported."""
+    file = file_of(package)
+    return places(package) or ([file] if file else [])
 
 
-def _named(config: dict[str, Any]) -> set[str]:
+def _packages(config: dict[str, Any]) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
-@functools.cache  # those that this process imports
+@functools.cache  # the versions that this process imports
 def versions() -> dict[str, str]:
     """Return {package: version} of all direct and indirect dependencies."""
     known: dict[str, str] = {}
@@ -218,20 +226,22 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             package = distribution(name)
             known[name] = package.version
-            needed = (re.match(r"[\w.-]+", line) for line in package.requires or [] if "extra ==" not in line)
-            names = {re.sub(r"[-_.]+", "-", match[0]).lower() for match in needed if match}
-            ahead += names.difference(ahead)
-    return {name: version for name, version in sorted(known.items()) if name != "triptych"}
+            ahead += _needed(package).difference(ahead)
+    known.pop("triptych", None)
+    return dict(sorted(known.items()))
+
+
+def _needed(package: Distribution) -> set[str]:
+    """Return the normalised names of the packages that a package requires, but for its extras."""
+    lines = [line for line in package.requires or [] if "extra ==" not in line]
+    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
 
 
 def describe_changes(before: Execution, here: Execution) -> str:
-    """Describe changes between two executions: "code and packages (NAME OLD -> NEW)", or ""."""
-    parts = []
+    """Describe changes between two executions: "code", "packages", "code and packages" or ""."""
+    changed = []
     if before.sources and before.sources != here.sources:
-        parts.append("code")
-    old, new = before.versions, here.versions
-    if old and old != new:
-        moved = sorted(n for n in {**old, **new} if old.get(n) != new.get(n))
-        names = few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
-        parts.append(f"packages ({names})")
-    return " and ".join(parts)
+        changed.append("code")
+    if before.versions and before.versions != here.versions:
+        changed.append("packages")
+    return " and ".join(changed)

@@ -10,8 +10,9 @@ from triptych.declare import refusal
 from triptych.run.parsing import parse_time
 
 Entries = dict[str, Any]
+DERIVED = ("executions", "started", "record")  # fields that are not read as they stand
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-PATHS = {  # of fields that are not top-level entries of their name
+PATHS = {  # where the entries of fields stand that are not top-level ones of the field's name
     "commit": "git.commit",
     "dirty": "git.dirty",
     "fingerprint": "data.fingerprint",
@@ -26,7 +27,7 @@ PATHS = {  # of fields that are not top-level entries of their name
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: its machine, code, packages and data, and what of them had changed."""
+    """One start of a run: its machine, code, packages and data, and a line on what had changed."""
 
     host: str = ""
     device: str = ""
@@ -41,12 +42,14 @@ class Provenance:
     """Where a run comes from; what is not recorded is empty.
 
     Attributes:
-        id: of the run, whatever its directory is called.
-        overrides, choices, command, commit, dirty: of the command that began it.
-        fingerprint, split, data_changed, description, shared: of its data; ``shared``: items also in train.
+        id: identifies the run, whatever its directory is called.
+        overrides, choices, command, commit, dirty: the command that began it, and its code.
+        fingerprint, split, data_changed, description, shared: its data; ``shared`` counts items of other
+            splits that are also in train.
         aside: the name under which ``force=true`` has kept the run that was here before.
         fit_of, fit_memory: the run of its sweep whose fit it has, and the bytes that this took.
-        executions, started: its starts, and when it began. record: the entries of the file.
+        executions, started: its starts, and when it began.
+        record: all entries of the file.
     """
 
     id: str = ""
@@ -87,22 +90,33 @@ class Provenance:
         return provenance
 
 
-def entries(kind: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
-    """Return the entries of ``record`` that ``kind`` has fields for; ValueError: one has another type.
+def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
+    """Return the entries of a record that its class has fields for; ValueError: one has another type.
 
-    ``paths``: of fields that are not top-level entries of their name.
+    ``paths``: where the entries of fields stand that are not top-level ones of the field's name.
     """
     known = {}
-    for one in fields(kind):
-        group, _, key = paths.get(one.name, one.name).rpartition(".")
-        node = check(group, Entries, record.get(group) or {}) if group else record
-        if one.name not in ("executions", "started", "record") and node.get(key) is not None:
-            known[one.name] = check(f"{group}.{key}".lstrip("."), one.type, node[key])
+    for entry in fields(record_class):
+        if entry.name in DERIVED:
+            continue
+        path = paths.get(entry.name, entry.name)
+        value = _value_at(record, path)
+        if value is not None:
+            known[entry.name] = check(path, entry.type, value)
     return known
 
 
+def _value_at(record: Entries, path: str) -> Any:
+    """Return an entry of a record, or of a group in it; None if there is none."""
+    group, _, key = path.rpartition(".")
+    if not group:
+        return record.get(key)
+    return check(group, Entries, record.get(group) or {}).get(key)
+
+
 def check(key: str, kind: Any, value: Any) -> Any:
-    """Return ``value`` if it has that type, else raise ValueError."""
-    if line := refusal(key, kind, value):
+    """Return ``value`` if it has the declared type ``kind``, else raise ValueError."""
+    line = refusal(key, kind, value)
+    if line:
         raise ValueError(line)
     return value

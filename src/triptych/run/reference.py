@@ -3,15 +3,16 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from triptych.callbacks.metrics import named_metrics
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.config.own_code import defined_at, raised_by
+from triptych.config.own_code import raised_by
 from triptych.data.base import DataModule, Generated
 from triptych.data.batch import Split
 from triptych.data.captions import Captioned, Embedder
@@ -22,39 +23,57 @@ from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
+from triptych.run.chunks import Chunks, Features, chunk_seed
 from triptych.run.drawing import choose
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
-from triptych.run.sampling.measure import Chunks, Features, chunk_seed
 
-PAIRS = 5  # of true sets, for the noise floor
-TRIED = 1000  # samples at most, on which metrics of one's own are tried before the first step
-FLOOR = 1000  # the first stream of true sets, beyond those that samples are compared with
+PAIRS = 5  # pairs of true sets that are compared for the noise floor
+TRIED = 1000  # most samples on which a user's own metrics are tried before the first step
+FLOOR = 1000  # random streams from this one on are those of the noise floor
 FEW = 3  # modes whose shares are recorded one by one
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples; UserError: a name of ours, or no samples are measured."""
-    own = {name: one for name, one in named_metrics(config).items() if isinstance(one, OfSamples)}
+    """Return the user's own metrics of samples; UserError: one has a name of ours."""
+    metrics = named_metrics(config)
+    own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
-        if not config["measures"]["n"]:
-            raise UserError(f"metrics.{name}: measures.n=0 draws no samples to measure; set measures.n=1000")
     return own
+
+
+@dataclass(frozen=True)
+class SetConditions:
+    """What a set of n samples is conditioned on.
+
+    ``items`` (n,): held-out items whose conditions the samples have. ``labels`` (n,): classes that stand in
+    for those of the items. ``captioned``: whether the items' captions are prompts to compare samples with.
+    """
+
+    items: Tensor
+    labels: Tensor | None = None
+    captioned: bool = False
 
 
 class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
-    files: Mapping[str, str | None] = {}  # digests of what FID is computed by
-    prompts: Prompts | None = None  # points have no captions
+    name: str  # for the report
+    files: Mapping[str, str | None] = {}  # digests of the files that FID is computed from
+    classifier: Classifier | None = None
+    prompts: Prompts | None = None
 
-    def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples] | None):
-        self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own or {}, tuple(data.shape)
+    def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples]):
+        self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own, tuple(data.shape)
+
+    def judges(self) -> list[nn.Module]:
+        """Return the networks that features are read by."""
+        return []
 
     @cached_property
     def held_items(self) -> list[tuple[Split, Tensor]]:
-        """Up to n items of each split that is held out, spread over it: a folder's first are of one class."""
+        """Up to n items of validation and of test, spread evenly: a folder's first items are of one class."""
         splits = [self.data.splits[name] for name in ("val", "test")]
         return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
 
@@ -71,9 +90,22 @@ class SampleReference:
         """Read this process's chunks of what samples are compared with, on ``device``; of pure noise here."""
         self.pure = chunks.fill("noise", self.n, self._noise)
 
-    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Return every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
+    def measure(self, features: Features, conditions: SetConditions, repeat: int) -> dict[str, float]:
+        """Return every figure of a set of samples, by name."""
+        figures = self.compare(features, conditions.labels, repeat)
+        if conditions.captioned:
+            figures |= self.prompted(features, conditions.items)
+        return figures
+
+    def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
+        """Return the figures of samples that do not depend on captions; ``labels`` (n,): their classes."""
         raise NotImplementedError
+
+    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
+        """Return shares of samples that match the captions of held-out ``items``."""
+        assert self.prompts is not None
+        embeddings = None if self.prompts.embedder is None else features["embedding"]
+        return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
         """Return features and classes of up to n true items, held out from what samples are compared with."""
@@ -86,20 +118,14 @@ class SampleReference:
         raise NotImplementedError
 
     def floor(self, labelled: bool) -> dict[str, Any]:
-        """Compare true sets as samples are, ``labelled`` if these are of classes: what exact ones reach."""
-        if self.held < 2:  # which have no distances
+        """Compare true sets, with their classes if ``labelled``: the figures that exact samples reach."""
+        if self.held < 2:  # a single item has no distance to others
             return {"n": self.held}
         figures = []
-        for i in range(PAIRS):
-            features, labels = self.true_set(i)
-            figures.append(self.compare(features, labels if labelled else None, FLOOR + 2 * i + 1))
+        for number in range(PAIRS):
+            features, labels = self.true_set(number)
+            figures.append(self.compare(features, labels if labelled else None, FLOOR + 2 * number + 1))
         return _spread(figures) | {"n": min(self.held, self.n)}
-
-    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Return shares of samples that match the captions of held-out ``items``."""
-        assert self.prompts is not None
-        embeddings = None if self.prompts.embedder is None else features["embedding"]
-        return self.prompts.compare(embeddings, features["logits"], items)
 
     def _noise(self, rows: Tensor, chunk: int) -> Tensor:
         seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
@@ -107,47 +133,91 @@ class SampleReference:
         x = torch.randn(len(rows), *self.shape, generator=generator)
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
-    def noise(self, labels: Tensor | None, items: Tensor | None) -> dict[str, float]:
-        """Measure as much pure noise, as if it were of the classes ``labels`` or captions of ``items``."""
-        figures = self.compare(self.pure, labels, 0)
-        figures |= {} if items is None else self.prompted(self.pure, items)
+    def noise(self, conditions: SetConditions) -> dict[str, float]:
+        """Measure as much pure noise as if it had been drawn under ``conditions``."""
+        figures = self.measure(self.pure, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
-    def _own(self, samples: Samples) -> dict[str, float]:
-        figures: dict[str, Any] = {}
+    def _own_figures(self, samples: Samples) -> dict[str, float]:
+        """Return the figures of the user's own metrics, each of which has a copy that it may change."""
+        figures = {}
         for name, metric in self.own.items():
-            with raised_by(f"metrics.{name}"):  # each has a copy, which it may change
-                figure = metric.figure(copy.deepcopy(samples))
-            try:
-                figures[name] = float(figure)
-            except (TypeError, ValueError, RuntimeError) as error:
-                problem = f"figure gives {str(figure)[:60]!r}; must be a number{defined_at(metric.figure)}"
-                raise UserError(f"metrics.{name}: {problem}") from error
+            with raised_by(f"metrics.{name}"):
+                figures[name] = float(metric.figure(copy.deepcopy(samples)))
         return figures
 
     def try_own(self, labelled: bool = False) -> None:
         """Measure noise by the user's metrics, as samples of all classes if ``labelled``."""
         if not self.own:
             return
-        train, classifier = self.data.splits["train"], getattr(self, "classifier", None)
+        train = self.data.splits["train"]
         n = min(self.n, TRIED, len(train))
         items = torch.arange(n)
         x, true = self._noise(items, 0), train.batch(items).x
         labels = items * self.data.num_classes // n if labelled and self.data.num_classes else None
-        seen, logits = (None, None) if classifier is None else classifier.read(x)
-        self._own(Samples(x, true, labels, seen, classifier and classifier.read(true)[0], logits))
+        if self.classifier is None:
+            self._own_figures(Samples(x, true, labels))
+            return
+        features, logits = self.classifier.read(x)
+        self._own_figures(Samples(x, true, labels, features, self.classifier.read(true)[0], logits))
 
 
 class PointReference(SampleReference):
-    """True points: drawn afresh for every comparison, or training items where no formula draws them."""
+    """True points, the features of which are themselves."""
 
-    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples] | None = None):
+    def read(self, x: Tensor) -> dict[str, Tensor]:
+        return {"x": x}
+
+    def true(self, n: int, repeat: int) -> Tensor:
+        """Return the true points (m, d) that a set of n samples is compared with."""
+        raise NotImplementedError
+
+    def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
+        """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
+        x = features["x"]
+        true = self.true(len(x), repeat)
+        figures = {
+            "sliced_wasserstein": measures.sliced_wasserstein(x, true),
+            "energy_distance": measures.energy_distance(x, true),
+        }
+        return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
+
+    def _shares(self, x: Tensor) -> dict[str, float]:
+        """Return the share of samples in the wrong mode and, of few modes, in each; {} without a mixture."""
+        if self.data.mixture is None:
+            return {}
+        share = measures.mode_fractions(x, self.data.mixture)
+        figures = {"mode_error": 0.5 * (share - self.data.mixture.weights).abs().sum().item()}
+        if len(share) <= FEW:
+            figures |= {f"mode_{k + 1}": fraction for k, fraction in enumerate(share.tolist())}
+        return figures
+
+
+class FreshPoints(PointReference):
+    """True points that a formula draws afresh for each comparison."""
+
+    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
-        self.true: Tensor | None = None
-        if isinstance(data, Generated):
-            self.held = n  # there is no limit to fresh points
-            return
+        self.held = n  # there is no limit to fresh points
+
+    def _draw(self, stream: int) -> tuple[Tensor, Tensor | None]:
+        x, labels = self.data.draw(self.n, seeded(self.seed, Stream.TRUE_POINTS, stream))
+        return x.float(), labels
+
+    def true(self, n: int, repeat: int) -> Tensor:
+        return self._draw(repeat)[0]
+
+    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
+        x, labels = self._draw(FLOOR + 2 * number)
+        return {"x": x}, labels
+
+
+class TrainingPoints(PointReference):
+    """Training items as true points, where no formula draws any."""
+
+    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
+        super().__init__(data, n, seed, own)
         train = data.splits["train"]
         if len(data.shape) != 1:
             problem = f"items of shape {data.shape} are neither points (d,) nor images (c, h, w)"
@@ -156,45 +226,26 @@ class PointReference(SampleReference):
             problem = f"data {data.name} has {len(train)} training items to compare with"
             raise UserError(f"measures.n={n}: {problem}; set measures.n={len(train)}")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
-        self.true = train.batch(order).x
+        self.points = train.batch(order).x
         self.held_out = torch.cat([split.batch(items).x for split, items in self.held_items])
         self.name = f"{n} training items of {data.name}"
 
-    def _fresh(self, stream: int) -> tuple[Tensor, Tensor | None]:
-        x, labels = self.data.draw(self.n, seeded(self.seed, Stream.TRUE_POINTS, stream))
-        return x.float(), labels
-
-    def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        if self.true is not None:
-            return super().true_set(number)
-        x, labels = self._fresh(FLOOR + 2 * number)
-        return {"x": x}, labels
+    def true(self, n: int, repeat: int) -> Tensor:
+        return self.points[:n]
 
     def held_features(self, rows: Tensor) -> Any:
         return {"x": self.held_out[rows]}
 
-    def read(self, x: Tensor) -> dict[str, Tensor]:
-        return {"x": x}
 
-    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        x = features["x"]
-        true = self._fresh(repeat)[0] if self.true is None else self.true[: len(x)]
-        figures = {
-            "sliced_wasserstein": measures.sliced_wasserstein(x, true),
-            "energy_distance": measures.energy_distance(x, true),
-        }
-        if self.data.mixture is not None:
-            weights = self.data.mixture.weights
-            share = measures.mode_fractions(x, self.data.mixture)
-            figures["mode_error"] = 0.5 * (share - weights).abs().sum().item()
-            if len(share) <= FEW:
-                figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
-        return figures | self._own(Samples(x, true, labels))
+def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]) -> PointReference:
+    """Return what samples of points are compared with; or UserError."""
+    if isinstance(data, Generated):
+        return FreshPoints(data, n, seed, own)
+    return TrainingPoints(data, n, seed, own)
 
 
 class ImageReference(SampleReference):
-    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own."""
+    """Training images, seen by a classifier of clean ones, by InceptionV3 and by the user's metrics."""
 
     def __init__(
         self,
@@ -205,22 +256,31 @@ class ImageReference(SampleReference):
         inception: str | None = None,
         statistics: str | None = None,
         embedder: Embedder | None = None,
-        own: Mapping[str, OfSamples] | None = None,
+        own: Mapping[str, OfSamples] = {},
     ):
         super().__init__(data, n, seed, own)
-        self.classifier = classifier
-        self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
         train = data.splits["train"]
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
+        self.name = f"{len(self.order)} training images of {data.name}"
+        self.classifier = classifier
+        if isinstance(data, Captioned) and classifier is not None:
+            self.prompts = Prompts(data, embedder)
         self.inception = None if inception is None else open_inception(inception)
         self.published = None if statistics is None else read_statistics(statistics)
         files = {"inception": inception, "statistics": statistics}
         self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
-        self.name = f"{len(self.order)} training images of {data.name}"
+
+    def judges(self) -> list[nn.Module]:
+        networks: list[nn.Module | None] = [self.classifier, self.inception]
+        if self.prompts is not None and self.prompts.embedder is not None:
+            networks.append(self.prompts.embedder.network)
+        return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features, logits and embedding; images too where metrics of one's own measure them."""
-        features = {"x": x} if self.own else {}
+        """Return features, logits and embedding, and the images where the user's own metrics measure them."""
+        features = {}
+        if self.own:
+            features["x"] = x
         if self.classifier is not None:
             features["features"], features["logits"] = self.classifier.read(x)
         if self.inception is not None:
@@ -230,54 +290,71 @@ class ImageReference(SampleReference):
         return features
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        self.device, splits = device, self.data.splits
-        for network in filter(None, (self.classifier, self.inception)):
-            network.to(device)
+        self.device = device
+        for network in (self.classifier, self.inception):
+            if network is not None:
+                network.to(device)
         super().fill(chunks, device)
-        train, ((val, val_items), (test, test_items)) = splits["train"], self.held_items
-
-        def held(rows: Tensor, _: int) -> Tensor:
-            in_val = rows < len(val_items)
-            of_val, of_test = val_items[rows[in_val]], test_items[rows[~in_val] - len(val_items)]
-            return torch.cat([val.batch(of_val).x, test.batch(of_test).x])
-
-        self.true = chunks.fill("true", len(self.order), lambda r, _: train.batch(self.order[r]).x)
-        self.held_out = chunks.fill("held_out", self.held, held)
+        self.true = chunks.fill("true", len(self.order), self._true_images)
+        self.held_out = chunks.fill("held_out", self.held, self._held_images)
         if self.prompts is not None:
-            split = splits[self.prompts.split]
-            self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x)
+            size = len(self.data.splits[self.prompts.split])
+            self.captioned = chunks.fill("captions", size, self._captioned_images)
+
+    def _true_images(self, rows: Tensor, chunk: int) -> Tensor:
+        x: Tensor = self.data.splits["train"].batch(self.order[rows]).x
+        return x
+
+    def _held_images(self, rows: Tensor, chunk: int) -> Tensor:
+        (val, val_items), (test, test_items) = self.held_items
+        in_val = rows < len(val_items)
+        of_val, of_test = val_items[rows[in_val]], test_items[rows[~in_val] - len(val_items)]
+        return torch.cat([val.batch(of_val).x, test.batch(of_test).x])
+
+    def _captioned_images(self, rows: Tensor, chunk: int) -> Tensor:
+        assert self.prompts is not None
+        x: Tensor = self.data.splits[self.prompts.split].batch(rows).x
+        return x
 
     @cached_property
-    def features(self) -> Tensor | None:
+    def features(self) -> Tensor:
         """The classifier's features of the true images, once all processes have read theirs."""
-        return None if self.classifier is None else self.true["features"]
+        return self.true["features"]
 
     @cached_property
-    def moments(self) -> Moments | None:
+    def moments(self) -> Moments:
         """The published moments of FID's features, or those of the true images."""
-        read = self.published is None and self.inception is not None
-        return Moments.of(self.true.parts("inception")) if read else self.published
+        return self.published or Moments.of(self.true.parts("inception"))
 
-    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute Fréchet distance, precision, recall and, where samples have classes, class accuracy."""
-        seen = logits = None
+    def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
+        """Compute what the classifier, InceptionV3 and the user's own metrics measure."""
         figures: dict[str, float] = {}
-        if self.features is not None:
-            seen, logits = features["features"], features["logits"]
-            figures |= {
-                "frechet_distance": measures.frechet_distance(self.features, seen),
-                "precision": measures.covered(seen, by=self.features),
-                "recall": measures.covered(self.features, by=seen),
-            }
-            if labels is not None:
-                figures["class_accuracy"] = measures.class_accuracy(logits, labels)
-        if self.moments is not None:
+        if self.classifier is not None:
+            figures |= self._compare_classified(features, labels)
+        if self.inception is not None:
             moments = Moments.of(features.parts("inception"))
             figures["fid"] = measures.frechet_distance(self.moments, moments)
-        if not self.own:
-            return figures
-        samples = Samples(features["x"], self.true["x"], labels, seen, self.features, logits)
-        return figures | self._own(samples)
+        if self.own:
+            figures |= self._own_figures(self._samples(features, labels))
+        return figures
+
+    def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
+        """Compute Fréchet distance, precision, recall and, of samples with classes, class accuracy."""
+        of_samples = features["features"]
+        figures = {
+            "frechet_distance": measures.frechet_distance(self.features, of_samples),
+            "precision": measures.covered(of_samples, by=self.features),
+            "recall": measures.covered(self.features, by=of_samples),
+        }
+        if labels is not None:
+            figures["class_accuracy"] = measures.class_accuracy(features["logits"], labels)
+        return figures
+
+    def _samples(self, features: Any, labels: Tensor | None) -> Samples:
+        x, true = features["x"], self.true["x"]
+        if self.classifier is None:
+            return Samples(x, true, labels)
+        return Samples(x, true, labels, features["features"], self.features, features["logits"])
 
     def held_features(self, rows: Tensor) -> Any:
         return self.held_out.subset(rows)
@@ -286,21 +363,24 @@ class ImageReference(SampleReference):
         return super().floor(labelled) | self._true_prompts()
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
+        """Return the shares of true images that match their own captions."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.untrained
         figures: dict[str, dict[str, float]] = {}
-        for after, kind in (("", ~untrained), ("_held_out", untrained)):
-            items = kind.nonzero().squeeze(1)
-            shares = self.prompted(self.captioned.subset(items), items) if len(items) else {}
-            figures |= _spread([{name + after: share for name, share in shares.items()}])
+        for suffix, suitable in (("", ~untrained), ("_held_out", untrained)):
+            items = suitable.nonzero().squeeze(1)
+            if len(items):
+                shares = self.prompted(self.captioned.subset(items), items)
+                figures |= _spread([{name + suffix: share for name, share in shares.items()}])
         return figures
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    columns = {name: sorted(f[name] for f in figures) for name in figures[0]}
-    return {
-        name: {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}
-        for name, column in columns.items()
-        if all(map(math.isfinite, column))
-    }
+    """Return median, lowest and highest of each figure of several sets, where all of them are finite."""
+    spread = {}
+    for name in figures[0]:
+        column = sorted(of_set[name] for of_set in figures)
+        if all(map(math.isfinite, column)):
+            spread[name] = {"median": column[len(column) // 2], "low": column[0], "high": column[-1]}
+    return spread

@@ -1,6 +1,6 @@
 """From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.run.checkpoints import load_weights
+from triptych.run.averaging import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
-from triptych.run.drawing import DRAWING, PROMPTED, Experiment, parts_read, set_key
-from triptych.run.initialization import compare_data
-from triptych.run.model import Budget, build_model, set_up_torch
+from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
+from triptych.run.experiment import Experiment
+from triptych.run.leakage import compare_data
+from triptych.run.model import build_model, set_up_torch
 from triptych.run.untrusted import check_config, read_checkpoint
-
-SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 
 
 def reopen(
@@ -43,36 +42,42 @@ def reopen(
     checkpoint or its data are missing or damaged, or name what may not be built.
     """
     where = f"{key}={ckpt}"
+    file = checkpoint_at(ckpt)
+    checkpoint = read_checkpoint(file, key)
+    config = check_config(checkpoint["triptych"]["config"], where)
+    if data_root is not None:
+        config["data"]["root"] = data_root
     try:
-        file = checkpoint_at(ckpt)
-        run = RunDirectory(file.absolute().parent.parent)
-        checkpoint = read_checkpoint(file, key)
-        config = check_config(checkpoint["triptych"]["config"], where)
-        if data_root is not None:
-            if "root" not in config["data"]:
-                problem = f"{config['data']['_target_']} lies in no folder"
-                raise UserError(f"data_root={data_root}: {problem}; pass null")
-            config["data"]["root"] = data_root
-        recorded = dict(config["bound"])
         if adjust is not None:
             adjust(config)
-        check_targets(config)
-        set_up_torch(config["threads"])
-        data = build_data(config, download=False)
-        seen = checkpoint["triptych"].get("data")
-        changed = compare_data(fingerprint(data), seen, judged, "restore the data")
-        log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        step, most = checkpoint.get("global_step", 0), config.get("trainer", {}).get("max_steps")
-        if step != most and run.status not in ("new", "finished"):  # "new": not in a run's directory
-            log_line(None, f"{ckpt}: unfinished, step {step}" + f" of {most}" * bool(most))
-        with Budget(2 * file.stat().st_size + SLACK):
-            model = open_weights(config, data, checkpoint, weights, run.path, recorded)
-    except UserError as error:  # of several runs that are opened, it says which
-        if key == "ckpt" or str(error).startswith(f"{key}="):
+        return _rebuild(ckpt, file, checkpoint, config, weights, judged)
+    except UserError as error:
+        if key == "ckpt":
             raise
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}") from error  # it says which of several runs is meant
     except Exception as error:  # a configuration of another shape raises whatever its readers raise
         raise UserError(f"{where}: its model cannot be built ({describe_error(error)})") from error
+
+
+def _rebuild(
+    ckpt: str,
+    file: Path,
+    checkpoint: dict[str, Any],
+    config: dict[str, Any],
+    weights: str | None,
+    judged: Sequence[str],
+) -> Experiment:
+    run, step = RunDirectory(file.absolute().parent.parent), checkpoint["global_step"]
+    check_targets(config)
+    set_up_torch(config["threads"])
+    data = build_data(config, download=False)
+    trained_on = checkpoint["triptych"].get("data")
+    changed = compare_data(fingerprint(data), trained_on, judged, "restore the data")
+    if changed:
+        log_line(None, f"{ckpt}: {changed}")
+    if run.status not in ("new", "finished") and step != config["trainer"]["max_steps"]:
+        log_line(None, f"{ckpt}: unfinished, at step {step}")
+    model = open_weights(config, data, checkpoint, weights, run.path)
     return Experiment(config, data, model, step=step)
 
 
@@ -82,16 +87,15 @@ def open_weights(
     checkpoint: dict[str, Any] | None = None,
     weights: str | None = None,
     run: Path | None = None,
-    recorded: Mapping[str, Any] | None = None,
 ) -> BoundModel:
     """Build the model of ``config`` from its seed and load it from a checkpoint of ``run``, for evaluation.
 
     It follows from these alone, whatever was built, trained or drawn in this process before. ``weights``: as
-    of ``load_weights``, None for the reported ones; ``recorded``: as of ``build_model``.
+    of ``load_weights``, None for the reported ones.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        model = build_model(config, data, open_model_stages(config, data), recorded)
+        model = build_model(config, data, open_model_stages(config, data))
     if checkpoint is not None:
         load_weights(model, checkpoint, weights or config["weights"], run)
     return model.eval()
@@ -101,42 +105,45 @@ def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
     """Return the experiments of a cascade's stages, which ``key`` names; UserError if they do not fit."""
-    if len(paths) < 2:
-        raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
-    runs = [
-        reopen(str(path), weights, data_root, adjust=refuse_cascade, key=f"{key}[{i}]")
-        for i, path in enumerate(paths)
-    ]
-    for i, stage in enumerate(runs):
-        _check_stage(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
+    runs: list[Experiment] = []
+    for i, path in enumerate(paths):
+        stage_key = f"{key}[{i}]"
+        run = reopen(str(path), weights, data_root, adjust=refuse_cascade, key=stage_key)
+        _check_stage(f"{stage_key}={path}", run, runs)
+        runs.append(run)
     return runs
 
 
 def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``: their models, frozen, and the parts of ``data`` that all but the last are of."""
+    """Open ``model.stages`` and return their frozen models, and the names of the conditions they draw."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
-    torch.set_num_threads(config["threads"])  # each stage has set its own
+    torch.set_num_threads(config["threads"])  # opening a stage has set another number
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
             problem = "its data have no levels, and a density's bound does not add to a probability's"
             raise UserError(f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=...")
-    theirs = runs[-1].config["data"]
-    if data_identity(theirs) != data_identity(config["data"]):
-        problem, fix = f"trained on {describe(theirs)}", f"pass one trained on {describe(config['data'])}"
+    last = runs[-1].config["data"]
+    if data_identity(last) != data_identity(config["data"]):
+        problem, fix = f"trained on {describe(last)}", f"pass one trained on {describe(config['data'])}"
         raise UserError(f"model.stages[{len(runs) - 1}]={paths[-1]}: {problem}; {fix}")
     for i, stage in enumerate(runs[:-1]):
-        for name, split in data.splits.items():
-            other, every = stage.data.splits[name], torch.arange(len(split))
-            part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
-            if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
-                theirs = f"the {stage.data.known_as!r} of those of data {data.name}"
-                problem = f"its {name} items are not {theirs}; they must be equal"
-                raise UserError(f"model.stages[{i}]={paths[i]}: {problem}")
+        _check_items(f"model.stages[{i}]={paths[i]}", stage, data)
     names = [str(stage.data.known_as) for stage in runs[:-1]]
     return {"stages": [stage.model.requires_grad_(False) for stage in runs], "known_as": names}
+
+
+def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
+    """Check that a stage was trained on what ``data`` have as the condition that it draws."""
+    part_name = str(stage.data.known_as)
+    for name, split in data.splits.items():
+        items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
+        part = split.condition.part(part_name) if split.condition is not None else None
+        if part is None or not torch.equal(items, part.value):
+            problem = f"its {name} items are not the {part_name!r} of those of data {data.name}"
+            raise UserError(f"{what}: {problem}; they must be equal")
 
 
 def refuse_cascade(config: dict[str, Any]) -> None:
@@ -146,49 +153,52 @@ def refuse_cascade(config: dict[str, Any]) -> None:
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with another way to draw: {"guidance.scale": 3.0}, or nested."""
-    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
-    for key, value in leaves(change) if change else ():
-        group, _, name = str(key).partition(".")
-        if group not in DRAWING or not name:
-            raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
-        if not set_key(config, str(key), value):
-            raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
+    """Return a run's configuration with ``change`` in how it draws: {"guidance.scale": 3.0}, or nested."""
+    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # earlier stages draw its conditions
+    changes = dict(leaves(change)) if change else {}
+    for key, value in changes.items():
+        if str(key).partition(".")[0] not in DRAWING or not set_key(config, str(key), value):
+            keys = f"{', '.join(DRAWING)}, as guidance.scale"
+            raise UserError(f"{what}.{key}={value}: the stage's run has no such key; use one of {keys}")
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
 
 
-def _check_stage(
-    what: str, stage: Experiment, before: list[Experiment], last: bool, earlier: Sequence[str] = ()
-) -> None:
-    if stage.model.denoiser is None:
-        problem = f"a {type(stage.model).__name__} cannot be a stage"
-        raise UserError(f"{what}: {problem}; pass the run of a diffusion model")
-    parts = parts_read(stage.model, stage.data)
-    drawn = {str(one.data.known_as): one for one in before}
-    for name in parts:
-        if name in drawn:
-            _check_shape(what, name, stage.data.conditions[name], drawn[name])
-        elif name not in (*PROMPTED, *earlier):
-            fix = "put the run that does before it"
-            raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
-    if not last and stage.data.known_as is None:
-        own = f"data {stage.data.name} of {_size(stage.data.shape)}"
-        fix = "pass a run of lower resolution, as with data=shapes data.size=8"
-        raise UserError(f"{what}: no later stage is conditioned on {own}; {fix}")
-    if before and before[-1].data.known_as not in parts:
-        missing = before[-1].data.known_as
-        fix = f"pass a run trained with model.conditional=[text,{missing}]"
-        raise UserError(f"{what}: not conditioned on {missing!r}, which the stage before it draws; {fix}")
+def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
+    """Check that a stage is conditioned on what the stages before it draw, and on nothing else."""
+    drawn = {str(run.data.known_as): run for run in before}
+    _check_parts(what, stage, drawn)
+    for name, run in drawn.items():
+        if name in parts_read(stage.model, stage.data):
+            _check_shape(what, name, stage.data.conditions[name], run)
     if before:
+        name = str(before[-1].data.known_as)
+        if name not in parts_read(stage.model, stage.data):
+            fix = f"pass a run trained with model.conditional=[text,{name}]"
+            raise UserError(f"{what}: not conditioned on {name!r}, which the stage before it draws; {fix}")
         _check_encoders(what, before[-1], stage.data)
 
 
+def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
+    """Check that each condition of a stage is given by the user, or ``drawn`` by another stage."""
+    known = {*drawn, *PROMPTED}
+    for name in parts_read(stage.model, stage.data):
+        if name not in known:
+            fix = "put the run that does before it"
+            raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
+
+
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
-    wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
-    if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
+    """Check that a condition has the shape of what another run draws for it."""
+    if isinstance(kind, Images):
+        shape = tuple(kind.shape)
+    elif isinstance(kind, Vectors):
+        shape = (kind.width,)
+    else:
+        return
+    if shape != tuple(drawn.data.shape):
         problem = f"the stage that draws it draws {_size(drawn.data.shape)}; they must be equal"
-        raise UserError(f"{what}: needs {name!r} of {_size(wanted)}, and {problem}")
+        raise UserError(f"{what}: needs {name!r} of {_size(shape)}, and {problem}")
 
 
 def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
@@ -200,8 +210,8 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """Raise UserError unless ``run`` draws ``name``, a condition of ``data``, from ``earlier`` at most."""
-    _check_stage(what, run, [], last=False, earlier=earlier)
+    """Check that a run draws the condition ``name`` of ``data``, from those in ``earlier`` at most."""
+    _check_parts(what, run, earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
     _check_shape(what, name, data.conditions[name], run)

@@ -32,7 +32,8 @@ KINDS = ("the loss", "a weight")
 PATIENCE = 5.0  # seconds in which the others' errors and exit codes are there, if there are any
 STUCK = 10.0  # seconds after which a first process that has not noticed the loss will not do so any more
 BROKEN = re.compile(
-    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout", re.I
+    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout",
+    re.I,
 )
 
 
@@ -73,10 +74,16 @@ class Stop(pl.Callback):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
+    def request(self) -> None:
+        """Ask the run to stop as SIGTERM does, unless a signal has done so."""
+        self.received = self.received or int(signal.SIGTERM)
+
     def _receive(self, number: int, _: Any) -> None:
-        if self.received is not None and (number != signal.SIGINT or os.environ.get(SWEEP)):
-            return  # on its way out: SLURM says it to a job's step and its script, a sweep's workers after it
-        again, self.received = self.received is not None, self.received or number
+        again = self.received is not None
+        # SLURM sends a signal to a job's step and its script, and a sweep's workers pass Ctrl-C on.
+        if again and (number != signal.SIGINT or os.environ.get(SWEEP)):
+            return
+        self.received = self.received or number
         if again or not self._training:
             raise Interrupted(self.received)
 
@@ -85,27 +92,44 @@ class Stop(pl.Callback):
 
         With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is not finite.
         """
-        lightning: Any = trainer  # its attributes are set where mypy does not look
-        every: int = lightning.log_every_n_steps
-        received, first = self.received is not None, NEVER
         if trainer.world_size > 1:
-            if not look and trainer.global_step < self._next:
-                return None
-            (before, at), self._exchange = self._exchange, (time.monotonic(), trainer.global_step)
-            pace = int(1e6 * (self._exchange[0] - before)) // max(1, trainer.global_step - at)  # of one step
-            bad = NEVER if self._bad is None else int(self._bad)
-            message = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
-            answer = lightning.strategy.reduce(message, reduce_op="max").tolist()
-            received, first = bool(answer[0]), -int(answer[1])
-            # the slowest process's, so that all ask again at the same step
-            self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(answer[2]))))
-        elif self._bad is not None and (
-            look or self._bad.device.type == "cpu" or trainer.global_step % every == 0
-        ):
-            first = int(self._bad)
+            received, first = self._ask_all(trainer, look)
+        else:
+            received, first = self.received is not None, self._first_bad(trainer, look)
         if first < NEVER:
             raise Diverged(KINDS[first % 2], first // 2)
-        return (self.received or int(signal.SIGTERM)) if received else None
+        if not received:
+            return None
+        return self.received or int(signal.SIGTERM)
+
+    def _first_bad(self, trainer: Any, look: bool) -> int:
+        """Return what a process alone knows of its first number that was not finite.
+
+        Elsewhere than on a CPU to read it waits for the device, so that is done at logged steps.
+        """
+        if self._bad is None:
+            return NEVER
+        logged = trainer.global_step % trainer.log_every_n_steps == 0
+        if look or logged or self._bad.device.type == "cpu":
+            return int(self._bad)
+        return NEVER
+
+    def _ask_all(self, trainer: Any, look: bool) -> tuple[bool, int]:
+        """Return whether any process received a signal, and the first number that was not finite of any."""
+        step = trainer.global_step
+        if not look and step < self._next:
+            return False, NEVER
+        (before, step_before), now = self._exchange, time.monotonic()
+        self._exchange = (now, step)
+        pace = int(1e6 * (now - before)) // max(1, step - step_before)  # microseconds of one step
+        received = int(self.received is not None)
+        bad = NEVER if self._bad is None else int(self._bad)
+        message = torch.tensor([received, -bad, pace], device=trainer.strategy.root_device)
+        any_received, first, slowest = trainer.strategy.reduce(message, reduce_op="max").tolist()
+        # By the slowest process's pace all ask again at the same step.
+        pause = max(1, min(trainer.log_every_n_steps, int(1e6 * APART) // max(1, int(slowest))))
+        self._next = step + pause
+        return bool(any_received), -int(first)
 
     def check_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Raise Diverged, in all processes, if a weight is not finite: none such is saved."""
@@ -115,32 +139,39 @@ class Stop(pl.Callback):
 
     def _note(self, finite: Tensor, step: int, kind: int = 0) -> None:
         bad = torch.where(finite, NEVER, 2 * step + kind)
-        self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
+        if self._bad is not None:
+            bad = torch.minimum(self._bad, bad)
+        self._bad = bad
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # elsewhere looking would wait for the device
-        seen = loss is not None and loss.device.type == "cpu" and math.isfinite(loss.item())
-        if loss is not None and not seen:
-            step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
-            self._note(loss.detach().isfinite(), step)
+        if loss is None:
+            return
+        # On other devices to look at the loss would wait for them.
+        if loss.device.type == "cpu" and math.isfinite(loss.item()):
+            return
+        step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
+        self._note(loss.detach().isfinite(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.listen()  # Lightning's own, set a moment ago, talk to other processes from within a handler
+        # Lightning's handlers, set a moment ago, talk to other processes from within.
+        self.listen()
         self.began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.received is not None and trainer.world_size == 1:
-            raise Interrupted(self.received, trainer.global_step)  # the last checkpoint is from before
+        self._stop_alone(trainer)  # The last checkpoint is from before.
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._training = False
+        self._stop_alone(trainer)
+
+    def _stop_alone(self, trainer: pl.Trainer) -> None:
         if self.received is not None and trainer.world_size == 1:
             raise Interrupted(self.received, trainer.global_step)
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()
-        self.received = None  # came too late for all processes to agree on
+        self.received = None  # It came too late for all processes to agree on.
 
     def on_exception(self, *_: Any) -> None:
         self._training = False
@@ -158,20 +189,19 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error only reports the loss of another rank."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, torch.distributed.DistError) or (
-            isinstance(seen, RuntimeError | ConnectionError | OSError) and BROKEN.search(str(seen))
-        ):
-            return True
-        seen = seen.__cause__
-    return False
+    """Return whether an error, or one that it comes from, only reports the loss of another rank."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_broken_connection(error.__cause__)
 
 
 def failure_line(error: Exception) -> str:
     """Format an error in one line; unexpected ones with their type."""
-    return str(error) if isinstance(error, UserError) else describe_error(error)
+    if isinstance(error, UserError):
+        return str(error)
+    return describe_error(error)
 
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
@@ -184,19 +214,46 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 
 
 class Peers:
-    """The other ranks of the run, seen from rank 0; ``record`` writes a failure into the run's summary."""
+    """The other ranks of a run, which its first process starts and watches.
+
+    ``record`` writes a failure into the run's summary. On leaving its context nobody is watched any more.
+    """
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
         self.children: list[subprocess.Popen[Any]] = []
         self._settled = threading.Event()
 
-    def watch(self, children: list[subprocess.Popen[Any]]) -> None:
-        self.children = children
+    def __enter__(self) -> "Peers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_watching()
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Start this machine's other ranks of ``trainer``, unless somebody else has, and watch them.
+
+        Lightning starts none where it finds LOCAL_RANK: its own watch would kill all processes, the first one
+        too, without a word of why.
+        """
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
+            return
+        os.environ |= {
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(trainer.world_size),
+        }
+        command = [sys.executable, "-m", "triptych.cli.train", f"resume={self.run.path}"]
+        for local_rank in range(1, trainer.num_devices):
+            ranked = os.environ | {"LOCAL_RANK": str(local_rank)}
+            self.children.append(subprocess.Popen(command, env=ranked))
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop_watching(self) -> None:
-        """Stop watching: the rest is done by rank 0 alone."""
+        """Stop watching: the rest is done by the first process alone."""
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
@@ -205,16 +262,17 @@ class Peers:
         if error is not None and not is_broken_connection(error):
             return error
         until = time.monotonic() + PATIENCE
-        while True:
-            if report := self._first_report():
+        while time.monotonic() < until:
+            report = self._first_report()
+            if report is not None:
                 number, line = report
                 return UserError(f"process {number}: {line} (traceback: {self.run / 'train.log'})")
             for number, child in enumerate(self.children, 1):
-                if (code := child.poll()) is not None and code < 0:
+                code = child.poll()
+                if code is not None and code < 0:
                     return Interrupted(-code, lost=f"process {number}")
-            if time.monotonic() > until:
-                return Interrupted(int(signal.SIGKILL), lost="another process")
             time.sleep(0.05)
+        return Interrupted(int(signal.SIGKILL), lost="another process")
 
     def end(self) -> None:
         """Kill the remaining ranks: they wait in a collective and have nothing to save."""
@@ -223,28 +281,37 @@ class Peers:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
+        """Return the number of the rank that first left an error of this launch, and the error."""
+        token = launch() or str(os.getpid())
         reports = []
         for path in self.run.path.glob(".error-*.json"):
-            if (record := load_object(path)).get("token") == (launch() or str(os.getpid())):
+            record = load_object(path)
+            if record.get("token") == token:
                 number = int(path.stem.rpartition("-")[2])
                 reports.append((path.stat().st_mtime, number, str(record["error"])))
-        return min(reports)[1:] if reports else None
+        if not reports:
+            return None
+        _, number, line = min(reports)
+        return number, line
 
     def _watch(self) -> None:
+        """End this process if it hangs in a collective with a rank that is gone."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):
                 return
             if any(codes) and not self._settled.wait(STUCK):
-                break
-        else:
-            return
-        reason = self.reason(None)  # rank 0 hangs in a collective with a rank that is gone
-        stopped = isinstance(reason, Interrupted)
+                self._end_stuck()
+
+    def _end_stuck(self) -> None:
+        reason, code = self.reason(None), 1
         try:
-            print(reason if stopped else f"error: {reason}", file=sys.stderr, flush=True)
-            if isinstance(reason, Exception):
+            if isinstance(reason, Interrupted):
+                code = 128 + reason.signal
+                print(reason, file=sys.stderr, flush=True)
+            else:
+                print(f"error: {reason}", file=sys.stderr, flush=True)
                 self.record(reason)
         finally:
             self.end()
-            os._exit(128 + reason.signal if isinstance(reason, Interrupted) else 1)
+            os._exit(code)

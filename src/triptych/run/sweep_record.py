@@ -29,7 +29,7 @@ class Record:
     @classmethod
     def read_file(cls, file: Path) -> Self:
         """Read a record; Unreadable: it is malformed."""
-        if file.is_symlink():  # of a stranger's sweep, it may lead to any file
+        if file.is_symlink():  # in a stranger's sweep it may lead to any file
             raise Unreadable(f"{file}: a link; put the file itself there")
         try:
             return cls.from_dict(read_record(file) or {})
@@ -54,7 +54,7 @@ class Looks(Record):
 
 @dataclass(frozen=True)
 class Tuning(Record):
-    """What was tuned, and what was chosen: ``best`` for each setting, ``equal`` for all; empty until then.
+    """What was tuned and what was chosen: ``best`` for each setting, ``equal`` for all, once it is.
 
     A point is a list of overrides, one for each key.
     """
@@ -88,14 +88,15 @@ class Tuning(Record):
 
 @dataclass(frozen=True)
 class SweepRecord(Record):
-    """What a sweep says of itself; what is not recorded is empty.
+    """The record of a sweep; what is not recorded is empty.
 
     Attributes:
         command: as it was typed last. shared: overrides that all of its runs have.
-        named: keys that differ between its runs, or have in an earlier command: their names have them.
+        named: keys that differ between its runs, or did in an earlier command; the runs' names have them.
         expected: the number of runs. equal_within: the margin of its report.
-        until, tuning: of a sweep in rounds.
-        paper, paper_name, paper_axes, paper_settings, scale, machine: of a paper's claims.
+        until, tuning: the looks and the tuning of a sweep in rounds.
+        paper, paper_name, paper_axes, paper_settings, scale, machine: a paper's claims, where the sweep
+            tests them.
         claims_changed: whether claims or their seeds were changed once results were known.
         record: the entries of the file.
     """

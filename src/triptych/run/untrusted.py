@@ -1,7 +1,7 @@
 """Open checkpoints and run directories that may be a stranger's, before anything is used."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from triptych.files import check_directory, load_tensors
 from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
-OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
+OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
 
 
-def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Return a plain configuration from a file, once its groups are there and name only what may be built."""
-    for name in needed or [key for key in groups() if key in MODEL_KEYS]:
-        if not isinstance(config, dict) or not isinstance(config.get(name), dict):
-            raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
-        if name in ("data", "model") and "_target_" not in config[name]:
-            raise UserError(f"{what}: {name} names no class; pass the configuration of a run")
-    if "threads" not in config:
-        raise UserError(f"{what}: its configuration has no threads; must be that of a run")
+def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Check the configuration of a file, and return it: its groups are there and name allowed classes.
+
+    ``needed``: further keys that must be there.
+    """
+    model_groups = [key for key in groups() if key in MODEL_KEYS]
+    missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
+    if missing:
+        raise UserError(f"{what}: its configuration has no {missing[0]}; pass the configuration of a run")
     check_names(config)
     check_values(config)
     return config
@@ -38,89 +38,74 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
 def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     """Return the checkpoint at ``ckpt``, a file or a run's directory; UserError if there is none."""
     path = checkpoint_at(ckpt)
-    where = f"{key}={path}"
-    if is_pipeline(path):
-        fix = f"pass a run of triptych-train trained={path} data=NAME"
-        raise UserError(f"{where}: a pipeline of diffusers; {fix}")
     if path.is_dir():
-        raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
+        raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
-        raise UserError(f"{where}: {NO_CHECKPOINT}{in_root(path)}")
+        raise UserError(f"{key}={path}: {NO_CHECKPOINT}{in_root(path)}")
     return path
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     """Load a checkpoint as plain, checked data on the CPU; UserError: damaged, or another run's."""
     path = find_checkpoint(path, key)
-    where, fix = f"{key}={path}", "pass a checkpoint of a run"
-    try:
-        content = load_tensors(path)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; {fix}") from error
-    known = content.get("triptych") if isinstance(content, dict) else None
-    if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{where}: not written by triptych; {fix}")
-    if known.get("schema") != SCHEMA:
-        problem = "written by another version of triptych, whose configurations have other keys"
-        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
-    if (odd := _odd_part(content)) is not None:
-        raise ForeignCheckpoint(f"{where}: its {odd} is not as a run writes it; {fix}")
+    where = f"{key}={path}"
+    content = _load_content(path, where)
+    known = content["triptych"]
     known["config"] = copy_plain(known["config"], f"{where}: config")
     _check_own(path, where, known["config"])
     return content
 
 
-def _odd_part(content: dict[str, Any]) -> str | None:
-    """Return the name of a part of a checkpoint that has another shape than a run's; None if none has."""
-    from torch import Tensor  # which the file's reader has imported
+def _load_content(path: Path, where: str) -> dict[str, Any]:
+    """Load a checkpoint that this version has written; UserError for any other file.
 
-    known, callbacks = content["triptych"], content.get("callbacks")
-    if type(content.get("global_step")) is not int:
-        return "global_step"
-    if not isinstance(known.get("config"), dict):
-        return "triptych.config"
-    if not isinstance(known.get("chosen", ""), str):
-        return "triptych.chosen"
-    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
-        return "callbacks"
-    for name, state in callbacks.items():
-        if not is_averaging(state):
-            continue
-        if not isinstance(state["name"], str) or not isinstance(state["others"], dict):
-            return f"callbacks.{name}"
-        for average in (state["average"], *state["others"].values()):
-            if not isinstance(average, dict) or not all(isinstance(one, Tensor) for one in average.values()):
-                return f"callbacks.{name}"
-    return None
+    What else is in it has the shape that its readers need, or they raise whatever they raise: those of a
+    stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
+    """
+    try:
+        content: dict[str, Any] = load_tensors(path)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; pass a checkpoint of a run") from error
+    try:
+        schema = content["triptych"]["schema"]
+    except (TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run") from error
+    if schema != SCHEMA:
+        problem = "written by another version of triptych, whose configurations have other keys"
+        raise UserError(f"{where}: {problem}; pass a checkpoint of schema {SCHEMA}")
+    parts = content.get("global_step"), content["triptych"].get("config"), content.get("callbacks")
+    if not all(map(isinstance, parts, (int, dict, dict))):
+        raise ForeignCheckpoint(f"{where}: not as a run writes it; pass a checkpoint of a run")
+    return content
 
 
 def is_averaging(state: dict[str, Any]) -> bool:
-    """Return whether a callback's state is EMA's, or that of a class made from it."""
+    """Return whether a callback's state is that of ``EMA``, or of a subclass."""
     return {"average", "name", "others"} <= state.keys()
 
 
 def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
-    """Check that a checkpoint in a run's directory is that run's, and the one its result is of."""
+    """Check that a checkpoint in a run's directory is that run's, and the one that its result is of."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
-    damage = run.damage()
-    result = None if damage else run.summary()
-    if other := other_figures(run.config(), config):
-        problem = f"of another run than {run / 'config.yaml'}, or that is damaged"
-        fix = "restore the one that is wrong"
-        if damage:  # then the checkpoint may be the only good one
-            problem, fix = damage, "restore it, or pass a copy of the checkpoint in another folder"
-        raise ForeignCheckpoint(f"{where}: {problem} ({describe_differences(other)}); {fix}")
+    differences = other_figures(run.config(), config)
+    if differences:
+        problem = f"of another run than {run / 'config.yaml'} ({describe_differences(differences)})"
+        fix = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
+        raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
+    result = None if run.damage() else run.summary()
+    if result is None:
+        return
     try:
-        check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
+        check_digests(run.path, result.digests, [f"checkpoints/{path.name}"])
     except ValueError as error:
         raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
 
 
 @contextmanager
 def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Refuse a checkpoint, if there is one, whose content raises an error, unless steps have ``begun`` on it.
+    """Raise ForeignCheckpoint for errors within the context, unless training steps have ``begun``.
 
     Content of another shape raises whatever its readers raise.
     """
@@ -144,14 +129,16 @@ def check_reference(key: str, path: str) -> None:
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
-        fix = f"pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        problem = (
-            f"{damage}; restore it"
-            if (damage := run.damage())
-            else f"the run there is {run.status}; finish it"
-        )
-        raise UserError(f"{key}={path}: {problem}, or {fix}")
+        fix = f"or pass a checkpoint of it, as {key.partition('[')[0]}=.../checkpoints/last.ckpt"
+        raise UserError(f"{key}={path}: {_state(run)}; finish or restore it, {fix}")
     check_checkpoint(path, key)
+
+
+def _state(run: RunDirectory) -> str:
+    """Describe the state of a run that has not finished."""
+    if run.status == "new":
+        return "no run"
+    return run.damage() or f"the run there is {run.status}"
 
 
 def check_initial(config: dict[str, Any], begun: bool) -> None:
@@ -169,48 +156,67 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the model's configuration from the run ``config["trained"]`` into a composed one and its choices.
 
-    A pipeline of diffusers has no data and no bound: the composed ones stay, but DDPM's steps, decoder and
-    variance. UserError if nothing finished is there, or for an override of what only the other run can say.
+    UserError: nothing finished is there, or an override is of what only the other run can say.
     """
     path = config["trained"]
     source = RunDirectory(path)
     check_directory(source.path)
-    typed = [override.lstrip("+~").split("=")[0] for override in overrides]
-    free: tuple[str, ...] = ()
-    if pipeline := is_pipeline(path):
-        theirs, free = pipeline_config(path), ("data", "bound")
-        bound = {k: v for k, v in theirs["bound"].items() if f"bound.{k}" not in typed}
-        named: dict[str, Any] = {"schedule": "betas", "denoiser": "unet2d", "process": "vp"}
-        named |= {"objective": theirs["objective"]["output"]["space"], "data": choices.get("data")}
-        theirs |= {"bound": config["bound"] | bound, "objective": config["objective"] | theirs["objective"]}
-        theirs = config | theirs
-    elif source.status != "finished":
-        state = "no run" if source.status == "new" else f"the run there is {source.status}"
-        state = source.damage() or state
-        raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
-    else:
-        theirs, named = source.config(), source.provenance.choices
-    own = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
-    for override, key in zip(overrides, typed, strict=True):
-        if (group := key.split(".")[0].split("/")[0]) in MODEL_KEYS and group not in free:
-            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
-    theirs = check_config(theirs, f"trained={path}")
+    if is_pipeline(path):
+        _adopt_pipeline(config, choices, overrides)
+        return
+    if source.status != "finished":
+        raise UserError(f"trained={path}: {_state(source)}; pass the directory of a finished run")
+    _check_overrides(path, overrides)
+    _copy_model(source.config(), source.provenance.choices, config, choices)
+    if "download" in config["data"]:
+        config["data"]["download"] = False  # the folder is the other run's choice
+    check_checkpoint(config["trained"], "trained")
+
+
+def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
+    """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
+
+    The composed ones stay, but for DDPM's steps, decoder and variance where they were not typed.
+    """
+    _check_overrides(config["trained"], overrides, ("data", "bound"))
+    pipeline = pipeline_config(config["trained"])
+    typed = _typed_keys(overrides)
+    bound = {key: value for key, value in pipeline["bound"].items() if f"bound.{key}" not in typed}
+    pipeline["bound"] = config["bound"] | bound
+    pipeline["objective"] = config["objective"] | pipeline["objective"]
+    names = {"schedule": "betas", "denoiser": "unet2d", "process": "vp", "data": choices.get("data")}
+    names["objective"] = pipeline["objective"]["output"]["space"]
+    _copy_model(config | pipeline, names, config, choices)
+
+
+def _copy_model(
+    source: dict[str, Any], names: Mapping[str, Any], config: dict[str, Any], choices: dict[str, Any]
+) -> None:
+    """Copy the keys that define the model, and the names of its groups, from another configuration."""
+    path = config["trained"]
+    check_config(source, f"trained={path}", ModelKeys.__required_keys__)
     for key in MODEL_KEYS:
         choices.pop(key, None)
-        if key in theirs:
-            config[key] = theirs[key]
-        elif key in ModelKeys.__required_keys__:
-            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
+        if key in source:
+            config[key] = source[key]
         else:
-            config.pop(key, None)  # a run of an earlier version has none
-        if isinstance(named.get(key), str):
-            choices[key] = named[key]
-    config["trained"] = str(source.path)
-    if pipeline:
-        return
-    if "download" in config["data"]:
-        config["data"]["download"] = False  # it would be to where the other run says
-    check_checkpoint(config["trained"], "trained")
+            config.pop(key, None)  # a run of an earlier version has no such group
+        if isinstance(names.get(key), str):
+            choices[key] = names[key]
+    config["trained"] = str(RunDirectory(path).path)
+
+
+def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()) -> None:
+    """Refuse an override of what defines the model, but for the groups in ``free``."""
+    for override, key in zip(overrides, _typed_keys(overrides), strict=True):
+        group = key.split(".")[0].split("/")[0]
+        if group in MODEL_KEYS and group not in free:
+            keys = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
+            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {keys}")
+
+
+def _typed_keys(overrides: list[str]) -> list[str]:
+    return [override.lstrip("+~").split("=")[0] for override in overrides]
 
 
 def check_run(run: RunDirectory) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import netrc
 import os
+import re
 import shlex
 import shutil
 import threading
@@ -19,14 +20,14 @@ from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_table
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
-INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
-SENT = 10.0  # to take the panels, and a checkpoint, before that
+INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at the start, and to upload the rest at the end
+SENT = 10.0  # seconds that W&B has to take the panels, and a checkpoint
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
-_ours: set[str] = set()  # of these variables, those that a run of this process has set
+_ours: set[str] = set()  # the variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
@@ -49,37 +50,43 @@ class WandbRun(WandbLogger):
             x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
-        del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
-        if self.wandb.run is not None:  # of a run that was refused: Lightning would go on with it
+        del self._wandb_init["anonymous"]  # W&B warns of any value
+        if self.wandb.run is not None:  # an earlier run was refused, and Lightning would go on with it
             self.wandb.run.finish()
-        before = {*(run / "wandb").glob("*run-*")}
-        try:
-            started = self.experiment
-        except Exception as error:
-            if mode == "offline":
-                raise
-            end_service()  # it would go on trying, and not give the run's id to another
-            for path in {*(run / "wandb").glob("*run-*")} - before:
-                shutil.rmtree(path, ignore_errors=True)
-            self._wandb_init["mode"] = "offline"
-            started = self.experiment
-            why = error_line(error)
-            log_line(None, f"W&B: offline ({why}); `{self.sync}` sends the run when it has ended")
-        # an absolute link: a run that was moved would not be resumed
+        started = self._start()
+        # This absolute link would keep a run that was moved from being resumed.
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
+    def _start(self) -> Any:
+        """Start W&B's run: offline where W&B does not answer."""
+        folder = self.run / "wandb"
+        before = {*folder.glob("*run-*")}
+        try:
+            return self.experiment
+        except Exception as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            reason = error_line(error)
+        end_service()  # it would go on trying, and not give the run's id to another
+        for path in {*folder.glob("*run-*")} - before:
+            shutil.rmtree(path, ignore_errors=True)
+        self._wandb_init["mode"] = "offline"
+        started = self.experiment
+        log_line(None, f"W&B: offline ({reason}); `{self.sync}` sends the run when it has ended")
+        return started
+
     @property
     def sync(self) -> str:
         """The command that sends this start's files."""
-        # W&B passes over runs that were online, without the flag
-        online = "--include-online " if self._wandb_init["mode"] == "online" else ""
-        return f"wandb sync {online}{shlex.quote(self.experiment.settings.sync_dir)}"
+        # Without the flag, W&B passes over runs that were online.
+        flag = "--include-online " if self._wandb_init["mode"] == "online" else ""
+        return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures of a step; what a run has once goes into the summary alone."""
+        """Log figures of a step; figures that a run has once go into the summary alone."""
         once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
@@ -113,42 +120,43 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        why = [f"no answer within {SENT:.0f} s"]
+        """Run ``task`` for a while at most; print a line if it does not end, or fails."""
+        problems = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:
             try:
                 task()
-                why[0] = ""
+                problems.clear()
             except Exception as error:
-                why[0] = error_line(error)
+                problems[0] = error_line(error)
 
         sending = threading.Thread(target=work, name=f"wandb {what}", daemon=True)
         sending.start()
         sending.join(SENT)
-        if why[0]:
-            log_line(None, f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
+        for problem in [*problems]:
+            log_line(None, f"W&B has not taken {what} ({problem}): {self.run.path} has it")
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
     """Return online, offline or disabled: by configuration, by WANDB_MODE, else by whether W&B has a key."""
-    if (mode := node.get("mode", "auto")) != "auto":
-        return str(mode)
-    mode = os.environ.get("WANDB_MODE", "")
+    mode = str(node.get("mode", "auto"))
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "")
     if mode in ("online", "offline", "disabled"):
         return mode
     return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:
-    """Return whether W&B has a key to use, without asking it (that takes a network)."""
+    """Return whether W&B has an API key, without a request to its server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    try:
+    own_host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
+    names = re.compile(f"wandb|coreweave|{re.escape(own_host)}")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
         hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    names = ("wandb", "coreweave", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb")
-    return any(name in host for name in names for host in hosts)
+        return any(map(names.search, hosts))
+    return False
 
 
 def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
@@ -157,23 +165,27 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
     choices = provenance.choices
     own_tags = node.get("tags") or []
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
-    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
-    without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
-    return {
-        "entity": node.get("entity"),
-        "project": node.get("project") or "triptych",
-        "name": node.get("name") or run.path.name,
-        "group": node.get("group") or sweep,
-        "job_type": node.get("job_type") or ("cell" if sweep else "run"),
-        "notes": node.get("notes") or mask_password(shlex.join(provenance.command)),
+    tags += [f"{group}={choices[group]}"[:64] for group in GROUPS if choices.get(group)]
+    resolved = dict(config)
+    resolved.pop("logger", None)  # it has the addresses of other loggers
+    defaults = {
+        "entity": None,
+        "project": "triptych",
+        "name": run.path.name,
+        "group": sweep,
+        "job_type": "cell" if sweep else "run",
+        "notes": mask_password(shlex.join(provenance.command)),
+    }
+    return defaults | {
+        **{key: node[key] for key in defaults if node.get(key)},
         "tags": list(dict.fromkeys(tags)),
         "id": provenance.id,
-        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: without},
+        "config": comparable(choices, config, provenance.overrides) | {RESOLVED: resolved},
     }
 
 
 def end_service() -> None:
-    """Leave W&B out: its process would be waited for at the end of ours."""
+    """End W&B's process, which ours would wait for at its end."""
     with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
@@ -185,9 +197,9 @@ def end_service() -> None:
 
 
 def import_wandb(folder: Path) -> Any:
-    """Import W&B, with what it would put into the home directory in ``folder`` instead."""
+    """Import W&B so that it writes its data, cache and configuration into ``folder``, not the home."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own telemetry, which speaks where it fails
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry prints errors of its own
     for variable, name in FOLDERS.items():
         if variable not in os.environ or variable in _ours:
             _ours.add(variable)
@@ -199,5 +211,5 @@ def import_wandb(folder: Path) -> Any:
     module.Settings.update_from_system_settings = lambda _: None
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a fork that has ended removed it
+    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a forked process that has ended removes it
     return module

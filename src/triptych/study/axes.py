@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Self
 
 from triptych.config.identity import ABSENT, BUNDLES, default_of
 from triptych.config.keys import role
@@ -12,14 +14,13 @@ from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
-MOST = 300  # settings that differ: each is held against each
 
 
 @dataclass(frozen=True)
 class Axis:
     """A setting that differs between runs, and its values in order of appearance.
 
-    `bundled`: keys that are in no name, as the value of this one says theirs.
+    `bundled`: keys whose values follow from this one, so that they are in no name.
     """
 
     key: str
@@ -34,58 +35,120 @@ class Axis:
 
 
 def value(run: Run, key: str) -> str:
-    """Return a run's value on an axis, a key's default if it lacks it; "none" or "default" without one."""
+    """Return a run's value on an axis; if it lacks the key, its default, "none" or "default"."""
     if key == SWEEP:
         return run.sweep or run.dir.name
     if key in run.settings:
         return run.settings[key]
     if role(key) is Role.MACHINE:
         return run.overrides.get(key) or run.choices.get(key, "default")
-    if run.config and (default := default_of(run.config, key)) is not ABSENT:
+    if not run.config:
+        return "default"
+    default = default_of(run.config, key)
+    if default is not ABSENT:
         return format_value(default)
     return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
-    """Return the axes that name a run, and a note on each setting that changes together with one of them.
+    """Return the axes that name a run, and notes on settings that change together with them.
 
-    A setting that another determines (schedule always "cosine" where objective is "v") is in no name.
+    A setting that another determines (schedule always "cosine" where objective is "v") is in no
+    name.
     """
-    typed = {key for run in runs for key in run.overrides}
-    chosen = {key for run in runs for key in run.choices}
-
-    def place(key: str) -> tuple[int, int]:
-        """Rank a key for naming runs: overridden, chosen, or only resolved."""
-        deep = (2 + key.endswith("_target_"), key.count("."))
-        return (0, 0) if key in typed else (1, 0) if key in chosen else deep
-
-    keys = sorted(dict.fromkeys(key for run in runs for key in run.settings), key=place)
-    # a run that failed early may not have recorded its choices: what it does not tell is no difference
-    known = {key: [run for run in runs if run.status == "finished" or key in run.settings] for key in keys}
-    axes = [axis for key in keys for axis in varied(known[key], [key])]
-    axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
+    axes = _differing(runs)
+    axes = [axis for axis in axes if not _is_only_a_name(axis, axes, runs)]
     models = {(run.seed, value(run, "trained")) for run in runs}
-    if len(models) == len({run.seed for run in runs}):  # one for each seed, as if trained by it
+    if len(models) == len({run.seed for run in runs}):
+        # Each seed has a trained model of its own, as if it had trained it.
         axes = [axis for axis in axes if axis.key != "trained"]
-    notes, bundled = [], dict[str, list[str]]()
-    if len(axes) > MOST:
-        notes.append(f"{len(axes)} settings differ; only the first {MOST} tell these runs apart.")
-        axes = axes[:MOST]
-    at = {axis.key: {id(run): value(run, axis.key) for run in runs} for axis in axes}
-    for axis in reversed(axes.copy()):
-        owners = [a for a in axes if a is not axis and _determines(at[a.key], at[axis.key], known[axis.key])]
-        if owners:
-            axes.remove(axis)
-            for owner in owners:
-                bundled.setdefault(owner.key, []).insert(0, axis.key)
-            # a choice's own keys, several settings under one name, one value that two keys refer to
-            if any(_above(a.key, axis.key) or a.key in BUNDLES or a.values == axis.values for a in owners):
-                continue
-            notes.append(
-                f"{axis.key} ({listed(list(axis.values))}) changes together with {owners[0].key}: "
-                f"these runs cannot tell the effect of one from the other."
-            )
-    return [replace(axis, bundled=tuple(bundled.get(axis.key, ()))) for axis in axes], notes[::-1]
+    return _bundle(axes, runs)
+
+
+def _differing(runs: Sequence[Run]) -> list[Axis]:
+    """Return all settings that differ: typed ones first, then chosen ones, then resolved ones."""
+    typed = all_keys(run.overrides for run in runs)
+    chosen = all_keys(run.choices for run in runs)
+
+    def rank(key: str) -> tuple[int, int]:
+        if key in typed:
+            return (0, 0)
+        if key in chosen:
+            return (1, 0)
+        return (2 + key.endswith("_target_"), key.count("."))
+
+    axes = []
+    for key in sorted(all_keys(run.settings for run in runs), key=rank):
+        axes += varied([run for run in runs if _is_known(run, key)], [key])
+    return axes
+
+
+def _is_known(run: Run, key: str) -> bool:
+    """Return whether a run tells its value; a run that failed early may not have recorded it."""
+    return run.status == "finished" or key in run.settings
+
+
+def _bundle(axes: Sequence[Axis], runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
+    """Bundle each axis that others determine with these; note it where that is unexpected."""
+    columns = {axis.key: AxisColumn.read(axis.key, runs) for axis in axes}
+    named, notes = [*axes], list[str]()
+    bundled: dict[str, list[str]] = {axis.key: [] for axis in axes}
+    # The last axes are the least telling names, so they are bundled first.
+    for axis in reversed(axes):
+        column = columns[axis.key]
+        owners = [a for a in named if a is not axis and columns[a.key].determines(column)]
+        if not owners:
+            continue
+        named.remove(axis)
+        for owner in owners:
+            bundled[owner.key].insert(0, axis.key)
+        if not any(_explains(owner, axis) for owner in owners):
+            setting = f"{axis.key} ({listed([*axis.values])})"
+            together = f"{setting} changes together with {owners[0].key}"
+            notes.insert(0, f"{together}: these runs cannot tell the effect of one from the other.")
+    return [replace(axis, bundled=tuple(bundled[axis.key])) for axis in named], notes
+
+
+def _explains(owner: Axis, axis: Axis) -> bool:
+    """Return whether an axis is part of its owner: a choice's key, or its values again."""
+    return _is_within(axis.key, owner.key) or owner.key in BUNDLES or owner.values == axis.values
+
+
+@dataclass(frozen=True)
+class AxisColumn:
+    """A setting's values, one for each run, and where they are known.
+
+    `neutral`: the values without the run's own seed, as in paths of a cascade's stages:
+    ``.../seed=1``.
+    """
+
+    values: Sequence[str]
+    neutral: Sequence[str]
+    known: Sequence[bool]
+
+    @classmethod
+    def read(cls, key: str, runs: Sequence[Run]) -> Self:
+        """Read a setting of all runs."""
+        values = [value(run, key) for run in runs]
+        pairs = zip(runs, values, strict=True)
+        neutral = [re.sub(rf"\bseed={run.seed}\b", "seed", text) for run, text in pairs]
+        return cls(values, neutral, [_is_known(run, key) for run in runs])
+
+    def determines(self, other: Self) -> bool:
+        """Return whether each value of this setting goes with one value of the other."""
+        return any(self._fixes(values, other.known) for values in (other.values, other.neutral))
+
+    def _fixes(self, values: Sequence[str], known: Sequence[bool]) -> bool:
+        seen: dict[str, str] = {}
+        for owner, text, is_known in zip(self.values, values, known, strict=True):
+            if is_known and seen.setdefault(owner, text) != text:
+                return False
+        return True
+
+
+def all_keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that some mapping has, in order of appearance."""
+    return [*dict.fromkeys(chain.from_iterable(mappings))]
 
 
 def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
@@ -96,39 +159,32 @@ def varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
     """Label a cell: "x0" for one axis, "x0 / elbo" for two; by the model or "all runs" if none."""
-    shown = (value_name(axis.key, value(run, axis.key)) for axis in axes)
-    models = (name for key in ("objective", "model") if (name := run.choices.get(key)) != "none")
-    text = next(filter(None, (" / ".join(shown), *models, run.name)), "all runs")
-    # a label goes into XML, markdown and a terminal: control characters have no place in any
+    names = [value_name(axis.key, value(run, axis.key)) for axis in axes]
+    text = " / ".join(names) or _model_name(run)
+    # A label goes into XML, markdown and a terminal: control characters have no place in any.
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
+def _model_name(run: Run) -> str:
+    for name in (run.choices.get("objective"), run.choices.get("model"), run.name):
+        if name not in (None, "", "none"):
+            return str(name)
+    return "all runs"
+
+
+def _is_only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
     """Return whether only the name of a group's file differs, not its keys."""
     if not any(axis.key in run.choices for run in runs):
         return False
     if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
-        return False  # of a run whose configuration is not known the name is all there is
-    return not any(_above(axis.key, other.key) for other in axes)
+        return False  # The name is all that is known of a run without a configuration.
+    return not any(_is_within(other.key, axis.key) for other in axes)
 
 
 def _has(run: Run, group: str) -> bool:
     return any(key == group or key.startswith(f"{group}.") for key in run.config)
 
 
-def _above(group: str, key: str) -> bool:
+def _is_within(key: str, group: str) -> bool:
     """Return whether ``key`` lies within ``group``, as objective.loss.bias within objective."""
     return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
-
-
-def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Return whether ``owner``'s value fixes ``key``'s; both by the run's ``id``.
-
-    Values that differ in the run's own seed alone are one, as paths of a cascade's stages: ``.../seed=1``.
-    """
-
-    def fixed(texts: Mapping[int, str]) -> bool:
-        seen: dict[str, str] = {}
-        return all(seen.setdefault(owner[id(run)], texts[id(run)]) == texts[id(run)] for run in runs)
-
-    return fixed(key) or fixed({id(r): re.sub(rf"\bseed={r.seed}\b", "seed", key[id(r)]) for r in runs})

@@ -1,31 +1,40 @@
-"""The parts of a report: a setting (Cell), a measure (MeasureTable), two settings (PairTest), all of them."""
+"""The parts of a comparison: a setting (Cell), a measure (MeasureTable), a test (PairTest)."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
+from typing import Literal
 
 import numpy as np
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.parsing import UNITS, Estimate
-from triptych.run.read import Run, read_items
+from triptych.run.items import read_items
+from triptych.run.parsing import UNITS, Estimate, SampleMeasures
+from triptych.run.read import Run
 from triptych.study.axes import Axis, value
 from triptych.study.formatting import with_interval
 from triptych.study.statistics import ALPHA, Paired, far, spread
 
-METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
-BOUND = ""
-Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
-Figures = dict[str, dict[int | None, tuple[float, ...]]]  # of a cell's label and seed, at each value of a key
+METRIC = "metric/"  # The prefix of a user's own metric among the parts of a bound.
+BOUND = ""  # The name of the test bound among measures.
+# Measure, place among its values, and labels of two cells.
+Key = tuple[str, int, str, str]
+# {cell's label: {seed: figures, one for each value of the measure's key}}
+Figures = dict[str, dict[int | None, tuple[float, ...]]]
+Outcome = Literal["separated", "same", "open"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a report decides. `equal_within`: the margin below which two settings are called the same, or None.
+    """How a report decides: margin, planned looks, and whether runs are still to come.
 
-    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the sweep is not
-    at its end, and stopping when a table looks good is a look as well: nothing is claimed.
+    `equal_within`: the margin below which two settings are called the same, or None.
+
+    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the
+    sweep is not at its end, and stopping when a table looks good is a look as well: nothing is
+    claimed.
     """
 
     equal_within: float | None = None
@@ -36,13 +45,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class PairTest:
-    """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
+    """The second cell minus the first: the pair, its corrected p, and that of "not the same".
+
+    The uncorrected p has to reach `level` if no other claim holds, and `step_level` as others do.
+    """
 
     pair: Paired
     p: float
     same: float = math.nan
-    level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
-    step_level: float = ALPHA  # what it had to reach, at any look, as others hold
+    level: float = ALPHA
+    step_level: float = ALPHA
     interim: bool = False
 
     @property
@@ -55,15 +67,24 @@ class PairTest:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
 
+    @property
+    def outcome(self) -> Outcome:
+        """What is known of the two cells."""
+        if self.holds:
+            return "separated"
+        return "same" if self.equal else "open"
+
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05.
+        """Interval of the difference at the level of Holm's test: no zero where corrected p <= .05.
 
         Where an earlier look decided it may include zero.
         """
-        # a p that was cut off at 1 no longer tells what it was multiplied by
+        if self.p == 0:
+            return self.pair.interval(self.step_level)
+        # A p that was cut off at 1 no longer tells what it was multiplied by.
         level = self.level if self.p >= 1 else self.step_level
-        return self.pair.interval(min(level, ALPHA * self.pair.p / self.p) if self.p > 0 else level)
+        return self.pair.interval(min(level, ALPHA * self.pair.p / self.p))
 
     @property
     def text(self) -> str:
@@ -73,11 +94,17 @@ class PairTest:
         return with_interval(self.pair.mean, *self.interval, sign=True)
 
 
+def is_usable(run: Run) -> bool:
+    """Return whether a run has a result to compare."""
+    return run.status == "finished" and math.isfinite(run.bound)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
 
-    `copies`: {seed: the seed whose result it repeats}, of runs among the others.
+    `copies`: {seed: the seed whose result it repeats}, of runs among the others. `superseded`: the
+    number of usable runs of a seed that a newer run replaces.
     """
 
     label: str
@@ -85,23 +112,34 @@ class Cell:
     runs: dict[int | None, Run]
     others: tuple[Run, ...] = ()
     copies: Mapping[int | None, int | None] = field(default_factory=dict)
+    superseded: int = 0
 
-    @property
-    def diverged(self) -> int:
-        """Number of seeds that diverged and never finished, which no mean of the others shows."""
-        return len({run.seed for run in self.others if run.status == "diverged"} - self.runs.keys())
+    def lost(self, status: str) -> set[int | None]:
+        """Return the seeds that ended with this status and never finished."""
+        return {run.seed for run in self.others if run.status == status} - self.runs.keys()
 
     @property
     def seeds(self) -> set[int | None]:
-        """Those of all its runs."""
+        """Seeds of all its runs."""
         return {*self.runs, *(run.seed for run in self.others)}
 
+    def label_of(self, seed: int | None) -> str:
+        """Name a run of this cell: "x0, seed 1"."""
+        return self.label if seed is None else f"{self.label}, seed {seed}"
+
     def values(self, part: str = "") -> dict[int | None, float]:
-        """Return each seed's test figure; `part`: "" the bound, "prior", ..., "metric/NAME" a user's own."""
-        own = part in ("entropy", "gap") or part.startswith(METRIC)
-        key = part.removeprefix(METRIC) if own else f"{self.measure}_{part}" if part else self.measure
-        estimates = {seed: run.test.get(key) for seed, run in self.runs.items()}
-        return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
+        """Return each seed's test figure; `part`: "" (the bound), "prior", ..., "metric/NAME"."""
+        key = self._figure(part)
+        values = {seed: run.test[key].mean for seed, run in self.runs.items() if key in run.test}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def _figure(self, part: str) -> str:
+        """Return the key of a part among the test figures: "bpd_prior" of "prior"."""
+        if not part:
+            return self.measure
+        if part in ("entropy", "gap") or part.startswith(METRIC):
+            return part.removeprefix(METRIC)
+        return f"{self.measure}_{part}"
 
     def spread(self, part: str = "") -> Estimate:
         """Return the mean over seeds with its standard error."""
@@ -114,7 +152,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasureTable:
-    """One measure, of samples or the bound: for each cell its seeds' values, (seeds, values of the key).
+    """A measure of samples, or the bound: for each cell and seed, its value at each value of a key.
 
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
     """
@@ -129,8 +167,8 @@ class MeasureTable:
     @cached_property
     def spreads(self) -> dict[str, list[Estimate]]:
         """Each cell's figures over seeds, one for each value of the key."""
-        of = self.cells.items()
-        return {label: [*map(spread, zip(*seeds.values(), strict=True))] for label, seeds in of}
+        columns = {label: zip(*seeds.values(), strict=True) for label, seeds in self.cells.items()}
+        return {label: [*map(spread, values)] for label, values in columns.items()}
 
     @property
     def sign(self) -> int:
@@ -140,25 +178,35 @@ class MeasureTable:
     @cached_property
     def far(self) -> set[str]:
         """The cells that a linear axis leaves out, so that they squeeze no others."""
-        values = {label: [v for row in seeds.values() for v in row] for label, seeds in self.cells.items()}
+        values = {label: [*chain(*seeds.values())] for label, seeds in self.cells.items()}
         return far(values, self.sign)
 
-    def order(self, at: int) -> list[str]:
-        """Return the cells by their means at a value, best first; those without one, of a seed's, last."""
-        means = {label: self.sign * spreads[at].mean for label, spreads in self.spreads.items()}
+    def figures(self, label: str, place: int) -> dict[int | None, float]:
+        """Return a cell's figure of each seed at the key's value number `place`."""
+        return {seed: values[place] for seed, values in self.cells[label].items()}
+
+    def order(self, place: int) -> list[str]:
+        """Return the cells by their means at a value, best first; those without one come last."""
+        means = {label: self.sign * spreads[place].mean for label, spreads in self.spreads.items()}
         return sorted(means, key=lambda label: (math.isnan(means[label]), means[label], label))
 
 
-def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
+def bound_by_item(
+    runs: Iterable[Run],
+    minus: Iterable[Run] = (),
+) -> dict[int | None, np.ndarray] | None:
     """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
 
     None unless every run recorded its items, the same ones in all.
     """
     by_seed: dict[int | None, np.ndarray] = {}
     index = None
-    for sign, run in (*((1, run) for run in runs), *((-1, run) for run in minus)):
+    signed = [(1, run) for run in runs] + [(-1, run) for run in minus]
+    for sign, run in signed:
         items = read_items(run.dir, run.bound)
-        if items is None or (index is not None and not np.array_equal(index, items.index)):
+        if items is None:
+            return None
+        if index is not None and not np.array_equal(index, items.index):
             return None
         index = items.index
         by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
@@ -169,8 +217,8 @@ def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | 
 class Comparison:
     """Cells on the same data in the same unit, best (lowest mean test bound) first.
 
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
-    over the whole report. `pending` are cells without a usable run.
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of
+    `tests` over the whole report. `pending` are cells without a usable run.
     """
 
     data: str
@@ -179,7 +227,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     pending: tuple[Cell, ...]
     notes: tuple[str, ...]
-    title: str = ""  # of a stage of a sweep that tuned first
+    title: str = ""
     claims: dict[Key, PairTest] = field(default_factory=dict)
     rule: Rule = Rule()
     tests: int = 0
@@ -189,6 +237,21 @@ class Comparison:
         return [run for cell in self.cells for run in cell.runs.values()]
 
     @property
+    def all_cells(self) -> tuple[Cell, ...]:
+        """Cells in the order of the table, those without a usable run last."""
+        return (*self.cells, *self.pending)
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether no setting has a second seed."""
+        return all(len(cell.runs) <= 1 for cell in self.cells)
+
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether models have different numbers of parameters, as far as they are known."""
+        return len({run.parameters for run in self.runs if run.parameters}) > 1
+
+    @property
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]
@@ -196,8 +259,10 @@ class Comparison:
     @property
     def tested(self) -> str:
         """ "297 test items", or "297 or 300 test items", of a bound that decides; else ""."""
-        sizes = [] if self.deciding else sorted({run.test[self.measure].n for run in self.runs})
-        return " or ".join(map(str, sizes)) + f" test item{'s' * (sizes != [1])}" if sizes else ""
+        if self.deciding or not self.runs:
+            return ""
+        sizes = sorted({run.test[self.measure].n for run in self.runs})
+        return f"{' or '.join(map(str, sizes))} test items"
 
     @property
     def heading(self) -> str:
@@ -218,40 +283,59 @@ class Comparison:
 
     @cached_property
     def bounds(self) -> MeasureTable:
-        cells: Figures = {c.label: {seed: (x,) for seed, x in c.values().items()} for c in self.cells}
-        return MeasureTable(Metric(BOUND, "test bound", LOWER, unit=self.unit), "", (math.nan,), cells)
+        """The test bound as a measure without a key."""
+        figures = Figures()
+        for cell in self.cells:
+            figures[cell.label] = {seed: (bound,) for seed, bound in cell.values().items()}
+        metric = Metric(BOUND, "test bound", LOWER, unit=self.unit)
+        return MeasureTable(metric, "", (math.nan,), figures)
 
     @cached_property
     def measures(self) -> dict[str, MeasureTable]:
         """Measures of samples by name: built-in ones, then the user's."""
-        measured = [run.measured for run in self.runs if run.measured]
-        own = {name: metric for one in measured for name, metric in one.metrics.items()}
-        every = SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
-        return {name: table for name, metric in every.items() if (table := self._measure(metric))}
+        own: dict[str, Metric] = {}
+        for run in self.runs:
+            if run.measured:
+                own |= run.measured.metrics
+        # The order is that of the first mention, and a built-in metric is not replaced.
+        metrics = {**SAMPLE_METRICS, **own, **SAMPLE_METRICS}
+        tables = {name: self._measure(metric) for name, metric in metrics.items()}
+        return {name: table for name, table in tables.items() if table is not None}
 
     def _measure(self, metric: Metric) -> MeasureTable | None:
         """Return the figures of runs that share the first one's key and values."""
-        first, name, cells = None, metric.name, Figures()
-        for cell in self.cells:
-            for seed, run in cell.runs.items():
-                if (m := run.measured) and not all(map(math.isnan, m.at(name))):
-                    first = first or m
-                    if (m.key, m.values) == (first.key, first.values):
-                        cells.setdefault(cell.label, {})[seed] = m.at(name)
+        name = metric.name
+        first: SampleMeasures | None = None
+        figures = Figures()
+        for label, seed, measured in self._sample_measures(name):
+            first = first or measured
+            if (measured.key, measured.values) == (first.key, first.values):
+                figures.setdefault(label, {})[seed] = measured.at(name)
         if first is None:
             return None
         floor, noise = first.floor.get(name), first.noise.get(name, math.nan)
-        return MeasureTable(metric, first.key, first.values, cells, floor, noise)
+        return MeasureTable(metric, first.key, first.values, figures, floor, noise)
+
+    def _sample_measures(self, name: str) -> Iterator[tuple[str, int | None, SampleMeasures]]:
+        """Yield each run's cell, seed and measures of samples, if this measure is among them."""
+        for cell in self.cells:
+            for seed, run in cell.runs.items():
+                if run.measured and not all(map(math.isnan, run.measured.at(name))):
+                    yield cell.label, seed, run.measured
 
     @cached_property
     def deciding(self) -> MeasureTable | None:
         """The measure that decides where cells share one model; None: the bound decides."""
-        ranked = (table for table in self.measures.values() if table.metric.better and len(table.cells) > 1)
-        return next(ranked, None) if self.of_drawing else None
+        if not self.of_drawing:
+            return None
+        for table in self.measures.values():
+            if table.metric.better and len(table.cells) > 1:
+                return table
+        return None
 
     @property
     def is_unmeasured(self) -> bool:
-        """Whether the cells share one model, and no measure says how samples drawn from it differ."""
+        """Whether the cells share one model, and no measure compares the samples drawn from it."""
         return self.of_drawing and len(self.cells) > 1 and self.deciding is None
 
     @property
@@ -261,18 +345,19 @@ class Comparison:
 
     @property
     def one_training(self) -> bool:
-        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
+        """Whether the seeds of each cell share one trained model, and differ in drawing alone."""
+        if self.one_seed:
+            return False
         models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
-        several = any(len(cell.runs) > 1 for cell in self.cells)
-        return several and all(len(one) == 1 and not one & {"null", "none", "default"} for one in models)
+        return all(len(names) == 1 and not names & {"null", "none", "default"} for names in models)
 
     def claim(self, i: int, j: int) -> PairTest:
         """Return the test of cell j minus cell i by the bound, for any two different cells."""
         return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
 
-    def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
-        """Return the test of cell b minus cell a by a measure, at its key's value number `at`, or bound."""
-        if (name, at, a, b) in self.claims:
-            return self.claims[name, at, a, b]
-        claim = self.claims[name, at, b, a]
+    def sampled(self, name: str, place: int, a: str, b: str) -> PairTest:
+        """Return the test of cell b minus cell a by a measure at its value number `place`."""
+        if (name, place, a, b) in self.claims:
+            return self.claims[name, place, a, b]
+        claim = self.claims[name, place, b, a]
         return replace(claim, pair=replace(claim.pair, mean=-claim.pair.mean))

@@ -10,7 +10,7 @@ from triptych.terminal import canvas, printable
 
 
 class PlainConsole(Console):
-    """Read no markup and show control characters; only rich's own colours and movements are sent."""
+    """Read no markup and show control characters; rich sends its own colours and movements."""
 
     def __init__(self, stream: TextIO, **options: Any):
         super().__init__(file=canvas(stream), markup=False, highlight=False, emoji=False, **options)

@@ -1,8 +1,9 @@
-"""Figures of lines: error by noise level, the bound over training and two settings, effective weights."""
+"""Figures of lines: error and weight by noise level, the bound over training and settings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,31 +16,48 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, PAPER, LineFigure, log_axis, mark, short
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
-THIN = 400  # seeds whose lines stay distinct
-LEAST = 2 / 3  # of all combinations, that make a grid
-WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
-Line = tuple[np.ndarray, np.ndarray, Run]  # steps, or seconds, and values of a run
-MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
+LEAST = 2 / 3  # A grid has at least this share of all combinations.
+WIDE = 8.0  # An axis is logarithmic from this ratio of its largest to its smallest value.
+# Gamma, mean over seeds and standard error.
+MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = _means(comparison, "noise_levels")
-    return _by_noise_level(curves, colours, "squared error of ε, per dimension") if curves else None
+    """Draw the mean squared error of the noise estimate per dimension, by noise level."""
+    curves = _mean_curves(comparison, lambda run: run.noise_levels)
+    return _by_noise_level(curves, colours, "squared error of ε, per dimension")
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Return weight each objective puts on the noise error, by noise level; only where cells differ in it."""
+    """Draw the weight on the noise error, by noise level, where cells differ in it."""
     curves: dict[str, MeanCurve] = {}
     for cell in comparison.cells:
-        if curve := next((run.weighting for run in cell.runs.values() if run.weighting), None):
-            curves[cell.label] = np.array(curve.gamma), np.array(curve.value), None
-    shapes = [value for _, value, _ in curves.values()]
-    if all(s.shape == shapes[0].shape and np.allclose(s, shapes[0], 1e-3) for s in shapes):
+        first = next(filter(None, [run.weighting for run in cell.runs.values()]), None)
+        if first:
+            curves[cell.label] = (np.array(first.gamma), np.array(first.value), None)
+    if not curves:
         return None
-    gamma = next(iter(curves.values()))[0]
+    gamma, shape, _ = next(iter(curves.values()))
+    if all(_is_alike(shape, other) for _, other, _ in curves.values()):
+        return None
     level = gamma, np.ones_like(gamma)
     return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
+
+
+def _is_alike(shape: np.ndarray, other: np.ndarray) -> bool:
+    return shape.shape == other.shape and np.allclose(other, shape, 1e-3)
+
+
+def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Draw the distance of the model's posterior mean from the true one, by noise level."""
+    curves = {}
+    for label, (gamma, mean, _) in _mean_curves(comparison, lambda run: run.tweedie).items():
+        # An oracle's error is rounding, decades below everything, and would flatten the others.
+        if np.max(mean) > 1e-8:
+            curves[label] = (gamma, mean, None)
+    spread = next((run.posterior for run in comparison.runs if run.posterior), None)
+    dashed = (np.array(spread.gamma), np.array(spread.value)) if spread else None
+    return _by_noise_level(curves, colours, "squared error, per dimension", dashed)
 
 
 def _by_noise_level(
@@ -47,8 +65,10 @@ def _by_noise_level(
     colours: Colours,
     ylabel: str,
     dashed: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Figure:
-    """Return a line a cell with the band of its error on a log axis, and a dashed line to compare with."""
+) -> Figure | None:
+    """Draw a line for each cell with its error as a band, and a dashed line to compare with."""
+    if not curves:
+        return None
     lines = LineFigure(curves, colours)
     if dashed:
         lines.ax.plot(*dashed, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
@@ -63,84 +83,33 @@ def _by_noise_level(
     return lines.finish(GAMMA, ylabel)
 
 
-def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return training(comparison, colours, over_seconds=True)
-
-
-def training(comparison: Comparison, colours: Colours, over_seconds: bool = False) -> Figure | None:
-    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    bound = f"val/{comparison.measure}"
-    lines: dict[str, list[Line]] = {}
+def _mean_curves(
+    comparison: Comparison,
+    curve_of: Callable[[Run], Curve | None],
+) -> dict[str, MeanCurve]:
+    """Return each cell's mean over seeds of a curve that runs recorded."""
+    means = {}
     for cell in comparison.cells:
-        for run in cell.runs.values():
-            columns = run.histories((bound, "time"))
-            steps, history = columns.get(bound, ([], []))
-            seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
-            at = np.array([seconds.get(step, math.nan) for step in steps] if over_seconds else steps)
-            if len(steps) > 1 and np.isfinite(at).all():
-                lines.setdefault(cell.label, []).append((at, np.array(history), run))
-    if not lines:
-        return None
-    drawn = LineFigure(lines, colours)
-    thin = sum(map(len, lines.values())) <= THIN
-    for label, seeds in lines.items():
-        places = np.unique(np.concatenate([at for at, *_ in seeds]))
-        first, end = max(at[0] for at, *_ in seeds), min(at[-1] for at, *_ in seeds)
-        places = places[(places >= first) & (places <= end)]
-        if len(seeds) > 1 and (thin or not places.size):
-            for at, values, run in seeds:
-                drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
-        if places.size:
-            mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
-            only = mark(seeds[0][2]) if len(seeds) == 1 else None
-            drawn.line(label, places, mean, linewidth=2, gid=only)
-        else:  # no moment that all seeds share: the legend names the thin lines
-            drawn.line(label, [], [], linewidth=0.7)
-            drawn.ends[label] = float(np.mean([values[-1] for _, values, _ in seeds]))
-    # the first value says how a random network does: it would flatten everything that follows
-    far = comparison.bounds.far
-    near = [seeds for label, seeds in lines.items() if label not in far] or [*lines.values()]
-    known = [values for seeds in near for _, values, _ in seeds]
-    values, last = np.concatenate(known), [one[-1] for one in known]
-    top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
-    low, top = float(values.min()), min(top, float(values.max()))
-    pad = 0.05 * (top - low) or 1e-3
-    drawn.ax.set_ylim(low - pad, top + pad)
-    drawn.ax.margins(x=0.02)
-    along = "seconds of training" if over_seconds else "training step"
-    return drawn.finish(along, f"validation bound, {comparison.unit}")
-
-
-def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Squared error of the posterior mean against the true one, per dimension, by noise level."""
-    means = _means(comparison, "tweedie")
-    # an oracle's error is rounding, decades below everything: it would flatten the others
-    means = {label: (*curve[:2], None) for label, curve in means.items() if np.max(curve[1]) > 1e-8}
-    if not means:
-        return None
-    spread = next(run.posterior for run in comparison.runs if run.posterior)
-    dashed = np.array(spread.gamma), np.array(spread.value)
-    return _by_noise_level(means, colours, "squared error, per dimension", dashed)
-
-
-def _means(comparison: Comparison, of: str) -> dict[str, MeanCurve]:
-    seeds = {c.label: [curve for r in c.runs.values() if (curve := getattr(r, of))] for c in comparison.cells}
-    return {label: curve for label, curves in seeds.items() if (curve := mean_over_seeds(curves))}
+        seeds = [curve for curve in map(curve_of, cell.runs.values()) if curve]
+        mean = mean_over_seeds(seeds)
+        if mean:
+            means[cell.label] = mean
+    return means
 
 
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
-    """Return gamma, the curves' mean and its standard error (None for one curve); None without curves.
+    """Return gamma, the curves' mean and its standard error (None for one); None without curves.
 
-    Levels that differ by seed (learned endpoints) are read at common ones, linearly between logarithms.
+    Levels that differ by seed (learned endpoints) are read at common ones, linearly between
+    logarithms.
     """
     if not seeds:
         return None
     gamma = np.array(seeds[0].gamma)
-    if any(curve.gamma != seeds[0].gamma for curve in seeds):
+    if len({curve.gamma for curve in seeds}) > 1:
         low, high = max(min(c.gamma) for c in seeds), min(max(c.gamma) for c in seeds)
-        if low >= high:  # no level that all have
-            return None
+        if low >= high:
+            return None  # The seeds have no level in common.
         gamma = np.linspace(low, high, len(gamma))
     values = np.array([_read_at(gamma, curve) for curve in seeds])
     error = values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else None
@@ -149,15 +118,103 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
 
 def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     order = np.argsort(curve.gamma)
-    at, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
+    known, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
     if (value > 0).all():
-        return np.exp(np.interp(gamma, at, np.log(value)))
-    return np.interp(gamma, at, value)
+        return np.exp(np.interp(gamma, known, np.log(value)))
+    return np.interp(gamma, known, value)
+
+
+@dataclass(frozen=True)
+class History:
+    """A run's validation bound over training steps, or over seconds."""
+
+    run: Run
+    x: np.ndarray
+    values: np.ndarray
+
+
+def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Draw the validation bound over seconds of training."""
+    histories = _histories(comparison, over_seconds=True)
+    return _training(comparison, colours, histories, "seconds of training")
+
+
+def training(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Draw the validation bound over training steps."""
+    histories = _histories(comparison, over_seconds=False)
+    return _training(comparison, colours, histories, "training step")
+
+
+def _histories(comparison: Comparison, over_seconds: bool) -> dict[str, list[History]]:
+    """Read the validation bounds of all runs by their cell's label, where they have two or more."""
+    bound = f"val/{comparison.measure}"
+    histories: dict[str, list[History]] = {}
+    for cell in comparison.cells:
+        for run in cell.runs.values():
+            columns = run.histories((bound, "time"))
+            steps, values = columns.get(bound, ([], []))
+            x = np.array(steps)
+            if over_seconds:
+                seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
+                x = np.array([seconds.get(step, math.nan) for step in steps])
+            if len(x) > 1 and np.isfinite(x).all():
+                histories.setdefault(cell.label, []).append(History(run, x, np.array(values)))
+    return histories
+
+
+def _training(
+    comparison: Comparison,
+    colours: Colours,
+    histories: Mapping[str, Sequence[History]],
+    xlabel: str,
+) -> Figure | None:
+    if not histories:
+        return None
+    lines = LineFigure(histories, colours)
+    for label, seeds in histories.items():
+        _draw_seeds(lines, label, seeds)
+    lines.ax.set_ylim(*_late_values(comparison, histories))
+    lines.ax.margins(x=0.02)
+    return lines.finish(xlabel, f"validation bound, {comparison.unit}")
+
+
+def _draw_seeds(lines: LineFigure, label: str, seeds: Sequence[History]) -> None:
+    """Draw a cell's seeds as thin lines, and as a thick one their mean where all have values."""
+    if len(seeds) == 1:
+        (seed,) = seeds
+        lines.line(label, seed.x, seed.values, linewidth=2, gid=mark(seed.run))
+        return
+    for seed in seeds:
+        ink = lines.colours[label]
+        lines.ax.plot(seed.x, seed.values, color=ink, linewidth=0.7, alpha=0.45, gid=mark(seed.run))
+    start, end = max(seed.x[0] for seed in seeds), min(seed.x[-1] for seed in seeds)
+    places = np.unique(np.concatenate([seed.x for seed in seeds]))
+    places = places[(places >= start) & (places <= end)]
+    if places.size:
+        mean = np.mean([np.interp(places, seed.x, seed.values) for seed in seeds], axis=0)
+        lines.line(label, places, mean, linewidth=2)
+    else:
+        # The legend names a seed's thin line where seeds share no moment.
+        lines.line(label, seeds[0].x, seeds[0].values, linewidth=0.7)
+
+
+def _late_values(
+    comparison: Comparison,
+    histories: Mapping[str, Sequence[History]],
+) -> tuple[float, float]:
+    """Return limits that show later values well: those of a random network would flatten them."""
+    near = [seeds for label, seeds in histories.items() if label not in comparison.bounds.far]
+    shown = [seed.values for seeds in near or histories.values() for seed in seeds]
+    values, last = np.concatenate(shown), [history[-1] for history in shown]
+    top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
+    low, top = float(values.min()), min(top, float(values.max()))
+    pad = 0.05 * (top - low) or 1e-3
+    return low - pad, top + pad
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Cells by (value of `lines`, value of `along`), which are in the order in which they are drawn.
+    """Cells by (value of `lines`, value of `along`); values are in the order of the drawing.
 
     `numbers`: `along`'s values as numbers, ascending; None where some are not numbers.
     """
@@ -169,21 +226,17 @@ class Crossing:
 
 
 def crossing(comparison: Comparison) -> Crossing | None:
-    """Return the grid that two crossed settings make; None where they make none, or one of many holes."""
+    """Return the grid of two crossed settings; None where there is none, or one of many holes."""
     if len(comparison.axes) != 2:
         return None
-    first, second = comparison.axes
-    along = max((first, second), key=lambda a: (_numbers(a) is not None, len(a.values), a is second))
-    lines = first if along is second else second
+    lines, along = sorted(comparison.axes, key=_fitness_along)
     cells = {}
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
         cells[value(run, lines.key), value(run, along.key)] = cell
-    # a value that only refused or diverged runs have takes no room
-    lines, along = (
-        Axis(axis.key, tuple(v for v in axis.values if any(key[i] == v for key in cells)))
-        for i, axis in enumerate((lines, along))
-    )
+    # A value that only refused or diverged runs have takes no room.
+    lines = _with_values(lines, {key[0] for key in cells})
+    along = _with_values(along, {key[1] for key in cells})
     if len(cells) < max(4, LEAST * len(lines.values) * len(along.values)):
         return None
     numbers = _numbers(along)
@@ -192,46 +245,75 @@ def crossing(comparison: Comparison) -> Crossing | None:
     return Crossing(lines, along, cells, numbers)
 
 
+def _fitness_along(axis: Axis) -> tuple[bool, int]:
+    """Rank an axis for being drawn along: numbers before names, then the most values."""
+    return _numbers(axis) is not None, len(axis.values)
+
+
+def _with_values(axis: Axis, values: Collection[str]) -> Axis:
+    return Axis(axis.key, tuple(value for value in axis.values if value in values))
+
+
 def _numbers(axis: Axis) -> tuple[float, ...] | None:
     numbers = sorted(map(to_float, axis.values))
     return tuple(numbers) if all(map(math.isfinite, numbers)) else None
 
 
+def lines_by_label(comparison: Comparison) -> dict[str, str]:
+    """Return the line on which each cell of a grid lies; {} where there is no grid."""
+    crossed = crossing(comparison)
+    if crossed is None:
+        return {}
+    return {cell.label: line for (line, _), cell in crossed.cells.items()}
+
+
 HOW = (
-    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its standard "
-    "error. A ring marks each line's lowest mean. Lower is better; lines are cut where the frame ends."
+    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its "
+    "standard error. A ring marks each line's lowest mean. Lower is better; lines are cut where "
+    "the frame ends."
 )
 
 
 def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
-    """Return the test bound along one setting, a line for each value of the other."""
+    """Draw the test bound along one setting, a line for each value of the other."""
     crossed = crossing(comparison)
     if crossed is None:
         return None
-    at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
-    cells_of = {
-        name: {value: cell for value in at if (cell := crossed.cells.get((name, value)))}
-        for name in crossed.lines.values
-    }
-    inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
+    values = crossed.along.values
+    places = dict(zip(values, crossed.numbers or map(float, range(len(values))), strict=True))
+    labels = {line: cell.label for (line, _), cell in crossed.cells.items()}
+    inks = {line: colours[labels[line]] for line in crossed.lines.values}
     lines = LineFigure(crossed.lines.values, inks)
-    for name, cells in cells_of.items():
-        x, means = [float(at[key]) for key in cells], [cell.bound.mean for cell in cells.values()]
-        ink, errors = inks[name], [cell.bound.stderr for cell in cells.values()]
-        lines.line(name, x, means)
-        lines.ax.errorbar(x, means, errors, color=ink, fmt="none", elinewidth=1.1, capsize=2.5)
-        for place, cell in zip(x, cells.values(), strict=True):
-            for seed, bound in cell.values().items():
-                lines.ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
-                              gid=mark(cell.runs[seed]))  # fmt: skip
-        lowest, place = min(zip(means, x, strict=True))
-        lines.ax.scatter([place], [lowest], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
-    # one that is far above the median flattens no other
-    shown = sorted(cell.bound.mean for cell in crossed.cells.values())
-    low, top = shown[0], min(shown[-1], shown[0] + 4 * (shown[len(shown) // 2] - shown[0]) + 1e-3)
+    for name in crossed.lines.values:
+        cells = {}
+        for key, place in places.items():
+            if (name, key) in crossed.cells:
+                cells[place] = crossed.cells[name, key]
+        _draw_line(lines, name, cells)
+    # A cell that is far above the median flattens no other.
+    means = sorted(cell.bound.mean for cell in crossed.cells.values())
+    low, top = means[0], min(means[-1], means[0] + 4 * (means[len(means) // 2] - means[0]) + 1e-3)
     lines.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
-    numbers = crossed.numbers
-    ticks = [f"{float(key):g}" if numbers else short(key, 14) for key in at]
-    apart_by_factors = numbers is not None and numbers[0] > 0 and numbers[-1] / numbers[0] >= WIDE
-    lines.ticks(list(map(float, at.values())), ticks, apart_by_factors)
+    if crossed.numbers is None:
+        lines.ticks([*places.values()], [short(key, 14) for key in values], log=False)
+    else:
+        smallest, largest = crossed.numbers[0], crossed.numbers[-1]
+        log = smallest > 0 and largest / smallest >= WIDE
+        lines.ticks(crossed.numbers, [f"{float(key):g}" for key in values], log)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")
+
+
+def _draw_line(lines: LineFigure, name: str, cells: Mapping[float, Cell]) -> None:
+    """Draw cells' means with errors, a dot for each seed, and a ring around the lowest mean."""
+    ink, x = lines.colours[name], [*cells]
+    means = [cell.bound.mean for cell in cells.values()]
+    errors = [cell.bound.stderr for cell in cells.values()]
+    lines.line(name, x, means)
+    lines.ax.errorbar(x, means, errors, color=ink, fmt="none", elinewidth=1.1, capsize=2.5)
+    how: dict[str, Any] = {"markersize": 3, "color": ink, "alpha": 0.5, "markeredgewidth": 0}
+    for place, cell in cells.items():
+        for seed, bound in cell.values().items():
+            lines.ax.plot(place, bound, "o", gid=mark(cell.runs[seed]), **how)
+    lowest, place = min(zip(means, x, strict=True))
+    ring: dict[str, Any] = {"s": 70, "facecolor": PAPER, "edgecolor": ink, "linewidth": 1.8}
+    lines.ax.scatter([place], [lowest], zorder=3, **ring)

@@ -1,4 +1,4 @@
-"""Data for the page's script, as JSON: runs with their curves and origin, their differences, all pairs.
+"""Data for the page's script, as JSON: runs with curves and origin, differences, all pairs.
 
 All of it is text and numbers that are ready to be shown: the script computes no statistic.
 """
@@ -16,22 +16,21 @@ from triptych.run.directory import RunDirectory
 from triptych.run.parsing import UNITS, natural_key
 from triptych.run.provenance_file import Provenance
 from triptych.run.read import Run
+from triptych.study.axes import all_keys
+from triptych.study.cells import Comparison
 from triptych.study.formatting import duration, plus_minus
 from triptych.study.study import Study
 from triptych.study.style import mark
 from triptych.study.tables import against
 
-NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
-CURVES = 8
-# which every run has: after one's own
-LAST = (
-    "val/bound_stderr", "train/loss_variance", "train/lr", "train/images_per_second", "train/grad_norm",
-    "train/clipped",
-)  # fmt: skip
-TEXT = 240  # characters of one value
-# typed for a sweep, not for one run of it
+# Where something lies is no property to group runs by.
+PLACES = {Role.PATH, Role.OUTPUT}
+CURVES = 16  # The most curves of one run.
+TEXT = 240  # The most characters of one value.
+# Keys that are typed for a sweep, not for one run of it.
 OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
-POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
+POINTS = 12_000  # All runs share so many points of each curve.
+FEWEST = 24  # The fewest points of a run's curve.
 
 
 def as_json(study: Study, where: Mapping[Path, str]) -> str:
@@ -41,65 +40,90 @@ def as_json(study: Study, where: Mapping[Path, str]) -> str:
 
 
 def details(study: Study, where: Mapping[Path, str]) -> dict[str, Any]:
-    """Collect the page's details: runs in the order of its table, each comparison's cells in that of theirs.
+    """Collect the page's details: runs and each comparison's cells, in the order of their tables.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
-    runs, flat = study.runs, [_flat(run) for run in study.runs]
-    keys = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
-    own = [{key: values[key] for key in keys if key in values} for values in flat]
-    place = {run.dir: i for i, run in enumerate(runs)}
-    homes: dict[int, dict[str, Any]] = {}  # of a sweep that tuned first, the last stage's
+    properties = [_properties(run) for run in study.runs]
+    keys = _differing(study.runs, properties)
+    own = [{key: values[key] for key in keys if key in values} for values in properties]
+    places = {run.dir: place for place, run in enumerate(study.runs)}
+    # Section and cell of each run, by its place; the last one of a run that is compared twice.
+    homes: dict[int, dict[str, Any]] = {}
     sections = []
-    for k, comparison in enumerate(study.comparisons):
+    for number, comparison in enumerate(study.comparisons):
         cells = []
-        for cell in (*comparison.cells, *comparison.pending):
-            at = [place[run.dir] for run in (*cell.runs.values(), *cell.others)]
-            home = {"section": k, "cell": cell.label, "far": cell.label in comparison.bounds.far}
-            homes |= dict.fromkeys(at, home)
-            values = {key: dict.fromkeys(own[i][key] for i in at if key in own[i]) for key in keys}
-            shown = {key: cut(", ".join(several)) for key, several in values.items() if several}
-            cells.append({"label": cell.label, "runs": at, "own": shown})
-        tested = len(comparison.cells) > 1 and not comparison.deciding
-        places = range(len(comparison.cells)) if tested else ()
-        # by reference and cell: the difference, its corrected p and the verdict
-        pairs = [[against(comparison, reference, i) for i in places] for reference in places]
-        texts = [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
-        sections.append({"cells": cells, "against": texts})
-    points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
+        for cell in comparison.all_cells:
+            runs = [places[run.dir] for run in (*cell.runs.values(), *cell.others)]
+            far = cell.label in comparison.bounds.far
+            homes |= {run: {"section": number, "cell": cell.label, "far": far} for run in runs}
+            together = _together([own[run] for run in runs])
+            cells.append({"label": cell.label, "runs": runs, "own": together})
+        sections.append({"cells": cells, "against": _pairs(comparison)})
+    points = max(FEWEST, POINTS // max(len(study.runs), 1) // CURVES)
     rows = []
-    for i, run in enumerate(runs):
-        row = {"section": None, "cell": "", "far": False} | homes.get(i, {})
-        row["far"] |= run.status == "diverged"
-        row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[i].items()}}
-        rows.append(row | _of_run(run, points, bool(study.tuned)))
+    for place, run in enumerate(study.runs):
+        row: dict[str, Any] = {"section": None, "cell": "", "far": False} | homes.get(place, {})
+        row["far"] = row["far"] or run.status == "diverged"
+        row |= {"name": where[run.dir], "own": {key: cut(text) for key, text in own[place].items()}}
+        rows.append(row | _describe(run, points, bool(study.tuned)))
     return {"running": study.going_on, "runs": rows, "keys": keys, "sections": sections}
 
 
-def _flat(run: Run) -> dict[str, str]:
-    seed = {} if run.seed is None else {"seed": str(run.seed)}
-    more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
-    more["commit"] = run.commit[:10]
-    return {key: value for key, value in more.items() if value} | run.all_settings | seed
+def _together(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return all values of each property of a cell's runs."""
+    values: dict[str, dict[str, None]] = {}
+    for properties in runs:
+        for key, text in properties.items():
+            values.setdefault(key, {})[text] = None
+    return {key: cut(", ".join(texts)) for key, texts in values.items()}
 
 
-def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return keys that have several values, or that a configuration in ``whole`` lacks; short ones first."""
-    every = dict.fromkeys(key for one in flat for key in one)
-    none = {key for key in every if any(key not in one for one in whole)}
-    keys = [key for key in every if len({one[key] for one in flat if key in one}) + (key in none) > 1]
-    return sorted((k for k in keys if role(k) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k)))
+def _pairs(comparison: Comparison) -> list[list[tuple[str, str, str]]]:
+    """Return difference, corrected p and verdict of each cell (inner list) by reference."""
+    if comparison.deciding or len(comparison.cells) < 2:
+        return []
+    pairs = []
+    for reference in range(len(comparison.cells)):
+        rows = [against(comparison, reference, place) for place in range(len(comparison.cells))]
+        pairs.append([(row["difference"].text, row["p"].text, verdict) for row, verdict in rows])
+    return pairs
 
 
-def _of_run(run: Run, points: int, tuned: bool) -> dict[str, Any]:
-    """Collect everything of a run; ``points``: of each curve, about; ``tuned``: its sweep tuned first."""
+def _properties(run: Run) -> dict[str, str]:
+    """Return what runs can be grouped by: all settings, and facts of the run."""
+    facts = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
+    facts |= {"commit": run.commit[:10], **run.all_settings}
+    facts["seed"] = "" if run.seed is None else str(run.seed)
+    return {key: value for key, value in facts.items() if value}
+
+
+def _differing(runs: Sequence[Run], properties: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the properties that differ between runs or that a run with a configuration lacks."""
+    differing = []
+    pairs = [*zip(runs, properties, strict=True)]
+    for key in all_keys(properties):
+        # A run without a configuration tells nothing by what it lacks.
+        known = {values.get(key, "") for run, values in pairs if run.config}
+        known |= {values[key] for values in properties if key in values}
+        if len(known) > 1 and role(key) not in PLACES:
+            differing.append(key)
+    return sorted(differing, key=lambda key: (key.count("."), natural_key(key)))
+
+
+def _describe(run: Run, points: int, tuned: bool) -> dict[str, Any]:
+    """Collect everything of a run; ``points``: of each curve; ``tuned``: its sweep tuned first."""
     bound = f"{plus_minus(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
     provenance = RunDirectory(run.dir).readable_provenance
-    about: dict[str, Any] = {"mark": mark(run), "status": run.status, "error": cut(run.error), "bound": bound}
-    about |= {"facts": list(_facts(run)), "curves": _curves(run, points)}
-    return about | {
+    return {
+        "mark": mark(run),
+        "status": run.status,
+        "error": cut(run.error),
+        "bound": bound,
+        "facts": _facts(run),
+        "curves": _curves(run, points),
         "again": command_again(provenance, tuned),
-        "provenance": list(_provenance(run, provenance)),
+        "provenance": _provenance(run, provenance),
     }
 
 
@@ -108,38 +132,53 @@ def cut(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def _facts(run: Run) -> Iterable[tuple[str, str]]:
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Return names and texts of what a run did."""
+    facts = []
     if run.progress:
-        yield "stage", f"{run.progress.stage}, step {run.progress.step} of {run.progress.max_steps or '?'}"
-    for what, count in (("steps", run.steps), ("parameters", run.parameters)):
-        if count is not None:
-            yield what, f"{count:,}"
-    for stage, seconds in run.seconds.items():
-        yield f"{stage} took", duration(seconds)
-    if run.weights:
-        yield "weights", run.weights
+        progress = run.progress
+        steps = f"step {progress.step} of {progress.max_steps or '?'}"
+        facts.append(("stage", f"{progress.stage}, {steps}"))
+    if run.steps is not None:
+        facts.append(("steps", f"{run.steps:,}"))
+    if run.parameters is not None:
+        facts.append(("parameters", f"{run.parameters:,}"))
+    facts += [(f"{stage} took", duration(seconds)) for stage, seconds in run.seconds.items()]
+    facts.append(("weights", run.weights))
+    return _filled(facts)
+
+
+def _filled(facts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, cut(text)) for name, text in facts if text]
 
 
 def _curves(run: Run, points: int) -> list[dict[str, Any]]:
-    """Return columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
+    """Return curves of metrics.csv, the validation bound first, and the error by noise level."""
     histories = run.histories()
-    drawn = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
-    others = (name for name in histories if name.startswith(("val/", "train/")))
-    drawn += ["train/loss", *sorted(others, key=LAST.__contains__)]
-    drawn = [name for name in dict.fromkeys(drawn) if len({*histories.get(name, ((), ()))[1]}) > 1]
-    aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    clock = dict(zip(*histories.get("time", ([], [])), strict=True))
+    clock = dict(zip(*histories.pop("time", ([], [])), strict=True))
+    columns = {}
+    for name, (steps, values) in histories.items():
+        # A constant is no curve.
+        if name.startswith(("val/", "train/")) and len({*values}) > 1:
+            columns[name] = (steps, values)
+    bounds = [f"val/{unit}" for unit in UNITS]
+    if columns.keys() & bounds:
+        columns.pop("val/bound", None)  # It is the bound under another name.
     curves = []
-    for name in [name for name in drawn if name not in aside][:CURVES]:
-        thinned = _thinned(*histories[name], points)
-        known = clock.keys() >= {*thinned["x"]}
-        seconds = [_short(clock[step]) for step in thinned["x"]] if known else []
-        unit = next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
-        curves.append({"name": name, "of": "training step", "unit": unit, "seconds": seconds} | thinned)
-    if levels := run.noise_levels:
-        what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR", "unit": "per dimension"}
-        thinned = _thinned(levels.gamma, levels.value, points)
-        curves.append(what | {"log": min(levels.value) > 0} | thinned)
+    for name in sorted(columns, key=lambda name: name not in bounds)[:CURVES]:
+        thinned = _thinned(*columns[name], points)
+        seconds = [_short(clock.get(step, math.nan)) for step in thinned["x"]]
+        if not all(map(math.isfinite, seconds)):
+            seconds = []
+        measure = name.partition("/")[2]
+        unit = next((unit for key, unit in UNITS.items() if measure.startswith(key)), "")
+        head = {"name": name, "of": "training step", "unit": unit, "seconds": seconds}
+        curves.append(head | thinned)
+    levels = run.noise_levels
+    if levels:
+        curve: dict[str, Any] = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
+        curve |= {"unit": "per dimension", "log": min(levels.value) > 0}
+        curves.append(curve | _thinned(levels.gamma, levels.value, points))
     return curves
 
 
@@ -147,8 +186,9 @@ def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, A
     """Thin a curve to every k-th point and the last one; `every` is k."""
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
-    short = [i for i in places if math.isfinite(y[i])]
-    return {"every": every, "x": [_short(x[i]) for i in short], "y": [_short(y[i]) for i in short]}
+    finite = [place for place in places if math.isfinite(y[place])]
+    shown_x, shown_y = [_short(x[i]) for i in finite], [_short(y[i]) for i in finite]
+    return {"every": every, "x": shown_x, "y": shown_y}
 
 
 def _short(x: float) -> float:
@@ -156,29 +196,32 @@ def _short(x: float) -> float:
 
 
 def command_again(provenance: Provenance, tuned: bool) -> str:
-    """Return the command that repeats a run; "" if unknown. ``tuned``: its values were tuned, now typed."""
+    """Return the command that repeats a run, with values that its sweep tuned; "" if unknown."""
     if "overrides" not in provenance.record:
         return ""
     words = [word for word in provenance.overrides if word.partition("=")[0] not in OF_SWEEP]
-    several = any(word.startswith(("ablation=", "paper=")) for word in words)
-    own = ["hydra.sweeper.tune=null"] if several and tuned else []
-    # under the sweep's own name finished runs are returned, and nothing runs
-    return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words, *own])
+    if any(word.startswith(("ablation=", "paper=")) for word in words):
+        # Under the sweep's own name the finished run would be returned, and nothing would run.
+        words = ["-m", "name=again", *words]
+        if tuned:
+            words.append("hydra.sweeper.tune=null")
+    return shlex.join(["triptych-train", *words])
 
 
-def _provenance(run: Run, provenance: Provenance) -> Iterable[tuple[str, str]]:
-    yield "directory", run.dir.name
-    if run.command:
-        yield "command", cut(" ".join(run.command))
-    yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
-    for what, fact in (("started", run.began), ("host", run.host), ("device", run.device)):
-        if fact:
-            yield what, cut(fact)
-    if provenance.description:
-        leaks = "".join(f"; {n} {name} items are also in train" for name, n in provenance.shared.items())
-        yield "data", cut(f"{provenance.description}{leaks}")
-    if run.fingerprint:
-        changed = ", changed on the way" if run.data_changed else ""
-        yield "data fingerprint", f"{run.fingerprint}{changed}"
-    for change in run.code_changes[:4]:
-        yield "went on under other code", cut(change)
+def _provenance(run: Run, provenance: Provenance) -> list[tuple[str, str]]:
+    """Return names and texts of where a run comes from."""
+    changes = ", with uncommitted changes" if run.dirty else ""
+    shared = provenance.shared.items()
+    leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
+    changed = ", changed on the way" if run.data_changed else ""
+    facts = [
+        ("directory", run.dir.name),
+        ("command", " ".join(run.command)),
+        ("commit", (run.commit or "not recorded") + changes),
+        ("started", run.began),
+        ("host", run.host),
+        ("device", run.device),
+        ("data", f"{provenance.description}{leaks}" if provenance.description else ""),
+        ("data fingerprint", f"{run.fingerprint}{changed}" if run.fingerprint else ""),
+    ]
+    return _filled(facts)

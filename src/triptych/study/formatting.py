@@ -9,23 +9,28 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
-    if math.isinf(x):
-        return "∞" if x > 0 else "−∞"
     size = abs(x)
-    digits = max(decimals, _decimals(size))
-    text = f"{size:.1e}" if 0 < size < 1e-6 or size >= 1e7 else f"{size:.{digits}f}"
-    return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
+    if size == math.inf:
+        text = "∞"
+    elif 0 < size < 1e-6 or size >= 1e7:
+        text = f"{size:.1e}"
+    else:
+        text = f"{size:.{max(decimals, _decimals(size))}f}"
+    if x < 0:
+        return f"−{text}"
+    return f"+{text}" if sign and 0 < x < math.inf else text
 
 
 def plus_minus(figure: Estimate) -> str:
-    """Format mean and standard error, if known: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals."""
+    """Format mean and standard error with equal decimals: "1.902 ± 0.006", "1.90023 ± 0.00061"."""
     if math.isnan(figure.stderr):
         return format_number(figure.mean)
-    return f"{format_number(figure.mean, decimals=_digits(figure.stderr))} ± {format_number(figure.stderr)}"
+    mean = format_number(figure.mean, decimals=_digits(figure.stderr))
+    return f"{mean} ± {format_number(figure.stderr)}"
 
 
 def with_interval(mean: float, low: float, high: float, sign: bool = False) -> str:
-    """Format "0.120 [0.100, 0.140]", as many decimals as half the width needs; the mean where that is NaN."""
+    """Format "0.120 [0.100, 0.140]" with the decimals of half the width; no interval for NaN."""
     if math.isnan(low):
         return format_number(mean, sign)
     digits = _digits((high - low) / 2)
@@ -48,12 +53,15 @@ def p_value(p: float) -> str:
     """Format p with two significant digits; "<0.0001" below that, a dash for NaN."""
     if math.isnan(p):
         return "–"
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
+    if p < 1e-4:
+        return "<0.0001"
+    return f"{p:.2g}" if p < 0.995 else "1"
 
 
 def three_digits(x: float) -> str:
     """Format with three significant digits, 1,000 and more in full: "0.0123", "12.3", "1,070"."""
-    return f"{x:.3g}" if x < 999.5 else f"{float(f'{x:.3g}'):,.0f}"
+    text = f"{x:.3g}"
+    return text if x < 999.5 else f"{float(text):,.0f}"
 
 
 def quantity(n: int, noun: str) -> str:
@@ -66,8 +74,10 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+        return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 360_000:
@@ -77,4 +87,5 @@ def duration(seconds: float) -> str:
 
 def listed(names: list[str]) -> str:
     """Join names: "a", "a and b", "a, b and c"."""
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+    *first, last = names or [""]
+    return f"{', '.join(first)} and {last}" if first else last

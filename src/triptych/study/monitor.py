@@ -21,32 +21,33 @@ APART = 30  # times as long as a report took, until the next: it takes a core fr
 
 
 def try_write_report(root: Path, show: bool = False) -> str:
-    """Write, and with ``show`` print, the report; return an error line or "". The runs' results are kept."""
+    """Write the report, and print it with ``show``; return why it cannot be written, or ""."""
     from triptych.study.render import print_table, write_report
 
-    report, problem = None, ""
     try:
         report = write_report(root)
+        if show:
+            print_table(root, report=report)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        problem = f"{root}: the report cannot be written ({what}); the runs' results are kept"
-    if show:
-        try:
-            print_table(root, report=report)
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            return problem or f"{root}: the report cannot be shown ({what})"
-    return problem
+        return f"{root}: the report cannot be written ({what}); the runs' results are kept"
+    return ""
 
 
 class Monitor(threading.Thread):
     """Draw the progress of each run about once a second, and renew the report when one finishes.
 
-    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``, which had
-    finished before.
+    Without a terminal it prints a line whenever a run ends, and at the end for each of ``done``,
+    which had finished before.
     """
 
-    def __init__(self, root: Path, cells: Sequence[str], done: Collection[str] = (), every: float = 1.0):
+    def __init__(
+        self,
+        root: Path,
+        cells: Sequence[str],
+        done: Collection[str] = (),
+        every: float = 1.0,
+    ):
         super().__init__(daemon=True)
         self.root, self.cells, self.done, self.every = root, cells, done, every
         self._halt = threading.Event()
@@ -62,7 +63,7 @@ class Monitor(threading.Thread):
         if not console.is_terminal:
             return self._run_plain()
         live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
-        # Live puts in streams of its own, which obey the colours in what is printed; ours stand before them.
+        # Live's own streams obey control characters in what is printed; ours stand before them.
         with live, redirect_stdout(plain(sys.stdout)), redirect_stderr(plain(sys.stderr)):
             while not self._halt.wait(self.every):
                 live.update(self.table())

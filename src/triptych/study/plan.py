@@ -1,8 +1,9 @@
 """``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
 
-Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are those of one
-item forward, by torch's formulas, and twice as many backward; activations are what autograd saves. Hours are
-operations over a card's peak rate times a utilisation, so without validation, the account and samples.
+Networks are made on the ``meta`` device; one that cannot be is made on the CPU. Operations are
+those of one item forward, by torch's formulas, and twice as many backward; activations are what
+autograd saves. Hours are operations over a card's peak rate times a utilisation, so without
+validation, the account and samples.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -23,16 +25,20 @@ from triptych.study.formatting import duration, quantity, three_digits
 UTILISATION = 0.35
 # Operations a second: dense bfloat16 by the cards' data sheets, times the utilisation.
 SPEEDS = {"A100": 312e12 * UTILISATION, "H100": 989e12 * UTILISATION}
-CORE = 50e9  # single-precision operations a second of a step on one CPU core (benchmarks/training_step.py)
+# Single-precision operations a second of a step on one CPU core (benchmarks/training_step.py).
+CORE = 50e9
 CLASSES = 1000  # of a folder that is not read
 DIFFUSION = "triptych.models.diffusion.Diffusion"
-PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")  # of a network
+# The parts of a configuration that a network follows from.
+PARTS = ("denoiser", "model", "process", "data", "augmentation", "objective", "bound")
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
 
+CORE_SPEED = f"at {CORE / 1e9:g} GFLOP a second in float32"
+
 
 class Operations(TorchDispatchMode):
-    """Add up the operations of what runs within, as FlopCounterMode does, which follows each module, too."""
+    """Add up the operations of what runs within, as torch's FlopCounterMode does by module."""
 
     total = 0
 
@@ -45,7 +51,7 @@ class Operations(TorchDispatchMode):
 
 
 class Saved(torch.autograd.graph.saved_tensors_hooks):
-    """Keep what autograd saves for the backward pass, alive so that no storage has another's place."""
+    """Keep what autograd saves for the backward pass: a freed storage's place could be reused."""
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.UntypedStorage] = {}
@@ -113,10 +119,11 @@ def _cost(config: Mapping[str, Any], device: str) -> Cost:
     return Cost(size, 3.0 * counter.total, float(saved.bytes_besides(parameters)), assumed)
 
 
-def _item(network: Any, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, Condition | None]:
+def _item(network: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """Return an item, its noise level and its labels; UserError: a network has other conditions."""
     if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
-        raise UserError("plan=true: for networks without conditions other than labels; leave it out")
+        problem = "for networks without conditions other than labels"
+        raise UserError(f"plan=true: {problem}; leave it out")
     condition = None
     if network.conditions:
         label = torch.zeros(1, dtype=torch.int64)
@@ -125,7 +132,7 @@ def _item(network: Any, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tenso
 
 
 def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[str]:
-    """Return the lines that describe settings, each by name, number of runs, of fits, and configuration."""
+    """Describe settings, each given by its name, number of runs, number of fits, configuration."""
     costs: dict[str, Cost] = {}
     lines: dict[str, None] = {}
     operations = disk = 0.0
@@ -138,14 +145,16 @@ def plan(settings: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> list[st
         operations += fits * cost.operations * batches * config["data"]["batch_size"]
         disk += runs * WHOLE * FLOAT * cost.parameters * (3 + averages_of(config))
     n_fits = sum(fits for _, _, fits, _ in settings)
-    hours = [f"{three_digits(operations / n / 3600)} hours on one {card}" for card, n in SPEEDS.items()]
+    hours = []
+    for card, speed in SPEEDS.items():
+        hours.append(f"{three_digits(operations / speed / 3600)} hours on one {card}")
     return [
         f"{quantity(sum(runs for _, runs, _, _ in settings), 'run')}, nothing is started",
         *lines,
         *dict.fromkeys(cost.assumed for cost in costs.values() if cost.assumed),
         f"{quantity(n_fits, 'fit')}: {operations:.3g} FLOP; {', '.join(hours)} "
         f"in bfloat16 at {UTILISATION:.0%} of the peak",
-        f"on a CPU: {duration(operations / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
+        f"on a CPU: {duration(operations / CORE)} of one core, {CORE_SPEED}",
         f"disk: {three_digits(disk / 2**30)} GiB of checkpoints",
         *(f"{quantity(runs, 'run')}: {name}" for name, runs, _, _ in settings),
     ]
@@ -158,9 +167,8 @@ def batches_of(config: Mapping[str, Any]) -> int:
 
 def averages_of(config: Mapping[str, Any]) -> int:
     """Return how many averages of the weights a run keeps."""
-    callbacks = config.get("callbacks") or {}
-    ema = callbacks.get("ema") or {}
-    return 1 + len(ema.get("others") or [])
+    others = OmegaConf.select(OmegaConf.create(dict(config)), "callbacks.ema.others")
+    return 1 + len(others or [])
 
 
 def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
@@ -171,11 +179,12 @@ def network_line(config: Mapping[str, Any], cost: Cost, batches: int) -> str:
     states = FLOAT * cost.parameters * 4  # weights, gradients and AdamW's two moments
     if trainer["strategy"] == "fsdp":
         states /= devices
+    millions = three_digits(batches * batch / 1e6)
     memory = states + cost.activations * batch / devices
     line = (
         f"{name}: {cost.parameters / 1e6:.1f} million parameters, "
         f"{three_digits(cost.operations / 1e9)} GFLOP an item forward and backward; "
-        f"{batches:,} batches of {batch:,} items, {three_digits(batches * batch / 1e6)} million items; "
+        f"{batches:,} batches of {batch:,} items, {millions} million items; "
         f"weights, gradients, AdamW and activations {three_digits(memory / 2**30)} GiB in float32"
     )
     if devices > 1:

@@ -1,6 +1,5 @@
 """Check the cells and the launcher of a sweep before anything begins."""
 
-import shutil
 from collections.abc import Sequence
 
 from hydra.core.global_hydra import GlobalHydra
@@ -31,11 +30,7 @@ def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> N
             check_keys(cell, cell.hydra)
             known.update(job)
     _check_any_resolves(config, jobs, begun)
-    varying = rounds.differing(config)
-    guidance = config.get("guidance") or {}
-    if "guidance" not in varying and not {"classifier", "weak"} & {*guidance}:
-        varying.add("guide")  # an ablation may name a guide for a guidance that is not chosen
-    check_files(config, varying)
+    check_files(config, rounds.differing(config))
 
 
 def _check_any_resolves(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
@@ -78,8 +73,6 @@ def check_launcher(config: DictConfig) -> None:
     if fixed:
         problem = "cannot vary within a SLURM sweep; start a sweep for each value"
         raise UserError(f"{min(fixed)}: {problem}")
-    if not shutil.which("srun"):  # submitit asks for it once the sweep has begun
-        raise UserError("hydra/launcher: no SLURM here (srun is missing); start the sweep on a login node")
 
 
 def _import_nothing_from_here() -> None:

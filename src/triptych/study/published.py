@@ -1,7 +1,7 @@
-"""Verdicts on a paper's claims by a sweep: reproduced, contradicted, cannot tell, or not testable here.
+"""Verdicts on a paper's claims: reproduced, contradicted, cannot tell, or not testable here.
 
-docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reproduced", Bonferroni's of
-"contradicted", each at 5% and corrected by Holm's method over all claims of the file.
+docs/papers.md has the rule: an intersection-union test (Berger 1982) of "reproduced", Bonferroni's
+of "contradicted", each at 5% and corrected by Holm's method over all claims of the file.
 """
 
 import math
@@ -14,15 +14,26 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.run.sweep_record import SweepRecord
-from triptych.study.contrasts import ContrastResult, measure_contrast, read_settings
+from triptych.study.claim_settings import read_settings
+from triptych.study.contrasts import ContrastResult, measure_contrast
 from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.paper import read_claims
 from triptych.study.statistics import ALPHA, holm
-from triptych.study.verdict import no_better
+from triptych.study.verdict import find_weakness
 
 Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
+# What reading a record that anybody may have written raises.
+MALFORMED = (
+    UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
 FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
+
+# The words for as claimed and for otherwise, of a finding and of an identity.
+WORDS: dict[bool, tuple[Word, Word]] = {
+    False: ("reproduced", "contradicted"),
+    True: ("holds", "fails"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,11 @@ class Judgement:
     def word(self) -> Word:
         if self.claim.untestable:
             return "not testable here"
+        as_claimed, otherwise = WORDS[self.is_identity]
         if self.reproduced <= ALPHA:
-            return "holds" if self.is_identity else "reproduced"
+            return as_claimed
         if self.contradicted <= ALPHA:
-            return "fails" if self.is_identity else "contradicted"
+            return otherwise
         return "cannot tell"
 
     @property
@@ -56,7 +68,7 @@ class Judgement:
 
     @property
     def deciding(self) -> ContrastResult:
-        """The contrast that decides: the least sure of those as claimed, or the surest that is not."""
+        """The contrast that decides: the least sure one as claimed, or the surest that is not."""
         if self.word in ("contradicted", "fails"):
             return min(self.measured, key=lambda m: m.p_within)
         return max(self.measured, key=lambda m: m.p_not_within)
@@ -68,7 +80,7 @@ class Judgement:
 
     @property
     def p_within(self) -> float:
-        """The smallest p of "this contrast is within its range": small where one is not as claimed."""
+        """The smallest p of "this contrast is in its range": small where one is not as claimed."""
         return min(m.p_within for m in self.measured)
 
     @property
@@ -100,7 +112,7 @@ class Judgement:
 
     @property
     def _reason_open(self) -> str:
-        """Why nothing is decided: what could not be measured, a margin too wide, or the p-values."""
+        """Why nothing is decided: what was not measured, a margin too wide, or the p-values."""
         reasons = [m.trouble for m in self.measured if m.trouble]
         if not reasons:
             reasons = [f"{m.contrast.name} = {m.text}: {m.wide}" for m in self.measured if m.wide]
@@ -114,7 +126,8 @@ class Judgement:
 
     @property
     def _deciding_text(self) -> str:
-        return f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
+        deciding = self.deciding
+        return f"{deciding.contrast.name} = {deciding.text}, {deciding.accepted} is claimed"
 
     @property
     def _basis(self) -> str:
@@ -131,7 +144,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class PaperVerdicts:
-    """A paper's claims with a sweep's verdicts; ``changed``: they are not those that it began with."""
+    """A paper's claims with a sweep's verdicts; ``changed``: claims changed since it began."""
 
     node: Mapping[str, Any]
     name: str
@@ -155,14 +168,14 @@ class PaperVerdicts:
 
 
 def judge_claims(sweep: SweepRecord, runs: Sequence[Run]) -> PaperVerdicts | None:
-    """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
+    """Judge the claims that ``sweep.json`` holds by the sweep's runs; None where it holds none."""
     if not sweep.paper:
         return None
     try:
         axes = {key: [str(value) for value in values] for key, values in sweep.paper_axes.items()}
         claims = read_claims(sweep.paper, axes, sweep.scale)
-    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
-        return None  # a file that anybody may have written
+    except MALFORMED:  # anybody may have written the file
+        return None
     judgements = _corrected([_judge(claim, axes, runs) for claim in claims])
     judgements = _corrected(_without_wide_margins(judgements))
     return PaperVerdicts(
@@ -190,15 +203,15 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run]) -> Judgement:
         seeds=min((pair.n for pair in pairs), default=0),
         items=min((pair.n_items for pair in pairs), default=0),
         runs=tuple(used.values()),
-        warning=no_better({setting.label: setting.runs for setting in of_bound}),
+        warning=find_weakness({setting.label: setting.runs for setting in of_bound}).text,
     )
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     """Correct p over all claims that are tested, by Holm's method.
 
-    A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of "all are
-    within" the smallest times their number (Bonferroni).
+    A claim's p of "some contrast is out of its range" is the largest (intersection-union test), of
+    "all are within" the smallest times their number (Bonferroni).
     """
     tested = [j for j in judgements if not j.claim.untestable]
     reproduced = holm([j.p_not_within for j in tested])
@@ -223,7 +236,7 @@ def _intervals(j: Judgement, tests: int) -> tuple[ContrastResult, ...]:
 
 
 def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """Return the judgements, in which no tie is reproduced whose margin exceeds an effect on its metric."""
+    """Return the judgements; no tie is reproduced whose margin exceeds an effect on its metric."""
     reproduced = [m for j in judgements if j.word == "reproduced" for m in j.measured]
     effects = [m for m in reproduced if m.contrast.is_pair and math.isinf(m.contrast.high)]
     checked = []
@@ -231,8 +244,8 @@ def _without_wide_margins(judgements: Sequence[Judgement]) -> list[Judgement]:
         measured = []
         for m in j.measured:
             metric, ratio = m.contrast.first.metric, m.contrast.ratio
-            sizes = [effect.size(ratio) for effect in effects if effect.contrast.first.metric == metric]
-            least = min(sizes, default=math.inf)
+            alike = [effect for effect in effects if effect.contrast.first.metric == metric]
+            least = min((effect.size(ratio) for effect in alike), default=math.inf)
             measured.append(m.refuse_wide(least, "an effect in this table"))
         checked.append(replace(j, measured=tuple(measured)))
     return checked

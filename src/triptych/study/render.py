@@ -1,7 +1,8 @@
-"""Write the report, `report.html` (one file, no network) and `results.csv`, and the index of a log directory.
+"""Write the report, `report.html` (one file, no network) and `results.csv`, and an index.
 
-The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables as CSV and
-LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows half a report.
+The result as a table in the terminal, for the end of a sweep; figures as SVG, PDF and PNG, tables
+as CSV and LaTeX, for a paper. Each file appears whole or not at all, so an open page never shows
+half a report.
 """
 
 import base64
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -27,30 +29,36 @@ from rich.text import Text
 from triptych.errors import Unreadable
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run, read_runs
-from triptych.run.result import PARTS
 from triptych.run.sweep_record import SweepRecord
 from triptych.study import formatting
+from triptych.study.cells import Comparison
 from triptych.study.console import PlainConsole
 from triptych.study.details import as_json
-from triptych.study.panels import colours, draw_panels, headline_panels, known_figures, sample_pictures
+from triptych.study.panels import (
+    colours,
+    draw_panels,
+    headline_panels,
+    known_figures,
+    sample_pictures,
+)
+from triptych.study.published import PaperVerdicts
 from triptych.study.results import csv_text, results_csv
 from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE, short, styled, to_svg
-from triptych.study.tables import BESIDE, TableRow, measure_rows, table_columns, table_rows, table_title
-from triptych.study.verdict import footnote
+from triptych.study.tables import (
+    SEEDS,
+    Column,
+    TableRow,
+    measure_rows,
+    table_columns,
+    table_rows,
+    table_title,
+)
+from triptych.study.verdict import Verdict, footnote
 from triptych.terminal import printable
 
-SHOWN = 3  # reasons of a sweep's failures
-HEADS = {
-    "bound": "test bound",
-    "difference": "to best [interval]",
-    "reconstruction": "recon.",
-    "diffusion": "diff.",
-}
+SHOWN = 3  # The index names so many reasons for a sweep's failures.
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
-# what a narrow terminal goes without, first to last
-DISPENSABLE = ("p", *PARTS, *BESIDE, "difference")
-Column = tuple[str, str]  # key and heading
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
@@ -69,20 +77,22 @@ class Report:
 
 
 def write_report(root: Path, *others: Path, equal_within: float | None = None) -> Report:
-    """Compare all runs beneath `root` and write the report into it; with `others` as `joint_report.html`.
+    """Compare all runs beneath `root` and write the report; with `others` as `joint_report.html`.
 
-    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on. StorageError
-    or OSError: `root` cannot be written.
+    `equal_within`: by default what `root/sweep.json` says. May be called while a sweep goes on.
+    StorageError or OSError: `root` cannot be written.
     """
     root = Path(root)
-    if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
+    # A directory that was deleted while its runs were at work would be made again, without them.
+    if not root.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     study = read_study([root, *others], equal_within)
     palette = colours(study.hues)
-    joint = "joint_" if others else ""  # beside the root's own, which stays
+    joint = "joint_" if others else ""  # The root's own report stays.
     report = Report(root / f"{joint}report.html", root / f"{joint}results.csv", study)
-    write_atomic(report.csv, printable(results_csv(study.runs, root)))
-    write_atomic(report.html, render_page(study, palette))
+    pages = {report.csv: results_csv(study.runs, root), report.html: render_page(study, palette)}
+    for file, text in pages.items():
+        write_atomic(file, printable(text))
     return report
 
 
@@ -94,8 +104,12 @@ def page_template(name: str) -> Template:
     )  # fmt: skip
     room.filters["markdown"] = markdown
     themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
-    css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
+    css = {theme: _css_variables(inks) for theme, inks in themes.items()}
     return room.get_template(name, globals={"css": css})
+
+
+def _css_variables(inks: Sequence[str]) -> str:
+    return "".join(f"--c{i}:{ink};" for i, ink in enumerate(inks))
 
 
 def markdown(text: str) -> str:
@@ -105,39 +119,54 @@ def markdown(text: str) -> str:
 
 
 def _page(name: str, script: str, **values: Any) -> str:
-    """Return a page with its script, whose digest is the source in the page's CSP: no other script runs."""
+    """Return a page with its script; the page's CSP has its digest, so that no other runs."""
     text = page_template(script).render()
     source = f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-    return printable(page_template(name).render(script=text, script_source=source, **values))
+    return page_template(name).render(script=text, script_source=source, **values)
 
 
 def render_page(study: Study, palette: dict[str, str]) -> str:
     """Return the HTML page."""
-    sections = (  # each is drawn when the page comes to it, as figures take much memory
-        {
-            "index": i,
-            "comparison": comparison,
-            "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
-            "verdict": verdict,
-            "headline": headline_panels(comparison, palette),
-            "drawn": table_title(comparison),
-            "columns": table_columns(comparison),
-            "rows": table_rows(comparison),
-            "footnote": footnote(comparison),
-            "panels": draw_panels(comparison, palette),
-            "pictures": sample_pictures(comparison),
-            "measures": measure_rows(comparison),
-        }
-        for i, (comparison, verdict) in enumerate(zip(study.comparisons, study.verdicts, strict=True))
-    )
+    # Each section is drawn when the page comes to it, as figures take much memory.
+    judged = zip(study.comparisons, study.verdicts, strict=True)
+    sections = (_section(i, c, v, palette) for i, (c, v) in enumerate(judged))
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
-    base = study.roots[0].resolve()  # each run's directory as a reader at the report finds it
-    where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in study.runs}
-    where = {run: base.name if at == "." else at for run, at in where.items()}  # a single run's report
+    where = _run_names(study)
     return _page(
-        "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting, where=where,
-        to_svg=to_svg, details=as_json(study, where), palette={k: names[c] for k, c in palette.items()},
+        "report.html.j2", "page.js.j2", study=study, sections=sections, formatting=formatting,
+        where=where, to_svg=to_svg, details=as_json(study, where),
+        palette={label: names[colour] for label, colour in palette.items()},
     )  # fmt: skip
+
+
+def _section(
+    index: int,
+    comparison: Comparison,
+    verdict: Verdict,
+    palette: dict[str, str],
+) -> dict[str, Any]:
+    """Return what the page's template shows of a comparison."""
+    return {
+        "index": index,
+        "comparison": comparison,
+        "places": {cell.label: place for place, cell in enumerate(comparison.all_cells)},
+        "verdict": verdict,
+        "headline": headline_panels(comparison, palette),
+        "drawn": table_title(comparison),
+        "columns": table_columns(comparison),
+        "rows": table_rows(comparison),
+        "footnote": footnote(comparison),
+        "panels": draw_panels(comparison, palette),
+        "pictures": sample_pictures(comparison),
+        "measures": measure_rows(comparison),
+    }
+
+
+def _run_names(study: Study) -> dict[Path, str]:
+    """Name each run by its directory relative to the report's; a single run by its own name."""
+    base = study.roots[0].resolve()
+    names = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in study.runs}
+    return {run: base.name if name == "." else name for run, name in names.items()}
 
 
 def is_log(directory: Path) -> bool:
@@ -148,150 +177,179 @@ def is_log(directory: Path) -> bool:
 
 def write_index(root: Path) -> Path:
     """Write `index.html` into a log directory, newest first; return its path."""
-    runs_of: dict[Path, list[Run]] = {path.parent: [] for path in root.glob("*/*/sweep.json")}
+    runs_by_place: dict[Path, list[Run]] = {path.parent: [] for path in root.glob("*/*/sweep.json")}
     for run in read_runs(root):
-        runs_of.setdefault(run.dir.parent if run.dir.parent in runs_of else run.dir, []).append(run)
-    rows = []
-    for path, runs in runs_of.items():
-        problems = [run.error for run in runs if run.error]
-        sweep = SweepRecord()
-        try:
-            sweep = SweepRecord.read(path)
-        except Unreadable as error:
-            problems.append(error.problem)
-        left = sweep.expected - len(runs)
-        states = Counter(run.status for run in runs) + Counter({"not started": left})  # none below one
-        errors = Counter(problems).most_common(SHOWN)
-        begun = (run for run in runs if run.started)
-        first = min(begun, key=lambda run: run.age, default=Run(dir=path, status="interrupted"))
-        report = "report.html" if (path / "report.html").is_file() else ""
-        shown = first.began[:16].replace("T", " ")
-        rows.append((first.age, os.path.relpath(path, root), shown, report, states, errors))
+        place = run.dir.parent if run.dir.parent in runs_by_place else run.dir
+        runs_by_place.setdefault(place, []).append(run)
+    rows = [_index_row(root, place, runs) for place, runs in runs_by_place.items()]
     rows.sort(key=lambda row: row[:2], reverse=True)
     page = _page("index.html.j2", "index.js", title=root.resolve().name, rows=rows)
-    write_atomic(root / "index.html", page)
+    write_atomic(root / "index.html", printable(page))
     return root / "index.html"
+
+
+def _index_row(root: Path, place: Path, runs: Sequence[Run]) -> tuple[Any, ...]:
+    """Return a sweep's line of the index: age, name, start, report, runs by status, problems."""
+    problems = [run.error for run in runs if run.error]
+    try:
+        expected = SweepRecord.read(place).expected
+    except Unreadable as error:
+        problems.append(error.problem)
+        expected = 0
+    states: Counter[str] = Counter(run.status for run in runs)
+    states += Counter({"not started": expected - len(runs)})  # A count below one is dropped.
+    begun = [run for run in runs if run.started]
+    first = min(begun, key=lambda run: run.age, default=Run(dir=place, status="interrupted"))
+    report = "report.html" if (place / "report.html").is_file() else ""
+    start = first.began[:16].replace("T", " ")
+    name = os.path.relpath(place, root)
+    return first.age, name, start, report, states, Counter(problems).most_common(SHOWN)
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
     """Print the results of the runs beneath `root`; `report` saves reading them again."""
     console = console or PlainConsole(sys.stdout)
     study = report.study if report else read_study([Path(root)])
-
-    def say(text: str, style: str = "", wrap: bool = False) -> None:
-        console.print(Text(text, style=style), soft_wrap=not wrap)
-
-    if study.banner:
-        say(study.banner, "yellow", wrap=True)
-    for i, comparison in enumerate(study.comparisons):
-        console.print(_fitting(study, i, console))
+    _say(console, study.banner, "yellow")
+    for comparison in study.comparisons:
+        console.print(_fitting(study, comparison, console))
         for note in comparison.notes:
-            say(f"Note: {note}", "dim", wrap=True)
+            _say(console, f"Note: {note}", "dim")
     if len({(c.data, c.measure) for c in study.comparisons}) > 1:
-        say("Different data or units: not comparable with each other.", "dim", wrap=True)
+        _say(console, "Different data or units: not comparable with each other.", "dim")
     for run in study.runs:
         if run.error:
-            say(f"{run.status}: {run.dir}: {run.error}", "red")
-    say(study.answer, "bold", wrap=True)
+            _say(console, f"{run.status}: {run.dir}: {run.error}", "red", wrap=False)
+    _say(console, study.answer, "bold")
     if study.next_step:
-        say(study.next_step)
-    if claimed := study.published:
-        say(f"Published: {claimed.node['cite']}, {claimed.node['where']}", wrap=True)
-        for judgement in claimed.judgements:
-            say(judgement.line, WORDS.get(judgement.word, ""))
-        if claimed.changed:
-            changed = "The claims or their seeds were changed after some of these runs had ended."
-            say(changed, "yellow", wrap=True)
+        _say(console, str(study.next_step), wrap=False)
+    if study.published:
+        _print_published(console, study.published)
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
-        say(f"Report: {page}")  # a path broken over two lines cannot be clicked or copied
+        _say(console, f"Report: {page}", wrap=False)
 
 
-def _fitting(study: Study, i: int, console: Console) -> Table:
+def _say(console: Console, text: str, style: str = "", wrap: bool = True) -> None:
+    """Print a text, if there is one; a path or a command is not wrapped, as it is to be copied."""
+    if text:
+        console.print(Text(text, style=style), soft_wrap=not wrap)
+
+
+def _print_published(console: Console, published: PaperVerdicts) -> None:
+    _say(console, f"Published: {published.node['cite']}, {published.node['where']}")
+    for judgement in published.judgements:
+        _say(console, judgement.line, WORDS.get(judgement.word, ""), wrap=False)
+    if published.changed:
+        changed = "The claims or their seeds were changed after some of these runs had ended."
+        _say(console, changed, "yellow")
+
+
+def _fitting(study: Study, comparison: Comparison, console: Console) -> Table:
     """Return the widest of the tables that fit; CSV and page have all columns."""
-    for leave in range(len(DISPENSABLE) + 1):
-        table = _table(study, i, DISPENSABLE[:leave])
-        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
-            break
-    return table
+    columns = [SEEDS, *table_columns(comparison)]
+    options = console.options.update(max_width=10_000)
+    for dispensable in sorted((column for column in columns if column.rank), key=lambda c: c.rank):
+        table = _table(study, comparison, columns)
+        if Measurement.get(console, options, table).maximum <= console.width:
+            return table
+        columns.remove(dispensable)
+    return _table(study, comparison, columns)
 
 
-def _table(study: Study, i: int, without: tuple[str, ...]) -> Table:
-    comparison = study.comparisons[i]
-    # as plain Text throughout: names may hold what rich would read as markup
+def _table(study: Study, comparison: Comparison, columns: Sequence[Column]) -> Table:
+    decides = table_title(comparison) or comparison.unit
     better = comparison.question.metric.better
-    what = table_title(comparison) or comparison.unit
-    what = ", ".join(filter(None, (comparison.title, what)))
-    rows = table_rows(comparison)
-    several = any(len(cell.runs) > 1 for cell in comparison.cells)
+    title = ", ".join(filter(None, (comparison.title, decides, better)))
+    caption = ["" if comparison.one_seed else "±: seeds alone", comparison.tested]
+    # All is plain Text: names may hold what rich would read as markup.
     table = Table(
-        title=Text(f"{study.title}: {comparison.data or 'all data'}, {what}, {better}"),
+        title=Text(f"{study.title}: {comparison.data or 'all data'}, {title}"),
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="; ".join(filter(None, ("±: seeds alone" * several, comparison.tested))) or None,
-        caption_justify="left",
+        caption="; ".join(filter(None, caption)) or None, caption_justify="left",
     )  # fmt: skip
-    known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
-    heads = [(key, head) for key, head in [("seeds", "seeds"), *known] if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
-    for key, head in heads:
-        table.add_column(Text(head), justify="left" if key in ("seeds", "verdict") else "right")
-    for row in rows:
-        style = "bold green" if row.best else "" if row.entries else "dim"
-        texts = (Text(row.entry(key).text) for key, _ in heads)
+    for column in columns:
+        justify: JustifyMethod = "left" if column.is_text else "right"
+        table.add_column(Text(column.short or column.heading), justify=justify)
+    for row in table_rows(comparison):
+        style = "" if row.entries else "dim"
+        if row.best:
+            style = "bold green"
+        texts = [Text(row.entry(column.key).text) for column in columns]
         table.add_row(Text(short(row.label, 40)), *texts, style=style)
     return table
 
 
 def write_figures(study: Study, out: Path) -> list[Path]:
-    """Write into `out`, which is made; the files. Of several comparisons each has a number in its names."""
-    palette, written = colours(study.hues), []
+    """Write figures and tables into `out`; several comparisons have numbers in their names."""
+    palette, written = colours(study.hues), list[Path]()
     out.mkdir(parents=True, exist_ok=True)
     for place, comparison in enumerate(study.comparisons, 1):
         prefix = f"{place}-" if len(study.comparisons) > 1 else ""
         for name, figure in known_figures(comparison, palette).items():
-            for ending, date in (("svg", "Date"), ("pdf", "CreationDate"), ("png", "")):
-                data = io.BytesIO()
-                with styled():
-                    figure.savefig(data, format=ending, dpi=300, metadata={date: None} if date else None)
-                written.append(out / f"{prefix}{name}.{ending}")
-                write_atomic(written[-1], data.getvalue())
-        setting = "setting", comparison.subject
-        results = [setting, ("seeds", "seeds"), *table_columns(comparison)]
-        tables = {"results": (results, table_rows(comparison))}
-        measured, rows = measure_rows(comparison)
-        if measured:
-            tables["measures"] = [setting, *measured], rows
-        for name, (columns, rows) in tables.items():
-            for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
-                written.append(out / f"{prefix}{name}.{ending}")
-                write_atomic(written[-1], printable(text))
+            written += _write_figure(figure, out / f"{prefix}{name}")
+        setting = Column("setting", comparison.subject, is_text=True)
+        columns = [setting, SEEDS, *table_columns(comparison)]
+        written += _write_tables(columns, table_rows(comparison), out / f"{prefix}results")
+        measures, rows = measure_rows(comparison)
+        if measures:
+            written += _write_tables([setting, *measures], rows, out / f"{prefix}measures")
+    return written
+
+
+def _write_figure(figure: Figure, stem: Path) -> list[Path]:
+    written = []
+    # Without a date equal figures are equal files.
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
+    for ending, metadata in undated.items():
+        data = io.BytesIO()
+        with styled():
+            figure.savefig(data, format=ending, dpi=300, metadata=metadata)
+        written.append(stem.with_name(f"{stem.name}.{ending}"))
+        write_atomic(written[-1], data.getvalue())
+    return written
+
+
+def _write_tables(columns: Sequence[Column], rows: Sequence[TableRow], stem: Path) -> list[Path]:
+    written = []
+    for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
+        written.append(stem.with_name(f"{stem.name}.{ending}"))
+        write_atomic(written[-1], printable(text))
     return written
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
-    """Write rows as CSV: figures in full precision, standard errors or intervals in columns of their own."""
-    more = {
-        key: [n for n in NUMBERS if n != "v" and any(n in row.entry(key).numbers for row in rows)]
-        for key, _ in columns
-    }
-    table: list[list[object]] = [[head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])]]
-    for row in rows:
-        shown = [(row.entry(key), n) for key, _ in columns for n in ("v", *more[key])]
-        table.append([one.numbers.get(n, one.text if n == "v" else "") for one, n in shown])
+    """Return rows as CSV: figures in full precision, errors and intervals in own columns."""
+    table: list[list[object]] = [[] for _ in range(len(rows) + 1)]
+    for column in columns:
+        entries = [row.entry(column.key) for row in rows]
+        known = {name for entry in entries for name in entry.numbers} | {"v"}
+        for name in filter(known.__contains__, NUMBERS):
+            table[0].append(column.heading + NUMBERS[name])
+            for line, entry in zip(table[1:], entries, strict=True):
+                text = entry.text if name == "v" else ""
+                line.append(entry.numbers.get(name, text))
     return csv_text(table)
 
 
 def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
     """Return a booktabs table of the figures as the page shows them; the best row is bold."""
-    lines = [[(head, False) for _, head in columns]]
-    lines += [[(row.entry(key).text, row.best) for key, _ in columns] for row in rows]
-    head, *body = [" & ".join(_tex(text, bold) for text, bold in line) + r" \\" for line in lines]
-    sides = "".join("l" if key in ("setting", "seeds", "verdict") else "r" for key, _ in columns)
-    begin = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule"]
-    return "\n".join([*begin, *body, r"\bottomrule", r"\end{tabular}", ""])
+    sides = "".join("l" if column.is_text else "r" for column in columns)
+    lines = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
+    lines += [_tex_line([column.heading for column in columns]), r"\midrule"]
+    for row in rows:
+        lines.append(_tex_line([row.entry(column.key).text for column in columns], row.best))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex_line(texts: Sequence[str], bold: bool = False) -> str:
+    return " & ".join(_tex(text, bold) for text in texts) + r" \\"
 
 
 def _tex(text: str, bold: bool) -> str:
     safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
-    # a bracket at the start of a cell would be read as an option of the line before
-    return rf"\textbf{{{safe}}}" if bold and safe else f"{{}}{safe}" if safe.startswith("[") else safe
+    if bold and safe:
+        return rf"\textbf{{{safe}}}"
+    # A bracket at the start of a cell would be read as an option of the line before.
+    return f"{{}}{safe}" if safe.startswith("[") else safe

@@ -5,24 +5,39 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from triptych.run.read import Run
 from triptych.study.axes import find_axes
 
-# what a spreadsheet takes for a formula when a cell begins with it; numbers are numbers
+SPLITS = ("test", "val", "train")
+# The last columns, and how each follows from a run.
+FACTS: dict[str, Callable[[Run], object]] = {
+    "steps": lambda run: run.steps,
+    "parameters": lambda run: run.parameters,
+    "weights": lambda run: run.weights,
+    "device": lambda run: run.device,
+    "host": lambda run: run.host,
+    "commit": lambda run: run.commit,
+    "dirty": lambda run: run.dirty,
+    "started": lambda run: run.began,
+    "data_fingerprint": lambda run: run.fingerprint,
+    "data_changed": lambda run: run.data_changed,
+    "error": lambda run: run.error,
+}
+# A spreadsheet takes a cell that begins so for a formula, unless it is a number.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 
 
 def results_csv(runs: Sequence[Run], base: Path) -> str:
-    """Write a row per run, its directory relative to `base`, as CSV: figures in full precision, "" for none.
+    """Return a row per run as CSV, its directory relative to `base`, figures in full precision.
 
-    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
-    test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
-    `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters and origin. A text
-    that a spreadsheet would take for a formula has an apostrophe in front.
+    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each
+    figure of test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of
+    samples as `samples/recall@guidance.scale=2`, then seconds, memory, calls a sample, parameters
+    and origin. A text that a spreadsheet would take for a formula has an apostrophe in front.
     """
     base = base.resolve()
     rows = results(runs)
@@ -33,7 +48,7 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
 
 
 def results(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Return a row per run, values as they are; columns of `results_csv`, of which a run may lack some."""
+    """Return a row per run with the columns of `results_csv`; a run may lack some."""
     axes = [axis.key for axis in find_axes(runs)[0]]
     return [_row(run, axes) for run in runs]
 
@@ -47,8 +62,9 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 def _plain(value: object) -> str:
     text = "" if value is None else str(value)
-    quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
-    return quote + text.replace("\r", " ")
+    if FORMULA.match(text) and not NUMBER.fullmatch(text):
+        text = f"'{text}"
+    return text.replace("\r", " ")
 
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
@@ -56,7 +72,7 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
     row |= {"seed": run.seed, "data": run.choices.get("data", run.overrides.get("data", ""))}
     shown = {*run.overrides, *run.choices, *axes}
     row |= {key: entry for key, entry in run.settings.items() if key in shown}
-    for split in ("test", "val", "train"):
+    for split in SPLITS:
         for key, estimate in getattr(run, split).items():
             row[f"{split}/{key}"] = estimate.mean
             row[f"{split}/{key}_stderr"] = estimate.stderr
@@ -64,14 +80,12 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             if math.isfinite(estimate.draw_stderr):
                 row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
     if run.measured:
-        for at, entry in zip(run.measured.values, run.measured.rows, strict=True):
-            where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
-            row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
-    row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
-    row |= {f"cost/{key}": value for key, value in run.cost.items()}
-    facts = ("steps", "parameters", "weights", "device", "host", "commit", "dirty")
-    row |= {name: getattr(run, name) for name in facts}
-    row["started"] = run.began
-    row |= {"data_fingerprint": run.fingerprint, "sources": run.sources}
-    row["changed"] = "; ".join([*(["data"] if run.data_changed else []), *run.code_changes])
-    return row | {"error": run.error}
+        for value, figures in zip(run.measured.values, run.measured.rows, strict=True):
+            place = f"@{run.measured.key}={value:g}" if run.measured.key else ""
+            row |= {f"samples/{name}{place}": mean for name, mean in figures.items()}
+    row |= _prefixed("seconds/", run.seconds) | _prefixed("cost/", run.cost)
+    return row | {name: value(run) for name, value in FACTS.items()}
+
+
+def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, object]:
+    return {prefix + name: figure for name, figure in figures.items()}

@@ -1,4 +1,4 @@
-"""The grid of a sweep, its directories, and what one in rounds decides: the next seeds, the best value."""
+"""The grid of a sweep, its directories, and what rounds decide: seeds, the best value."""
 
 import itertools
 import math
@@ -21,10 +21,15 @@ from triptych.run.prepare import resolve_composed
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
+# Keys that only the sweep of a grid has a use for.
+OF_A_GRID = {
+    "until": "needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3",
+    "setting": "for a sweep of an ablation that lists it, with -m",
+}
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
-    """Return overrides of each run of a grid, ``sweeper.params`` and the command line, as Hydra has it."""
+    """Return the overrides of each run of a grid: of ``sweeper.params`` and the command line."""
     from triptych.config.hydra_internals import BasicSweeper
 
     loader = None  # by which glob(x*) finds choices
@@ -53,16 +58,17 @@ def _has_values(override: Override) -> bool:
 
 
 def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
-    """Return ``job`` with what its ``setting=NAME`` stands for, but for keys that the job sets itself."""
+    """Add what a job's ``setting=NAME`` stands for, but for keys that the job sets itself."""
     chosen = [override for override in job if override.startswith("setting=")]
     if not chosen or chosen == ["setting=null"]:
         return job
     name = chosen[0].removeprefix("setting=")
     if name not in settings:
-        raise UserError(f"setting={name}: no such setting; settings here: {', '.join(settings) or 'none'}")
+        known = ", ".join(settings) or "none"
+        raise UserError(f"setting={name}: no such setting; settings here: {known}")
     typed = set(map(key_of, job))
     added = [override for override in settings[name] if key_of(override) not in typed]
-    # the name first: a report names runs by the first of the keys that change together
+    # The name comes first: a report names runs by the first of the keys that change together.
     return [*chosen, *added, *(override for override in job if override not in chosen)]
 
 
@@ -110,7 +116,7 @@ def plans_later(config: DictConfig) -> bool:
 
 
 def differing(config: DictConfig) -> set[str]:
-    """Return the keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
+    """Return the keys and groups in which cells of a sweep differ, also by their settings."""
     if not is_grid(config):  # an adaptive sweeper's are those that it is given
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     jobs = jobs_of(config)
@@ -119,19 +125,17 @@ def differing(config: DictConfig) -> set[str]:
 
 
 def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
-    """Refuse values of keys that are about a sweep as a whole; ``grid``: whether it is one over a grid."""
+    """Refuse values of keys that concern a sweep as a whole; ``grid``: whether it has a grid."""
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
-    until = config.get("until")
-    if until and not grid:
-        raise UserError(
-            f"until={until}: needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3"
-        )
-    if config.get("setting") is not None and not grid:
-        raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
+    if grid:
+        return
+    for key, fix in OF_A_GRID.items():
+        if config.get(key) is not None:
+            raise UserError(f"{key}={config[key]}: {fix}")
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[Setting], list[int]]:
-    """Return a grid's settings and its seeds, in order; UserError without seeds that all settings have."""
+    """Return a grid's settings and seeds, in order; UserError unless all settings have all."""
     seeds = dict.fromkeys(seed for job in jobs for seed in job if seed.startswith("seed="))
     settings = list(settings_of(jobs))
     numbers = [seed.removeprefix("seed=") for seed in seeds]
@@ -146,7 +150,7 @@ def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
 
 
 def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Part a grid's runs: of those that train the same network the first, and the others, which take it."""
+    """Part a grid's runs: the first of those that train the same network; those that take it up."""
     first: dict[Setting, list[str]] = {}
     later = []
     for job in jobs:
@@ -159,7 +163,7 @@ def fits_first(jobs: Sequence[list[str]]) -> tuple[list[list[str]], list[list[st
 
 
 def _is_of_fit(override: str) -> bool:
-    """Return whether an override may change what is trained, not only how samples are drawn from it."""
+    """Return whether an override may change what is trained, not only how samples are drawn."""
     key = group_of(override)
     return key != "setting" and role(key) is not Role.DRAWING
 
@@ -169,7 +173,8 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
     from triptych.study.plan import plan
 
     if not jobs:
-        raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
+        problem = "for one run or a grid of runs; a search chooses its runs as it goes"
+        raise UserError(f"plan=true: {problem}")
     runs, fits = settings_of(jobs), settings_of(fits_first(jobs)[0])
     loader = GlobalHydra.instance().config_loader()
     planned = []
@@ -177,12 +182,13 @@ def print_plan(config: DictConfig, jobs: Sequence[list[str]]) -> None:
         plain = resolve_composed(loader.load_sweep_config(config, [*setting]))
         planned.append((name or "all", runs[setting], fits[setting], plain))
     if config.get("until"):
-        print(f"until=decided: the first seeds are counted, of at most {config.max_seeds} a setting")
+        most = f"at most {config.max_seeds} a setting"
+        print(f"until=decided: the first seeds are counted, of {most}")
     print("\n".join(plan(planned)))
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """Name each setting by the overrides that not all of them share; by all of them if it is the only one."""
+    """Name each setting by the overrides that not all settings share; a single one by all."""
     shared = set[str]()
     if len(settings) > 1:
         shared = set.intersection(*map(set, settings))
@@ -193,16 +199,16 @@ def names(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def _is_axis(override: str) -> bool:
-    """Return whether an override may be what runs differ in: not one of how, where or when they run."""
+    """Return whether an override may tell settings apart: not how, where or when they run."""
     key = group_of(override)
     return key in BUNDLES or role(key) in AXES
 
 
 def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
-    """Return the seeds of each round: those given, then half as many again, until there are ``most``.
+    """Return the seeds of each round: those given, then half as many again, up to ``most``.
 
-    Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most. UserError: fewer
-    than two seeds to begin with, or more than ``most``.
+    Few rounds, because each look has its price: 3, 5, 8, 12 for three seeds and 12 at most.
+    UserError: fewer than two seeds to begin with, or more than ``most``.
     """
     if not 2 <= len(first) <= most:
         begins = f"begins with 2 to {most} seeds, not {len(first)}"
@@ -219,19 +225,17 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
 def choose_point(
     bounds: Mapping[tuple[Setting, Point], Sequence[float]],
 ) -> tuple[Point, dict[Setting, Point]]:
-    """Return the point that is best for all settings together, and each one's own, by the mean over seeds.
+    """Return the point that is best for all settings together, and the best of each setting.
 
-    ``bounds``: validation bounds, lower is better, of each setting at each point; one that is not finite
-    rules its point out. UserError: a setting, or all together, has no such point.
+    ``bounds``: validation bounds over seeds, lower is better, of each setting at each point; one
+    that is not finite rules its point out. UserError: a setting, or all together, has none left.
     """
-    settings = dict.fromkeys(setting for setting, _ in bounds)
-    points = dict.fromkeys(point for _, point in bounds)
-    mean = {cell: _mean(values) for cell, values in bounds.items()}
-    together = {point: _mean([mean[setting, point] for setting in settings]) for point in points}
-    best = {}
-    for setting in settings:
-        own = {point: mean[setting, point] for point in points}
-        best[setting] = _lowest(own, ",".join(setting))
+    means: dict[Setting, dict[Point, float]] = {}
+    for (setting, point), values in bounds.items():
+        means.setdefault(setting, {})[point] = _mean(values)
+    best = {setting: _lowest(own, ",".join(setting)) for setting, own in means.items()}
+    points = next(iter(means.values()))
+    together = {point: _mean([own[point] for own in means.values()]) for point in points}
     return _lowest(together, "all settings"), best
 
 

@@ -1,7 +1,8 @@
 """SLURM's queue, for a sweep that waits for its jobs: one that was cancelled ends without a result.
 
-submitit asks ``sacct``. Without accounting that knows nothing, and a cancelled job would be waited for
-without end; with it, one cancelled job would end the wait for all the others. ``squeue`` answers everywhere.
+submitit asks ``sacct``. Without accounting that knows nothing, and a cancelled job would be waited
+for without end; with it, one cancelled job would end the wait for all the others. ``squeue``
+answers everywhere.
 """
 
 import logging
@@ -20,21 +21,22 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 from triptych.errors import StorageError
 from triptych.run.directory import write_atomic
 
-# states that a job does not leave by itself; all others are on the way to being at work again, or at work
+# The states that a job does not leave by itself; in all others it is, or will be, at work.
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 }
 GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
 UNSEEN = "never seen"  # of another cluster, or hidden
-PATIENCE = 20.0  # seconds for which a job must have ended: one that is queued again may look so for a moment
+PATIENCE = 20.0  # seconds for which a job must have ended: a requeued one looks so for a moment
 EVERY = 30  # seconds between questions at most
 
+Outcome = Callable[[str, Sequence[str], str], Any]
 log = logging.getLogger(__name__)
 
 
 def ask_queue() -> dict[str, str] | None:
-    """Return {job: state} of all jobs of this user that SLURM remembers; None if it does not answer."""
+    """Return the state of each of this user's jobs that SLURM remembers; None without answer."""
     # the user's own defaults (SQUEUE_PARTITION, ...) would hide jobs
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
@@ -49,13 +51,13 @@ def ask_queue() -> dict[str, str] | None:
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """Report submitit's jobs' states, and by ``outcome`` the result of a job that ended without one."""
+    """Report the states of submitit's jobs; ``outcome`` gives the result of one without any."""
 
-    def __init__(self, folder: str, tasks: int, outcome: Callable[[str, Sequence[str], str], Any]):
+    def __init__(self, folder: str, tasks: int, outcome: Outcome):
         super().__init__(delay_s=EVERY)
         self.folder, self.tasks, self.outcome = folder, tasks, outcome
         self._state: dict[str, str] = {}  # as last seen in the queue
-        self._since: dict[str, float] = {}  # when the job was first seen as ended, and at each look since
+        self._since: dict[str, float] = {}  # when it was first seen as ended
         self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
@@ -121,16 +123,17 @@ class QueueWatcher(SlurmInfoWatcher):
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
         if job not in self._values:  # called once, however often the writing fails
             self._values[job] = self.outcome(job, overrides, state)
-        result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=self._values[job])
+        value, completed = self._values[job], JobStatus.COMPLETED
+        result = JobReturn(overrides=overrides, status=completed, _return_value=value)
         for paths in missing:
             write_atomic(paths.result_pickle, cloudpickle.dumps(("success", result)))
 
 
-def watch_queue(launcher: Mapping[str, Any], outcome: Callable[[str, Sequence[str], str], Any]) -> None:
+def watch_queue(launcher: Mapping[str, Any], outcome: Outcome) -> None:
     """Let this process's SLURM jobs be watched by their queue.
 
-    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and gives
-    what its run returns to the sweeper.
+    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and
+    gives what its run returns to the sweeper.
     """
     tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
     SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

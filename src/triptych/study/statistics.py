@@ -1,10 +1,10 @@
-"""What follows from a few seeds and a few hundred items: means, paired differences, intervals, Holm.
+"""Statistics of a few seeds and a few hundred items: means, differences, intervals, Holm.
 
-Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances, decide.
-Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
+Settings of one seed share initial weights, batches, noise and items: pairs, not pooled variances,
+decide. Error of a mean over seeds and items, both of which are random samples (docs/comparing.md):
 
     A = MS_seeds / (S I), of S - 1 degrees of freedom;  B = (MS_items - MS_rest) / (S I), of I - 1
-    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}     (Behrens and Fisher)
+    p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}  (Behrens and Fisher)
 
 exact where one of the two dominates, and never above its level in between.
 """
@@ -28,7 +28,7 @@ REACH = 6.0
 
 @dataclass(frozen=True)
 class Error:
-    """Variance of a mean: of seeds, from `df` degrees of freedom, plus of items, from `n_items` - 1.
+    """Variance of a mean: over seeds, with `df` degrees of freedom, and items, with `n_items` - 1.
 
     Both may be arrays: what follows from them is elementwise.
     """
@@ -46,14 +46,15 @@ class Error:
                 return 2 * stdtr(self.df, -distance / np.sqrt(seeds))
         quantiles, weights = chi2_nodes(self.df, nodes)
         b = items[..., None]
-        # seeds that changed nothing divide nothing by zero
+        # The floor keeps seeds that changed nothing from a division by zero.
         a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
-        each = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
-        return (weights * each).sum(-1) / weights.sum()
+        p = 2 * stdtr(self.n_items - 1, -distance[..., None] / np.sqrt(a + b))
+        return (weights * p).sum(-1) / weights.sum()
 
     def critical(self, alpha: float, nodes: int = NODES) -> Any:
         """Return the distance whose two-sided p is `alpha`: half the width of an interval."""
-        seeds, items = np.broadcast_arrays(np.asarray(self.of_seeds, float), np.asarray(self.of_items, float))
+        of_seeds, of_items = np.asarray(self.of_seeds, float), np.asarray(self.of_items, float)
+        seeds, items = np.broadcast_arrays(of_seeds, of_items)
         if not np.any(items):
             return stdtrit(self.df, 1 - alpha / 2) * np.sqrt(seeds)
 
@@ -79,21 +80,23 @@ def crossed(differences: np.ndarray) -> Error:
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute MS_seeds, MS_items, MS_rest of (..., seeds, items): the two-way analysis of variance."""
+    """Compute MS_seeds, MS_items, MS_rest of (..., seeds, items): two-way analysis of variance."""
     s, i = differences.shape[-2:]
     mean = differences.mean((-2, -1), keepdims=True)
     a = differences.mean(-1, keepdims=True) - mean
     b = differences.mean(-2, keepdims=True) - mean
     total = ((differences - mean) ** 2).sum((-2, -1))
     sum_a, sum_b = i * (a**2).sum((-2, -1)), s * (b**2).sum((-2, -1))
-    return sum_a / (s - 1), sum_b / (i - 1), np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
+    rest = np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
+    return sum_a / (s - 1), sum_b / (i - 1), rest
 
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4."""
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, of probability v^4."""
     v, weights = np.polynomial.legendre.leggauss(nodes)
-    v = (v + 1) / 2  # v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5
+    # The power v^4 puts nodes into the far tail: a p of 1e-9 is right to a few parts in 1e5.
+    v = (v + 1) / 2
     return 2 * gammaincinv(df / 2, v**4) / df, weights / 2 * 4 * v**3
 
 
@@ -101,8 +104,8 @@ def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by exactly the
-    same, which says that the seed changed nothing, not that we are certain.
+    `error` is None, `p` and intervals NaN, of fewer than two pairs, or of pairs that differ by
+    exactly the same, which says that the seed changed nothing, not that we are certain.
     """
 
     mean: float
@@ -111,7 +114,7 @@ class Paired:
 
     @property
     def n_items(self) -> int:
-        """Over how many test items the difference is paired as well; 0: its interval covers seeds alone."""
+        """Number of test items by which the difference is paired too; 0: by seeds alone."""
         return self.error.n_items if self.error else 0
 
     @cached_property
@@ -133,12 +136,13 @@ class Paired:
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """Compute mean and standard error sd / sqrt(n) of values, one per seed: NaN of less than two."""
+    """Compute mean and standard error sd / sqrt(n) of values, one per seed; NaN below two."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
         return Estimate(mean, math.nan, n)
-    return Estimate(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n), n)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Estimate(mean, math.sqrt(variance / n), n)
 
 
 def paired(
@@ -146,16 +150,16 @@ def paired(
     other: Mapping[int | None, float],
     items: Mapping[int | None, np.ndarray] | None = None,
 ) -> Paired:
-    """Pair `other - reference` over common seeds. `items`: the same difference by item, (n,) for each seed.
+    """Pair `other - reference` over common seeds; `items`: the difference by item, (n,) each.
 
-    With items for every common seed, interval and p cover both which seed and which items (`crossed`);
-    without, they are the paired t-test's over seeds.
+    With items for every common seed, interval and p cover both which seed and which items
+    (`crossed`); without, they are the paired t-test's over seeds.
     """
     common = [seed for seed in reference if seed in other]
     differences = [other[seed] - reference[seed] for seed in common]
     whole = spread(differences)
     scale = max((abs(side[seed]) for side in (reference, other) for seed in common), default=0.0)
-    # differences equal to rounding carry no information on how much a seed matters
+    # Differences that are equal up to rounding do not tell how much a seed matters.
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
     if items is not None and all(seed in items for seed in common):
@@ -164,12 +168,17 @@ def paired(
 
 
 def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
-    """Return the labels whose values would squeeze all others on a linear axis; `sign`: 1 where high is bad.
+    """Return labels whose values would squeeze all others on an axis; `sign`: 1 where high is bad.
 
-    They begin `REACH` times beyond the span of the others, which are two or more, and half or more of all.
+    They begin `REACH` times beyond the span of the others, which are two or more, and half or more
+    of all.
     """
-    known = ((label, [sign * value for value in several]) for label, several in values.items() if several)
-    ordered = sorted((min(several), max(several), label) for label, several in known)
+    ordered = []
+    for label, figures in values.items():
+        if figures:
+            signed = [sign * figure for figure in figures]
+            ordered.append((min(signed), max(signed), label))
+    ordered.sort()
     for k in range(max(2, (len(ordered) + 1) // 2), len(ordered)):
         low, span = ordered[0][0], max(high for _, high, _ in ordered[:k]) - ordered[0][0]
         if ordered[k][0] - low > REACH * span > 0:
@@ -178,10 +187,10 @@ def far(values: Mapping[str, Collection[float]], sign: int = 1) -> set[str]:
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Adjust p-values by Holm's step-down method, order unchanged; NaN stays NaN, and counts as no test.
+    """Adjust p-values by Holm's step-down method; NaN stays NaN, and counts as no test.
 
-    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights
-    not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
+    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the
+    weights not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
     """
     w = [1.0] * len(p_values) if weights is None else weights
     known = [i for i, p in enumerate(p_values) if not math.isnan(p)]

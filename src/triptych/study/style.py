@@ -1,6 +1,7 @@
 """How every figure looks, and how one becomes SVG inside a page or a PNG file.
 
-Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands alone.
+Each known colour becomes a CSS variable, so that one figure suits light and dark pages and stands
+alone.
 """
 
 import io
@@ -25,7 +26,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from triptych.run.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
-# Okabe and Ito's colours without the yellow, then Tol's muted ones: distinct with any colour vision
+# Okabe and Ito's colours but the yellow, then Tol's muted ones: distinct with any colour vision.
 PALETTE = {
     "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
     "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",
@@ -37,8 +38,9 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     c: f"c{i}" for i, c in enumerate(PALETTE)
 }
 
-SIZE = 9.0  # points, of every text
-WIDTH, HEIGHT = 4.7, 3.4  # inches of a figure: two beside each other, one on a phone
+SIZE = 9.0  # Every text has this size in points.
+# Inches of a figure: two fit beside each other, and one on a phone.
+WIDTH, HEIGHT = 4.7, 3.4
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.axisbelow": True,
@@ -46,7 +48,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
-    "axes.formatter.useoffset": False,  # small gaps keep their digits
+    "axes.formatter.useoffset": False,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "legend.frameon": False, "legend.handlelength": 1.4, "legend.handletextpad": 0.4,
     "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
@@ -55,14 +57,14 @@ SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw inside: our settings, without complaints about glyphs that only the measuring font lacks."""
+    """Draw with our settings, and without warnings of glyphs that only the measuring font lacks."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def mark(run: Run) -> str:
-    """Return the name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    """Return the name (``gid``) of a run's dots and lines, by which the page finds the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
@@ -84,7 +86,7 @@ class LineFigure:
     def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = {label: short(label, 18) for label in labels}, colours
         self.ends: dict[str, float] = {}
-        # DejaVu is wide, so browser fonts fit as well
+        # DejaVu is wide, so that a browser's fonts fit as well.
         right = max(map(len, self.names.values()), default=0) * SIZE * 0.62 / 72
         self.figure, self.ax = axes(HEIGHT, 0.78, right + 0.55)
 
@@ -95,7 +97,8 @@ class LineFigure:
             how["marker"] = MARKERS[place % len(MARKERS)]
         how = {"linewidth": 1.6, "linestyle": LINES[place // len(PALETTE) % len(LINES)]} | how
         self.ax.plot(x, y, color=self.colours[label], label=label, **how)
-        if finite := [float(value) for value in y if math.isfinite(value)]:
+        finite = [float(value) for value in y if math.isfinite(value)]
+        if finite:
             self.ends[label] = finite[-1]
 
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
@@ -106,36 +109,31 @@ class LineFigure:
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """Return the figure with its legend, of many lines of some, and all last values as its label."""
+        """Return the figure with its legend, and all last values as its label."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         order = sorted(self.ends, key=lambda label: -self.ends[label])
         last = [f"{self.names[label]} {self.ends[label]:.4g}" for label in order]
         self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
-        low, high = self.ax.get_ylim()
-        beyond = [label for label in order if not low <= self.ends[label] <= high]
-        for line, label in enumerate(beyond):
-            value = self.ends[label]
-            at, arrow, step = (1, "↑", -12) if value > high else (0, "↓", 12)
-            where = (1, at), (-2, step * (line + 0.5)), "axes fraction", "offset points"
-            text = f"{value:.4g} {arrow}".replace("-", "−")
-            self.ax.annotate(text, *where, color=self.colours[label], ha="right", va="center")
         handles = {str(line.get_label()): line for line in self.ax.lines}
-        every = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
-        order = order[::-1][::every][::-1]  # the lowest is among those named
+        # A legend has room for some of many lines; the lowest one is always among them.
+        apart = max(1, math.ceil(len(order) * SIZE * 1.45 / 72 / (HEIGHT - 0.62)))
+        order = order[::-1][::apart][::-1]
         named = [handles[label] for label in order], [self.names[label] for label in order]
         self.ax.legend(*named, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return self.figure
 
 
 def log_axis(ax: Axes, values: np.ndarray) -> None:
-    """Set a log y axis with plain numbers, and some between decades; leave it where values hardly differ."""
+    """Set a log y axis with plain numbers; leave it linear where values hardly differ."""
     values = values[np.isfinite(values) & (values > 0)]
     decades = math.log10(values.max() / values.min()) if values.size else 1.0
-    if decades < 0.7:  # a factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not
+    # A factor of 5 holds two of the numbers 1, 2 and 5 of a log axis, a lesser one may not.
+    if decades < 0.7:
         return
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1,) if decades > 2 else (1, 2, 5), numticks=12))
+    subs = (1,) if decades > 2 else (1, 2, 5)
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     plain_ticks(ax.yaxis)
 
 
@@ -146,7 +144,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return figure as inline SVG, described by its label: CSS colours, the page's font, ids of its own."""
+    """Return a figure as inline SVG, described by its label, with CSS colours and own ids."""
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -155,15 +153,16 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\sid="(run-[0-9a-f]{8})"', r' data-run="\1"', text)
     text = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{name}-", text)
     for known, variable in VARIABLES.items():
-        text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
+        colour = re.compile(known + r"(?![0-9a-f])", re.IGNORECASE)
+        text = colour.sub(f"var(--{variable}, {known})", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
-    # px: text of one size in every figure of a page, and never too small to read on a phone
+    # Widths are in pixels: text has one size in every figure, and is large enough for a phone.
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    about = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
-    head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
-    # a function: of a string the backslashes of a name would be read as groups
+    label = escape(str(figure.get_label()).strip(), {'"': "&quot;"})
+    head = f'<svg role="img" aria-label="{label}" class="plot" style="{style}" '
+    # In a replacement string, unlike in a function, backslashes of a name would be read as groups.
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
         lambda match: f"{head}{match[1]}{match[2]}", text,

@@ -1,6 +1,6 @@
 """Run a sweep: directory, record, exit code, report.
 
-Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
+Works from the parent process alone, by the runs' directories, and so with every launcher.
 """
 
 import atexit
@@ -9,22 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from triptych.config.check import check_keys, check_optimized_metric
 from triptych.config.identity import (
     grid_keys,
     own_name,
-    quote,
     shared_overrides,
-    sweep_name,
 )
-from triptych.config.keys import check_values
 from triptych.errors import Busy, Diverged, UserError
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, no_run_after_an_error
@@ -38,6 +33,7 @@ from triptych.study.formatting import quantity
 from triptych.study.monitor import Monitor, try_write_report
 from triptych.study.papers.paper import claims_of, set_scale
 from triptych.study.prerequisites import check_cells, check_launcher, on_slurm, probe_jobs
+from triptych.study.sweep_command import check_command, name_directory
 from triptych.study.sweep_plan import (
     STUDY,
     Cells,
@@ -72,9 +68,9 @@ def sweep_exit_code() -> int:
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Return a run's status, "pruned" if a search stopped it, or "busy" with the process that runs it."""
+    """Return a run's status, "pruned" if a search stopped it, or "busy" with who runs it."""
     if run.status in ENDED:
-        return read_run(run.path).status, None  # "unreadable" if a file is damaged, as in the report
+        return read_run(run.path).status, None  # "unreadable" if a file is damaged
     if (run / PRUNE).exists():
         return "pruned", None
     holder = run.holder()
@@ -88,51 +84,13 @@ def current_hook() -> "SweepHook":
     return _hooks[-1]
 
 
-def check_command(config: DictConfig) -> None:
-    """Refuse what concerns a sweep as a whole; UserError."""
-    if processes.launch():
-        raise UserError("-m: leave out torchrun and srun; use trainer=ddp, as a sweep starts its processes")
-    sweeper = config.hydra.sweeper
-    check_keys(config, config.hydra)
-    check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
-    rounds.check_rounds(config, grid=rounds.is_grid(config))
-    tuned = set(sweeper.get("tune") or {})
-    if tuned and config.get("until"):
-        raise UserError("until=decided: not for a sweep that tunes; use until=null")
-    typed = set(map(rounds.key_of, config.hydra.overrides.task))
-    if tuned and typed & {*tuned, "test"}:
-        key = min(typed & {*tuned, "test"})
-        raise UserError(f"{key}: set by this sweep's tuning; leave it out, or add hydra.sweeper.tune=null")
-    if rounds.is_search(config):
-        check_optimized_metric(config)
-        if find_spec("optuna") is None:
-            raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
-
-
-def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
-    """Name the sweep's directory by a literal override, which reaches every job on every launcher."""
-    typed = config.hydra.overrides.hydra
-    if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
-        return
-    root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
-    config.hydra.sweep.dir = str(root)
-    # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which an
-    # earlier command had several values stays in them.
-    shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
-    naming = config.hydra.job.config.override_dirname
-    naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
-    quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
-    typed.append(f"hydra.sweep.dir={quote(str(root))}")
-    typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
-
-
 class SweepHook(Callback):
     """Hydra's callback around a multirun."""
 
     report_problem = ""  # why the report could not be written
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check and plan the sweep, record it, then watch its runs; what is refused has written nothing."""
+        """Check and plan the sweep, record it, then watch its runs; a refusal writes nothing."""
         with no_run_after_an_error("train"):
             with open_dict(config):
                 check_command(config)
@@ -156,7 +114,7 @@ class SweepHook(Callback):
         self._watch()
 
     def _open(self, config: DictConfig) -> None:
-        """Read what an earlier command left in the sweep's directory, and list the runs of this one."""
+        """Read what an earlier command left in the directory, and list the runs of this one."""
         self.config, self.root = config, Path(config.hydra.sweep.dir)
         check_own_files(self.root)
         self.jobs = rounds.known_jobs(config)
@@ -164,7 +122,8 @@ class SweepHook(Callback):
             rounds.seeds_after(rounds.settings_and_seeds(self.jobs)[1], config.max_seeds)
         self.cells = [self.cell(job) for job in self.jobs]  # a sweeper may expect more later
         if len({*self.cells}) < len(self.cells):
-            raise UserError("-m: two runs would share a directory; list each value once, and one name")
+            problem = "two runs would share a directory"
+            raise UserError(f"-m: {problem}; list each value once, and one name")
         self.before = SweepRecord.read(self.root)
         Looks.read(self.root)  # if unreadable, refuse: the looks taken decide what may be claimed
         if not config.hydra.sweeper.get("tune"):
@@ -201,14 +160,14 @@ class SweepHook(Callback):
         if on_slurm(self.config):
             from triptych.study.slurm import watch_queue
 
-            watch_queue(self.config.hydra.launcher, self.job_without_result)  # its jobs outlive this process
+            watch_queue(self.config.hydra.launcher, self.job_without_result)
         else:
             end_as_by_ctrl_c(self.stop_jobs)
         self.monitor.start()
         atexit.register(self.leave)
 
     def leave(self) -> None:
-        """Leave the terminal as it was, and the report true of the runs that it stopped; or all as it was."""
+        """End the monitor, and renew the report; if no run was started, put the records back."""
         self.monitor.stop()
         others = self.reservation.others()
         self.reservation.release()
@@ -229,7 +188,7 @@ class SweepHook(Callback):
         RunDirectory(self.root).write(SWEEP, SweepRecord.from_dict(self.facts).record)
 
     def plan(self, jobs: Sequence[Sequence[str]]) -> Cells:
-        """Plan runs by their overrides, and return those to be started or continued; UserError if refused."""
+        """Plan runs by their overrides; return those to start or continue. UserError: refused."""
         cells = {self.cell(job): job for job in jobs}
         plans = plan_cells(self.config, self.root, cells)
         self.done |= {name for name, plan in plans.items() if plan.done}
@@ -237,7 +196,7 @@ class SweepHook(Callback):
         return {name: job for name, job in cells.items() if name not in self.done}
 
     def reserve(self, cells: Cells) -> None:
-        """Reserve planned cells against other commands, if any is to be run; UserError or Busy if refused."""
+        """Reserve planned cells against other commands, if there are any; UserError or Busy."""
         if cells:
             self.reservation.reserve(self.config, cells)
 
@@ -253,7 +212,7 @@ class SweepHook(Callback):
         self.record(expected=self._expected() + more, **facts)
 
     def _expected(self) -> int:
-        """Count the runs there and the cells, also of other commands at work; copies of a run are one."""
+        """Count the runs there and the cells of all commands at work; copies of a run are one."""
         there = find_runs(self.root)
         before = {RunDirectory(path).readable_provenance.id or str(path) for path in there}
         names = {*self.cells}
@@ -262,13 +221,14 @@ class SweepHook(Callback):
         return len(before) + len({self.root / name for name in names} - {*there})
 
     def cell(self, overrides: Sequence[str]) -> str:
-        """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
-        return rounds.cell_name(overrides, set(self.config.hydra.job.config.override_dirname.exclude_keys))
+        """Return the name of the directory that Hydra will make for the job of these overrides."""
+        hidden = self.config.hydra.job.config.override_dirname.exclude_keys
+        return rounds.cell_name(overrides, set(hidden))
 
     def look(self, facts: dict[str, Any]) -> int:
-        """Return the look that an earlier start of this sweep reached; 1 if new or of other rules."""
-        until = self.before.until
-        if until is None or (until.looks, until.equal_within) != (facts["looks"], facts["equal_within"]):
+        """Return the look that an earlier start reached; 1 if there is none, or of other rules."""
+        until, rule = self.before.until, (facts["looks"], facts["equal_within"])
+        if until is None or (until.looks, until.equal_within) != rule:
             return 1
         return min(until.look, until.looks)
 
@@ -288,15 +248,16 @@ class SweepHook(Callback):
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
-        """Print that a SLURM job ended before its run, as by ``scancel``; return the run's metric, if any."""
+        """Print that a SLURM job ended before its run, as by scancel; return the run's metric."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
-            why = f"its SLURM job {job} ended without a result ({state}); the same command goes on with it"
-            print(f"{run.path.name}: {why}", file=sys.stderr, flush=True)
+            problem = f"its SLURM job {job} ended without a result ({state})"
+            fix = "the same command goes on with it"
+            print(f"{run.path.name}: {problem}; {fix}", file=sys.stderr, flush=True)
         return run.figure(self.config.optimized_metric)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
+        return {}  # launchers send the hook to their workers, and its thread cannot go there
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         # the run's directory has it; a long sweep would keep all

@@ -1,16 +1,15 @@
-"""What a command will do in each cell of a sweep: planned, checked and reserved before anything is written.
+"""Plan, check and reserve what a command will do in each cell of a sweep before it writes.
 
-Commands share a sweep's directory as long as none wants another run in a cell than is there, or than one at
-work there has reserved. A reservation ends with its process, however that ends.
+Commands share a sweep's directory as long as none wants another run in a cell than is there, or
+than one at work there has reserved. A reservation ends with its process, however that ends.
 """
 
 import secrets
 import shutil
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -19,23 +18,35 @@ from triptych.config.identity import Changes, describe_differences, differences
 from triptych.errors import Busy, UserError, mask_password
 from triptych.files import load_object
 from triptych.run.directory import RunDirectory, write_atomic
-from triptych.run.prepare import ANEW, ANOTHER, PATIENCE, RunPlan, has_run, plan_composed, without_machine
+from triptych.run.prepare import (
+    ANEW,
+    ANOTHER,
+    PATIENCE,
+    RunPlan,
+    has_run,
+    plan_composed,
+    without_machine,
+)
+from triptych.run.provenance_file import Entries
 from triptych.run.sweep_record import SWEEP, Tuning
 from triptych.study.rounds import is_grid, key_of
 
-COMMANDS = ".commands"  # a sweep's folder: of each command at work there, the cells that it will run
+COMMANDS = ".commands"  # of each command at work in a sweep: the cells that it will run
 CELLS = "cells.json"
+FIX = f"{ANOTHER}, {ANEW}"
 STUDY = "study.db"  # a search reserves it like a cell, so that there is one at a time
 # A sweep writes these beside its records; a link could lead out of its directory.
 FILES = (STUDY, "multirun.yaml", "report.html", "results.csv")
 Cells = dict[str, Sequence[str]]  # overrides of each cell
+Others = Sequence[tuple[str, Cells]]
 
 
 def check_own_files(root: Path) -> None:
     """Refuse a link, or a directory in a file's place, where this sweep will write; UserError."""
     for path in map(root.joinpath, (COMMANDS, *FILES)):
         if path.is_symlink() or (path.is_dir() and path.name != COMMANDS):
-            raise UserError(f"{path}: a link or a directory in the place of the sweep's own; move it away")
+            problem = "a link or a directory in the place of the sweep's own"
+            raise UserError(f"{path}: {problem}; move it away")
 
 
 class KeptRecords:
@@ -84,10 +95,10 @@ def plan_cells(config: DictConfig, root: Path, cells: Cells) -> dict[str, RunPla
     return plans
 
 
-def check_others(config: DictConfig, root: Path, cells: Cells, others: Sequence[tuple[str, Cells]]) -> None:
+def check_others(config: DictConfig, root: Path, cells: Cells, others: Others) -> None:
     """Refuse cells that another command will run with other settings, or that would be moved aside.
 
-    ``others``: processes with their cells. UserError, or Busy where it is enough to wait for the other.
+    ``others``: processes with their cells. UserError, or Busy where it is enough to wait.
     """
     for process, theirs in others:
         shared = cells.keys() & theirs.keys()
@@ -106,7 +117,7 @@ def _values(job: Sequence[str]) -> dict[str, str]:
     return {key_of(override): mask_password(override.partition("=")[2]) for override in job}
 
 
-def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = f"{ANOTHER}, {ANEW}") -> None:
+def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = FIX) -> None:
     """Raise UserError, for the whole sweep, if there are differences in any of its cells.
 
     ``problem`` has {} for their number.
@@ -117,7 +128,7 @@ def refuse(root: Path, differing: Sequence[Changes], problem: str, fix: str = f"
         raise UserError(f"{root}: {problem.format(len(refused))} ({changes}); {fix}")
 
 
-def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Mapping[str, Any]) -> None:
+def check_tuning(config: DictConfig, root: Path, before: Tuning, planned: Entries) -> None:
     """Refuse to tune otherwise than a choice was made before: its runs would leave the report.
 
     ``planned``: as ``Tuning.rule``; {} for a sweep that does not tune.
@@ -151,7 +162,8 @@ class Reservation:
             if not self.command.path.exists():
                 self._stack.enter_context(self.command.lock())
             self.cells |= cells
-            self.command.write(CELLS, {name: [*map(mask_password, job)] for name, job in self.cells.items()})
+            masked = {name: [*map(mask_password, job)] for name, job in self.cells.items()}
+            self.command.write(CELLS, masked)
 
     def release(self) -> None:
         """End the reservation."""

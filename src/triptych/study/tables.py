@@ -2,27 +2,57 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.run.result import PARTS
 from triptych.study.cells import METRIC, Cell, Comparison, MeasureTable, PairTest
 from triptych.study.formatting import format_number, listed, p_value, plus_minus, quantity
 
-VERDICT = ("verdict", "verdict")
-BESIDE = {  # not the bound, and never in its place
-    "iw": "importance-weighted",
-    "ode": "by the ODE, its own items",
-    "ode_bound": "bound of those items",
-}
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of settings.
+
+    `short`: its heading in a terminal. `rank`: a narrow terminal leaves out the lowest rank first;
+    0 stays. `is_text`: whether it holds words.
+    """
+
+    key: str
+    heading: str
+    short: str = ""
+    rank: int = 0
+    is_text: bool = False
+
+
+SEEDS = Column("seeds", "seeds", is_text=True)
+VERDICT = Column("verdict", "verdict", is_text=True)
+DIFFERENCE = Column(
+    "difference",
+    "paired difference to best [interval]",
+    "to best [interval]",
+    rank=8,
+)
+P_VALUE = Column("p", "p (Holm)", rank=1)
+TERMS = (
+    Column("prior", "prior", rank=2),
+    Column("reconstruction", "reconstruction", "recon.", rank=3),
+    Column("diffusion", "diffusion", "diff.", rank=4),
+)
+GAP = Column("gap", "gap to entropy")
+# Other figures of test items, which never stand in the bound's place.
+BESIDE = (
+    Column("iw", "importance-weighted", rank=5),
+    Column("ode", "by the ODE, its own items", rank=6),
+    Column("ode_bound", "bound of those items", rank=7),
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure of a table: its text, the number by which to sort, its standard error or its interval."""
+    """One figure of a table: its text, its number, and its standard error or its interval."""
 
     text: str = ""
     value: float = math.nan
@@ -33,10 +63,8 @@ class Entry:
     @property
     def numbers(self) -> dict[str, float]:
         """{"v": value, "e": error, "low": low, "high": high}, as far as they are known."""
-        if math.isnan(self.value):
-            return {}
-        ends = {"e": self.error, "low": self.low, "high": self.high}
-        return {"v": self.value} | {name: end for name, end in ends.items() if math.isfinite(end)}
+        numbers = {"v": self.value, "e": self.error, "low": self.low, "high": self.high}
+        return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 @dataclass(frozen=True)
@@ -55,136 +83,175 @@ class TableRow:
         return Entry(words[key]) if key in words else self.entries.get(key, Entry())
 
 
-def entry(figure: Estimate, text: str | None = None) -> Entry:
+def entry(figure: Estimate) -> Entry:
     """Return the mean over seeds with its standard error."""
-    return Entry(plus_minus(figure) if text is None else text, figure.mean, figure.stderr)
+    return Entry(plus_minus(figure), figure.mean, figure.stderr)
 
 
-def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return key and heading of the columns: the bound or the deciding measure, the verdict, the rest."""
-    if table := comparison.deciding:  # their bound is one and the same
-        heads = [f"{value:g}" for value in table.values] if table.key else [table.metric.label]
-        return [*((f"{table.metric.name}@{i}", head) for i, head in enumerate(heads)), VERDICT]
-    known = [("bound", f"test bound, {comparison.unit}")]
+def table_columns(comparison: Comparison) -> list[Column]:
+    """Return the columns: the bound or the deciding measure, the verdict, the rest."""
+    if comparison.deciding:
+        return [*_measure_columns(comparison.deciding), VERDICT]
+    columns = [Column("bound", f"test bound, {comparison.unit}", "test bound")]
     if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
-    known += [VERDICT] if len(comparison.cells) + len(comparison.pending) > 1 else []
-    for part in PARTS:
-        figures = [cell.spread(part) for cell in comparison.cells]
-        shown = {format_number(figure.mean) for figure in figures if figure.n}
-        known += [(part, part)] if len(shown) > (len(figures) > 1) else []  # not one figure for all
-    beside = {"gap": "gap to entropy"} | BESIDE
-    known += [(k, head) for k, head in beside.items() if any(c.spread(k).n for c in comparison.cells)]
-    known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
-    return known
+        columns += [DIFFERENCE, P_VALUE]
+    if len(comparison.all_cells) > 1:
+        columns.append(VERDICT)
+    columns += [column for column in TERMS if _differs(comparison, column)]
+    others = [GAP, *BESIDE, *metric_columns(comparison)]
+    return columns + [column for column in others if _has_figures(comparison, column)]
 
 
-def metrics(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return name and heading of each user metric: "test psnr (higher is better)"."""
-    better_of = {name: better for run in comparison.runs for name, better in run.metrics.items()}
-    return [(n, f"test {n}" + (f" ({b} is better)" if b else "")) for n, b in better_of.items()]
+def _measure_columns(table: MeasureTable) -> list[Column]:
+    """Return a column for each value of a measure's key."""
+    name = table.metric.name
+    if not table.key:
+        return [Column(f"{name}@0", table.metric.label)]
+    return [Column(f"{name}@{place}", f"{value:g}") for place, value in enumerate(table.values)]
+
+
+def _has_figures(comparison: Comparison, column: Column) -> bool:
+    return any(cell.values(column.key) for cell in comparison.cells)
+
+
+def _differs(comparison: Comparison, column: Column) -> bool:
+    """Return whether a term of the bound is known and not the same figure for all settings."""
+    means = {format_number(cell.spread(column.key).mean) for cell in comparison.cells}
+    return _has_figures(comparison, column) and (len(means) > 1 or len(comparison.cells) == 1)
+
+
+def metric_columns(comparison: Comparison) -> list[Column]:
+    """Return a column for each metric of the user's own: "test psnr (higher is better)"."""
+    directions: dict[str, str] = {}
+    for run in comparison.runs:
+        directions |= run.metrics
+    columns = []
+    for name, direction in directions.items():
+        better = f" ({direction} is better)" if direction else ""
+        columns.append(Column(f"{METRIC}{name}", f"test {name}{better}"))
+    return columns
 
 
 def table_rows(comparison: Comparison) -> list[TableRow]:
     """Return the results table, best first; cells without a usable run come last and say why."""
     if comparison.deciding:
-        done = _drawn(comparison, comparison.deciding)
+        rows = _measured_rows(comparison, comparison.deciding)
     else:
-        done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
+        columns = table_columns(comparison)
+        rows = [_row(comparison, place, columns) for place in range(len(comparison.cells))]
     for cell in comparison.pending:
         statuses = {run.status for run in cell.others}
-        why = statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
-        done.append(TableRow(cell.label, {}, _seeds(cell), why))
-    return done
+        reason = "no result yet"
+        if statuses in ({"diverged"}, {"failed"}):
+            reason = statuses.pop()
+        rows.append(TableRow(cell.label, {}, _seeds(cell), reason))
+    return rows
 
 
-def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
-    entries = {"bound": entry(cell.bound)}
-    for part in ("gap", *(f"{METRIC}{name}" for name, _ in metrics(comparison))):
-        figure = cell.spread(part)
-        fewer = f" ({quantity(figure.n, 'seed')})" if 0 < figure.n < len(cell.runs) else ""
-        entries[part] = entry(figure, plus_minus(figure) + fewer)
-    for part in (*PARTS, *BESIDE):
-        figure = cell.spread(part)
-        entries[part] = entry(figure, format_number(figure.mean))
-    beside, verdict = against(comparison, 0, i)
-    return TableRow(cell.label, entries | beside, _seeds(cell), verdict, best=i == 0)
+def _row(comparison: Comparison, place: int, columns: Sequence[Column]) -> TableRow:
+    cell = comparison.cells[place]
+    entries = {column.key: _figure(cell, column) for column in columns if not column.is_text}
+    pair, verdict = against(comparison, 0, place)
+    entries |= {"bound": entry(cell.bound)} | pair
+    return TableRow(cell.label, entries, _seeds(cell), verdict, best=place == 0)
 
 
-def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, Entry], str]:
-    """Compare cell i with cell `reference`: paired difference with interval, corrected p; the verdict."""
+def _figure(cell: Cell, column: Column) -> Entry:
+    """Return a figure of a cell, with its number of seeds if not all of them have it."""
+    figure = cell.spread(column.key)
+    if column in TERMS or column in BESIDE:
+        return Entry(format_number(figure.mean), figure.mean, figure.stderr)
+    text = plus_minus(figure)
+    if 0 < figure.n < len(cell.runs):
+        text += f" ({quantity(figure.n, 'seed')})"
+    return Entry(text, figure.mean, figure.stderr)
+
+
+def against(comparison: Comparison, reference: int, place: int) -> tuple[dict[str, Entry], str]:
+    """Return difference, interval and corrected p of a cell against a reference; the verdict."""
     if len(comparison.cells) == 1:
         return {}, ""
-    if i == reference:
-        text = "reference" if i else "best"
-        return {"difference": Entry(text, 0.0), "p": Entry()}, "" if i else "lowest mean"
-    claim = comparison.claim(reference, i)
+    if place == reference:
+        text, verdict = ("reference", "") if place else ("best", "lowest mean")
+        return {"difference": Entry(text, 0.0), "p": Entry()}, verdict
+    claim = comparison.claim(reference, place)
     low, high = claim.interval
-    entries = {
-        "difference": Entry(claim.text, claim.pair.mean, low=low, high=high),
-        "p": Entry(p_value(claim.p), claim.p),
-    }
-    return entries, _row_verdict(comparison, claim, best=reference == 0)
+    difference = Entry(claim.text, claim.pair.mean, low=low, high=high)
+    verdict = _row_verdict(comparison, claim, best=reference == 0)
+    return {"difference": difference, "p": Entry(p_value(claim.p), claim.p)}, verdict
 
 
 def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     """Return a row's verdict: what the corrected test carries, else "not settled"."""
-    if claim.pair.n < 2:
-        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else it stands in the headline
-        return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
-    within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
-    worse = claim.pair.mean > 0
-    if claim.holds:
-        # better than the best is possible only where seeds differ: the pairs then contradict the means
-        text = "worse" if worse else "better where paired" if best else "better"
-        return f"{text}, {within}" if within else text
-    return within or "not settled"
+    if claim.pair.n == 0:
+        return "not paired"
+    if comparison.one_seed:
+        return ""  # The headline says that nothing is settled.
+    words = []
+    if claim.holds and claim.pair.mean > 0:
+        words.append("worse")
+    elif claim.holds:
+        # Only where seeds differ can the pairs contradict the means.
+        words.append("better where paired" if best else "better")
+    if claim.equal:
+        words.append(f"same within {comparison.rule.equal_within:g}")
+    return ", ".join(words) or "not settled"
 
 
 def table_title(comparison: Comparison) -> str:
     """Name what decides: "sliced Wasserstein distance by evaluations"; "" where the bound does."""
     table = comparison.deciding
-    return "" if table is None else table.metric.label + (f" by {table.key}" if table.key else "")
+    if table is None:
+        return ""
+    return f"{table.metric.label} by {table.key}" if table.key else table.metric.label
 
 
-def _drawn(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
-    """Return the rows of the deciding measure, best first by its last value, and where each is best."""
+def _measured_rows(comparison: Comparison, table: MeasureTable) -> list[TableRow]:
+    """Return the rows of the deciding measure, best first by its last value."""
     cells = {cell.label: cell for cell in comparison.cells}
-    best = [table.order(i)[0] for i in range(len(table.values))]
+    best_at: dict[str, list[str]] = {label: [] for label in cells}
+    for place, value in enumerate(table.values):
+        best_at[table.order(place)[0]].append(f"{value:g}")
+    columns = _measure_columns(table)
     rows = []
     for label in table.order(-1):
-        entries = {f"{table.metric.name}@{i}": entry(one) for i, one in enumerate(table.spreads[label])}
-        at = [f"{value:g}" for value, name in zip(table.values, best, strict=True) if name == label]
-        verdict = "best mean" + (f" at {listed(at)}" if table.key else "") if at else ""
-        rows.append(TableRow(label, entries, _seeds(cells[label]), verdict, bool(at)))
+        figures = zip(columns, table.spreads[label], strict=True)
+        entries = {column.key: entry(figure) for column, figure in figures}
+        verdict = ""
+        if best_at[label]:
+            verdict = f"best mean at {listed(best_at[label])}" if table.key else "best mean"
+        rows.append(TableRow(label, entries, _seeds(cells[label]), verdict, bool(verdict)))
     return rows
 
 
-def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[TableRow]]:
-    """Return columns and rows of the measures of samples beside a bound that decides, at the last value.
+def measure_rows(comparison: Comparison) -> tuple[list[Column], list[TableRow]]:
+    """Return columns and rows of the measures of samples at their last value, if the bound decides.
 
     The user's own columns come first; rows are best first by the first column.
     """
-    tables = [] if comparison.deciding else list(comparison.measures.values())
+    if comparison.deciding or not comparison.measures:
+        return [], []
+    tables = [*comparison.measures.values()]
     tables.sort(key=lambda table: (table.metric.name in SAMPLE_METRICS, not table.metric.better))
-    heads = []
+    columns = []
     for table in tables:
-        at = f" at {table.key} {table.values[-1]:g}" if table.key else ""
+        place = f" at {table.key} {table.values[-1]:g}" if table.key else ""
         better = f" ({table.metric.better})" if table.metric.better else ""
-        heads.append((table.metric.name, f"{table.metric.label}{at}{better}"))
-    order = dict.fromkeys([*(tables[0].order(-1) if tables else ()), *(c.label for c in comparison.cells)])
-    rows = [
-        TableRow(label, {t.metric.name: entry(t.spreads[label][-1]) for t in tables if label in t.cells})
-        for label in order
-    ]
-    return heads, [row for row in rows if row.entries]
+        columns.append(Column(table.metric.name, f"{table.metric.label}{place}{better}"))
+    entries: dict[str, dict[str, Entry]] = {label: {} for label in tables[0].order(-1)}
+    for table in tables:
+        for label, spreads in table.spreads.items():
+            entries.setdefault(label, {})[table.metric.name] = entry(spreads[-1])
+    return columns, [TableRow(label, figures) for label, figures in entries.items()]
 
 
 def _seeds(cell: Cell) -> str:
-    others = (run for run in cell.others if not (run.status == "diverged" and run.seed in cell.runs))
+    """Return the number of seeds with a result, and what became of the others: "3 (1 diverged)"."""
+    others = [run for run in cell.others if run.status != "diverged" or run.seed not in cell.runs]
     tally = Counter(map(_outcome, others))
-    rest = ", ".join(f"{n} {outcome}" for outcome, n in tally.items())
-    return f"{len(cell.runs)} ({rest})" if rest else str(len(cell.runs))
+    if not tally:
+        return str(len(cell.runs))
+    return f"{len(cell.runs)} ({', '.join(f'{n} {outcome}' for outcome, n in tally.items())})"
 
 
 def _outcome(run: Run) -> str:

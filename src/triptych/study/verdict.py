@@ -2,25 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from triptych.files import printable
+from triptych.run.parsing import Estimate
 from triptych.run.read import Run
-from triptych.study.cells import Comparison, MeasureTable, PairTest
+from triptych.study.cells import BOUND, Comparison, MeasureTable, PairTest
 from triptych.study.claims import MOST, seeds_to_settle
 from triptych.study.formatting import format_number, listed, plus_minus, quantity
 from triptych.study.groups import is_trial
+from triptych.study.statistics import spread
 
-# a summary's baselines, with their articles
+# Baselines of a summary that know nothing of a picture's content.
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
-NAMED = 4  # settings that are named in a sentence; more are counted
+NAMED = 4  # A sentence names so many settings; more are counted.
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentences` are the answer, one a relation; `lines` are about measures of samples.
+    """The answer in sentences, one for each relation, and a line on each measure of samples.
 
-    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would settle little.
+    `untrained`: whether no setting is better than a trivial baseline, so that more seeds would
+    settle little.
     """
 
     sentences: tuple[str, ...]
@@ -33,30 +37,79 @@ class Verdict:
         return " ".join(self.sentences)
 
 
+@dataclass(frozen=True)
+class Weakness:
+    """Settings whose mean test bound is no better than a trivial baseline."""
+
+    labels: Sequence[str] = ()
+    settings: int = 0
+    baseline: str = ""
+    bound: float = math.nan
+
+    @property
+    def of_all(self) -> bool:
+        """Whether no setting is better than the baseline."""
+        return 0 < self.settings == len(self.labels)
+
+    @property
+    def text(self) -> str:
+        """Name the settings; "" if there are none."""
+        if not self.labels:
+            return ""
+        baseline = f"{BASELINES[self.baseline]} ({format_number(self.bound)} bits/dim)"
+        if self.of_all and self.settings > 1:
+            return f"No setting is better than {baseline}: train longer."
+        verb = "is" if len(self.labels) == 1 else "are"
+        return f"{_names(self.labels, self.settings)} {verb} no better than {baseline}."
+
+
+def find_weakness(runs_by_label: Mapping[str, Sequence[Run]]) -> Weakness:
+    """Compare each setting's mean test bound with the best trivial baseline that runs recorded."""
+    bounds: dict[str, float] = {}
+    for run in chain.from_iterable(runs_by_label.values()):
+        if run.measure == "bpd":
+            bounds |= {name: run.baselines[name] for name in BASELINES if name in run.baselines}
+    if not bounds:
+        return Weakness()
+    best = min(bounds, key=lambda name: bounds[name])
+    labels = []
+    for label, runs in runs_by_label.items():
+        finite = [run.bound for run in runs if math.isfinite(run.bound)]
+        if spread(finite).mean >= bounds[best]:
+            labels.append(label)
+    return Weakness(labels, len(runs_by_label), best, bounds[best])
+
+
 def verdict(comparison: Comparison) -> Verdict:
     """State what these runs show, diverged and untrained settings included."""
-    deciding = comparison.deciding
-    worse = no_better({cell.label: [*cell.runs.values()] for cell in comparison.cells})
-    if untrained := worse.startswith("No setting"):
-        worse = f"{worse.removesuffix('.')}: train longer."
+    weakness = find_weakness({cell.label: [*cell.runs.values()] for cell in comparison.cells})
+    sentences = _answer(comparison, weakness.of_all)
+    sentences.insert(0 if weakness.of_all else len(sentences), weakness.text)
+    sentences.append(losses(comparison))
+    others = [table for table in comparison.measures.values() if table is not comparison.deciding]
+    lines = [ranking(comparison, table) for table in others]
+    return Verdict(tuple(filter(None, sentences)), tuple(filter(None, lines)), weakness.of_all)
+
+
+def _answer(comparison: Comparison, untrained: bool) -> list[str]:
     if comparison.is_unmeasured:
-        answer = ["These settings share one model and its bound: measures.n=1000 compares their samples."]
-    elif comparison.cells:
-        answer = [ranking(comparison, deciding)] if deciding else _sentences(comparison, untrained)
-    else:
-        answer = ["No run has reported a finite test bound yet."]
-    others = (table for table in comparison.measures.values() if table is not deciding)
-    lines = tuple(filter(None, (ranking(comparison, other) for other in others)))
-    best = comparison.cells[0].label if comparison.cells else ""
-    first = untrained or worse.startswith(f"{best} is no better")
-    before, after = (worse, "") if first else ("", worse)
-    sentences = (before, *answer, after, divergences(comparison), failures(comparison))
-    return Verdict(tuple(filter(None, sentences)), lines, untrained)
+        unmeasured = "These settings share one model and its bound"
+        return [f"{unmeasured}: measures.n=1000 compares their samples."]
+    if not comparison.cells:
+        return ["No run has reported a finite test bound yet."]
+    if comparison.deciding:
+        return [ranking(comparison, comparison.deciding)]
+    if len(comparison.cells) == 1:
+        return _single_setting(comparison)
+    return _lowest(comparison, untrained)
 
 
 def best_untested(runs: Sequence[Run]) -> str:
-    """Name the best of runs without a test, as a search's, by the figure that was optimised; "" for none."""
-    metric = next((run.config["optimized_metric"] for run in runs if "optimized_metric" in run.config), "")
+    """Name the best run of a search without a test, by the figure that was optimised, or ""."""
+    metrics = [run.config["optimized_metric"] for run in runs if "optimized_metric" in run.config]
+    if not metrics:
+        return ""
+    metric = metrics[0]
     figures = {run.dir.name: run.figure(metric) for run in runs if is_trial(run)}
     known = {name: figure for name, figure in figures.items() if figure is not None}
     if not known:
@@ -67,166 +120,203 @@ def best_untested(runs: Sequence[Run]) -> str:
     return printable(f"Best of {quantity(len(known), 'run')} without a test: {lead}.")
 
 
-def no_better(runs: Mapping[str, Sequence[Run]]) -> str:
-    """Name settings whose mean test bound is no better than a trivial baseline; "" if there are none."""
-    every = [run for of in runs.values() for run in of if run.measure == "bpd"]
-    known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
-    bounds = {label: [run.bound for run in of if math.isfinite(run.bound)] for label, of in runs.items()}
-    mean = {label: math.fsum(of) / len(of) for label, of in bounds.items() if of}
-    order = sorted(known, key=lambda name: -known[name])
-    what = {name: f"{BASELINES[name]} ({format_number(known[name])} bits/dim)" for name in order}
-    if len(mean) > 1 and (of_all := [name for name in order if min(mean.values()) >= known[name]]):
-        return f"No setting is better than {what[of_all[0]]}."
-    worst = {label: next((name for name in order if x >= known[name]), "") for label, x in mean.items()}
-    failed = {name: [label for label in mean if worst[label] == name] for name in order}
-    return " ".join(
-        f"{_names(labels, len(mean))} {'is' if len(labels) == 1 else 'are'} no better than {what[name]}."
-        for name, labels in failed.items()
-        if labels
-    )
+def losses(comparison: Comparison) -> str:
+    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" if none was lost."""
+    lost = []
+    for cell in comparison.all_cells:
+        for status in ("diverged", "failed"):
+            n = len(cell.lost(status))
+            if n:
+                seeds = quantity(len(cell.seeds), "seed")
+                lost.append(f"{cell.label} {status} with {n} of {seeds}")
+    return f"{listed(lost)}: figures are of the others." if lost else ""
 
 
-def divergences(comparison: Comparison) -> str:
-    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
-    cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
-    each = [f"{c.label} diverged with {c.diverged} of {quantity(len(c.seeds), 'seed')}" for c in cells]
-    rest = ": figures are of the others" if any(cell.runs for cell in cells) else ""
-    return f"{listed(each)}{rest}." if each else ""
+def _single_setting(comparison: Comparison) -> list[str]:
+    (cell,) = comparison.cells
+    figure = f"{plus_minus(cell.bound)} {comparison.unit}"
+    if len(cell.runs) == 1:
+        # The error of a single run is over the items of its test set.
+        estimate = comparison.runs[0].test[comparison.measure]
+        figure = f"{plus_minus(estimate)} {comparison.unit} ({quantity(estimate.n, 'item')})"
+    answer = f"{cell.label}: {figure}, {quantity(cell.bound.n, 'seed')}."
+    return [answer, "No other setting to compare with."]
 
 
-def failures(comparison: Comparison) -> str:
-    """Name the settings of which every run failed: they are not among "the others"; "" if none did."""
-    lost = [c.label for c in comparison.pending if c.others and {r.status for r in c.others} == {"failed"}]
-    every = len(comparison.cells) + len(comparison.pending)
-    return f"{_names(lost, every)} failed: no run has a result." if lost else ""
+@dataclass
+class Relations:
+    """How the best setting stands to its rivals: labels by outcome, and the tests of open pairs.
+
+    `ahead`: better than the best over the seeds that both have, which is possible only where seeds
+    differ.
+    """
+
+    clear: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+    open: dict[str, PairTest] = field(default_factory=dict)
+
+    def add(self, label: str, claim: PairTest) -> None:
+        """Sort in a rival by its test against the best setting."""
+        if claim.outcome == "open":
+            self.open[label] = claim
+        elif claim.outcome == "same":
+            self.same.append(label)
+        elif claim.pair.mean > 0:
+            self.clear.append(label)
+        else:
+            self.ahead.append(label)
 
 
-def _sentences(comparison: Comparison, untrained: bool) -> list[str]:
-    cells, best = comparison.cells, comparison.cells[0]
-    figure = f"{plus_minus(best.bound)} {comparison.unit}"
-    if len(cells) == 1:
-        if len(comparison.runs) == 1:  # whose ± is over the items of its test set
-            own = comparison.runs[0].test[comparison.measure]
-            figure = f"{plus_minus(own)} {comparison.unit} ({quantity(own.n, 'item')})"
-        answer = f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}."
-        return [answer, "No other setting to compare with."]
-    lowest = f"{best.label} is lowest: {figure}."
-    if max(cell.bound.n for cell in cells) == 1:
-        return [lowest, "One seed: nothing is settled."]
-    claims = {cell.label: comparison.claim(0, j) for j, cell in enumerate(cells) if j}
-    sentences = [lowest]
-    if clear := [label for label, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
-        sentences.append(f"Clear of {_names(clear, len(claims))}.")
-    # possible only where seeds differ: the means are then not over the same seeds, the pairs are
-    if ahead := [label for label, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
-        verb = "is" if len(ahead) == 1 else "are"
-        sentences.append(f"Over the seeds that both have, {_names(ahead, len(claims))} {verb} clear of it.")
-    if same := [label for label, claim in claims.items() if claim.equal and label not in clear + ahead]:
+def _lowest(comparison: Comparison, untrained: bool) -> list[str]:
+    """State which setting has the lowest bound, and its relation to the others."""
+    best, *rivals = comparison.cells
+    sentences = [f"{best.label} is lowest: {plus_minus(best.bound)} {comparison.unit}."]
+    if comparison.one_seed:
+        return [*sentences, "One seed: nothing is settled."]
+    relations, n = Relations(), len(rivals)
+    for place, cell in enumerate(rivals, 1):
+        relations.add(cell.label, comparison.claim(0, place))
+    if relations.clear:
+        sentences.append(f"Clear of {_names(relations.clear, n)}.")
+    if relations.ahead:
+        names = _names(relations.ahead, n)
+        sentences.append(f"Where both have a seed, it is worse than {names}.")
+    if relations.same:
         margin = f"{comparison.rule.equal_within:g} {comparison.unit}"
-        sentences.append(f"The same as {_names(same, len(claims))} within {margin}.")
-    if left := {label: claim for label, claim in claims.items() if label not in clear + ahead + same}:
-        interim = comparison.rule.interim
-        would = "" if interim or untrained else _would_settle(left, len(claims))
-        sentences.append(f"Not settled against {_names([*left], len(claims))}{would}.")
-        sentences += ["Nothing is settled before the sweep ends."] if interim else []
-    return sentences
+        sentences.append(f"The same as {_names(relations.same, n)} within {margin}.")
+    if not relations.open:
+        return sentences
+    not_settled = f"Not settled against {_names([*relations.open], n)}"
+    if comparison.rule.interim:
+        return [*sentences, f"{not_settled}.", "Nothing is settled before the sweep ends."]
+    if untrained:
+        return [*sentences, f"{not_settled}."]
+    return [*sentences, f"{not_settled}{_would_settle(relations.open, n)}."]
 
 
-def _would_settle(left: Mapping[str, PairTest], rivals: int) -> str:
-    if not all(claim.pair.error for claim in left.values()):
+def _would_settle(open_claims: Mapping[str, PairTest], rivals: int) -> str:
+    """Return ": about 7 seeds per setting would settle v"; "" where a pair has no error yet."""
+    if not all(claim.pair.error for claim in open_claims.values()):
         return ""
-    needed: dict[int | None, list[str]] = {}
-    for label, claim in left.items():
-        needed.setdefault(seeds_to_settle(claim), []).append(label)
-    never, counts = needed.pop(None, []), sorted(n for n in needed if n)
-    if len(counts) > NAMED:
-        needed, counts = {counts[-1]: [label for label in left if label not in never]}, counts[-1:]
-    parts = [f"about {n} seeds per setting would settle {_names(needed[n], rivals)}" for n in counts]
+    needed = {label: seeds_to_settle(claim) for label, claim in open_claims.items()}
+    counts = {label: n for label, n in needed.items() if n is not None}
+    never = [label for label, n in needed.items() if n is None]
+    parts = []
+    if counts:
+        names = _names([*counts], rivals)
+        parts.append(f"about {max(counts.values())} seeds per setting would settle {names}")
     if never:
         parts.append(f"{MOST} seeds would not settle {_names(never, rivals)}")
     return f": {', '.join(parts)}"
 
 
 def ranking(comparison: Comparison, table: MeasureTable) -> str:
-    """Describe which setting is clear of others by a measure, and which are no better than noise."""
+    """Describe which setting is clear of others by a measure, and which are as bad as noise."""
     if not table.metric.better:
         return ""
-    lost = []
-    for label, spreads in table.spreads.items():
-        places = zip(table.values, spreads, strict=True)
-        beyond = [v for v, s in places if table.sign * (s.mean - table.noise) >= -1e-9 * abs(table.noise)]
-        at = f" (at {listed([f'{v:g}' for v in beyond])})" if len(beyond) < len(spreads) else ""
-        lost += [label + at] if beyond else []
-    parts = [f"no better than noise ({format_number(table.noise)}): {listed(lost)}"] if lost else []
+    parts = []
+    noisy = [label for label, spreads in table.spreads.items() if _is_noise(table, spreads[-1])]
+    if noisy:
+        parts.append(f"no better than noise ({format_number(table.noise)}): {listed(noisy)}")
     if len(table.cells) > 1:
-        values_of: dict[str, list[str]] = {}
-        for i, value in enumerate(table.values):
-            values_of.setdefault(_best(comparison, table, i), []).append(f"{value:g}")
-        each = [f"at {listed(v)} {text}" for text, v in values_of.items()]
-        parts += each if table.key and len(values_of) > 1 else list(values_of)
-    return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}." if parts else ""
+        parts += _rankings_by_value(comparison, table)
+    if not parts:
+        return ""
+    return f"By {table.metric.title} ({table.metric.better}): {'; '.join(parts)}."
 
 
-def _best(comparison: Comparison, table: MeasureTable, i: int) -> str:
-    first, *rest = table.order(i)
-    claims = {label: comparison.sampled(table.metric.name, i, first, label) for label in rest}
-    clear = [label for label in rest if claims[label].holds and table.sign * claims[label].pair.mean > 0]
+def _is_noise(table: MeasureTable, figure: Estimate) -> bool:
+    """Return whether a figure is no better than that of pure noise, up to rounding."""
+    return table.sign * (figure.mean - table.noise) >= -1e-9 * abs(table.noise)
+
+
+def _rankings_by_value(comparison: Comparison, table: MeasureTable) -> list[str]:
+    """Return "at 5 x0 is clear of v" for each value of the key; one text where all agree."""
+    values_by_text: dict[str, list[str]] = {}
+    for place, value in enumerate(table.values):
+        values_by_text.setdefault(_best(comparison, table, place), []).append(f"{value:g}")
+    if len(values_by_text) == 1:
+        return [*values_by_text]
+    return [f"at {listed(values)} {text}" for text, values in values_by_text.items()]
+
+
+def _best(comparison: Comparison, table: MeasureTable, place: int) -> str:
+    first, *rest = table.order(place)
+    clear = []
+    for label in rest:
+        claim = comparison.sampled(table.metric.name, place, first, label)
+        if claim.holds and table.sign * claim.pair.mean > 0:
+            clear.append(label)
     if not clear:
         return "nothing is settled"
     text = f"{first} is clear of {_names(clear, len(rest))}"
-    left = [label for label in rest if label not in clear]
-    return f"{text}, not settled against {_names(left, len(rest))}" if left else text
+    if len(clear) == len(rest):
+        return text
+    open_labels = [label for label in rest if label not in clear]
+    return f"{text}, not settled against {_names(open_labels, len(rest))}"
 
 
 def footnote(comparison: Comparison) -> str:
     """Return what the intervals and p-values do and do not cover."""
-    rule, name = comparison.rule, comparison.question.metric.name
-    pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
     parts = ["± is the standard error over seeds."]
-    if pairs and not name:
+    parts += [_about_pairs(comparison), _about_tests(comparison)]
+    if comparison.deciding:
+        parts.append(about(comparison))
+    return " ".join(filter(None, parts))
+
+
+def _about_pairs(comparison: Comparison) -> str:
+    """Describe what the intervals of differences cover."""
+    sentences = []
+    pairs = [claim.pair for (metric, *_), claim in comparison.claims.items() if metric == BOUND]
+    if pairs and not comparison.deciding:
         by_item = sum(pair.n_items > 0 for pair in pairs)
-        seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-        parts.append(
-            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by item too. "
-            f"Their intervals cover what changes with the seed ({seed}), and where they are paired by item "
-            "which items are in the test set."
+        source = "draws" if comparison.one_training else "initial weights, batches, noise"
+        sentences.append(
+            f"Differences are paired by seed, in {by_item} of {quantity(len(pairs), 'pair')} by "
+            f"item too. Their intervals cover what changes with the seed ({source}), and where "
+            "they are paired by item which items are in the test set."
         )
     if comparison.one_training:
-        parts.append(
-            "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
-            "random after training, not what another training would have changed."
+        sentences.append(
+            "All seeds of a setting are of one trained model: errors and intervals cover what is "
+            "drawn at random after training, not what another training would have changed."
         )
+    return " ".join(sentences)
+
+
+def _about_tests(comparison: Comparison) -> str:
+    """Describe how the tests are corrected."""
+    rule, sentences = comparison.rule, []
     if comparison.tests > 1:
-        measured = len({key[0] for key in comparison.claims}) > 1
-        parts.append(
-            f"{comparison.tests} differences are tested here (pairs of settings"
-            f"{', by the bound and by each measure' if measured else ''}). Holm's method "
-            "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
-            "of”. All pairs count, so it is covered that the best was picked on the same test items. "
-            "Intervals are corrected likewise: one excludes zero where p is at most 0.05."
+        sentences.append(
+            f"{comparison.tests} differences are tested here (pairs of settings, by all that is "
+            "measured). Holm's method corrects p for all of them: with no true difference "
+            "anywhere, at most 5% of reports say “clear of”. All pairs count, so it is covered "
+            "that the best was picked on the same test items. Intervals are corrected likewise: "
+            "one excludes zero where p is at most 0.05."
         )
     if rule.looks > 1:
-        parts.append(
-            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend 1/{rule.looks} of the "
-            "5%, so looking again adds no errors."
+        sentences.append(
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each may spend "
+            f"1/{rule.looks} of the 5%, so looking again adds no errors."
         )
     if rule.interim:
-        parts.append("The sweep has not ended: nothing is settled before.")
-    if rule.equal_within is not None and pairs:
-        parts.append(
+        sentences.append("The sweep has not ended: nothing is settled before.")
+    if rule.equal_within is not None:
+        sentences.append(
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{rule.equal_within:g} {comparison.unit}. “Not settled”: these runs show neither."
         )
-    if name:
-        parts.append(about(comparison))
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
-def _names(labels: list[str], of: int) -> str:
+def _names(labels: Sequence[str], total: int) -> str:
     """Name settings, or count them where they are many: "all 6", "5 of 6"."""
     if len(labels) <= NAMED:
-        return listed(labels)
-    return f"all {of}" if len(labels) == of else f"{len(labels)} of {of}"
+        return listed([*labels])
+    return f"all {total}" if len(labels) == total else f"{len(labels)} of {total}"
 
 
 def about(comparison: Comparison) -> str:
@@ -234,7 +324,4 @@ def about(comparison: Comparison) -> str:
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:
         return ""
-    tables = comparison.measures
-    fewer = [f"{tables[k].metric.title}: {n}" for k, n in measured.fewer.items() if k in tables]
-    aside = f" ({'; '.join(fewer)})" if fewer else ""
-    return f"{measured.n} samples a set{aside}, against {measured.reference}."
+    return f"{measured.n} samples a set, against {measured.reference}."

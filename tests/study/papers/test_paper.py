@@ -10,7 +10,7 @@ from tests.refusal import refused, refused_if
 from triptych.config.describe import read_yaml
 from triptych.config.source import CONFIGS
 from triptych.errors import UserError
-from triptych.study.papers.claim import _means
+from triptych.study.papers.claim import read_claim
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_claims
 from triptych.study.render import markdown
 
@@ -95,11 +95,11 @@ def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
 @pytest.mark.parametrize(
     "metric, config, said",
     [
-        ("bond", {}, "metric=bond: no such metric, did you mean bound?"),
-        ("recall", {}, "measures.n=0 measures no samples"),
+        ("bond", {}, "metric=bond: no run of this sweep has it, did you mean bound?"),
+        ("recall", {}, "with measures.n=1000, metrics of samples"),
         ("recall", {"measures": {"n": 100}}, ""),
         ("ode", {}, ""),
-        ("psnr", {}, "metric=psnr: no such metric"),
+        ("psnr", {}, "metric=psnr: no run of this sweep has it"),
         ("psnr", {"metrics": {"psnr": {}}}, ""),
     ],
 )
@@ -112,7 +112,7 @@ def test_samples_are_drawn_if_an_axis_sets_their_number():
     claims = read_claims(node(compare="objective", order=["x0", "v"], metric="recall"), AXES)
     check_claimed_metrics(claims, CONFIG, AXES | {"measures.n": ["9", "99"]})
     repeats = AXES | {"measures.repeats": ["1", "2"]}
-    refused(lambda: check_claimed_metrics(claims, CONFIG, repeats), "measures.n=0 measures no samples")
+    refused(lambda: check_claimed_metrics(claims, CONFIG, repeats), "no run of this sweep has it")
 
 
 def test_a_claim_of_another_scale_is_not_made_here():
@@ -156,7 +156,12 @@ def test_claims_are_no_part_of_what_a_run_is(prepared):
 
 
 def test_a_typed_value_is_that_of_the_file():
-    """As YAML has it: 1 is no true, and null no text."""
-    same = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1)]
-    other = [("1", True), ("0", False), ("true", 1), ("null", "null"), ("x0", None)]
-    assert all(_means(*pair) for pair in same) and not any(_means(*pair) for pair in other)
+    """As YAML has it: 1 is no true."""
+    axes = {"a": ["1e-3", "true", "null", "1.0", "x0"]}
+    typed = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1), ("x0", "x0")]
+    for text, value in typed:
+        claim = {"says": "It is so.", "value": {value: 2.0}, "within": 1.0}
+        [contrast] = read_claim("one", claim, axes).contrasts
+        assert dict(contrast.first.setting) == {"a": text}
+    claim = {"says": "It is so.", "value": {True: 2.0}, "within": 1.0}
+    refused(lambda: read_claim("one", claim, {"a": ["1", "0"]}), "value=true: not in the sweep")

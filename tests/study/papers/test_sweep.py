@@ -90,7 +90,7 @@ def test_a_single_run_is_none_of_a_papers():
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
+        (["+paper.claims.falls.metric=recall"], "metric=recall: no run of this sweep has it"),
         (["until=decided"], "paper: its settings and seeds are fixed; leave out until"),
         (["+hydra.sweeper.tune.seed='7,8'"], "paper: its settings and seeds are fixed; leave out"),
     ],
@@ -122,7 +122,7 @@ def test_a_scale_that_is_not_there_is_refused():
         with pytest.raises(UserError, match=f"scale=paper: paper={paper} has no such scale; use scale=small"):
             set_scale(asked(paper, "scale=paper"))
     cfg = compose("train", ["scale=paper"], return_hydra_config=True)
-    refused(lambda: set_scale(cfg), "scale=paper: for a sweep of a paper's claims")
+    refused(lambda: set_scale(cfg), "scale=paper: paper=None has no such scale; use scale=small")
 
 
 def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():

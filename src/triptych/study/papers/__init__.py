@@ -1,1 +1,1 @@
-"""Published claims: their files, a sweep that decides them, the verdicts and the page of all of them."""
+"""Published claims, as their files state them and a sweep records them before its first run."""

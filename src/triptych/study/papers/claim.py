@@ -1,11 +1,10 @@
 """Published claims and the contrasts that decide them; docs/papers.md says what can be claimed.
 
-A contrast is a number that is to lie in a range. Where other axes vary, a claim is made at each of their
-values, unless ``at`` names one. Read without numpy or torch, before a run starts.
+A contrast is a number that is to lie in a range. Where other axes vary, a claim is made at each of
+their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,18 @@ import yaml
 
 from triptych.config.habits import nearest
 from triptych.errors import UserError
-from triptych.run.parsing import format_value, value_name
+from triptych.run.parsing import format_value, to_float, value_name
 
 # The metrics that a run always has, beside those of its samples and the user's own.
-OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
+TERMS = ("prior", "reconstruction", "diffusion")
+OF_THE_BOUND = ("bound", *TERMS, "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
 METRIC = "metric"  # as an axis: the metrics themselves are compared
 SOURCES = ("table", "figure", "section")
 WORDS = ("note", "kind", "quote", "otherwise", "untestable")
 
-Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
+# The axes of a sweep: {key: values as they are typed}, the seeds among them.
+Axes = Mapping[str, Sequence[str]]
 
 
 class Statistic(NamedTuple):
@@ -52,9 +53,10 @@ class MetricPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """One figure, the difference of two, or with ``ratio`` the logarithm of their ratio, in a range.
+    """A figure, the difference of two, or with ``ratio`` the logarithm of their ratio, in a range.
 
-    With ``diverges`` it is the share of seeds that diverge, or are above ``beyond`` times all ``others``.
+    With ``diverges`` it is the share of seeds that diverge, or are above ``beyond`` times all
+    ``others``.
     """
 
     name: str
@@ -118,13 +120,14 @@ class Claim:
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
-    """Return the claim of a node ``paper.claims.NAME``, whose keys and types are checked; else UserError."""
+    """Return the claim of a node ``paper.claims.NAME``; UserError: it cannot be decided."""
     path = f"paper.claims.{name}"
     statistic = _statistic(path, node)
     builder = ContrastBuilder(path, node, axes)
     contrasts = tuple(getattr(builder, statistic)())
     if not contrasts:
-        raise UserError(f"{path}.{statistic}={node[statistic]!r}: nothing to compare; list more settings")
+        problem = "nothing to compare; list more settings"
+        raise UserError(f"{path}.{statistic}={node[statistic]!r}: {problem}")
     metric = builder.metric
     if builder.axis == METRIC:
         metric = ""
@@ -145,7 +148,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
 
 
 def _statistic(path: str, node: Mapping[str, Any]) -> str:
-    """Return the name of a claim's statistic; UserError unless it has one, with a tolerance of its own."""
+    """Return a claim's statistic; UserError unless it has exactly one, with its own tolerance."""
     names = [name for name in STATISTICS if name in node]
     if len(names) != 1:
         raise UserError(f"{path}: {len(names)} of {', '.join(STATISTICS)}; use exactly one")
@@ -153,14 +156,15 @@ def _statistic(path: str, node: Mapping[str, Any]) -> str:
     accepted, required = STATISTICS[name]
     given = [key for key in TOLERANCES if key in node]
     if len(given) > 1 or not {*given} <= {*accepted}:
-        raise UserError(f"{path}: {' and '.join(given)} with {name}; use one of {', '.join(accepted)}")
+        problem = f"{' and '.join(given)} with {name}"
+        raise UserError(f"{path}: {problem}; use one of {', '.join(accepted)}")
     if required and not given:
         raise UserError(f"{path}: {name} needs a tolerance; use one of {', '.join(accepted)}")
     return name
 
 
 def _axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
-    """Return the axis whose values a claim compares: the one that it names, or the only one that varies."""
+    """Return the axis that a claim compares: the one that it names, or the only one that varies."""
     if "compare" in node:
         axis = node["compare"]
         if axis not in (*axes, METRIC):
@@ -174,7 +178,7 @@ def _axis(path: str, node: Mapping[str, Any], axes: Axes) -> str:
 
 
 class ContrastBuilder:
-    """Build the contrasts of one claim from its node and the sweep's axes: a method for each statistic."""
+    """Build the contrasts of a claim from its node and the sweep's axes; a method a statistic."""
 
     def __init__(self, path: str, node: Mapping[str, Any], axes: Axes):
         self.path, self.node, self.axes = path, node, axes
@@ -184,7 +188,7 @@ class ContrastBuilder:
         self.fixed = {key: self._as_typed(f"at.{key}", key, value) for key, value in at.items()}
         free = [key for key in axes if key != self.axis and key not in self.fixed]
         points = itertools.product(*(axes[key] for key in free))
-        # the settings of all axes that are neither compared nor fixed; the claim is made at each of them
+        # The claim is made at each value of the axes that are neither compared nor fixed.
         self.elsewhere = [dict(zip(free, point, strict=True)) for point in points]
         self.open_axes = [key for key in free if len(axes[key]) > 1]
 
@@ -232,7 +236,12 @@ class ContrastBuilder:
         for elsewhere in self.elsewhere:
             yield self._contrast(settings, elsewhere, **how)
 
-    def _contrast(self, settings: Sequence[str], elsewhere: Mapping[str, str], **how: Any) -> Contrast:
+    def _contrast(
+        self,
+        settings: Sequence[str],
+        elsewhere: Mapping[str, str],
+        **how: Any,
+    ) -> Contrast:
         """Build a contrast of one or two settings; ``how``: its other fields."""
         sign = " − "
         if how.get("ratio"):
@@ -262,9 +271,11 @@ class ContrastBuilder:
         if axis == METRIC:
             return str(value)
         if axis not in self.axes:
-            raise UserError(f"{self.path}.{place}: not an axis of the sweep, {nearest(axis, [*self.axes])}")
+            fix = nearest(axis, [*self.axes])
+            raise UserError(f"{self.path}.{place}: not an axis of the sweep, {fix}")
         for text in self.axes[axis]:
-            if text == str(value) or _means(text, value):
+            # as it is written, or an equal number: 1e-3 is 0.001, and no text or number is true
+            if text == format_value(value) or to_float(text) == to_float(value):
                 return text
         known = f"{axis} is one of {', '.join(self.axes[axis])}"
         raise UserError(f"{self.path}.{place}={format_value(value)}: not in the sweep; {known}")
@@ -277,18 +288,9 @@ def _source(kind: str, which: str) -> str:
     return f"{kind} {which}"
 
 
-def _means(text: str, value: Any) -> bool:
-    """Return whether a typed text is that value: null, true, 1e-3."""
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        return False
-    return bool(parsed == value) and isinstance(parsed, bool) == isinstance(value, bool)
-
-
 def _rule(node: Mapping[str, Any], statistic: str) -> str:
     """Return the statistic and its tolerance as the file has them: "order: [a, b], by: 0.1"."""
     keys = [statistic, *STATISTICS[statistic].tolerances]
     rule = {key: node[key] for key in keys if key in node}
-    text = yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
-    return text.strip()[1:-1]
+    style: Any = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
+    return str(yaml.safe_dump(rule, width=math.inf, **style)).strip()[1:-1]

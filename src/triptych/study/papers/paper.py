@@ -1,8 +1,10 @@
-"""A published table and its claims: the node ``paper`` of a file in ``configs/paper``, read and checked.
+"""A published table and its claims: the node ``paper`` of a file in ``configs/paper``.
 
-A sweep of them: its scale, and what it records of the claims before its first run; without numpy or torch.
+It is read and checked here, without numpy or torch; a sweep sets its scale and records the claims
+before its first run.
 """
 
+import itertools
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,13 +38,13 @@ KINDS = ("identity", "exact", "trained")
 def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """Return values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
-    values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
-    for override in (override for job in jobs for override in job):
-        key, _, value = override.lstrip("+").partition("=")
-        if key in values_of:
-            values_of[key][value.strip("'\"")] = None
-    axes = {key: list(values) for key, values in values_of.items()}
+    """Return the values of ``keys`` in a grid's jobs, and those at which each run is measured."""
+    axes: dict[str, list[str]] = {key: [] for key in keys}
+    for override in itertools.chain.from_iterable(jobs):
+        key, _, text = override.lstrip("+").partition("=")
+        value = text.strip("'\"")
+        if key in axes and value not in axes[key]:
+            axes[key].append(value)
     over = measures["over"]
     if over and measures["n"]:
         if not isinstance(over, str):
@@ -53,10 +55,10 @@ def axes_of(
 
 def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
     """Return what a verdict depends on, of a node's claims at a scale: all but words."""
-    return {
-        name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
-        for name, claim in claims_at(claims, scale).items()
-    }
+    decisive = {}
+    for name, claim in claims_at(claims, scale).items():
+        decisive[name] = {key: claim[key] for key in claim if key not in WORDS_ALONE}
+    return decisive
 
 
 def settings_digest(file: Mapping[str, Any], scale: str) -> str:
@@ -69,7 +71,8 @@ def settings_digest(file: Mapping[str, Any], scale: str) -> str:
     settings["sweeper"] = sweeper
     if scale == "small":
         # A file that holds values of another scale alone adds nothing to this one.
-        settings["defaults"] = [name for name in file.get("defaults", []) if not _only_scales(str(name))]
+        names = file.get("defaults", [])
+        settings["defaults"] = [name for name in names if not _only_scales(str(name))]
     return sha256(yaml.safe_dump(settings).encode()).hexdigest()[:16]
 
 
@@ -83,11 +86,12 @@ def _only_scales(default: str) -> bool:
 
 def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """Return a node's claims that are made at a scale."""
-    return {str(name): claim for name, claim in claims.items() if claim.get("scale") in (None, scale)}
+    scales = (None, scale)
+    return {str(name): claims[name] for name in claims if claims[name].get("scale") in scales}
 
 
 def read_claims(node: Mapping[str, Any], axes: Axes, scale: str = "small") -> list[Claim]:
-    """Return the claims of a sweep's node ``paper``; UserError: a wrong value, or one not in ``axes``."""
+    """Return the claims of a node ``paper``; UserError: a wrong value, or one not in ``axes``."""
     check_values({"paper": dict(node)})
     check_present("paper", node, PaperNode.__required_keys__)
     settings = {key: values for key, values in axes.items() if key != "seed"}
@@ -107,38 +111,36 @@ def check_present(path: str, node: Mapping[str, Any], keys: Iterable[str]) -> No
 
 def check_claimed_metrics(claims: Iterable[Claim], config: Mapping[str, Any], axes: Axes) -> None:
     """Raise UserError for a metric that no run of the sweep will have."""
-    drawn = config["measures"]["n"] or not {"measures", "measures.n"}.isdisjoint(axes)
-    known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *(config.get("metrics") or {})]
-    swept = {key.split(".")[0] for key in axes}
-    may_be_added = not {"metrics", "setting"}.isdisjoint(swept)
+    if any(key.split(".")[0] in ("metrics", "setting") for key in axes):
+        return  # a setting may add any metric
+    known = [*OF_THE_BOUND, *OF_THE_RUN, *(config.get("metrics") or {})]
+    if config["measures"]["n"] or "measures.n" in axes:
+        known += SAMPLE_METRICS
     for claim in claims:
-        for metric in dict.fromkeys(point.metric for point in claim.points):
+        for metric in {point.metric for point in claim.points} - {*known}:
             path = f"paper.claims.{claim.name}.metric={metric}"
-            if metric in SAMPLE_METRICS and not drawn:
-                raise UserError(f"{path}: measures.n=0 measures no samples; measures.n=1000 does")
-            if metric not in known and not may_be_added:
-                raise UserError(f"{path}: no such metric, {nearest(metric, known)}")
+            fix = "with measures.n=1000, metrics of samples are measured"
+            raise UserError(f"{path}: no run of this sweep has it, {nearest(metric, known)}; {fix}")
 
 
 def scale_values(config: DictConfig) -> dict[str, Any]:
-    """Return {key: value} of the chosen scale, {} for the small one; UserError: a paper without it."""
+    """Return {key: value} of the chosen scale, {} of the small one; UserError: there is none."""
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
-    if not config.get("paper"):
-        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
     values: Any = OmegaConf.select(config, f"hydra.sweeper.scales.{scale}")
     if not isinstance(values, DictConfig):
         reason = values or "has no such scale; use scale=small"
-        raise UserError(f"scale={scale}: paper={config.hydra.runtime.choices.get('paper')} {reason}")
+        paper = config.hydra.runtime.choices.get("paper")
+        raise UserError(f"scale={scale}: paper={paper} {reason}")
     return {str(key): value for key, value in to_plain(values).items()}
 
 
 def set_scale(config: DictConfig) -> list[str]:
-    """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
+    """Set the sweep's values to its scale's; return the keys that get one value for all runs.
 
-    Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
-    with its value out of the configuration.
+    Each stands in the place of the grid's value, or beside it; null takes a key out of the grid,
+    and "~key" with its value out of the configuration.
     """
     values = scale_values(config)
     if not values:
@@ -166,21 +168,22 @@ def set_measures(config: DictConfig, values: Mapping[str, Any]) -> None:
 
 def _shared_by_all(values: Mapping[str, Any]) -> list[str]:
     """Return the keys of a scale that have one value, not a list of them as in "1,2"."""
-    return [key for key, value in values.items() if "," not in str(value) or not isinstance(value, str)]
+    return [key for key, value in values.items() if not (isinstance(value, str) and "," in value)]
 
 
 def claims_of(
     config: DictConfig, jobs: Sequence[Sequence[str]], before: SweepRecord, any_result: bool
 ) -> dict[str, Any]:
-    """Return the claims for ``sweep.json``, {} if no paper's; UserError: one that this sweep cannot decide.
+    """Return what ``sweep.json`` records of a paper's claims; UserError: one cannot be decided.
 
-    ``jobs``: the overrides of each run. ``before``: the record of an earlier start. ``any_result``: whether
-    a run of the sweep has ended.
+    ``jobs``: the overrides of each run. ``before``: the record of an earlier start. ``any_result``:
+    whether a run of the sweep has ended.
     """
     if not config.get("paper"):
         return {}
     if config.get("until") or config.hydra.sweeper.get("tune"):
-        raise UserError("paper: its settings and seeds are fixed; leave out until and hydra.sweeper.tune")
+        fix = "leave out until and hydra.sweeper.tune"
+        raise UserError(f"paper: its settings and seeds are fixed; {fix}")
     node, scale = to_plain(config.paper), str(config.get("scale", "small"))
     axes = _swept_axes(config, jobs)
     runs_stay = any_result and not config.get("force")
@@ -192,7 +195,8 @@ def claims_of(
     check_findings(claims_at(node["claims"], scale))
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     facts: dict[str, Any] = {"paper": node, "paper_name": name, "paper_axes": axes}
-    facts |= {"scale": scale, "machine": machine(), "paper_settings": _current_settings(name, scale)}
+    facts |= {"scale": scale, "machine": machine()}
+    facts["paper_settings"] = _current_settings(name, scale)
     if runs_stay:
         facts["paper_settings"] = before.paper_settings
     if before.claims_changed or (any_result and _has_changed(before, node, axes, scale)):
@@ -239,7 +243,7 @@ def check_findings(claims: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def machine() -> str:
-    """Describe the machine of a table of results, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
+    """Describe the machine, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
     parts = [platform.machine()]
     file = Path("/proc/cpuinfo")
     if file.is_file():

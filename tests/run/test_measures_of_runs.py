@@ -8,13 +8,12 @@ from omegaconf import OmegaConf
 
 from tests.refusal import refused
 from triptych.errors import Diverged, UserError
-from triptych.run import reference
+from triptych.run import pictures, reference
 from triptych.run.build import build_experiment
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
+from triptych.run.measure import _figure
 from triptych.run.reference import _spread
-from triptych.run.sampling import pictures
-from triptych.run.sampling.measure import _figure
 
 RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
         "data.test_size=500", "data.train_size=500", "data.val_size=100")  # fmt: skip

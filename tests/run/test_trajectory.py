@@ -13,9 +13,9 @@ from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM, Ancestral, Chosen, DPMSolver
 from triptych.diffusion.schedule import Linear
+from triptych.run import pictures
 from triptych.run.drawing import Drawing
-from triptych.run.sampling import pictures
-from triptych.run.sampling.pictures import save_strip, trajectory
+from triptych.run.pictures import save_strip, trajectory
 
 
 class Half(torch.nn.Module):

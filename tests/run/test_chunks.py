@@ -19,12 +19,13 @@ from triptych.diffusion.measures import Moments
 from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.sampler import base
 from triptych.errors import Interrupted
+from triptych.run import chunks
+from triptych.run.chunks import FOLDER, Chunks, chunk_seed
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
+from triptych.run.measure import _key
 from triptych.run.provenance_file import Provenance
 from triptych.run.reference import ImageReference, PointReference
-from triptych.run.sampling import measure
-from triptych.run.sampling.measure import FOLDER, Chunks, _key, chunk_seed
 
 from .test_measures_of_runs import RING
 
@@ -62,7 +63,7 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
 
     read, calls, shares = (lambda x: {"x": x}), [], []
     for rank in range(world):
-        monkeypatch.setattr(measure, "rank_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(chunks, "rank_world", lambda rank=rank: (rank, world))
         ours, before = Chunks(tmp_path, (2,), read), len(calls)
         sets = [ours.fill(name, n, items) for name, n in (("a", 70), ("b", 5), ("c", 5), ("d", 33))]
         shares.append(len(calls) - before)
@@ -85,7 +86,7 @@ def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, 
     """In the middle of drawing, and again while it measures; then its figures are those of another run."""
     whole = execute(prepared(*RING, *SETS, path="whole"))
     assert len(drawn) == CHUNKS and max(drawn) == 16
-    run, save = prepared(*RING, *SETS, path="broken"), measure.save_checkpoint
+    run, save = prepared(*RING, *SETS, path="broken"), chunks.save_checkpoint
 
     def stopped(*_):
         raise Interrupted(9)
@@ -94,7 +95,7 @@ def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, 
         (stopped if len(drawn) > CHUNKS + 7 else save)(content, path)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(measure, "save_checkpoint", counted)
+        patch.setattr(chunks, "save_checkpoint", counted)
         execute(run)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(PointReference, "floor", stopped)
@@ -128,9 +129,9 @@ def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeyp
 
 def test_a_guide_of_any_value_and_the_embedder_are_among_those_weights():
     one, weak, other, embedder = (nn.Linear(1, 1) for _ in range(4))
-    prompts = SimpleNamespace(embedder=SimpleNamespace(network=embedder))
     measured = [(k, SimpleNamespace(model=one, denoiser=g, stages={})) for k, g in ((1, weak), (2, other))]
-    experiment = SimpleNamespace(reference=SimpleNamespace(prompts=prompts), measured=measured)
+    reference = SimpleNamespace(judges=lambda: [embedder])
+    experiment = SimpleNamespace(reference=reference, measured=measured)
     run = SimpleNamespace(provenance=Provenance())
     keys = [_key(experiment, run)]
     for network in (other, embedder):
@@ -150,7 +151,7 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
     for name, sizes in (("samples_0_0", [7, 7, 6]), ("true", [7, 7, 6]), ("held_out", [7] * 5 + [5])):
         for chunk, size in enumerate(sizes):
             (path,) = (run / FOLDER).glob(f"*/{name}_{chunk}.pt")
-            shapes = {key: tuple(x.shape) for key, x in measure._read(path).items()}
+            shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items()}
             assert shapes == {"features": (size, 64), "logits": (size, 10)}, path
 
 
@@ -175,15 +176,15 @@ Drawing.samples = counted
 """
 KILLS = {
     "drawing": """
-from triptych.run.sampling import measure
-save, saved = measure.save_checkpoint, []
+from triptych.run import chunks
+save, saved = chunks.save_checkpoint, []
 def killed(content, path):
     if path.name.startswith("samples"):
         saved.append(path)
         if len(saved) == 3 and os.environ.get("LOCAL_RANK") == "1":
             os.kill(os.getpid(), signal.SIGKILL)
     save(content, path)
-measure.save_checkpoint = killed
+chunks.save_checkpoint = killed
 """,
     "measuring": """
 from triptych.run.reference import PointReference

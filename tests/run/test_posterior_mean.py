@@ -6,9 +6,9 @@ import torch
 from tests.study.fake_runs import make_run
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
+from triptych.run.measure import measure_posterior_mean
+from triptych.run.pictures import save_picture, save_real
 from triptych.run.read import read_run
-from triptych.run.sampling.measure import measure_posterior_mean
-from triptych.run.sampling.pictures import save_picture, save_real
 from triptych.study.compare import compare
 from triptych.study.curves import posterior_mean_error
 from triptych.study.panels import colours

@@ -1,5 +1,6 @@
-"""Samples as pictures: grids of images, points over the data, rows by caption, ways from noise."""
+"""Samples as pictures: grids of images, points over the data, rows by caption, paths from noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from triptych.data.captions import Captioned
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
-from triptych.run.drawing import Drawing
+from triptych.run.drawing import Drawing, some_of
 
-TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
-FRAMES = 9  # moments of a trajectory
-GREY = 96  # of the lines between images, and of cells without one
+TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of classes trained on, of others, samples of each
+FRAMES = 9  # most noise levels that a trajectory shows
+GREY = 96  # shade of the lines between images, and of cells without one
 
 
 def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
@@ -35,16 +36,15 @@ def save_real(data: DataModule, n: int, path: Path) -> None:
     """Save n of the data's ``shown`` images, evenly over the set: a folder's first are of one class."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
-        some = torch.arange(n := min(n, len(split))) * len(split) // n
-        save_picture(split.batch(some).x, data, path)
+        n = min(n, len(split))
+        items = torch.arange(n) * len(split) // n
+        save_picture(split.batch(items).x, data, path)
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     """Save a PNG of samples of a few held-out captions, a row each; None, and no file, without captions."""
     data = drawing.data
-    if not isinstance(data, Captioned) or len(data.shape) != 3:
-        return None
-    if not drawing.conditional or drawing.class_conditional:
+    if not isinstance(data, Captioned) or not _reads_captions(drawing):
         return None
     rows, marks = _caption_rows(data)
     items = torch.tensor(rows).repeat_interleave(COLUMNS)
@@ -61,13 +61,18 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     return path
 
 
+def _reads_captions(drawing: Drawing) -> bool:
+    """Return whether images are drawn from captions."""
+    return len(drawing.data.shape) == 3 and drawing.conditional and not drawing.class_conditional
+
+
 def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
     """Save the way from noise of n samples' first 16 images or 1000 points, as ``trajectory.png``."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     generator = drawing.generator(seed)
     training = model.training
     model.eval()
-    condition = drawing.fill(None if condition is None else condition[slice(n)], n, generator)
+    condition = drawing.fill(some_of(condition, slice(n)), n, generator)
     if drawing.prepare is not None and condition is not None:
         condition = drawing.prepare(condition, generator)
     x, gammas = trajectory(drawing, condition, n, generator, shown=16 if images else 1000)
@@ -92,36 +97,56 @@ def trajectory(
     Of n samples, drawn as the sampler draws them, the first ``shown``.
     """
     model = drawing.model
-    denoiser: Any = drawing.denoiser or model.denoiser
     sampler = model.prepared(drawing.sampler)
     gammas = sampler.gammas(model.schedule, generator.device)
-    alpha, sigma = denoiser.process.alpha_sigma(gammas)
     steps = len(gammas) - 1 + model.schedule.denoised
     moments = torch.linspace(0, steps, min(FRAMES, steps + 1)).round().long()
-    scale = torch.hypot(alpha, sigma)
-    if not model.schedule.denoised:
-        scale[-1] = alpha[-1]
-    size, draws, ways = sampler.chunk or chunk_size(model.event), sampler.draws_under(condition), []
-    for _ in range(draws):
-        start = torch.randn((n, *model.event), generator=generator, device=generator.device)
-        start *= denoiser.process.prior_std(gammas[0])
-        rows = []
-        for first in range(0, n if draws > 1 else min(n, shown), size):
-            z = start[first : first + size]
-            own = None if condition is None else condition[slice(first, first + size)]
-            frames_of = [z / scale[0]]
-            for i, z in enumerate(sampler.path(denoiser, gammas, z, own, generator), start=1):  # noqa: B020
-                if i in moments:
-                    frames_of.append(z / scale[i])
-            if model.schedule.denoised:
-                frames_of.append(denoiser(z, gammas[-1], own).x0)
-            rows.append(torch.stack(frames_of))
-        ways.append(torch.cat(rows, 1))
-    x = ways[0]
+    draws = sampler.draws_under(condition)
+    chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
+    if draws == 1:
+        chunks = [chunk for chunk in chunks if chunk[0] < shown]  # of several draws all are compared
+    paths = [
+        _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
+    ]
+    x = paths[0]
     if isinstance(sampler, Chosen) and condition is not None and draws > 1:
-        every = torch.stack(ways)
-        x = sampler.choose(every[:, -1], condition, every.transpose(1, 2)).transpose(0, 1)
+        stacked = torch.stack(paths)  # (draws, F, n, *event)
+        x = sampler.choose(stacked[:, -1], condition, stacked.transpose(1, 2)).transpose(0, 1)
     return x[:, :shown].cpu(), gammas[moments.clamp(max=len(gammas) - 1)].cpu()
+
+
+def _draw_frames(
+    drawing: Drawing,
+    sampler: Any,
+    gammas: Tensor,
+    moments: Tensor,
+    condition: Condition | None,
+    n: int,
+    chunks: Sequence[Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw ``chunks`` of n samples and return them at each of the ``moments``, (F, m, *event)."""
+    model = drawing.model
+    denoiser: Any = drawing.denoiser or model.denoiser
+    denoised = model.schedule.denoised
+    alpha, sigma = denoiser.process.alpha_sigma(gammas)
+    scale = torch.hypot(alpha, sigma)
+    if not denoised:
+        scale[-1] = alpha[-1]  # the last z is the sample
+    start = torch.randn((n, *model.event), generator=generator, device=generator.device)
+    start *= denoiser.process.prior_std(gammas[0])
+    rows = []
+    for chunk in chunks:
+        part = some_of(condition, chunk)
+        z = start[chunk]
+        frames = [z / scale[0]]
+        for i, z in enumerate(sampler.path(denoiser, gammas, z, part, generator), start=1):  # noqa: B020
+            if i in moments:
+                frames.append(z / scale[i])
+        if denoised:
+            frames.append(denoiser(z, gammas[-1], part).x0)
+        rows.append(torch.stack(frames))
+    return torch.cat(rows, 1)
 
 
 def save_strip(x: Tensor, path: Path) -> None:
@@ -166,15 +191,26 @@ def tiled(pixels: Tensor) -> Any:
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
     """Choose items of different captions, of classes trained on, then of others; and describe each."""
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
-    untrained = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
-    rows: list[int] = []
-    for wanted, most in ((False, TRAINED), (True, UNTRAINED)):
-        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(untrained[i]) is wanted}
-        rows += sorted(first.values())[:: max(1, len(first) // most)][:most]
-    return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
+    untrained = torch.zeros(len(captions), dtype=torch.bool)
+    if labels is not None:
+        untrained = data.untrained(labels)
+    trained = _first_items(captions, ~untrained, TRAINED)
+    others = _first_items(captions, untrained, UNTRAINED)
+    marks = [captions[item] for item in trained]
+    marks += [f"{captions[item]} (kept from training)" for item in others]
+    return trained + others, marks
+
+
+def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
+    """Return the first suitable item of each caption, evenly at most so many."""
+    first: dict[str, int] = {}
+    for item in suitable.nonzero().squeeze(1).tolist():
+        first.setdefault(captions[item], item)
+    return [*first.values()][:: max(1, len(first) // most)][:most]
 
 
 def _points(x: Tensor, data: DataModule) -> Any:
+    """Draw points x (n, d) over the data's; as histograms where they have one coordinate."""
     split = data.splits[data.shown]
     truth = split.batch(torch.arange(len(split))).x
     figure = new_figure(4, 4)

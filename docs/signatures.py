@@ -1,6 +1,6 @@
-"""Write ``signatures.json``, the arguments of all classes that a configuration may name.
+"""Print ``signatures.json``, the arguments of all classes that a configuration may name.
 
-``make signatures`` runs this after an argument or a class was added; it imports everything.
+``make signatures`` writes it after an argument or a class was added; a test checks it.
 """
 
 import importlib
@@ -9,12 +9,13 @@ import pkgutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import triptych
 from triptych import declare
-from triptych.config.signatures import REQUIRED, TABLE, Argument, Arguments, inspect_class
-from triptych.config.trust import HOMES, ROOMS
+from triptych.config.schema import Optimizer, Trainer
+from triptych.config.signatures import REQUIRED, Argument, Arguments, inspect_class
+from triptych.config.trust import HOMES, OPTIMISER, ROOMS
 
 PLUGINS = ("hydra_plugins.triptych_rounds.sweeper", "hydra_plugins.triptych_search.sweeper")
 BASES = (
@@ -31,11 +32,13 @@ PLAIN = (bool, int, float, str, *declare.LISTS, dict, declare.PathLike)
 def make_table() -> str:
     """Return the text of the table."""
     classes = dict(_classes())
-    table = {
-        "torch": torch_version(),
-        "aliases": dict(sorted(_aliases())),
-        "classes": {name: _entry(inspect_class(owner)) for name, owner in sorted(classes.items())},
-    }
+    entries = {name: _entry(inspect_class(owner)) for name, owner in sorted(classes.items())}
+    for name, entry in entries.items():
+        if OPTIMISER.fullmatch(name):
+            declared = _texts(Optimizer)
+            entry["kinds"] |= {key: declared[key] for key in declared if key in entry["kinds"]}
+    entries["pytorch_lightning.Trainer"] = {"kinds": _texts(Trainer), "defaults": {}, "more": False}
+    table = {"torch": torch_version(), "aliases": dict(sorted(_aliases())), "classes": entries}
     return json.dumps(table, indent=1) + "\n"
 
 
@@ -78,7 +81,7 @@ def _classes() -> Iterator[tuple[str, type]]:
 
 
 def _aliases() -> Iterator[tuple[str, str]]:
-    """Yield the names that packages give to classes of their modules, as ``...diffusion.sampler.DDIM``."""
+    """Yield the names that packages give to their modules' classes, as ``...sampler.DDIM``."""
     for module in _rooms():
         for name, owner in _public_classes(module):
             if owner.__module__.startswith(f"{module.__name__}."):
@@ -86,12 +89,18 @@ def _aliases() -> Iterator[tuple[str, str]]:
 
 
 def _entry(arguments: Arguments) -> dict[str, Any]:
-    named = arguments.named.items()
+    named = arguments.named
+    optional = [name for name, argument in named.items() if argument.default is not REQUIRED]
     return {
-        "kinds": {name: _text(argument.kind) for name, argument in named},
-        "defaults": {name: _plain(argument) for name, argument in named if argument.default is not REQUIRED},
+        "kinds": {name: _text(argument.kind) for name, argument in named.items()},
+        "defaults": {name: _plain(named[name]) for name in optional},
         "more": arguments.more,
     }
+
+
+def _texts(table: type) -> dict[str, str]:
+    """Return the declarations of schema.py's table of arguments."""
+    return {key: _text(kind) for key, kind in get_type_hints(table, include_extras=True).items()}
 
 
 def _plain(argument: Argument) -> Any:
@@ -128,4 +137,4 @@ def _mark(mark: Any) -> str:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(make_table(), encoding="utf-8")
+    print(make_table(), end="")

@@ -1,0 +1,134 @@
+"""The weights of a checkpoint: raw ones, stored averages, and averages made after the run."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
+from triptych.config.keys import find_key
+from triptych.declare import literal_values
+from triptych.errors import Diverged, UserError
+from triptych.run.checkpoints import read_tensors
+from triptych.run.parsing import error_line
+from triptych.run.untrusted import is_averaging
+
+Average = dict[str, Tensor]  # averaged parameters of the network, by name
+
+
+def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
+    """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
+    for state in checkpoint["callbacks"].values():
+        if is_averaging(state):
+            return {state["name"]: state["average"]} | state["others"]
+    return {}
+
+
+def load_weights(
+    module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
+) -> None:
+    """Load the raw or averaged weights of a checkpoint into ``module``; UserError if it has none such.
+
+    Diverged: one is not finite, as in a file that no run of ours wrote.
+
+    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an average by
+    name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of ``run``.
+    """
+    average = average_of(checkpoint, weights, run)
+    if average is not None:
+        check_average(module, average, weights)
+    try:
+        module.load_state_dict(checkpoint["state_dict"] | (average or {}))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        problem = f"not those of the checkpoint's configuration ({error_line(error)})"
+        raise UserError(f"weights={weights}: {problem}; restore the checkpoint") from error
+    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+        raise Diverged("a weight", checkpoint["global_step"])
+
+
+def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
+    """Check that an average has all trained parameters: raw ones must not stand for those it lacks."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and name not in average:
+            fix = "restore the checkpoint, or pass weights=raw"
+            raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
+
+
+def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> Average | None:
+    """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
+    stored = averages(checkpoint)
+    if weights == "chosen":
+        weights = checkpoint["triptych"].get("chosen", "")
+        if not weights:
+            raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
+    if weights == "raw":
+        return None
+    if weights == "ema":
+        if not stored:
+            raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
+        return next(iter(stored.values()))
+    if weights in stored:
+        return stored[weights]
+    return _reconstruct(checkpoint, weights, run)
+
+
+def reported(checkpoint: dict[str, Any]) -> str:
+    """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
+    stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
+    if weights == "raw" or not stored:
+        return "raw"
+    chosen = checkpoint["triptych"].get("chosen")
+    if weights == "chosen" and chosen in stored:
+        return str(chosen)
+    return next(iter(stored))
+
+
+def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> Average:
+    """Reconstruct the average that ``weights`` names, from snapshots and the checkpoint's own averages."""
+    step, stored = checkpoint["global_step"], averages(checkpoint)
+    choices = ", ".join([*literal_values(find_key("weights").kind), *stored])
+    sigma_rel = _length(weights)
+    if sigma_rel is None:
+        raise UserError(f"weights={weights}: must be one of {choices}")
+    reads = _snapshots(run, step)
+    if not reads:
+        problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
+        raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
+    if step not in reads:  # The checkpoint's own averages stand for a snapshot.
+        lengths = reads[max(reads)]()["sigma_rel"]
+        reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: stored[name] for name in lengths}}
+    known = []
+    for snapshot_step, read in reads.items():
+        known += [(snapshot_step, length) for length in read()["sigma_rel"].values()]
+    factors = iter(combination(known, step, sigma_rel).tolist())
+    total: Average = {}
+    average: Average = {}
+    for read in reads.values():  # One file at a time is in memory.
+        for average in read()["averages"].values():
+            factor = next(factors)
+            for name, value in average.items():  # In double precision, as factors have both signs.
+                total[name] = total.get(name, 0) + factor * value.double()
+    return {name: value.to(average[name].dtype) for name, value in total.items()}
+
+
+def _length(weights: str) -> float | None:
+    """Return the length that the name of a power function's average gives; None for any other name."""
+    if not weights.startswith(POWER):
+        return None
+    try:
+        sigma_rel = float(weights.removeprefix(POWER))
+        exponent(sigma_rel)
+    except ValueError:
+        return None
+    return sigma_rel
+
+
+def _snapshots(run: Path | None, step: int) -> dict[int, Callable[[], Any]]:
+    """Return by step how to read the snapshots of a run up to ``step``."""
+    if run is None:
+        return {}
+    paths = [path for path in sorted((run / SNAPSHOTS).glob("*.pt")) if int(path.stem) <= step]
+    return {int(path.stem): partial(read_tensors, path, "a snapshot") for path in paths}

@@ -1,0 +1,122 @@
+"""Evaluate the bound of a model over a split: at the end of a run, and of a checkpoint later."""
+
+import functools
+import io
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from triptych.callbacks.metrics import build_metrics, metrics_of
+from triptych.data.base import DataModule
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.errors import Diverged, UserError
+from triptych.models.accounting import Account
+from triptych.models.base import BoundModel
+from triptych.run.directory import write_atomic
+from triptych.run.other_runs import OtherRuns, set_teacher
+from triptych.run.processes import rank
+from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
+
+# Columns of items.npz beside "index".
+COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
+# Keys of the command by which the bound may be drawn otherwise, with the values that keep the run's.
+BOUND = {"steps": "run", "variance": None, "repeats": None}
+_entropy = functools.cache(GaussianMixture.entropy)
+
+
+def build_accountant(
+    config: dict[str, Any],
+    model: BoundModel,
+    data: DataModule,
+    progress: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
+
+    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is opened.
+    """
+    if config.get("metrics"):
+        set_teacher(config, model, data, OtherRuns(config))
+    return build_trainer(config, None, [*build_metrics(config), *progress])
+
+
+def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
+    """Evaluate the bound over a split; of "train" over as many items as "test" has."""
+    limit = None
+    if split == "train" and len(data.splits["test"]):
+        limit = len(data.splits["test"])
+    with isolate_rng():
+        # The user's code may draw from any generator.
+        torch.manual_seed(model.seed)
+        np.random.seed(model.seed)
+        random.seed(model.seed)
+        trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
+    account: Account = model.accounting.compute()
+    account.figures |= metrics_of(trainer).figures
+    if data.mixture is not None and "gap" in account.figures:
+        entropy = _entropy(data.mixture)
+        mean, stderr = entropy.mean / model.dims, entropy.stderr / model.dims
+        account.figures["entropy"] = {"mean": mean, "stderr": stderr, "n": 0}
+    return account
+
+
+def check_finite(account: Account, split: str, step: int) -> None:
+    """Raise Diverged if the bound of weights of this step is not finite."""
+    bound = account.figures.get(account.unit)
+    if bound and not math.isfinite(bound["mean"]):
+        raise Diverged(f"the bound of the {split} set", step)
+
+
+def write_items(path: Path, account: Account) -> bool:
+    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64; return False if none.
+
+    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
+    """
+    if account.per_item is None:
+        return False
+    index, rows = account.per_item
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
+    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
+    write_atomic(path, buffer.getvalue())
+    return True
+
+
+def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
+    """Return {"bpd": {"mean", "stderr", "n"}, ...}; ``values`` are those of ``configs/evaluate.yaml``."""
+    split, items = values["split"], values["items"]
+    judged = () if split == "train" else (split,)
+    adjust = functools.partial(_adjust, values)
+    opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
+    if not len(opened.data.splits[split]):
+        raise UserError(f"split={split}: this run has no items there; choose another")
+    trainer = build_accountant(opened.config, opened.model, opened.data)
+    account = account_split(trainer, opened.model, opened.data, split)
+    check_finite(account, split, opened.step)
+    if items and rank() == 0 and not write_items(Path(items), account):
+        raise UserError(f"items={items}: this model has no bound per item; pass null")
+    return account.figures
+
+
+def _adjust(values: dict[str, Any], config: dict[str, Any]) -> None:
+    """Change a run's configuration by the values of the command."""
+    config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
+    config["threads"] = values["threads"] or config["threads"]
+    if values["batch_size"] is not None:
+        config["data"]["eval_batch_size"] = values["batch_size"]
+    devices = values["devices"]
+    strategy = "ddp" if devices > 1 else "auto"
+    # It may be evaluated on another machine than it was trained on.
+    config["trainer"] |= {
+        "accelerator": "auto",
+        "devices": devices,
+        "num_nodes": 1,
+        "strategy": strategy,
+    }

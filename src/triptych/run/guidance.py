@@ -1,0 +1,92 @@
+"""Wrap a model's denoiser in the guidance and the threshold of a configuration."""
+
+from typing import Any
+
+from triptych.config.build import build
+from triptych.data.base import DataModule
+from triptych.diffusion.condition import AUGMENTATION
+from triptych.diffusion.mixture import ExactClassifier
+from triptych.diffusion.wrappers import Wrapper
+from triptych.errors import UserError
+from triptych.models.condition_bits import check_dropped
+from triptych.run.drawing import parts_read
+from triptych.run.model import training_items
+from triptych.run.other_runs import OtherRuns, check_process
+
+OUTSIDE = 0.01  # share of the data that a threshold may cut off
+
+
+def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
+    """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
+    guidance, threshold = config.get("guidance"), config.get("threshold")
+    if not guidance and not threshold:
+        return None
+    if model.denoiser is None:
+        raise UserError("guidance, threshold: this model has no denoiser; pass none")
+    denoiser = model.denoiser
+    if guidance:
+        opened = _open_guides(guidance, model, data, others)
+        denoiser = build(guidance, "guidance", denoiser=denoiser, **opened)
+        check_guidance(denoiser, model)
+    if threshold:
+        denoiser = build(threshold, "threshold", denoiser=denoiser)
+        check_threshold(denoiser, model, data)
+    return denoiser
+
+
+def check_guidance(guidance: Wrapper, model: Any) -> None:
+    """Refuse guidance of another kind of model, or by a guess that training has not taught."""
+    name = type(guidance).__name__
+    if model.of_latents and not guidance.guides_latents:
+        problem = f"{name} needs a model of the data, not of latents"
+        raise UserError(f"guidance: {problem}; pass guidance=none or classifier_free")
+    if model.conditional:
+        read = [part for part in model.conditions if part != AUGMENTATION]
+        check_dropped(f"guidance={name}", model.label_dropout, guidance.left_out(read))
+
+
+def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
+    """Refuse a threshold below the size of the data, which it would cut off; or one of latents."""
+    if model.of_latents:
+        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
+    size = training_items(data, 1000).x.abs()
+    if (size > threshold.bound).float().mean() > OUTSIDE:
+        problem = f"data reach {size.max():.2g}, guesses would be cut off at {threshold.bound:g}"
+        fix = "pass threshold=none, or threshold=static with a higher threshold.bound"
+        raise UserError(f"threshold: {problem}; {fix}")
+
+
+def _open_guides(guidance: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
+    """Open the runs that guide: a classifier, or a weaker version of the model."""
+    if "classifier" in guidance:
+        return {"classifier": _classifier(guidance["classifier"], model, data, others)}
+    if "weak" in guidance:
+        return {"weak": _weak(guidance["weak"], model, others)}
+    return {}
+
+
+def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> Any:
+    if path == "exact":
+        if data.mixture is None:
+            raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
+        return ExactClassifier(data.mixture, model.denoiser.process)
+    key = _key("classifier", path, others)
+    classifier = others.classifier(key, path, noise=True)
+    check_process(f"{key}={path}", classifier, model.denoiser)
+    return classifier
+
+
+def _weak(path: str, model: Any, others: OtherRuns) -> Any:
+    key = _key("weak", path, others)
+    opened = others.open(key, path)
+    if opened.model.denoiser is None or opened.model.of_latents:
+        raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
+    given = model.conditions if model.conditional else ()
+    missing = [name for name in parts_read(opened.model, opened.data) if name not in given]
+    check_dropped(f"{key}={path}", opened.model.label_dropout, missing)
+    return opened.model.denoiser
+
+
+def _key(name: str, path: str, others: OtherRuns) -> str:
+    """Return the key by which the user has given the path of a guide."""
+    return "guide" if path and path == others.config.get("guide") else f"guidance.{name}"

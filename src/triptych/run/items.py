@@ -1,0 +1,101 @@
+"""``items.npz``: the bound of each test item, for paired comparisons; and arrays of untrusted files."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triptych.files import limit, open_regular
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ITEMS = "items.npz"
+HEADER = 4096  # most bytes of an array's own description
+KINDS = "fiu"  # floats and whole numbers
+
+
+@dataclass(frozen=True)
+class Items:
+    """Bound of each test item in the reported unit, (n,) float64, in the order of `index`, (n,) int64."""
+
+    index: np.ndarray
+    total: np.ndarray
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.total.mean())
+
+    def have_mean(self, bound: float) -> bool:
+        """Return whether their mean is `bound`, up to rounding."""
+        return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
+
+
+def read_items(directory: Path, bound: float) -> Items | None:
+    """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
+    items = load_items(directory)
+    if items is None or not items.have_mean(bound):
+        return None
+    return items
+
+
+def load_items(directory: Path) -> Items | None:
+    """Read the items of a run without comparing them with its bound; None if absent or damaged."""
+    path = f"{directory}/{ITEMS}"
+    try:
+        return _load(path, os.stat(path).st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
+def _load(path: str, _written: int) -> Items | None:
+    import numpy as np  # a mistyped command does not wait for it
+
+    arrays = read_arrays(path, ("index", "total"))
+    if arrays is None:
+        return None
+    order = np.argsort(arrays["index"])
+    index, total = arrays["index"][order], arrays["total"].astype(np.float64)[order]
+    if len(index) < 2 or not (index[1:] > index[:-1]).all() or not np.isfinite(total).all():
+        return None
+    return Items(index, total)
+
+
+def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
+    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n); None if damaged or of another kind.
+
+    Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
+    """
+    try:
+        arrays = _unpack(file, names)
+    except Exception:  # zipfile, zlib and numpy raise a dozen kinds
+        return None
+    sizes = {size for array in arrays.values() for size in array.shape}
+    numbers = all(array.dtype.kind in KINDS for array in arrays.values())
+    shaped = all(array.ndim == 1 + (name == square) for name, array in arrays.items())
+    if not numbers or not shaped or len(sizes) != 1:
+        return None
+    return arrays
+
+
+def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    arrays = {}
+    with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+        entries = {name: archive.getinfo(f"{name}.npy") for name in names}
+        if sum(entry.file_size for entry in entries.values()) > limit("TRIPTYCH_MAX_ITEMS"):
+            raise ValueError("too large")
+        for name, entry in entries.items():
+            with archive.open(entry) as member:
+                data = io.BytesIO(member.read(entry.file_size + 1))  # no more than it claims to hold
+            arrays[name] = np.load(data, allow_pickle=False, max_header_size=HEADER)
+    return arrays

@@ -1,0 +1,52 @@
+"""Detect test items that a model was trained on, and data that have changed between two starts of a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.data.build import HELD_OUT, Fingerprint
+from triptych.errors import UserError
+
+
+def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
+    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``); "" if they do not.
+
+    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    """
+    if not seen or not _has_changed(now, seen):
+        return ""
+    change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}"
+    for split in judged:
+        trained = _count_trained(now.items.get(split), seen.get("items") or {})
+        if trained:
+            items = f"{trained} of the {now.n[split]} items of split={split}"
+            why = f"the data or their split have changed since ({change})"
+            raise UserError(f"data: {items} are ones that this model was trained on: {why}; {fix}")
+    return f"data: not those that this model was trained on ({change})"
+
+
+def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a checkpoint's data record: today's fingerprint, and digests of all items trained on."""
+    items = dict(now.items)
+    if not seen:
+        return {**now.record(), "changed": False, "items": items}
+    changed = seen.get("changed", False) or _has_changed(now, seen)
+    trained = (seen.get("items") or {}).get("train")
+    if items and trained is not None and (changed or len(trained) > len(items["train"])):
+        items["train"] = torch.cat([trained, items["train"]]).unique()
+    return {**now.record(), "changed": changed, "items": items}
+
+
+def _has_changed(now: Fingerprint, seen: dict[str, Any]) -> bool:
+    return bool((seen["fingerprint"], seen["split"]) != (now.data, now.split))
+
+
+def _count_trained(items: Tensor | None, seen: dict[str, Tensor]) -> int:
+    """Count the items that were trained on and were not held out as well, as doubles of others."""
+    if items is None or "train" not in seen:
+        return 0
+    held_out = [seen[name] for name in HELD_OUT if name in seen]
+    doubles = torch.cat([items[:0], *held_out])
+    return int((torch.isin(items, seen["train"]) & ~torch.isin(items, doubles)).sum())

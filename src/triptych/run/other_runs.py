@@ -1,0 +1,88 @@
+"""Other runs that a configuration refers to: guides, classifiers, earlier stages, a teacher."""
+
+from typing import Any
+
+from triptych.config.identity import data_identity, describe
+from triptych.data.base import DataModule
+from triptych.diffusion.denoiser import Denoiser
+from triptych.errors import UserError
+from triptych.models.classifier import Classifier
+from triptych.models.condition_bits import check_dropped, never_dropped
+from triptych.run.drawing import parts_read
+from triptych.run.experiment import Experiment
+from triptych.run.reopen import refuse_cascade, reopen
+
+
+class OtherRuns:
+    """Other runs that a configuration refers to, each opened once per role."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+        self._opened: dict[tuple[str, bool], Experiment] = {}
+
+    def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
+        """Open a run of the same data or, as a ``stage``, one that draws part of a condition."""
+        if path is None:
+            raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
+
+        def adjust(other: dict[str, Any]) -> None:
+            if stage:
+                refuse_cascade(other)
+            else:
+                self._use_data(other)
+            other["threads"] = self.config["threads"]
+
+        if (path, stage) not in self._opened:
+            opened = reopen(str(path), adjust=adjust, key=key)
+            opened.model.requires_grad_(False)
+            self._opened[path, stage] = opened
+        return self._opened[path, stage]
+
+    def _use_data(self, other: dict[str, Any]) -> None:
+        """Check that another run's data are those of this one, and read them where they lie now."""
+        data = self.config["data"]
+        if data_identity(other["data"]) != data_identity(data):
+            fix = f"pass one trained on {describe(data)}"
+            raise UserError(f"trained on {describe(other['data'])}; {fix}")
+        if "root" in data:
+            other["data"]["root"] = data["root"]
+
+    def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
+        """Open a classifier of the same data, for noisy (``noise``) or clean images."""
+        model = self.open(key, path).model
+        if not isinstance(model, Classifier):
+            raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
+        if model.noise != noise:
+            problem = "trained on noisy data" if model.noise else "trained on clean data"
+            raise UserError(f"{key}={path}: {problem}; pass one with model.noise={str(noise).lower()}")
+        return model
+
+
+def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> None:
+    """Open the teacher of ``model``, if it has one, and hand it to the objective."""
+    objective = config.get("objective") or {}
+    if objective.get("teacher") and not config.get("trained"):
+        model.objective.teacher = open_teacher(objective["teacher"], model, data, others)
+
+
+def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
+    """Open the denoiser of another run that can teach ``model``; UserError for any other run."""
+    where = f"objective.teacher={path}"
+    if model.of_latents:
+        raise UserError(f"{where}: a teacher of the data cannot teach latents; pass null")
+    opened = others.open("objective.teacher", path)
+    teacher = opened.model.denoiser
+    if not isinstance(teacher, Denoiser) or not isinstance(model.denoiser, Denoiser):
+        raise UserError(f"{where}: has no denoiser; pass a diffusion model's")
+    check_process(where, teacher, model.denoiser)
+    given = never_dropped(model.label_dropout, parts_read(model, data))
+    absent = [name for name in parts_read(opened.model, opened.data) if name not in given]
+    check_dropped(where, opened.model.label_dropout, absent)
+    return teacher
+
+
+def check_process(where: str, other: Any, denoiser: Any) -> None:
+    """Check that another run's model, at the key ``where``, has the same noise process as ``denoiser``."""
+    if str(other.process) != str(denoiser.process):
+        problem = f"its process is {other.process}, the model's {denoiser.process}"
+        raise UserError(f"{where}: {problem}; pass one of the same process")

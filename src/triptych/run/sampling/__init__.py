@@ -1,1 +1,0 @@
-"""Samples: of a run or of a model opened again, as pictures, and measured."""

@@ -1,0 +1,112 @@
+"""Share the fit of a sweep's runs that train the same network: one of them trains, the others take it.
+
+A fit is a function of configuration, data, code and packages. A later run that would repeat it begins where
+it ended, as if it had been killed between fit and test: the same to the last digit.
+"""
+
+import contextlib
+import hashlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from triptych.callbacks.ema import SNAPSHOTS
+from triptych.config.identity import BUNDLES, leaves, role_in
+from triptych.data.build import Fingerprint
+from triptych.declare import Role
+from triptych.errors import UserError
+from triptych.files import check_directory, load_object, open_regular
+from triptych.run.checkpoints import save_checkpoint
+from triptych.run.directory import BEST, LAST, RunDirectory, log_line, to_json, write_atomic
+from triptych.run.parsing import to_float
+from triptych.run.processes import launch, rank
+from triptych.run.provenance import code_digest, versions
+from triptych.run.untrusted import is_composed_here, read_checkpoint
+
+FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
+FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do nothing to a fit
+# Keys that name other runs, which may change meanwhile.
+OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
+
+
+def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
+    """Identify the fit that ``run`` is about to make, for others of its sweep; "" if it is for none."""
+    sweep, config = run.path.parent, run.config()
+    # Of several processes that a launcher started at once, some might see another run's end and some not.
+    if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
+        return ""
+    if (sweep / FITS).is_symlink():  # It may lead anywhere.
+        return ""
+    settings = _settings(config)
+    for key, value in settings.items():
+        if value and f"{key}.".startswith(OTHER_RUNS):
+            return ""
+    code = [code_digest(config), versions(), sys.version]
+    fit = to_json([sorted(settings.items()), data.data, data.split, code])
+    return hashlib.blake2b(fit.encode(), digest_size=16).hexdigest()
+
+
+def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
+    """Record, for later runs of its sweep, that this run's fit has ended, and what memory it took."""
+    if rank() != 0 or not digest:
+        return
+    if any(execution.changed for execution in run.provenance.executions):
+        return
+    with contextlib.suppress(OSError, UserError):  # The other runs train themselves then.
+        entry = to_json({"run": run.path.name, "id": run.provenance.id, "memory": memory})
+        write_atomic(run.path.parent / FITS / digest, entry)
+
+
+def take_fit(run: RunDirectory, digest: str) -> None:
+    """Copy the end of another run's fit, if one of this sweep was the same and this one has not begun.
+
+    If it is missing, damaged or untrusted, this run trains as usual.
+    """
+    if rank() != 0 or not digest or run.checkpoints():
+        return
+    entry = load_object(run.path.parent / FITS / digest)
+    with contextlib.suppress(UserError, OSError, ValueError):
+        other = _offering_run(run, entry)
+        if other is not None:
+            _copy_fit(run, other, to_float(entry.get("memory")))
+
+
+def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | None:
+    """Return the run beside ``run`` that an entry names, if it still is the one that offered its fit."""
+    name = str(entry.get("run", ""))
+    if name in ("", "..", run.path.name) or Path(name).name != name:
+        return None
+    other = RunDirectory(run.path.parent / name)
+    if other.path.is_symlink():
+        return None
+    check_directory(other.path)
+    if other.provenance.id != entry.get("id") or _settings(other.config()) != _settings(run.config()):
+        return None
+    return other
+
+
+def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
+    states = {path.name: read_checkpoint(path) for path in other.checkpoints()}
+    needed = {LAST}
+    if run.config()["checkpoint"] == "best":
+        needed.add(BEST)
+    if not needed <= states.keys():
+        return
+    name = other.path.name
+    if math.isnan(memory):
+        memory = 0.0
+    states[LAST]["triptych"]["fit_of"] = {"run": name, "memory": memory}
+    for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):
+        with open_regular(path) as file:
+            write_atomic(run / str(path.relative_to(other.path)), file.read())
+    for file_name, state in sorted(states.items()):  # LAST comes last: it tells that all are there.
+        state["triptych"]["config"] = run.config()
+        save_checkpoint(state, run / "checkpoints" / file_name)
+    log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a fit follows from, by their dotted keys."""
+    flat = dict(leaves(config))
+    return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}

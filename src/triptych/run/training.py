@@ -1,0 +1,115 @@
+"""A run on one page: build, fit, account, draw, measure, record.
+
+Its lock, signals, other processes and failures stand around it, in ``execute``.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from triptych.callbacks.metrics import metrics_of
+from triptych.config.build import check_targets
+from triptych.data.build import leakage
+from triptych.errors import UserError
+from triptych.run.account import account_splits, choose_weights, describe_accounts, peak_memory
+from triptych.run.build import build_experiment
+from triptych.run.directory import RunDirectory, log_line
+from triptych.run.experiment import Experiment
+from triptych.run.final import draw_final
+from triptych.run.fit import build_fit, fit_model
+from triptych.run.initialization import Origin, find_origin, initialise
+from triptych.run.loggers import closing
+from triptych.run.model import set_up_torch
+from triptych.run.parsing import to_float
+from triptych.run.pictures import log_picture
+from triptych.run.processes import rank
+from triptych.run.progress import Progress
+from triptych.run.provenance import check_imported, timestamp
+from triptych.run.result import Result
+from triptych.run.session import Session
+from triptych.run.shared_fit import offer_fit
+from triptych.run.untrusted import interpreting, is_composed_here
+
+
+def train(session: Session) -> Result:
+    """Train the model of a run, evaluate it, draw from it, and record the result."""
+    run, config = session.run, session.run.config()
+    progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
+    progress.write("build", 0, config["trainer"]["max_steps"] or 0)
+    set_up(run, config)
+
+    # Build the data, the model, what draws and measures its samples, and the fit.
+    experiment = build_experiment(config, download=is_composed_here(run))
+    origin = find_start(run, experiment)
+    fit = build_fit(session, experiment, origin, progress)
+    trainer = fit.trainer
+
+    with closing(trainer.loggers, run), session.peers:
+        # Fit.
+        session.peers.start(trainer)
+        fit_model(fit, run, experiment, origin)
+        session.fitted = True
+        offer_fit(run, origin.fit, peak_memory(fit.device))
+        progress.write("test", trainer.global_step, trainer.max_steps)
+
+        # Account: choose the weights to report, and evaluate their bound over each split.
+        checkpoint, averaging = choose_weights(run, fit, experiment, origin)
+        began = time.perf_counter()
+        accounts = account_splits(checkpoint, fit)
+        seconds = {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)}
+        memory = max(peak_memory(fit.device), to_float(run.provenance.fit_memory))
+
+        # Draw samples, and measure them.
+        step = trainer.global_step or checkpoint.step
+        drawn = draw_final(checkpoint, trainer.strategy, step, session.peers.stop_watching)
+        for name, picture in drawn.pictures.items():
+            log_picture(trainer.loggers, name, picture, trainer.global_step)
+
+        # Record.
+        trainer.loggers[0].finalize("success")  # The result has a digest of metrics.csv.
+        entries = {
+            "name": config["name"] or "",
+            "seed": config["seed"],
+            "steps": step,
+            "seconds": seconds,
+            "cost": {"memory": memory} | drawn.evaluations,
+            "device": fit.device_name,
+            "world_size": trainer.world_size,
+            "averaging": averaging,
+            "data": origin.facts,
+            "metrics": metrics_of(trainer).better or None,
+            "ended": timestamp(),
+        }
+        figures = describe_accounts(checkpoint, accounts)
+        return session.record("finished", drawn.entries | figures | entries)
+
+
+def set_up(run: RunDirectory, config: dict[str, Any]) -> None:
+    """Prepare this process: threads, seeds, and a look at the code that the configuration names."""
+    set_up_torch(config["threads"])
+    check_targets(config)
+    check_imported(config)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+
+
+def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
+    """Find what the run starts from, describe its data, and copy the weights that ``init_from`` names."""
+    config, data = experiment.config, experiment.data
+    seed = torch.initial_seed()
+    origin = find_origin(run, experiment)
+    if origin.start is None and seed != config["seed"]:
+        problem = f"code of your own calls torch.manual_seed({seed}) while it is built"
+        raise UserError(f"seed={config['seed']}: {problem}; draw from a torch.Generator")
+    data.remember()
+    if rank() == 0:
+        with contextlib.suppress(OSError):
+            print(f"data: {origin.facts['description']}", flush=True)
+    for line in leakage(origin.facts):
+        log_line(run, line)
+    if origin.initial is not None:
+        with interpreting(f"init_from={config['init_from']}"):
+            initialise(run, config, experiment.model, origin.initial)
+    return origin

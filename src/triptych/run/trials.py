@@ -1,0 +1,93 @@
+"""Try a model, its data and its callbacks before the first step: what would fail at the end fails here."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from triptych.callbacks.metrics import metrics_of
+from triptych.config.own_code import defined_at, is_own
+from triptych.data.batch import Batch
+from triptych.errors import UserError
+from triptych.models.contract import check_output, try_guides, try_sampler, undisturbed
+from triptych.models.denoiser_model import DenoiserModel
+from triptych.run.experiment import Experiment
+from triptych.run.parsing import error_line
+from triptych.run.reopen import open_weights
+
+FEW = 4  # items on which a model is tried
+
+
+def try_experiment(experiment: Experiment, device: torch.device) -> None:
+    """Try all parts on a few items of the first batch; UserError for the first that does not fit."""
+    model, data = experiment.model.to(device), experiment.data
+    x, condition, index = data.train_dataloader().batch(0)
+    if condition is not None:
+        condition = condition[slice(FEW)].to(device)
+    batch = Batch(x[:FEW].to(device), condition, index[:FEW].to(device))
+    with undisturbed(model):
+        if data.augmentations:
+            last = data.augmentations[-1]
+            check_output("augmentation", last.__call__, batch.x, (len(batch.x), *data.shape))
+        model.try_parts(batch)
+        _try_drawing(experiment)
+        _try_metrics(experiment, device)
+
+
+def _try_drawing(experiment: Experiment) -> None:
+    """Draw two samples with parts of the user's own, if samples are to be drawn."""
+    config, drawing, model = experiment.config, experiment.drawing, experiment.model
+    draws = config["samples"]["n"] or experiment.measured
+    if drawing is None or not draws or not isinstance(model, DenoiserModel):
+        return
+    if not drawing.sources:
+        wrappers = [key for key in ("threshold", "guidance") if config.get(key)]
+        try_guides(drawing, wrappers, model)
+    try_sampler(drawing.sampler, model)
+
+
+def _try_metrics(experiment: Experiment, device: torch.device) -> None:
+    """Compute the user's own metrics of a few held-out items, and of samples."""
+    model, splits = experiment.model, experiment.data.splits
+    split = splits["val"] if len(splits["val"]) else splits["test"]
+    items = split.batch(torch.arange(min(FEW, len(split))))
+    batch = model.transfer_batch_to_device(items, device, 0)
+    metrics_of(model.trainer).try_own(model, batch)
+    if experiment.reference is not None and experiment.drawing is not None:
+        experiment.reference.try_own(experiment.drawing.conditional)
+
+
+def check_loads(experiment: Experiment) -> None:
+    """Check that a model built anew takes the state of this one, as it will after the fit; UserError."""
+    state = experiment.model.state_dict()
+    try:
+        open_weights(experiment.config, experiment.data).load_state_dict(state)
+    except RuntimeError as error:
+        problem = f"a new one does not take its state ({error_line(error)})"
+        raise UserError(f"model: {problem}; make all layers and buffers in __init__") from error
+
+
+def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
+    """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and not is_lazy(value):
+            value = torch.empty(0, dtype=value.dtype)  # Only the type of the numbers matters.
+        _check_plain(value, f"{key} of {type(model).__name__}")
+    for callback in callbacks:
+        if is_own(callback):
+            _check_plain(callback.state_dict(), type(callback).__name__, defined_at(type(callback)))
+
+
+def _check_plain(state: Any, owner: str, place: str = "") -> None:
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        fix = "return numbers, text, lists, dicts or common tensors"
+        raise UserError(f"{owner}.state_dict(): no plain data; {fix}{place}") from error

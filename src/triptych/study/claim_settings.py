@@ -1,0 +1,119 @@
+"""The settings that a published claim is about: their runs, labels and figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from triptych.config.keys import name_null
+from triptych.run.parsing import Estimate, SampleMeasures
+from triptych.run.read import Run
+from triptych.study.formatting import plus_minus
+from triptych.study.papers.claim import METRIC, OF_THE_BOUND, Axes, Claim, MetricPoint
+from triptych.study.statistics import spread
+
+ENDED = ("diverged", "finished")
+# How a run records a metric that has the unit of its bound, as "bpd_prior"; others by their name.
+KEYS = {
+    **{name: f"{{unit}}_{name}" for name in OF_THE_BOUND},
+    **dict.fromkeys(("bound", "train_bound", "val_bound"), "{unit}"),
+    **{name: name for name in ("gap", "entropy")},
+}
+UNKNOWN = Estimate(math.nan, math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs of one setting of a claim, at most one a seed, and their finite figures by seed."""
+
+    label: str
+    metric: str
+    runs: Sequence[Run]
+    figures: Mapping[int | None, float]
+    ended: int
+    diverged: int
+
+    @property
+    def text(self) -> str:
+        """Mean and standard error over seeds: "1.902 ± 0.006, 1 diverged"."""
+        text = "–"
+        if self.figures:
+            text = plus_minus(spread(list(self.figures.values())))
+        if self.diverged:
+            text += f", {self.diverged} diverged"
+        return text
+
+
+def read_settings(claim: Claim, axes: Axes, runs: Sequence[Run]) -> dict[MetricPoint, Setting]:
+    """Return each setting of a claim, in the order of the sweep's values."""
+    place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
+    points = sorted(claim.points, key=lambda point: [place.get(pair, 0) for pair in point.setting])
+    return {point: _read_setting(point, point_label(point, claim), axes, runs) for point in points}
+
+
+def _read_setting(point: MetricPoint, label: str, axes: Axes, runs: Sequence[Run]) -> Setting:
+    own = runs_of(point, axes, runs)
+    figures = {run.seed: figure(point, run) for run in own}
+    finite = {seed: x for seed, x in figures.items() if math.isfinite(x)}
+    ends = [run.status for run in own if run.status in ENDED]
+    return Setting(label, point.metric, own, finite, len(ends), ends.count("diverged"))
+
+
+def point_label(point: MetricPoint, claim: Claim) -> str:
+    """Label a setting by the values, and the metric, in which the settings of its claim differ."""
+    values_of: dict[str, set[str]] = {METRIC: set()}
+    for other in claim.points:
+        values_of[METRIC].add(other.metric)
+        for key, value in other.setting:
+            values_of.setdefault(key, set()).add(value)
+    texts = [name_null(key, value) for key, value in point.setting if len(values_of[key]) > 1]
+    if not texts or len(values_of[METRIC]) > 1:
+        texts.append(point.metric)
+    return " / ".join(texts)
+
+
+def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs of a setting by seed: of each seed the newest that finished, else ended."""
+    measured_keys = {run.measured.key for run in runs if run.measured is not None}
+    setting = {key: value for key, value in point.setting if key not in measured_keys}
+    planned = axes.get("seed", ())
+    by_seed: dict[int | None, Run] = {}
+    for run in sorted(runs, key=_rank):
+        values = {**run.config, **run.choices, **run.overrides}
+        is_planned = not planned or str(run.seed) in planned
+        if is_planned and all(values.get(key, "") == value for key, value in setting.items()):
+            by_seed[run.seed] = run
+    return sorted(by_seed.values(), key=lambda run: (run.seed is None, run.seed or 0))
+
+
+def _rank(run: Run) -> tuple[int, object]:
+    """Return a sort key: finished runs come last, diverged ones before them; then by age."""
+    rank = -1
+    if run.status in ENDED:
+        rank = ENDED.index(run.status)
+    return rank, run.age
+
+
+def figure(point: MetricPoint, run: Run) -> float:
+    """Return a run's figure of a metric; NaN if it has none."""
+    metric = point.metric
+    if metric == "estimator_variance":
+        return run.variance
+    if run.measured is not None and any(metric in row for row in run.measured.rows):
+        return _sample_figure(point, run.measured)
+    splits = {"train_bound": run.train, "val_bound": run.val}
+    key = KEYS.get(metric, metric).replace("{unit}", str(run.measure))
+    return splits.get(metric, run.test).get(key, UNKNOWN).mean
+
+
+def _sample_figure(point: MetricPoint, measured: SampleMeasures) -> float:
+    """Return a measure of samples, at the setting's value of the key over which runs measure."""
+    figures = measured.at(point.metric)
+    value = dict(point.setting).get(measured.key)
+    if value is not None:
+        places = [f"{place:g}" for place in measured.values]
+        if places.count(value) != 1:
+            return math.nan
+        return figures[places.index(value)]
+    if len(figures) != 1:
+        return math.nan
+    return figures[0]

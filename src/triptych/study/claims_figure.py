@@ -1,0 +1,79 @@
+"""Draw the ratios that decide published claims, as measured and, where possible, as published."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
+
+COLOURS = {
+    "reproduced": "#009e73",
+    "contradicted": "#d55e00",
+    "cannot tell": MUTED,
+    "not testable here": "#aab2be",
+}
+HOLLOW: dict[str, Any] = {"marker": "D", "markerfacecolor": "none"}
+LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
+
+
+def claims_figure(findings: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bytes | None:
+    """Return a PNG of all findings that compare two positive figures; None where there are none.
+
+    ``findings``: each claim with its paper's result.
+    """
+    rows: dict[str, Any] = {}
+    for entry, claim in findings:
+        if claim["ratio"] and claim["word"] in COLOURS:
+            rows[f"{entry['title']}: {claim['name']}"] = claim
+    if not rows:
+        return None
+    with styled():
+        figure = Figure(figsize=(7.6, 0.9 + 0.19 * max(3, len(rows))), layout="constrained")
+        figure.set_facecolor("white")
+        ax = figure.subplots()
+        ax.axvline(1, color=INK, linewidth=0.8)
+        for y, claim in enumerate(rows.values()):
+            _draw_claim(ax, y, claim)
+        ax.set_xscale("log")
+        ax.set_xlim(LOW * 0.95, HIGH * 1.05)
+        plain_ticks(ax.xaxis)
+        ax.set_xticks([0.2, 0.5, 1, 2, 5])
+        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_xlabel(
+            "ratio of the two settings that decide; arrows: beyond the axis\n"
+            "as claimed: right of 1 (circles), near 1 (squares)"
+        )
+        words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
+        words += [
+            Line2D([], [], color=INK, linestyle="", label="claimed to be the same", marker="s"),
+            Line2D([], [], color=INK, linestyle="", label="published", **HOLLOW),
+        ]
+        figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
+        return to_png(figure)
+
+
+def _draw_claim(ax: Axes, y: float, claim: Mapping[str, Any]) -> None:
+    """Draw the measured ratio of a claim with its interval, and the published one."""
+    ink = COLOURS[claim["word"]]
+    mean, low, high = np.clip(claim["ratio"], LOW, HIGH)
+    ax.plot([low, high], [y, y], color=ink, linewidth=2)
+    marker = "s" if claim["is_tie"] else "o"
+    ax.plot(mean, y, _marker(claim["ratio"][0], marker), color=ink, markersize=4.5)
+    ratio = claim["published_ratio"]
+    if ratio:
+        place, look = np.clip(ratio, LOW, HIGH), HOLLOW | {"marker": _marker(ratio, "D")}
+        ax.plot(place, y, color=INK, markersize=4.5, markeredgewidth=0.9, **look)
+
+
+def _marker(ratio: float, inside: str) -> str:
+    """Return the sign of a ratio: an arrow where it lies beyond the axis."""
+    if ratio > HIGH:
+        return ">"
+    if ratio < LOW:
+        return "<"
+    return inside

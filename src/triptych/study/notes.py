@@ -1,0 +1,125 @@
+"""Note what limits a comparison: seeds, code or measures that differ between its runs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.config.keys import role
+from triptych.declare import Role
+from triptych.run.parsing import SampleMeasures, few
+from triptych.run.read import Run
+from triptych.study.axes import Axis
+from triptych.study.cells import Cell
+from triptych.study.formatting import listed, quantity
+from triptych.study.groups import same_figures
+
+# Facts that should be equal in all runs: attribute, name in a note, and the key that sets it.
+EQUAL_FACTS = (
+    ("steps", "training steps", "trainer.max_steps"),
+    ("weights", "weights", "weights"),
+    ("commit", "commits of the code", ""),
+    ("split", "splits of the same data into training and validation", "split"),
+)
+
+
+def limits_of(cells: Sequence[Cell], axes: Sequence[Axis]) -> Iterator[str]:
+    """Yield a note on each limit of a comparison of these cells."""
+    runs = [run for cell in cells for run in cell.runs.values()]
+    yield from _seeds(cells)
+    yield from _facts(runs, axes)
+    yield from _model_sizes(cells)
+    yield from _sample_sets(runs)
+    yield from _metrics(runs)
+    yield from _changes(runs)
+
+
+def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
+    if len({tuple(cell.runs) for cell in cells}) > 1:
+        paired = "paired differences use only the seeds both have"
+        yield f"Not every setting has the same seeds: {paired}."
+    for cell in cells:
+        if cell.copies:
+            yield f"{same_figures(cell.label, cell.copies)} and count once."
+
+
+def _facts(runs: Sequence[Run], axes: Sequence[Axis]) -> Iterator[str]:
+    """Note facts that differ between runs, unless an axis of the comparison sets them."""
+    items = sorted({run.test[run.measure].n for run in runs if run.measure})
+    if len(items) > 1:
+        sizes = listed([str(n) for n in items])
+        yield f"The runs were measured on different numbers of test items ({sizes})."
+    explained = {axis.key for axis in axes}
+    if Role.SPLIT in map(role, explained):
+        explained.add("split")
+    for attribute, name, key in EQUAL_FACTS:
+        values = sorted({str(getattr(run, attribute) or "") for run in runs} - {""})
+        if len(values) > 1 and key not in explained:
+            yield f"The runs used different {name}: {listed([value[:10] for value in values])}."
+
+
+def _model_sizes(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield "Parameters: levels 110,087; v and x0 104,455."."""
+    labels_by_size: dict[int, list[str]] = {}
+    for cell in cells:
+        for size in {run.parameters for run in cell.runs.values() if run.parameters}:
+            labels_by_size.setdefault(size, []).append(cell.label)
+    if len(labels_by_size) > 1:
+        sizes = [f"{listed(labels)} {size:,}" for size, labels in labels_by_size.items()]
+        yield f"Parameters: {'; '.join(sizes)}."
+
+
+def _sample_sets(runs: Sequence[Run]) -> Iterator[str]:
+    """Note samples that were measured at different values; only the first are compared."""
+    places = dict.fromkeys(_place(run.measured) for run in runs if run.measured)
+    if len(places) > 1:
+        different = f"Samples were measured at different values ({'; '.join(places)})"
+        yield f"{different}: only the first are compared."
+
+
+def _place(measured: SampleMeasures) -> str:
+    if not measured.key:
+        return "as drawn"
+    return f"{measured.key} {few([f'{value:g}' for value in measured.values])}"
+
+
+def _metrics(runs: Sequence[Run]) -> Iterator[str]:
+    """Note metrics of the user's own that have one name and several definitions."""
+    definitions: dict[str, set[Any]] = {}
+    for run in runs:
+        of_samples = dict(run.measured.metrics) if run.measured else {}
+        for name in (*run.metrics, *of_samples):
+            keys = [item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")]
+            definitions.setdefault(name, set()).add((of_samples.get(name), *keys))
+    for name, variants in definitions.items():
+        if len(variants) > 1:
+            yield f"The runs took the metric {name} with different definitions: do not compare it."
+
+
+def _changes(runs: Sequence[Run]) -> Iterator[str]:
+    """Note what changed while a run or a sweep was under way."""
+    changed = [run.dir.name for run in runs if run.data_changed]
+    if changed:
+        count = quantity(len(changed), "run")
+        yield f"{count} went on after the data had changed ({listed(changed[:3])})."
+    if has_added_seeds(runs):
+        errs = '"clear of" errs more often than 5% of the time'
+        added = f"Seeds were added to a sweep: after a look at its figures {errs}"
+        yield f"{added}; until=decided plans looks."
+    if any(run.dirty for run in runs):
+        yield "Some runs used code with uncommitted changes, which their commit does not identify."
+
+
+def has_added_seeds(runs: Sequence[Run]) -> bool:
+    """Return whether a later command of a sweep has seeds that its first command did not have."""
+    seeds_by_sweep: dict[Path, dict[tuple[str, ...], set[int | None]]] = {}
+    for run in sorted(runs, key=lambda run: run.age):
+        command = tuple(run.command)
+        # A sweep until=decided plans its looks, and its rounds add seeds.
+        if "until=decided" not in command and {"-m", "--multirun"} & {*command}:
+            seeds_by_command = seeds_by_sweep.setdefault(run.dir.parent, {})
+            seeds_by_command.setdefault(command, set()).add(run.seed)
+    for seeds_by_command in seeds_by_sweep.values():
+        first, *later = seeds_by_command.values()
+        if len(first) > 1 and not first.issuperset(set().union(*later)):
+            return True
+    return False

@@ -1,0 +1,55 @@
+"""Check a sweep's command as a whole, and name the sweep's directory."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.config.check import check_keys, check_optimized_metric
+from triptych.config.identity import quote, shared_overrides, sweep_name
+from triptych.config.keys import check_values
+from triptych.errors import UserError
+from triptych.run import processes
+from triptych.run.sweep_record import SweepRecord
+from triptych.study import rounds
+
+
+def check_command(config: DictConfig) -> None:
+    """Refuse what concerns a sweep as a whole; UserError."""
+    if processes.launch():
+        fix = "use trainer=ddp in it, not torchrun or srun"
+        raise UserError(f"-m: a sweep starts its processes itself; {fix}")
+    sweeper = config.hydra.sweeper
+    check_keys(config, config.hydra)
+    check_values(OmegaConf.to_container(sweeper, resolve=True), path="hydra.sweeper")
+    rounds.check_rounds(config, grid=rounds.is_grid(config))
+    tuned = set(sweeper.get("tune") or {})
+    if tuned and config.get("until"):
+        raise UserError("until=decided: not for a sweep that tunes; use until=null")
+    typed = set(map(rounds.key_of, config.hydra.overrides.task))
+    if tuned and typed & {*tuned, "test"}:
+        key = min(typed & {*tuned, "test"})
+        fix = "leave it out, or add hydra.sweeper.tune=null"
+        raise UserError(f"{key}: set by this sweep's tuning; {fix}")
+    if rounds.is_search(config):
+        check_optimized_metric(config)
+        if find_spec("optuna") is None:
+            raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
+
+
+def name_directory(config: DictConfig, scale_keys: Sequence[str]) -> None:
+    """Name the sweep's directory by a literal override, which every launcher gives to its jobs."""
+    typed = config.hydra.overrides.hydra
+    if any(str(override).startswith("hydra.sweep.dir=") for override in typed):
+        return
+    root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+    config.hydra.sweep.dir = str(root)
+    # What all cells share stands in the sweep's name, so theirs need not repeat it. A key of which
+    # an earlier command had several values stays in them.
+    shared = {*shared_overrides(config)} - {*SweepRecord.read(root).named}
+    naming = config.hydra.job.config.override_dirname
+    naming.exclude_keys = [*naming.exclude_keys, *scale_keys, *sorted(shared)]
+    quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+    typed.append(f"hydra.sweep.dir={quote(str(root))}")
+    typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")

@@ -1,0 +1,113 @@
+"""Read the runs of one sweep or several with the sweeps' records, and compare them together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from triptych.errors import Unreadable
+from triptych.run.read import Run, read_runs
+from triptych.run.sweep_record import Looks, SweepRecord
+from triptych.study.cells import Comparison, Rule
+from triptych.study.claims import correct, joint_rule, rule_of, unsettle
+from triptych.study.compare import comparison_of
+from triptych.study.groups import group_runs, is_trial, stages
+
+
+@dataclass(frozen=True)
+class SweepRuns:
+    """The runs in a sweep's directory, and what the sweep recorded of itself.
+
+    `damage`: the problem with a record that cannot be read, which leaves open how many runs are to
+    come.
+    """
+
+    folder: Path
+    runs: Sequence[Run]
+    record: SweepRecord = SweepRecord()
+    looks: Looks = Looks()
+    damage: str = ""
+
+    @classmethod
+    def read(cls, folder: Path, runs: Sequence[Run]) -> Self:
+        """Read the records of a sweep with these runs."""
+        try:
+            return cls(folder, runs, SweepRecord.read(folder), Looks.read(folder))
+        except Unreadable as error:
+            return cls(folder, runs, damage=error.problem)
+
+    @cached_property
+    def rule(self) -> Rule:
+        """How the sweep's own report decides."""
+        return rule_of(self.record, self.looks)
+
+    @cached_property
+    def missing(self) -> int:
+        """Number of runs without a directory."""
+        return max(self.record.expected - len(self.runs), 0)
+
+    def may_change(self, alone: bool) -> bool:
+        """Return whether runs are still to come, so that the figures are not yet final."""
+        if self.damage or self.rule.interim:
+            return True
+        if self.rule.looks > 1 and alone:
+            return False  # The planned looks decide, not the number of runs.
+        statuses = {run.status for run in self.runs}
+        will_resume = "interrupted" in statuses and bool(self.record.record)
+        return self.missing > 0 or "running" in statuses or will_resume
+
+
+def read_sweeps(roots: Sequence[Path]) -> list[SweepRuns]:
+    """Read all runs beneath `roots` by the sweep that they belong to, the first root's first."""
+    bases = [root.resolve() for root in roots]
+    runs_by_path: dict[Path, Run] = {}
+    for root in roots:
+        for run in read_runs(root):
+            runs_by_path[run.dir.parent.resolve() / run.dir.name] = run
+    runs_by_folder: dict[Path, list[Run]] = {base: [] for base in bases}
+    for path, run in runs_by_path.items():
+        runs_by_folder.setdefault(_sweep_folder(path, bases), []).append(run)
+    return [SweepRuns.read(folder, runs) for folder, runs in runs_by_folder.items()]
+
+
+def _sweep_folder(path: Path, bases: Sequence[Path]) -> Path:
+    """Return the folder of a run's sweep beneath a base; else the run's parent or itself."""
+    inside = [folder for folder in path.parents if any(map(folder.is_relative_to, bases))]
+    for folder in inside:
+        if (folder / "sweep.json").exists():
+            return folder
+    return inside[0] if inside else path
+
+
+def compare_sweeps(
+    sweeps: Sequence[SweepRuns],
+    equal_within: float | None,
+) -> tuple[Comparison, ...]:
+    """Compare all runs under one correction; what is of a sweep that goes on claims nothing."""
+    judged = [sweep for sweep in sweeps if sweep.runs] or sweeps[:1]
+    rule = joint_rule([sweep.rule for sweep in judged])
+    if equal_within is not None:
+        rule = replace(rule, equal_within=equal_within)
+    comparisons = []
+    for title, runs in _parts(sweeps):
+        comparisons += [replace(comparison_of(group), title=title) for group in group_runs(runs)]
+    open_runs: set[Path] = set()
+    for sweep in judged:
+        if sweep.may_change(alone=len(judged) == 1):
+            open_runs.update(run.dir for run in sweep.runs)
+    return tuple(unsettle(comparison, open_runs) for comparison in correct(comparisons, rule))
+
+
+def _parts(sweeps: Sequence[SweepRuns]) -> list[tuple[str, Sequence[Run]]]:
+    """Return titles and runs to compare: both stages of a sweep that tuned first, then the rest."""
+    parts: list[tuple[str, Sequence[Run]]] = []
+    rest: list[Run] = []
+    for sweep in sweeps:
+        prefix = f"{sweep.folder.name}: " if len(sweeps) > 1 else ""
+        if sweep.record.tuning.best:
+            for title, runs in stages(sweep.runs, sweep.record.tuning):
+                parts.append((prefix + title, runs))
+        else:
+            rest += [run for run in sweep.runs if not is_trial(run)]
+    return [*parts, ("", rest)]
