@@ -166,7 +166,7 @@ def test_a_model_that_draws_on_a_gpu_is_where_it_was_afterwards(finished, monkey
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
         (["data=ring", "denoiser=mlp", "threshold=static"], "threshold: data reach 1."),
-        (["data=ring", "denoiser=mlp", "threshold=dynamic"], "and guesses would be cut off at 1; pass"),
+        (["data=ring", "denoiser=mlp", "threshold=dynamic"], "guesses would be cut off at 1; pass"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )
