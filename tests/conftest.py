@@ -184,9 +184,12 @@ def inside(root, monkeypatch, capsys) -> Callable:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.chdir(root)
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        code = 0
+        try:
             importlib.import_module(module).main()
+        except SystemExit as ended:
+            code = ended.code or 0
         said = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, said.out, said.err)
+        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
 
     return run

@@ -6,7 +6,7 @@ with what the other has begun.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +14,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.arguments import as_hydra_wants, without_hyphens
+from triptych.cli.arguments import hydra_overrides, without_hyphens
 from triptych.config import compose as composing
 from triptych.config.identity import in_root
 from triptych.declare import FilePath, refusal
 from triptych.errors import UserError
 from triptych.run import processes
-from triptych.run.prepare import prepare
+from triptych.run.directory import RunDirectory, log_line
 from triptych.run.provenance import finished_before
 from triptych.run.read import Run, read_run, read_runs
+from triptych.run.single import check_single, prepare_run
 from triptych.run.untrusted import OWN, find_checkpoint
-from triptych.study.prerequisites import check_single
 from triptych.study.results import results
 
 _training = threading.Lock()
-ONE_EACH = "several values; pass one, and call once for each"
 UNREAD = {  # keys of the commands that an opened run has no use for
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
@@ -41,7 +40,9 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    config = _composed("train", [overrides] if isinstance(overrides, str) else overrides)
+    if isinstance(overrides, str):
+        overrides = [overrides]
+    config = _composed("train", {}, overrides)
     OmegaConf.set_struct(config, False)  # ``train`` refuses an unknown key, with the nearest name
     return config
 
@@ -64,28 +65,35 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
 
 
 def _train(config: DictConfig) -> Run:
-    job = config.hydra
     check_single(config)
+    check_one_process(config)
+    run = prepare_run(composing.without_hydra(config), config.hydra, Path(config.hydra.run.dir))
+    if run.status != "finished":
+        _execute(run)
+        return read_run(run.path)
+    note = finished_before(run)
+    if note:
+        log_line(None, f"{run.path.name}: {note}")
+    return read_run(run.path)
+
+
+def _execute(run: RunDirectory) -> None:
+    from triptych.run.execute import execute
+
+    os.environ[OWN] = str(run.path)
+    try:
+        execute(run)
+    finally:
+        os.environ.pop(OWN, None)
+        run.leave()  # an interrupted run is at work no more, though this process lives on
+
+
+def check_one_process(config: DictConfig) -> None:
+    """Refuse a run of several processes, which the command starts."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
         raise UserError(f"{several}: Python trains in one process; use triptych-train for several")
-    choices: Any = OmegaConf.to_container(job.runtime.choices)
-    run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)
-    if run.status != "finished":
-        from triptych.run.execute import execute
-
-        os.environ[OWN] = str(run.path)
-        try:
-            execute(run)
-        finally:
-            os.environ.pop(OWN, None)
-            run.leave()  # an interrupted run is at work no more, though this process lives on
-    elif line := finished_before(run):
-        from triptych.run.directory import log_line
-
-        log_line(None, f"{run.path.name}: {line}")
-    return read_run(run.path)
 
 
 def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
@@ -96,9 +104,11 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     if typed is None:
         raise UserError("config: must be what triptych.compose returned, or a list of overrides")
     overrides = [*typed.hydra, *typed.task]
-    was = compose(overrides)
-    changed = list(composing.edits(composing.settings(was), composing.settings(config)))
-    return compose([*overrides, *changed]) if changed else was
+    composed = compose(overrides)
+    changes = list(composing.edits(composing.settings(composed), composing.settings(config)))
+    if not changes:
+        return composed
+    return compose([*overrides, *changes])
 
 
 @dataclass(frozen=True)
@@ -135,31 +145,34 @@ class Trained:
             condition: of the items, where the model has one.
 
         Raises:
-            UserError: no such items, as images off the data's levels; no condition, or no bound.
+            UserError: no such items, as images off the data's levels; no condition.
         """
         import torch
 
-        from triptych.data.batch import Batch, to_level, to_unit
-        from triptych.diffusion.condition import Condition
+        from triptych.data.batch import Batch
 
-        shape = tuple(self.data.shape)
-        if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
-            raise UserError(f"bound(x): x is no tensor of shape {('B', *shape)}; pass one")
-        most, levels = x.abs().max().item(), self.data.levels
-        if levels and not most <= 1 + 1e-6:  # also where it is not a number
-            raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
-        if levels and not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
+        self._check_items(x)
+        if self.model.conditional and condition is None:  # its bound would be the unconditional one
+            raise UserError("bound(x): condition=None; pass condition=BATCH.condition")
+        batch = Batch(x.float(), condition, torch.arange(len(x)))
+        with torch.no_grad():
+            return self._calibrated.elbo(batch, repeat=0, repeats=1)
+
+    def _check_items(self, x: Any) -> None:
+        """Refuse items that the bound would take and give a wrong figure of."""
+        from triptych.data.batch import to_level, to_unit
+
+        shape, levels = ("B", *self.data.shape), self.data.levels
+        if tuple(x.shape[1:]) != shape[1:] or len(x) == 0:
+            raise UserError(f"bound(x): x is no tensor of shape {shape}; pass one")
+        if not levels:
+            return
+        largest = x.abs().max().item()
+        if not largest <= 1 + 1e-6:  # also where it is not a number
+            raise UserError(f"bound(x): x reaches {largest:.4g}; pass images in [-1, 1]")
+        if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
             fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
             raise UserError(f"bound(x): x is not on the data's {levels} levels; {fix}")
-        kind: Any = Condition if self.model.conditional else Condition | None
-        if not isinstance(condition, kind):
-            raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
-        if not self.model.draws:
-            raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
-        with torch.no_grad():
-            return self._calibrated.elbo(
-                Batch(x.float(), condition, torch.arange(len(x))), repeat=0, repeats=1
-            )
 
     @cached_property
     def _calibrated(self) -> Any:
@@ -176,8 +189,8 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
-        values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
+        arguments = {"ckpt": self.path, "n": n, "seed": seed, "label": "null" if label is None else label}
+        values = _checked("sample", arguments, overrides)
         from triptych.run.experiment import Experiment
         from triptych.run.sample import SAMPLES, draw_all, drawing_of
 
@@ -195,9 +208,9 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        typed = {"ckpt": self.path, "weights": self.weights, "data_root": self.data_root}
-        typed["split"] = composing.typed(split)  # quoted: it may be no split's name
-        values = _checked("evaluate", [f"{k}={v}" for k, v in typed.items() if v], overrides)
+        split = composing.typed(split)  # quoted: it may be no split's name
+        arguments = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
+        values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:
             raise UserError(f"devices={values['devices']}: must be 1 in Python; use triptych-evaluate")
         from triptych.run.evaluate import evaluate_checkpoint
@@ -217,9 +230,10 @@ def load(
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
     """
-    place = run.dir if isinstance(run, Run) else run
-    _check_argument("run", FilePath, place)
-    path = Path(place).absolute()
+    if isinstance(run, Run):
+        run = run.dir
+    _check_argument("run", FilePath, run)
+    path = Path(run).absolute()
     find_checkpoint(path)  # before torch is imported
     from triptych.run.reopen import reopen
 
@@ -247,31 +261,36 @@ def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _check_argument(name: str, kind: Any, value: Any) -> None:
-    if problem := refusal(name, kind, value):
+    problem = refusal(name, kind, value)
+    if problem:
         raise UserError(problem)
 
 
-def _composed(command: str, overrides: Sequence[str], own: Sequence[str] = ()) -> DictConfig:
-    """Compose our ``own`` and a user's overrides as ``triptych-COMMAND`` does; UserError for its options."""
+def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Compose our ``arguments`` and a user's overrides as ``triptych-COMMAND`` does."""
     _check_argument("overrides", Sequence[str], overrides)
-    for one in overrides:
-        key, value = _key(one), one.partition("=")[2]
+    for override in overrides:
+        key, value = _key_and_value(override)
         if key.startswith("-") or key == "resume" or (key, value.lower()) == ("plan", "true"):
-            raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
-    return composing.compose_command(command, as_hydra_wants([*own, *overrides], command), ONE_EACH)
+            problem = f"is for the command triptych-{command}; from Python, use KEY=VALUE alone"
+            raise UserError(f"{override}: {problem}")
+        if key in arguments:
+            raise UserError(f"{override}: {key} is set already, by an argument here or in load()")
+    own = [f"{key}={value}" for key, value in arguments.items()]
+    return composing.compose_command(command, hydra_overrides([*own, *overrides], command))
 
 
-def _key(override: str) -> str:
-    return without_hyphens(override).lstrip("+").partition("=")[0]
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = without_hyphens(override).lstrip("+").partition("=")
+    return key, value
 
 
-def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Check the values of ``command``; UserError for an override of a Python argument."""
-    cfg = _composed(command, overrides, own)
-    keys = {one.partition("=")[0] for one in own}
-    for one in overrides:
-        if (key := _key(one)) in keys:
-            raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
-        if key in UNREAD[command] and one != "trajectory=null":  # which it is
-            raise UserError(f"{one}: is for the command triptych-{command}; weights and data_root are load's")
-    return composing.checked_values(composing.without_hydra(cfg), command)
+def _checked(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a command; UserError for an override that an opened run ignores."""
+    config = _composed(command, arguments, overrides)
+    for override in overrides:
+        key, value = _key_and_value(override)
+        if key in UNREAD[command] and value != "null":
+            problem = f"is for the command triptych-{command}; weights and data_root are load's"
+            raise UserError(f"{override}: {problem}")
+    return composing.checked_values(composing.without_hydra(config), command)

@@ -21,10 +21,10 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 __all__ = [
-    "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
+    "Annotated", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Literal", "Lt", "MinLen",
     "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole", "declared",
 ]  # fmt: skip
 
@@ -58,10 +58,14 @@ class Unit:
 class IsPath:
     """Mark a path, which is typed without Hydra's quotes."""
 
+    words = "a path"
+
 
 @dataclass(frozen=True)
 class IsClass:
     """Mark the dotted name of a class."""
+
+    words = "a class's dotted name"
 
 
 Whole = Annotated[int, Ge(0)]
@@ -76,79 +80,84 @@ ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
 LISTS = (list, tuple, Sequence)
-ENDS = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}
+UNIONS = (Union, types.UnionType)
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """Split ``Annotated`` into (type, metadata)."""
     if get_origin(kind) is Annotated:
-        inner, *more = get_args(kind)
-        return inner, tuple(more)
+        inner, *metadata = get_args(kind)
+        return inner, tuple(metadata)
     return kind, ()
 
 
 def alternatives(kind: Any) -> list[Any]:
     """Return the members of a union, or the type itself."""
-    return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
+    return list(get_args(kind)) if get_origin(kind) in UNIONS else [kind]
 
 
 def marks(kind: Any) -> list[Any]:
     """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
-    inner, more = unwrap(kind)
-    below = alternatives(inner)
-    return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
+    inner, metadata = unwrap(kind)
+    every = list(metadata)
+    if get_origin(inner) in UNIONS:
+        for member in get_args(inner):
+            every += marks(member)
+    return every
 
 
 def is_declaration(kind: Any) -> bool:
     """Return whether a type is a declaration: plain types are injected, not configured."""
-    inner, more = unwrap(kind)
-    return bool(more) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
+    inner, metadata = unwrap(kind)
+    return bool(metadata) or get_origin(inner) is Literal or any(map(is_declaration, get_args(inner)))
 
 
 def fits(kind: Any, value: Any) -> bool:
     """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
-    inner, limits = unwrap(kind)
-    if (several := alternatives(inner))[0] is not inner:
-        fit = any(fits(one, value) for one in several)
-    elif inner in (None, type(None)):
-        fit = value is None
-    elif inner in (bool, str):
-        fit = isinstance(value, inner)
-    elif inner is int:
-        fit = isinstance(value, Integral) and not isinstance(value, bool)
-    elif inner is float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        fit = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
-    elif get_origin(inner) is Literal:
-        fit = any(type(one) is type(value) and one == value for one in get_args(inner))
-    elif _origin(inner) in LISTS:
-        fit = _items_fit(get_args(inner), value)
-    elif _origin(inner) in (dict, PathLike):
-        fit = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
-    else:
-        fit = True
-    return fit and all(_within(limit, value) for limit in limits)
+    inner, metadata = unwrap(kind)
+    has_type = _type_of(inner).accepts(get_args(inner), value)
+    return has_type and all(_within(limit, value) for limit in metadata)
 
 
-def _origin(kind: Any) -> Any:
-    return get_origin(kind) or kind
+def describe_kind(kind: Any) -> str:
+    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
+    *others, last = _words(kind)
+    if not all([*others, last]):
+        return ""
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def _items_fit(kinds: tuple[Any, ...], value: Any) -> bool:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return False
-    if len(kinds) > 1 and kinds[1] is not Ellipsis:
-        return len(kinds) == len(value) and all(map(fits, kinds, value))
-    return not kinds or all(fits(kinds[0], item) for item in value)
+def literal_values(kind: Any) -> list[str]:
+    """Return the named values of a type, as typed on the command line."""
+    inner, _ = unwrap(kind)
+    return _type_of(inner).options(get_args(inner))
+
+
+def _words(kind: Any) -> list[str]:
+    """Return each alternative of a type in words."""
+    inner, metadata = unwrap(kind)
+    named = [mark.words for mark in metadata if isinstance(mark, IsPath | IsClass)]
+    return named[:1] or _type_of(inner).words(get_args(inner), metadata)
+
+
+# limits -------------------------------------------------------------------------------------------
+
+
+ENDS: dict[type, Callable[[Any, Any], bool]] = {
+    Ge: operator.ge,
+    Gt: operator.gt,
+    Le: operator.le,
+    Lt: operator.lt,
+}
+END_WORDS = {Ge: "of at least {:.15g}", Gt: "above {:.15g}", Le: "at most {:.15g}", Lt: "below {:.15g}"}
 
 
 def _within(limit: Any, value: Any) -> bool:
     match limit:
         case Ge(end) | Gt(end) | Le(end) | Lt(end):
-            return bool(ENDS[type(limit)](value, end))
-        case Len() | MinLen():
-            most = getattr(limit, "max_length", None)
-            return limit.min_length <= len(value) and (most is None or len(value) <= most)
+            return ENDS[type(limit)](value, end)
+        case MinLen(least):
+            return len(value) >= least
         case IsPath():
             return bool(value != "")  # Path("") would be the current directory
         case IsClass():
@@ -156,66 +165,146 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
-def describe_kind(kind: Any) -> str:
-    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
-    words = _words(kind)
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
+def _range(limits: Sequence[Any], both: str) -> str:
+    """Return the ends of a range in words; ``both``: the format of a closed range."""
+    ends = {
+        type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
+    }
+    if Ge in ends and Le in ends:
+        return both.format(ends[Ge], ends[Le])
+    return ", ".join(words.format(ends[end]) for end, words in END_WORDS.items() if end in ends)
 
 
-def literal_values(kind: Any) -> list[str]:
-    """Return the named values of a type, as typed on the command line."""
-    inner, _ = unwrap(kind)
-    if (several := alternatives(inner))[0] is not inner:
-        return [option for one in several for option in literal_values(one)]
-    if inner in (None, type(None)):
-        return ["null"]
-    if inner is bool:
-        return ["true", "false"]
-    literal = get_args(inner) if get_origin(inner) is Literal else ()
-    return ["null" if option is None else str(option) for option in literal]
+# types --------------------------------------------------------------------------------------------
 
 
-def _words(kind: Any) -> list[str]:
-    inner, limits = unwrap(kind)
-    if any(isinstance(limit, IsPath) for limit in limits):
-        return ["a path"]
-    if any(isinstance(limit, IsClass) for limit in limits):
-        return ["a class's dotted name"]
-    several = alternatives(inner)
-    if several[0] is not inner:
-        words = [word for one in several for word in _words(one)]
-        return sorted(dict.fromkeys(words), key=lambda word: word != "null")
-    if named := literal_values(kind):
-        return named
-    if inner in (int, float):
-        noun = "a whole number" if inner is int else "a number"
-        return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
-    if _origin(inner) in LISTS:
-        kinds = get_args(inner)
-        fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
-        least = next((limit.min_length for limit in limits if isinstance(limit, MinLen | Len)), 0)
-        each = describe_kind(kinds[0]) if kinds else ""
-        more = f" with {least} or more entries" if least else ""
-        return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
-    return [{str: "text", dict: "a group of keys"}.get(_origin(inner), "")]
+Arguments = tuple[Any, ...]  # of a type, as int and str of dict[int, str]
 
 
-def _range(limits: Sequence[Any], whole: bool) -> str:
-    ends = {type(one): getattr(one, type(one).__name__.lower()) for one in limits if type(one) in ENDS}
-    low, high = ends.get(Ge), ends.get(Le)
-    if low is not None and high is not None:
-        return f"from {low:.15g} to {high:.15g}" if whole else f"in [{low:g}, {high:g}]"
-    named = [(Ge, "of at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")]
-    return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
+class Type:
+    """A type whose values are not checked; subclasses are in ``TYPES``."""
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        """Return whether a value is of this type."""
+        return True
+
+    def options(self, arguments: Arguments) -> list[str]:
+        """Return the values, where each has a name."""
+        return []
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        """Return each alternative in words; "" for one that is not declared."""
+        return self.options(arguments) or [""]
+
+
+@dataclass(frozen=True)
+class _Instance(Type):
+    classes: tuple[type, ...]
+    noun: str = ""
+    values: tuple[str, ...] = ()
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return isinstance(value, self.classes)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return list(self.values)
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return list(self.values) or [self.noun]
+
+
+class _Whole(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a whole number {_range(limits, 'from {:.15g} to {:.15g}')}".strip()]
+
+
+class _Number(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        # Comparing, unlike ``math.isfinite``, takes whole numbers that no float can hold.
+        return number and -math.inf < value < math.inf
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        return [f"a number {_range(limits, 'in [{:g}, {:g}]')}".strip()]
+
+
+class _Literal(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return any(type(option) is type(value) and option == value for option in arguments)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return [{None: "null"}.get(option, str(option)) for option in arguments]
+
+
+class _Union(Type):
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        return any(fits(member, value) for member in arguments)
+
+    def options(self, arguments: Arguments) -> list[str]:
+        return [option for member in arguments for option in literal_values(member)]
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        words = dict.fromkeys(word for member in arguments for word in _words(member))
+        return sorted(words, key="null".__ne__)  # null comes first
+
+
+class _List(Type):
+    """A list: of any length if one type is given, as ``list[int]``, else a type for each entry."""
+
+    def accepts(self, arguments: Arguments, value: Any) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if self.is_fixed(arguments):
+            return len(arguments) == len(value) and all(map(fits, arguments, value))
+        return all(fits(kind, item) for kind in arguments[:1] for item in value)
+
+    def is_fixed(self, arguments: Arguments) -> bool:
+        return arguments[1:] not in ((), (Ellipsis,))
+
+    def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
+        words = f"a list of {len(arguments)}" if self.is_fixed(arguments) else "a list"
+        for limit in limits:
+            if isinstance(limit, MinLen):
+                words += f" with {limit.min_length} or more entries"
+        each = describe_kind(arguments[0]) if arguments else ""
+        return [f"{words}, each {each}" if each else words]
+
+
+UNDECLARED = Type()
+NULL = _Instance((type(None),), values=("null",))
+TYPES: dict[Any, Type] = {
+    None: NULL,
+    type(None): NULL,
+    bool: _Instance((bool,), values=("true", "false")),
+    str: _Instance((str,), "text"),
+    dict: _Instance((Mapping,), "a group of keys"),
+    PathLike: _Instance((PathLike,)),
+    int: _Whole(),
+    float: _Number(),
+    Literal: _Literal(),
+    **dict.fromkeys(UNIONS, _Union()),
+    **dict.fromkeys(LISTS, _List()),
+}
+
+
+def _type_of(kind: Any) -> Type:
+    return TYPES.get(get_origin(kind) or kind, UNDECLARED)
+
+
+# errors -------------------------------------------------------------------------------------------
 
 
 def refusal(key: str, kind: Any, value: Any) -> str:
     """Return the error line for ``value``; "" if it fits."""
     if fits(kind, value):
         return ""
-    whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
-    hint = f"; type {int(value)}" if whole else ""
-    return f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}{hint}"
+    line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
+    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):  # as 1e3 is read
+        line += f"; type {int(value)}"
+    return line
 
 
 C = TypeVar("C", bound=type)
@@ -235,13 +324,12 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-            try:
+            values: dict[str, Any] = {}
+            with suppress(TypeError):  # Python's own message says it better
                 values = signature.bind(self, *args, **kwargs).arguments
-            except TypeError:
-                values = {}  # Python's own message says it better
             for name, kind in _kinds(original).items():
-                if name in values and (line := refusal(f"{place}.{name}", kind, values[name])):
-                    raise error(line)
+                if name in values and not fits(kind, values[name]):
+                    raise error(refusal(f"{place}.{name}", kind, values[name]))
             original(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
@@ -265,8 +353,9 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     """Return {argument: type} of a function's declared arguments."""
     kinds = {}
     for name, kind in function.__annotations__.items():
-        with suppress(NameError):  # of a type that is imported for type checkers alone
-            kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
-            if is_declaration(kind):
-                kinds[name] = kind
-    return kinds
+        if isinstance(kind, str):
+            with suppress(NameError):  # a type that is imported for type checkers alone
+                kinds[name] = eval(kind, function.__globals__)
+        else:
+            kinds[name] = kind
+    return {name: kind for name, kind in kinds.items() if is_declaration(kind)}

@@ -55,7 +55,7 @@ def answer(door: str, arguments: list[str], root: Path) -> dict:
     left = [str(path) for path in root.rglob("*") if before.get(path) != path.stat().st_mtime_ns]
     for path in {*root.rglob("*")} - {*before}:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    heavy = [name for name in ("torch", "numpy") if name in sys.modules]
+    heavy = [name for name in ("torch",) if name in sys.modules]
     said = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "left": left}
     return said | {"seconds": seconds, "heavy": heavy}
 

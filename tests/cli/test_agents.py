@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.run.wandb_server import KEY, Server
-from triptych.cli.arguments import as_hydra_wants, without_hyphens
+from triptych.cli.arguments import read_command_line, without_hyphens
 from triptych.config.check import CONFIGS
 from triptych.run.directory import RunDirectory
 from triptych.run.provenance import provenance
@@ -36,7 +36,8 @@ def test_the_examples_sweep_is_of_keys_that_there_are():
     assert set(sweep()["parameters"]) == set(CHOSEN)
     words = built(CHOSEN)
     assert words[-3:] == ["--optimizer.lr=0.1", "--objective=v", "--seed=2"]
-    assert as_hydra_wants(words[-4:], "train") == ["data=digits", "optimizer.lr=0.1", "objective=v", "seed=2"]
+    typed = read_command_line(words[-4:], "train").overrides
+    assert typed == ["data=digits", "optimizer.lr=0.1", "objective=v", "seed=2"]
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,30 @@ from omegaconf import OmegaConf
 from tests.refusal import refused
 from triptych import __main__ as package
 from triptych.cli import evaluate, export, report, sample, train
-from triptych.cli.arguments import _keep, as_hydra_wants, check_place
+from triptych.cli.arguments import read_command_line
+from triptych.cli.outputs import check_file
 from triptych.config.compose import compose_command
 from triptych.config.source import CONFIGS
 
 
 @pytest.mark.parametrize(
-    "typed, meant",
+    "typed, overrides, several",
     [
-        ("objective=x0,v -m seed=1", "-m objective=x0,v seed=1"),
-        ("seed=1,2 --multirun", "--multirun seed=1,2"),
-        ("seed=1 --config-dir mine objective=v", "--config-dir mine seed=1 objective=v"),
-        ("seed=1 -cd mine -m objective=v", "-cd mine -m seed=1 objective=v"),
-        ("seed=1 --config-dir=mine objective=v", "--config-dir=mine seed=1 objective=v"),
-        ("seed=1 --info all name=a", "--info all seed=1 name=a"),
-        ("~guidance seed=1 -m", "-m ~guidance seed=1"),
+        ("objective=x0,v -m seed=1", "objective=x0,v seed=1", True),
+        ("seed=1,2 --multirun", "seed=1,2", True),
+        (
+            "seed=1 --config-dir /etc objective=v",
+            "seed=1 objective=v hydra.searchpath=['file:///etc']",
+            False,
+        ),
+        ("seed=1 -cd /etc -m objective=v", "seed=1 objective=v hydra.searchpath=['file:///etc']", True),
+        ("--config-dir=/etc objective=v", "objective=v hydra.searchpath=['file:///etc']", False),
+        ("~guidance seed=1 -m", "~guidance seed=1", True),
     ],
 )
-def test_options_may_stand_anywhere(typed, meant):
-    assert as_hydra_wants(typed.split(), "train") == meant.split()
+def test_options_may_stand_anywhere(typed, overrides, several):
+    options = read_command_line(typed.split(), "train")
+    assert (options.overrides, options.hydra is not None) == (overrides.split(), several)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ def test_options_may_stand_anywhere(typed, meant):
     ],
 )
 def test_a_path_may_be_null_and_a_name_keeps_its_underscores(typed, key, value):
-    overrides = as_hydra_wants(["data=folder", typed], "train")
+    overrides = read_command_line(["data=folder", typed], "train").overrides
     assert OmegaConf.select(compose_command("train", overrides), key) == value
 
 
@@ -76,14 +81,7 @@ def test_the_package_lists_its_commands(monkeypatch, capsys):
 
 
 def test_an_option_without_its_value_is_refused():
-    refused(lambda: as_hydra_wants(["seed=1", "--config-dir"], "train"), "--config-dir")
-    refused(lambda: as_hydra_wants(["seed=1", ""], "train"), "'': an empty argument; leave it out")
-
-
-def test_a_reference_to_null_is_shown_as_one():
-    shown = OmegaConf.create({"guide": None, "guidance": {"weak": "${guide}", "scale": 2}, "steps": 3})
-    _keep(shown, {"guide": None, "guidance": {"weak": None}, "steps": None})
-    assert OmegaConf.to_container(shown) == {"guide": None, "guidance": {"weak": "${guide}"}, "steps": None}
+    refused(lambda: read_command_line(["seed=1", "--config-dir"], "train"), "--config-dir")
 
 
 def show(typed: str) -> float:
@@ -103,17 +101,17 @@ def test_a_configuration_is_shown_within_a_second_of_computing():
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml", "checkpoints/last.ckpt", "new.json"])
 def test_a_file_in_the_directory_of_a_run_is_no_output(prepared, name):
     run = prepared()
-    refused(lambda: check_place("out", str(run / name)), "keeps its own records; choose another place")
-    check_place("out", str(run.path.parent / "figures.json"))
+    refused(lambda: check_file("out", str(run / name)), "keeps its own records; choose another place")
+    check_file("out", str(run.path.parent / "figures.json"))
 
 
 def test_a_file_in_the_directory_of_a_sweep_is_no_output(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
-    refused(lambda: check_place("items", str(tmp_path / "a/b/c.json")), "keeps its own records")
+    refused(lambda: check_file("items", str(tmp_path / "a/b/c.json")), "keeps its own records")
 
 
 def test_what_is_no_file_of_its_own_is_no_output(tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "other.json")
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "link.json", tmp_path / "pipe", "/dev/stdout", "/dev/null"):
-        refused(partial(check_place, "out", str(place)), "not a regular file; choose another place")
+        refused(partial(check_file, "out", str(place)), "not a regular file; choose another place")

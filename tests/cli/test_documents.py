@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import read_command_line
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
 from triptych.config.metric import SAMPLE_METRICS
@@ -80,7 +80,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("door, arguments", commands(), ids=str)
 def test_a_command_of_the_documents_composes(door, arguments):
     """A sweep's with the first value of each of its choices."""
-    overrides = as_hydra_wants([a for a in shlex.split(arguments) if a != "-m"], "train")
+    overrides = read_command_line(shlex.split(arguments), "train").overrides
     first = []
     for override in OverridesParser.create().parse_overrides(overrides):
         line = override.input_line

@@ -16,7 +16,7 @@ import triptych
 from tests.refusal import refused as one_refused
 from tests.run.accidents import stopped
 from triptych import api
-from triptych.cli.train import _tell_finished
+from triptych.cli.resume import print_finished
 from triptych.config.build import build
 from triptych.config.trust import import_class
 from triptych.data.base import DataModule
@@ -501,16 +501,16 @@ def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch
     run.write("provenance.json", {"id": "x"})
     assert execute(run)["status"] == "finished"
     capfd.readouterr()
-    _tell_finished(run)
+    print_finished(run)
     assert capfd.readouterr().out.splitlines()[0] == "finished before"
     lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.2)"))
-    _tell_finished(run)
+    print_finished(run)
     said, result, _ = capfd.readouterr().out.splitlines()
     assert said == (
         f"finished before, under other code than now ({run.path.name}); "
         "force=true runs anew and keeps the old directory aside"
     )
     assert result.startswith("test bound")
-    monkeypatch.setattr(api, "prepare", lambda *_: run)
+    monkeypatch.setattr(api, "prepare_run", lambda *_: run)
     assert triptych.train().dir == run.path
     assert capfd.readouterr().err == f"{run.path.name}: {said}\n"

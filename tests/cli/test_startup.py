@@ -53,7 +53,7 @@ def test_no_code_of_the_current_folder_is_imported(root):
         slow("train", "TERM", "omegaconf.grammar_parser", False),
         slow("train", "HUP", "triptych.config.check", False),
         slow("train", "INT", "hydra._internal.config_loader_impl", False),
-        slow("train", "TERM", "triptych.study.prerequisites", False),  # Hydra composes
+        slow("train", "TERM", "triptych.run.single", False),
         ("train", "HUP", "getpass", False),  # the run's directory is there
         slow("train", "INT", "hydra", True),
         slow("train", "TERM", "triptych.run.untrusted", True),

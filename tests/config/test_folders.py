@@ -76,7 +76,7 @@ def test_a_name_that_is_taken_is_refused(packages, package, name):
 
 
 def test_a_name_that_is_none_is_told_with_theirs(packages):
-    said = explain(Exception("Could not find 'data/mien'"), "train", [])
+    said = explain(Exception("Could not find 'data/mien'"), "train")
     assert "data=mien: no such choice; did you mean mine?" in said
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.refusal import refused
 from triptych import declare
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import read_command_line
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
 from triptych.config.identity import register_resolvers
@@ -66,10 +66,10 @@ def lab(tmp_path, monkeypatch) -> Iterator[Path]:
 def test_a_key_of_a_class_needs_no_other_edit(lab, capsys):
     """In the check, its message, the help, the page of all keys and the axes of a report."""
     mine = ["--config-dir", str(lab / "configs"), "denoiser=mine"]
-    line = refused(lambda: as_hydra_wants([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
+    line = refused(lambda: read_command_line([*mine, "denoiser.network.heat=4", "--cfg", "job"], "train"))
     assert line == "denoiser.network.heat=4: must be a number above 0, at most 3"
     with pytest.raises(SystemExit, match="0"):
-        as_hydra_wants([*mine, "--help"], "train")
+        read_command_line([*mine, "--help"], "train")
     told = capsys.readouterr().out
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told

@@ -183,7 +183,7 @@ def test_stages_that_do_not_fit_are_refused(runs):
 
 
 def test_the_command_wants_one_run_or_a_cascade(runs):
-    refused(lambda: sample(asked("n=1")), "ckpt=null", "cascade=[RUN,RUN]")
+    refused(lambda: sample(asked("n=1")), "ckpt: missing", "cascade=[RUN,RUN]")
     refused(lambda: sample(asked(f"ckpt='{runs['base']}'", "noise=0.5")), "noise=0.5", "cascade")
     both = [f"ckpt='{runs['base']}'", f"cascade=['{runs['base']}','{runs['fine']}']"]
     refused(lambda: sample(asked(*both)), "ckpt=", "cascade=")

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.refusal import refused
 from tests.run.accidents import stop_after
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import read_command_line
 from triptych.config.compose import compose_command, unresolved
 from triptych.data.build import Fingerprint
 from triptych.errors import UserError
@@ -166,12 +166,14 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     assert json.loads((root / "e.json").read_text()) == ours["test"]
 
 
-def test_cfg_shows_the_composed_configuration_beside_a_trained_model(source, capsys):
-    """The other run's, of another network, is read when the run begins; no key is taken for superfluous."""
+def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
+    """As the run would record it; no key of the other run's network is taken for superfluous."""
     line = [f"trained='{source.path}'", "sampler=heun"]
     with pytest.raises(SystemExit):
-        as_hydra_wants([*line, "--cfg", "job"], "train")
-    assert yaml.safe_load(capsys.readouterr().out) == unresolved(compose_command("train", line))
+        read_command_line([*line, "--cfg", "job"], "train")
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["denoiser"] == source.config()["denoiser"]
+    assert shown["sampler"] == unresolved(compose_command("train", line))["sampler"]
 
 
 def test_refusals_beside_a_trained_model(source, prepared, root):

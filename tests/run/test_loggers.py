@@ -4,7 +4,7 @@ import pytest
 
 from tests.run.accidents import stop_after
 from tests.run.test_wandb import TIMES, table
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import read_command_line
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.loggers import Guarded, address, build_loggers, closing
@@ -201,7 +201,7 @@ def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, r
 def test_so_it_is_at_the_door_of_a_sweep():
     """Which is recorded with its command, before there are runs."""
     with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
-        as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
+        read_command_line(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
 
 
 def test_a_logger_of_ones_own_gets_the_runs_directory_if_it_takes_it(prepared, trusting):

@@ -272,8 +272,8 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
         "it is a run's own"
     )
     for place, problem in (
-        (root, f"--figures {root}: holds a report"),
-        (run / "samples", f"--figures: {run} keeps"),
+        (root, f"--figures={root}: holds a report"),
+        (run / "samples", f"--figures={run / 'samples'}: {run} keeps"),
     ):
         capsys.readouterr()
         assert cli.main([str(root), "--figures", str(place)]) == 1
@@ -294,7 +294,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     assert cli.main([str(root), "--figures", str(file)]) == 1
-    assert capsys.readouterr().err == f"error: --figures {file}: is a file; must be a directory\n"
+    assert capsys.readouterr().err == f"error: --figures={file}: cannot be written (Not a directory)\n"
 
 
 def test_a_table_in_latex_has_no_sign_that_breaks_it(tmp_path):

@@ -38,7 +38,7 @@ def test_values_are_those_that_hydra_sweeps_over(text, space):
     assert drawn_from(text) == space
 
 
-@pytest.mark.parametrize("text", ["a=glob(e*)", "a=tag(log,range(1,9))", "a=range(3,1)"])
+@pytest.mark.parametrize("text", ["a=glob(e*)", "a=range(3,1)"])
 def test_what_has_no_such_space_is_refused(text):
     refused(lambda: drawn_from(text), "list ")
 
@@ -138,7 +138,7 @@ def test_a_search_may_optimise_each_figure_of_a_summary(metric):
     ("typed", "problem"),
     [
         ("objective=choice(epsilon,nonsense)", "objective=nonsense: no such choice"),
-        ("objective=glob(*)", "objective=glob(*): not for a search"),
+        ("objective=glob(*)", "objective=glob(*): no space of a search"),
         ("optimizer.lr=interval(0.1,0.01)", "optimizer.lr=interval(0.1,0.01): "),
         ("optimizer.lr=interval(-0.1,0.1)", "optimizer.lr=-0.1: must be "),
         ("trainer.max_steps=choice(6,many)", "trainer.max_steps='many': must be "),
@@ -163,10 +163,12 @@ def test_each_choice_and_both_ends_are_tried():
 def test_a_key_is_searched_in_all_trials_of_a_study_or_in_none(search, tmp_path):
     decay = "optimizer.weight_decay=interval(0,1)"
     search([1.0], decay)
-    fixed = "optimizer.lr: searched so far; search it again, or choose another name"
-    refused(lambda: search([1.0, 1.0], decay, "optimizer.lr=0.15", first=1), fixed)
-    more = "optimizer.eps: not searched so far; type its value, or choose another name"
-    refused(lambda: search([1.0, 1.0], decay, "optimizer.eps=interval(1,2)", first=1), more)
+    problem = "a search varies the same keys to its end; choose another name"
+    for key, other in (
+        ("optimizer.lr", "optimizer.lr=0.15"),
+        ("optimizer.eps", "optimizer.eps=interval(1,2)"),
+    ):
+        refused(lambda other=other: search([1.0, 1.0], decay, other, first=1), f"{key}: {problem}")
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     assert len(study.trials) == 1
 
@@ -188,16 +190,12 @@ def test_a_search_reads_the_bound_in_its_unit(tmp_path, measure):
     assert run.summary().figure("test.bound.mean") == 2.0 and run.summary().figure("test.none.mean") is None
 
 
-def test_a_study_of_an_earlier_version_goes_on_unless_it_minimised_what_should_rise(search, tmp_path, capsys):
+def test_a_study_of_an_earlier_version_goes_on_with_the_figure_that_it_began_with(search, tmp_path, capsys):
     study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
     study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
     search([2.0, 2.5])
     assert "best of 2 trials: 1.5000" in capsys.readouterr().out
     refused(lambda: search([0.0, 0.0, 8.0], metric="val.psnr.mean", first=2), "optimises val.bound.mean")
-    (tmp_path / "study.db").unlink()
-    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/study.db")
-    study.add_trial(optuna.create_trial(params={}, distributions={}, value=1.5))
-    refused(lambda: search([0.0, 8.0], metric="val.psnr.mean", first=1), "has minimised it so far")
 
 
 def test_a_search_goes_on_in_values_of_the_kind_that_it_began_with_alone(search, tmp_path):

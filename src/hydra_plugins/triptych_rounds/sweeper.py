@@ -23,6 +23,8 @@ from triptych.config.hydra_internals import BasicSweeper
 from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run
+Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
+Point = tuple[str, ...]  # overrides of what is tuned
 MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
 
 
@@ -59,7 +61,7 @@ class RoundsSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from triptych.run.command_errors import one_line_errors
 
-        with one_line_errors("train", arguments):
+        with one_line_errors("train"):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
@@ -116,54 +118,69 @@ class RoundsSweeper(BasicSweeper):
     # tuned ------------------------------------------------------------------------------------------
 
     def _tuned(self, jobs: list[Job]) -> None:
-        from triptych.errors import UserError
-        from triptych.run.parsing import to_int
-        from triptych.run.sweep_record import Tuning
-        from triptych.study.rounds import choose_point, grid, names, settings_and_seeds
-        from triptych.study.sweep_plan import check_tuning
+        """Tune each setting, and run the grid with the points that were best."""
+        from triptych.study.rounds import choose_point, names, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)
-        typed = "" if self.tuning_seeds is None else str(self.tuning_seeds)
-        tuning_seeds = [to_int(seed.strip()) for seed in typed.split(",")]
-        if not fits(Sequence[Seed], tuning_seeds) or set(tuning_seeds) & set(seeds):
-            raise UserError(
-                f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: must be seeds other than the grid's "
-                f"({', '.join(map(str, seeds))})"
-            )
-        points = [tuple(point) for point in grid({"params": self.tune}, [])]
-        trials = {
-            (tuple(setting), point): [
-                [*setting, *point, f"seed={seed}", "test=false"] for seed in tuning_seeds
-            ]
-            for setting in settings
-            for point in points
-        }
+        tuning_seeds, points = self._tuning_seeds(seeds), self._points()
+        named = names(settings)
+        facts = self._planned_tuning(tuning_seeds, points, list(named.values()))
+        trials = trials_of(settings, points, tuning_seeds)
         batch = list(itertools.chain.from_iterable(trials.values()))
-        final = len(settings) * len(seeds)
-        named = names([tuple(setting) for setting in settings])
-        tuning: dict[str, Any] = {
-            "keys": list(self.tune), "seeds": tuning_seeds, "points": [list(point) for point in points],
-        }  # fmt: skip
-        before, planned = self.hook.before.tuning, Tuning(**tuning).rule(list(named.values()))
-        check_tuning(self.config, self.hook.root, before, planned)
-        if before.best and not self.config.force:
-            # The choice stays in the record while its trials are looked at again.
-            tuning |= {"equal": before.equal, "best": before.best}
-        self.hook.expect(batch, more=final, tuning=tuning)
+        self.hook.expect(batch, more=len(settings) * len(seeds), tuning=facts)
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
-        equal, best = choose_point(
-            {cell: [self.hook.validation_bound(job) for job in jobs] for cell, jobs in trials.items()}
-        )
-        self.hook.record(
-            tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}
-        )
-        jobs = [
-            [*setting, *point, f"seed={seed}"]
-            for seed in seeds
-            for setting in settings
-            for point in dict.fromkeys((equal, best[tuple(setting)]))
-        ]
-        self.hook.expect(jobs)
-        self._launch(jobs)
+        bounds = {cell: list(map(self.hook.validation_bound, jobs)) for cell, jobs in trials.items()}
+        equal, best = choose_point(bounds)
+        chosen = {named[setting]: list(point) for setting, point in best.items()}
+        self.hook.record(tuning=facts | {"equal": list(equal), "best": chosen})
+        final = []
+        for seed in seeds:
+            for setting in settings:
+                for point in dict.fromkeys((equal, best[setting])):
+                    final.append([*setting, *point, f"seed={seed}"])
+        self.hook.expect(final)
+        self._launch(final)
+
+    def _tuning_seeds(self, seeds: list[int]) -> list[int]:
+        """Return the seeds of the trials; UserError unless they are other ones than the grid's."""
+        from triptych.errors import UserError
+        from triptych.run.parsing import to_int
+
+        texts = str(self.tuning_seeds).split(",")
+        tuning_seeds: list[Any] = [to_int(text.strip()) for text in texts]
+        if not fits(Sequence[Seed], tuning_seeds) or set(tuning_seeds) & set(seeds):
+            expected = f"must be seeds other than the grid's ({', '.join(map(str, seeds))})"
+            raise UserError(f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: {expected}")
+        return tuning_seeds
+
+    def _points(self) -> list[Point]:
+        from triptych.study.rounds import grid
+
+        return [tuple(point) for point in grid({"params": self.tune}, [])]
+
+    def _planned_tuning(self, seeds: list[int], points: list[Point], names: list[str]) -> dict[str, Any]:
+        """Return what ``sweep.json`` says of the tuning; UserError if it began with another one."""
+        from triptych.run.sweep_record import Tuning
+        from triptych.study.sweep_plan import check_tuning
+
+        facts: dict[str, Any] = {"keys": list(self.tune), "seeds": seeds}
+        facts["points"] = [list(point) for point in points]
+        before = self.hook.before.tuning
+        check_tuning(self.config, self.hook.root, before, Tuning(**facts).rule(names))
+        if before.best and not self.config.force:
+            # The choice stays in the record while its trials are looked at again.
+            facts |= {"equal": before.equal, "best": before.best}
+        return facts
+
+
+def trials_of(
+    settings: list[Setting], points: list[Point], seeds: list[int]
+) -> dict[tuple[Setting, Point], list[Job]]:
+    """Return the trials of each setting at each point, a run for each seed."""
+    trials = {}
+    for setting in settings:
+        for point in points:
+            trials[setting, point] = [[*setting, *point, f"seed={seed}", "test=false"] for seed in seeds]
+    return trials

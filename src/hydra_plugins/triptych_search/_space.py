@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.distributions import (
     CategoricalDistribution,
@@ -40,66 +40,65 @@ def trial_job(fixed: Sequence[str], params: Mapping[str, Any]) -> list[str]:
 def probe_jobs(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
     """Return jobs that have each choice and both ends of each range, other keys at their first value."""
     fixed, space = parse_space(params, arguments)
-    values = {key: _extremes(one) for key, one in space.items()}
-    first = {key: extremes[0] for key, extremes in values.items()}
-    others = [first | {key: value} for key, extremes in values.items() for value in extremes[1:]]
-    return [trial_job(fixed, point) for point in [first, *others]]
+    extremes = {key: _extremes(values) for key, values in space.items()}
+    first = {key: values[0] for key, values in extremes.items()}
+    jobs = [trial_job(fixed, first)]
+    for key, values in extremes.items():
+        jobs += [trial_job(fixed, first | {key: value}) for value in values[1:]]
+    return jobs
 
 
-def _extremes(one: Any) -> Sequence[Any]:
+def _extremes(values: Any) -> Sequence[Any]:
     """Return all choices, or both ends."""
-    return one.choices if isinstance(one, CategoricalDistribution) else (one.low, one.high)
+    if isinstance(values, CategoricalDistribution):
+        return values.choices
+    return values.low, values.high
 
 
 def check_space(space: Space, earlier: Space) -> None:
-    """Check that a study with ``earlier`` trials can go on in this space; UserError."""
-    if not earlier:
-        return
-    another = "choose another name"
-    for key in sorted(earlier.keys() - space.keys()):
-        raise UserError(f"{key}: searched so far; search it again, or {another}")
-    for key in sorted(space.keys() - earlier.keys()):
-        raise UserError(f"{key}: not searched so far; type its value, or {another}")
-    for key in space:
+    """Check that a study with trials in the space ``earlier`` can go on in this one; UserError."""
+    if earlier and earlier.keys() != space.keys():
+        key = min(earlier.keys() ^ space.keys())
+        raise UserError(f"{key}: a search varies the same keys to its end; choose another name")
+    for key, distribution in earlier.items():
         try:
-            check_distribution_compatibility(earlier[key], space[key])
+            check_distribution_compatibility(distribution, space[key])
         except ValueError as error:
             problem = "not the kind of values that this search began with"
-            raise UserError(f"{key}: {problem}; {another} for another search") from error
+            raise UserError(f"{key}: {problem}; choose another name for another search") from error
 
 
 def distribution(override: Override) -> Any:
     """Return what Optuna calls the values that an override sweeps over; UserError: it has no such."""
-    try:
-        return _known_distribution(override)
-    except ValueError as error:
-        raise UserError(f"{override.input_line}: {error}; type other ends") from error
-
-
-def _known_distribution(override: Override) -> Any:
     value: Any = override.value()
     log = "log" in getattr(value, "tags", ())
-    if isinstance(value, Glob) or (override.is_range_sweep() and log):
-        raise UserError(
-            f"{override.input_line}: not for a search; list the values, or use interval(LOW,HIGH)"
-        )
-    if override.is_choice_sweep():
-        return CategoricalDistribution([_plain(v) for v in value.list])
-    if override.is_range_sweep():
-        values = [*value.range()]
-        if not values:
-            raise UserError(f"{override.input_line}: no values; list one or more")
-        if value.step > 0 and all(isinstance(one, int) for one in values):
-            return IntDistribution(values[0], values[-1], step=int(value.step))
-        return CategoricalDistribution(values)
-    if isinstance(value.start, int) and isinstance(value.end, int):  # int(interval(1,9))
-        return IntDistribution(value.start, value.end, log=log)
-    return FloatDistribution(float(value.start), float(value.end), log=log)
+    try:
+        if override.is_choice_sweep():
+            return CategoricalDistribution([_plain(choice) for choice in value.list])
+        if override.is_range_sweep():
+            return _of_range(value)
+        if isinstance(value.start, int) and isinstance(value.end, int):  # int(interval(1,9))
+            return IntDistribution(value.start, value.end, log=log)
+        return FloatDistribution(float(value.start), float(value.end), log=log)
+    except (AttributeError, ValueError) as error:  # a glob has no ends
+        problem = f"no space of a search ({error}); list the values, or use interval(LOW,HIGH)"
+        raise UserError(f"{override.input_line}: {problem}") from error
+
+
+def _of_range(value: Any) -> Any:
+    values = list(value.range())
+    if values and value.step > 0 and isinstance(values[0] + value.step, int):
+        return IntDistribution(values[0], values[-1], step=int(value.step))
+    return CategoricalDistribution(values)
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else getattr(value, "text", value)
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value)
+    return getattr(value, "text", value)
 
 
 def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

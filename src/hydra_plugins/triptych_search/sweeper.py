@@ -6,6 +6,7 @@ runs train, this process reads their validation bounds and stops those that Optu
 Optuna, and every launcher works.
 """
 
+import math
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 
 from triptych.config.hydra_internals import BasicSweeper
 from triptych.declare import Count, Seed, Unit, Whole
+from triptych.errors import UserError
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
 FIGURE = "figure"  # of a trial, as its run has it
@@ -57,24 +59,33 @@ class OptunaSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         from triptych.run.command_errors import one_line_errors
 
-        with one_line_errors("train", arguments):
+        with one_line_errors("train"):
             self._search(arguments)
 
     def _search(self, arguments: list[str]) -> None:
-        import optuna
-
         from hydra_plugins.triptych_search._space import check_space, parse_space, trial_job
-        from triptych.errors import UserError
         from triptych.study.sweep import current_hook
         from triptych.study.sweep_plan import STUDY
 
-        hook = current_hook()
-        fixed, space = parse_space(self.params, arguments)
-        hook.reserve({STUDY: []})
+        self.hook = current_hook()
+        self.metric = str(self.config.optimized_metric)
+        self.fixed, self.space = parse_space(self.params, arguments)
+        self.hook.reserve({STUDY: []})
+        study = self._open_study(f"{self.config.hydra.sweep.dir}/{STUDY}")
+        check_space(self.space, _space_of(study))
+        check_metric(study, self.metric)
+        begun = [trial for trial in study.trials if trial.state.name != "WAITING"]
+        self.hook.expect([trial_job(self.fixed, trial.params) for trial in begun])
+        study.set_user_attr(METRIC, self.metric)
+        self._run_trials(study)
+        print_best(study)
+
+    def _open_study(self, file: str) -> Any:
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = f"{self.config.hydra.sweep.dir}/{STUDY}"
         try:
-            study = optuna.create_study(
+            return optuna.create_study(
                 study_name="search",
                 storage=f"sqlite:///{file}",
                 load_if_exists=True,
@@ -82,44 +93,76 @@ class OptunaSweeper(BasicSweeper):
             )
         except Exception as error:  # Optuna's, SQLAlchemy's or SQLite's
             why = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{file}: cannot be opened as the search's study ({why}); move it away to begin anew"
-            ) from error
-        check_space(space, {k: d for trial in study.trials for k, d in trial.distributions.items()})
-        waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
-        metric = str(self.config.optimized_metric)
-        known = study.user_attrs.get(METRIC, metric)
-        if known != metric:
-            raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
-        begun = [trial for trial in study.trials if trial.state.name != "WAITING"]
-        hook.expect([trial_job(fixed, trial.params) for trial in begun])
-        study.set_user_attr(METRIC, metric)
-        done, launched = sum(t.state.is_finished() for t in study.trials), 0
+            fix = "move it away to begin anew"
+            raise UserError(f"{file}: cannot be opened as the search's study ({why}); {fix}") from error
+
+    def _run_trials(self, study: Any) -> None:
+        """Run trials in batches until there are ``n_trials``, or until one was interrupted."""
+        from optuna.trial import Trial
+
+        under_way = [Trial(study, trial._trial_id) for trial in study.trials if _is_running(trial)]
+        done = sum(trial.state.is_finished() for trial in study.trials)
+        launched = 0
         while done < self.n_trials:
-            batch = waiting[: self.n_jobs]
-            waiting = waiting[len(batch) :]
-            missing = self.n_trials - done - len(batch) - len(waiting)
-            for _ in range(min(self.n_jobs - len(batch), missing)):
-                # a trial's draw follows from its number, also when another command takes up the study
-                study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
-                batch.append(study.ask(space))
-            overrides = [trial_job(fixed, trial.params) for trial in batch]
-            folders = [hook.root / hook.cell(job) for job in overrides]
-            self.validate_batch_is_legal(overrides)
-            hook.expect(overrides)
-            with _Watch(batch, folders if self.prune else []):
-                results = self.launcher.launch(overrides, initial_job_idx=launched)
+            batch = under_way[: self.n_jobs]
+            under_way = under_way[self.n_jobs :]
+            missing = self.n_trials - done - len(batch) - len(under_way)
+            batch += [self._draw(study) for _ in range(min(self.n_jobs - len(batch), missing))]
+            self._run_batch(study, batch, launched)
             launched += len(batch)
-            for trial, folder, result in zip(batch, folders, results, strict=True):
-                _tell(study, trial, folder, result.return_value, metric)
-            if any(t.state.name == "RUNNING" for t in study.trials if t.number in {b.number for b in batch}):
-                break  # interrupted: the same command goes on with it
+            numbers = {trial.number for trial in batch}
+            if any(_is_running(trial) and trial.number in numbers for trial in study.trials):
+                return  # it was interrupted: the same command goes on with it
             done += len(batch)
-        if any(t.state.name == "COMPLETE" for t in study.trials):
-            best = study.best_trial
-            values = ", ".join(f"{k}={v}" for k, v in best.params.items())
-            figure = best.user_attrs.get(FIGURE, best.value)
-            print(f"best of {len(study.trials)} trials: {figure:.4f} with {values}")
+
+    def _draw(self, study: Any) -> Any:
+        """Return a new trial; its values follow from its number, whichever command draws it."""
+        from optuna.samplers import TPESampler
+
+        study.sampler = TPESampler(seed=self.seed + 1000 * len(study.trials))
+        return study.ask(self.space)
+
+    def _run_batch(self, study: Any, batch: list[Any], launched: int) -> None:
+        """Run trials at the same time, and report their figures to the study."""
+        from hydra_plugins.triptych_search._space import trial_job
+
+        jobs = [trial_job(self.fixed, trial.params) for trial in batch]
+        folders = [self.hook.root / self.hook.cell(job) for job in jobs]
+        self.validate_batch_is_legal(jobs)
+        self.hook.expect(jobs)
+        with _Watch(batch, folders if self.prune else []):
+            results = self.launcher.launch(jobs, initial_job_idx=launched)
+        for trial, folder, result in zip(batch, folders, results, strict=True):
+            report_trial(study, trial, folder, result.return_value, self.metric)
+
+
+def check_metric(study: Any, metric: str) -> None:
+    """Refuse to go on with a study of another figure."""
+    known = study.user_attrs.get(METRIC, metric)
+    if known != metric:
+        raise UserError(f"optimized_metric={metric}: this search optimises {known}; choose another name")
+
+
+def print_best(study: Any) -> None:
+    """Print the best trial, if one has ended with a figure."""
+    if not any(trial.state.name == "COMPLETE" for trial in study.trials):
+        return
+    best = study.best_trial
+    values = ", ".join(f"{key}={value}" for key, value in best.params.items())
+    figure = best.user_attrs.get(FIGURE, best.value)
+    print(f"best of {len(study.trials)} trials: {figure:.4f} with {values}")
+
+
+def _space_of(study: Any) -> dict[str, Any]:
+    """Return the space that a study's trials were drawn from; {} for a new one."""
+    space: dict[str, Any] = {}
+    for trial in study.trials:
+        space |= trial.distributions
+    return space
+
+
+def _is_running(trial: Any) -> bool:
+    return trial.state.name == "RUNNING"
 
 
 class _Watch(threading.Thread):
@@ -127,9 +170,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, trials: list[Any], folders: list[Path]):
         super().__init__(daemon=True)
-        self.running: list[tuple[Any, Path, set[int]]] = [
-            (trial, folder, set()) for trial, folder in zip(trials, folders, strict=False)
-        ]
+        self.running = [(trial, folder, set[int]()) for trial, folder in zip(trials, folders, strict=False)]
         self._halt = threading.Event()
 
     def __enter__(self) -> None:
@@ -140,40 +181,40 @@ class _Watch(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        while not self._halt.wait(0.5):
+            for trial, folder, reported in self.running:
+                self._report(trial, folder, reported)
+
+    def _report(self, trial: Any, folder: Path, reported: set[int]) -> None:
         from triptych.run.directory import PRUNE, write_atomic
 
-        while not self._halt.wait(0.5):
-            for trial, folder, known in self.running:
-                for step, value in _bounds(folder):
-                    if step not in known:
-                        known.add(step)
-                        trial.report(value, step)
-                        if trial.should_prune():
-                            # The run stops at it after its next validation.
-                            write_atomic(folder / PRUNE, "")
+        for step, value in _bounds(folder):
+            if step in reported:
+                continue
+            reported.add(step)
+            trial.report(value, step)
+            if trial.should_prune():
+                write_atomic(folder / PRUNE, "")  # the run stops at it after its next validation
 
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
-    """(step, validation bound) as far as a run's table has them."""
+    """Return (step, validation bound) as far as a run's table has them."""
     from triptych.run.read import Run
 
     columns = Run(dir=folder, status="running").histories(BOUNDS).values()
     return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
 
 
-def _tell(study: Any, trial: Any, folder: Path, value: float | None, metric: str) -> None:
+def report_trial(study: Any, trial: Any, folder: Path, value: float | None, metric: str) -> None:
+    """Report to the study how a trial's run has ended; ``value``: its figure, if it has one."""
     from optuna.trial import TrialState
 
-    from triptych.errors import UserError
     from triptych.run.directory import PRUNE, RunDirectory
 
     run = RunDirectory(folder)
-    result = run.summary()
-    if value is not None and value == value:
+    if value is not None and not math.isnan(value):
+        result = run.summary()
         higher = result is not None and result.higher_is_better(metric)
-        earlier = any(t.state.name == "COMPLETE" and FIGURE not in t.user_attrs for t in study.trials)
-        if higher and earlier:  # an earlier version minimised it
-            raise UserError(f"optimized_metric={metric}: its study has minimised it so far; use a new name")
         trial.set_user_attr(FIGURE, value)
         study.tell(trial, -value if higher else value)
     elif run.status == "finished" and value is None:

@@ -1,209 +1,167 @@
-"""Translate command-line arguments for Hydra."""
+"""Read a command line: options, overrides in Hydra's grammar, pages of --help and --cfg."""
 
-import atexit
+import argparse
 import gc
 import json
-import os
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.startup import answer_version
 from triptych.config.check import check_lists
 from triptych.config.compose import compose_command, to_plain, without_hydra
 from triptych.config.describe import help_text, plus_signs
-from triptych.config.habits import VALUE, nearest, replacement, translated
-from triptych.config.hydra_internals import get_args_parser
 from triptych.config.identity import ABSENT, quote, register_resolvers
 from triptych.config.keys import check_values, find_key
-from triptych.config.source import CONFIGS
 from triptych.declare import IsPath
-from triptych.errors import StorageError, UserError, check_password
-from triptych.files import STORAGE, directory_with_records
+from triptych.errors import UserError, check_password
 from triptych.run.command_errors import one_line_errors
+from triptych.run.single import check_single
 
-WORD = re.compile(r"[\w.-]+")
-GROUPED = re.compile(r"\d+(_\d+)+")  # a number to Hydra, which would call the run 2024_01 202401
-EQUALS = re.compile(
+# Hydra reads digits with underscores as a number: a run named 2024_01 would be called 202401.
+GROUPED = re.compile(r"\d+(_\d+)+")
+# Text that Hydra's grammar takes only in quotes: a=b, and words with letters beyond ASCII.
+UNQUOTED = re.compile(
     r"[^=\s,'\"\\()\[\]{}]+=[^\s,'\"\\()\[\]{}]*"
-)  # one text, as a=b, which Hydra cannot read
-SHOW_ONE = "several values, and --help and --cfg show one run; type one"
-# The options of Hydra's that are taken: of its others one unpickles a file.
-OPTIONS = [
-    "--help",
-    "--multirun",
-    "-m",
-    "--config-dir",
-    "--cfg",
-    "--resolve",
-    "--package",
-    "--info",
-    "--shell-completion",
-]
-
-FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
+    r"|(?=.*[^\x00-\x7f])[\w.-]+"
+)
+# An override as W&B agents write it; --cfg=job and --package=seed are options.
+FLAG = re.compile(r"--(?!(?:cfg|package)=)(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
+AS_IT_IS = re.compile(r"|null|['\"].*", re.IGNORECASE | re.DOTALL)  # nothing, null, and quoted text
 
 
-def without_hyphens(argument: str) -> str:
-    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B agents write overrides; None becomes null."""
-    match = FLAG.fullmatch(argument)
-    if match is None or f"--{match['key']}" in OPTIONS:
-        return argument
-    return f"{match['key']}={'null' if match['value'] == 'None' else match['value']}"
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses with a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; other arguments are KEY=VALUE")
 
 
-def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
-    """Return the arguments of ``command`` as Hydra needs them; answer ``--help`` and ``--cfg``, and exit.
+def make_parser(command: str) -> Parser:
+    """Return the parser of a command's options, which may stand among its overrides.
 
-    Paths are quoted, as runs' names contain = and commas; a class's key that no file lists gets its plus.
+    Options are spelt as in Hydra. Its others are not there: one of them unpickles a file.
+    ``hydra``: the option that Hydra itself answers, as it runs sweeps.
     """
+    parser = Parser(f"triptych-{command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=config_folder)
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p", default="")
+    if command == "train":
+        for option, letters in (("--multirun", "-m"), ("--shell-completion", "-sc")):
+            parser.add_argument(option, letters, dest="hydra", action="store_const", const=option)
+    return parser
+
+
+def config_folder(text: str) -> Path:
+    """Return a further folder of configurations; Hydra would ignore one that is missing."""
+    folder = Path(text).absolute()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir={text}: not a directory")
+    return folder
+
+
+def read_command_line(arguments: Sequence[str], command: str) -> argparse.Namespace:
+    """Return a command's options and overrides; answer --version, --help and --cfg, and exit."""
     answer_version(arguments)
     register_resolvers()
-    arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
-    split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
-    classes = {place: target for place, equals, target in split if equals}
-    quoted = []
-    for argument in arguments:
-        if not argument.strip():
-            raise UserError(f"{argument!r}: an empty argument; leave it out")
-        check_password(argument)
-        key, equals, value = argument.partition("=")
-        if equals and not key.lstrip("+~"):
-            raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
-        if key.lstrip("+") == "hydra.mode":
-            raise UserError(f"{argument}: leave it out; -m is a sweep")
-        if value == "{}" and key[:1].isalpha():
-            raise UserError(f"{argument}: an empty group changes nothing; leave it out")
-        if equals and key[:1].isalpha():
-            key = plus_signs(key, classes) + key
-        path = find_key(key.lstrip("+"), command=command).mark(IsPath) if value else None
-        text = key == "name" and GROUPED.fullmatch(value)
-        text = text or (argument[0] != "-" and EQUALS.fullmatch(value))
-        if text or (path and value[0] not in "'\"" and value.lower() != "null"):
-            value = quote(value)
-        elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
-            value = f"'{value}'"
-        quoted.append(f"{key}{equals}{value}")
-    options = check_options(quoted, command)
-    check_lists(options.overrides)
-    if options.multirun and command != "train":
-        raise UserError("-m: only triptych-train sweeps; type this command once for each value")
-    if options.help or options.cfg:
-        gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
-        atexit.register(gc.freeze)  # as it would at the end
-        print(help_or_config(options, command), end="")
+    options = make_parser(command).parse_intermixed_args(list(map(without_hyphens, arguments)))
+    options.overrides = hydra_overrides(options.overrides, command)
+    if options.config_dir:
+        options.overrides.append(f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]")
+    if options.help or options.cfg or options.resolve or options.package:
+        gc.disable()  # the process ends here; collecting garbage takes a fifth of its time
+        print(answer_page(options, command), end="")
         sys.exit(0)
-    # options first: Hydra's parser takes overrides in one piece
-    return [*(one for one in quoted if one not in options.overrides), *options.overrides]
+    return options
 
 
 def run_command(command: str, task: Callable[[DictConfig], Any]) -> NoReturn:
-    """Call ``task`` with the configuration that Hydra composes of the command line, and exit."""
+    """Call ``task`` with the configuration that this process's command line composes, and exit."""
     with one_line_errors(command):
-        arguments = as_hydra_wants(sys.argv[1:], command)
-    sys.argv[1:] = arguments
-    with one_line_errors(command, arguments):
-        compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
-        compose(one_line_errors(command, arguments)(task))()  # within Hydra, which would add lines of its own
+        options = read_command_line(sys.argv[1:], command)
+        task(without_hydra(compose_command(command, options.overrides)))
     sys.exit(0)
 
 
-def help_or_config(options: Namespace, command: str) -> str:
-    """Return what ``--help`` or ``--cfg`` prints, checked as for a run; UserError as the command's."""
-    folder = [f"hydra.searchpath=[{quote(f'file://{options.config_dir}')}]"] * bool(options.config_dir)
-    several = SHOW_ONE if options.multirun else ""
-    cfg = compose_command(command, [*options.overrides, *folder], several)
+# overrides ----------------------------------------------------------------------------------------
+
+
+def without_hyphens(argument: str) -> str:
+    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B's agents type; None becomes null."""
+    match = FLAG.fullmatch(argument)
+    if match is None:
+        return argument
+    value = {"None": "null"}.get(match["value"], match["value"])
+    return f"{match['key']}={value}"
+
+
+def hydra_overrides(arguments: Sequence[str], command: str) -> list[str]:
+    """Return the overrides of a command as Hydra reads them; UserError for one without effect."""
+    typed = [without_hyphens(argument) for argument in arguments]
+    parts = [override.lstrip("+").partition("._target_=") for override in typed]
+    classes = {place: target for place, is_class, target in parts if is_class}
+    overrides = [hydra_override(override, classes, command) for override in typed]
+    check_lists(overrides)
+    return overrides
+
+
+def hydra_override(override: str, classes: Mapping[str, str], command: str) -> str:
+    """Add quotes that a value needs, and the plus of a key that its class takes and no file lists.
+
+    ``classes``: those that are typed, by their group.
+    """
+    key, equals, value = override.partition("=")
+    if not equals:
+        return override
+    check_password(override)
+    if value == "{}":
+        raise UserError(f"{override}: an empty group changes nothing; leave it out")
+    return f"{plus_signs(key, classes)}{key}={quoted(key.lstrip('+'), value, command)}"
+
+
+def quoted(key: str, value: str, command: str) -> str:
+    """Quote a value that Hydra would read as another one, or not at all."""
+    if AS_IT_IS.fullmatch(value):
+        return value
+    is_path = find_key(key, command=command).mark(IsPath) is not None
+    misread = UNQUOTED.fullmatch(value) or (key == "name" and GROUPED.fullmatch(value))
+    return quote(value) if is_path or misread else value
+
+
+# pages --------------------------------------------------------------------------------------------
+
+
+def answer_page(options: argparse.Namespace, command: str) -> str:
+    """Return what ``--help`` or ``--cfg`` prints, checked as for a run."""
+    cfg = compose_command(command, options.overrides)
     if options.help:
         return help_text(command, cfg)
-    if command != "train":
-        plain = to_plain(without_hydra(cfg))
-        check_values({key: value for key, value in plain.items() if value != "???"}, command)
-    elif not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
-        from triptych.study.prerequisites import check_single
-
-        plain = check_single(cfg)
-        if plain["trained"] is None:  # else it has the other run's model
-            _keep(cfg, plain)
+    job = job_configuration(cfg, command)
     if options.resolve:
         OmegaConf.resolve(cfg)
-    parts = {"job": without_hydra(cfg), "hydra": OmegaConf.masked_copy(cfg, ["hydra"]), "all": cfg}
-    shown = OmegaConf.select(parts[options.cfg], options.package or "", default=ABSENT)
+    hydra = OmegaConf.masked_copy(cfg, ["hydra"])
+    parts = {"job": job, "hydra": hydra, "all": OmegaConf.merge(job, hydra)}
+    shown = OmegaConf.select(parts[options.cfg or "job"], options.package, default=ABSENT)
     if shown is ABSENT:
-        raise UserError(f"--package {options.package}: no such key; leave it out, or type one that is shown")
-    return OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{json.dumps(shown)}\n"
+        raise UserError(f"--package {options.package}: no such key; type one that is shown")
+    if OmegaConf.is_config(shown):
+        return OmegaConf.to_yaml(shown)
+    return f"{json.dumps(shown)}\n"
 
 
-def _keep(cfg: Any, plain: dict[str, Any]) -> None:
-    """Remove what a run's configuration ``plain`` has not: a file's keys beside a typed class or length."""
-    OmegaConf.set_struct(cfg, False)
-    for key in [str(key) for key in cfg if key != "hydra"]:
-        node = cfg._get_node(key)  # an interpolation stays one
-        if key not in plain:
-            del cfg[key]
-        elif isinstance(node, DictConfig) and isinstance(plain[key], dict):
-            _keep(node, plain[key])
-        elif plain[key] is None and cfg.get(key) is not None:  # a reference to null stays one
-            cfg[key] = None
-
-
-def check_place(key: str, path: str | None, folder: bool = False) -> None:
-    """Check that ``key``'s file, or a ``folder`` of that name, can be written; UserError, or StorageError."""
-    if path is None:
-        return
-    place = Path(path).absolute()
-    records = directory_with_records(place / "samples" if folder else place)
-    if records:
-        raise UserError(f"{key}={path}: {records} keeps its own records; choose another place")
-    special = place.is_symlink() or (place.exists() and not place.is_file() and not place.is_dir())
-    if special and not folder:
-        raise UserError(f"{key}={path}: not a regular file; choose another place")
-    there = next(one for one in (place, *place.parents) if one.exists())
-    if there.is_dir() == (there == place and not folder):
-        kind = "directory" if there.is_dir() else "file"
-        wanted = "a folder, there or new" if folder else "a file"
-        raise UserError(f"{key}={path}: {there} is a {kind}; must be {wanted}")
-    if there.is_dir():
-        probe = there / f".{os.getpid()}.tmp"
-        try:
-            probe.mkdir()
-            probe.rmdir()
-        except OSError as error:
-            refused = StorageError if error.errno in STORAGE else UserError
-            problem = f"cannot be written ({error.strerror}); choose another place"
-            raise refused(f"{key}={path}: {problem}") from error
-
-
-def check_options(arguments: list[str], command: str) -> Namespace:
-    """Parse ``arguments`` as Hydra does; UserError for an option that is not among ``OPTIONS``."""
-
-    def refuse(message: str) -> None:
-        option = message.removeprefix("unrecognized arguments: ")
-        if option == message:
-            raise UserError(message)
-        key = re.split("[= ]", option.lstrip("-"))[0].replace("-", "_")
-        if line := replacement(key, VALUE, command):
-            raise UserError(f"{option}: no such option; use {line}")
-        if find_key(key, command=command).kind is not Any:
-            raise UserError(f"{option}: no such option; use {key}={VALUE}")
-        near = nearest(option.split("=")[0], OPTIONS)
-        raise UserError(f"{option}: no such option; {near} (keys are KEY=VALUE)")
-
-    if "--" in arguments:
-        raise UserError("--: no such option; leave it out")
-    parser = get_args_parser()
-    # argparse's way to change how it refuses
-    parser.error = refuse  # type: ignore[assignment, method-assign]
-    options = parser.parse_intermixed_args(arguments)
-    for name, value in vars(options).items():
-        option = f"--{name.replace('_', '-')}"
-        if name != "overrides" and option not in OPTIONS and value != parser.get_default(name):
-            refuse(f"unrecognized arguments: {option}")
-    if (options.package or options.resolve) and not options.cfg:
-        raise UserError("--package, --resolve: say what --cfg shows; add --cfg job")
-    return options
+def job_configuration(cfg: DictConfig, command: str) -> DictConfig:
+    """Return what a run would record, of other commands and sweeps the checked composition."""
+    if command == "train" and not cfg.hydra.sweeper.get("params"):
+        return OmegaConf.create(check_single(cfg))
+    job = without_hydra(cfg)
+    if command != "train":
+        check_values({key: value for key, value in to_plain(job).items() if value != "???"}, command)
+    return job

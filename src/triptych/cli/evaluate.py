@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from triptych.cli.arguments import check_place, run_command
+from triptych.cli.arguments import run_command
+from triptych.cli.outputs import check_file
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.processes import rank
@@ -15,10 +16,10 @@ from triptych.run.untrusted import find_checkpoint
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}."""
     values = checked_values(cfg, "evaluate")
-    for key in ("out", "items"):
-        check_place(key, cfg[key])
-    files = [Path(values[key]).resolve() for key in ("out", "items") if values[key]]
-    if len({*files}) < len(files):
+    outputs = {key: values[key] for key in ("out", "items") if values[key]}
+    for key, path in outputs.items():
+        check_file(key, path)
+    if len({Path(path).resolve() for path in outputs.values()}) < len(outputs):
         raise UserError(f"items={values['items']}: the file of out; choose another name")
     find_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.evaluate import evaluate_checkpoint
@@ -27,7 +28,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def evaluate_and_print(cfg: DictConfig) -> None:
-    """Hydra's task: evaluate, print one line, write JSON to ``out``."""
+    """Evaluate, print one line, and write JSON to ``out``."""
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.parsing import parse_estimates
     from triptych.run.result import figures_line
@@ -35,7 +36,7 @@ def evaluate_and_print(cfg: DictConfig) -> None:
     figures = evaluate_composed(cfg)
     if rank() != 0:
         return
-    print(figures_line(parse_estimates(cfg.split, figures), cfg.split) or "no result: nothing recorded")
+    print(figures_line(parse_estimates(cfg.split, figures), cfg.split))
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from triptych.cli.arguments import check_place
+from triptych.cli.outputs import check_folder
 from triptych.cli.startup import answer_version
 from triptych.errors import UserError
 from triptych.files import check_directory, typed_path
@@ -19,25 +19,37 @@ from triptych.run.untrusted import find_checkpoint
 
 def export(arguments: list[str]) -> Path:
     """Export as the command line says; return the directory written."""
-    typed = [one for one in arguments if one.startswith(("to=", "license="))]
-    places = [one for one in arguments if one not in typed]
-    if len(places) != 2 or "to=diffusers" not in typed:
-        fix = "type triptych-export RUN to=diffusers DIR [license=mit]"
-        raise UserError(f"triptych-export {' '.join(arguments)}: {fix}")
-    run, folder = RunDirectory(typed_path(places[0], "RUN")), typed_path(places[1], "OUT").absolute()
+    source, target, license_name = parse(arguments)
+    run, folder = RunDirectory(typed_path(source, "RUN")), typed_path(target, "OUT").absolute()
     check_directory(run.path)
     check_expressible(run)
     find_checkpoint(run.path, "run")
-    check_place("DIR", str(folder), folder=True)
+    check_folder("DIR", str(folder))
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")
+        raise UserError(f"DIR={target}: is not empty; choose a new directory")
     if find_spec("diffusers") is None:
         raise UserError("to=diffusers: not installed; pip install 'triptych[diffusers]'")
     from triptych.run.reopen import reopen
 
     model = reopen(str(run.path), key="run").model
-    write_pipeline(run, model, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
+    write_pipeline(run, model, folder, license_name)
     return folder
+
+
+def parse(arguments: list[str]) -> tuple[str, str, str]:
+    """Return the run's directory, the one to be written, and the licence."""
+    options = {"to": "", "license": "unknown"}
+    places = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in options:
+            options[key] = value
+        else:
+            places.append(argument)
+    if len(places) != 2 or options["to"] != "diffusers":
+        usage = "type triptych-export RUN to=diffusers DIR [license=mit]"
+        raise UserError(f"triptych-export {' '.join(arguments)}: {usage}")
+    return places[0], places[1], options["license"]
 
 
 def main() -> None:

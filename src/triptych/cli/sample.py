@@ -1,13 +1,14 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import contextlib
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from triptych.cli.arguments import check_place, run_command
+from triptych.cli.arguments import run_command
+from triptych.cli.outputs import check_folder
 from triptych.config.compose import checked_values
 from triptych.errors import UserError
 from triptych.run.directory import atomic
@@ -16,68 +17,80 @@ from triptych.run.untrusted import find_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-
+PICTURED = 400  # samples in a picture, at most
 DRAWN = ("samples.pt", "samples.png", "trajectory.png")
 
 
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and a tensor; return their folder (``save_tensor``)."""
     values = checked_values(cfg, "sample")
-    check_place("out", cfg.out, folder=True)
-    for key, path in _paths(values).items():  # before torch is imported
+    check_folder("out", values["out"])
+    for key, path in checkpoints(values).items():  # before torch is imported
         find_checkpoint(path, key)
     from triptych.run import sample as sampling
     from triptych.run.pictures import save_picture, save_trajectory
     from triptych.run.reopen import reopen
 
-    if values["cascade"] is not None:
-        drawing = sampling.cascade_of(values)
-    else:
+    if values["cascade"] is None:
         drawing = sampling.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+    else:
+        drawing = sampling.cascade_of(values)
     drawn = sampling.draw_all(drawing, values)
-    folder = save_tensor(drawn[sampling.SAMPLES], Path(cfg.out))
-    save_picture(drawn[sampling.SAMPLES][:400], drawing.data, folder / "samples.png")
-    for i, name in enumerate(drawing.sources):
+    samples = drawn[sampling.SAMPLES]
+    folder = save_tensor(samples, Path(cfg.out))
+    save_picture(samples[:PICTURED], drawing.data, folder / "samples.png")
+    for index, name in enumerate(drawing.sources):
         if name in drawing.stages:
-            save_picture(drawn[name][:400], drawing.stages[name].data, folder / f"stage_{i}.png")
+            save_picture(drawn[name][:PICTURED], drawing.stages[name].data, folder / f"stage_{index}.png")
     if values["trajectory"] is not None:
-        condition, first = sampling.condition_of(drawing, values, cfg.n), min(cfg.n, cfg.batch_size)
-        save_trajectory(drawing, condition, first, sampling.seed_of(values, 0), folder)
+        condition = sampling.condition_of(drawing, values, cfg.n)
+        seed, few = sampling.seed_of(values, 0), min(cfg.n, cfg.batch_size)
+        save_trajectory(drawing, condition, few, seed, folder)
     return folder
 
 
-def _paths(values: dict[str, Any]) -> dict[str, str]:
-    """Return {key: checkpoint}: one, or those of a cascade's stages."""
-    one, several = values["ckpt"] != "???", values["cascade"]
-    if one == (several is not None):
-        typed = f"ckpt={values['ckpt']} with cascade={several}" if one else "ckpt=null"
-        raise UserError(f"{typed}: type ckpt=RUN, or else cascade=[RUN,RUN]")
-    fix = "only with cascade=[RUN,RUN]" if one else "must be null with a cascade"
-    for key in ("stages", "noise") if one else ("trajectory", "like"):
+def checkpoints(values: dict[str, Any]) -> dict[str, str]:
+    """Return {key: checkpoint}: the one of ``ckpt``, or those of a cascade's stages."""
+    stages = values["cascade"]
+    if stages is None:
+        if values["ckpt"] == "???":
+            raise UserError("ckpt: missing; type ckpt=RUN, or else cascade=[RUN,RUN]")
+        check_unused(values, ("stages", "noise"), "only with cascade=[RUN,RUN]")
+        return {"ckpt": values["ckpt"]}
+    check_unused(values, ("trajectory", "like"), "must be null with a cascade")
+    if values["ckpt"] != "???":
+        raise UserError(f"ckpt={values['ckpt']} with cascade={stages}: type one of the two")
+    return {f"cascade[{index}]": path for index, path in enumerate(stages)}
+
+
+def check_unused(values: dict[str, Any], keys: tuple[str, ...], problem: str) -> None:
+    """Refuse keys that would have no effect."""
+    for key in keys:
         if values[key]:
-            raise UserError(f"{key}={values[key]}: {fix}")
-    return {"ckpt": values["ckpt"]} if one else {f"cascade[{i}]": path for i, path in enumerate(several)}
+            raise UserError(f"{key}={values[key]}: {problem}")
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save ``samples.pt`` atomically in ``out`` or, if it has samples, out-2, ...; return the folder."""
     import torch
 
-    for i in count(1):
-        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
+    numbered = (out.with_name(f"{out.name}-{number}") for number in count(2))
+    for folder in chain([out], numbered):
         if any((folder / name).exists() for name in DRAWN):
             continue
-        with contextlib.suppress(FileExistsError):  # another command's, in this moment
+        with contextlib.suppress(FileExistsError):  # another command has written it in this moment
             with atomic(folder / "samples.pt", new=True) as file:
                 torch.save({"x": x}, file)
-            break
-    return folder
+            return folder
+    raise AssertionError  # there is always a further name
 
 
 def sample_and_print(cfg: DictConfig) -> None:
-    """Hydra's task: draw, save, print where."""
+    """Draw, save, and print the files."""
     folder = sample(cfg).absolute()
-    files = ["samples.png", "samples.pt", *["trajectory.png"] * (cfg.trajectory is not None)]
+    files = ["samples.png", "samples.pt"]
+    if cfg.trajectory is not None:
+        files.append("trajectory.png")
     print(f"{cfg.n} samples: {', '.join(str(folder / name) for name in files)}")
 
 

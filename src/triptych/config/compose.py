@@ -17,11 +17,8 @@ from triptych.config.trust import NAME
 from triptych.errors import UserError
 
 
-def compose_command(command: str, overrides: Sequence[str], several: str = "") -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node and its refusals.
-
-    ``several``: the caller's words for several values of a key.
-    """
+def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's node, or raise UserError."""
     register_resolvers()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -30,7 +27,7 @@ def compose_command(command: str, overrides: Sequence[str], several: str = "") -
                 check_keys(cfg, cfg.hydra)
             return cfg
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all three
-        raise UserError(explain(error, command, overrides, several)) from error
+        raise UserError(explain(error, command)) from error
 
 
 def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:

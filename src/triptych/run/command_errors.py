@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
@@ -21,11 +21,10 @@ HYDRAS = ("hydra.", "hydra_plugins.")
 
 
 @contextmanager
-def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[None]:
+def one_line_errors(command: str) -> Iterator[None]:
     """Print a user's mistake in one line; any other exception is a bug and keeps its traceback.
 
-    ``command`` with its ``arguments``, as Hydra was given them: errors of Hydra's are explained by
-    these.
+    ``command``: the command for which Hydra's errors are explained.
     """
     # Hydra would print and exit itself; with this it raises, and we print
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -36,7 +35,7 @@ def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[Non
             print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
     except Exception as error:
-        refused = error if isinstance(error, UserError) else _as_refusal(error, command, arguments)
+        refused = error if isinstance(error, UserError) else _as_refusal(error, command)
         if refused is None:
             raise
         if rank() == 0:
@@ -49,10 +48,10 @@ def one_line_errors(command: str, arguments: Sequence[str] = ()) -> Iterator[Non
 
 
 @contextmanager
-def no_run_after_an_error(command: str, arguments: Sequence[str]) -> Iterator[None]:
+def no_run_after_an_error(command: str) -> Iterator[None]:
     """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
     try:
-        with one_line_errors(command, arguments):
+        with one_line_errors(command):
             yield
     except Exception:
         traceback.print_exc()
@@ -82,12 +81,12 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
             signal.signal(number, request_stop)
 
 
-def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> UserError | None:
+def _as_refusal(error: Exception, command: str) -> UserError | None:
     """Return the line for an error that the user can mend; None for one of ours."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return UserError(explain(error, command, arguments))
+        return UserError(explain(error, command))
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError):  # it names the file and the line
@@ -96,7 +95,7 @@ def _as_refusal(error: Exception, command: str, arguments: Sequence[str]) -> Use
         if isinstance(error, OSError) and error.filename:
             kind = StorageError if error.errno in STORAGE else UserError
             return kind(f"{error.filename}: cannot be written ({error.strerror})")
-        return UserError(explain(error, command, arguments) or describe_error(error))
+        return UserError(explain(error, command) or describe_error(error))
     if isinstance(error, PermissionError) and error.filename:
         return StorageError(f"{error.filename}: cannot be opened ({error.strerror})")
     return None

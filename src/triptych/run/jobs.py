@@ -26,7 +26,7 @@ from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, l
 from triptych.run.untrusted import OWN
 
 SERVE = "--serve-jobs"  # in the place of a command's arguments
-PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
+PROGRAM = [sys.executable, "-m", "triptych.cli.resume", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
 PR_SET_PDEATHSIG = 1  # the constant of linux/prctl.h
 _servers: list["Server"] = []  # the one server of this process, or none yet

@@ -91,7 +91,7 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check and plan the sweep, record it, then watch its runs; a refusal writes nothing."""
-        with no_run_after_an_error("train", config.hydra.overrides.task):
+        with no_run_after_an_error("train"):
             with open_dict(config):
                 check_command(config)
                 name_directory(config, set_scale(config))

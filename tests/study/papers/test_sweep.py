@@ -16,9 +16,9 @@ from tests.refusal import refused, refused_if
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.identity import register_resolvers
 from triptych.errors import UserError
+from triptych.run.single import check_single
 from triptych.run.sweep_record import SweepRecord
 from triptych.study.papers.paper import check_findings, claims_of, machine, set_scale
-from triptych.study.prerequisites import check_single
 from triptych.study.rounds import jobs_of
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))

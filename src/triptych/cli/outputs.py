@@ -1,0 +1,42 @@
+"""Check, before anything slow begins, that a command's output can be written."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from triptych.errors import StorageError, UserError
+from triptych.files import STORAGE, directory_with_records
+
+
+def check_file(key: str, path: str) -> None:
+    """Check that a file of that name can be written; UserError, or StorageError."""
+    place = Path(path).absolute()
+    check_records(key, path, place)
+    if place.is_symlink() or (place.exists() and not place.is_file()):
+        raise UserError(f"{key}={path}: not a regular file; choose another place")
+    check_writable(key, path, place.parents)
+
+
+def check_folder(key: str, path: str) -> None:
+    """Check that files can be written in a folder, there or new; UserError, or StorageError."""
+    place = Path(path).absolute()
+    check_records(key, path, place / "samples")
+    check_writable(key, path, [place, *place.parents])
+
+
+def check_records(key: str, path: str, place: Path) -> None:
+    """Refuse a place within a run's or a sweep's directory."""
+    records = directory_with_records(place)
+    if records:
+        raise UserError(f"{key}={path}: {records} keeps its own records; choose another place")
+
+
+def check_writable(key: str, path: str, folders: Iterable[Path]) -> None:
+    """Try to make something in the first of these folders that is there, and remove it."""
+    probe = next(folder for folder in folders if folder.exists()) / f".{os.getpid()}.tmp"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        kind = StorageError if error.errno in STORAGE else UserError
+        raise kind(f"{key}={path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,86 @@
+"""Execute the run that a directory records: ``python -m triptych.cli.resume resume=DIR``.
+
+``triptych-train`` prepares a run's directory and then becomes this program. A sweep starts it once,
+with ``--serve-jobs``: it forks for each of the sweep's runs (``run/jobs.py``).
+"""
+
+import os
+import sys
+
+from triptych.errors import UserError
+from triptych.files import typed_path
+from triptych.run import jobs, processes
+from triptych.run.command_errors import one_line_errors
+from triptych.run.directory import RunDirectory, check_digests
+from triptych.run.provenance import finished_before
+from triptych.run.result import one_line
+from triptych.run.untrusted import check_run, find_checkpoint
+
+ARGUMENT = "resume="
+
+
+def resume(run: RunDirectory) -> None:
+    """Execute a run from where it is, unless it has finished, and print its result."""
+    check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
+    if run.status != "finished":
+        _execute(run)
+    elif processes.rank() == 0:
+        warn_of_lost_checkpoint(run)
+    if processes.rank() == 0:
+        print_result(run)
+
+
+def _execute(run: RunDirectory) -> None:
+    # Torch reads this on import. Without it each process of DDP warns of unused parameters.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        from triptych.run.execute import execute
+
+        execute(run)
+    except Exception as error:
+        if processes.rank() == 0:
+            raise
+        sys.exit(getattr(error, "exit_code", 1))  # the first process reports it
+
+
+def print_finished(run: RunDirectory) -> None:
+    """Print the result of a run that had finished before its command was typed again."""
+    print(finished_before(run) or "finished before")
+    warn_of_lost_checkpoint(run)
+    print_result(run)
+
+
+def warn_of_lost_checkpoint(run: RunDirectory) -> None:
+    """Warn if the checkpoint of a finished run is gone, or not the one of its result."""
+    result = run.summary()
+    digests = result.digests if result else {}
+    try:
+        path = find_checkpoint(run.path)
+        check_digests(run.path, digests, [f"checkpoints/{path.name}"])
+    except (UserError, ValueError) as error:
+        print(f"only the result is left: {error}", file=sys.stderr)
+
+
+def print_result(run: RunDirectory) -> None:
+    """Print a run's figures and its directory."""
+    print(one_line(run.summary()))
+    print(f"run: {run.path}")
+
+
+def main() -> None:
+    """Execute the run in the one argument, or serve a sweep's runs."""
+    with one_line_errors("train"):
+        serving = sys.argv[1:] == [jobs.SERVE]
+        if serving:
+            jobs.serve()  # returns in a fork for each run, which is its argument there
+        if len(sys.argv) != 2:
+            typed = " ".join(sys.argv[1:])
+            raise UserError(f"{typed}: the recorded configuration is used; type resume=DIR alone")
+        processes.end_with_parent()
+        resume(RunDirectory(typed_path(sys.argv[1].removeprefix(ARGUMENT), ARGUMENT)))
+        if serving:
+            jobs.leave()
+
+
+if __name__ == "__main__":
+    main()

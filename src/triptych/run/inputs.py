@@ -1,0 +1,74 @@
+"""Check the files, runs and data sets that a configuration names, before anything begins."""
+
+import itertools
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.config.compose import to_plain
+from triptych.config.source import CONFIGS
+from triptych.errors import UserError
+from triptych.run.untrusted import check_reference
+
+CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
+OTHER_FILES = (
+    "measures.inception",
+    "measures.statistics",
+    "measures.contrastive",
+    "data.embeddings",
+)
+
+
+def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
+    """Check each file, run and data set that is named; UserError: missing, cut or not finished.
+
+    ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
+    """
+    data = OmegaConf.select(config, "data")
+    if isinstance(data, DictConfig) and _data_are_here(config, varying):
+        from triptych.data.source import check_data_files  # imports numpy
+
+        check_data_files(to_plain(data))
+    for declared, key, path in _named_files(config):
+        if declared.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
+            continue
+        if declared in varying or declared.rpartition(".")[0] in varying:
+            continue
+        if not Path(path).expanduser().exists():
+            hint = _experiment_that_makes(path)
+            raise UserError(f"{key}={path}: no such file{hint}; must be null or an existing file")
+        if declared in CHECKPOINTS:
+            check_reference(key, str(Path(path).expanduser()))
+
+
+def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
+    """Return whether all runs have the same data set, which lies on this machine."""
+    launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
+    if "slurm" in launcher or "ray" in launcher:  # their machines may have data of their own
+        return False
+    return not any(key.partition(".")[0] == "data" for key in varying)
+
+
+def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
+    """Yield (declared key, key, path) of each path, of lists and mappings each entry."""
+    for declared in (*CHECKPOINTS, *OTHER_FILES):
+        value = OmegaConf.select(config, declared)
+        if isinstance(value, str) and value != "exact":
+            yield declared, declared, value
+        elif OmegaConf.is_list(value):
+            for index, path in enumerate(value):
+                yield declared, f"{declared}[{index}]", str(path)
+        elif OmegaConf.is_dict(value):
+            for name, path in value.items():
+                if "/" in str(path):  # without a slash it is another part of the condition
+                    yield declared, f"{declared}.{name}", path
+
+
+def _experiment_that_makes(path: str) -> str:
+    """Return a hint if an experiment of ours makes a missing checkpoint."""
+    folders = Path(path).parts
+    for parent, name in itertools.pairwise(folders):
+        if parent == "runs" and (CONFIGS / "experiment" / f"{name}.yaml").is_file():
+            return f", triptych-train experiment={name} makes it"
+    return ""
