@@ -12,6 +12,7 @@ from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
 from triptych.errors import Diverged, UserError
+from triptych.records import Checkpoint
 from triptych.run.checkpoints import read_tensors
 from triptych.run.parsing import error_line
 from triptych.run.untrusted import is_averaging
@@ -19,7 +20,7 @@ from triptych.run.untrusted import is_averaging
 Average = dict[str, Tensor]  # averaged parameters of the network, by name
 
 
-def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
+def averages(checkpoint: Checkpoint) -> dict[str, Average]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
     for state in checkpoint["callbacks"].values():
         if is_averaging(state):
@@ -28,7 +29,7 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
 
 
 def load_weights(
-    module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
+    module: torch.nn.Module, checkpoint: Checkpoint, weights: str, run: Path | None = None
 ) -> None:
     """Load the raw or averaged weights of a checkpoint into ``module``.
 
@@ -60,7 +61,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
             raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
 
 
-def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> Average | None:
+def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average | None:
     """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
     stored = averages(checkpoint)
     if weights == "chosen":
@@ -78,7 +79,7 @@ def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None
     return _reconstruct(checkpoint, weights, run)
 
 
-def reported(checkpoint: dict[str, Any]) -> str:
+def reported(checkpoint: Checkpoint) -> str:
     """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
@@ -89,7 +90,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return next(iter(stored))
 
 
-def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> Average:
+def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Average:
     """Reconstruct the average that ``weights`` names from those that were stored."""
     step, stored = checkpoint["global_step"], averages(checkpoint)
     choices = ", ".join([*literal_values(find_key("weights").kind), *stored])

@@ -16,6 +16,7 @@ from triptych.config.file import read_config
 from triptych.config.identity import in_root
 from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
+from triptych.records import Config, Entries
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.provenance_file import Provenance
@@ -92,7 +93,7 @@ class RunDirectory(Lockable):
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Read the resolved configuration.
 
         UserError if this is no run directory, or it is not plain data.
@@ -110,7 +111,7 @@ class RunDirectory(Lockable):
         """
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
-    def _parse_provenance(self, record: dict[str, Any]) -> Provenance:
+    def _parse_provenance(self, record: Entries) -> Provenance:
         try:
             return Provenance.from_json(record)
         except ValueError as error:
@@ -124,7 +125,7 @@ class RunDirectory(Lockable):
         except Unreadable:
             return Provenance()
 
-    def write_provenance(self, record: dict[str, Any]) -> None:
+    def write_provenance(self, record: Entries) -> None:
         """Write the provenance; Unreadable: it would be malformed, as by a planted checkpoint."""
         self.provenance = self._parse_provenance(record)
         self.write("provenance.json", record)

@@ -5,7 +5,6 @@ Or skip it when nothing is trainable.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +16,7 @@ from triptych.config.build import build
 from triptych.config.check import warm_up_line
 from triptych.data.base import DataModule
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run.checkpoints import Keep, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
 from triptych.run.experiment import Experiment
@@ -120,7 +120,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
     return callbacks
 
 
-def check_splits(config: dict[str, Any], data: DataModule) -> None:
+def check_splits(config: Config, data: DataModule) -> None:
     """Refuse a run that would have nothing to report; UserError."""
     validated = len(data.splits["val"]) > 0
     tested = config.get("test", True)
@@ -130,7 +130,7 @@ def check_splits(config: dict[str, Any], data: DataModule) -> None:
         raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
 
 
-def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated: bool) -> None:
+def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
     """Check that the averages are kept that the run reports, and by one callback.
 
     Else UserError.

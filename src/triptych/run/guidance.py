@@ -9,6 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
+from triptych.records import Config
 from triptych.run.drawing import parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
@@ -16,7 +17,7 @@ from triptych.run.other_runs import OtherRuns, check_process
 OUTSIDE = 0.01  # share of the data that a threshold may cut off
 
 
-def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
+def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> Any:
     """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
@@ -56,7 +57,7 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
         raise UserError(f"threshold: {problem}; {fix}")
 
 
-def _open_guides(guidance: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
+def _open_guides(guidance: Config, model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
     """Open the runs that guide: a classifier, or a weaker version of the model."""
     if "classifier" in guidance:
         return {"classifier": _classifier(guidance["classifier"], model, data, others)}

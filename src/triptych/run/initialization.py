@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from triptych.data.build import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
+from triptych.records import Checkpoint, Config, Entries
 from triptych.run.averaging import average_of, reported
 from triptych.run.checkpoints import newest_readable
 from triptych.run.directory import LAST, RunDirectory, checkpoint_at, log_line, write_atomic
@@ -31,13 +32,13 @@ class Origin:
 
     start: Path | None  # the checkpoint to go on from
     step: int  # at which it was taken
-    adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
-    initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
-    data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
+    adopted: Checkpoint | None  # with ``trained``, the other run's checkpoint
+    initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
+    data: Entries  # what checkpoints keep of the data, with every item that the model is trained on
     fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Entries:
         """What is recorded of the data: without the items."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
@@ -75,7 +76,7 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
-def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str) -> Origin:
+def _begin(run: RunDirectory, config: Config, now: Fingerprint, fit: str) -> Origin:
     """Begin from scratch, or with the weights of the run that ``init_from`` names."""
     _tell_of_other_data(run, now)
     data, initial = remember(now, None), None
@@ -120,15 +121,13 @@ def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
         )
 
 
-def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
+def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpoint, str]:
     """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
-def initialise(
-    run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
-) -> None:
+def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the other run's weights into ``model`` where name and shape match.
 
     Parameters but those of a learned schedule or loss, and the buffers of modules that have

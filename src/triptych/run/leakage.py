@@ -1,16 +1,16 @@
 """Detect test items that a model was trained on, and data that have changed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from triptych.data.build import HELD_OUT, Fingerprint
 from triptych.errors import UserError
+from triptych.records import Entries
 
 
-def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
+def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], fix: str) -> str:
     """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
 
     "" if they do not.
@@ -29,7 +29,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
     return f"data: not those that this model was trained on ({change})"
 
 
-def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
+def remember(now: Fingerprint, seen: Entries | None) -> Entries:
     """Return a checkpoint's record of data: fingerprint, and all items trained on."""
     items = dict(now.items)
     if not seen:
@@ -41,7 +41,7 @@ def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
     return {**now.record(), "changed": changed, "items": items}
 
 
-def _has_changed(now: Fingerprint, seen: dict[str, Any]) -> bool:
+def _has_changed(now: Fingerprint, seen: Entries) -> bool:
     return bool((seen["fingerprint"], seen["split"]) != (now.data, now.split))
 
 

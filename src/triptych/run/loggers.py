@@ -18,6 +18,7 @@ from triptych.config.build import build
 from triptych.config.identity import root
 from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
+from triptych.records import Config
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
@@ -139,23 +140,19 @@ def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
 
 
 def _build_tensorboard(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
+    name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int
 ) -> list[Logger]:
     return [Guarded(TensorBoard, table, run, step)]
 
 
-def _build_mlflow(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_mlflow(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
     uri = address(node, run.config(), run)
     if uri is None:
         return []
     return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
 
 
-def _build_wandb(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_wandb(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
     mode = wandb.mode_of(node)
     if mode == "disabled":
         return []
@@ -167,9 +164,7 @@ def _build_wandb(
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
 
 
-def _build_own(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_own(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
     arguments = signature(import_class(node["_target_"], place)).parameters.values()
@@ -275,7 +270,7 @@ class MLflowRun(MLFlowLogger):
         self.finalize("failed" if summary is None else "success")
 
 
-def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
+def address(node: Config, config: Config, run: RunDirectory) -> str | None:
     """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
     folder = (config.get("paths") or {}).get("log_dir")
     default = os.environ.get(ADDRESS)

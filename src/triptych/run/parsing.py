@@ -19,6 +19,7 @@ from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.keys import name_null
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
+from triptych.records import Entries
 from triptych.terminal import in_one_line, printable
 
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
@@ -198,7 +199,7 @@ def parse_floats(record: Any) -> dict[str, float]:
     return {str(name): to_float(entry) for name, entry in record.items()}
 
 
-def nested(record: Any) -> dict[str, dict[str, Any]]:
+def nested(record: Any) -> dict[str, Entries]:
     """Return the entries of a record that are records themselves."""
     return {str(name): entry for name, entry in record.items() if isinstance(entry, dict)}
 

@@ -14,6 +14,7 @@ from triptych.config.identity import leaves
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
+from triptych.records import Checkpoint, Config, Entries
 from triptych.run.directory import SCHEMA, RunDirectory
 from triptych.run.parsing import PARTS, error_line
 from triptych.run.result import Result
@@ -88,7 +89,7 @@ def is_pipeline(path: str | Path) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
-def pipeline_config(path: str) -> dict[str, Any]:
+def pipeline_config(path: str) -> Config:
     """Return the config groups that a pipeline determines, ``bound`` without repeats.
 
     Else UserError.
@@ -125,7 +126,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
     return groups
 
 
-def read_pipeline(path: str, model: Any) -> dict[str, Any]:
+def read_pipeline(path: str, model: Any) -> Checkpoint:
     """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
     _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
@@ -163,7 +164,7 @@ def _our_name(name: str) -> str:
     return f"denoiser.network.model.{name}"
 
 
-def _prediction(scheduler: dict[str, Any]) -> str:
+def _prediction(scheduler: Config) -> str:
     """Return what the network predicts, as ``prediction_type``.
 
     Before diffusers 0.9 it was another key.
@@ -183,7 +184,7 @@ def _place(path: str, name: str) -> Path:
     return Path(path) / file.name
 
 
-def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
+def _read(path: str, name: str, target: str = "") -> Config:
     """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
     try:
         record = read_json(_place(path, name))
@@ -222,7 +223,7 @@ def _refused(path: str, name: str, problem: str) -> UserError:
     return UserError(f"trained={path}: {file}: {problem[:300]}")
 
 
-def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
+def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     """Read a finished run's result and configuration.
 
     UserError for a key that diffusers cannot express.
@@ -266,13 +267,13 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def model_card(result: Result, config: dict[str, Any], license: str) -> str:
+def model_card(result: Result, config: Config, license: str) -> str:
     """Return the README.md of a model on the Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
     data = (result.record.get("data") or {}).get("description", "images")
     name, task = result.name or "diffusion", "unconditional-image-generation"
-    front: dict[str, Any] = {
+    front: Entries = {
         "license": license,
         "library_name": "diffusers",
         "pipeline_tag": task,
@@ -294,7 +295,7 @@ def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     return printable(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
 
 
-def _bound_text(result: Result, config: dict[str, Any]) -> str:
+def _bound_text(result: Result, config: Config) -> str:
     bits = result.test.get("bpd")
     if bits is None:
         return "Not measured"

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_record, read_rows, walk
+from triptych.records import Entries
 from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
 from triptych.run.items import load_items
 from triptych.run.parsing import (
@@ -205,7 +205,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     `now` is the unix time against which a silent run counts as interrupted.
     """
     directory, place = Path(directory), RunDirectory(directory)
-    known: dict[str, Any] = {"dir": directory, "sweep": sweep}
+    known: Entries = {"dir": directory, "sweep": sweep}
     try:
         check_directory(place.path)
         known |= _provenance(place.provenance)
@@ -245,7 +245,7 @@ def _picture(run: Run) -> Path | None:
     return file
 
 
-def _provenance(provenance: Provenance) -> dict[str, Any]:
+def _provenance(provenance: Provenance) -> Entries:
     """Return the fields of a run that its provenance knows.
 
     A result, if there is one, replaces some.

@@ -1,12 +1,12 @@
 """Check and prepare a single run, from the command line or from Python."""
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
@@ -17,7 +17,7 @@ SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
 SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the value of a single run
 
 
-def check_single(config: DictConfig) -> dict[str, Any]:
+def check_single(config: DictConfig) -> Config:
     """Return a composed run's resolved configuration; UserError if no run can be made of it."""
     check_no_sweep(config)
     check_place(config)
@@ -51,7 +51,7 @@ def check_place(config: DictConfig) -> None:
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
 
 
-def check_guide(plain: dict[str, Any]) -> None:
+def check_guide(plain: Config) -> None:
     """Refuse guidance by a checkpoint that is not named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
@@ -59,7 +59,7 @@ def check_guide(plain: dict[str, Any]) -> None:
         raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
 
 
-def check_run_there(config: DictConfig, plain: dict[str, Any]) -> None:
+def check_run_there(config: DictConfig, plain: Config) -> None:
     """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
     run = RunDirectory(config.hydra.run.dir)
     if has_run(run) and not config.force:
