@@ -69,7 +69,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     clean, _ = trained("model.noise=false", *BRIEF, path="clean")
     for guide, *words in (
         (ring, f"guidance.classifier={ring}", "trained on Ring(", "pass one trained on Digits"),
-        (clean, "trained on clean data; pass one with model.noise=true"),
+        (clean, "pass a classifier trained with model.noise=true"),
         ("/nowhere", "guidance.classifier=/nowhere: no such file"),
         ("exact", "these data have no known density"),
     ):

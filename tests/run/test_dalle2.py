@@ -101,8 +101,6 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
     torch.testing.assert_close(pictures_like(3, 7)[[0, -1]], own[[3, 7]])
     torch.testing.assert_close(pictures_like(3, 7), on_sphere(pictures_like(3, 7)))
-    with pytest.raises(UserError, match="must be one image, or two to interpolate between"):
-        pictures_like(1, 2, 3)
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
         ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),

@@ -150,7 +150,7 @@ def choose_weights(
             accounts[name] = checkpoint.accounts(["val"], name)["val"]
             _log(fit, f"final/val_{name}_", accounts[name])
     if weights is None:
-        weights = min(stored, key=lambda name: _bound(accounts[name]))
+        weights = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
         content["triptych"]["chosen"] = weights
         del accounts[weights]
         if fit.trainer.is_global_zero:
@@ -166,10 +166,6 @@ def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     if not best.exists():
         raise UserError(f"checkpoint=best: {best} is not there; restore it, or force=true starts over")
     return best
-
-
-def _bound(account: Account) -> float:
-    return float(account.figures[account.unit]["mean"])
 
 
 def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:

@@ -28,7 +28,6 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
 # A finished run's summary has digests of these files; that of any other run of the first alone.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
-NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # ends the name under which an earlier run is kept
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
@@ -247,11 +246,6 @@ class RunDirectory(Lockable):
             if ASIDE.sub("", aside) == self.path.name:  # It leads nowhere else.
                 self.path.with_name(aside).rename(self.path)
             self._remove_empty_parents()
-
-    def remove_empty(self) -> None:
-        """Remove an empty directory, and empty parents named runs and logs; else OSError."""
-        self.path.rmdir()
-        self._remove_empty_parents()
 
     def _remove_empty_parents(self) -> None:
         runs, logs = self.path.parent, self.path.parent.parent

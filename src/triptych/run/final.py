@@ -75,7 +75,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
         entries["baselines"] = baselines(checkpoint.data)
     entries |= measure_posterior_mean(experiment)
     if sets:
-        entries |= measure_samples(experiment, sets, run)
+        entries |= measure_samples(experiment, sets)
     return Drawn(model.panels() | entries, _evaluations(experiment), pictures)
 
 

@@ -55,7 +55,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
             return _adopt(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
-        return _begin(run, config, now, fit)
+        return _begin(config, now, fit)
 
 
 def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
@@ -76,9 +76,8 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
-def _begin(run: RunDirectory, config: Config, now: Fingerprint, fit: str) -> Origin:
+def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
     """Begin from scratch, or with the weights of the run that ``init_from`` names."""
-    _tell_of_other_data(run, now)
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
@@ -103,22 +102,11 @@ def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: P
         checkpoint, line = read_other("trained", path, now, f"restore the data of trained={path}")
         log_line(run, line)
     step = 0
-    if start is None:
-        _tell_of_other_data(run, now)
-    else:
+    if start is not None:
         step = read_checkpoint(start)["global_step"]
     adopted = {key: checkpoint[key] for key in ("state_dict", "callbacks", "global_step")}
     adopted["triptych"] = checkpoint["triptych"] | {"config": config}
     return Origin(start, step, adopted, None, remember(now, checkpoint["triptych"].get("data")))
-
-
-def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
-    before = run.provenance.fingerprint
-    if before and before != now.data:
-        log_line(
-            run,
-            "data: changed since this run was first started, of which no step was kept",
-        )
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpoint, str]:

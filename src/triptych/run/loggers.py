@@ -125,8 +125,16 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
     table.keep_until(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
-        if node and name != "csv":
-            others += BUILDERS.get(name, _build_own)(name, node, table, run, step)
+        if not node or name == "csv":
+            continue
+        if name == "tensorboard":
+            others.append(Guarded(TensorBoard, table, run, step))
+        elif name == "mlflow":
+            others += _build_mlflow(node, table, run)
+        elif name == "wandb":
+            others += _build_wandb(node, table, run)
+        else:
+            others.append(_build_own(name, node, run))
     # A fit that is another run's has no curves yet.
     if step and not run.provenance.executions:
         _copy_rows(table, others)
@@ -139,20 +147,14 @@ def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
 
 
-def _build_tensorboard(
-    name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
-    return [Guarded(TensorBoard, table, run, step)]
-
-
-def _build_mlflow(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
+def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
     uri = address(node, run.config(), run)
     if uri is None:
         return []
     return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
 
 
-def _build_wandb(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
+def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
     mode = wandb.mode_of(node)
     if mode == "disabled":
         return []
@@ -164,17 +166,14 @@ def _build_wandb(name: str, node: Config, table: MetricsCsv, run: RunDirectory, 
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
 
 
-def _build_own(name: str, node: Config, table: MetricsCsv, run: RunDirectory, step: int) -> list[Logger]:
+def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
     arguments = signature(import_class(node["_target_"], place)).parameters.values()
     folder: dict[str, Any] = {}
     if any(argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
         folder["save_dir"] = str(run.path)
-    return [guard(build(node, place, **folder), place)]
-
-
-BUILDERS = {"tensorboard": _build_tensorboard, "mlflow": _build_mlflow, "wandb": _build_wandb}
+    return guard(build(node, place, **folder), place)
 
 
 def import_libraries(run: RunDirectory) -> None:

@@ -21,7 +21,7 @@ from triptych.models.base import BoundModel
 from triptych.models.condition_bits import never_dropped
 from triptych.records import Config, Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
-from triptych.run.directory import RunDirectory, log_line
+from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing, choose
 from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
@@ -120,7 +120,7 @@ def _networks(drawing: Drawing) -> Iterator[nn.Module]:
         yield from _networks(stage)
 
 
-def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue], run: RunDirectory) -> Entries:
+def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
     """Measure the sets that were drawn, for ``summary.json``.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
@@ -143,25 +143,20 @@ def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue], r
     }
     if reference.files:
         about["files"] = reference.files
-    rows = [{"value": drawn.value, **_measure_value(experiment, drawn, run)} for drawn in measured]
+    rows = [{"value": drawn.value, **_measure_value(experiment, drawn)} for drawn in measured]
     key = _varied_key(experiment.config)
     if key is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": key, "rows": rows}, "measured": about}
 
 
-def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> Entries:
+def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
     """Return the measures of samples at one value, and the denoiser's calls for each of them."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
         for repeat, sample_set in enumerate(drawn.sets)
     ]
-    for name in reference.own:
-        finite = sum(math.isfinite(of_set[name]) for of_set in figures)
-        if finite < len(figures):
-            place = _with_value(experiment.config, drawn.value)
-            log_line(run, f"metric {name}: {finite} of {len(figures)} sets of samples{place} have a value")
     measures = _average(figures, experiment.config["measures"]["n"])
     if drawn.untrained:
         shares = [reference.prompted(unseen.features, unseen.conditions.items) for unseen in drawn.untrained]

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from triptych.config.identity import leaves
 from triptych.files import read_rows
 from triptych.records import Entries
-from triptych.run.directory import RunDirectory, atomic, log_line, write_end
+from triptych.run.directory import RunDirectory, atomic, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
@@ -50,38 +50,27 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Keep the rows up to ``step``, the last of them held.
-
-        Print a warning if some are damaged.
-        """
-        damaged: list[int] = []
-        kept = deque(self._stored(step, damaged), OPEN + 1)
+        """Keep the rows up to ``step`` that are not damaged, the last of them held."""
+        kept = deque(self._stored(step), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
         if len(kept) > OPEN:
             self._closed, _ = kept.popleft()
         self.rows = dict(kept)
-        if damaged:
-            log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
-    def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, Entries]]:
-        """Yield the file's rows up to a step, one at a time.
-
-        Append the numbers of those that are damaged.
-        """
+    def _stored(self, until: int) -> Iterator[tuple[int, Entries]]:
+        """Yield the file's rows up to a step, one at a time, without those that are damaged."""
         table, last = read_rows(self.path), -1
         header = next(table, [])
-        for number, cells in enumerate(table):
+        for cells in table:
             row = _parse_row(header, cells)
-            if row is None or row[0] <= last:  # Each step stands once, in order.
-                damaged.append(number)
-            elif row[0] <= until:
+            if row is not None and last < row[0] <= until:  # Each step stands once, in order.
                 last = row[0]
                 yield row
 
     def all_rows(self) -> Iterator[tuple[int, Entries]]:
         """Yield all rows in order: those of the file that are closed, with what is held."""
         held = dict(sorted(self.rows.items()))
-        for step, row in self._stored(self._closed, damaged=[]):
+        for step, row in self._stored(self._closed):
             for earlier in [other for other in held if other < step]:
                 yield earlier, held.pop(earlier)
             yield step, row | held.pop(step, {})

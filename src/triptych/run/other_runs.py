@@ -54,8 +54,7 @@ class OtherRuns:
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
         if model.noise != noise:
-            problem = "trained on noisy data" if model.noise else "trained on clean data"
-            raise UserError(f"{key}={path}: {problem}; pass one with model.noise={str(noise).lower()}")
+            raise UserError(f"{key}={path}: pass a classifier trained with model.noise={str(noise).lower()}")
         return model
 
 

@@ -48,7 +48,6 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         **dict.fromkeys(("sample_size", "in_channels", "out_channels", "num_train_timesteps"), ()),
     },
 }  # fmt: skip
-REASONS = {"set_alpha_to_one": "samples here end with x0; set it to true, the bound does not depend on it"}
 # Arguments that the builder hands over, which no file may give.
 HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
@@ -203,8 +202,7 @@ def _read(path: str, name: str, target: str = "") -> Config:
             raise _refused(path, name, f"{key}={value}: unknown key")
         allowed = VALUES[name].get(key)
         if allowed and value not in allowed:
-            expected = REASONS.get(key) or f"must be {' or '.join(map(str, allowed))}"
-            raise _refused(path, name, f"{key}={value}: {expected}")
+            raise _refused(path, name, f"{key}={value}: must be {' or '.join(map(str, allowed))}")
     return entries
 
 

@@ -184,11 +184,10 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
 
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
-    data, key = drawing.data, f"like={[*images]}"
+    data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
-        raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
-    if len(images) not in (1, 2):
-        raise UserError(f"{key}: must be one image, or two to interpolate between")
+        problem = "this model is not conditioned on embeddings of images"
+        raise UserError(f"like={[*images]}: {problem}; pass a decoder's run")
     condition = data.splits["test"].condition
     assert condition is not None
     first, last = condition[torch.tensor([images[0], images[-1]])].parts[IMAGE].value

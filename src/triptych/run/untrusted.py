@@ -16,7 +16,7 @@ from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, load_tensors
 from triptych.records import Checkpoint, Config
-from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
+from triptych.run.directory import SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
@@ -42,10 +42,9 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     UserError if there is none.
     """
     path = checkpoint_at(ckpt)
-    if path.is_dir():
-        raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
-        raise UserError(f"{key}={path}: {NO_CHECKPOINT}{in_root(path)}")
+        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
+        raise UserError(f"{key}={path}: no such file; {fix}{in_root(path)}")
     return path
 
 
