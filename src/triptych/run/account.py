@@ -24,7 +24,6 @@ from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
-from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.records import Checkpoint, Entries
@@ -163,8 +162,6 @@ def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # Also where nothing was fitted here.
-    if not best.exists():
-        raise UserError(f"checkpoint=best: {best} is not there; restore it, or force=true starts over")
     return best
 
 

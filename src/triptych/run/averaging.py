@@ -42,10 +42,10 @@ def load_weights(
     ``run``.
     """
     average = average_of(checkpoint, weights, run)
-    if average is not None:
+    if weights != "raw":
         check_average(module, average, weights)
     try:
-        module.load_state_dict(checkpoint["state_dict"] | (average or {}))
+        module.load_state_dict(checkpoint["state_dict"] | average)
     except (RuntimeError, TypeError, AttributeError) as error:
         problem = f"not those of the checkpoint's configuration ({error_line(error)})"
         raise UserError(f"weights={weights}: {problem}; restore the checkpoint") from error
@@ -61,15 +61,15 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
             raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
 
 
-def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average | None:
-    """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
+def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
+    """Return the average that ``load_weights`` loads over the raw weights; {} for these alone."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
         if not weights:
             raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
     if weights == "raw":
-        return None
+        return {}
     if weights == "ema":
         if not stored:
             raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")

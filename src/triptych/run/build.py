@@ -75,18 +75,16 @@ def _sources(
     config: Config, model: BoundModel, data: DataModule, others: OtherRuns
 ) -> dict[str, str | Drawing]:
     """Return the sources of a condition's parts: another part, or a stage that draws it."""
-    condition_from: Config = config.get("condition_from") or {}
-    stages: Config = config.get("stages") or {}
-    for name in stages:
-        if name not in condition_from:
-            known = ", ".join(condition_from) or "{}"
-            raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
+    condition_from: Config = config.get("condition_from", {})
+    stages: Config = config.get("stages", {})
+    for name in stages.keys() - condition_from.keys():
+        raise UserError(f"stages.{name}: must be a part of condition_from={condition_from}")
     sources: dict[str, str | Drawing] = {}
     for name, source in condition_from.items():
         key = f"condition_from.{name}={source}"
         if name not in model.conditions:
-            known = ", ".join(model.conditions) or "no parts"
-            raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
+            known = ", ".join(model.conditions)
+            raise UserError(f"{key}: must be of what this model is conditioned on, {{{known}}}")
         if source in data.conditions:
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
@@ -95,7 +93,7 @@ def _sources(
             continue
         stage = others.open(f"condition_from.{name}", str(source), stage=True)
         check_condition_source(key, name, stage, data, earlier=[*sources])
-        drawn = drawn_as(f"stages.{name}", stage.config, stages.get(name) or {})
+        drawn = drawn_as(f"stages.{name}", stage.config, stages.get(name, {}))
         sources[name] = build_drawing(drawn, stage.model, stage.data, OtherRuns(drawn))
     return sources
 
@@ -125,8 +123,8 @@ def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
     group, _, name = key.partition(".")
     if group == "stages":
         part, _, stage_key = name.partition(".")
-        stages = config["stages"] = config.get("stages") or {}
-        stages[part] = {**(stages.get(part) or {}), stage_key: value}
+        stages = config.setdefault("stages", {})
+        stages[part] = {**stages.get(part, {}), stage_key: value}
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         fix = "use evaluations, or one as sampler.steps"

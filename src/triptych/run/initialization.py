@@ -122,23 +122,20 @@ def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: 
     parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
     """
     path, weights = config["init_from"], reported(checkpoint)
-    source = checkpoint["state_dict"] | (average_of(checkpoint, weights) or {})
+    source = checkpoint["state_dict"] | average_of(checkpoint, weights)
     tensors = {name: tensor for name, tensor in _weights(model) if not name.startswith(OWN)}
     taken = [name for name, tensor in tensors.items() if _fits(source.get(name), tensor)]
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
         problem = f"{len(taken)} of {len(tensors)} tensors fit by name and shape, not {few(left)}"
-        fix = "init_partial=true takes those that fit" if taken else "choose a run of the same network"
+        fix = "choose a run of the same network, or init_partial=true takes those that fit"
         raise UserError(f"init_from={path}: {problem}; {fix}")
     with torch.no_grad():
         for name in taken:
             tensors[name].copy_(source[name])
     step = int(checkpoint["global_step"])
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken"
-    line += f" (step {step}, weights {weights})"
-    if left:
-        line += f"; not {few(left)}"
-    log_line(run, line)
+    log_line(run, f"{line} (step {step}, weights {weights})")
     if rank() == 0:
         about = {
             "checkpoint": str(checkpoint_at(path)),

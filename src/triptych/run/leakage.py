@@ -21,7 +21,7 @@ def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], 
         return ""
     change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}"
     for split in judged:
-        trained = _count_trained(now.items.get(split), seen.get("items") or {})
+        trained = _count_trained(now.items.get(split), seen.get("items", {}))
         if trained:
             items = f"{trained} of the {now.n[split]} items of split={split}"
             why = f"the data or their split have changed since ({change})"
@@ -35,7 +35,7 @@ def remember(now: Fingerprint, seen: Entries | None) -> Entries:
     if not seen:
         return {**now.record(), "changed": False, "items": items}
     changed = seen.get("changed", False) or _has_changed(now, seen)
-    trained = (seen.get("items") or {}).get("train")
+    trained = seen.get("items", {}).get("train")
     if items and trained is not None and (changed or len(trained) > len(items["train"])):
         items["train"] = torch.cat([trained, items["train"]]).unique()
     return {**now.record(), "changed": changed, "items": items}

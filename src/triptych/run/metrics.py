@@ -261,10 +261,5 @@ def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns of numbers, all of one length."""
-    if not isinstance(value, dict):
-        return False
-    lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        return False
-    return all(isinstance(column[0], int | float | None) for column in value.values())
+    """Return whether a value holds columns, and nothing else."""
+    return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

@@ -61,7 +61,7 @@ def _keep_memory() -> None:
         set_option(option, value)
 
 
-def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] | None = None) -> BoundModel:
+def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
     ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a
@@ -71,7 +71,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] | No
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    model = build(config["model"], "model", table, **(stages or {}))
+    model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
     check_choices(config, table, type(model))

@@ -149,8 +149,6 @@ def check_initial(config: Config, begun: bool) -> None:
     path = config.get("init_from")
     if path is None:
         return
-    if config.get("trained") is not None:
-        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
     config["init_from"] = str(Path(path).absolute())
     if not begun:
         check_reference("init_from", path)
