@@ -42,6 +42,9 @@ def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
     assert now.should_stop
     again = EarlyStopping(patience=2, min_delta=0.1)
     again.load_state_dict(callback.state_dict())
+    old = EarlyStopping(patience=2, min_delta=0.1)
+    old.load_state_dict({"best": 3.85, "waited": 2})  # of an earlier version
+    assert (old.wait_count, old.best_score) == (again.wait_count, again.best_score)
     assert again.wait_count == 2 and float(again.best_score) == pytest.approx(3.85)
 
 
@@ -59,7 +62,7 @@ LIGHTNINGS = [f"+callbacks.mine.{key}" for key in ("monitor=val/bound", "patienc
 LIGHTNINGS += ["+callbacks.mine._target_=pytorch_lightning.callbacks.EarlyStopping"]
 
 
-def resumed_after_its_fit(run, monkeypatch):
+def resumed_after_its_fit(run, monkeypatch, edit=lambda callbacks: None):
     def killed(*_, **__):
         raise RuntimeError("an accident")
 
@@ -67,7 +70,16 @@ def resumed_after_its_fit(run, monkeypatch):
         patch.setattr("triptych.run.training.choose_weights", killed)
         execute(run)
     (run / "summary.json").unlink()
+    checkpoint = torch.load(last := run / "checkpoints" / "last.ckpt", weights_only=True)
+    edit(checkpoint["callbacks"])
+    torch.save(checkpoint, last)
     return execute(run)
+
+
+def test_one_of_an_earlier_version_which_kept_no_stop_trains_no_more(prepared, monkeypatch):
+    run = prepared(*RING, *STILL, *OFTEN, *OURS, path="a")
+    edit = lambda callbacks: callbacks["Keep"].pop("stopped")  # noqa: E731
+    assert resumed_after_its_fit(run, monkeypatch, edit)["steps"] == 6
 
 
 @pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])

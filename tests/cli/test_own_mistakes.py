@@ -329,7 +329,6 @@ def test_a_mistake_of_no_line_of_its_own_is_named_by_its_key(refused, change, li
         (torch.zeros(8), "shape (8,); must be (4, 2)"),
         (torch.zeros(4, 1, 2), "shape (4, 1, 2); must be (4, 2)"),
         (torch.full((4, 2), torch.nan), "numbers that are not finite"),
-        (torch.zeros(4, 2).long(), "torch.int64; must be floating point"),
         ((torch.zeros(4, 2),) * 2, "a tuple; must be a tensor of shape (4, 2)"),
     ],
 )

@@ -73,7 +73,7 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         initialise(run, {"init_from": "/x", "init_partial": True}, other, found)
 
 
-def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys, root):
+def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys):
     execute(source := prepared(*RING, "trainer.max_steps=4", path="source"))
     average = next(iter(averages(read_checkpoint(source / "checkpoints" / "last.ckpt")).values()))
     capsys.readouterr()

@@ -1,8 +1,9 @@
 """Stop a fit whose validation bound no longer improves."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
+import torch
 
 from triptych.callbacks.metrics import metrics_of
 from triptych.declare import Count, NonNegative, Unit, declared
@@ -30,8 +31,17 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
         """The class's name, so that Lightning's own callback may have the same monitor."""
         return type(self).__qualname__
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "waited" not in state_dict:
+            super().load_state_dict(state_dict)
+            return
+        # A checkpoint of an earlier version has these two entries.
+        self.wait_count, self.best_score = state_dict["waited"], torch.tensor(state_dict["best"])
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         better = {"accuracy": "higher"} | metrics_of(trainer).better
         if better.get(self.monitor.removeprefix("val/")) == "higher":
             problem = "higher is better, and this waits for a lower figure"
             raise UserError(f"callbacks.early_stopping.monitor={self.monitor}: {problem}; use val/bound")
+        # Checkpoints of an earlier version do not say that the run had stopped.
+        trainer.should_stop |= self.wait_count >= self.patience

@@ -71,14 +71,14 @@ def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> A
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, model.denoiser.process)
-    key = _key("classifier", path, others)
+    key = "guidance.classifier"
     classifier = others.classifier(key, path, noise=True)
     check_process(f"{key}={path}", classifier, model.denoiser)
     return classifier
 
 
 def _weak(path: str, model: Any, others: OtherRuns) -> Any:
-    key = _key("weak", path, others)
+    key = "guidance.weak"
     opened = others.open(key, path)
     if opened.model.denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
@@ -86,8 +86,3 @@ def _weak(path: str, model: Any, others: OtherRuns) -> Any:
     missing = [name for name in parts_read(opened.model, opened.data) if name not in given]
     check_dropped(f"{key}={path}", opened.model.label_dropout, missing)
     return opened.model.denoiser
-
-
-def _key(name: str, path: str, others: OtherRuns) -> str:
-    """Return the key by which the user has given the path of a guide."""
-    return "guide" if path and path == others.config.get("guide") else f"guidance.{name}"
