@@ -241,7 +241,7 @@ def test_edits_are_what_hydra_reads(value):
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
     none = tmp_path / "none.ckpt"
-    refused(lambda: triptych.load(tmp_path), "no run in this directory; pass logs/runs/NAME")
+    refused(lambda: triptych.load(tmp_path), "no such file; pass a run's directory or a checkpoint in it")
     refused(lambda: triptych.load(none), "no such file; pass a run's directory or a checkpoint in it")
     refused(lambda: triptych.table(none), "no such directory")
     for wrong in (3, None, ""):

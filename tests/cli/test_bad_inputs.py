@@ -97,7 +97,7 @@ OWN = [
     ("train resume=x seed=2", ["resume=x seed=2", "type resume=DIR alone"]),
     ("evaluate ckpt={mine}/x=1,y.ckpt", ["ckpt={mine}/x=1,y.ckpt", "pass a"]),  # as runs are named
     ("sample ckpt={mine}/x=1,y.ckpt", ["ckpt={mine}/x=1,y.ckpt", "pass a"]),
-    ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
+    ("evaluate ckpt=/etc", ["ckpt=/etc", "no such file; pass a run's directory"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
     ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
     ("train objective.loss.cap=3", ["objective.loss.cap=3: no such key; objective/loss=min_snr has it"]),

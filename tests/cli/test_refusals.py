@@ -24,7 +24,10 @@ REFUSED = [
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),
     ("metrics=noisy_bounds model=vae", "metrics.weighted_loss ... needs model=diffusion"),
     ("data=ring model=oracle metrics=gradient_noise", "metrics.gradient_noise: this model trains no network"),
-    ("checkpoint=best trainer.val_check_interval=7", "checkpoint=best: ... beyond the 6 steps; lower it"),
+    (
+        "checkpoint=best trainer.val_check_interval=7",
+        "checkpoint=best: ... no validation",
+    ),
     ("test=false data.val_size=0", "test=false: a validation set is needed"),
     ("sampler=chosen", "sampler.by=text_embedding ... use sampler=ddim"),
 ]

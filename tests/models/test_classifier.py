@@ -11,7 +11,7 @@ from triptych.diffusion.sampler import DDIM
 from triptych.models.classifier import Classifier
 from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
-from triptych.run.guidance import _weak, guided
+from triptych.run.guidance import guided
 from triptych.run.model import build_model
 from triptych.run.other_runs import OtherRuns
 from triptych.run.reopen import reopen
@@ -69,7 +69,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     clean, _ = trained("model.noise=false", *BRIEF, path="clean")
     for guide, *words in (
         (ring, f"guidance.classifier={ring}", "trained on Ring(", "pass one trained on Digits"),
-        (clean, "trained on clean data; pass one with model.noise=true"),
+        (clean, "pass a classifier trained with model.noise=true"),
         ("/nowhere", "guidance.classifier=/nowhere: no such file"),
         ("exact", "these data have no known density"),
     ):
@@ -81,7 +81,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
     labelled = "model.conditional=true", "model.label_dropout=0"
     weak = finished(*labelled, "test=false", "samples.n=0", path="weak")
     unlabelled = prepared("guidance=auto", f"guide={weak.path}", "guidance.scale=2", path="unlabelled")
-    refused(lambda: execute(unlabelled), f"guide={weak.path}: never trained without label")
+    refused(lambda: execute(unlabelled), f"guidance.weak={weak.path}: never trained without label")
     guides, ckpt = OtherRuns(run.config()), str(run / "checkpoints" / "last.ckpt")
     refused(lambda: guides.classifier("measures.classifier", ckpt, False), "not a classifier's")
 
@@ -90,9 +90,3 @@ def test_how_data_are_loaded_is_not_what_they_are():
     a = {"_target_": "x.Ring", "modes": 8, "batch_size": 1, "root": "/a", "seed": 1}
     assert data_identity(a) == data_identity(a | {"batch_size": 2, "root": "/b", "seed": 3})
     assert data_identity(a) != data_identity(a | {"modes": 7})
-
-
-def test_a_guide_that_is_missing_is_named_by_the_key_that_was_typed():
-    assert refused(lambda: _weak("/nowhere", None, OtherRuns({"guide": "/nowhere"}))).startswith(
-        "guide=/nowhere: no "
-    )

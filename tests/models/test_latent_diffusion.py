@@ -149,7 +149,7 @@ def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
     model = make(network, Oracle(standard(q), VP), repeats=4, **options)
     model.before_report()
     with torch.no_grad():
-        model._account(batch(x), 4, report=True)
+        model._account(batch(x), 4, {}, report=True)
     found = model.accounting.compute().figures
     own = gap_of_a_standard_normal(torch.ones(1, q), LOW).item() / d  # E y^2 = 1 over the data
     assert abs(found["gap"]["mean"] - own) < 3 * found["gap"]["stderr"]

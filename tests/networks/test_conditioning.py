@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.diffusion.oracles import generator, refused
+from tests.diffusion.oracles import generator
 from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens, Vectors
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.dit import DiT
@@ -72,7 +72,3 @@ def test_a_network_leaves_parts_alone_that_it_was_not_built_for():
     network = awake(MLP((2,), conditions={"vector": Vectors(5)}))
     z, gamma = torch.randn(3, 2), torch.zeros(3)
     assert torch.equal(network(z, gamma, condition()), network(z, gamma, condition().only("vector")))
-
-
-def test_a_name_that_is_taken_is_refused():
-    refused(lambda: Conditioning(8, {"layers": Labels(3)}), "'layers' is the name of a layer")

@@ -180,7 +180,7 @@ def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
     config = run.config()
     config["data"]["val_size"] = 0
     run.write("config.yaml", config)  # JSON is YAML
-    refused(lambda: execute(run), "checkpoint=best: data ring has no validation items; pass checkpoint=last")
+    refused(lambda: execute(run), "checkpoint=best: this run has no validation; pass checkpoint=last")
 
 
 def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):

@@ -275,7 +275,7 @@ BAD = {
     "learned": (change(SCHEDULER, variance_type="learned"), "variance_type=learned: must be fixed_small"),
     "betas": (change(SCHEDULER, beta_schedule="laplace"), "beta_schedule='laplace': must be linear, "),
     "beta": (change(SCHEDULER, beta_end=float("nan")), "beta_end=nan: must be a number above 0, below 1"),
-    "last step": (change(SCHEDULER, set_alpha_to_one=False), "set_alpha_to_one=False: samples here end with"),
+    "last step": (change(SCHEDULER, set_alpha_to_one=False), "set_alpha_to_one=False: must be True"),
     "timesteps": (change(SCHEDULER, timestep_values=[9, 1]), r"timestep_values=\[9, 1\]: must be None"),
     "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
     "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
@@ -348,4 +348,4 @@ def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root
     assert not (root / "logs" / "runs" / "x").exists()
     for command in ("evaluate", "sample"):
         done = inside(f"triptych.cli.{command}", f"ckpt={path}")
-        refused_command(done, f"ckpt={path}: no run in this directory")
+        refused_command(done, f"ckpt={path}: no such file")

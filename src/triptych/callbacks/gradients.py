@@ -26,8 +26,6 @@ class Gradients(pl.Callback):
         if not logged and not self.clip:
             return
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if not gradients:
-            return
         # As torch's get_total_norm, which on a CPU calls Python once for each of them.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip:

@@ -155,8 +155,6 @@ class DataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> TrainLoader:
         """Return an endless loader of training batches, from the first that the trainer has not had."""
         rank, world = rank_world()
-        if self.batch_size % world:
-            raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
         train = self.splits["train"]
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))

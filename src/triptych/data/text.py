@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.config.habits import nearest
 from triptych.config.source import places
 from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
@@ -98,8 +97,7 @@ class Words(TextEncoder):
     def pieces(self, text: str) -> list[int]:
         for word in words(text):
             if word not in self._place:
-                known = nearest(word, self.vocabulary)
-                raise DataError(f"no caption of the data has the word {word!r}, {known}")
+                raise DataError(f"no caption of the data has the word {word!r}")
         return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,7 @@ class Accounting(Figures):
         elbo: BoundTerms,
         exact: Tensor | None = None,
         gap: Tensor | None = None,
-        extra: dict[str, Tensor] | None = None,
+        extra: Mapping[str, Tensor] = {},
         index: Tensor | None = None,
         error: DrawError | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class Accounting(Figures):
             if gap is not None:
                 difference = gap.double() * self.scale
             self.sums[len(TERMS)] += sums_of(difference)
-        for name, value in (extra or {}).items():
+        for name, value in extra.items():
             known = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(known, value.double() * self.scale, 0.0)
             sums = torch.stack([known.sum().double(), counted.sum(), counted.square().sum()])

@@ -198,7 +198,7 @@ class BoundModel(Logged):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()  # Lightning has called it before the callbacks' hooks
         with self._full_precision():
-            self._account(batch, self.val_repeats)
+            self._account(batch, self.val_repeats, {})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval()
@@ -212,9 +212,7 @@ class BoundModel(Logged):
             return torch.autocast(kind, enabled=False)
         return nullcontext()
 
-    def _account(
-        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
-    ) -> None:
+    def _account(self, batch: Batch, repeats: int, extra: dict[str, Tensor], report: bool = False) -> None:
         # Each item's bound is averaged over its draws, and then counted once.
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
@@ -222,7 +220,7 @@ class BoundModel(Logged):
         if self.truth and not self.conditional:  # the density is of items alone
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
-        if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
+        if "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         error = None
         if report:

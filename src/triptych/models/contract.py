@@ -57,8 +57,6 @@ def _problem(value: Any, shapes: tuple[tuple[int, ...], ...]) -> str:
         return f"a {type(value).__name__}; must be a tensor of shape {expected}"
     if tuple(value.shape) not in shapes:
         return f"shape {tuple(value.shape)}; must be {expected}"
-    if not value.is_floating_point():
-        return f"{value.dtype}; must be floating point"
     if not value.isfinite().all():
         return "numbers that are not finite; all must be"
     return ""

@@ -62,9 +62,7 @@ def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> N
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
     key = f"likelihood.dequantisation={likelihood.dequantisation}"
-    if levels is None:
-        raise UserError(f"{key}: must be none for data with a density")
-    raise UserError(f"{key}: must be uniform or lossless for data with {levels} levels")
+    raise UserError(f"{key}: must be none for data with a density, uniform or lossless for levels")
 
 
 class Diffusion(DenoiserModel):

@@ -119,8 +119,6 @@ class Conditioning(nn.Module):
         conditions = conditions or {}
         self.names = tuple(conditions)
         for name, kind in conditions.items():
-            if hasattr(self, name):
-                raise ValueError(f"conditions: {name!r} is the name of a layer; use another name")
             self.add_module(name, EMBEDDERS[type(kind)](kind, width))
 
     def forward(self, gamma: Tensor, condition: Condition | None = None) -> Tensor:

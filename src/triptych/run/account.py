@@ -24,9 +24,9 @@ from triptych.data.batch import Split, to_level
 from triptych.data.build import build_data
 from triptych.diffusion.reference import histogram
 from triptych.diffusion.sampler import chunk_size
-from triptych.errors import UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
+from triptych.records import Checkpoint, Entries
 from triptych.run.averaging import averages, reported
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory
@@ -55,7 +55,7 @@ class FinalCheckpoint:
     """
 
     path: Path
-    content: dict[str, Any]
+    content: Checkpoint
     data: DataModule
     progress: Sequence[pl.Callback]
     world_size: int = 1
@@ -126,7 +126,7 @@ def _account_alone(path: Path, numbers: dict[str, Tensor], split: str, weights: 
 
 def choose_weights(
     run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
-) -> tuple[FinalCheckpoint, dict[str, Any] | None]:
+) -> tuple[FinalCheckpoint, Entries | None]:
     """Return the checkpoint that the run reports, and what validation says of its other weights.
 
     {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is
@@ -149,7 +149,7 @@ def choose_weights(
             accounts[name] = checkpoint.accounts(["val"], name)["val"]
             _log(fit, f"final/val_{name}_", accounts[name])
     if weights is None:
-        weights = min(stored, key=lambda name: _bound(accounts[name]))
+        weights = min(stored, key=lambda name: accounts[name].figures[accounts[name].unit]["mean"])
         content["triptych"]["chosen"] = weights
         del accounts[weights]
         if fit.trainer.is_global_zero:
@@ -162,13 +162,7 @@ def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     last, best = run / "checkpoints" / LAST, run / "checkpoints" / BEST
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # Also where nothing was fitted here.
-    if not best.exists():
-        raise UserError(f"checkpoint=best: {best} is not there; restore it, or force=true starts over")
     return best
-
-
-def _bound(account: Account) -> float:
-    return float(account.figures[account.unit]["mean"])
 
 
 def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
@@ -197,7 +191,7 @@ def _log(fit: Fit, prefix: str, account: Account) -> None:
         logger.log_metrics(figures, fit.trainer.global_step)
 
 
-def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> dict[str, Any]:
+def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> Entries:
     """Return the entries of ``summary.json`` on the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = measures_of(load_config(run / "config.yaml"))
@@ -211,7 +205,7 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
     }
 
 
-def baselines(data: DataModule) -> dict[str, Any] | None:
+def baselines(data: DataModule) -> Entries | None:
     """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
     "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K)

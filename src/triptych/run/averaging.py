@@ -12,6 +12,7 @@ from triptych.callbacks.ema import POWER, SNAPSHOTS, combination, exponent
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
 from triptych.errors import Diverged, UserError
+from triptych.records import Checkpoint
 from triptych.run.checkpoints import read_tensors
 from triptych.run.parsing import error_line
 from triptych.run.untrusted import is_averaging
@@ -19,7 +20,7 @@ from triptych.run.untrusted import is_averaging
 Average = dict[str, Tensor]  # averaged parameters of the network, by name
 
 
-def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
+def averages(checkpoint: Checkpoint) -> dict[str, Average]:
     """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
     for state in checkpoint["callbacks"].values():
         if is_averaging(state):
@@ -28,7 +29,7 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
 
 
 def load_weights(
-    module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
+    module: torch.nn.Module, checkpoint: Checkpoint, weights: str, run: Path | None = None
 ) -> None:
     """Load the raw or averaged weights of a checkpoint into ``module``.
 
@@ -41,10 +42,10 @@ def load_weights(
     ``run``.
     """
     average = average_of(checkpoint, weights, run)
-    if average is not None:
+    if weights != "raw":
         check_average(module, average, weights)
     try:
-        module.load_state_dict(checkpoint["state_dict"] | (average or {}))
+        module.load_state_dict(checkpoint["state_dict"] | average)
     except (RuntimeError, TypeError, AttributeError) as error:
         problem = f"not those of the checkpoint's configuration ({error_line(error)})"
         raise UserError(f"weights={weights}: {problem}; restore the checkpoint") from error
@@ -60,15 +61,15 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
             raise UserError(f"weights={weights}: the average lacks {name}; {fix}")
 
 
-def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> Average | None:
-    """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
+def average_of(checkpoint: Checkpoint, weights: str, run: Path | None = None) -> Average:
+    """Return the average that ``load_weights`` loads over the raw weights; {} for these alone."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
         if not weights:
             raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
     if weights == "raw":
-        return None
+        return {}
     if weights == "ema":
         if not stored:
             raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
@@ -78,7 +79,7 @@ def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None
     return _reconstruct(checkpoint, weights, run)
 
 
-def reported(checkpoint: dict[str, Any]) -> str:
+def reported(checkpoint: Checkpoint) -> str:
     """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
@@ -89,7 +90,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return next(iter(stored))
 
 
-def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> Average:
+def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Average:
     """Reconstruct the average that ``weights`` names from those that were stored."""
     step, stored = checkpoint["global_step"], averages(checkpoint)
     choices = ", ".join([*literal_values(find_key("weights").kind), *stored])

@@ -13,6 +13,7 @@ from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
+from triptych.records import Config
 from triptych.run.drawing import DRAWING, PROMPTED, Drawing, parts_read, set_key
 from triptych.run.experiment import Experiment
 from triptych.run.guidance import guided
@@ -22,7 +23,7 @@ from triptych.run.reference import ImageReference, PointReference, own_metrics, 
 from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages
 
 
-def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
+def build_experiment(config: Config, download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once.
 
     Or UserError.
@@ -33,7 +34,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     return build_drawings(config, data, model)
 
 
-def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) -> Experiment:
+def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Experiment:
     """Build around ``model`` how it draws, and what measures its samples; or UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
@@ -59,7 +60,7 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
             raise UserError(f"augmentation: {problem}; pass none, or conditioning_noise")
 
 
-def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
+def build_drawing(config: Config, model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
     """Build sampler, guidance and threshold of ``config``.
 
     UserError for what the model cannot draw with.
@@ -71,21 +72,19 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, o
 
 
 def _sources(
-    config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns
+    config: Config, model: BoundModel, data: DataModule, others: OtherRuns
 ) -> dict[str, str | Drawing]:
     """Return the sources of a condition's parts: another part, or a stage that draws it."""
-    condition_from: dict[str, Any] = config.get("condition_from") or {}
-    stages: dict[str, Any] = config.get("stages") or {}
-    for name in stages:
-        if name not in condition_from:
-            known = ", ".join(condition_from) or "{}"
-            raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
+    condition_from: Config = config.get("condition_from", {})
+    stages: Config = config.get("stages", {})
+    for name in stages.keys() - condition_from.keys():
+        raise UserError(f"stages.{name}: must be a part of condition_from={condition_from}")
     sources: dict[str, str | Drawing] = {}
     for name, source in condition_from.items():
         key = f"condition_from.{name}={source}"
         if name not in model.conditions:
-            known = ", ".join(model.conditions) or "no parts"
-            raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
+            known = ", ".join(model.conditions)
+            raise UserError(f"{key}: must be of what this model is conditioned on, {{{known}}}")
         if source in data.conditions:
             kind, needed = data.conditions[source], data.conditions[name]
             if kind != needed:
@@ -94,12 +93,12 @@ def _sources(
             continue
         stage = others.open(f"condition_from.{name}", str(source), stage=True)
         check_condition_source(key, name, stage, data, earlier=[*sources])
-        drawn = drawn_as(f"stages.{name}", stage.config, stages.get(name) or {})
+        drawn = drawn_as(f"stages.{name}", stage.config, stages.get(name, {}))
         sources[name] = build_drawing(drawn, stage.model, stage.data, OtherRuns(drawn))
     return sources
 
 
-def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
+def _measured(config: Config, drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
     """Return how samples are drawn at each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
@@ -116,7 +115,7 @@ def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tu
     return tuple(measured)
 
 
-def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> None:
+def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
     """Give a key of how a run draws another value."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
@@ -124,8 +123,8 @@ def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> N
     group, _, name = key.partition(".")
     if group == "stages":
         part, _, stage_key = name.partition(".")
-        stages = config["stages"] = config.get("stages") or {}
-        stages[part] = {**(stages.get(part) or {}), stage_key: value}
+        stages = config.setdefault("stages", {})
+        stages[part] = {**stages.get(part, {}), stage_key: value}
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
         fix = "use evaluations, or one as sampler.steps"
@@ -133,7 +132,7 @@ def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> N
 
 
 def _reference(
-    config: dict[str, Any], data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
+    config: Config, data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
     """Build what samples are measured against, with the judges that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]

@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.errors import Diverged, ForeignCheckpoint, Interrupted, UserError
 from triptych.files import load_tensors
+from triptych.records import Checkpoint, Entries
 from triptych.run.directory import BEST, LAST, PRUNE, RunDirectory, log_line, write_atomic
 from triptych.run.stopping import Stop
 from triptych.run.untrusted import read_checkpoint
@@ -25,14 +26,14 @@ from triptych.run.untrusted import read_checkpoint
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
         save_checkpoint(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Checkpoint:
         return read_checkpoint(Path(path))
 
 
-def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -64,7 +65,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
     return max(readable)[2] if readable else None
 
 
-def read_tensors(path: Path, kind: str) -> dict[str, Any]:
+def read_tensors(path: Path, kind: str) -> Entries:
     """Load a file of tensors and plain data; UserError for any other content."""
     try:
         return load_tensors(path)  # type: ignore[no-any-return]
@@ -80,9 +81,7 @@ class Keep(pl.Callback):
     and its data.
     """
 
-    def __init__(
-        self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: dict[str, Any]
-    ):
+    def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: Entries):
         self.run, self.record = run, record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
@@ -106,7 +105,7 @@ class Keep(pl.Callback):
         self.best, self._before = float(state_dict["best"]), float(state_dict["seconds"])
         self._stopped = state_dict.get("stopped", False)
 
-    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Checkpoint) -> None:
         checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -16,6 +16,7 @@ from triptych.config.file import read_config
 from triptych.config.identity import in_root
 from triptych.errors import Unreadable, UserError, mask_password
 from triptych.files import check_directory, file_digest, no_link, read_record, replaced, storage_errors, walk
+from triptych.records import Config, Entries
 from triptych.run.parsing import error_line
 from triptych.run.processes import Lockable, check_held, rank
 from triptych.run.provenance_file import Provenance
@@ -27,7 +28,6 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
 # A finished run's summary has digests of these files; that of any other run of the first alone.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
-NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # ends the name under which an earlier run is kept
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
@@ -92,7 +92,7 @@ class RunDirectory(Lockable):
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Read the resolved configuration.
 
         UserError if this is no run directory, or it is not plain data.
@@ -110,7 +110,7 @@ class RunDirectory(Lockable):
         """
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
-    def _parse_provenance(self, record: dict[str, Any]) -> Provenance:
+    def _parse_provenance(self, record: Entries) -> Provenance:
         try:
             return Provenance.from_json(record)
         except ValueError as error:
@@ -124,7 +124,7 @@ class RunDirectory(Lockable):
         except Unreadable:
             return Provenance()
 
-    def write_provenance(self, record: dict[str, Any]) -> None:
+    def write_provenance(self, record: Entries) -> None:
         """Write the provenance; Unreadable: it would be malformed, as by a planted checkpoint."""
         self.provenance = self._parse_provenance(record)
         self.write("provenance.json", record)
@@ -246,11 +246,6 @@ class RunDirectory(Lockable):
             if ASIDE.sub("", aside) == self.path.name:  # It leads nowhere else.
                 self.path.with_name(aside).rename(self.path)
             self._remove_empty_parents()
-
-    def remove_empty(self) -> None:
-        """Remove an empty directory, and empty parents named runs and logs; else OSError."""
-        self.path.rmdir()
-        self._remove_empty_parents()
 
     def _remove_empty_parents(self) -> None:
         runs, logs = self.path.parent, self.path.parent.parent

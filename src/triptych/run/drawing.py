@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition, Part
 from triptych.diffusion.sampler import Progress, Sampler
+from triptych.records import Config
 
 # parts that a person chooses; the other parts of a stage's condition are drawn
 PROMPTED = ("label", "text", "text_embedding")
@@ -137,7 +138,7 @@ class Drawing:
         return self.draw(n, condition, generator).cpu()
 
 
-def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+def set_key(config: Config, key: str, value: Any) -> bool:
     """Give a dotted key of a configuration another value; False where there is no such key."""
     parent, _, name = key.rpartition(".")
     try:

@@ -19,6 +19,7 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import Diverged, UserError
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
+from triptych.records import Config, Entries
 from triptych.run.directory import write_atomic
 from triptych.run.other_runs import OtherRuns, set_teacher
 from triptych.run.processes import rank
@@ -33,7 +34,7 @@ _entropy = functools.cache(GaussianMixture.entropy)
 
 
 def build_accountant(
-    config: dict[str, Any],
+    config: Config,
     model: BoundModel,
     data: DataModule,
     progress: Sequence[pl.Callback] = (),
@@ -92,7 +93,7 @@ def write_items(path: Path, account: Account) -> bool:
     return True
 
 
-def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
+def evaluate_checkpoint(values: Config) -> Entries:
     """Return {"bpd": {"mean", "stderr", "n"}, ...}.
 
     ``values`` are those of ``configs/evaluate.yaml``.
@@ -111,7 +112,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     return account.figures
 
 
-def _adjust(values: dict[str, Any], config: dict[str, Any]) -> None:
+def _adjust(values: Config, config: Config) -> None:
     """Change a run's configuration by the values of the command."""
     config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from triptych.data.base import DataModule
 from triptych.models.base import BoundModel
+from triptych.records import Config
 from triptych.run.drawing import Drawing
 
 
@@ -20,7 +21,7 @@ class Experiment:
         step: of the checkpoint that the model was opened from.
     """
 
-    config: dict[str, Any]
+    config: Config
     data: DataModule
     model: BoundModel
     drawing: Drawing | None = None

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
+from triptych.records import Entries
 from triptych.run.account import FinalCheckpoint, baselines
 from triptych.run.build import build_drawings
 from triptych.run.checkpoints import save_checkpoint
@@ -27,7 +27,7 @@ STRIP = 4  # images whose way from noise is kept as a picture; points are one pi
 class Drawn:
     """What was drawn: entries of ``summary.json``, and pictures by their loggers' key."""
 
-    entries: dict[str, Any] = field(default_factory=dict)
+    entries: Entries = field(default_factory=dict)
     evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
     pictures: dict[str, Path] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
     if rank() != 0:
         return Drawn()
     pictures = _draw_pictures(run, experiment, strategy.root_device)
-    entries: dict[str, Any] = {
+    entries: Entries = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "samples": None,
     }
@@ -75,7 +75,7 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
         entries["baselines"] = baselines(checkpoint.data)
     entries |= measure_posterior_mean(experiment)
     if sets:
-        entries |= measure_samples(experiment, sets, run)
+        entries |= measure_samples(experiment, sets)
     return Drawn(model.panels() | entries, _evaluations(experiment), pictures)
 
 

@@ -5,7 +5,6 @@ Or skip it when nothing is trainable.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +16,7 @@ from triptych.config.build import build
 from triptych.config.check import warm_up_line
 from triptych.data.base import DataModule
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run.checkpoints import Keep, save_checkpoint
 from triptych.run.directory import LAST, SCHEMA, RunDirectory, log_line
 from triptych.run.experiment import Experiment
@@ -120,7 +120,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
     return callbacks
 
 
-def check_splits(config: dict[str, Any], data: DataModule) -> None:
+def check_splits(config: Config, data: DataModule) -> None:
     """Refuse a run that would have nothing to report; UserError."""
     validated = len(data.splits["val"]) > 0
     tested = config.get("test", True)
@@ -130,7 +130,7 @@ def check_splits(config: dict[str, Any], data: DataModule) -> None:
         raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
 
 
-def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated: bool) -> None:
+def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
     """Check that the averages are kept that the run reports, and by one callback.
 
     Else UserError.
@@ -142,8 +142,7 @@ def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated:
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if len(averagers) > 1:
         # After a validation the second would put back the first one's average as the weights.
-        names = ", ".join(type(averager).__name__ for averager in averagers)
-        raise UserError(f"callbacks: {names} average the same weights; keep one, with callbacks.ema.others")
+        raise UserError("callbacks: several average the same weights; keep one, with callbacks.ema.others")
     if weights == "chosen" and not validated:
         raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
 
@@ -173,13 +172,10 @@ def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Se
     check_loads(experiment)
     if experiment.config["checkpoint"] != "best":
         return
-    if not len(experiment.data.splits["val"]):
-        problem = f"data {experiment.data.name} has no validation items"
-        raise UserError(f"checkpoint=best: {problem}; pass checkpoint=last")
     every = experiment.config["trainer"]["val_check_interval"]
-    if every > trainer.max_steps:
-        problem = f"trainer.val_check_interval={every} is beyond the {trainer.max_steps} steps"
-        raise UserError(f"checkpoint=best: {problem}; lower it, or pass checkpoint=last")
+    if not len(experiment.data.splits["val"]) or every > trainer.max_steps:
+        fix = "pass checkpoint=last, or set trainer.val_check_interval and data.val_size"
+        raise UserError(f"checkpoint=best: this run has no validation; {fix}")
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:

@@ -9,6 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.wrappers import Wrapper
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
+from triptych.records import Config
 from triptych.run.drawing import parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
@@ -16,7 +17,7 @@ from triptych.run.other_runs import OtherRuns, check_process
 OUTSIDE = 0.01  # share of the data that a threshold may cut off
 
 
-def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
+def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> Any:
     """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
@@ -56,7 +57,7 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
         raise UserError(f"threshold: {problem}; {fix}")
 
 
-def _open_guides(guidance: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
+def _open_guides(guidance: Config, model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
     """Open the runs that guide: a classifier, or a weaker version of the model."""
     if "classifier" in guidance:
         return {"classifier": _classifier(guidance["classifier"], model, data, others)}
@@ -70,14 +71,14 @@ def _classifier(path: str, model: Any, data: DataModule, others: OtherRuns) -> A
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, model.denoiser.process)
-    key = _key("classifier", path, others)
+    key = "guidance.classifier"
     classifier = others.classifier(key, path, noise=True)
     check_process(f"{key}={path}", classifier, model.denoiser)
     return classifier
 
 
 def _weak(path: str, model: Any, others: OtherRuns) -> Any:
-    key = _key("weak", path, others)
+    key = "guidance.weak"
     opened = others.open(key, path)
     if opened.model.denoiser is None or opened.model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
@@ -85,8 +86,3 @@ def _weak(path: str, model: Any, others: OtherRuns) -> Any:
     missing = [name for name in parts_read(opened.model, opened.data) if name not in given]
     check_dropped(f"{key}={path}", opened.model.label_dropout, missing)
     return opened.model.denoiser
-
-
-def _key(name: str, path: str, others: OtherRuns) -> str:
-    """Return the key by which the user has given the path of a guide."""
-    return "guide" if path and path == others.config.get("guide") else f"guidance.{name}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from triptych.data.build import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
+from triptych.records import Checkpoint, Config, Entries
 from triptych.run.averaging import average_of, reported
 from triptych.run.checkpoints import newest_readable
 from triptych.run.directory import LAST, RunDirectory, checkpoint_at, log_line, write_atomic
@@ -31,13 +32,13 @@ class Origin:
 
     start: Path | None  # the checkpoint to go on from
     step: int  # at which it was taken
-    adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
-    initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
-    data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
+    adopted: Checkpoint | None  # with ``trained``, the other run's checkpoint
+    initial: Checkpoint | None  # at a first start with ``init_from``, the other run's checkpoint
+    data: Entries  # what checkpoints keep of the data, with every item that the model is trained on
     fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Entries:
         """What is recorded of the data: without the items."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
@@ -54,7 +55,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
             return _adopt(run, experiment, now, start)
         if start is not None:
             return _resume(run, start, now, fit)
-        return _begin(run, config, now, fit)
+        return _begin(config, now, fit)
 
 
 def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
@@ -75,9 +76,8 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
-def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str) -> Origin:
+def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
     """Begin from scratch, or with the weights of the run that ``init_from`` names."""
-    _tell_of_other_data(run, now)
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
@@ -102,56 +102,40 @@ def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: P
         checkpoint, line = read_other("trained", path, now, f"restore the data of trained={path}")
         log_line(run, line)
     step = 0
-    if start is None:
-        _tell_of_other_data(run, now)
-    else:
+    if start is not None:
         step = read_checkpoint(start)["global_step"]
     adopted = {key: checkpoint[key] for key in ("state_dict", "callbacks", "global_step")}
     adopted["triptych"] = checkpoint["triptych"] | {"config": config}
     return Origin(start, step, adopted, None, remember(now, checkpoint["triptych"].get("data")))
 
 
-def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
-    before = run.provenance.fingerprint
-    if before and before != now.data:
-        log_line(
-            run,
-            "data: changed since this run was first started, of which no step was kept",
-        )
-
-
-def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
+def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpoint, str]:
     """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
-def initialise(
-    run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
-) -> None:
+def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the other run's weights into ``model`` where name and shape match.
 
     Parameters but those of a learned schedule or loss, and the buffers of modules that have
     parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
     """
     path, weights = config["init_from"], reported(checkpoint)
-    source = checkpoint["state_dict"] | (average_of(checkpoint, weights) or {})
+    source = checkpoint["state_dict"] | average_of(checkpoint, weights)
     tensors = {name: tensor for name, tensor in _weights(model) if not name.startswith(OWN)}
     taken = [name for name, tensor in tensors.items() if _fits(source.get(name), tensor)]
     left = [name for name in tensors if name not in taken]
     if left and not (taken and config.get("init_partial")):
         problem = f"{len(taken)} of {len(tensors)} tensors fit by name and shape, not {few(left)}"
-        fix = "init_partial=true takes those that fit" if taken else "choose a run of the same network"
+        fix = "choose a run of the same network, or init_partial=true takes those that fit"
         raise UserError(f"init_from={path}: {problem}; {fix}")
     with torch.no_grad():
         for name in taken:
             tensors[name].copy_(source[name])
     step = int(checkpoint["global_step"])
     line = f"init_from={path}: {len(taken)} of {len(tensors)} tensors taken"
-    line += f" (step {step}, weights {weights})"
-    if left:
-        line += f"; not {few(left)}"
-    log_line(run, line)
+    log_line(run, f"{line} (step {step}, weights {weights})")
     if rank() == 0:
         about = {
             "checkpoint": str(checkpoint_at(path)),

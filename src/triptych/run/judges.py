@@ -23,17 +23,15 @@ def open_inception(path: str) -> nn.Module:
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    key, fix = f"measures.inception={path}", "pass pt_inception-2015-12-05-6726825d.pth"
-    if not Path(path).is_file():
-        raise UserError(f"{key}: no such file; {fix}")
     try:
         torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
-        raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
+        raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
     except Exception as error:  # whatever torch.load says of a file of other content
         problem = f"not the weights of FID's InceptionV3 ({error_line(error)})"
-        raise UserError(f"{key}: {problem}; {fix}") from error
+        fix = "pass pt_inception-2015-12-05-6726825d.pth"
+        raise UserError(f"measures.inception={path}: {problem}; {fix}") from error
 
 
 def read_statistics(path: str) -> Moments:

@@ -1,16 +1,16 @@
 """Detect test items that a model was trained on, and data that have changed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from triptych.data.build import HELD_OUT, Fingerprint
 from triptych.errors import UserError
+from triptych.records import Entries
 
 
-def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
+def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], fix: str) -> str:
     """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
 
     "" if they do not.
@@ -21,7 +21,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
         return ""
     change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}"
     for split in judged:
-        trained = _count_trained(now.items.get(split), seen.get("items") or {})
+        trained = _count_trained(now.items.get(split), seen.get("items", {}))
         if trained:
             items = f"{trained} of the {now.n[split]} items of split={split}"
             why = f"the data or their split have changed since ({change})"
@@ -29,19 +29,19 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
     return f"data: not those that this model was trained on ({change})"
 
 
-def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
+def remember(now: Fingerprint, seen: Entries | None) -> Entries:
     """Return a checkpoint's record of data: fingerprint, and all items trained on."""
     items = dict(now.items)
     if not seen:
         return {**now.record(), "changed": False, "items": items}
     changed = seen.get("changed", False) or _has_changed(now, seen)
-    trained = (seen.get("items") or {}).get("train")
+    trained = seen.get("items", {}).get("train")
     if items and trained is not None and (changed or len(trained) > len(items["train"])):
         items["train"] = torch.cat([trained, items["train"]]).unique()
     return {**now.record(), "changed": changed, "items": items}
 
 
-def _has_changed(now: Fingerprint, seen: dict[str, Any]) -> bool:
+def _has_changed(now: Fingerprint, seen: Entries) -> bool:
     return bool((seen["fingerprint"], seen["split"]) != (now.data, now.split))
 
 

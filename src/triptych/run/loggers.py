@@ -18,6 +18,7 @@ from triptych.config.build import build
 from triptych.config.identity import root
 from triptych.config.own_code import raised_at
 from triptych.config.trust import import_class
+from triptych.records import Config
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import MetricsCsv, flat_numbers, parameters, sweep_of
@@ -124,8 +125,16 @@ def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> l
     table.keep_until(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
-        if node and name != "csv":
-            others += BUILDERS.get(name, _build_own)(name, node, table, run, step)
+        if not node or name == "csv":
+            continue
+        if name == "tensorboard":
+            others.append(Guarded(TensorBoard, table, run, step))
+        elif name == "mlflow":
+            others += _build_mlflow(node, table, run)
+        elif name == "wandb":
+            others += _build_wandb(node, table, run)
+        else:
+            others.append(_build_own(name, node, run))
     # A fit that is another run's has no curves yet.
     if step and not run.provenance.executions:
         _copy_rows(table, others)
@@ -138,24 +147,14 @@ def _copy_rows(table: MetricsCsv, loggers: Iterable[Logger]) -> None:
             logger.log_metrics({name: float(value) for name, value in row.items()}, step)
 
 
-def _build_tensorboard(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
-    return [Guarded(TensorBoard, table, run, step)]
-
-
-def _build_mlflow(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_mlflow(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
     uri = address(node, run.config(), run)
     if uri is None:
         return []
     return [Guarded(MLflowRun, table, run, uri, node.get("experiment"))]
 
 
-def _build_wandb(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Logger]:
     mode = wandb.mode_of(node)
     if mode == "disabled":
         return []
@@ -167,19 +166,14 @@ def _build_wandb(
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
 
 
-def _build_own(
-    name: str, node: dict[str, Any], table: MetricsCsv, run: RunDirectory, step: int
-) -> list[Logger]:
+def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
     """Build a user's own logger, with the run's directory as ``save_dir`` if it takes one."""
     place = f"logger.{name}"
     arguments = signature(import_class(node["_target_"], place)).parameters.values()
     folder: dict[str, Any] = {}
     if any(argument.name == "save_dir" or argument.kind is argument.VAR_KEYWORD for argument in arguments):
         folder["save_dir"] = str(run.path)
-    return [guard(build(node, place, **folder), place)]
-
-
-BUILDERS = {"tensorboard": _build_tensorboard, "mlflow": _build_mlflow, "wandb": _build_wandb}
+    return guard(build(node, place, **folder), place)
 
 
 def import_libraries(run: RunDirectory) -> None:
@@ -275,7 +269,7 @@ class MLflowRun(MLFlowLogger):
         self.finalize("failed" if summary is None else "success")
 
 
-def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
+def address(node: Config, config: Config, run: RunDirectory) -> str | None:
     """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
     folder = (config.get("paths") or {}).get("log_dir")
     default = os.environ.get(ADDRESS)

@@ -19,8 +19,9 @@ from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.models.base import BoundModel
 from triptych.models.condition_bits import never_dropped
+from triptych.records import Config, Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed, folder_of_chunks, weights_digest
-from triptych.run.directory import RunDirectory, log_line
+from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing, choose
 from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
@@ -119,9 +120,7 @@ def _networks(drawing: Drawing) -> Iterator[nn.Module]:
         yield from _networks(stage)
 
 
-def measure_samples(
-    experiment: Experiment, measured: Sequence[MeasuredValue], run: RunDirectory
-) -> dict[str, Any]:
+def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
     """Measure the sets that were drawn, for ``summary.json``.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
@@ -144,25 +143,20 @@ def measure_samples(
     }
     if reference.files:
         about["files"] = reference.files
-    rows = [{"value": drawn.value, **_measure_value(experiment, drawn, run)} for drawn in measured]
+    rows = [{"value": drawn.value, **_measure_value(experiment, drawn)} for drawn in measured]
     key = _varied_key(experiment.config)
     if key is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": key, "rows": rows}, "measured": about}
 
 
-def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dict[str, Any]:
+def _measure_value(experiment: Experiment, drawn: MeasuredValue) -> Entries:
     """Return the measures of samples at one value, and the denoiser's calls for each of them."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
         for repeat, sample_set in enumerate(drawn.sets)
     ]
-    for name in reference.own:
-        finite = sum(math.isfinite(of_set[name]) for of_set in figures)
-        if finite < len(figures):
-            place = _with_value(experiment.config, drawn.value)
-            log_line(run, f"metric {name}: {finite} of {len(figures)} sets of samples{place} have a value")
     measures = _average(figures, experiment.config["measures"]["n"])
     if drawn.untrained:
         shares = [reference.prompted(unseen.features, unseen.conditions.items) for unseen in drawn.untrained]
@@ -172,13 +166,13 @@ def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirecto
     return {"evaluations": calls, "measures": measures}
 
 
-def _varied_key(config: dict[str, Any]) -> str | None:
+def _varied_key(config: Config) -> str | None:
     """Return the key whose values are measured, the first of several; None where there is none."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
 
-def _with_value(config: dict[str, Any], value: Any) -> str:
+def _with_value(config: Config, value: Any) -> str:
     """Return " with KEY=VALUE" for a value of ``measures.over``; "" without one."""
     key = _varied_key(config)
     if key is None:
@@ -235,12 +229,12 @@ def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
     return labels[rows % len(labels)]
 
 
-def _average(figures: Sequence[dict[str, float]], n: int) -> dict[str, Any]:
+def _average(figures: Sequence[dict[str, float]], n: int) -> Entries:
     """Return {name: figure} of several sets of n samples each."""
     return {name: _figure([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
-def _figure(values: list[float], n: int) -> dict[str, Any]:
+def _figure(values: list[float], n: int) -> Entries:
     """Return the mean of a figure over sets and its standard error; None for what is not finite."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
@@ -252,7 +246,7 @@ def _finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
+def measure_posterior_mean(experiment: Experiment) -> Entries:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
     Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {}

@@ -16,7 +16,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.identity import leaves
 from triptych.files import read_rows
-from triptych.run.directory import RunDirectory, atomic, log_line, write_end
+from triptych.records import Entries
+from triptych.run.directory import RunDirectory, atomic, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
@@ -44,55 +45,44 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # columns of the file
-        self.rows: dict[int, dict[str, Any]] = {}  # the rows that are held, by step
+        self.rows: dict[int, Entries] = {}  # the rows that are held, by step
         self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Keep the rows up to ``step``, the last of them held.
-
-        Print a warning if some are damaged.
-        """
-        damaged: list[int] = []
-        kept = deque(self._stored(step, damaged), OPEN + 1)
+        """Keep the rows up to ``step`` that are not damaged, the last of them held."""
+        kept = deque(self._stored(step), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
         if len(kept) > OPEN:
             self._closed, _ = kept.popleft()
         self.rows = dict(kept)
-        if damaged:
-            log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
-    def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the file's rows up to a step, one at a time.
-
-        Append the numbers of those that are damaged.
-        """
+    def _stored(self, until: int) -> Iterator[tuple[int, Entries]]:
+        """Yield the file's rows up to a step, one at a time, without those that are damaged."""
         table, last = read_rows(self.path), -1
         header = next(table, [])
-        for number, cells in enumerate(table):
+        for cells in table:
             row = _parse_row(header, cells)
-            if row is None or row[0] <= last:  # Each step stands once, in order.
-                damaged.append(number)
-            elif row[0] <= until:
+            if row is not None and last < row[0] <= until:  # Each step stands once, in order.
                 last = row[0]
                 yield row
 
-    def all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def all_rows(self) -> Iterator[tuple[int, Entries]]:
         """Yield all rows in order: those of the file that are closed, with what is held."""
         held = dict(sorted(self.rows.items()))
-        for step, row in self._stored(self._closed, damaged=[]):
+        for step, row in self._stored(self._closed):
             for earlier in [other for other in held if other < step]:
                 yield earlier, held.pop(earlier)
             yield step, row | held.pop(step, {})
         yield from held.items()
 
     @property
-    def last(self) -> tuple[int, dict[str, Any]]:
+    def last(self) -> tuple[int, Entries]:
         """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
         step = max(self.rows, default=0)
         return step, dict(self.rows.get(step, {}))
 
-    def time(self, step: int) -> dict[str, Any]:
+    def time(self, step: int) -> Entries:
         """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
         row = self.rows.get(step, {})
         if "time" not in row:
@@ -145,7 +135,7 @@ class MetricsCsv(Logger):
         """Write the whole table anew, a row at a time."""
         names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
         columns = ["step", *names]
-        last: deque[tuple[int, dict[str, Any]]] = deque(maxlen=OPEN + 1)
+        last: deque[tuple[int, Entries]] = deque(maxlen=OPEN + 1)
         with atomic(self.path) as file:
             file.write(_lines(columns, [], header=True))
             for step, row in self.all_rows():
@@ -156,7 +146,7 @@ class MetricsCsv(Logger):
         self._columns = columns
         self._hold([*last], end)
 
-    def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
+    def _hold(self, rows: list[tuple[int, Entries]], end: int) -> None:
         """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
 
         The others are closed.
@@ -169,7 +159,7 @@ class MetricsCsv(Logger):
         self.flush()
 
 
-def _lines(columns: list[str], rows: Iterable[tuple[int, dict[str, Any]]], header: bool = False) -> bytes:
+def _lines(columns: list[str], rows: Iterable[tuple[int, Entries]], header: bool = False) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if header:
@@ -178,7 +168,7 @@ def _lines(columns: list[str], rows: Iterable[tuple[int, dict[str, Any]]], heade
     return text.getvalue().encode()
 
 
-def _parse_row(header: list[str], cells: list[str]) -> tuple[int, dict[str, Any]] | None:
+def _parse_row(header: list[str], cells: list[str]) -> tuple[int, Entries] | None:
     """Return the step of a row and its figures, as text; None if it is damaged."""
     row = dict(zip(header, cells, strict=False))
     step = row.pop("step", "")
@@ -201,7 +191,7 @@ def sweep_of(run: RunDirectory) -> str | None:
 
 def comparable(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
-) -> dict[str, Any]:
+) -> Entries:
     """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
 
     Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot
@@ -218,7 +208,7 @@ def comparable(
     return settings
 
 
-def parameters(run: RunDirectory) -> dict[str, Any]:
+def parameters(run: RunDirectory) -> Entries:
     """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
     config, choices = run.config(), run.provenance.choices
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
@@ -226,9 +216,9 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
     return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
 
 
-def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
+def flat_figures(record: Mapping[str, Any]) -> Entries:
     """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
-    flat: dict[str, Any] = {}
+    flat: Entries = {}
     for key, value in record.items():
         if key not in NOT_FIGURES:
             flat |= _flatten(value, key, SPLITS.get(key, f"{key}/"))
@@ -243,7 +233,7 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
-def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
+def _flatten(value: Any, name: str, prefix: str) -> Entries:
     """Return the figures in a value.
 
     A mean has its own name, its other entries that with a suffix.
@@ -252,7 +242,7 @@ def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
         return {name: value["mean"]} | others
     if isinstance(value, dict):
-        flat: dict[str, Any] = {}
+        flat: Entries = {}
         for key, inner in value.items():
             flat |= _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/")
         return flat
@@ -271,10 +261,5 @@ def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns of numbers, all of one length."""
-    if not isinstance(value, dict):
-        return False
-    lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        return False
-    return all(isinstance(column[0], int | float | None) for column in value.values())
+    """Return whether a value holds columns, and nothing else."""
+    return isinstance(value, dict) and {type(column) for column in value.values()} == {list}

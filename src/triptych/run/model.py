@@ -24,6 +24,7 @@ from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
+from triptych.records import Config
 
 MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
@@ -60,9 +61,7 @@ def _keep_memory() -> None:
         set_option(option, value)
 
 
-def build_model(
-    config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
-) -> BoundModel:
+def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
     ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a
@@ -72,14 +71,14 @@ def build_model(
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    model = build(config["model"], "model", table, **(stages or {}))
+    model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
     check_choices(config, table, type(model))
     return model
 
 
-def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
+def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -> None:
     """Refuse a choice that the model has not read; UserError."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
@@ -87,7 +86,7 @@ def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundM
             raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
 
 
-def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
+def parts_table(config: Config, data: DataModule) -> Dependencies:
     """Return what is injected by argument name: facts of the data and parts of ``config``.
 
     Or UserError.
@@ -115,7 +114,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
             inner.at(name)
 
 
-def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
+def facts(config: Config, data: DataModule) -> dict[str, Any]:
     """Return facts of the data, by the argument names that request them."""
     conditions = _conditions_read(config, data)
     return {
@@ -131,7 +130,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     }
 
 
-def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind]:
+def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     """Return the parts of the data's conditions that ``model.conditional`` has the network read."""
     conditional = config["model"].get("conditional")
     if not conditional:
@@ -160,7 +159,7 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 
 @contextmanager
-def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
+def compiled(model: BoundModel, config: Config) -> Iterator[None]:
     """Compile the model's networks within the context if ``compile=true``."""
     if not config.get("compile"):
         yield

@@ -8,6 +8,7 @@ from triptych.diffusion.denoiser import Denoiser
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.models.condition_bits import check_dropped, never_dropped
+from triptych.records import Config
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import refuse_cascade, reopen
@@ -16,7 +17,7 @@ from triptych.run.reopen import refuse_cascade, reopen
 class OtherRuns:
     """Other runs that a configuration refers to, each opened once per role."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: Config):
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
@@ -25,7 +26,7 @@ class OtherRuns:
         if path is None:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
 
-        def adjust(other: dict[str, Any]) -> None:
+        def adjust(other: Config) -> None:
             if stage:
                 refuse_cascade(other)
             else:
@@ -38,7 +39,7 @@ class OtherRuns:
             self._opened[path, stage] = opened
         return self._opened[path, stage]
 
-    def _use_data(self, other: dict[str, Any]) -> None:
+    def _use_data(self, other: Config) -> None:
         """Check that another run's data are those of this one, and read them where they lie now."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
@@ -53,12 +54,11 @@ class OtherRuns:
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
         if model.noise != noise:
-            problem = "trained on noisy data" if model.noise else "trained on clean data"
-            raise UserError(f"{key}={path}: {problem}; pass one with model.noise={str(noise).lower()}")
+            raise UserError(f"{key}={path}: pass a classifier trained with model.noise={str(noise).lower()}")
         return model
 
 
-def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> None:
+def set_teacher(config: Config, model: Any, data: DataModule, others: OtherRuns) -> None:
     """Open the teacher of ``model``, if it has one, and hand it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from triptych.config.file import read_config
 from triptych.config.identity import leaves
 from triptych.config.keys import name_null
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
+from triptych.records import Entries
 from triptych.terminal import in_one_line, printable
 
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
@@ -162,7 +163,7 @@ class SampleMeasures:
 
     Attributes:
         floor: by name, (median, lowest, highest) of the measure between true sets.
-        n: samples of a set. fewer: by name, samples of a set of measures that were taken of fewer.
+        n: samples of a set.
         noise: by name, the measure of pure noise. metrics: the user's own among the measures.
     """
 
@@ -171,7 +172,6 @@ class SampleMeasures:
     rows: tuple[Mapping[str, float], ...]
     floor: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     n: int = 0
-    fewer: Mapping[str, int] = field(default_factory=dict)
     reference: str = ""
     noise: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -198,7 +198,7 @@ def parse_floats(record: Any) -> dict[str, float]:
     return {str(name): to_float(entry) for name, entry in record.items()}
 
 
-def nested(record: Any) -> dict[str, dict[str, Any]]:
+def nested(record: Any) -> dict[str, Entries]:
     """Return the entries of a record that are records themselves."""
     return {str(name): entry for name, entry in record.items() if isinstance(entry, dict)}
 
@@ -297,14 +297,12 @@ def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasure
     else:
         key, rows = "", [{"value": 0, "measures": measures}]
     about = about or {}
-    n = int(about.get("n", 0))
     return SampleMeasures(
         key=key,
         values=tuple(to_float(row["value"]) for row in rows),
         rows=tuple(_parse_means(row["measures"]) for row in rows),
         floor=_parse_floor(about.get("floor", {})),
-        n=n,
-        fewer=_parse_fewer([row["measures"] for row in rows], n),
+        n=int(about.get("n", 0)),
         reference=str(about.get("reference", "")),
         noise=parse_floats(about.get("noise", {})),
         metrics=_parse_own_metrics(about.get("metrics", {})),
@@ -320,16 +318,6 @@ def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
         name: (to_float(entry["median"]), to_float(entry["low"]), to_float(entry["high"]))
         for name, entry in nested(floor).items()
     }
-
-
-def _parse_fewer(rows: Iterable[Mapping[str, Any]], n: int) -> dict[str, int]:
-    """Return the number of samples of each measure that was taken of other than ``n``."""
-    sizes = {}
-    for measures in rows:
-        for name, entry in measures.items():
-            if entry.get("n", n) != n:
-                sizes[name] = int(entry["n"])
-    return sizes
 
 
 def _parse_own_metrics(record: Any) -> dict[str, Metric]:

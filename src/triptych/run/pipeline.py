@@ -14,6 +14,7 @@ from triptych.config.identity import leaves
 from triptych.config.keys import check_values, of_class
 from triptych.errors import UserError
 from triptych.files import open_regular, read_json
+from triptych.records import Checkpoint, Config, Entries
 from triptych.run.directory import SCHEMA, RunDirectory
 from triptych.run.parsing import PARTS, error_line
 from triptych.run.result import Result
@@ -47,7 +48,6 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         **dict.fromkeys(("sample_size", "in_channels", "out_channels", "num_train_timesteps"), ()),
     },
 }  # fmt: skip
-REASONS = {"set_alpha_to_one": "samples here end with x0; set it to true, the bound does not depend on it"}
 # Arguments that the builder hands over, which no file may give.
 HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
@@ -88,7 +88,7 @@ def is_pipeline(path: str | Path) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
-def pipeline_config(path: str) -> dict[str, Any]:
+def pipeline_config(path: str) -> Config:
     """Return the config groups that a pipeline determines, ``bound`` without repeats.
 
     Else UserError.
@@ -125,7 +125,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
     return groups
 
 
-def read_pipeline(path: str, model: Any) -> dict[str, Any]:
+def read_pipeline(path: str, model: Any) -> Checkpoint:
     """Load the pipeline's weights into ``model``, and return them as a checkpoint; or UserError."""
     _check_shape(path, tuple(model.shape))
     from safetensors import SafetensorError
@@ -163,7 +163,7 @@ def _our_name(name: str) -> str:
     return f"denoiser.network.model.{name}"
 
 
-def _prediction(scheduler: dict[str, Any]) -> str:
+def _prediction(scheduler: Config) -> str:
     """Return what the network predicts, as ``prediction_type``.
 
     Before diffusers 0.9 it was another key.
@@ -183,7 +183,7 @@ def _place(path: str, name: str) -> Path:
     return Path(path) / file.name
 
 
-def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
+def _read(path: str, name: str, target: str = "") -> Config:
     """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
     try:
         record = read_json(_place(path, name))
@@ -202,8 +202,7 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
             raise _refused(path, name, f"{key}={value}: unknown key")
         allowed = VALUES[name].get(key)
         if allowed and value not in allowed:
-            expected = REASONS.get(key) or f"must be {' or '.join(map(str, allowed))}"
-            raise _refused(path, name, f"{key}={value}: {expected}")
+            raise _refused(path, name, f"{key}={value}: must be {' or '.join(map(str, allowed))}")
     return entries
 
 
@@ -222,7 +221,7 @@ def _refused(path: str, name: str, problem: str) -> UserError:
     return UserError(f"trained={path}: {file}: {problem[:300]}")
 
 
-def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
+def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     """Read a finished run's result and configuration.
 
     UserError for a key that diffusers cannot express.
@@ -266,13 +265,13 @@ def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) ->
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def model_card(result: Result, config: dict[str, Any], license: str) -> str:
+def model_card(result: Result, config: Config, license: str) -> str:
     """Return the README.md of a model on the Hub: data, bound, settings."""
     from huggingface_hub import EvalResult, ModelCardData
 
     data = (result.record.get("data") or {}).get("description", "images")
     name, task = result.name or "diffusion", "unconditional-image-generation"
-    front: dict[str, Any] = {
+    front: Entries = {
         "license": license,
         "library_name": "diffusers",
         "pipeline_tag": task,
@@ -294,7 +293,7 @@ def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     return printable(f"---\n{ModelCardData(**front)}\n---\n\n{text}")
 
 
-def _bound_text(result: Result, config: dict[str, Any]) -> str:
+def _bound_text(result: Result, config: Config) -> str:
     bits = result.test.get("bpd")
     if bits is None:
         return "Not measured"

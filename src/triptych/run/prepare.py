@@ -24,6 +24,7 @@ from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import Diverged, OtherRun, UserError
 from triptych.files import check_directory
+from triptych.records import Config
 from triptych.run.directory import RunDirectory, log_line, write_atomic
 from triptych.run.provenance import provenance
 from triptych.run.untrusted import adopt, check_initial
@@ -33,7 +34,7 @@ LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
-def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Config:
     """Resolve ``cfg``.
 
     With ``trained``, copy the other run's model configuration into it and ``choices``.
@@ -64,7 +65,7 @@ def check_run_name(name: str | None) -> None:
     raise UserError(f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}")
 
 
-def resolve_composed(config: DictConfig) -> dict[str, Any]:
+def resolve_composed(config: DictConfig) -> Config:
     """Resolve a composition that still has Hydra's node.
 
     Also UserError for overrides without effect.
@@ -99,7 +100,7 @@ def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
     return plan_run(run, plain, cfg, choices)
 
 
-def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
+def plan_run(run: RunDirectory, plain: Config, cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
     """Plan what to do with a run that is there.
 
     UserError if its configuration is lost or unreadable.
@@ -119,7 +120,7 @@ def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices:
     return RunPlan(False, changes, other)
 
 
-def check_plan(run: RunDirectory, plan: RunPlan, config: dict[str, Any]) -> None:
+def check_plan(run: RunDirectory, plan: RunPlan, config: Config) -> None:
     """Raise OtherRun if another run is there."""
     if not plan.other:
         return
@@ -179,7 +180,7 @@ def _go_on_with(run: RunDirectory, changes: Changes) -> None:
         _record(run, config)
 
 
-def _record(run: RunDirectory, config: dict[str, Any]) -> None:
+def _record(run: RunDirectory, config: Config) -> None:
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
@@ -220,7 +221,7 @@ def _is_below(key: str, parents: list[str]) -> bool:
     return any(f"{key}.".replace("/", ".").startswith(f"{parent}.") for parent in parents)
 
 
-def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
+def _lies_there_now(run: RunDirectory, plain: Config) -> bool:
     """Return whether the data of a run lie in another folder now."""
     known = run.provenance
     if not known.fingerprint:  # before its first step, or before there were fingerprints

@@ -36,7 +36,7 @@ def _launcher() -> tuple[str, ...]:
     """Return the names of the variables of this process's rank and of its launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
-    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
     return ("LOCAL_RANK",)  # The first process of a run started this one.
 
@@ -83,7 +83,7 @@ def lives(pid: int) -> bool:
 
 def end_with_parent() -> None:
     """Stop this process when its parent is gone: for a sweep's jobs and a run's ranks."""
-    parent = int(os.environ.get(PARENT) or 0)
+    parent = int(os.environ.get(PARENT, 0))
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -15,6 +15,7 @@ from triptych.run.pictures import log_picture, save_picture
 from triptych.run.processes import rank
 from triptych.terminal import progress_bar
 
+EVERY = 1.0  # seconds between two writes
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts
 SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
@@ -22,11 +23,11 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 class Progress(pl.Callback):
     """A progress bar over steps and test batches.
 
-    Writes a file at most once in ``every`` seconds.
+    Writes a file at most once in ``EVERY`` seconds.
     """
 
-    def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
-        self.run, self.every = run, every
+    def __init__(self, run: RunDirectory, bar: bool = True):
+        self.run = run
         # None: hidden where stderr is no terminal
         self._hidden = None if bar else True
         self._written = 0.0
@@ -58,7 +59,7 @@ class Progress(pl.Callback):
             self.write("fit", step, steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self._bar is None or time.monotonic() - self._written < self.every:
+        if self._bar is None or time.monotonic() - self._written < EVERY:
             return
         self._bar.update(trainer.global_step - self._bar.n)
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
@@ -93,7 +94,7 @@ class Progress(pl.Callback):
         if self._bar is None:
             return
         self._bar.update()
-        if time.monotonic() - self._written > self.every:
+        if time.monotonic() - self._written > EVERY:
             self.write("test", *self._place)
 
 

@@ -19,6 +19,7 @@ from triptych.config.build import targets
 from triptych.config.own_code import IMPORTED, digest_file
 from triptych.config.source import file_of, places
 from triptych.errors import UserError, mask_password
+from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory
 from triptych.run.parsing import few
 from triptych.run.provenance_file import ID, Execution
@@ -36,8 +37,8 @@ SECRET = re.compile(
 
 
 def provenance(
-    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
-) -> dict[str, Any]:
+    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: Config | None = None
+) -> Entries:
     """Return the provenance of a new run, also of the user's own packages in ``config``."""
     return {
         "id": _new_id(run),
@@ -77,7 +78,7 @@ def command() -> list[str]:
 
 
 def add_execution(
-    run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
+    run: RunDirectory, device: str, world_size: int, step: int, config: Config, data: Entries
 ) -> str:
     """Record an execution on ``data`` that begins at ``step``.
 
@@ -107,7 +108,7 @@ def add_execution(
     return line
 
 
-def check_imported(config: dict[str, Any]) -> None:
+def check_imported(config: Config) -> None:
     """Refuse a package in ``config`` of which a file has changed since it was imported."""
     packages = _packages(config)
     for name, (spec, digest) in IMPORTED.items():
@@ -144,7 +145,7 @@ def commit_of(root: Path) -> str:
     return ""
 
 
-def git_state(root: Path, *code: str) -> dict[str, Any]:
+def git_state(root: Path, *code: str) -> Entries:
     """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
 
     ``code``: files or folders there. It is dirty also with new files among them, whose text is not
@@ -171,7 +172,7 @@ def _installed() -> dict[str, str]:
     return {d.metadata["Name"]: d.version for d in distributions()}
 
 
-def _package_state(place: Path) -> dict[str, Any]:
+def _package_state(place: Path) -> Entries:
     """Return ``git_state`` of a package's folder or file."""
     if place.is_dir():
         return git_state(place, ".")
@@ -186,7 +187,7 @@ def timestamp() -> str:
 # The code that a process runs: digests of its source files, versions of the packages that it needs.
 
 
-def code_digest(config: dict[str, Any]) -> str:
+def code_digest(config: Config) -> str:
     """Digest all Python sources of triptych and of the packages that ``config`` uses."""
     digest = hashlib.blake2b(digest_size=8)
     for package in sorted({"triptych", *_packages(config)} - {*BY_VERSION}):
@@ -206,7 +207,7 @@ def _sources(package: str) -> Iterator[tuple[Path, Path]]:
             yield file, file.relative_to(place.parent)
 
 
-def own_packages(config: dict[str, Any]) -> dict[str, Path]:
+def own_packages(config: Config) -> dict[str, Path]:
     """Return {package: folder or file} of packages in ``config`` that are not installed."""
     packages = {}
     for name in sorted(_packages(config) - {"triptych", *BY_VERSION}):
@@ -222,7 +223,7 @@ def _places(package: str) -> list[Path]:
     return places(package) or ([file] if file else [])
 
 
-def _packages(config: dict[str, Any]) -> set[str]:
+def _packages(config: Config) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 

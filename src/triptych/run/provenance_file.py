@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from triptych.declare import refusal
+from triptych.records import Entries
 from triptych.run.parsing import parse_time
 
-Entries = dict[str, Any]
 DERIVED = ("executions", "started", "record")  # fields that are not read as they stand
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PATHS = {  # where the entries of fields stand that are not top-level ones of the field's name

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from triptych.config.identity import AXES, BUNDLES, role_in
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_record, read_rows, walk
+from triptych.records import Entries
 from triptych.run.directory import ASIDE, PRUNE, RunDirectory, check_digests
 from triptych.run.items import load_items
 from triptych.run.parsing import (
@@ -58,8 +58,6 @@ class Run(Result):
 
     Attributes:
         config: values by dotted keys.
-        sources: digest of the code of its last start. code_changes: one line for each start under
-            other code.
         fit_of: the run of its sweep whose fit, and seconds of it, it has.
     """
 
@@ -72,8 +70,6 @@ class Run(Result):
     command: Sequence[str] = ()
     started: datetime | None = None
     config: Mapping[str, str] = field(default_factory=dict)
-    sources: str = ""
-    code_changes: tuple[str, ...] = ()
     fit_of: str = ""
 
     @property
@@ -146,8 +142,7 @@ class Run(Result):
 def find_runs(root: Path) -> list[Path]:
     """Return the runs at or beneath `root` in natural order, without hidden and old ones.
 
-    A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says
-    so.
+    A directory that may not be opened is among them: `read_run` says so.
     """
     directories: list[Path] = []
     closed: list[Path] = []
@@ -156,19 +151,11 @@ def find_runs(root: Path) -> list[Path]:
             directories.append(here)
             entries.clear()
         entries[:] = [entry for entry in entries if not _is_hidden(entry.name)]
-        directories += _linked_runs(here, entries, root)
     return sorted([*directories, *closed], key=lambda path: natural_key(str(path)))
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or ASIDE.search(name) is not None
-
-
-def _linked_runs(here: Path, entries: Sequence[os.DirEntry[str]], root: Path) -> list[Path]:
-    """Return the links to a run that lies elsewhere; one beneath `root` is read where it lies."""
-    links = [here / entry.name for entry in entries if entry.is_symlink()]
-    runs = [link for link in links if (link / "config.yaml").is_file()]
-    return [link for link in runs if not link.resolve().is_relative_to(root.resolve())]
 
 
 def is_run(directory: Path) -> bool:
@@ -189,14 +176,7 @@ def read_runs(root: Path) -> list[Run]:
     """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
     root = Path(root)
     sweep = root.resolve().name
-    return [_read_inside(path, root, sweep) for path in find_runs(root)]
-
-
-def _read_inside(path: Path, root: Path, sweep: str) -> Run:
-    if path == root or not path.is_symlink():
-        return read_run(path, sweep)
-    problem = "a link to a directory elsewhere, which is not read; move the directory itself here"
-    return Run(dir=path, sweep=sweep, status="unreadable", error=problem)
+    return [read_run(path, sweep) for path in find_runs(root)]
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
@@ -205,7 +185,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     `now` is the unix time against which a silent run counts as interrupted.
     """
     directory, place = Path(directory), RunDirectory(directory)
-    known: dict[str, Any] = {"dir": directory, "sweep": sweep}
+    known: Entries = {"dir": directory, "sweep": sweep}
     try:
         check_directory(place.path)
         known |= _provenance(place.provenance)
@@ -245,22 +225,19 @@ def _picture(run: Run) -> Path | None:
     return file
 
 
-def _provenance(provenance: Provenance) -> dict[str, Any]:
+def _provenance(provenance: Provenance) -> Entries:
     """Return the fields of a run that its provenance knows.
 
     A result, if there is one, replaces some.
     """
     names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
     overrides = parse_overrides([*provenance.overrides])
-    changes = [start.changed for start in provenance.executions if start.changed]
     return {name: getattr(provenance, name) for name in names} | {
         "overrides": overrides,
         "choices": {group: str(choice) for group, choice in provenance.choices.items()},
         "seed": to_int(overrides.get("seed")),
-        "sources": provenance.last.sources,
         "host": provenance.last.host,
         "device": provenance.last.device,
-        "code_changes": tuple(map(first_line, changes)),
     }
 
 
@@ -274,7 +251,7 @@ def read_position(directory: Path) -> Position | None:
     return Position(str(record.get("stage")), step, max_steps, **numbers)
 
 
-def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+def _unfinished(known: Entries, directory: Path, now: float) -> Run:
     """Return a run without a result: running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"

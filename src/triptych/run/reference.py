@@ -23,6 +23,7 @@ from triptych.errors import UserError
 from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
+from triptych.records import Entries
 from triptych.run.chunks import Chunks, Features, chunk_seed
 from triptych.run.drawing import choose
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
@@ -124,7 +125,7 @@ class SampleReference:
         """Return the features of some of the items that are held out."""
         raise NotImplementedError
 
-    def floor(self, labelled: bool) -> dict[str, Any]:
+    def floor(self, labelled: bool) -> Entries:
         """Compare true sets, with classes if ``labelled``: the figures that exact samples reach."""
         if self.held < 2:  # a single item has no distance to others
             return {"n": self.held}
@@ -369,7 +370,7 @@ class ImageReference(SampleReference):
     def held_features(self, rows: Tensor) -> Any:
         return self.held_out.subset(rows)
 
-    def floor(self, labelled: bool) -> dict[str, Any]:
+    def floor(self, labelled: bool) -> Entries:
         return super().floor(labelled) | self._true_prompts()
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ from triptych.data.build import build_data, fingerprint
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.records import Checkpoint, Config
 from triptych.run.averaging import load_weights
 from triptych.run.directory import RunDirectory, checkpoint_at, log_line
 from triptych.run.drawing import DRAWING, PROMPTED, parts_read, set_key
@@ -31,7 +32,7 @@ def reopen(
     ckpt: str,
     weights: str | None = None,
     data_root: str | None = None,
-    adjust: Callable[[dict[str, Any]], None] | None = None,
+    adjust: Callable[[Config], None] | None = None,
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
@@ -62,8 +63,8 @@ def reopen(
 def _rebuild(
     ckpt: str,
     file: Path,
-    checkpoint: dict[str, Any],
-    config: dict[str, Any],
+    checkpoint: Checkpoint,
+    config: Config,
     weights: str | None,
     judged: Sequence[str],
 ) -> Experiment:
@@ -82,9 +83,9 @@ def _rebuild(
 
 
 def open_weights(
-    config: dict[str, Any],
+    config: Config,
     data: DataModule,
-    checkpoint: dict[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
     weights: str | None = None,
     run: Path | None = None,
 ) -> BoundModel:
@@ -117,7 +118,7 @@ def open_stages(
     return runs
 
 
-def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
+def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
     """Open ``model.stages``; return their frozen models and the names of what they draw."""
     if "stages" not in config["model"]:
         return {}
@@ -149,13 +150,13 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
             raise UserError(f"{what}: {problem}; they must be equal")
 
 
-def refuse_cascade(config: dict[str, Any]) -> None:
+def refuse_cascade(config: Config) -> None:
     """Refuse a cascade as a stage, before it opens its own stages, or even itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
-def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
     """Return a run's configuration with a ``change`` of how it draws, as {"guidance.scale": 3.0}."""
     # Earlier stages draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}

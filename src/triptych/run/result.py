@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from triptych.config.identity import leaves
+from triptych.records import Entries
 from triptych.run import parsing
 from triptych.run.parsing import PARTS, UNITS, Curve, Estimate, SampleMeasures, optional, to_float, to_int
 from triptych.run.provenance_file import Provenance
@@ -104,7 +105,7 @@ class Result:
 
         None is left out.
         """
-        entries: dict[str, Any] = dict.fromkeys(ENTRIES)  # in this order
+        entries: Entries = dict.fromkeys(ENTRIES)  # in this order
         entries |= {"schema": SCHEMA, "status": status}
         entries |= {"overrides": [*provenance.overrides], "choices": {**provenance.choices}} | more
         record = {key: entry for key, entry in entries.items() if entry is not None}
@@ -113,7 +114,7 @@ class Result:
         return cls.from_json(record)
 
     @classmethod
-    def from_json(cls, record: dict[str, Any], **known: Any) -> Self:
+    def from_json(cls, record: Entries, **known: Any) -> Self:
         """Parse a file's record.
 
         ``known`` are further fields. ValueError if it is none, or altered.
@@ -169,7 +170,7 @@ PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of each fi
 ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key in keys))
 
 
-def parse_entries(record: Mapping[str, Any]) -> dict[str, Any]:
+def parse_entries(record: Mapping[str, Any]) -> Entries:
     """Return the fields that ``record`` has; ValueError if malformed."""
     parsed = {}
     try:
@@ -182,18 +183,18 @@ def parse_entries(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parsed.items() if value is not None}
 
 
-def seal(record: dict[str, Any]) -> dict[str, Any]:
+def seal(record: Entries) -> Entries:
     """Add a record's checksum to it: damage and edits show, forgery does not."""
     return record | {"checksum": _checksum(record)}
 
 
-def check_seal(record: dict[str, Any]) -> None:
+def check_seal(record: Entries) -> None:
     """Raise ValueError unless a record matches its checksum, if it has one."""
     if "checksum" in record and record["checksum"] != _checksum(record):
         raise ValueError("checksum: damaged or edited after it was written")
 
 
-def _checksum(record: dict[str, Any]) -> str:
+def _checksum(record: Entries) -> str:
     content = {key: value for key, value in record.items() if key != "checksum"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -15,6 +15,7 @@ from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.condition_bits import check_dropped
+from triptych.records import Config
 from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, parts_read, some_of
 from triptych.run.experiment import Experiment
@@ -25,7 +26,7 @@ from triptych.terminal import progress_bar
 SAMPLES = "samples"
 
 
-def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
+def drawing_of(opened: Experiment, values: Config) -> Drawing:
     """Prepare to draw from ``opened`` by ``values`` of ``configs/sample.yaml``; or UserError."""
     model = opened.model
     check_guide(values)
@@ -36,7 +37,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
 
-def cascade_of(values: dict[str, Any]) -> Drawing:
+def cascade_of(values: Config) -> Drawing:
     """Prepare to draw from the last run of a cascade, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
@@ -61,7 +62,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     return noised
 
 
-def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
+def _ready(drawing: Drawing, values: Config) -> Drawing:
     """Move ``drawing`` to its device.
 
     UserError for a label or prompt of ``values`` that it does not take.
@@ -77,7 +78,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
     return drawing
 
 
-def _check_label(drawing: Drawing, values: dict[str, Any]) -> None:
+def _check_label(drawing: Drawing, values: Config) -> None:
     label, classes = values["label"], drawing.data.num_classes
     if not drawing.conditional or not classes:
         raise UserError(f"label={label}: this model was trained without labels; pass null")
@@ -87,7 +88,7 @@ def _check_label(drawing: Drawing, values: dict[str, Any]) -> None:
         raise UserError(f"label={label}: must be null beside a prompt")
 
 
-def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
+def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
     """Return the condition of n samples: prompts, else the label or default, and ``like``."""
     prompt = values.get("prompt")
     if prompt is None:
@@ -121,7 +122,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
     return conditions
 
 
-def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
+def draw_all(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
     UserError: a sample is not finite.
@@ -135,7 +136,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _draw_batch(
-    drawing: Drawing, values: dict[str, Any], condition: Condition | None, rows: Tensor
+    drawing: Drawing, values: Config, condition: Condition | None, rows: Tensor
 ) -> dict[str, Tensor]:
     size, end = len(rows), int(rows[-1]) + 1
     generator = drawing.generator(seed_of(values, int(rows[0])))
@@ -152,7 +153,7 @@ def _draw_batch(
     return {name: parts[name].value for name in drawing.sources} | {SAMPLES: x}
 
 
-def seed_of(values: dict[str, Any], start: int) -> int:
+def seed_of(values: Config, start: int) -> int:
     """Return the seed of the batch that begins with the sample ``start``."""
     return mix(values["seed"], Stream.SAMPLES, start)
 
@@ -183,11 +184,10 @@ def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tenso
 
     At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
-    data, key = drawing.data, f"like={[*images]}"
+    data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
-        raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
-    if len(images) not in (1, 2):
-        raise UserError(f"{key}: must be one image, or two to interpolate between")
+        problem = "this model is not conditioned on embeddings of images"
+        raise UserError(f"like={[*images]}: {problem}; pass a decoder's run")
     condition = data.splits["test"].condition
     assert condition is not None
     first, last = condition[torch.tensor([images[0], images[-1]])].parts[IMAGE].value

@@ -4,11 +4,11 @@ import contextlib
 import shutil
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
 
 from triptych.config.own_code import raised_at
 from triptych.errors import UserError
 from triptych.files import no_link
+from triptych.records import Entries
 from triptych.run.chunks import FOLDER
 from triptych.run.directory import RunDirectory
 from triptych.run.new_process import FailedCall
@@ -38,7 +38,7 @@ class Session:
             return "fit"
         return "build"
 
-    def record(self, status: str, entries: dict[str, Any]) -> Result:
+    def record(self, status: str, entries: Entries) -> Result:
         """Return the result, and write it if this process is the run's first."""
         result = Result.of(self.run.provenance, status, **entries)
         if rank() != 0:

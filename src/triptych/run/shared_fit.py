@@ -9,7 +9,6 @@ import hashlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 from triptych.callbacks.ema import SNAPSHOTS
 from triptych.config.identity import BUNDLES, leaves, role_in
@@ -17,6 +16,7 @@ from triptych.data.build import Fingerprint
 from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, open_regular
+from triptych.records import Config, Entries
 from triptych.run.checkpoints import save_checkpoint
 from triptych.run.directory import BEST, LAST, RunDirectory, log_line, to_json, write_atomic
 from triptych.run.parsing import to_float
@@ -75,7 +75,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
             _copy_fit(run, other, to_float(entry.get("memory")))
 
 
-def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | None:
+def _offering_run(run: RunDirectory, entry: Entries) -> RunDirectory | None:
     """Return the run that an entry names, if it still is the one that offered its fit."""
     name = str(entry.get("run", ""))
     if name in ("", "..", run.path.name) or Path(name).name != name:
@@ -109,7 +109,7 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def _settings(config: Config) -> Entries:
     """Return the settings that a fit follows from, by their dotted keys."""
     flat = dict(leaves(config))
     return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}

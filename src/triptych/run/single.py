@@ -1,12 +1,12 @@
 """Check and prepare a single run, from the command line or from Python."""
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import check_cores
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.inputs import check_files
@@ -14,10 +14,9 @@ from triptych.run.prepare import check_plan, has_run, plan_composed, prepare, re
 from triptych.run.read import find_runs, is_run
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
-SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the value of a single run
 
 
-def check_single(config: DictConfig) -> dict[str, Any]:
+def check_single(config: DictConfig) -> Config:
     """Return a composed run's resolved configuration; UserError if no run can be made of it."""
     check_no_sweep(config)
     check_place(config)
@@ -30,10 +29,7 @@ def check_single(config: DictConfig) -> dict[str, Any]:
 
 
 def check_no_sweep(config: DictConfig) -> None:
-    """Refuse groups and keys that only a sweep reads."""
-    for key, value in SWEEP_KEYS.items():
-        if config.get(key, value) != value:
-            raise UserError(f"{key}={config[key]}: only a sweep reads it; add -m, or leave it out")
+    """Refuse groups that only a sweep reads."""
     for group in SWEEP_GROUPS:
         choice = config.hydra.runtime.choices.get(group)
         if choice not in (None, "null"):
@@ -44,14 +40,12 @@ def check_place(config: DictConfig) -> None:
     """Refuse a directory that several runs or processes would share."""
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
-    if not config.hydra.run.dir:
-        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
     home = Path(config.hydra.run.dir)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")
 
 
-def check_guide(plain: dict[str, Any]) -> None:
+def check_guide(plain: Config) -> None:
     """Refuse guidance by a checkpoint that is not named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
@@ -59,7 +53,7 @@ def check_guide(plain: dict[str, Any]) -> None:
         raise UserError(f"guide=null: this guidance needs a checkpoint, {fix}")
 
 
-def check_run_there(config: DictConfig, plain: dict[str, Any]) -> None:
+def check_run_there(config: DictConfig, plain: Config) -> None:
     """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
     run = RunDirectory(config.hydra.run.dir)
     if has_run(run) and not config.force:

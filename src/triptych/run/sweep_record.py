@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from triptych.declare import Ge, Le, Positive, Whole
 from triptych.errors import Unreadable
 from triptych.files import read_record
+from triptych.records import Entries
 from triptych.run.parsing import error_line
-from triptych.run.provenance_file import Entries, check, entries
+from triptych.run.provenance_file import check, entries
 
 SWEEP, LOOKS = "sweep.json", "looks.json"
 LookCount = Annotated[int, Ge(1), Le(1_000_000)]

@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import (
 
 from triptych.config.build import build
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run.checkpoints import AtomicCheckpointIO
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch
@@ -30,7 +31,7 @@ class NoProfiler(PassThroughProfiler):
     profile = nullcontext  # type: ignore[assignment]
 
 
-def steps_of(config: dict[str, Any], items: int) -> int:
+def steps_of(config: Config, items: int) -> int:
     """Return the steps of a fit: max_steps, or ceil(epochs * batches / accumulated)."""
     node = config["trainer"]
     if node["max_steps"]:
@@ -45,13 +46,13 @@ def steps_of(config: dict[str, Any], items: int) -> int:
     return max(1, math.ceil(round(steps, 6)))
 
 
-def is_sharded(config: dict[str, Any]) -> bool:
+def is_sharded(config: Config) -> bool:
     """Return whether no process has a whole gradient or a whole weight."""
     return str(config["trainer"]["strategy"]).startswith("fsdp")
 
 
 def build_trainer(
-    config: dict[str, Any], run: RunDirectory | None, callbacks: list[Any], steps: int = -1
+    config: Config, run: RunDirectory | None, callbacks: list[Any], steps: int = -1
 ) -> pl.Trainer:
     """Build Lightning's Trainer for a fit of ``steps``.
 
@@ -63,7 +64,7 @@ def build_trainer(
     node["strategy"] = _strategy(node)
     # Lightning counts batches, our key steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
-    own: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
+    own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
     trainer: pl.Trainer = build(
         own,
         "trainer",
@@ -83,7 +84,7 @@ def build_trainer(
     return trainer
 
 
-def check_sharded(config: dict[str, Any]) -> None:
+def check_sharded(config: Config) -> None:
     """Refuse what weights in shards cannot have; UserError."""
     if not is_sharded(config):
         return
@@ -96,7 +97,7 @@ def check_sharded(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
 
 
-def _strategy(node: dict[str, Any]) -> Any:
+def _strategy(node: Config) -> Any:
     """Return Lightning's name of the strategy; of DDP the one that keeps the order of its sums.
 
     The usual one sorts its buckets anew after a start's first step, which changes the order in
@@ -109,7 +110,7 @@ def _strategy(node: dict[str, Any]) -> Any:
     return node["strategy"]
 
 
-def _profiler(config: dict[str, Any], run: RunDirectory | None) -> Any:
+def _profiler(config: Config, run: RunDirectory | None) -> Any:
     """Return the profiler.
 
     Lightning's own choice by name prints, or writes into the current folder.

@@ -5,7 +5,6 @@ Its lock, signals, other processes and failures stand around it, in ``execute``.
 
 import contextlib
 import time
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +13,7 @@ from triptych.callbacks.metrics import metrics_of
 from triptych.config.build import check_targets
 from triptych.data.build import leakage
 from triptych.errors import UserError
+from triptych.records import Config
 from triptych.run.account import account_splits, choose_weights, describe_accounts, peak_memory
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory, log_line
@@ -87,7 +87,7 @@ def train(session: Session) -> Result:
         return session.record("finished", drawn.entries | figures | entries)
 
 
-def set_up(run: RunDirectory, config: dict[str, Any]) -> None:
+def set_up(run: RunDirectory, config: Config) -> None:
     """Prepare this process: threads, seeds, and a look at the code that the configuration names."""
     set_up_torch(config["threads"])
     check_targets(config)

@@ -15,13 +15,14 @@ from triptych.config.schema import ModelKeys
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, load_tensors
-from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
+from triptych.records import Checkpoint, Config
+from triptych.run.directory import SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
 OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
 
 
-def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:
+def check_config(config: Config, what: str, needed: Iterable[str] = ()) -> Config:
     """Check and return a file's configuration: its groups are there and name allowed classes.
 
     ``needed``: further keys that must be there.
@@ -41,14 +42,13 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
     UserError if there is none.
     """
     path = checkpoint_at(ckpt)
-    if path.is_dir():
-        raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
-        raise UserError(f"{key}={path}: {NO_CHECKPOINT}{in_root(path)}")
+        fix = "pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
+        raise UserError(f"{key}={path}: no such file; {fix}{in_root(path)}")
     return path
 
 
-def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
     """Load a checkpoint as plain, checked data on the CPU; UserError: damaged, or another run's."""
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
@@ -59,14 +59,14 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     return content
 
 
-def _load_content(path: Path, where: str) -> dict[str, Any]:
+def _load_content(path: Path, where: str) -> Checkpoint:
     """Load a checkpoint that this version has written; UserError for any other file.
 
     What else is in it has the shape that its readers need, or they raise whatever they raise: those
     of a stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
     """
     try:
-        content: dict[str, Any] = load_tensors(path)
+        content: Checkpoint = load_tensors(path)
     except ValueError as error:
         raise UserError(f"{where}: {error}; pass a checkpoint of a run") from error
     try:
@@ -87,7 +87,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
     return {"average", "name", "others"} <= state.keys()
 
 
-def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
+def _check_own(path: Path, where: str, config: Config) -> None:
     """Check that a checkpoint in a run's directory is that run's, and that of its result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
@@ -144,19 +144,17 @@ def _state(run: RunDirectory) -> str:
     return run.damage() or f"the run there is {run.status}"
 
 
-def check_initial(config: dict[str, Any], begun: bool) -> None:
+def check_initial(config: Config, begun: bool) -> None:
     """Make ``init_from`` absolute, and check it unless the run has already ``begun``."""
     path = config.get("init_from")
     if path is None:
         return
-    if config.get("trained") is not None:
-        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
     config["init_from"] = str(Path(path).absolute())
     if not begun:
         check_reference("init_from", path)
 
 
-def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
+def adopt(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the model's configuration from the run ``trained=`` into a composed one.
 
     UserError: nothing finished is there, or an override is of what only the other run can say.
@@ -176,7 +174,7 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
     check_checkpoint(config["trained"], "trained")
 
 
-def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
+def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
 
     The composed ones stay, but for DDPM's steps, decoder and variance where they were not typed.
@@ -193,7 +191,7 @@ def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: 
 
 
 def _copy_model(
-    source: dict[str, Any], names: Mapping[str, Any], config: dict[str, Any], choices: dict[str, Any]
+    source: dict[str, Any], names: Mapping[str, Any], config: Config, choices: dict[str, Any]
 ) -> None:
     """Copy the keys that define the model, and its groups' names, from another configuration."""
     path = config["trained"]

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import WandbLogger
 
 from triptych.errors import mask_password
+from triptych.records import Config, Entries
 from triptych.run.directory import RunDirectory, log_line
 from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_tables, sweep_of
 from triptych.run.parsing import error_line
@@ -39,7 +40,7 @@ class WandbRun(WandbLogger):
 
     title, pauses = "W&B", ()
 
-    def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
+    def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: Entries):
         self.run, self.artifacts = run, artifacts
         self.wandb = import_wandb(run / "wandb")
         settings = self.wandb.Settings(
@@ -161,7 +162,7 @@ def logged_in() -> bool:
     return False
 
 
-def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
+def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> Entries:
     """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories."""
     sweep, provenance = sweep_of(run), run.provenance
     choices = provenance.choices
