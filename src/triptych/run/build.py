@@ -1,4 +1,4 @@
-"""Build an experiment from a resolved configuration; whatever could fail later fails here."""
+"""Build an experiment from a resolved configuration, so that errors in it appear before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from triptych.run.reopen import check_condition_source, drawn_as, open_model_sta
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
-    """Build all objects of ``config``, and open each checkpoint that it names, once.
+    """Build all objects of ``config``, and open each checkpoint that it names once.
 
-    Or UserError.
+    Raises UserError for a value that is not accepted.
     """
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
@@ -34,7 +34,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
 
 
 def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) -> Experiment:
-    """Build around ``model`` how it draws, and what measures its samples; or UserError."""
+    """Build the sampler of ``model`` and the reference for its sample metrics; or UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
@@ -49,7 +49,10 @@ def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) 
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Refuse an augmentation where the network reads a picture of the unchanged item."""
+    """Refuse an augmentation if the network is conditioned on an image computed from the item.
+
+    The augmentation would change the item but not that image.
+    """
     if all(change.part is not None for change in data.augmentations):
         return
     for name in parts_read(model, data):
@@ -60,9 +63,9 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
 
 
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
-    """Build sampler, guidance and threshold of ``config``.
+    """Build the sampler, guidance and threshold of ``config``.
 
-    UserError for what the model cannot draw with.
+    Raises UserError if the model cannot be sampled with one of them.
     """
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
@@ -73,7 +76,7 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, o
 def _sources(
     config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return the sources of a condition's parts: another part, or a stage that draws it."""
+    """Return the source of each part in ``condition_from``: another part, or a stage that draws it."""
     condition_from: dict[str, Any] = config.get("condition_from") or {}
     stages: dict[str, Any] = config.get("stages") or {}
     for name in stages:
@@ -100,7 +103,7 @@ def _sources(
 
 
 def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
-    """Return how samples are drawn at each value of ``measures.over``."""
+    """Return (value, drawing) for each value of the key ``measures.over``; (None, drawing) without."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -117,7 +120,7 @@ def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tu
 
 
 def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> None:
-    """Give a key of how a run draws another value."""
+    """Set a sampling key (sampler, guidance, threshold, ...) of a configuration to another value."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return
@@ -135,7 +138,7 @@ def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> N
 def _reference(
     config: dict[str, Any], data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
-    """Build what samples are measured against, with the judges that ``measures`` names."""
+    """Build the reference for sample metrics, with the networks that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]
     if len(data.shape) != 3:
         return point_reference(data, measures["n"], seed, metrics)
@@ -152,11 +155,11 @@ def _reference(
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:
-    """Return the contrastive model that judges captions: at ``path``, or the data's own."""
+    """Return the contrastive image-text model for caption metrics: at ``path``, or the data's own."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])
         return embedder
     if data.embedder is None or data.embedder.shape != data.shape:
-        return None  # That of whole images would see something else in these, the low ones.
+        return None  # A model of full-size images does not fit low-resolution images.
     return data.embedder
