@@ -1,4 +1,4 @@
-"""Wrap a model's denoiser in the guidance and the threshold of a configuration."""
+"""Wrap a model's denoiser in the configured guidance and threshold."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from triptych.run.drawing import parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
 
-OUTSIDE = 0.01  # share of the data that a threshold may cut off
+OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
-    """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
+    """Return ``model.denoiser`` wrapped in guidance and threshold; None if neither is configured."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
         return None
@@ -35,7 +35,10 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance of another kind of model, or by a guess that training has not taught."""
+    """Refuse guidance that does not fit the model, or that needs a prediction it was not trained on.
+
+    For example, classifier-free guidance needs a model that was trained with dropped labels.
+    """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
         problem = f"{name} needs a model of the data, not of latents"
@@ -46,7 +49,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
-    """Refuse a threshold below the size of the data, which it would cut off; or one of latents."""
+    """Refuse a threshold that would cut off data values, and any threshold for latents."""
     if model.of_latents:
         raise UserError("threshold: latents do not have the data's range; pass threshold=none")
     size = training_items(data, 1000).x.abs()
@@ -57,7 +60,7 @@ def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
 
 
 def _open_guides(guidance: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> dict[str, Any]:
-    """Open the runs that guide: a classifier, or a weaker version of the model."""
+    """Open the model that guidance needs: a classifier, a weaker model (autoguidance), or none."""
     if "classifier" in guidance:
         return {"classifier": _classifier(guidance["classifier"], model, data, others)}
     if "weak" in guidance:
@@ -88,5 +91,5 @@ def _weak(path: str, model: Any, others: OtherRuns) -> Any:
 
 
 def _key(name: str, path: str, others: OtherRuns) -> str:
-    """Return the key by which the user has given the path of a guide."""
+    """Return the key that the user has passed for the guide's path, for error messages."""
     return "guide" if path and path == others.config.get("guide") else f"guidance.{name}"

@@ -21,7 +21,7 @@ from triptych.run.processes import rank
 from triptych.run.shared_fit import fit_digest, take_fit
 from triptych.run.untrusted import interpreting, read_checkpoint
 
-# Parts whose weights are a run's own, whatever it begins with.
+# Prefixes of weights that ``init_from`` does not copy: those of a learned schedule or loss.
 OWN = ("schedule.", "loss_module.")
 
 
@@ -29,21 +29,24 @@ OWN = ("schedule.", "loss_module.")
 class Origin:
     """The state that a run starts from."""
 
-    start: Path | None  # the checkpoint to go on from
-    step: int  # at which it was taken
-    adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
-    initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
-    data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
-    fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
+    start: Path | None  # the checkpoint to resume from
+    step: int  # its training step
+    adopted: dict[str, Any] | None  # with ``trained``: the other run's checkpoint
+    initial: dict[str, Any] | None  # first start with ``init_from``: the other run's checkpoint
+    data: dict[str, Any]  # the data record of checkpoints, including all items trained on
+    fit: str = ""  # digest that identifies this fit for other runs of the sweep; "" if not shared
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is recorded of the data: without the items."""
+        """The data record without the list of items, for provenance and summary."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what ``run`` starts from; UserError if it was trained on what would now judge it."""
+    """Find what ``run`` starts from: its own checkpoint, another run or random weights.
+
+    Raises UserError if that model was trained on items that are now in validation or test.
+    """
     config = experiment.config
     now = fingerprint(experiment.data)
     fit = fit_digest(run, now)
@@ -58,40 +61,42 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
 
 
 def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
-    """Go on from the run's own checkpoint."""
+    """Resume from the run's own checkpoint ``start``."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
-        write_atomic(start.with_name(LAST), start.read_bytes())  # It is the last that counts.
+        # Resuming reads last.ckpt, so replace it with the checkpoint that the run starts from.
+        write_atomic(start.with_name(LAST), start.read_bytes())
     known = checkpoint["triptych"]
     if "fit_of" in known:
-        fit = ""  # The other run has offered it.
+        fit = ""  # This fit was copied from another run, which has already offered it.
         if rank() == 0:
             run.write_provenance({**run.provenance.record, "fit_of": known["fit_of"]})
     fix = "restore the data, or pass force=true to start over"
     log_line(run, compare_data(now, known.get("data"), HELD_OUT, fix))
     data = remember(now, known.get("data"))
     if data["changed"]:
-        fit = ""  # It was begun with other data.
+        fit = ""  # The fit began with other data, so it is not that of this configuration.
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
 def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str) -> Origin:
-    """Begin from scratch, or with the weights of the run that ``init_from`` names."""
+    """Begin at step 0, with random weights or those of the run ``init_from``."""
     _tell_of_other_data(run, now)
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
         fix = f"init_from={path} must have seen no item of validation or test"
         initial, _ = read_other("init_from", path, now, fix)
-        # This model was trained on the other run's items, too.
+        # The other run's training items count as seen by this model, too.
         data["items"] = remember(now, initial["triptych"].get("data"))["items"]
     return Origin(None, 0, None, initial, data, fit)
 
 
 def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None) -> Origin:
-    """Take the model of the run, or of diffusers' pipeline, that ``trained`` names.
+    """Take the trained model of another run or of a diffusers pipeline (``trained``).
 
-    ``start``: the checkpoint that an earlier start, or this run's first process, has made of it.
+    ``start`` is this run's own copy of that checkpoint, written by an earlier start or by rank 0;
+    None if there is none yet.
     """
     config = experiment.config
     path = config["trained"]
@@ -121,7 +126,11 @@ def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
-    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
+    """Return another run's checkpoint, and a warning if its data differ from ``now`` (else "").
+
+    ``path`` is the value of the configuration key ``key``. Raises UserError that ends with ``fix``
+    if the other run was trained on items that are now in validation or test.
+    """
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
@@ -129,10 +138,11 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
 def initialise(
     run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
-    """Copy the other run's weights into ``model`` where name and shape match.
+    """Copy the other run's weights into ``model`` where name and shape match (``init_from``).
 
-    Parameters but those of a learned schedule or loss, and the buffers of modules that have
-    parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
+    Copied are all parameters except those of a learned schedule or loss, and the buffers of modules
+    that have parameters. Raises UserError if nothing matches, or if some tensors do not match and
+    ``init_partial`` is false.
     """
     path, weights = config["init_from"], reported(checkpoint)
     source = checkpoint["state_dict"] | (average_of(checkpoint, weights) or {})
@@ -167,7 +177,7 @@ def _fits(source: Tensor | None, tensor: Tensor) -> bool:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the parameters, and the buffers of modules that have parameters, by their names."""
+    """Yield (name, tensor) of all parameters, and of the buffers of modules that have parameters."""
     for prefix, module in model.named_modules():
         tensors: dict[str, Any] = dict(module.named_parameters(recurse=False))
         if tensors:
