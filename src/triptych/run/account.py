@@ -46,7 +46,7 @@ SMOOTHING = 1.0  # pseudo-count of the histogram baseline, spread over the K lev
 
 @dataclass(frozen=True)
 class FinalCheckpoint:
-    """The checkpoint that a run leaves after its fit (``content``, at ``path``), and the run's data.
+    """The checkpoint that a run leaves after its fit (``content`` at ``path``), with the data.
 
     Every reported value is computed with a model that is built anew and loaded from this
     checkpoint, as ``evaluate_checkpoint`` does. State that only the trained model object or a
@@ -94,7 +94,7 @@ class FinalCheckpoint:
 
     @property
     def in_new_processes(self) -> bool:
-        """Whether to evaluate in new processes: the run has one process, with user-supplied code."""
+        """Whether to evaluate in a new process: the run has a single one, with user-supplied code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
@@ -199,7 +199,7 @@ def _log(fit: Fit, prefix: str, account: Account) -> None:
 
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> dict[str, Any]:
-    """Return the entries of ``summary.json`` that describe the reported weights and their bounds."""
+    """Return the entries of ``summary.json`` on the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = measures_of(load_config(run / "config.yaml"))
     return {

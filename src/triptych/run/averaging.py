@@ -20,7 +20,7 @@ Average = dict[str, Tensor]  # averaged parameters of the network, by name
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, Average]:
-    """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one comes first."""
+    """Return a checkpoint's averages by name ("sigma_rel_0.1"), the reported one first."""
     for state in checkpoint["callbacks"].values():
         if is_averaging(state):
             return {state["name"]: state["average"]} | state["others"]
@@ -65,7 +65,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
 
 
 def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> Average | None:
-    """Return the average that replaces the raw weights in ``load_weights``; None for raw weights."""
+    """Return the average that replaces the raw weights in ``load_weights``; None for raw."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
@@ -83,7 +83,7 @@ def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
-    """Return the name of the weights that a checkpoint's run reports: "raw" or an average's name."""
+    """Return the name of the weights that a checkpoint's run reports: "raw" or an average's."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"

@@ -1,4 +1,4 @@
-"""Build an experiment from a resolved configuration, so that errors in it appear before training."""
+"""Build an experiment from a resolved configuration; errors in it appear before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, o
 def _sources(
     config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns
 ) -> dict[str, str | Drawing]:
-    """Return the source of each part in ``condition_from``: another part, or a stage that draws it."""
+    """Return the sources of parts in ``condition_from``: other parts, or stages that draw them."""
     condition_from: dict[str, Any] = config.get("condition_from") or {}
     stages: dict[str, Any] = config.get("stages") or {}
     for name in stages:
@@ -103,7 +103,10 @@ def _sources(
 
 
 def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
-    """Return (value, drawing) for each value of the key ``measures.over``; (None, drawing) without."""
+    """Return (value, drawing) for each value of the key ``measures.over``.
+
+    Without this key there is one pair, (None, ``drawing``).
+    """
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -120,7 +123,7 @@ def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tu
 
 
 def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> None:
-    """Set a sampling key (sampler, guidance, threshold, ...) of a configuration to another value."""
+    """Set a key that determines sampling (sampler, guidance, ...) to another value, in place."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return
@@ -155,7 +158,7 @@ def _reference(
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:
-    """Return the contrastive image-text model for caption metrics: at ``path``, or the data's own."""
+    """Return the contrastive image-text model for caption metrics: from ``path`` or the data."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])

@@ -22,9 +22,10 @@ HYDRAS = ("hydra.", "hydra_plugins.")
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Print a user error in one line and exit; any other exception is a bug and keeps its traceback.
+    """Print a user error in one line and exit.
 
-    ``command`` is the name of the command, for explanations of Hydra's errors.
+    Any other exception is a bug and keeps its traceback. ``command`` is the name of the command,
+    for explanations of Hydra's errors.
     """
     # Hydra would print errors and exit; with this variable it raises them, so that we can print.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -83,7 +84,7 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
 
 
 def _as_refusal(error: Exception, command: str) -> UserError | None:
-    """Convert an error that the user can fix to a UserError; return None for a bug of this project."""
+    """Convert an error that the user can fix to a UserError; return None for a bug of ours."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -162,7 +162,7 @@ class RunDirectory(Lockable):
         return self.summary()
 
     def clear_failure(self) -> None:
-        """Remove the record of a failure, so that the run can be retried; keep a finished result."""
+        """Remove the record of a failure, so that the run can be retried; keep other results."""
         result = self.summary()
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
@@ -204,7 +204,7 @@ class RunDirectory(Lockable):
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """Return the path of the reported checkpoint: the last, unless the summary names the best."""
+        """Return the reported checkpoint: ``last.ckpt``, unless the summary names ``best.ckpt``."""
         result = self.summary()
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
@@ -272,7 +272,7 @@ class RunDirectory(Lockable):
                 logs.rmdir()
 
     def sweep_up(self) -> None:
-        """Remove temporary files that a killed process left; call it only while holding the lock."""
+        """Remove temporary files of a killed process; call this only while holding the lock."""
         leftovers = [self / PRUNE, *self.path.glob(".error-*.json")]
         for folder, _ in walk(self.path):
             leftovers += folder.glob(".*.tmp")

@@ -1,4 +1,4 @@
-"""Draw samples from a model with its sampler, its conditions and the earlier stages of a cascade."""
+"""Draw samples from a model with its sampler, conditions and a cascade's earlier stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,7 +98,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Complete the condition of n samples with the parts in ``sources``, on the model's device."""
+        """Complete the condition of n samples with parts from ``sources``, on the model's device."""
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts
@@ -133,7 +133,7 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Draw n samples with the conditions of ``self.condition``: (n, *shape), data units, CPU."""
+        """Draw n samples given ``self.condition(...)``: (n, *shape) in data units, on the CPU."""
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()

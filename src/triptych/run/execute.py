@@ -25,7 +25,7 @@ PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a 
 
 
 def execute(run: RunDirectory) -> Result:
-    """Execute a run to its end and return its result; return the recorded result if it has finished.
+    """Execute a run to its end and return its result; a finished run is not executed again.
 
     Raises:
         Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can be resumed, and

@@ -37,7 +37,7 @@ NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}
 
 @dataclass(frozen=True)
 class Fit:
-    """The trainer of a fit, the callback that saves its checkpoints, and callbacks used afterwards."""
+    """The trainer of a fit, the callback that saves checkpoints, and callbacks to use afterwards."""
 
     trainer: pl.Trainer
     keep: Keep
@@ -168,7 +168,7 @@ def is_fitted(experiment: Experiment, origin: Origin) -> bool:
 
 
 def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> None:
-    """Try what would otherwise fail only at the end of the fit, or give wrong results; UserError."""
+    """Raise UserError for what would fail only at the end of the fit, or give wrong results."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)

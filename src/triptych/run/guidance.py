@@ -17,7 +17,7 @@ OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
-    """Return ``model.denoiser`` wrapped in guidance and threshold; None if neither is configured."""
+    """Return ``model.denoiser`` wrapped in guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
         return None
@@ -35,7 +35,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance that does not fit the model, or that needs a prediction it was not trained on.
+    """Refuse guidance that needs a prediction for which the model was not trained.
 
     For example, classifier-free guidance needs a model that was trained with dropped labels.
     """

@@ -177,7 +177,7 @@ def _fits(source: Tensor | None, tensor: Tensor) -> bool:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield (name, tensor) of all parameters, and of the buffers of modules that have parameters."""
+    """Yield (name, tensor) of all parameters, and of buffers in modules that have parameters."""
     for prefix, module in model.named_modules():
         tensors: dict[str, Any] = dict(module.named_parameters(recurse=False))
         if tensors:

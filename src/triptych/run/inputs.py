@@ -45,7 +45,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
     """Return whether all runs use one data set, and use it on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
-    if "slurm" in launcher or "ray" in launcher:  # Their nodes may have the data; this one need not.
+    if "slurm" in launcher or "ray" in launcher:  # The data may exist on their nodes only.
         return False
     return not any(key.partition(".")[0] == "data" for key in varying)
 

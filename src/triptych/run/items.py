@@ -27,7 +27,10 @@ KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 
 @dataclass(frozen=True)
 class Items:
-    """Bound of each test item in the reported unit, (n,) float64, ordered by `index`, (n,) int64."""
+    """The bound of each test item, in the reported unit.
+
+    `total` is (n,) float64, ordered by the items' `index`, (n,) int64.
+    """
 
     index: np.ndarray
     total: np.ndarray
@@ -76,7 +79,7 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it has other content.
+    """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
     The array called ``square`` must have shape (n, n). Nothing is unpickled. Files that unpack to
     more than TRIPTYCH_MAX_ITEMS bytes are refused.

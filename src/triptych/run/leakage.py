@@ -1,4 +1,4 @@
-"""Detect test items that a model was trained on, and data that have changed."""
+"""Detect held-out items that a model was trained on, and data sets that have changed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from triptych.errors import UserError
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
+    """Describe how the data ``now`` differ from those that a checkpoint's model has ``seen``.
 
-    "" if they do not.
-
-    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    Return "" if they are equal or nothing is recorded. ``seen`` is a record from ``remember``.
+    Raises UserError, which ends with ``fix``, if the model was trained on an item that is now in
+    one of the splits ``judged``.
     """
     if not seen or not _has_changed(now, seen):
         return ""
@@ -30,7 +30,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a checkpoint's record of data: fingerprint, and all items trained on."""
+    """Return the data record for a checkpoint: the fingerprint, and all items ever trained on."""
     items = dict(now.items)
     if not seen:
         return {**now.record(), "changed": False, "items": items}
@@ -46,7 +46,10 @@ def _has_changed(now: Fingerprint, seen: dict[str, Any]) -> bool:
 
 
 def _count_trained(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """Count the items that were trained on and were not held out as well, as doubles of others."""
+    """Count the items that were in the training split and not also in a held-out split.
+
+    An item that occurs twice in the data can be in both.
+    """
     if items is None or "train" not in seen:
         return 0
     held_out = [seen[name] for name in HELD_OUT if name in seen]
