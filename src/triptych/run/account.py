@@ -94,7 +94,7 @@ class FinalCheckpoint:
 
     @property
     def in_new_processes(self) -> bool:
-        """Whether to evaluate in a new process: the run has a single one, with user-supplied code."""
+        """Whether to evaluate in a new process: this one is single and has user-supplied code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:

@@ -98,7 +98,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Complete the condition of n samples with parts from ``sources``, on the model's device."""
+        """Add the parts from ``sources`` to the condition of n samples, on the model's device."""
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts

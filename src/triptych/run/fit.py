@@ -37,7 +37,7 @@ NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}
 
 @dataclass(frozen=True)
 class Fit:
-    """The trainer of a fit, the callback that saves checkpoints, and callbacks to use afterwards."""
+    """The trainer of a fit, with the callbacks that later steps of the run still need."""
 
     trainer: pl.Trainer
     keep: Keep

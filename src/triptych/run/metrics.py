@@ -1,6 +1,7 @@
-"""Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume.
+"""Write ``metrics.csv``, and convert configurations and results for the other loggers.
 
-Select what the other loggers get beside it: configuration, figures and panels of a result.
+The table has one row per step and one column per metric. After a kill and resume it is the same as
+without.
 """
 
 import csv
@@ -20,22 +21,23 @@ from triptych.run.directory import RunDirectory, atomic, log_line, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # rows at the end of the table that may still gain figures
-LONGEST = 18  # digits of a step
+OPEN = 8  # number of rows at the end of the table that may still gain values
+LONGEST = 18  # maximum number of digits of a step
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
-NO_CHOICE = ("hydra", "local", "logger", "paths")  # groups that do not tell runs apart
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # config groups that do not distinguish runs
 NOT_PARAMETERS = ("logger", "paths")
-RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
+RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 
 
 class MetricsCsv(Logger):
-    """A Lightning logger that appends to a table, at most once in ``every`` seconds.
+    """A Lightning logger that writes a CSV table, at most once in ``every`` seconds.
 
-    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again
-    when they change; a new column, or a figure of a step further back, takes a rewrite of the whole
-    table. A run that resumes at step s drops the rows after s, so each step stands once. ``time``
-    is the seconds of fitting that led to the row, by ``clock``.
+    Values of the same step are merged into one row. The last ``OPEN`` rows are kept in memory
+    (held) and written again when they change; earlier rows are closed. A new column, or a value for
+    a closed row, requires a rewrite of the whole table. A run that resumes at step s drops the rows
+    after s, so that each step occurs once. The column ``time`` is the fitting time in seconds up to
+    the row, from ``clock``.
     """
 
     name, version = "csv", ""
@@ -44,15 +46,13 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # columns of the file
-        self.rows: dict[int, dict[str, Any]] = {}  # the rows that are held, by step
-        self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
+        self.rows: dict[int, dict[str, Any]] = {}  # held rows by step
+        # Step of the last closed row, and the byte of the file at which it ends.
+        self._closed, self._end = -1, 0
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Keep the rows up to ``step``, the last of them held.
-
-        Print a warning if some are damaged.
-        """
+        """Load an existing table without the rows after ``step``; warn about damaged rows."""
         damaged: list[int] = []
         kept = deque(self._stored(step, damaged), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
@@ -63,22 +63,22 @@ class MetricsCsv(Logger):
             log_line(None, f"{self.path}: {len(damaged)} of its rows are damaged and left out")
 
     def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the file's rows up to a step, one at a time.
+        """Yield the file's rows up to the step ``until``, one at a time.
 
-        Append the numbers of those that are damaged.
+        The row numbers of damaged rows are appended to ``damaged``.
         """
         table, last = read_rows(self.path), -1
         header = next(table, [])
         for number, cells in enumerate(table):
             row = _parse_row(header, cells)
-            if row is None or row[0] <= last:  # Each step stands once, in order.
+            if row is None or row[0] <= last:  # Steps must be unique and increasing.
                 damaged.append(number)
             elif row[0] <= until:
                 last = row[0]
                 yield row
 
     def all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield all rows in order: those of the file that are closed, with what is held."""
+        """Yield all rows in order: the file's closed rows merged with the held rows."""
         held = dict(sorted(self.rows.items()))
         for step, row in self._stored(self._closed, damaged=[]):
             for earlier in [other for other in held if other < step]:
@@ -93,14 +93,14 @@ class MetricsCsv(Logger):
         return step, dict(self.rows.get(step, {}))
 
     def time(self, step: int) -> dict[str, Any]:
-        """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
+        """Return {"time": seconds of fitting} for a step; {} if it has no row."""
         row = self.rows.get(step, {})
         if "time" not in row:
             return {}
         return {"time": float(row["time"])}
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the configuration has its own file."""
+        """Do nothing: the configuration is stored in its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -109,16 +109,16 @@ class MetricsCsv(Logger):
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
     def save(self) -> None:
-        """Write the table if the last write is long enough ago.
+        """Write the table if the last write was more than ``every`` seconds ago.
 
-        Lightning calls this at every row.
+        Lightning calls this after each logged row.
         """
         if time.monotonic() - self._written > self.every:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write what has changed now, unless there are no rows."""
+        """Write all changes now; without rows or a file, do nothing."""
         if not self.rows and not self.path.exists():
             return
         if self._can_append():
@@ -128,21 +128,21 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def _can_append(self) -> bool:
-        """Return whether the file stands as written, and only held rows have changed."""
+        """Return whether the file is still as written, and only held rows have changed."""
         if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
             return False
         new = {name for row in self.rows.values() for name in row} - {*self._columns}
         return not new and min(self.rows, default=0) > self._closed
 
     def _append(self) -> None:
-        """Write the held rows anew, after those that are closed."""
+        """Rewrite the held rows, which follow the closed rows in the file."""
         rows = sorted(self.rows.items())
         closed, held = _lines(self._columns, rows[:-OPEN]), _lines(self._columns, rows[-OPEN:])
         write_end(self.path, self._end, closed + held)
         self._hold(rows, self._end + len(closed))
 
     def _rewrite(self) -> None:
-        """Write the whole table anew, a row at a time."""
+        """Rewrite the whole table, one row at a time."""
         names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
         columns = ["step", *names]
         last: deque[tuple[int, dict[str, Any]]] = deque(maxlen=OPEN + 1)
@@ -157,9 +157,9 @@ class MetricsCsv(Logger):
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
-        """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
+        """Hold the last ``OPEN`` of ``rows`` in memory and count the others as closed.
 
-        The others are closed.
+        ``end`` is the byte of the file at which the held rows begin.
         """
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
@@ -179,7 +179,7 @@ def _lines(columns: list[str], rows: Iterable[tuple[int, dict[str, Any]]], heade
 
 
 def _parse_row(header: list[str], cells: list[str]) -> tuple[int, dict[str, Any]] | None:
-    """Return the step of a row and its figures, as text; None if it is damaged."""
+    """Return the step of a row and its values as text; None if the row is damaged."""
     row = dict(zip(header, cells, strict=False))
     step = row.pop("step", "")
     if len(cells) != len(header) or not step.isdecimal() or len(step) > LONGEST:
@@ -202,10 +202,10 @@ def sweep_of(run: RunDirectory) -> str | None:
 def comparable(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
+    """Return the settings that distinguish runs, such as {"objective": "v", "optimizer/lr": 0.01}.
 
-    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot
-    in it.
+    They are group choices, the seed, the setting and keys that were overridden on the command line.
+    Keys have "/" in place of ".", as W&B cannot filter by keys with dots.
     """
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
@@ -219,7 +219,7 @@ def comparable(
 
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
-    """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
+    """Return a run's configuration and group choices as a flat dict of numbers and text."""
     config, choices = run.config(), run.provenance.choices
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= comparable(choices, config)
@@ -227,7 +227,7 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
 
 
 def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
+    """Flatten ``summary.json`` to {"test/bpd", "test/bpd_stderr", "measures/...", ...: value}."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if key not in NOT_FIGURES:
@@ -236,7 +236,7 @@ def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
+    """Return a summary's numbers by flat name, except those in ``logged``; {} without a summary."""
     if summary is None:
         return {}
     flat = flat_figures(summary.record)
@@ -244,9 +244,10 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
 
 
 def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
-    """Return the figures in a value.
+    """Flatten a value to {name: scalar}.
 
-    A mean has its own name, its other entries that with a suffix.
+    {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; another dict's entries
+    are named with ``prefix``. Lists and None are dropped.
     """
     if isinstance(value, dict) and {"mean", "n"} <= value.keys():
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
@@ -262,7 +263,7 @@ def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
 
 
 def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
+    """Return the curves of a summary as tables: {"panels/noise_levels": (columns, rows), ...}."""
     return {
         f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])
         for key, value in record.items()
@@ -271,7 +272,7 @@ def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns of numbers, all of one length."""
+    """Return whether a value is a dict of lists of numbers, all of the same length."""
     if not isinstance(value, dict):
         return False
     lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}
