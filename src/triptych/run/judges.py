@@ -47,7 +47,7 @@ def read_statistics(path: str) -> Moments:
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
         raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    # The first argument is the number of images, which the file does not contain.
+    # The file does not contain the number of images; frechet_distance only checks that it is > 1.
     return Moments(FEATURES, mu, sigma)
 
 

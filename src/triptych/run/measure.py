@@ -261,7 +261,8 @@ def _finite(x: float) -> float | None:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Compute the squared error of the model's posterior mean E[x | z], per dimension.
 
-    Return {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels.
+    It is averaged over items of the ``shown`` split, without conditions. Return
+    {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels.
     "excess" is the squared distance between the model's posterior mean, by Tweedie's formula from
     its score, and the exact one; "spread" is the variance of the exact posterior.
 

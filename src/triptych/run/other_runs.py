@@ -62,7 +62,7 @@ class OtherRuns:
 
 
 def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> None:
-    """Open the teacher (distillation) and pass it to the model's objective, if one is configured."""
+    """Open the teacher for distillation, if one is configured, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
         model.objective.teacher = open_teacher(objective["teacher"], model, data, others)

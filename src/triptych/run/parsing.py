@@ -24,7 +24,7 @@ from triptych.terminal import in_one_line, printable
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of the variational bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # maximum number of points of a curve, as a report plots all of them
-METRICS = 32  # maximum number of metrics, as each is a column; an untrusted file may have any number
+METRICS = 32  # maximum number of metrics that are read from an untrusted file; each is a column
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 # Values that a label must show with their key: numbers, booleans and null.
@@ -110,7 +110,7 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse Hydra overrides such as ["objective=x0", "~c"] to {"objective": "x0", "c": "removed"}."""
+    """Parse Hydra overrides: ["objective=x0", "~c"] -> {"objective": "x0", "c": "removed"}."""
     parsed = {}
     for override in overrides:
         key, equals, value = override.partition("=")
