@@ -32,7 +32,7 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Save environment, folder and import paths, which user-supplied code may change, for servers."""
+    """Save environment, folder and paths for new processes; user-supplied code may change them."""
     for server in _servers:  # A server that an earlier run in this process has started.
         server.stdin.close()
     _servers.clear()

@@ -16,7 +16,7 @@ from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing, some_of
 
-# Picture of prompts: captions of classes trained on, captions of other classes, samples per caption.
+# In the picture of prompts: captions of trained classes, of other classes, samples per caption.
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8
 FRAMES = 9  # maximum number of noise levels in the picture of a trajectory
 GREY = 96  # grey level of the lines between images, and of empty cells
@@ -185,7 +185,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def tiled(pixels: Tensor) -> Any:
-    """Tile images (rows, columns, C, H, W), uint8, into one picture with grey lines between them."""
+    """Tile images (rows, columns, C, H, W), uint8, into one picture, separated by grey lines."""
     from PIL import Image
 
     pixels = pad(pixels, (0, 1, 0, 1), value=GREY).permute(0, 3, 1, 4, 2)

@@ -247,7 +247,7 @@ def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
 
 
 def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) -> None:
-    """Write a run's model, its schedule and a model card to ``folder`` as a pipeline, atomically."""
+    """Write a run's model, schedule and model card to ``folder`` as a pipeline, atomically."""
     result, config = check_expressible(run)
     import diffusers
 

@@ -82,7 +82,7 @@ class RunPlan(NamedTuple):
 
     done: bool  # The same run has finished; its result is returned.
     changes: Changes  # The run is resumed with these changed settings.
-    other: Changes  # These differences make it another run; if there are any, the command is refused.
+    other: Changes  # Differences that make it another run; with any, the command is refused.
 
 
 def has_run(run: RunDirectory) -> bool:

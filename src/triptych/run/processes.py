@@ -34,7 +34,7 @@ _held: list[tuple[Path, IO[str]]] = []  # directories that this process has lock
 
 
 def _launcher() -> tuple[str, ...]:
-    """Return the names of environment variables: that of the rank, then those identifying a launch."""
+    """Return the names of environment variables: of the rank, then those identifying the launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
@@ -83,7 +83,7 @@ def lives(pid: int) -> bool:
 
 
 def end_with_parent() -> None:
-    """Watch the parent process and end this one when it is gone (for a sweep's jobs and for ranks)."""
+    """End this process when its parent is gone: for the jobs of a sweep and the ranks of a run."""
     parent = int(os.environ.get(PARENT) or 0)
     os.environ[PARENT] = str(os.getpid())  # for ranks that this process starts
     if parent not in (0, os.getpid()):
