@@ -119,7 +119,7 @@ def check_imported(config: dict[str, Any]) -> None:
 
 
 def finished_before(*runs: RunDirectory) -> str:
-    """Return a warning that names finished runs whose code or packages have changed; "" for none."""
+    """Return a warning that names finished runs whose code or packages changed; "" for none."""
     changes, names = set(), []
     for run in runs:
         # If a run cannot be read, its own job reports the error.
@@ -143,7 +143,7 @@ def commit_of(root: Path) -> str:
 
 
 def git_state(root: Path, *code: str) -> dict[str, Any]:
-    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is untracked.
+    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is not in it.
 
     ``code`` are files or folders beneath ``root``. "dirty" is also true if they contain new,
     untracked files. The diff has neither new files nor files that may contain secrets.

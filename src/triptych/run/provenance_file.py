@@ -28,7 +28,7 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: its machine, code, packages and data, and a warning if code has changed."""
+    """One start of a run: machine, code, packages, data, and a warning if the code has changed."""
 
     host: str = ""
     device: str = ""

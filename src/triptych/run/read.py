@@ -278,7 +278,7 @@ def read_position(directory: Path) -> Position | None:
 
 
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
-    """Return a run without a result, with status "running", "pruned" (by a search) or "interrupted"."""
+    """Return a run without a result; its status is "running", "pruned" or "interrupted"."""
     position = read_position(directory)
     status: Status = "interrupted"
     if now - _last_sign(directory, position) < STALE and not _is_abandoned(directory):
@@ -298,7 +298,7 @@ def _last_sign(directory: Path, position: Position | None) -> float:
 
 
 def _is_abandoned(directory: Path) -> bool:
-    """Return whether no process holds a run: the lock file is empty, or its process has ended here."""
+    """Return whether no process works on a run: its lock file is empty, or its owner has ended."""
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         owner = file.read(1000).strip()
         pid = pid_of(owner)

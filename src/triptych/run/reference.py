@@ -34,7 +34,7 @@ FEW = 3  # up to this number of modes, the fraction of each mode is recorded
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user-supplied metrics of samples; UserError if one has a built-in metric's name."""
+    """Return the user-supplied metrics of samples; UserError if a name is that of a built-in one."""
     metrics = named_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
@@ -103,9 +103,10 @@ class SampleReference:
         return figures
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Return the metrics that do not depend on captions; ``labels`` (n,) are the samples' classes.
+        """Return the metrics that do not depend on captions.
 
-        ``repeat`` selects the true set to compare with, if it is drawn anew for each comparison.
+        ``labels`` (n,) are the samples' classes. ``repeat`` selects the true set to compare with,
+        if it is drawn anew for each comparison.
         """
         raise NotImplementedError
 
@@ -116,7 +117,7 @@ class SampleReference:
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of a random set of up to n held-out items; ``number`` seeds."""
+        """Return features and classes of a random set of up to n held-out items (seed ``number``)."""
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
         labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
@@ -151,7 +152,7 @@ class SampleReference:
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _own_figures(self, samples: Samples) -> dict[str, float]:
-        """Return the user-supplied metrics; each gets a copy of the samples, which it may change."""
+        """Return the user-supplied metrics; each gets its own copy of the samples."""
         figures = {}
         for name, metric in self.own.items():
             with raised_by(f"metrics.{name}"):
@@ -159,7 +160,7 @@ class SampleReference:
         return figures
 
     def try_own(self, labelled: bool = False) -> None:
-        """Try the user-supplied metrics on pure noise, with labels of all classes if ``labelled``."""
+        """Try the user-supplied metrics on noise, with labels of all classes if ``labelled``."""
         if not self.own:
             return
         train = self.data.splits["train"]
@@ -299,7 +300,7 @@ class ImageReference(SampleReference):
         return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features and logits of the classifier, Inception features and text-image embedding.
+        """Return the classifier's features and logits, Inception features and text-image embeddings.
 
         The images themselves are added if there are user-supplied metrics.
         """
@@ -364,7 +365,7 @@ class ImageReference(SampleReference):
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
-        """Compute Fréchet distance, precision and recall of features, and class accuracy of labels."""
+        """Compute Fréchet distance, precision, recall and, with labels, class accuracy."""
         of_samples = features["features"]
         figures = {
             "frechet_distance": measures.frechet_distance(self.features, of_samples),

@@ -1,4 +1,4 @@
-"""Samples of opened runs, for ``triptych-sample`` and Python."""
+"""Draw samples from trained runs, for ``triptych-sample`` and for use in Python."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened`` by ``values`` of ``configs/sample.yaml``; or UserError."""
+    """Prepare to sample from a run with the ``values`` of ``configs/sample.yaml``; or UserError."""
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -37,7 +37,10 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last run of a cascade, conditioned on the others; or UserError."""
+    """Prepare to sample from a cascade, whose earlier stages draw the last one's conditions.
+
+    Raises UserError for values that are not accepted.
+    """
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -52,7 +55,10 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
-    """Return the stages with noise on those conditions that had noise in training; or UserError."""
+    """Add noise of this level to conditions of stages that were trained with conditioning noise.
+
+    Raises UserError if there is no such stage.
+    """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
         problem = "no stage was trained with noise on what those before it draw"
@@ -62,16 +68,16 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 
 
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
-    """Move ``drawing`` to its device.
+    """Move the model to its device.
 
-    UserError for a label or prompt of ``values`` that it does not take.
+    Raises UserError for a label or prompt in ``values`` that the model does not take.
     """
     if values["label"] is not None:
         _check_label(drawing, values)
     if values["like"] is not None:
         others = {name: source for name, source in drawing.sources.items() if name != IMAGE}
         drawing = replace(drawing, sources=others)
-    condition_of(drawing, values, 1)  # refuses before anything is drawn
+    condition_of(drawing, values, 1)  # Raises errors before anything is drawn.
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(values["threads"] or torch.get_num_threads())
     return drawing
@@ -88,7 +94,10 @@ def _check_label(drawing: Drawing, values: dict[str, Any]) -> None:
 
 
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
-    """Return the condition of n samples: prompts, else the label or default, and ``like``."""
+    """Return the condition of n samples: from ``prompt``, else ``label`` or the default.
+
+    With ``like``, embeddings of test images are added.
+    """
     prompt = values.get("prompt")
     if prompt is None:
         condition = drawing.condition(n, values["label"])
@@ -103,9 +112,9 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Return what the model reads of each prompt.
+    """Return the condition parts computed from each prompt; UserError if the model lacks others.
 
-    ``with_image``: an image's embedding comes beside it.
+    ``with_image``: an image embedding will be added to them.
     """
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
@@ -122,9 +131,9 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
+    """Draw n samples, and return {"samples": x, name of an earlier stage's part: its samples}.
 
-    UserError: a sample is not finite.
+    Each is (n, *shape), in data units. Raises UserError if a sample is not finite.
     """
     n = values["n"]
     condition = condition_of(drawing, values, n)
@@ -143,7 +152,7 @@ def _draw_batch(
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
-        # Rounded to the data's levels, as samples of the other stages are.
+        # Round to the data's levels, as is done for samples of the earlier stages.
         x = drawing.data.as_condition(x)
     if not x.isfinite().all():
         fix = "choose another sampler or more sampler.steps"
@@ -153,14 +162,14 @@ def _draw_batch(
 
 
 def seed_of(values: dict[str, Any], start: int) -> int:
-    """Return the seed of the batch that begins with the sample ``start``."""
+    """Return the seed of the batch whose first sample has the index ``start``."""
     return mix(values["seed"], Stream.SAMPLES, start)
 
 
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise where conditions had noise in training; or None."""
+    """Return a function that adds noise to the part that had noise in training; None without one."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:
@@ -179,9 +188,10 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other.
+    """Return embeddings (n, d) of one test image, or interpolated between two.
 
-    At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
+    ``images`` are one or two indices of test items. The interpolation has even steps along the
+    great circle through both embeddings (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data, key = drawing.data, f"like={[*images]}"
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:
