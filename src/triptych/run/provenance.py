@@ -143,7 +143,7 @@ def commit_of(root: Path) -> str:
 
 
 def git_state(root: Path, *code: str) -> dict[str, Any]:
-    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is not in it.
+    """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if it lacks ``code``.
 
     ``code`` are files or folders beneath ``root``. "dirty" is also true if they contain new,
     untracked files. The diff has neither new files nor files that may contain secrets.

@@ -34,7 +34,7 @@ FEW = 3  # up to this number of modes, the fraction of each mode is recorded
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user-supplied metrics of samples; UserError if a name is that of a built-in one."""
+    """Return the user-supplied metrics of samples; UserError if a name is already built in."""
     metrics = named_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
@@ -117,7 +117,10 @@ class SampleReference:
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of a random set of up to n held-out items (seed ``number``)."""
+        """Return features and classes of a random set of held-out items, with seed ``number``.
+
+        It has up to n items; the classes are None if the items have no labels.
+        """
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
         labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
@@ -300,7 +303,7 @@ class ImageReference(SampleReference):
         return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the classifier's features and logits, Inception features and text-image embeddings.
+        """Return features of images from the classifier, InceptionV3 and the contrastive model.
 
         The images themselves are added if there are user-supplied metrics.
         """

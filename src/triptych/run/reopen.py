@@ -64,7 +64,7 @@ def reopen(
     except UserError as error:
         if key == "ckpt":
             raise
-        raise UserError(f"{where}: {error}") from error  # Say which of several runs has the problem.
+        raise UserError(f"{where}: {error}") from error  # Name the run, as there may be several.
     except Exception as error:  # A malformed configuration can raise any type of error.
         raise UserError(f"{where}: its model cannot be built ({describe_error(error)})") from error
 
@@ -183,7 +183,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
 
 
 def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
-    """Check that a stage is conditioned on what earlier stages draw, or on parts the user passes."""
+    """Check that earlier stages draw all conditions of a stage that the user does not pass."""
     drawn = {str(run.data.known_as): run for run in before}
     _check_parts(what, stage, drawn)
     for name, run in drawn.items():

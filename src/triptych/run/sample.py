@@ -169,7 +169,7 @@ def seed_of(values: dict[str, Any], start: int) -> int:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise to the part that had noise in training; None without one."""
+    """Return a function that adds noise to the condition that had noise in training, or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:

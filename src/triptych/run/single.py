@@ -14,11 +14,12 @@ from triptych.run.prepare import check_plan, has_run, plan_composed, prepare, re
 from triptych.run.read import find_runs, is_run
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
-SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the value of a single run
+# Keys that only sweeps use, with the value that they must have in a single run.
+SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:
-    """Return a composed run's resolved configuration; UserError if no run can be made of it."""
+    """Return the resolved configuration of a single run; UserError if it is not valid."""
     check_no_sweep(config)
     check_place(config)
     plain = resolve_composed(config)
@@ -30,7 +31,7 @@ def check_single(config: DictConfig) -> dict[str, Any]:
 
 
 def check_no_sweep(config: DictConfig) -> None:
-    """Refuse groups and keys that only a sweep reads."""
+    """Refuse groups and keys that only a sweep uses."""
     for key, value in SWEEP_KEYS.items():
         if config.get(key, value) != value:
             raise UserError(f"{key}={config[key]}: only a sweep reads it; add -m, or leave it out")
@@ -52,7 +53,7 @@ def check_place(config: DictConfig) -> None:
 
 
 def check_guide(plain: dict[str, Any]) -> None:
-    """Refuse guidance by a checkpoint that is not named."""
+    """Refuse guidance that needs a checkpoint if ``guide`` is not set."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
         fix = "as in guide=.../checkpoints/last.ckpt"
@@ -60,16 +61,16 @@ def check_guide(plain: dict[str, Any]) -> None:
 
 
 def check_run_there(config: DictConfig, plain: dict[str, Any]) -> None:
-    """Refuse a directory that holds another run, as ``prepare`` would; nothing is written."""
+    """Refuse a directory that holds another run, as ``prepare`` does, but write nothing."""
     run = RunDirectory(config.hydra.run.dir)
     if has_run(run) and not config.force:
         check_plan(run, plan_composed(run, config), plain)
 
 
 def prepare_run(cfg: DictConfig, hydra: DictConfig, folder: Path) -> RunDirectory:
-    """Prepare the directory of a composed run in the first process; the others wait for it.
+    """Prepare the directory of a composed run on rank 0; the other ranks wait for it.
 
-    ``hydra``: Hydra's node of the composition. Errors as of ``prepare``.
+    ``hydra`` is Hydra's node of the composed configuration. Raises the errors of ``prepare``.
     """
     if processes.rank() != 0:
         processes.await_announcement(folder)
