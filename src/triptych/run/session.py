@@ -49,7 +49,7 @@ class Session:
         return result
 
     def record_failure(self, error: Exception) -> None:
-        """Record why the run failed; append the traceback of an unexpected error to ``train.log``."""
+        """Record why the run failed; an unexpected error's traceback goes to ``train.log``."""
         if not isinstance(error, UserError) or isinstance(error, FailedCall) or raised_at(error):
             self.log_traceback()
         self.record("failed", {"stage": self.stage, "error": failure_line(error)[:1000]})

@@ -32,7 +32,7 @@ OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
 
 def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
-    """Return a digest that identifies the fit of ``run`` within its sweep; "" if it is not shared."""
+    """Return a digest that identifies a run's fit within its sweep; "" if it is not shared."""
     sweep, config = run.path.parent, run.config()
     # With torchrun or srun, not all ranks might see that another run has ended.
     if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():

@@ -20,7 +20,7 @@ LookCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 class Record:
-    """Base of records that are valid as a whole or refused; a missing file gives an empty record."""
+    """Base class of records; a malformed file is refused, a missing one gives an empty record."""
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
@@ -77,7 +77,7 @@ class Tuning(Record):
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
-        """Parse an entry ``tuning``; ValueError if a value has a wrong type or a point is invalid."""
+        """Parse an entry ``tuning``; ValueError if a value's type or a point is wrong."""
         tuning = super().from_dict(record)
         for point in tuning.points:
             if not 0 < len(point) == len(tuning.keys):
