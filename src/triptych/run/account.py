@@ -164,7 +164,7 @@ def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
     if experiment.config["checkpoint"] != "best" or not fit.trainer.global_step:
         return last  # Without a training step there is no best checkpoint.
     if not best.exists():
-        raise UserError(f"checkpoint=best: {best} is not there; restore it, or force=true starts over")
+        raise UserError(f"checkpoint=best: {best} does not exist; restore it, or force=true starts over")
     return best
 
 
@@ -242,4 +242,4 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most if sys.platform == "darwin" else 1024 * most)  # kilobytes on Linux
+    return float(most if sys.platform == "darwin" else 1024 * most)  # Linux reports kilobytes.

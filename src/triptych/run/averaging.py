@@ -102,7 +102,7 @@ def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> 
         raise UserError(f"weights={weights}: must be one of {choices}")
     reads = _snapshots(run, step)
     if not reads:
-        problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
+        problem = "not kept, and no snapshots to compute it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
     if step not in reads:  # The checkpoint's own averages serve as the last snapshot.
         lengths = reads[max(reads)]()["sigma_rel"]

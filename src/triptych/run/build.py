@@ -134,7 +134,7 @@ def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> N
         stages[part] = {**(stages.get(part) or {}), stage_key: value}
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
-        fix = "use evaluations, or one as sampler.steps"
+        fix = "use evaluations, or a key such as sampler.steps"
         raise UserError(f"measures.over={key}: not a key of how this run draws; {fix}")
 
 

@@ -85,7 +85,7 @@ def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
-        fix = f"init_from={path} must have seen no item of validation or test"
+        fix = f"init_from={path} must not have been trained on items of validation or test"
         initial, _ = read_other("init_from", path, now, fix)
         # The other run's training items count as seen by this model, too.
         data["items"] = remember(now, initial["triptych"].get("data"))["items"]
@@ -121,7 +121,7 @@ def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
     if before and before != now.data:
         log_line(
             run,
-            "data: changed since this run was first started, of which no step was kept",
+            "data: changed since the first start of this run, which left no checkpoint",
         )
 
 

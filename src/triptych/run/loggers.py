@@ -165,7 +165,7 @@ def _build_wandb(
         return []
     artifacts = bool(node.get("artifacts"))
     if artifacts and not is_composed_here(run):
-        log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
+        log_line(None, "W&B: artifacts are left out: requested by the directory, not by your command")
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]

@@ -76,7 +76,7 @@ def build_model(
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
-        raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
+        raise UserError(f"augmentation: {type(model).__name__} takes no augmentation labels; pass told=false")
     check_choices(config, table, type(model))
     return model
 
@@ -86,7 +86,7 @@ def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundM
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
-            raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
+            raise UserError(f"{group}: {kind.__name__} does not use it; pass {group}=none")
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
@@ -146,7 +146,7 @@ def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind
     for name in conditional:
         if name not in data.conditions:
             known = ", ".join(data.conditions)
-            raise UserError(f"model.conditional: {name!r} is no part of the conditions; choose from {known}")
+            raise UserError(f"model.conditional: {name!r} is no condition of the data; choose from {known}")
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 

@@ -231,7 +231,7 @@ def terms_of(unit: str) -> list[str]:
 
 def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
     if not all(estimate.keys() >= {"mean", "stderr", "n"} for estimate in estimates):
-        raise ValueError(f"{key}: the mean, stderr or n of it or of a term is missing")
+        raise ValueError(f"{key}: mean, stderr or n is missing, in it or in one of its terms")
     total, *terms = [to_float(estimate["mean"]) for estimate in estimates]
     difference = total - sum(terms)  # NaN where one of them is not finite
     if abs(difference) > max(1e-4, 1e-4 * abs(total)):
@@ -257,7 +257,7 @@ def parse_curve(key: str, record: Any) -> Curve:
     if not gamma or not all(map(math.isfinite, gamma)):
         raise ValueError("gamma is empty, or not finite")
     if not len(gamma) == len(curve.value) == len(curve.stderr):
-        raise ValueError("columns of several lengths")
+        raise ValueError("columns have different lengths")
     return curve
 
 

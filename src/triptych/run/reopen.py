@@ -140,7 +140,7 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
     torch.set_num_threads(config["threads"])  # Opening a stage has changed the number.
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
-            problem = "its data have no levels, and a density's bound does not add to a probability's"
+            problem = "its data have no levels: bounds of densities and probabilities do not add up"
             raise UserError(f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=...")
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
@@ -202,7 +202,7 @@ def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
     known = {*drawn, *PROMPTED}
     for name in parts_read(stage.model, stage.data):
         if name not in known:
-            fix = "put the run that does before it"
+            fix = "put a run that draws it before this one"
             raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
 
 

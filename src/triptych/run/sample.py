@@ -30,8 +30,8 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     model = opened.model
     check_guide(values)
     if not model.draws:
-        fix = "pass a generative model's"
-        raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
+        fix = "pass one of a generative model"
+        raise UserError(f"ckpt={values['ckpt']}: a classifier cannot draw samples; {fix}")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
@@ -61,7 +61,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
     """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
-        problem = "no stage was trained with noise on what those before it draw"
+        problem = "no stage was trained with noise on its conditions"
         fix = "set noise=0, or use a stage trained with augmentation=conditioning_noise"
         raise UserError(f"noise={level}: {problem}; {fix}")
     return noised

@@ -104,7 +104,7 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     for file_name, state in sorted(states.items()):  # LAST is written last, and marks completion.
         state["triptych"]["config"] = run.config()
         save_checkpoint(state, run / "checkpoints" / file_name)
-    log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")
+    log_line(run, f"not trained again: {name} trained the same network, and its fit was copied")
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def check_place(config: DictConfig) -> None:
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
     if not config.hydra.run.dir:
-        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
+        raise UserError("hydra.run.dir: must be a directory; leave it out to use a new one")
     home = Path(config.hydra.run.dir)
     if any(is_run(folder) for folder in find_runs(home) if folder != home):
         raise UserError(f"hydra.run.dir={home}: holds runs; choose a directory of its own")

@@ -155,7 +155,7 @@ class Stop(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
-        # On other devices to look at the loss would wait for them.
+        # On other devices, reading the loss would wait for the device.
         if loss.device.type == "cpu" and math.isfinite(loss.item()):
             return
         step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1

@@ -96,7 +96,7 @@ def check_sharded(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.strategy=fsdp: {problem}; pass callbacks.ema=null weights=raw")
     clip = config["trainer"]["gradient_clip_val"]
     if clip:
-        problem = "a norm that lies in shards is not clipped"
+        problem = "clipping is not supported with sharded weights"
         raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
 
 

@@ -78,10 +78,10 @@ def check_loads(experiment: Experiment) -> None:
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
-    """Raise UserError if the state of a model or user callback is not plain data for checkpoints."""
+    """Raise UserError if the state of a model or user-supplied callback is not plain data."""
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and not is_lazy(value):
-            value = torch.empty(0, dtype=value.dtype)  # Saving the dtype is sufficient for the check.
+            value = torch.empty(0, dtype=value.dtype)  # Only the dtype matters for the check.
         _check_plain(value, f"{key} of {type(model).__name__}")
     for callback in callbacks:
         if is_own(callback):

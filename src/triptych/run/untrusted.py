@@ -98,7 +98,7 @@ def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
         return
     differences = other_figures(run.config(), config)
     if differences:
-        problem = f"of another run than {run / 'config.yaml'} ({describe_differences(differences)})"
+        problem = f"belongs to another run than {run / 'config.yaml'} ({describe_differences(differences)})"
         fix = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
         raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
     result = None if run.damage() else run.summary()
@@ -122,7 +122,7 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
         if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
             raise
-        problem = f"the run cannot go on from its content ({describe_error(error)})"
+        problem = f"its content cannot be used ({describe_error(error)})"
         raise ForeignCheckpoint(f"{where}: {problem}; restore it, or the code that wrote it") from error
 
 

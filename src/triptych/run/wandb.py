@@ -107,7 +107,7 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{self.sync}` sends the rest")
+            log_line(None, f"W&B has not received all within {FINISH:.0f} s; `{self.sync}` sends the rest")
         self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
     def _log_panels(self, summary: Result, step: int) -> None:
@@ -136,7 +136,7 @@ class WandbRun(WandbLogger):
         sending.start()
         sending.join(SENT)
         for problem in [*problems]:
-            log_line(None, f"W&B has not taken {what} ({problem}): {self.run.path} has it")
+            log_line(None, f"W&B has not received {what} ({problem}): {self.run.path} has it")
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
