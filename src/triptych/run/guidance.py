@@ -35,7 +35,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance that needs a prediction for which the model was not trained.
+    """Refuse guidance that does not support latents, or needs a prediction that was not trained.
 
     For example, classifier-free guidance needs a model that was trained with dropped labels.
     """

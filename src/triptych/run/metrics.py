@@ -227,7 +227,7 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
 
 
 def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten ``summary.json`` to {"test/bpd", "test/bpd_stderr", "measures/...", ...: value}."""
+    """Flatten ``summary.json`` to {"test/bpd": value, "test/bpd_stderr": value, ...}."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if key not in NOT_FIGURES:

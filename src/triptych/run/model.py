@@ -38,7 +38,7 @@ QUIET = (  # library warnings that do not concern users
 
 
 def set_up_torch(threads: int) -> None:
-    """Silence library warnings, set the number of threads, and speed up CPU training."""
+    """Silence library warnings, set the number of threads, and speed up CPUs (same results)."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):  # Lightning logs tips as warnings.
