@@ -1,6 +1,6 @@
-"""Choose the weights that a run reports.
+"""Choose the weights that a run reports, and evaluate their bound over whole splits.
 
-Evaluate their bound over whole splits, beside trivial baselines.
+Trivial baselines (uniform, histogram) are computed for comparison.
 """
 
 import math
@@ -41,17 +41,17 @@ from triptych.run.progress import Progress
 from triptych.run.reopen import open_weights
 from triptych.run.untrusted import read_checkpoint
 
-SMOOTHING = 1.0  # counts spread over the K levels of a dimension
+SMOOTHING = 1.0  # pseudo-count of the histogram baseline, spread over the K levels of a dimension
 
 
 @dataclass(frozen=True)
 class FinalCheckpoint:
-    """The ``content`` of the checkpoint at ``path`` that a run leaves after its fit, and its data.
+    """The checkpoint that a run leaves after its fit (``content`` at ``path``), with the data.
 
-    Each figure of the run is of a model that is built anew and loaded from it, as
-    ``evaluate_checkpoint`` does: what the fit has left in its own model, or its callbacks do to a
-    model, is in no figure. Code of the user's own may keep more elsewhere, so it is called in
-    processes of their own.
+    Every reported value is computed with a model that is built anew and loaded from this
+    checkpoint, as ``evaluate_checkpoint`` does. State that only the trained model object or a
+    callback holds therefore cannot change a result. User-supplied code may also keep state in
+    modules or classes, so with such code the evaluation runs in a new process.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class FinalCheckpoint:
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open the checkpoint of a run on one process, with data of these item numbers."""
+        """Open a run's checkpoint for a single process; ``numbers`` are the data's item numbers."""
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -89,20 +89,20 @@ class FinalCheckpoint:
 
     @property
     def tested(self) -> bool:
-        """Whether the test set is read."""
+        """Whether the test set is evaluated (``test=true``)."""
         return bool(self.config.get("test", True))
 
     @property
     def in_new_processes(self) -> bool:
-        """Whether the run's only process has imported code of the user's own."""
+        """Whether to evaluate in a new process: this one is single and has user-supplied code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
-        """Build a model and load it, with the reported weights or those of another name."""
+        """Build a model and load the weights of this name; by default the reported weights."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
     def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
-        """Evaluate the bound of these weights over each of the splits that has items."""
+        """Evaluate the bound of these weights over each split that is not empty."""
         splits = [split for split in splits if len(self.data.splits[split])]
         if self.in_new_processes:
             numbers = self.data.numbers
@@ -114,7 +114,7 @@ class FinalCheckpoint:
         return {split: self.account(model, split) for split in splits}
 
     def account(self, model: BoundModel, split: str) -> Account:
-        """Evaluate the bound of a model that ``model`` has built over a split."""
+        """Evaluate the bound over a split; ``model`` comes from ``self.model``."""
         trainer = build_accountant(self.config, model, self.data, self.progress)
         return account_split(trainer, model, self.data, split)
 
@@ -129,9 +129,10 @@ def choose_weights(
 ) -> tuple[FinalCheckpoint, Entries | None]:
     """Return the checkpoint that the run reports, and what validation says of its other weights.
 
-    {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is
-    reported, and noted in the checkpoint. The test set is not looked at. None where another run has
-    chosen.
+    The results are {"reported": name, "val": {name: metrics}}. They are None if there are fewer
+    than two averages or no validation items, or if the model is another run's (``trained``). With
+    weights=chosen, the average with the lowest validation bound is reported, and its name is
+    written into the checkpoint. The test set is not used.
     """
     path = _reported_path(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
@@ -145,7 +146,7 @@ def choose_weights(
         return checkpoint, None
     accounts = {}
     for name in ("raw", *stored):
-        if name != weights:  # The reported weights are accounted with the other splits.
+        if name != weights:  # The reported weights are evaluated later, with the other splits.
             accounts[name] = checkpoint.accounts(["val"], name)["val"]
             _log(fit, f"final/val_{name}_", accounts[name])
     if weights is None:
@@ -166,9 +167,9 @@ def _reported_path(run: RunDirectory, fit: Fit, experiment: Experiment) -> Path:
 
 
 def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
-    """Evaluate the bound of each split and log it; write that of each test item.
+    """Evaluate and log the bound of each split, and write the bound of each test item.
 
-    With test=false on validation alone. Diverged: a bound is not finite.
+    With test=false only validation is evaluated. Raises Diverged if a bound is not finite.
     """
     splits = ["train", "val", "test"]
     if not checkpoint.tested:
@@ -185,7 +186,7 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
 
 
 def _log(fit: Fit, prefix: str, account: Account) -> None:
-    """Give an account's figures to the loggers of the fit, at its last step."""
+    """Log an account's metrics to the loggers of the fit, at its last step."""
     figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
     for logger in fit.trainer.loggers:
         logger.log_metrics(figures, fit.trainer.global_step)
@@ -208,8 +209,9 @@ def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account])
 def baselines(data: DataModule) -> Entries | None:
     """Return {name: {"mean", "stderr", "n"}}, bits/dim on the test set; None without levels.
 
-    "uniform": log2 K; "histogram": each dimension's frequencies in the training split, (n_k + 1/K)
-    / (n + 1).
+    The result is {name: {"mean", "stderr", "n"}}. "uniform" is log2 K for data with K levels.
+    "histogram" codes each dimension by its level frequencies in the n training items,
+    (n_k + 1/K) / (n + 1).
     """
     if data.levels is None:
         return None
@@ -230,8 +232,8 @@ def _parts(split: Split) -> Iterator[Tensor]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most bytes that this process has used on the GPU, or resident."""
+    """Return this process's peak memory in bytes: allocated on the GPU, else resident memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most if sys.platform == "darwin" else 1024 * most)  # kilobytes on Linux
+    return float(most if sys.platform == "darwin" else 1024 * most)  # Linux reports kilobytes.

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: raw ones, stored averages, and averages made after the run."""
+"""The weights of a checkpoint: raw, stored averages, and averages reconstructed after the run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,13 +33,17 @@ def load_weights(
 ) -> None:
     """Load the raw or averaged weights of a checkpoint into ``module``.
 
-    UserError if it has none such.
+    Args:
+        module: the model, changed in place.
+        checkpoint: the content of a checkpoint.
+        weights: "raw"; "ema" for the reported average; "chosen" for the average that a run with
+            weights=chosen selected; or the name of an average. An average that was not stored, for
+            example sigma_rel_0.07, is reconstructed from the snapshots of ``run``.
+        run: the run's directory.
 
-    Diverged: one is not finite, as in a file that no run of ours wrote.
-
-    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an
-    average by name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of
-    ``run``.
+    Raises:
+        UserError: the checkpoint does not have these weights, or they do not fit the model.
+        Diverged: a weight is not finite, for example in a file that this project did not write.
     """
     average = average_of(checkpoint, weights, run)
     if weights != "raw":
@@ -54,7 +58,7 @@ def load_weights(
 
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
-    """Check that an average has all trained parameters; UserError."""
+    """Raise UserError if an average lacks one of the model's trained parameters."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name not in average:
             fix = "restore the checkpoint, or pass weights=raw"
@@ -99,9 +103,9 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
         raise UserError(f"weights={weights}: must be one of {choices}")
     reads = _snapshots(run, step)
     if not reads:
-        problem = "not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 stores them)"
+        problem = "not kept, and no snapshots to compute it from (callbacks.ema.snapshots=20 stores them)"
         raise UserError(f"weights={weights}: {problem}; choose one of {choices}")
-    if step not in reads:  # The checkpoint's own averages stand for a snapshot.
+    if step not in reads:  # The checkpoint's own averages serve as the last snapshot.
         lengths = reads[max(reads)]()["sigma_rel"]
         reads[step] = lambda: {"sigma_rel": lengths, "averages": {name: stored[name] for name in lengths}}
     known = []
@@ -110,18 +114,18 @@ def _reconstruct(checkpoint: Checkpoint, weights: str, run: Path | None) -> Aver
     factors = iter(combination(known, step, sigma_rel).tolist())
     total: Average = {}
     average: Average = {}
-    for read in reads.values():  # One file at a time is in memory.
+    for read in reads.values():  # Keep only one file in memory at a time.
         for average in read()["averages"].values():
             factor = next(factors)
-            for name, value in average.items():  # In double precision, as factors have both signs.
+            for name, value in average.items():  # Sum in float64: factors of both signs cancel.
                 total[name] = total.get(name, 0) + factor * value.double()
     return {name: value.to(average[name].dtype) for name, value in total.items()}
 
 
 def _length(weights: str) -> float | None:
-    """Return the length that the name of a power function's average gives.
+    """Parse the relative length (sigma_rel) from the name of a power-function average.
 
-    None for any other name.
+    Return None for any other name.
     """
     if not weights.startswith(POWER):
         return None
@@ -134,7 +138,7 @@ def _length(weights: str) -> float | None:
 
 
 def _snapshots(run: Path | None, step: int) -> dict[int, Callable[[], Any]]:
-    """Return by step how to read the snapshots of a run up to ``step``."""
+    """Return {step: function that reads the snapshot} for a run's snapshots up to ``step``."""
     if run is None:
         return {}
     paths = [path for path in sorted((run / SNAPSHOTS).glob("*.pt")) if int(path.stem) <= step]

@@ -1,4 +1,4 @@
-"""Build an experiment from a resolved configuration; whatever could fail later fails here."""
+"""Build an experiment from a resolved configuration; errors in it appear before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from triptych.run.reopen import check_condition_source, drawn_as, open_model_sta
 def build_experiment(config: Config, download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once.
 
-    Or UserError.
+    Raises UserError for a value that is not accepted.
     """
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
@@ -50,7 +50,10 @@ def build_drawings(config: Config, data: DataModule, model: BoundModel) -> Exper
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Refuse an augmentation where the network reads a picture of the unchanged item."""
+    """Refuse an augmentation if the network is conditioned on an image computed from the item.
+
+    The augmentation would change the item but not that image.
+    """
     if all(change.part is not None for change in data.augmentations):
         return
     for name in parts_read(model, data):
@@ -63,7 +66,7 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
 def build_drawing(config: Config, model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
     """Build sampler, guidance and threshold of ``config``.
 
-    UserError for what the model cannot draw with.
+    Raises UserError if the model cannot be sampled with one of them.
     """
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
@@ -127,14 +130,14 @@ def _change(config: Config, key: str, value: Any, sampler: Sampler) -> None:
         stages[part] = {**stages.get(part, {}), stage_key: value}
         return
     if group not in (*DRAWING, "condition_from") or not name or not set_key(config, key, value):
-        fix = "use evaluations, or one as sampler.steps"
+        fix = "use evaluations, or a key such as sampler.steps"
         raise UserError(f"measures.over={key}: not a key of how this run draws; {fix}")
 
 
 def _reference(
     config: Config, data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
-    """Build what samples are measured against, with the judges that ``measures`` names."""
+    """Build the reference for sample metrics, with the networks that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]
     if len(data.shape) != 3:
         return point_reference(data, measures["n"], seed, metrics)
@@ -151,11 +154,11 @@ def _reference(
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:
-    """Return the contrastive model that judges captions: at ``path``, or the data's own."""
+    """Return the contrastive image-text model for caption metrics: from ``path`` or the data."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])
         return embedder
     if data.embedder is None or data.embedder.shape != data.shape:
-        return None  # That of whole images would see something else in these, the low ones.
+        return None  # A model of full-size images does not fit low-resolution images.
     return data.embedder

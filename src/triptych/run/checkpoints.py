@@ -1,6 +1,6 @@
-"""Checkpoints: plain data, written atomically, loaded without executing code.
+"""Checkpoints: plain data, written atomically and loaded without executing code.
 
-When a run saves which.
+``Keep`` decides when a run saves its last and its best checkpoint.
 """
 
 import io
@@ -41,11 +41,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step.
+    """Return the readable checkpoint with the highest step; on a tie, ``last.ckpt``.
 
-    On a tie, "last". A line reports damaged ones.
-
-    ForeignCheckpoint: all readable ones are another's; starting over would overwrite them.
+    Damaged checkpoints are skipped and logged. Return None if none is readable. Raises
+    ForeignCheckpoint if none is readable and one is from another run: starting over would overwrite
+    it.
     """
     readable: list[tuple[int, bool, Path]] = []
     foreign: list[ForeignCheckpoint] = []
@@ -74,11 +74,11 @@ def read_tensors(path: Path, kind: str) -> Entries:
 
 
 class Keep(pl.Callback):
-    """Save after each validation, else every ``every`` steps, and before the run stops.
+    """Save after each validation (without validation, every ``every`` steps) and before stopping.
 
-    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in
-    ``monitor``, None where nothing is validated; ``record``: what each checkpoint says of the run
-    and its data.
+    Checkpoints are taken between two steps, after all metrics up to that step are on disk.
+    ``monitor`` is the metric whose lowest value makes the best checkpoint, or None without
+    validation. ``record`` is the entry "triptych" of every checkpoint: configuration and data.
     """
 
     def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: Entries):
@@ -86,14 +86,15 @@ class Keep(pl.Callback):
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
         self._before: float = 0.0
-        self._began: float | None = None  # while nothing is being fitted
+        self._began: float | None = None  # start time of the current fit; None outside a fit
         self._seen = 0
-        self._saved = (0, False)  # the step, and whether a callback had ended the fit
-        self._stopped = False  # whether one had in the checkpoint that the run goes on from
+        # The last saved step, and whether a callback had ended the fit (should_stop) by then.
+        self._saved = (0, False)
+        self._stopped = False  # whether the fit had already ended in the resumed checkpoint
 
     @property
     def seconds(self) -> float:
-        """Seconds of fitting so far, without those lost to a kill."""
+        """Seconds of fitting so far, without time after the last checkpoint before a kill."""
         if self._began is None:
             return self._before
         return self._before + time.monotonic() - self._began
@@ -116,12 +117,12 @@ class Keep(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen:  # A gradient was accumulated, no step taken.
+        if step == self._seen:  # Gradients were accumulated, but no optimizer step was taken.
             return
         self._seen = step
         due = step % self.every == 0
         stop = self.stop.agreed(trainer, look=due)
-        if due and self.monitor:  # Validation comes next and saves.
+        if due and self.monitor:  # Validation comes next; on_validation_end saves.
             self.stop.check_weights(trainer, module)
         elif stop is not None:
             self._log_row(trainer, trainer.loggers)
@@ -135,16 +136,16 @@ class Keep(pl.Callback):
         if trainer.sanity_checking or self.monitor is None:
             return
         score = float(trainer.callback_metrics[self.monitor])
-        if not math.isfinite(score):  # It is the same in all processes.
+        if not math.isfinite(score):  # The score is equal in all processes, so all raise.
             raise Diverged("the validation bound", trainer.global_step)
         if score < self.best:
             self.best = score
             self._save(trainer, BEST)
-            if trainer.is_global_zero:  # A copy of the same state: damage to one leaves the other.
+            if trainer.is_global_zero:  # A full copy, so that damage to one file leaves the other.
                 write_atomic(self.folder / LAST, (self.folder / BEST).read_bytes())
         else:
             self._save(trainer, LAST)
-        if (self.run / PRUNE).exists():  # A search has seen enough.
+        if (self.run / PRUNE).exists():  # A hyperparameter search has pruned this run.
             self.stop.request()
         stop = self.stop.agreed(trainer, look=True)
         if stop is not None:
@@ -159,11 +160,11 @@ class Keep(pl.Callback):
         self.stop.check_weights(trainer, trainer.lightning_module)
         self._saved = (trainer.global_step, trainer.should_stop)
         metrics_csv: Any = trainer.loggers[0]
-        metrics_csv.flush()  # What a checkpoint has seen is on disk before it.
+        metrics_csv.flush()  # Write the metrics up to this step before the checkpoint.
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log a row that Lightning would log only after the end of this step."""
+        """Log this step's training metrics now; Lightning logs them after this hook."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
         figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}

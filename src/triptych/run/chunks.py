@@ -1,8 +1,8 @@
-"""Sets of items that processes read together, chunk by chunk, and that outlive a kill.
+"""Compute features of sets of items in chunks, split over processes and stored on disk.
 
-A chunk holds about a million numbers and draws from a generator of its own, so a set is the same on
-any number of processes. Only what is read of the items is kept, in files that the first process
-measures.
+Finished chunks survive a kill. A chunk holds about a million numbers and has its own random
+generator, so a set is the same for any number of processes. Only the features of the items are
+stored; the first process computes metrics from these files.
 """
 
 import hashlib
@@ -20,34 +20,34 @@ from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
-FOLDER = "features"  # in a run's directory, until its result is recorded
+FOLDER = "features"  # folder in a run's directory; removed when the result is recorded
 _read = partial(read_tensors, kind="a chunk")
 
 
 class Features:
-    """What was read of each item of a set, by name, in one file for each chunk."""
+    """The features of a set of items by name, stored in one file per chunk."""
 
     def __init__(self, chunks: Sequence[Path]):
         self.chunks = chunks
 
     def subset(self, rows: Tensor) -> "Features":
-        """Return the features of the items ``rows`` (m,)."""
+        """Return the features of the items with indices ``rows`` (m,)."""
         return FeaturesOfSome(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Read all of one name, (n, ...), into memory."""
+        """Read one feature of all items, (n, ...), into memory."""
         return torch.cat([*self.parts(name)])
 
     def parts(self, name: str) -> Iterator[Tensor]:
-        """Yield what ``self[name]`` has, one chunk at a time."""
+        """Yield the content of ``self[name]`` one chunk at a time."""
         for path in self.chunks:
             yield _read(path)[name]
 
 
 class FeaturesOfSome(Features):
-    """Features of the items ``rows`` (m,) of a set.
+    """Features of a subset, the items with indices ``rows`` (m,) of a set.
 
-    ``parts`` yields them in the order of the set.
+    Indexing returns them in the order of ``rows``; ``parts`` goes through the chunks in order.
     """
 
     def __init__(self, chunks: Sequence[Path], rows: Tensor):
@@ -68,19 +68,20 @@ class FeaturesOfSome(Features):
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items read
-    here were.
+    ``read`` maps items x (k, *shape) to features by name, (k, ...) each. ``finite`` is False once
+    this process has met an item that is not finite.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
         self.folder, self.size, self.read, self.finite = folder, chunk_size(shape), read, True
-        self._turn = 0  # counts the chunks of all sets, as many sets have a single chunk
+        # Counts the chunks of all sets, so that sets of a single chunk are spread over processes.
+        self._turn = 0
         self._rank, self._world = rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
-        """Read this process's chunks of a set of n items, but those that are on disk.
+        """Compute this process's chunks of a set of n items, except those already on disk.
 
-        ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
+        ``items`` maps indices in the set (k,) and the chunk's number to x (k, *shape).
         """
         paths = []
         for chunk, rows in enumerate(torch.arange(n).split(self.size)):
@@ -103,7 +104,7 @@ class Chunks:
 
 
 def folder_of_chunks(run: Path, key: str) -> Path:
-    """Return the folder of a run's chunks; the first process removes those of another ``key``."""
+    """Return the folder of a run's chunks for ``key``; rank 0 removes the folders of other keys."""
     folder = run / FOLDER / key
     if rank_world()[0] == 0:
         for other in {*(run / FOLDER).glob("*")} - {folder}:
@@ -112,12 +113,12 @@ def folder_of_chunks(run: Path, key: str) -> Path:
 
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
-    """Mix ``numbers`` and the number of a chunk; the first one's seed is that of a whole set."""
+    """Return the random seed of a chunk; chunk 0 has the seed of the whole set, mix(*numbers)."""
     return mix(*numbers, chunk) if chunk else mix(*numbers)
 
 
 def weights_digest(modules: Iterable[nn.Module], code: str) -> str:
-    """Hash the names and values of all tensors of modules, and a description of their ``code``."""
+    """Hash the names and values of all tensors of the modules, and the text ``code``."""
     digest = hashlib.blake2b(code.encode(), digest_size=8)
     for module in modules:
         for name, value in module.state_dict().items():
@@ -129,7 +130,7 @@ def weights_digest(modules: Iterable[nn.Module], code: str) -> str:
 
 
 def _holds(path: Path, n: int) -> bool:
-    """Return whether a chunk of n items is on disk; a damaged one is not."""
+    """Return whether a readable chunk of n items is on disk."""
     if not path.exists():
         return False
     try:

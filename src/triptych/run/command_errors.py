@@ -1,4 +1,4 @@
-"""Errors of the commands: one line on stderr, and an exit code by kind."""
+"""Report errors of the commands: one line on stderr, and an exit code for each kind of error."""
 
 import os
 import signal
@@ -22,11 +22,12 @@ HYDRAS = ("hydra.", "hydra_plugins.")
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Print a user's mistake in one line; any other exception is a bug and keeps its traceback.
+    """Print a user error in one line and exit.
 
-    ``command``: the command for which Hydra's errors are explained.
+    Any other exception is a bug and keeps its traceback. ``command`` is the name of the command,
+    for explanations of Hydra's errors.
     """
-    # Hydra would print and exit itself; with this it raises, and we print
+    # Hydra would print errors and exit; with this variable it raises them, so that we can print.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -41,7 +42,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         if rank() == 0:
             print(f"error: {refused}", file=sys.stderr)
         sys.exit(refused.exit_code)
-    except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
+    # Ray replaces a StopRequest by a plain KeyboardInterrupt, which has no signal.
+    except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)
         sys.exit(128 + number)
@@ -49,7 +51,7 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 @contextmanager
 def no_run_after_an_error(command: str) -> Iterator[None]:
-    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
+    """Exit on an exception, as Hydra would turn exceptions in its callbacks into warnings."""
     try:
         with one_line_errors(command):
             yield
@@ -59,7 +61,7 @@ def no_run_after_an_error(command: str) -> Iterator[None]:
 
 
 class StopRequest(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP."""
+    """Raised when this process receives Ctrl-C, SIGTERM or SIGHUP."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -67,7 +69,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process alike, after ``first(signal)``."""
+    """Make Ctrl-C, SIGTERM and SIGHUP raise StopRequest; the first one calls ``first(signal)``."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:
@@ -82,7 +84,7 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
 
 
 def _as_refusal(error: Exception, command: str) -> UserError | None:
-    """Return the line for an error that the user can mend; None for one of ours."""
+    """Convert an error that the user can fix to a UserError; return None for a bug of ours."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -102,9 +104,9 @@ def _as_refusal(error: Exception, command: str) -> UserError | None:
 
 
 def _is_hydras(error: Exception) -> bool:
-    """Return whether Hydra, or a launcher that it called, raised an error."""
+    """Return whether an error was raised by Hydra or by a launcher that Hydra called."""
     if error.__cause__ is not None:
-        return False  # It is a worker's, with its traceback.
+        return False  # It comes from a worker process, whose traceback is the cause.
     hydras = False
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = frame.f_globals.get("__name__", "")

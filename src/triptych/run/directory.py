@@ -1,4 +1,4 @@
-"""A run is its directory: its files (docs/runs.md), its lock, its status."""
+"""Read and write a run's directory: its files (docs/runs.md), its lock and its status."""
 
 import contextlib
 import json
@@ -23,22 +23,24 @@ from triptych.run.provenance_file import Provenance
 from triptych.run.result import Result, Status, seal
 from triptych.terminal import printable
 
-SCHEMA = 2  # version of the entry "triptych" of a checkpoint
+SCHEMA = 2  # format version of the entry "triptych" in a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
-# A finished run's summary has digests of these files; that of any other run of the first alone.
+# Files whose digests a finished run's summary records; other summaries record only the first.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
-ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # ends the name under which an earlier run is kept
-PRUNE = "prune"  # a file that asks a run to stop after its next validation
+ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # suffix of the directory of a run replaced by force=true
+PRUNE = "prune"  # if this file exists, the run stops after its next validation
 
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Open ``path`` for an atomic write, as ``replaced``.
+    """Open ``path`` for an atomic write with ``files.replaced``.
 
-    FileExistsError: with ``new``, a file of that name is there. StorageError: no room, no
-    permission, a lost lock; the file is as it was before.
+    Raises:
+        FileExistsError: ``new`` is true and the file already exists.
+        StorageError: the disk is full, permission is denied or the lock is lost. The file is then
+            unchanged.
     """
     check_held(path)
     with storage_errors(path), replaced(path, new) as file:
@@ -46,31 +48,30 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file atomically; errors as of ``atomic``."""
+    """Write a file atomically; raises the errors of ``atomic``."""
     with atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_end(path: Path, start: int, data: bytes) -> None:
-    """Replace what follows the first ``start`` bytes of a file, in one call.
+    """Keep the first ``start`` bytes of a file and replace the rest by ``data``.
 
-    StorageError as ``atomic``.
-
-    If ``data`` begins with the bytes that it replaces, a kill at any moment loses none of them.
+    If ``data`` begins with the bytes that it replaces, a kill at any time loses none of them.
+    Raises StorageError as ``atomic`` does.
     """
     check_held(path)
     with storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
         file.seek(start)
-        while data:  # in one go but where the disk is full
+        while data:  # One write is enough, unless the disk is full.
             data = data[file.write(data) :]
         file.truncate()
         os.fsync(file.fileno())
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Raise ValueError if a file beside a result does not match its digest.
+    """Raise ValueError if a file does not match the digest in the run's result.
 
-    A missing file is no error.
+    A missing file is not an error.
     """
     for name in names:
         if name in digests and file_digest(folder / name) not in (digests[name], None):
@@ -78,7 +79,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """Return the checkpoint at ``path``: a file, or the one that a run reports."""
+    """Return ``path``, or the reported checkpoint if ``path`` is a run's directory."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
@@ -87,7 +88,10 @@ def checkpoint_at(path: str | Path) -> Path:
 
 
 class RunDirectory(Lockable):
-    """One run's directory. A record is read as a whole or refused, and written atomically."""
+    """The directory of one run.
+
+    Its JSON records are written atomically, and a malformed record is refused as a whole.
+    """
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -95,7 +99,7 @@ class RunDirectory(Lockable):
     def config(self) -> Config:
         """Read the resolved configuration.
 
-        UserError if this is no run directory, or it is not plain data.
+        Raises UserError if there is no ``config.yaml``, or if it contains more than plain data.
         """
         file = self / "config.yaml"
         if not file.exists():
@@ -104,9 +108,9 @@ class RunDirectory(Lockable):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The run's provenance, read once.
+        """The run's provenance, read once; empty if there is no file.
 
-        An empty one if there is none. Unreadable: it is malformed.
+        Raises Unreadable if it is malformed.
         """
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
@@ -118,7 +122,7 @@ class RunDirectory(Lockable):
 
     @property
     def readable_provenance(self) -> Provenance:
-        """The provenance for what counts or names runs alone: an empty one if it is unreadable."""
+        """The provenance, or an empty one if it is unreadable; only for counting or naming runs."""
         try:
             return self.provenance
         except Unreadable:
@@ -132,8 +136,8 @@ class RunDirectory(Lockable):
     def summary(self) -> Result | None:
         """Read the recorded result; None if there is none.
 
-        Unreadable: it is of an unknown schema, damaged, altered, or ``config.yaml`` is not that of
-        its run.
+        Raises Unreadable if it has an unknown schema, is damaged or was edited, or if
+        ``config.yaml`` has changed since.
         """
         record = read_record(self / "summary.json")
         if record is None:
@@ -146,22 +150,22 @@ class RunDirectory(Lockable):
         return result
 
     def read_records(self) -> Result | None:
-        """Read the records anew and return the result, if there is one.
+        """Read provenance and result again, and return the result or None.
 
-        Unreadable: as ``summary``.
+        Raises Unreadable if one of them is malformed.
         """
         self.__dict__.pop("provenance", None)
         _ = self.provenance
         return self.summary()
 
     def clear_failure(self) -> None:
-        """Remove the record of a failure, so that the run is tried again; a result stays."""
+        """Remove the record of a failure, so that the run can be retried; keep other results."""
         result = self.summary()
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
     def damage(self) -> str:
-        """Return why there is a result that cannot be relied on, else ""."""
+        """Return why the recorded result is unreadable; "" if it is readable or absent."""
         try:
             self.summary()
         except Unreadable as error:
@@ -170,7 +174,10 @@ class RunDirectory(Lockable):
 
     @property
     def status(self) -> Status | Literal["new"]:
-        """The result's status, or "unreadable", "interrupted" (begun without an end), "new"."""
+        """The status of the result; without one, "unreadable", "interrupted" or "new".
+
+        "interrupted" means that the run has a configuration but no result; it may still be running.
+        """
         try:
             result = self.summary()
         except Unreadable:
@@ -182,7 +189,7 @@ class RunDirectory(Lockable):
         return "new"
 
     def figure(self, name: str) -> float | None:
-        """Return a figure of the result by its path; None without a result that can be read."""
+        """Return a value of the result by its path, such as val.bpd.mean; None if not available."""
         try:
             result = self.summary()
         except Unreadable:
@@ -190,11 +197,11 @@ class RunDirectory(Lockable):
         return result.figure(name) if result else None
 
     def checkpoints(self) -> list[Path]:
-        """Return the checkpoints to resume from, by name: times change when files are copied."""
+        """Return the checkpoints sorted by name, as file times change when files are copied."""
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """Return the reported checkpoint: the last, unless the summary names the best."""
+        """Return the reported checkpoint: ``last.ckpt``, unless the summary names ``best.ckpt``."""
         result = self.summary()
         if result is None or not result.checkpoint:
             return self / REPORTED[0]
@@ -204,7 +211,7 @@ class RunDirectory(Lockable):
         return self / result.checkpoint
 
     def record(self, result: Result) -> Result:
-        """Write the result with digests of the files beside it and a checksum, and return it."""
+        """Write the result with the digests of the run's files and a checksum, and return it."""
         names: tuple[str, ...] = SEALED[:1]
         if result.status == "finished":
             names = (*SEALED, *REPORTED)
@@ -219,17 +226,16 @@ class RunDirectory(Lockable):
         write_atomic(self / name, to_json(value))
 
     def put_aside(self) -> str:
-        """Rename the directory to make room for another run, and return its new name."""
+        """Rename the directory to make room for a new run, and return its new name."""
         name = f"{self.path.name}.old-{secrets.token_hex(3)}"
         shutil.move(self.path, self.path.with_name(name))
         return name
 
     def discard(self) -> None:
-        """Remove the files of a run that never began.
+        """Remove the files of a run that failed before its first step.
 
-        A sweep's cell keeps the reason, ``summary.json``.
-
-        The run that it had put aside takes its place again.
+        In a sweep's directory, ``summary.json`` with the reason is kept. If this run had replaced
+        an earlier one (``force=true``), the earlier run's directory is renamed back.
         """
         if self.checkpoints() or (self / "metrics.csv").exists():
             return
@@ -243,19 +249,19 @@ class RunDirectory(Lockable):
             for name in files:
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()
-            if ASIDE.sub("", aside) == self.path.name:  # It leads nowhere else.
+            if ASIDE.sub("", aside) == self.path.name:  # Check the name, which is read from a file.
                 self.path.with_name(aside).rename(self.path)
             self._remove_empty_parents()
 
     def _remove_empty_parents(self) -> None:
         runs, logs = self.path.parent, self.path.parent.parent
-        if runs.name == "runs":  # no folder of the user's own
+        if runs.name == "runs":  # The user's own folders are kept.
             runs.rmdir()
             if logs.name == "logs":
                 logs.rmdir()
 
     def sweep_up(self) -> None:
-        """Remove temporary files that a kill left; only for the process that holds the lock."""
+        """Remove temporary files of a killed process; call this only while holding the lock."""
         leftovers = [self / PRUNE, *self.path.glob(".error-*.json")]
         for folder, _ in walk(self.path):
             leftovers += folder.glob(".*.tmp")
@@ -264,7 +270,7 @@ class RunDirectory(Lockable):
 
 
 def log_line(run: RunDirectory | None, line: str) -> None:
-    """Print one line on stderr and to the run's ``train.log``, on rank 0, passwords masked."""
+    """On rank 0, print a line on stderr and append it to ``train.log``, with passwords masked."""
     if not line or rank() != 0:
         return
     line = printable(mask_password(line))
@@ -276,7 +282,7 @@ def log_line(run: RunDirectory | None, line: str) -> None:
 
 
 def _is_stderr(path: Path) -> bool:
-    """Return whether a file is where stderr goes already, as of a sweep's job."""
+    """Return whether stderr is already redirected to this file, as it is in a sweep's job."""
     try:
         return os.path.samestat(os.fstat(sys.stderr.fileno()), path.stat())
     except (OSError, ValueError, AttributeError):
@@ -284,6 +290,6 @@ def _is_stderr(path: Path) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """Serialise as strict JSON; numbers that are not finite become null."""
+    """Serialise to strict JSON; NaN and infinities become null."""
     finite = json.loads(json.dumps(value), parse_constant=lambda word: None)
     return json.dumps(finite, indent=1, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""Draw samples of a model, by its sampler, conditions and earlier stages."""
+"""Draw samples from a model with its sampler, conditions and a cascade's earlier stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,37 +14,38 @@ from triptych.diffusion.condition import Condition, Part
 from triptych.diffusion.sampler import Progress, Sampler
 from triptych.records import Config
 
-# parts that a person chooses; the other parts of a stage's condition are drawn
+# Condition parts that the user chooses. A cascade's earlier stages draw all other parts.
 PROMPTED = ("label", "text", "text_embedding")
-DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
+DRAWING = ("sampler", "guidance", "threshold")  # config groups that determine how samples are drawn
 
 
 @dataclass(frozen=True)
 class Drawing:
     """A model with its sampler, its denoiser and the sources of its conditions.
 
-    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage,
-    which draws it under the same conditions, or the part that stands for it, as a text's embedding
-    for an image's.
+    By default the conditions are those of held-out items. ``sources`` replaces some of their parts:
+    {part: source}. A source is either an earlier stage, which draws the part under the remaining
+    conditions, or the name of another part whose value is used instead (a text embedding in place
+    of an image embedding).
     """
 
     model: Any
     data: DataModule
     sampler: Sampler
-    denoiser: nn.Module | None = None  # guidance or a threshold around the model's own
+    denoiser: nn.Module | None = None  # the model's denoiser wrapped in guidance or a threshold
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
-    # Changes a condition before it is read, as by noise on an image.
+    # Changes the condition before sampling, for example by adding noise to a conditioning image.
     prepare: Callable[[Condition, torch.Generator], Condition] | None = None
 
     @property
     def conditional(self) -> bool:
-        """Whether samples are conditional: the network or a guide reads conditions."""
+        """Whether samples are conditional: the network or the guidance reads conditions."""
         guide: Any = self.denoiser or self.model
         return bool(self.model.conditional or guide.conditional)
 
     @property
     def class_conditional(self) -> bool:
-        """Whether a conditional model reads labels alone."""
+        """Whether class labels are the only condition."""
         if isinstance(self.model.conditional, list):
             return {*self.model.conditional} == {"label"}
         return {*self.data.conditions} == {"label"}
@@ -52,10 +53,11 @@ class Drawing:
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
     ) -> Condition | None:
-        """Return the condition of n samples; None where they are unconditional.
+        """Return the condition of n samples; None if they are unconditional.
 
-        ``label``: one for all, or (n,); by default all classes in turn where the model reads labels
-        alone. Other parts: those of held-out ``items`` (n,), by default the first n.
+        ``label`` is one label for all samples or a tensor (n,). By default a model with labels as
+        its only condition gets all classes in turn. The other parts of the condition come from the
+        held-out items with indices ``items`` (n,), by default the first n.
         """
         if not self.conditional:
             return None
@@ -73,7 +75,7 @@ class Drawing:
         return split.condition[items % len(split)].together(labels)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have."""
+        """Return the indices (n,) of the held-out items whose conditions are used for metrics."""
         return choose(n, len(self.data.splits[self.data.condition_split]))
 
     @property
@@ -81,7 +83,7 @@ class Drawing:
         return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
 
     def calibrated(self) -> "Drawing":
-        """Return a copy whose sampler has measured the model once, to be reused for many chunks."""
+        """Return a copy with a sampler that is calibrated to the model once, for many batches."""
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
@@ -97,7 +99,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Complete the condition of n samples by ``sources``, on the model's device."""
+        """Add the parts from ``sources`` to the condition of n samples, on the model's device."""
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts
@@ -119,7 +121,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Tensor:
-        """Draw n samples (n, *shape) in data units under a complete condition."""
+        """Draw n samples (n, *shape) in data units, given a complete condition (see ``fill``)."""
         if self.prepare is not None and condition is not None:
             condition = self.prepare(condition, generator)
         training = self.model.training
@@ -132,7 +134,7 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Draw n samples (n, *shape) in data units, on the CPU, under ``self.condition``."""
+        """Draw n samples given ``self.condition(...)``: (n, *shape) in data units, on the CPU."""
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()
@@ -143,7 +145,7 @@ def set_key(config: Config, key: str, value: Any) -> bool:
     parent, _, name = key.rpartition(".")
     try:
         node = reduce(getitem, parent.split("."), config)
-        node[name]  # It must be there.
+        node[name]  # Raises if the key does not exist.
     except (KeyError, TypeError):
         return False
     node[name] = value
@@ -151,12 +153,12 @@ def set_key(config: Config, key: str, value: Any) -> bool:
 
 
 def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
-    """Return the condition of some samples; None where they are unconditional."""
+    """Return the rows ``rows`` of a condition; None if there is no condition."""
     return None if condition is None else condition[rows]
 
 
 def choose(n: int, size: int) -> Tensor:
-    """Return n of ``size`` items: all in turn or, of more, random but fixed ones."""
+    """Return n indices of ``size`` items: cyclic if n >= size, else a fixed random subset."""
     if n >= size:
         return torch.arange(n) % max(1, size)
     fixed = torch.Generator().manual_seed(0)

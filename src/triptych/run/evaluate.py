@@ -1,4 +1,4 @@
-"""Evaluate the bound of a model over a split: at the end of a run, and of a checkpoint later."""
+"""Evaluate a model's bound over a split, at the end of a run or later from a checkpoint."""
 
 import functools
 import io
@@ -26,9 +26,9 @@ from triptych.run.processes import rank
 from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 
-# Columns of items.npz beside "index".
+# Columns of items.npz besides "index".
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
-# Keys by which the command may draw the bound otherwise; these values keep the run's.
+# Keys of the command that override the run's ``bound`` keys, with the values that keep the run's.
 BOUND = {"steps": "run", "variance": None, "repeats": None}
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -39,10 +39,10 @@ def build_accountant(
     data: DataModule,
     progress: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
+    """Build a Trainer that evaluates a model's bound and metrics; or UserError.
 
-    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is
-    opened.
+    If there are user metrics, the teacher is opened too: a metric may read the training loss, which
+    needs the teacher's predictions.
     """
     if config.get("metrics"):
         set_teacher(config, model, data, OtherRuns(config))
@@ -50,12 +50,12 @@ def build_accountant(
 
 
 def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
-    """Evaluate the bound over a split; of "train" over as many items as "test" has."""
+    """Evaluate the bound over a split; for "train", over as many items as the test set has."""
     limit = None
     if split == "train" and len(data.splits["test"]):
         limit = len(data.splits["test"])
     with isolate_rng():
-        # The user's code may draw from any generator.
+        # User-supplied code may draw from any global generator, so seed all of them.
         torch.manual_seed(model.seed)
         np.random.seed(model.seed)
         random.seed(model.seed)
@@ -70,18 +70,18 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
 
 
 def check_finite(account: Account, split: str, step: int) -> None:
-    """Raise Diverged if the bound of weights of this step is not finite."""
+    """Raise Diverged if the bound is not finite; ``step`` is the training step of the weights."""
     bound = account.figures.get(account.unit)
     if bound and not math.isfinite(bound["mean"]):
         raise Diverged(f"the bound of the {split} set", step)
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64.
+    """Write the bound of each item to an .npz; return False if the account has none.
 
-    Return False if none.
-
-    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
+    Arrays: ``index`` (n,) int64, increasing, and each of ``COLUMNS`` (n,) float64. The values are
+    in the reported unit and are means over the random draws of times and noise. ``draw_variance``
+    is the variance of that mean, NaN if there is one draw.
     """
     if account.per_item is None:
         return False
@@ -96,7 +96,7 @@ def write_items(path: Path, account: Account) -> bool:
 def evaluate_checkpoint(values: Config) -> Entries:
     """Return {"bpd": {"mean", "stderr", "n"}, ...}.
 
-    ``values`` are those of ``configs/evaluate.yaml``.
+    ``values`` are the keys of ``configs/evaluate.yaml``.
     """
     split, items = values["split"], values["items"]
     judged = () if split == "train" else (split,)
@@ -120,7 +120,7 @@ def _adjust(values: Config, config: Config) -> None:
         config["data"]["eval_batch_size"] = values["batch_size"]
     devices = values["devices"]
     strategy = "ddp" if devices > 1 else "auto"
-    # It may be evaluated on another machine than it was trained on.
+    # The run may have been trained on another machine, so its own device settings are not used.
     config["trainer"] |= {
         "accelerator": "auto",
         "devices": devices,

@@ -1,4 +1,4 @@
-"""Execute a run: lock, signals, other processes and failures around ``training``."""
+"""Execute a run: lock its directory, handle signals and failures, and call ``training.train``."""
 
 import os
 from typing import NoReturn
@@ -21,16 +21,17 @@ from triptych.run.training import train
 from triptych.run.untrusted import is_composed_here
 
 COMPILER = ("torch._dynamo.", "torch._inductor.")
-PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
+PATIENCE = 5.0  # seconds to wait for the lock: a killed sweep's job may need a moment to release it
 
 
 def execute(run: RunDirectory) -> Result:
-    """Execute a run to its end and return its result; a finished run's is returned unchanged.
+    """Execute a run to its end and return its result; a finished run is not executed again.
 
     Raises:
-        Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can go on.
-        Diverged, UserError and others: they are recorded. The directory of a run that could not be
-            built is removed if it was just made.
+        Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can be resumed, and
+            nothing is recorded.
+        Diverged, UserError and others: the run failed; the error is recorded. If this command has
+            created the directory and the run could not be built, the directory is removed.
     """
     remember_environment()
     if rank() != 0:
@@ -47,9 +48,9 @@ def execute(run: RunDirectory) -> Result:
 
 
 def _execute_beside(session: Session) -> Result:
-    """Execute in a process beside the first one, under its lock.
+    """Execute the run in a rank other than 0, under rank 0's lock.
 
-    Leave an error for it to report.
+    An error is written to a file, for rank 0 to report.
     """
     try:
         return _train(session)
@@ -61,18 +62,18 @@ def _execute_beside(session: Session) -> Result:
 
 
 def _execute_first(session: Session) -> Result:
-    """Execute in the run's first process, which records how it ends and ends the others."""
+    """Execute the run in rank 0, which records the outcome and ends the other ranks."""
     run = session.run
     try:
         return _train(session)
     except Interrupted as stopped:
         if not run.config()["name"] and not os.environ.get(SWEEP):
-            # The same command would make another directory.
+            # Without a name, repeating the command would start a new run in a new directory.
             stopped.fix = f"triptych-train resume={run.path} goes on"
         requeue(stopped)
         raise
     except (StorageError, ForeignCheckpoint, Unreadable):
-        raise  # The run goes on once there is room, or its files are restored.
+        raise  # The run can be resumed once the disk has space or its files are restored.
     except Diverged as error:
         about = {"stage": session.stage, "error": str(error), "step": error.step}
         session.record("diverged", about)
@@ -85,10 +86,10 @@ def _execute_first(session: Session) -> Result:
 
 
 def _fail(session: Session, error: Exception) -> NoReturn:
-    """Record why the run failed, and raise it: another process may have the reason."""
+    """Record why the run failed, and raise that error, which may come from another rank."""
     received = session.stop.received
     if received is not None and type(error).__module__.startswith(COMPILER):
-        raise Interrupted(received) from None  # The signal went to the compiler's processes, too.
+        raise Interrupted(received) from None  # The signal also stopped the compiler's processes.
     reason = session.peers.reason(error)
     if isinstance(reason, Exception):
         session.record_failure(reason)
@@ -100,13 +101,13 @@ def _fail(session: Session, error: Exception) -> NoReturn:
 
 
 def _train(session: Session) -> Result:
-    """Train.
+    """Call ``train``, and treat sys.exit() in user-supplied code as an error.
 
-    An exit by code of the user's own is an error, or the run would seem to have finished.
+    Otherwise the run would seem to have finished.
     """
     try:
         return train(session)
     except SystemExit as left:
-        if isinstance(left.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+        if isinstance(left.__context__, KeyboardInterrupt):  # Lightning exits like this on Ctrl-C.
             raise
         raise RuntimeError(f"sys.exit({left.code}) ended the run") from left

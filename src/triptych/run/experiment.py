@@ -1,4 +1,4 @@
-"""The objects of one run: its data, its model, how it draws, and what measures its samples."""
+"""The objects of one run: its data, model, sampler and the reference for its sample metrics."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,16 @@ from triptych.run.drawing import Drawing
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built once.
+    """The objects that a configuration describes, each built once.
 
     Attributes:
-        config: resolved and plain.
-        drawing: how samples are drawn; None where none are, or the model was opened again.
-        measured: pairs of a value of ``measures.over``, or None, and how to draw under it.
-        reference: a ``SampleReference``, against which samples are measured; None if none are.
-        step: of the checkpoint that the model was opened from.
+        config: the resolved configuration as plain data.
+        drawing: how samples are drawn. None for a model that is not generative, and for a model
+            that was only reopened from a checkpoint.
+        measured: pairs (value of ``measures.over`` or None, how to draw samples at this value).
+        reference: the ``SampleReference`` that samples are compared with. None without sample
+            metrics.
+        step: training step of the checkpoint that the model was opened from.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""Draw, measure and picture the samples of the checkpoint that a run leaves."""
+"""Draw final samples from a run's reported checkpoint, compute their metrics and save pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ from triptych.run.pictures import save_picture, save_prompts, save_real, save_tr
 from triptych.run.processes import rank
 from triptych.run.trainer import build_trainer
 
-STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
+STRIP = 4  # number of images in the picture of sampling trajectories; 2-d points are all shown
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn: entries of ``summary.json``, and pictures by their loggers' key."""
+    """Results on final samples: entries of ``summary.json``, and pictures by their logger key."""
 
     entries: Entries = field(default_factory=dict)
     evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
@@ -35,10 +35,10 @@ class Drawn:
 def draw_final(
     checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: Callable[[], None]
 ) -> Drawn:
-    """Draw and measure samples as configured; add the model's panels and artifacts.
+    """Draw samples, compute their metrics, and save the model's panels and artifacts.
 
-    ``release`` is called once only the first process has something left to do. Diverged, in all
-    processes: a sample of the model of ``step`` is not finite.
+    ``release`` is called when only rank 0 has work left. Raises Diverged in all ranks if a sample
+    is not finite; ``step`` is the training step named in the error.
     """
     if checkpoint.in_new_processes:
         numbers = checkpoint.data.numbers
@@ -80,18 +80,18 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
 
 
 def _evaluations(experiment: Experiment) -> dict[str, float]:
-    """Return {"evaluations": calls of the denoiser for one sample}, or {}."""
+    """Return {"evaluations": denoiser calls per sample}; {} for a model without a denoiser."""
     if experiment.drawing is None or experiment.model.denoiser is None:
         return {}
     return {"evaluations": float(experiment.drawing.sampler.calls_under(experiment.model.schedule))}
 
 
 def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.device) -> dict[str, Path]:
-    """Save ``samples/final.pt`` and the pictures of samples, and return those for the loggers."""
+    """Save ``samples/final.pt`` and pictures of samples; return {logger key: picture}."""
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:
         return {}
-    experiment.model.to(device)  # Lightning has left it on the CPU.
+    experiment.model.to(device)  # Lightning has moved the model to the CPU.
     folder = run / "samples"
     pictures = {"samples/final": folder / "final.png"}
     x = drawing.samples(n, seed=0)

@@ -1,6 +1,6 @@
-"""Set up and run the fit: Lightning's trainer, callbacks, loggers.
+"""Set up and run the fit: Lightning's trainer, callbacks and loggers.
 
-Or skip it when nothing is trainable.
+The fit is skipped if the model has nothing to train.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,17 @@ from triptych.run.trainer import build_trainer, is_sharded, steps_of
 from triptych.run.trials import check_loads, check_states, try_experiment
 from triptych.run.untrusted import interpreting
 
-NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}  # the state of an EMA without weights
+# The state of an EMA callback that has no weights.
+NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Trainer of a fit, what keeps its checkpoints, and what goes on after it."""
+    """The trainer of a fit, with the callbacks that later steps of the run still need."""
 
     trainer: pl.Trainer
     keep: Keep
-    progress: Sequence[pl.Callback]  # callbacks that show progress and wait for signals
+    progress: Sequence[pl.Callback]  # callbacks that show progress and handle signals
 
     @property
     def device(self) -> torch.device:
@@ -54,9 +55,9 @@ class Fit:
 
 
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:
-    """Build trainer, callbacks and, once nothing is left to be refused, loggers.
+    """Build the trainer, callbacks and loggers of a fit, and record its start in the provenance.
 
-    Record the start.
+    Loggers come last, after all checks, so that a refused run does not appear in them.
     """
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
@@ -74,12 +75,12 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     trainer = build_trainer(config, run, callbacks, steps)
     check_processes(data, trainer.world_size)
 
-    # The trials below and the optimizer read the trainer, as in the fit.
+    # The checks below and configure_optimizers read model.trainer, as they do during the fit.
     model.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]
     metrics_of(trainer).setup(trainer, model, "fit")
     if is_fitted(experiment, origin):
-        model.configure_optimizers()  # It refuses wrong keys.
+        model.configure_optimizers()  # Raises UserError for wrong keys before anything is logged.
         if origin.start is None:
             check_first_start(experiment, trainer, callbacks)
             warm_up = getattr(model.lr_schedule, "warmup_steps", 0)
@@ -96,9 +97,9 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 
 
 def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callback]:
-    """Build what acts on a fit: gradients, the configuration's callbacks, metrics, sample grids.
+    """Build the callbacks of a fit: gradient clipping, configured callbacks, metrics, sample grids.
 
-    ``Keep`` comes after them: what they have done after a step is in its checkpoint.
+    ``Keep`` must come after them, so that a step's checkpoint contains their changes after it.
     """
     config, drawing = experiment.config, experiment.drawing
     callbacks: list[pl.Callback] = []
@@ -133,7 +134,7 @@ def check_splits(config: Config, data: DataModule) -> None:
 def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -> None:
     """Check that the averages are kept that the run reports, and by one callback.
 
-    Else UserError.
+    Raises UserError otherwise.
     """
     weights = config["weights"]
     if weights == "raw" or config.get("trained"):
@@ -148,24 +149,24 @@ def check_averaging(config: Config, averagers: Sequence[EMA], validated: bool) -
 
 
 def check_processes(data: DataModule, processes: int) -> None:
-    """Check that each process has the same share of a batch, and a batch of each split."""
+    """Check that processes have equal shares of a batch, and each has items of every split."""
     if data.batch_size % processes:
         fix = f"must be a multiple of the {processes} processes"
         raise UserError(f"data.batch_size={data.batch_size}: {fix}")
     for name in ("val", "test"):
         n = len(data.splits[name])
         if 0 < n < processes:
-            # A process without a batch would skip what the others wait for.
+            # A process without a batch would skip collectives that the other processes wait for.
             raise UserError(f"trainer.devices: {processes} processes, {n} {name} items; use fewer processes")
 
 
 def is_fitted(experiment: Experiment, origin: Origin) -> bool:
-    """Return whether there is something to fit that no other run has fitted."""
+    """Return whether this run trains: it has trainable parameters and adopts no trained model."""
     return origin.adopted is None and any(p.requires_grad for p in experiment.model.parameters())
 
 
 def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> None:
-    """Try what would fail only at the end of the fit, or give a wrong figure; UserError."""
+    """Raise UserError for what would fail only at the end of the fit, or give wrong results."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)
@@ -179,7 +180,7 @@ def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Se
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Fit the model, and leave its last checkpoint; without a fit, that of the model as it is."""
+    """Fit the model and save its last checkpoint; without a fit, save the model as it is."""
     model, trainer = experiment.model, fit.trainer
     if is_fitted(experiment, origin):
 

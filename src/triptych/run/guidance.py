@@ -1,4 +1,4 @@
-"""Wrap a model's denoiser in the guidance and the threshold of a configuration."""
+"""Wrap a model's denoiser in the configured guidance and threshold."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from triptych.run.drawing import parts_read
 from triptych.run.model import training_items
 from triptych.run.other_runs import OtherRuns, check_process
 
-OUTSIDE = 0.01  # share of the data that a threshold may cut off
+OUTSIDE = 0.01  # largest fraction of data values that a threshold may cut off
 
 
 def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> Any:
@@ -36,7 +36,10 @@ def guided(model: Any, data: DataModule, config: Config, others: OtherRuns) -> A
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance of another kind of model, or by a guess that training has not taught."""
+    """Refuse guidance that does not support latents, or needs a prediction that was not trained.
+
+    For example, classifier-free guidance needs a model that was trained with dropped labels.
+    """
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
         problem = f"{name} needs a model of the data, not of latents"
@@ -47,7 +50,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
-    """Refuse a threshold below the size of the data, which it would cut off; or one of latents."""
+    """Refuse a threshold that would cut off data values, and any threshold for latents."""
     if model.of_latents:
         raise UserError("threshold: latents do not have the data's range; pass threshold=none")
     size = training_items(data, 1000).x.abs()

@@ -22,7 +22,7 @@ from triptych.run.processes import rank
 from triptych.run.shared_fit import fit_digest, take_fit
 from triptych.run.untrusted import interpreting, read_checkpoint
 
-# Parts whose weights are a run's own, whatever it begins with.
+# Prefixes of weights that ``init_from`` does not copy: those of a learned schedule or loss.
 OWN = ("schedule.", "loss_module.")
 
 
@@ -44,7 +44,10 @@ class Origin:
 
 
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what ``run`` starts from; UserError if it was trained on what would now judge it."""
+    """Find what ``run`` starts from: its own checkpoint, another run or random weights.
+
+    Raises UserError if that model was trained on items that are now in validation or test.
+    """
     config = experiment.config
     now = fingerprint(experiment.data)
     fit = fit_digest(run, now)
@@ -59,20 +62,21 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
 
 
 def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
-    """Go on from the run's own checkpoint."""
+    """Resume from the run's own checkpoint ``start``."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
-        write_atomic(start.with_name(LAST), start.read_bytes())  # It is the last that counts.
+        # Resuming reads last.ckpt, so replace it with the checkpoint that the run starts from.
+        write_atomic(start.with_name(LAST), start.read_bytes())
     known = checkpoint["triptych"]
     if "fit_of" in known:
-        fit = ""  # The other run has offered it.
+        fit = ""  # This fit was copied from another run, which has already offered it.
         if rank() == 0:
             run.write_provenance({**run.provenance.record, "fit_of": known["fit_of"]})
     fix = "restore the data, or pass force=true to start over"
     log_line(run, compare_data(now, known.get("data"), HELD_OUT, fix))
     data = remember(now, known.get("data"))
     if data["changed"]:
-        fit = ""  # It was begun with other data.
+        fit = ""  # The fit began with other data, so it is not that of this configuration.
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 
@@ -81,17 +85,18 @@ def _begin(config: Config, now: Fingerprint, fit: str) -> Origin:
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
-        fix = f"init_from={path} must have seen no item of validation or test"
+        fix = f"init_from={path} must not have been trained on items of validation or test"
         initial, _ = read_other("init_from", path, now, fix)
-        # This model was trained on the other run's items, too.
+        # The other run's training items count as seen by this model, too.
         data["items"] = remember(now, initial["triptych"].get("data"))["items"]
     return Origin(None, 0, None, initial, data, fit)
 
 
 def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None) -> Origin:
-    """Take the model of the run, or of diffusers' pipeline, that ``trained`` names.
+    """Take the trained model of another run or of a diffusers pipeline (``trained``).
 
-    ``start``: the checkpoint that an earlier start, or this run's first process, has made of it.
+    ``start`` is this run's own copy of that checkpoint, written by an earlier start or by rank 0;
+    None if there is none yet.
     """
     config = experiment.config
     path = config["trained"]
@@ -118,8 +123,9 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[Checkpo
 def initialise(run: RunDirectory, config: Config, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the other run's weights into ``model`` where name and shape match.
 
-    Parameters but those of a learned schedule or loss, and the buffers of modules that have
-    parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
+    Copied are all parameters except those of a learned schedule or loss, and the buffers of modules
+    that have parameters. Raises UserError if nothing matches, or if some tensors do not match and
+    ``init_partial`` is false.
     """
     path, weights = config["init_from"], reported(checkpoint)
     source = checkpoint["state_dict"] | average_of(checkpoint, weights)
@@ -151,7 +157,7 @@ def _fits(source: Tensor | None, tensor: Tensor) -> bool:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the parameters, and the buffers of modules that have parameters, by their names."""
+    """Yield (name, tensor) of all parameters, and of buffers in modules that have parameters."""
     for prefix, module in model.named_modules():
         tensors: dict[str, Any] = dict(module.named_parameters(recurse=False))
         if tensors:

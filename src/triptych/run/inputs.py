@@ -1,4 +1,4 @@
-"""Check the files, runs and data sets that a configuration names, before anything begins."""
+"""Check the files, runs and data sets that a configuration names, before a run starts."""
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -21,7 +21,7 @@ OTHER_FILES = (
 
 
 def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
-    """Check each file, run and data set that is named; UserError: missing, cut or not finished.
+    """Raise UserError if a named file or data set is missing or damaged, or a run is unfinished.
 
     ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
     """
@@ -43,15 +43,18 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
 
 def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
-    """Return whether all runs have the same data set, which lies on this machine."""
+    """Return whether all runs use one data set, and use it on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
-    if "slurm" in launcher or "ray" in launcher:  # their machines may have data of their own
+    if "slurm" in launcher or "ray" in launcher:  # The data may exist on their nodes only.
         return False
     return not any(key.partition(".")[0] == "data" for key in varying)
 
 
 def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (declared key, key, path) of each path, of lists and mappings each entry."""
+    """Yield (declared key, key, path) of each configured path, also of entries of lists and dicts.
+
+    For an entry of a list, the key has an index, such as model.stages[0].
+    """
     for declared in (*CHECKPOINTS, *OTHER_FILES):
         value = OmegaConf.select(config, declared)
         if isinstance(value, str) and value != "exact":
@@ -61,12 +64,12 @@ def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
                 yield declared, f"{declared}[{index}]", str(path)
         elif OmegaConf.is_dict(value):
             for name, path in value.items():
-                if "/" in str(path):  # without a slash it is another part of the condition
+                if "/" in str(path):  # Without a slash it names another part of the condition.
                     yield declared, f"{declared}.{name}", path
 
 
 def _experiment_that_makes(path: str) -> str:
-    """Return a hint if an experiment of ours makes a missing checkpoint."""
+    """Return a hint for a missing checkpoint that a built-in experiment would create, else ""."""
     folders = Path(path).parts
     for parent, name in itertools.pairwise(folders):
         if parent == "runs" and (CONFIGS / "experiment" / f"{name}.yaml").is_file():

@@ -1,6 +1,6 @@
-"""``items.npz``: the bound of each test item, for paired comparisons.
+"""Read ``items.npz``, the bound of each test item, which paired comparisons use.
 
-Other arrays of untrusted files are read here, too.
+``read_arrays`` also serves for other untrusted .npz files.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 ITEMS = "items.npz"
-HEADER = 4096  # most bytes of an array's own description
-KINDS = "fiu"  # floats and whole numbers
+HEADER = 4096  # maximum size in bytes of an array's .npy header
+KINDS = "fiu"  # numpy's codes of the accepted types: floats and integers
 
 
 @dataclass(frozen=True)
 class Items:
-    """Bound of each test item in the reported unit, (n,) float64, ordered by `index`, (n,) int64."""
+    """The bound of each test item, in the reported unit.
+
+    `total` is (n,) float64, ordered by the items' `index`, (n,) int64.
+    """
 
     index: np.ndarray
     total: np.ndarray
@@ -37,14 +40,14 @@ class Items:
         return float(self.total.mean())
 
     def have_mean(self, bound: float) -> bool:
-        """Return whether their mean is `bound`, up to rounding."""
+        """Return whether the items' mean is `bound`, up to rounding."""
         return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
 def read_items(directory: Path, bound: float) -> Items | None:
-    """Read the items if their mean is the run's test `bound`.
+    """Read a run's items if their mean is its test `bound`.
 
-    None if absent, damaged or of another run.
+    Return None if they are absent or damaged, or if the mean differs (another run's items).
     """
     items = load_items(directory)
     if items is None or not items.have_mean(bound):
@@ -53,7 +56,7 @@ def read_items(directory: Path, bound: float) -> Items | None:
 
 
 def load_items(directory: Path) -> Items | None:
-    """Read the items of a run without comparing them with its bound; None if absent or damaged."""
+    """Read a run's items without comparing them to its bound; None if absent or damaged."""
     path = f"{directory}/{ITEMS}"
     try:
         return _load(path, os.stat(path).st_mtime_ns)
@@ -63,7 +66,7 @@ def load_items(directory: Path) -> Items | None:
 
 @lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
 def _load(path: str, _written: int) -> Items | None:
-    import numpy as np  # a mistyped command does not wait for it
+    import numpy as np  # Imported late, so that errors on the command line appear fast.
 
     arrays = read_arrays(path, ("index", "total"))
     if arrays is None:
@@ -76,15 +79,14 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n).
+    """Read numeric arrays (n,) of equal length from an untrusted .npz; None if it is malformed.
 
-    None if damaged or of another kind.
-
-    Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
+    The array called ``square`` must have shape (n, n). Nothing is unpickled. Files that unpack to
+    more than TRIPTYCH_MAX_ITEMS bytes are refused.
     """
     try:
         arrays = _unpack(file, names)
-    except Exception:  # zipfile, zlib and numpy raise a dozen kinds
+    except Exception:  # zipfile, zlib and numpy raise a dozen exception types
         return None
     sizes = {size for array in arrays.values() for size in array.shape}
     numbers = all(array.dtype.kind in KINDS for array in arrays.values())
@@ -104,7 +106,7 @@ def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError("too large")
         for name, entry in entries.items():
             with archive.open(entry) as member:
-                # Read no more than it claims to hold.
+                # Read at most one byte more than the declared size, whatever the entry expands to.
                 data = io.BytesIO(member.read(entry.file_size + 1))
             arrays[name] = np.load(data, allow_pickle=False, max_header_size=HEADER)
     return arrays

@@ -1,7 +1,7 @@
-"""Fork the processes of a sweep's runs from one that has imported what runs need.
+"""Start a sweep's runs quickly, as forks of a server process that has already imported libraries.
 
-A worker writes it a line for each run. The fork answers with its process id, and at its end that
-process with both, id and exit code.
+A worker sends the server one JSON line per run on its standard input. The forked run answers on
+standard output with its process id. When the run ends, the server writes its id and exit code.
 """
 
 import atexit
@@ -25,20 +25,19 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, lives
 from triptych.run.untrusted import OWN
 
-SERVE = "--serve-jobs"  # in the place of a command's arguments
+SERVE = "--serve-jobs"  # argument that makes the resume command a server of jobs
 PROGRAM = [sys.executable, "-m", "triptych.cli.resume", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
-PR_SET_PDEATHSIG = 1  # the constant of linux/prctl.h
-_servers: list["Server"] = []  # the one server of this process, or none yet
+PR_SET_PDEATHSIG = 1  # constant from linux/prctl.h: signal sent to this process if its parent dies
+_servers: list["Server"] = []  # the server of this process, or empty before the first job
 
 
 def run_job(argument: str, log: Path) -> int:
-    """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``.
+    """Run ``triptych-train ARGUMENT`` in its own process, and return its exit code.
 
-    Return its exit code.
-
-    The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and
-    waits for it; a SIGKILL is noticed by the job itself within a second.
+    Its output is appended to ``log``. The job ends when this process ends, and this process ends
+    when its sweep ends: on Ctrl-C it stops the job and waits for it; if it gets a SIGKILL, the job
+    notices within a second.
     """
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
@@ -56,7 +55,7 @@ def _sweep() -> int:
 
 
 def _is_worker() -> bool:
-    """Return whether this process ends with its sweep, as a worker on its machine."""
+    """Return whether this process is a sweep's worker, which must end when the sweep ends."""
     if not lives(_sweep()):
         return "SUBMITIT_EXECUTOR" not in os.environ
     return os.getppid() == _sweep()
@@ -64,7 +63,7 @@ def _is_worker() -> bool:
 
 def _end_with_sweep() -> None:
     if os.getppid() != _sweep():
-        raise SystemExit  # The sweep was killed: the job is stopped first.
+        raise SystemExit  # The sweep was killed: ``Server.run`` stops the job, then we exit.
 
 
 def _do_nothing() -> None:
@@ -72,26 +71,26 @@ def _do_nothing() -> None:
 
 
 class Server:
-    """The process that is forked."""
+    """The process from which jobs are forked."""
 
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
         with open(_writable(log), "ab", opener=no_link) as errors:
-            self.process: Any = subprocess.Popen(  # Any, as its pipes may be None by its type
+            self.process: Any = subprocess.Popen(  # Any: by their types the pipes may be None
                 PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
             )
         atexit.register(self._end)
 
     def _end(self) -> None:
-        """Wait until the process is gone, with the log that it holds open."""
+        """Close the server's input and wait until it has ended, so that its log file is closed."""
         with suppress(OSError, subprocess.TimeoutExpired):
             self.process.stdin.close()
             self.process.wait(GRACE)
 
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
-        """Run a fork and return its exit code.
+        """Run a job in a fork and return its exit code.
 
-        ``look`` is called each second and stops it by raising.
+        ``look`` is called every second while the job runs; if it raises, the job is stopped.
         """
         pid = 0
         try:
@@ -106,7 +105,7 @@ class Server:
                 return int(self.process.wait())
             return answer[1]
         except KeyboardInterrupt as interrupt:
-            # The sweep's own has the signal that came.
+            # The sweep's KeyboardInterrupt carries the received signal; forward it to the job.
             self._stop(pid, getattr(interrupt, "signal", signal.SIGINT))
             raise
         except BaseException:
@@ -114,20 +113,21 @@ class Server:
             raise
 
     def _answer(self, look: Callable[[], None]) -> list[int]:
-        """Return a fork's process id, with its exit code at its end; [] without a server."""
+        """Read one answer: [process id] or [process id, exit code]; [] if the server has ended."""
         while not select.select([self.process.stdout], [], [], 1.0)[0]:
             look()
         return [int(number) for number in self.process.stdout.readline().split()]
 
     def _stop(self, pid: int, number: int) -> None:
-        """Stop a fork with a signal, and kill it if it does not end in time."""
-        if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # It has begun in this moment.
+        """Send a signal to a job, and kill it if it does not end within ``GRACE`` seconds."""
+        # Without a process id, wait a second: the job may be starting right now.
+        if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:
             answer = self._answer(_do_nothing)
             if len(answer) == 2:
                 return
             pid = sum(answer)
         if not pid:
-            # The server still imports; a fork in this very moment notices that its parent is gone.
+            # The server is still importing. A job that it forks right now notices its end.
             self.process.kill()
             return
         end = time.monotonic() + GRACE
@@ -142,17 +142,19 @@ class Server:
 
 
 def serve() -> None:
-    """Return in a fork for each job on standard input, with its log and environment.
+    """Fork a child for each job on standard input; in the child, set it up and return.
 
-    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only
-    run.
+    The child gets the job's arguments, log and environment. The server itself ignores signals, so
+    that only the runs handle them. On macOS, where loaded libraries do not survive a fork, the
+    server does not fork but becomes the run itself.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
         _prepare_to_fork()
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     job = _next_fork(answers)
-    os.setpgid(0, 0)  # A terminal's Ctrl-C comes through the worker, once.
+    # Leave the terminal's process group: Ctrl-C reaches the job once, forwarded by the worker.
+    os.setpgid(0, 0)
     with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
         for number, file in enumerate((nothing, log, log)):
             os.dup2(file.fileno(), number)
@@ -163,12 +165,15 @@ def serve() -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     with answers:
-        print(os.getpid(), file=answers)  # From now on it may be signalled.
+        print(os.getpid(), file=answers)  # From now on the worker may send signals to this job.
     sys.argv[1:] = sys.orig_argv[-1:] = [job["argument"]]
 
 
 def _prepare_to_fork() -> None:
-    """Import what runs import, in a process that ends with its worker; a run notices that."""
+    """Import the libraries that runs need, and have the kernel kill this server with its worker.
+
+    A run notices by itself that its server is gone.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[PARENT]):
         os._exit(1)
@@ -180,7 +185,10 @@ def _prepare_to_fork() -> None:
 
 
 def _next_fork(answers: IO[str]) -> dict[str, Any]:
-    """Fork for each job on standard input, and return the job in the fork; end with the input."""
+    """Fork for each job on standard input and return the job in the child.
+
+    The server exits when its input is closed.
+    """
     for line in sys.stdin:
         pid = os.fork() if sys.platform == "linux" else 0
         if pid == 0:
@@ -188,25 +196,35 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
             return job
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(pid, code, file=answers, flush=True)
-    os._exit(0)  # at once: see ``leave``
+    os._exit(0)  # Skip Python's slow shutdown, as in ``leave``.
 
 
 def leave() -> None:
-    """End a fork by atexit's handlers alone: Python's own end takes a second."""
+    """Exit a job after atexit's handlers, without the rest of Python's shutdown (one second).
+
+    If other threads than daemons are alive, return without exiting.
+    """
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)
 
 
 def _inherited() -> dict[str, str]:
-    """Return the environment of a job: one that inherited a rank would train on its share alone."""
+    """Return the environment for a job, without the variables of a distributed launch.
+
+    A job that inherited a rank would train only on that rank's share of the data.
+    """
     ours = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
-    # a cluster's job has not; and a count of GPUs by CUDA would leave it unusable in a fork
+    # PYTHONSAFEPATH: do not import modules from the current folder, also on a cluster.
+    # NVML check: counting GPUs through CUDA would make CUDA unusable in a fork.
     return ours | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def _writable(log: Path) -> str:
-    """Return the log's path, or where nothing is written: on a full disk the job says so itself."""
+    """Return the log's path, or os.devnull if it cannot be written.
+
+    On a full disk the job itself reports the error.
+    """
     with suppress(OSError), open(log, "ab", opener=no_link):
         return str(log)
     return os.devnull

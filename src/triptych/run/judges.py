@@ -1,4 +1,4 @@
-"""Judge samples: InceptionV3 for FID, classifier and contrastive model for captions."""
+"""Networks that score samples: InceptionV3 for FID; classifier and text embedder for captions."""
 
 from pathlib import Path
 
@@ -12,19 +12,20 @@ from triptych.errors import UserError
 from triptych.run.items import read_arrays
 from triptych.run.parsing import error_line
 
-ROWS = 50  # images a pass: each is seen at 299 x 299
+ROWS = 50  # images per forward pass of InceptionV3, which resizes them to 299 x 299
 FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
-    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048).
+    """Load the InceptionV3 of FID (Heusel et al. 2017), or raise UserError.
 
-    Or UserError.
+    It maps uint8 images (n, 3, h, w) to features (n, 2048).
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
-        torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
+        # Check that the file is plain tensors: torch-fidelity would execute code in its pickle.
+        torch.load(path, weights_only=True)
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
         raise UserError(f"measures.inception={path}: pip install 'triptych[fid]'") from error
@@ -35,35 +36,36 @@ def open_inception(path: str) -> nn.Module:
 
 
 def read_statistics(path: str) -> Moments:
-    """Read ``mu`` and ``sigma``, published for FID, from an ``.npz``.
+    """Read published FID statistics, ``mu`` (2048,) and ``sigma`` (2048, 2048), from an ``.npz``.
 
-    UserError for any other file.
+    Raises UserError for any other file.
     """
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
         raise UserError(f"measures.statistics={path}: not the statistics of FID; {fix}")
     mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    return Moments(FEATURES, mu, sigma)  # The file does not say how many images there were.
+    # The file does not contain the number of images; frechet_distance only checks that it is > 1.
+    return Moments(FEATURES, mu, sigma)
 
 
 @torch.no_grad()
 def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
-    """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1].
+    """Return InceptionV3 features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1].
 
-    Grey as three equal channels.
+    Grey images are expanded to three equal channels.
     """
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])
 
 
 class Prompts:
-    """Judge whether samples are what captions of ``data`` ask for."""
+    """Compare samples to the captions of ``data`` that they were drawn from."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
         self.captions, labels = data.captions[self.split], data.splits[self.split].labels
-        assert labels is not None  # those that the classifier was trained on
+        assert labels is not None  # the classes that the classifier predicts
         self.untrained = data.untrained(labels)
         self.meaning = data.meaning(self.captions)
         self.embedder = embedder
@@ -73,13 +75,17 @@ class Prompts:
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
     def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Return shares of n samples that match the captions of ``items`` (n,).
+        """Return the fractions of n samples that match the captions of the items ``items`` (n,).
 
-        "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
-        "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
+        "prompt_accuracy": samples whose predicted class matches all attributes in their caption.
+        "NAME_accuracy": the same for the attribute NAME alone, if there are several attributes.
+        "retrieval": samples whose nearest caption in the split, in the embedding space, contradicts
+        no attribute of their own caption; only with ``embeddings`` (n, d).
+
+        ``logits`` (n, classes) are the classifier's.
         """
         meaning, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        # A caption of several classes names no attribute: its samples cannot be wrong.
+        # A caption that covers several classes names no attribute, so no sample can violate it.
         named = (meaning >= 0).any(1)
         if not named.any():
             return {}

@@ -1,4 +1,4 @@
-"""Detect test items that a model was trained on, and data that have changed."""
+"""Detect held-out items that a model was trained on, and data sets that have changed."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from triptych.records import Entries
 def compare_data(now: Fingerprint, seen: Entries | None, judged: Sequence[str], fix: str) -> str:
     """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
 
-    "" if they do not.
-
-    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    Return "" if they are equal or nothing is recorded. ``seen`` is a record from ``remember``.
+    Raises UserError, which ends with ``fix``, if the model was trained on an item that is now in
+    one of the splits ``judged``.
     """
     if not seen or not _has_changed(now, seen):
         return ""
@@ -46,7 +46,10 @@ def _has_changed(now: Fingerprint, seen: Entries) -> bool:
 
 
 def _count_trained(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """Count the items that were trained on and were not held out as well, as doubles of others."""
+    """Count the items that were in the training split and not also in a held-out split.
+
+    An item that occurs twice in the data can be in both.
+    """
     if items is None or "train" not in seen:
         return 0
     held_out = [seen[name] for name in HELD_OUT if name in seen]

@@ -1,4 +1,7 @@
-"""Loggers of a run: metrics.csv and those of ``logger``; their errors never end a run."""
+"""Build a run's loggers: metrics.csv and those configured in ``logger``.
+
+An error of a logger never ends a run.
+"""
 
 import os
 import time
@@ -33,7 +36,7 @@ SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    # A server that hangs holds up the run; ``MLflowRun.pauses`` are tries enough.
+    # A server that hangs would block the run. ``MLflowRun.pauses`` already defines retries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
@@ -43,9 +46,10 @@ CALLED = (
 
 
 class Guard:
-    """Call a library until its first error, which prints one line.
+    """Call a logging library until its first error, which is logged in one line and disables it.
 
-    ``pauses``: seconds before further tries.
+    ``pauses`` are the seconds to wait before each retry of a call. ``lost``: disabled from the
+    start.
     """
 
     def __init__(self, title: str, pauses: Sequence[float] = (), lost: bool = False):
@@ -60,7 +64,7 @@ class Guard:
             time.sleep(pause)
         try:
             return method(*arguments, **more)
-        except (Exception, SystemExit) as error:  # libraries raise any kind
+        except (Exception, SystemExit) as error:  # Libraries raise exceptions of any type.
             self._give_up(error)
         return None
 
@@ -75,8 +79,8 @@ class Guard:
 class Guarded(Logger):
     """A Lightning logger whose first error disables it.
 
-    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``:
-    knows the seconds of fitting at each step, which are logged as ``time``.
+    ``library`` is the logger's class; it has ``title``, ``pauses``, ``log_picture`` and ``finish``.
+    ``table`` provides the seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
@@ -88,7 +92,7 @@ class Guarded(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The library's run object, for user callbacks; a dummy if there is none."""
+        """The library's run object, for user callbacks; a dummy if the logger is disabled."""
         return DummyExperiment() if self.guard.lost else self.logger.experiment
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -105,13 +109,13 @@ class Guarded(Logger):
         self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """Finish with the figures of ``summary``; None if the run has not finished."""
+        """Log the metrics of ``summary``, which is None if the run has not finished, and close."""
         last, row = self.table.last
         self.guard(lambda: self.logger.finish(summary, last, row))
 
 
 def guard(logger: Logger, title: str) -> Logger:
-    """Return a user's own logger, whose first error disables it."""
+    """Change a user-supplied logger so that its first error disables it, and return it."""
     guarded = Guard(title)
     for name in CALLED:
         if hasattr(logger, name):
@@ -120,7 +124,7 @@ def guard(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, which keeps rows up to ``step``, and those of ``logger``."""
+    """Build the logger of metrics.csv, which keeps rows up to ``step``, and configured loggers."""
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     others: list[Logger] = []
@@ -160,7 +164,7 @@ def _build_wandb(node: Config, table: MetricsCsv, run: RunDirectory) -> list[Log
         return []
     artifacts = bool(node.get("artifacts"))
     if artifacts and not is_composed_here(run):
-        log_line(None, "W&B: artifacts are left out: a directory asks for them, not your command")
+        log_line(None, "W&B: artifacts are left out: requested by the directory, not by your command")
         artifacts = False
     description = wandb.describe_run(node, run.config(), run)
     return [Guarded(wandb.WandbRun, table, run, mode, artifacts, description)]
@@ -178,7 +182,7 @@ def _build_own(name: str, node: Config, run: RunDirectory) -> Logger:
 
 def import_libraries(run: RunDirectory) -> None:
     """Import the slow libraries of a run's loggers, before this process is forked for each run."""
-    with suppress(Exception, SystemExit):  # the run reports the error
+    with suppress(Exception, SystemExit):  # The run itself will report the error.
         node = (run.config()["logger"] or {}).get("wandb")
         if node and wandb.mode_of(node) != "disabled":
             wandb.import_wandb(run / "wandb")
@@ -188,7 +192,7 @@ def import_libraries(run: RunDirectory) -> None:
 
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """Finish each logger on exit with the figures of the result, also after an exception."""
+    """On exit, also after an exception, log the result's metrics and close each logger."""
     summary = None
     try:
         yield
@@ -202,9 +206,9 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger with hyperparameters and pictures.
+    """Lightning's TensorBoard logger with hyperparameters and pictures.
 
-    Purges rows of earlier files after ``step``.
+    Values that an earlier start logged after ``step`` are purged.
     """
 
     title, pauses = "TensorBoard", ()
@@ -229,15 +233,15 @@ class TensorBoard(TensorBoardLogger):
 
 
 class MLflowRun(MLFlowLogger):
-    """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts."""
+    """Lightning's MLflow logger, with configuration parameters, tags, and pictures as artifacts."""
 
     title = "MLflow"
-    pauses = (0.5, 1.0, 2.0, 4.0)  # other runs of a sweep may write to the database
+    pauses = (0.5, 1.0, 2.0, 4.0)  # Other runs of the sweep may be writing to the same database.
 
     def __init__(self, run: RunDirectory, uri: str, experiment: str | None):
         for variable, value in ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)  # read when it is imported
-        artifacts = None  # the server decides
+            os.environ.setdefault(variable, value)  # MLflow reads them when it is imported.
+        artifacts = None  # The server chooses the artifact location.
         if uri.startswith(SQLITE):
             folder = Path(uri.removeprefix(SQLITE)).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -249,11 +253,12 @@ class MLflowRun(MLFlowLogger):
         super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
         self._run_id = self._existing_id(provenance.id)
         self.experiment.update_run(self.run_id, status="RUNNING")
-        logged = self._mlflow_client.get_run(str(self.run_id)).data.params  # MLflow refuses to change one
+        # MLflow refuses to change a parameter that was logged before.
+        logged = self._mlflow_client.get_run(str(self.run_id)).data.params
         self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in logged})
 
     def _existing_id(self, run_id: str) -> str | None:
-        """Return MLflow's id of the run that an earlier start has made; None if there is none."""
+        """Return the MLflow id of this run from an earlier start; None if there is none."""
         experiment = self._mlflow_client.get_experiment_by_name(self._experiment_name)
         if experiment is None:
             return None

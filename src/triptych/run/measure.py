@@ -1,4 +1,4 @@
-"""Measure how far samples, and the posterior mean, are from the truth, with a noise floor."""
+"""Compute metrics of samples, with a noise floor, and the error of the posterior mean."""
 
 import json
 import math
@@ -26,12 +26,12 @@ from triptych.run.drawing import Drawing, choose
 from triptych.run.experiment import Experiment
 from triptych.run.reference import SetConditions
 
-LEVELS, POINTS = 20, 1000  # noise levels and items at which Tweedie's formula is measured
+LEVELS, POINTS = 20, 1000  # numbers of noise levels and items for the error of the posterior mean
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Features of one set of samples, and what these are conditioned on."""
+    """The features of one set of samples, and the conditions they were drawn with."""
 
     features: Features
     conditions: SetConditions
@@ -39,10 +39,10 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class MeasuredValue:
-    """The sets drawn at one ``value`` of ``measures.over``; it is None if nothing is varied.
+    """The sets of samples drawn at one value of the key ``measures.over``.
 
-    ``sets``: one for each repeat. ``untrained``: as many for captions of classes kept from
-    training, or none.
+    ``value`` is None if no key is varied. There is one set per repeat in ``sets``. ``untrained``
+    has as many sets for captions of classes that were excluded from training, or none.
     """
 
     value: Any
@@ -54,10 +54,10 @@ class MeasuredValue:
 def draw_sets(
     experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0
 ) -> list[MeasuredValue]:
-    """Draw what ``measures`` asks for, each process its chunks; [] if that is nothing.
+    """Draw the samples for metrics, each process its chunks; [] if sample metrics are off.
 
-    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all
-    processes: a sample of the model of ``step`` is not finite.
+    Chunks on disk are reused if weights, data, code and packages are the same. Raises Diverged in
+    all ranks if a sample is not finite; ``step`` is the training step named in the error.
     """
     if experiment.reference is None:
         return []
@@ -104,7 +104,10 @@ def _draw_chunk(
 
 
 def _key(experiment: Experiment, run: RunDirectory) -> str:
-    """Return a digest of what samples and features depend on beside the run's configuration."""
+    """Return a digest of all that samples and features depend on besides the configuration.
+
+    These are the weights of all networks involved, the code, the packages and the data.
+    """
     drawings = [drawing for _, drawing in experiment.measured]
     networks = [network for drawing in drawings for network in _networks(drawing)]
     last = run.provenance.last
@@ -123,10 +126,10 @@ def _networks(drawing: Drawing) -> Iterator[nn.Module]:
 def measure_samples(experiment: Experiment, measured: Sequence[MeasuredValue]) -> Entries:
     """Measure the sets that were drawn, for ``summary.json``.
 
-    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
-    "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
-    "evaluations", "measures"}]}, "measured"}. ``stderr`` is over ``repeats`` sets of ``n`` samples
-    each.
+    The entries are {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats",
+    "reference", "floor", "noise", "metrics", "files"}}. If ``measures.over`` is set, "measures" is
+    replaced by "measures_over": {"key", "rows": [{"value", "evaluations", "measures"}]}. ``mean``
+    and ``stderr`` are over ``repeats`` sets of ``n`` samples each.
     """
     node, reference = experiment.config["measures"], experiment.reference
     conditions = measured[0].sets[0].conditions
@@ -181,12 +184,12 @@ def _with_value(config: Config, value: Any) -> str:
 
 
 def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> SetConditions:
-    """Choose what n samples are conditioned on.
+    """Choose the conditions of a set of n samples.
 
-    With captions and a classifier that knows what they say: captions of classes trained on. Where
-    labels are all that is read, classes as of a true set: an exact sampler then draws another such
-    set, and is as far from the data as the floor. Else held-out items, with their classes where
-    they have any.
+    If labels are the only condition, the classes are those of a set of true items. An exact sampler
+    then draws another such set, and its distance to the data is the noise floor. If the data have
+    captions and a classifier for their attributes, the conditions are held-out captions of classes
+    that were trained on. Otherwise they are those of held-out items, with their classes if any.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     items = drawing.held_out(n)
@@ -204,9 +207,9 @@ def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> 
 
 
 def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Choose n / 2 items whose captions are of classes kept from training.
+    """Choose n / 2 items with captions of classes that were excluded from training.
 
-    None where there are none.
+    Return None if there are none, or if samples are not drawn from captions.
     """
     prompts = experiment.reference.prompts
     if prompts is None or drawing.class_conditional or not drawing.conditional:
@@ -215,7 +218,10 @@ def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
 
 
 def _some(suitable: Tensor, n: int) -> Tensor | None:
-    """Return n of the items where ``suitable`` (size,) is true, or None; fewer come in turn."""
+    """Return the indices of n items where ``suitable`` (size,) is true; None if it is nowhere true.
+
+    If there are fewer than n such items, they are repeated.
+    """
     items = suitable.nonzero().squeeze(1)
     if not len(items):
         return None
@@ -223,7 +229,7 @@ def _some(suitable: Tensor, n: int) -> Tensor | None:
 
 
 def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return the labels of ``rows``, counted from the first again after the last."""
+    """Return ``labels[rows]``, with indices modulo the number of labels; None without labels."""
     if labels is None:
         return None
     return labels[rows % len(labels)]
@@ -249,9 +255,13 @@ def _finite(x: float) -> float | None:
 def measure_posterior_mean(experiment: Experiment) -> Entries:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
 
-    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {}
-    without a truth, or where training never left out the condition: points of the ``shown`` split
-    have none here.
+    It is averaged over items of the ``shown`` split, without conditions. Return
+    {"tweedie": {"gamma", "excess", "stderr", "spread"}}, each a list over noise levels.
+    "excess" is the squared distance between the model's posterior mean, by Tweedie's formula from
+    its score, and the exact one; "spread" is the variance of the exact posterior.
+
+    Return {} if the data's density is not known, or if the model has no unconditional prediction
+    (a condition was never dropped in training).
     """
     model, data = experiment.model, experiment.data
     split = data.splits[data.shown]
@@ -269,7 +279,7 @@ def measure_posterior_mean(experiment: Experiment) -> Entries:
 
 
 def _unconditional_denoiser(model: BoundModel) -> Any:
-    """Return the denoiser of the data that was trained without conditions, too; or None."""
+    """Return the model's denoiser if it can predict data without conditions; else None."""
     if model.denoiser is None or model.of_latents:
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}

@@ -1,6 +1,7 @@
-"""Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume.
+"""Write ``metrics.csv``, and convert configurations and results for the other loggers.
 
-Select what the other loggers get beside it: configuration, figures and panels of a result.
+The table has one row per step and one column per metric. After a kill and resume it is the same as
+without.
 """
 
 import csv
@@ -21,22 +22,23 @@ from triptych.run.directory import RunDirectory, atomic, write_end
 from triptych.run.parsing import format_value
 from triptych.run.result import Result
 
-OPEN = 8  # rows at the end of the table that may still gain figures
-LONGEST = 18  # digits of a step
+OPEN = 8  # number of rows at the end of the table that may still gain values
+LONGEST = 18  # maximum number of digits of a step
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # prefixes in metrics.csv
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "versions")
-NO_CHOICE = ("hydra", "local", "logger", "paths")  # groups that do not tell runs apart
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # config groups that do not distinguish runs
 NOT_PARAMETERS = ("logger", "paths")
-RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
+RESOLVED = "resolved"  # W&B gets the resolved configuration under this key
 
 
 class MetricsCsv(Logger):
-    """A Lightning logger that appends to a table, at most once in ``every`` seconds.
+    """A Lightning logger that writes a CSV table, at most once in ``every`` seconds.
 
-    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again
-    when they change; a new column, or a figure of a step further back, takes a rewrite of the whole
-    table. A run that resumes at step s drops the rows after s, so each step stands once. ``time``
-    is the seconds of fitting that led to the row, by ``clock``.
+    Values of the same step are merged into one row. The last ``OPEN`` rows are kept in memory
+    (held) and written again when they change; earlier rows are closed. A new column, or a value for
+    a closed row, requires a rewrite of the whole table. A run that resumes at step s drops the rows
+    after s, so that each step occurs once. The column ``time`` is the fitting time in seconds up to
+    the row, from ``clock``.
     """
 
     name, version = "csv", ""
@@ -90,7 +92,7 @@ class MetricsCsv(Logger):
         return {"time": float(row["time"])}
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the configuration has its own file."""
+        """Do nothing: the configuration is stored in its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -99,16 +101,16 @@ class MetricsCsv(Logger):
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
     def save(self) -> None:
-        """Write the table if the last write is long enough ago.
+        """Write the table if the last write was more than ``every`` seconds ago.
 
-        Lightning calls this at every row.
+        Lightning calls this after each logged row.
         """
         if time.monotonic() - self._written > self.every:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write what has changed now, unless there are no rows."""
+        """Write all changes now; without rows or a file, do nothing."""
         if not self.rows and not self.path.exists():
             return
         if self._can_append():
@@ -118,21 +120,21 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def _can_append(self) -> bool:
-        """Return whether the file stands as written, and only held rows have changed."""
+        """Return whether the file is still as written, and only held rows have changed."""
         if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
             return False
         new = {name for row in self.rows.values() for name in row} - {*self._columns}
         return not new and min(self.rows, default=0) > self._closed
 
     def _append(self) -> None:
-        """Write the held rows anew, after those that are closed."""
+        """Rewrite the held rows, which follow the closed rows in the file."""
         rows = sorted(self.rows.items())
         closed, held = _lines(self._columns, rows[:-OPEN]), _lines(self._columns, rows[-OPEN:])
         write_end(self.path, self._end, closed + held)
         self._hold(rows, self._end + len(closed))
 
     def _rewrite(self) -> None:
-        """Write the whole table anew, a row at a time."""
+        """Rewrite the whole table, one row at a time."""
         names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
         columns = ["step", *names]
         last: deque[tuple[int, Entries]] = deque(maxlen=OPEN + 1)
@@ -149,7 +151,7 @@ class MetricsCsv(Logger):
     def _hold(self, rows: list[tuple[int, Entries]], end: int) -> None:
         """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
 
-        The others are closed.
+        ``end`` is the byte of the file at which the held rows begin.
         """
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
@@ -194,8 +196,8 @@ def comparable(
 ) -> Entries:
     """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
 
-    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot
-    in it.
+    They are group choices, the seed, the setting and keys that were overridden on the command line.
+    Keys have "/" in place of ".", as W&B cannot filter by keys with dots.
     """
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
@@ -226,7 +228,7 @@ def flat_figures(record: Mapping[str, Any]) -> Entries:
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
+    """Return a summary's numbers by flat name, except those in ``logged``; {} without a summary."""
     if summary is None:
         return {}
     flat = flat_figures(summary.record)
@@ -236,7 +238,8 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
 def _flatten(value: Any, name: str, prefix: str) -> Entries:
     """Return the figures in a value.
 
-    A mean has its own name, its other entries that with a suffix.
+    {"mean", "stderr", "n"} becomes ``name``, ``name_stderr`` and ``name_n``; another dict's entries
+    are named with ``prefix``. Lists and None are dropped.
     """
     if isinstance(value, dict) and {"mean", "n"} <= value.keys():
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
@@ -252,7 +255,7 @@ def _flatten(value: Any, name: str, prefix: str) -> Entries:
 
 
 def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
+    """Return the curves of a summary as tables: {"panels/noise_levels": (columns, rows), ...}."""
     return {
         f"panels/{key}": ([*value], [list(row) for row in zip(*value.values(), strict=True)])
         for key, value in record.items()

@@ -1,7 +1,4 @@
-"""Build the model of a resolved configuration and its data.
-
-Compile it for the fit where ``compile=true``.
-"""
+"""Build the model of a resolved configuration and its data; compile it if ``compile=true``."""
 
 import ctypes
 import logging
@@ -26,36 +23,41 @@ from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 from triptych.records import Config
 
-MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
+# Options of glibc's mallopt: M_MMAP_THRESHOLD at its maximum, and M_TRIM_THRESHOLD.
+MALLOC = {-3: 32 << 20, -1: 1 << 30}
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
-QUIET = (  # warnings of libraries that do not concern users
+QUIET = (  # library warnings that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers.*",  # our loaders index tensors in memory
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run's is not
+    ".*Checkpoint directory .* exists and is not empty.*",  # expected when a run is resumed
     ".*your `IterableDataset` has `__len__` defined.*",
-    ".*dataloader is not resumable.*",  # ours follows from the step
+    ".*dataloader is not resumable.*",  # the order of our loader is a function of the step
     ".*`srun` command is available.*",
-    ".*It is recommended to use .*sync_dist=True.*",  # our figures are of all processes
+    ".*It is recommended to use .*sync_dist=True.*",  # our metrics are already reduced over ranks
     ".*Found .* module.s. in eval mode.*",
 )
 
 
 def set_up_torch(threads: int) -> None:
-    """Silence libraries; set the number of threads; make a CPU faster, with the same results."""
+    """Silence library warnings, set the number of threads, and speed up CPUs (same results)."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning", "lightning_fabric"):  # Their tips are no warnings.
+    for name in ("pytorch_lightning", "lightning_fabric"):  # Lightning logs tips as warnings.
         logging.getLogger(name).setLevel(logging.ERROR)
-    torch.set_num_threads(threads)  # sums in another order would differ in the last digit
-    torch.set_flush_denormal(True)  # gradients near 1e-40 take many cycles
+    # A fixed number: it determines the order of summation and thereby the last digits of results.
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # Arithmetic on denormal numbers (below 1e-38) is very slow.
     if sys.platform == "linux":
         _keep_memory()
 
 
 def _keep_memory() -> None:
-    """Let the memory that a tensor leaves be the next one's: new pages take a sixth of a step."""
+    """Make glibc keep freed memory for the next tensor instead of returning it to the system.
+
+    Getting new pages from the system took a sixth of a training step.
+    """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:  # not of glibc
+    if set_option is None:  # The C library is not glibc.
         return
     for option, value in MALLOC.items():
         set_option(option, value)
@@ -64,8 +66,8 @@ def _keep_memory() -> None:
 def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}) -> BoundModel:
     """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a
-    choice that this model would not read.
+    ``stages`` are a cascade's stages, from ``reopen.open_model_stages``. Raises UserError for a
+    value that is not accepted, or for a group choice that this model does not use.
     """
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
@@ -73,7 +75,7 @@ def build_model(config: Config, data: DataModule, stages: Mapping[str, Any] = {}
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **stages)
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
-        raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
+        raise UserError(f"augmentation: {type(model).__name__} takes no augmentation labels; pass told=false")
     check_choices(config, table, type(model))
     return model
 
@@ -83,18 +85,18 @@ def check_choices(config: Config, table: Dependencies, kind: type[BoundModel]) -
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
-            raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
+            raise UserError(f"{group}: {kind.__name__} does not use it; pass {group}=none")
 
 
 def parts_table(config: Config, data: DataModule) -> Dependencies:
     """Return what is injected by argument name: facts of the data and parts of ``config``.
 
-    Or UserError.
+    It provides facts of the data and the parts of ``config``, built when first requested.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     kind = Decoder.named.get(name) if isinstance(name, str) else None
-    if kind is None:  # The builder knows classes of the user's own, and refuses unknown names.
+    if kind is None:  # A user-supplied class or an unknown name, which the builder will refuse.
         return table
     if kind.of_levels and data.levels is None:
         table.built["bound.decoder"] = GaussianDensity()
@@ -110,7 +112,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
     inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
-        if table.config.get(name):  # The model refuses itself to have none.
+        if table.config.get(name):  # If it is missing, the model itself raises the error.
             inner.at(name)
 
 
@@ -143,7 +145,7 @@ def _conditions_read(config: Config, data: DataModule) -> dict[str, Kind]:
     for name in conditional:
         if name not in data.conditions:
             known = ", ".join(data.conditions)
-            raise UserError(f"model.conditional: {name!r} is no part of the conditions; choose from {known}")
+            raise UserError(f"model.conditional: {name!r} is no condition of the data; choose from {known}")
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 

@@ -1,6 +1,7 @@
-"""Call a function in a new process, which has nothing of what this one has computed.
+"""Call a function in a new process, which shares no state with this one.
 
-A process that has imported what such calls import is started once, and forked for each.
+To be fast, a server process that has imported the needed modules is started once, and forked for
+each call.
 """
 
 import ctypes
@@ -19,34 +20,37 @@ from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import failure_line
 
 PRELOADED = "triptych.run.final"
-# Without -P modules of the current folder would be imported in the place of others.
+# -P: modules in the current folder must not shadow installed ones.
 PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
-_start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
-_servers: list[Any] = []  # the one server of this process, or none yet
+# Arguments of Popen: environment and folder of this process before user-supplied code ran in it.
+_start: dict[str, Any] = {}
+_servers: list[Any] = []  # the server of this process, or empty before the first call
 
 
 class FailedCall(UserError):
-    """An error in the new process, in one line; its traceback is a note."""
+    """An error in the new process, as one line; the traceback is attached as a note."""
 
 
 def remember_environment() -> None:
-    """Keep environment, folder and paths for new processes: own code may change them."""
-    for server in _servers:  # An earlier run in this process has left it.
+    """Save environment, folder and paths for new processes; user-supplied code may change them."""
+    for server in _servers:  # A server that an earlier run in this process has started.
         server.stdin.close()
     _servers.clear()
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # also what was added in Python
+    # sys.path also has paths that were added in Python.
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     _start.update(env=dict(os.environ) | {"PYTHONPATH": paths}, cwd=os.getcwd())
 
 
 def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return ``function(*arguments)`` of a process that began without any of this one's state.
+    """Return ``function(*arguments)``, computed in a new process without this process's state.
 
-    Code of the user's own may keep state in classes, modules, the environment and patched
-    functions, which a model built anew in this process would share with the fit. Arguments and
-    value are pickled.
+    User-supplied code may keep state in classes, modules, the environment and patched functions. A
+    model that is rebuilt in this process would share that state with the fit. Arguments and the
+    returned value are pickled.
 
-    A UserError of the function's is raised again; FailedCall: another error, or the process was
-    killed.
+    Raises:
+        UserError: the function has raised it.
+        FailedCall: the function has raised another error, or the process was killed.
     """
     if not _servers or _servers[0].poll() is not None:
         _servers[:] = [_start_server()]
@@ -60,7 +64,7 @@ def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     except (EOFError, BrokenPipeError):
         raise FailedCall(f"a process of the run ended with exit code {server.wait()}") from None
     finally:
-        if not answered and server.poll() is None:  # the run was stopped meanwhile
+        if not answered and server.poll() is None:  # The run was stopped during the call.
             os.killpg(server.pid, signal.SIGKILL)
     if isinstance(answer, Exception):
         raise answer
@@ -75,13 +79,13 @@ def _start_server() -> Any:
 
 
 def serve() -> None:
-    """Fork for each call on standard input, and answer it on standard output.
+    """Fork for each call on standard input, and write its answer to standard output.
 
-    End with the caller.
+    The server ends when the calling process ends.
     """
     _end_with_parent()
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the user's code prints is no answer
+    os.dup2(2, 1)  # Redirect prints to stderr, so that they do not mix with answers.
     import_module(PRELOADED)
     while True:
         try:
@@ -93,7 +97,7 @@ def serve() -> None:
             _end_with_parent()
             answers.write(pickle.dumps(_answer(*call)))
             answers.flush()
-            os._exit(0)  # at once, whatever threads the user's code has left
+            os._exit(0)  # Exit without waiting for threads that user-supplied code has started.
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code:
             answers.write(pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}")))
@@ -101,7 +105,7 @@ def serve() -> None:
 
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Return the function's value, or its error with the traceback as a note."""
+    """Return the function's value, or the error that it raised, with the traceback as a note."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -15,14 +15,17 @@ from triptych.run.reopen import refuse_cascade, reopen
 
 
 class OtherRuns:
-    """Other runs that a configuration refers to, each opened once per role."""
+    """Opens other runs that a configuration refers to, and caches them.
+
+    A run is opened once as a model of the same data, and once as a stage of a cascade.
+    """
 
     def __init__(self, config: Config):
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, as a ``stage``, one that draws part of a condition."""
+        """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
         if path is None:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
 
@@ -49,7 +52,7 @@ class OtherRuns:
             other["data"]["root"] = data["root"]
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """Open a classifier of the same data, for noisy (``noise``) or clean images."""
+        """Open a classifier of the same data, trained on noisy (``noise``) or clean images."""
         model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
@@ -66,7 +69,7 @@ def set_teacher(config: Config, model: Any, data: DataModule, others: OtherRuns)
 
 
 def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> Denoiser:
-    """Open the denoiser of another run that can teach ``model``; UserError for any other run."""
+    """Open another run's denoiser as a teacher of ``model``; UserError if it does not fit."""
     where = f"objective.teacher={path}"
     if model.of_latents:
         raise UserError(f"{where}: a teacher of the data cannot teach latents; pass null")
@@ -82,7 +85,7 @@ def open_teacher(path: str, model: Any, data: DataModule, others: OtherRuns) -> 
 
 
 def check_process(where: str, other: Any, denoiser: Any) -> None:
-    """Check that another run's model has the same noise process as ``denoiser``."""
+    """Raise UserError unless another run's model has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
         problem = f"its process is {other.process}, the model's {denoiser.process}"
         raise UserError(f"{where}: {problem}; pass one of the same process")

@@ -1,8 +1,8 @@
 """Parse values of untrusted files.
 
-Numbers that are malformed become NaN or None. A parser of an entry of ``summary.json`` raises what
-Python raises for a value of another type: ``result.parse_entries`` then refuses the record as a
-whole, unless the parser is ``optional``.
+Malformed numbers become NaN or None. The parsers of entries of ``summary.json`` do not check types;
+they raise TypeError, AttributeError etc. for a value of the wrong type. ``result.parse_entries``
+then refuses the whole record, unless the parser is wrapped in ``optional``.
 """
 
 import json
@@ -22,21 +22,21 @@ from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
 from triptych.records import Entries
 from triptych.terminal import in_one_line, printable
 
-PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
+PARTS = ("prior", "reconstruction", "diffusion")  # the terms of the variational bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
-POINTS = 10_000  # most points of a curve: a report draws each of them
-METRICS = 32  # most metrics that are read, each a column: a stranger's file may have any number
+POINTS = 10_000  # maximum number of points of a curve, as a report plots all of them
+METRICS = 32  # maximum number of metrics that are read from an untrusted file; each is a column
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
-# A value that says nothing without its key.
+# Values that a label must show with their key: numbers, booleans and null.
 BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
-LARGEST = 1e150  # the squares of smaller numbers, and their sums, are floats too
+LARGEST = 1e150  # Squares of smaller numbers, and sums of these, do not overflow a float.
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """Read a resolved configuration as {dotted key: text}.
+    """Read a resolved configuration as {dotted key: text}; {} if there is no file.
 
-    Empty if there is none; UserError: unreadable.
+    Raises UserError if it is unreadable.
     """
     if not os.path.lexists(path):
         return {}
@@ -44,13 +44,13 @@ def load_config(path: Path) -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-    """Format a configuration value as on the command line, control characters escaped."""
+    """Format a configuration value as on the command line, with control characters escaped."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return printable(text)
 
 
 def value_name(key: str, text: str) -> str:
-    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
+    """Return a value's name for a label: a word alone ("x0"), a number with its key ("depth=2")."""
     text = name_null(key, text)
     if not BARE.fullmatch(text):
         return text
@@ -59,7 +59,7 @@ def value_name(key: str, text: str) -> str:
 
 
 def to_float(value: Any) -> float:
-    """Parse a float; NaN for anything else, and for one whose square overflows."""
+    """Parse a float; return NaN for anything else, and for a number whose square overflows."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -70,12 +70,12 @@ def to_float(value: Any) -> float:
 
 
 def is_too_large(value: float | None) -> bool:
-    """Return whether the square of a number that is finite is no float."""
+    """Return whether a number is finite but its square overflows a float."""
     return value is not None and LARGEST <= abs(value) < math.inf
 
 
 def to_int(value: Any) -> int | None:
-    """Parse an int; None for anything that is not a finite number."""
+    """Parse an int; return None for anything that is not a finite number."""
     real = to_float(value)
     if not math.isfinite(real):
         return None
@@ -83,11 +83,9 @@ def to_int(value: Any) -> int | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse a time with its offset from UTC, which is 0 where it has none.
+    """Parse an ISO 8601 time; without an offset it is taken as UTC. Return None for "".
 
-    None for "". ValueError: no time.
-
-    Times of several offsets compare by the moment that they name.
+    Times with different offsets compare correctly. Raises ValueError for other text.
     """
     if not text:
         return None
@@ -103,7 +101,7 @@ def first_line(text: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Return a library's error in one line."""
+    """Return a library's error message as one line of at most 200 characters."""
     return in_one_line(error)[:200] or type(error).__name__
 
 
@@ -113,7 +111,7 @@ def natural_key(text: str) -> list[Any]:
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:
-    """Parse a list of Hydra's overrides to {"objective": "x0", "c": "removed"}."""
+    """Parse Hydra overrides: ["objective=x0", "~c"] -> {"objective": "x0", "c": "removed"}."""
     parsed = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -128,7 +126,7 @@ def _unquoted(value: str) -> str:
 
 
 def few(names: list[str]) -> str:
-    """Return the first three names, and how many more there are."""
+    """Return the first three names, and the number of the others: "a, b, c and 2 more"."""
     shown = ", ".join(names[:3])
     if len(names) > 3:
         return f"{shown} and {len(names) - 3} more"
@@ -139,7 +137,8 @@ def few(names: list[str]) -> str:
 class Estimate:
     """A mean over `n` items with its standard error, in the unit of its key.
 
-    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
+    `draw_stderr` is the part of the standard error that is due to the random draws of times and
+    noise. It is NaN if it was not recorded.
     """
 
     mean: float
@@ -159,7 +158,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SampleMeasures:
-    """Measures of one run's samples: means by name, a row for each value of ``key``.
+    """Metrics of one run's samples, for one or several values of a varied setting.
 
     Attributes:
         floor: by name, (median, lowest, highest) of the measure between true sets.
@@ -177,12 +176,15 @@ class SampleMeasures:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def at(self, name: str) -> tuple[float, ...]:
-        """Return one measure at each value; NaN where a row lacks it."""
+        """Return one metric at each value of ``key``; NaN where it is missing."""
         return tuple(row.get(name, math.nan) for row in self.rows)
 
 
 def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
-    """Return a parser that gives None where ``parse`` raises: a report lacks a panel, not a run."""
+    """Return a parser that returns None where ``parse`` raises.
+
+    A report then lacks one panel instead of the whole run.
+    """
 
     def parse_or_none(*entries: Any) -> Any:
         try:
@@ -194,7 +196,7 @@ def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
 
 
 def parse_floats(record: Any) -> dict[str, float]:
-    """Parse numbers by name."""
+    """Parse a dict of numbers to {name: float}."""
     return {str(name): to_float(entry) for name, entry in record.items()}
 
 
@@ -204,9 +206,9 @@ def nested(record: Any) -> dict[str, Entries]:
 
 
 def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
-    """Parse the estimates of a split; other keys are ignored.
+    """Parse the metrics of a split that have a "mean" to ``Estimate``s; ignore other keys.
 
-    ValueError: a mean is no number, or a bound is not the sum of its terms.
+    Raises ValueError if a mean is not a number or a bound is not the sum of its terms.
     """
     for unit in UNITS:
         if unit in figures:
@@ -219,13 +221,13 @@ def parse_estimates(split: str, figures: Any) -> dict[str, Estimate]:
 
 
 def terms_of(unit: str) -> list[str]:
-    """Return the keys of a bound and of its terms."""
+    """Return the keys of a bound in this unit and of its terms, such as "bpd" and "bpd_prior"."""
     return [unit, *(f"{unit}_{part}" for part in PARTS)]
 
 
 def _check_terms(key: str, estimates: list[Mapping[str, Any]]) -> None:
     if not all(estimate.keys() >= {"mean", "stderr", "n"} for estimate in estimates):
-        raise ValueError(f"{key}: the mean, stderr or n of it or of a term is missing")
+        raise ValueError(f"{key}: mean, stderr or n is missing, in it or in one of its terms")
     total, *terms = [to_float(estimate["mean"]) for estimate in estimates]
     difference = total - sum(terms)  # NaN where one of them is not finite
     if abs(difference) > max(1e-4, 1e-4 * abs(total)):
@@ -241,9 +243,9 @@ def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
 
 
 def parse_curve(key: str, record: Any) -> Curve:
-    """Parse ``key`` over gamma, with standard errors if recorded.
+    """Parse the column ``key`` over the column "gamma", with standard errors if recorded.
 
-    ValueError: too long, or of two lengths.
+    Raises ValueError if the columns are too long or have different lengths.
     """
     gamma = _parse_column(record["gamma"])
     stderr = record.get("stderr") or [math.nan] * len(gamma)
@@ -251,7 +253,7 @@ def parse_curve(key: str, record: Any) -> Curve:
     if not gamma or not all(map(math.isfinite, gamma)):
         raise ValueError("gamma is empty, or not finite")
     if not len(gamma) == len(curve.value) == len(curve.stderr):
-        raise ValueError("columns of several lengths")
+        raise ValueError("columns have different lengths")
     return curve
 
 
@@ -262,24 +264,24 @@ def _parse_column(column: Any) -> tuple[float, ...]:
 
 
 def parse_baselines(record: Any) -> dict[str, float]:
-    """Parse the finite means of baselines."""
+    """Parse baselines to {name: mean}, without means that are not finite."""
     means = {name: to_float(entry.get("mean")) for name, entry in nested(record).items()}
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Parse which direction is better of each of the user's metrics: "higher", "lower" or ""."""
+    """Parse the better direction of each user-supplied metric: "higher", "lower" or ""."""
     names = _names(record)[:METRICS]
     return {name: record[name] if record[name] in BETTER else "" for name in names}
 
 
 def _names(record: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a record that may be a metric's name."""
+    """Return the keys of a record that are valid metric names."""
     return [name for name in record if NAME.fullmatch(name)]
 
 
 def parse_fact(key: str, kind: type, data: Any) -> Any:
-    """Parse one entry of a result's ``data``."""
+    """Parse the entry ``key`` of a result's ``data``, converted to the type ``kind``."""
     return kind(data.get(key) or "")
 
 
@@ -291,7 +293,7 @@ def parse_seed(seed: Any, overrides: Any) -> int | None:
 
 
 def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures:
-    """Parse measures of samples at one value or several, and ``about`` them."""
+    """Parse the entries "measures", "measures_over" and "measured" of ``summary.json``."""
     if over:
         key, rows = str(over["key"]), over["rows"]
     else:

@@ -1,4 +1,4 @@
-"""Samples as pictures: grids of images, points over the data, rows by caption, paths from noise."""
+"""Draw pictures of samples: image grids, scatter plots, rows per caption, sampling trajectories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,14 @@ from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing, some_of
 
-TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of classes trained on, of others, samples of each
-FRAMES = 9  # most noise levels that a trajectory shows
-GREY = 96  # shade of the lines between images, and of cells without one
+# In the picture of prompts: captions of trained classes, of other classes, samples per caption.
+TRAINED, UNTRAINED, COLUMNS = 4, 2, 8
+FRAMES = 9  # maximum number of noise levels in the picture of a trajectory
+GREY = 96  # grey level of the lines between images, and of empty cells
 
 
 def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
-    """Save a PNG of samples x (n, *shape): a grid of images, or points over the data."""
+    """Save a PNG of samples x (n, *shape): a grid of images, or a scatter plot over the data."""
     with atomic(path) as file:
         if len(data.shape) == 3:
             columns = max(1, round(len(x) ** 0.5))
@@ -33,7 +34,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save n of the data's ``shown`` images, evenly over classes that lie in order."""
+    """Save n real images of the ``shown`` split, evenly spaced, as items may be sorted by class."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         n = min(n, len(split))
@@ -42,9 +43,9 @@ def save_real(data: DataModule, n: int, path: Path) -> None:
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
-    """Save a PNG of samples of a few held-out captions, a row each.
+    """Save a PNG of samples for a few held-out captions, one row per caption.
 
-    None, and no file, without captions.
+    Return None, without a file, if samples are not drawn from captions.
     """
     data = drawing.data
     if not isinstance(data, Captioned) or not _reads_captions(drawing):
@@ -65,12 +66,12 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
 
 
 def _reads_captions(drawing: Drawing) -> bool:
-    """Return whether images are drawn from captions."""
+    """Return whether the samples are images conditioned on captions."""
     return len(drawing.data.shape) == 3 and drawing.conditional and not drawing.class_conditional
 
 
 def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path) -> Path:
-    """Save the path from noise of the first 16 images or 1000 points as ``trajectory.png``."""
+    """Save ``trajectory.png``: how the first 16 images or 1000 points of n evolve from noise."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     generator = drawing.generator(seed)
     training = model.training
@@ -94,10 +95,11 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 def trajectory(
     drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly over the steps.
+    """Return (x (F, m, *event), gamma (F,)): samples at F <= ``FRAMES`` steps, from noise to data.
 
-    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at
-    the end. Of n samples, drawn as the sampler draws them, the first ``shown``.
+    The steps are evenly spaced. x is z / sqrt(alpha^2 + sigma^2), which has the scale of the data
+    for every noise process; the last frame is the final sample. n samples are drawn exactly as the
+    sampler draws them, and the first m = min(n, ``shown``) are returned.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)
@@ -107,7 +109,7 @@ def trajectory(
     draws = sampler.draws_under(condition)
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
     if draws == 1:
-        # Of several draws the best is chosen, for which all chunks are needed.
+        # Only these chunks are needed. With several draws, the best is chosen over all chunks.
         chunks = [chunk for chunk in chunks if chunk[0] < shown]
     paths = [
         _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
@@ -129,14 +131,17 @@ def _draw_frames(
     chunks: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw ``chunks`` of n samples and return them at each of the ``moments``, (F, m, *event)."""
+    """Draw the m samples in ``chunks`` (of n), and return them at the steps ``moments``.
+
+    The result is (F, m, *event), for F steps.
+    """
     model = drawing.model
     denoiser: Any = drawing.denoiser or model.denoiser
     denoised = model.schedule.denoised
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
     scale = torch.hypot(alpha, sigma)
     if not denoised:
-        scale[-1] = alpha[-1]  # the last z is the sample
+        scale[-1] = alpha[-1]  # Without a final denoising, the last z is alpha times the sample.
     start = torch.randn((n, *model.event), generator=generator, device=generator.device)
     start *= denoiser.process.prior_std(gammas[0])
     rows = []
@@ -154,46 +159,49 @@ def _draw_frames(
 
 
 def save_strip(x: Tensor, path: Path) -> None:
-    """Save a PNG of images x (F, B, C, H, W) in [-1, 1], a row for each sample; noise is left."""
+    """Save a PNG of images x (F, B, C, H, W) in [-1, 1], one row per sample, with noise at left."""
     with atomic(path) as file:
         tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(file, "PNG")
 
 
 def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
-    """Send a picture to every logger that takes pictures."""
+    """Send a picture to every logger that has ``log_picture``."""
     for logger in loggers:
         if hasattr(logger, "log_picture"):
             logger.log_picture(key, path, step)
 
 
 def shades(x: Tensor, data: DataModule) -> Tensor:
-    """Convert images in data units to bytes."""
+    """Convert images in data units to grey levels 0..255 (uint8)."""
     levels = data.levels or 256
     return (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return a figure of matplotlib's, in inches, that needs no screen."""
+    """Return a matplotlib figure of this size in inches, without a display or pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def tiled(pixels: Tensor) -> Any:
-    """Tile images (rows, columns, C, H, W), uint8, into one picture, with grey lines between."""
+    """Tile images (rows, columns, C, H, W), uint8, into one picture, separated by grey lines."""
     from PIL import Image
 
     pixels = pad(pixels, (0, 1, 0, 1), value=GREY).permute(0, 3, 1, 4, 2)
     rows, height, columns, width, channels = pixels.shape
     array = pixels.reshape(rows * height, columns * width, channels)
     picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
-    # small images are enlarged without smoothing, so that a viewer shows the pixels that were drawn
+    # Enlarge small pictures without smoothing, so that viewers show the exact pixels.
     factor = max(1, 384 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
-    """Choose and describe items of different captions, of classes trained on, then of others."""
+    """Choose items with different captions, and return (items, row titles).
+
+    Captions of classes that were trained on come first, then those excluded from training.
+    """
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool)
     if labels is not None:
@@ -206,7 +214,7 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
 
 
 def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
-    """Return the first suitable item of each caption, evenly at most so many."""
+    """Return the first suitable item of each caption, evenly thinned to at most ``most`` items."""
     first: dict[str, int] = {}
     for item in suitable.nonzero().squeeze(1).tolist():
         first.setdefault(captions[item], item)
@@ -214,7 +222,7 @@ def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
 
 
 def _points(x: Tensor, data: DataModule) -> Any:
-    """Draw points x (n, d) over the data's; as histograms where they have one coordinate."""
+    """Plot points x (n, d) over the data: a scatter plot, or histograms if d = 1."""
     split = data.splits[data.shown]
     truth = split.batch(torch.arange(len(split))).x
     figure = new_figure(4, 4)
@@ -232,10 +240,7 @@ def _points(x: Tensor, data: DataModule) -> Any:
 
 
 def _moments(x: Tensor, gammas: Tensor) -> Any:
-    """Draw points x (F, B, d) at gammas (F,), a panel each.
-
-    A histogram of points of one coordinate.
-    """
+    """Plot points x (F, B, d) at noise levels gammas (F,), one panel each; histograms if d = 1."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)
     panels = figure.subplots(1, len(x), squeeze=False)[0]

@@ -1,8 +1,8 @@
-"""Read and write models in diffusers' layout, a ``DDPMPipeline`` directory.
+"""Read and write models as diffusers pipelines (the directory layout of ``DDPMPipeline``).
 
-It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its
-JSON names is compared with ``VALUES`` and never imported. The first pipelines have all files at the
-top, and other keys.
+The directory may be untrusted: only weights in safetensors are read, no file is executed or
+unpickled, and class names in its JSON are compared with ``VALUES`` but never imported. Pipelines of
+early diffusers versions have all files in the top folder, and some other keys.
 """
 
 import os
@@ -25,10 +25,11 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 NETWORK, SCHEDULE = "triptych.networks.unet2d.UNet2D", "triptych.diffusion.betas.Betas"
 PROCESS, DIFFUSION = "triptych.diffusion.process.VariancePreserving", "triptych.models.diffusion.Diffusion"
 DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.denoiser.Output"
-SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # our spaces by prediction_type
+# {prediction_type of diffusers: our ``objective.output.space``}
+SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 VARIANCES = {"fixed_small": "beta_tilde", "fixed_large": "beta", "fixed_small_log": "beta_tilde"}
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-# Values that keys without a counterpart of ours may have; (): any.
+# Accepted values of keys that have no counterpart in our configuration; () accepts any value.
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     INDEX: {
         "_class_name": ("DDPMPipeline", "DDIMPipeline"), "unet": (["diffusers", "UNet2DModel"],),
@@ -39,7 +40,8 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "prediction_type": tuple(SPACES), "variance_type": tuple(VARIANCES), "clip_sample": (True, False),
         "clip_sample_range": (), "rescale_betas_zero_snr": (False,), "thresholding": (False,),
         "set_alpha_to_one": (True,), "predict_epsilon": (True, False), "timestep_values": (None,),
-        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of diffusers' samplers
+        # These keys only affect diffusers' own samplers.
+        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),
         **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "tensor_format"), ()),
     },
     UNET: {
@@ -50,12 +52,12 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
 }  # fmt: skip
 # Arguments that the builder hands over, which no file may give.
 HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
-WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
-# Names of attention before diffusers 0.13, in published weights.
+WIDEST, HEADER = 8, 1 << 24  # maximum bytes per number, and of the safetensors header
+# Parameter names of attention layers before diffusers 0.13, which published weights still have.
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 TYPES = {space: name for name, space in SPACES.items()}
 VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
-# Values that diffusers can express, by our keys.
+# {our key: values that a diffusers pipeline can express}
 NEEDED = {
     "model._target_": [DIFFUSION],
     "denoiser._target_": [DENOISER],
@@ -91,7 +93,7 @@ def is_pipeline(path: str | Path) -> bool:
 def pipeline_config(path: str) -> Config:
     """Return the config groups that a pipeline determines, ``bound`` without repeats.
 
-    Else UserError.
+    The group ``bound`` has no ``repeats``.
     """
     _read(path, INDEX)
     scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
@@ -101,7 +103,7 @@ def pipeline_config(path: str) -> Config:
     if scheduler.get("clip_sample", True):
         clip = scheduler.get("clip_sample_range", 1.0)
     steps = schedule.get("num_train_timesteps", 1000)
-    if isinstance(steps, int):  # What it is else is refused below.
+    if isinstance(steps, int):  # check_values below refuses other types.
         steps -= 1
     groups = {
         "schedule": {"_target_": SCHEDULE} | schedule,
@@ -149,7 +151,7 @@ def read_pipeline(path: str, model: Any) -> Checkpoint:
 
 
 def _check_shape(path: str, shape: tuple[int, ...]) -> None:
-    """Check that a pipeline's images have the shape (channels, height, width) of the data."""
+    """Raise UserError unless a pipeline's images have the data's shape (C, H, W)."""
     unet = _read(path, UNET, NETWORK)
     channels, size = unet.get("in_channels", 3), unet.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
@@ -166,7 +168,7 @@ def _our_name(name: str) -> str:
 def _prediction(scheduler: Config) -> str:
     """Return what the network predicts, as ``prediction_type``.
 
-    Before diffusers 0.9 it was another key.
+    Before diffusers 0.9 it was the boolean key ``predict_epsilon``.
     """
     if "predict_epsilon" in scheduler:
         if scheduler["predict_epsilon"]:
@@ -176,7 +178,7 @@ def _prediction(scheduler: Config) -> str:
 
 
 def _place(path: str, name: str) -> Path:
-    """Return a component's file: in its folder or, without one, beside the index."""
+    """Return the path of a component's file: in the component's folder, else in the top folder."""
     file = Path(path) / name
     if file.parent.is_dir():
         return file
@@ -224,7 +226,7 @@ def _refused(path: str, name: str, problem: str) -> UserError:
 def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
     """Read a finished run's result and configuration.
 
-    UserError for a key that diffusers cannot express.
+    Raises UserError if the configuration cannot be expressed as a diffusers pipeline.
     """
     result = run.summary()
     if result is None or result.status != "finished":
@@ -240,7 +242,7 @@ def check_expressible(run: RunDirectory) -> tuple[Result, Config]:
 
 
 def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) -> None:
-    """Write the model of a run, its schedule and a model card into ``folder``, atomically."""
+    """Write a run's model, schedule and model card to ``folder`` as a pipeline, atomically."""
     result, config = check_expressible(run)
     import diffusers
 

@@ -31,19 +31,21 @@ from triptych.run.untrusted import adopt, check_initial
 
 ANOTHER, ANEW = "choose another name", "or force=true to start over"
 LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
-PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
+PATIENCE = 10.0  # seconds to wait for another process that is starting the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Config:
     """Resolve ``cfg``.
 
-    With ``trained``, copy the other run's model configuration into it and ``choices``.
+    With ``trained``, the other run's model configuration replaces that of ``cfg``, and its group
+    choices replace those in ``choices``.
     """
     plain = to_plain(cfg, throw_on_missing=True)
     typed = _typed_keys(overrides)
     keep_arguments(plain, typed)
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
-        plain["trainer"]["max_steps"] = None  # Of two lengths the typed one decides, not a file's.
+        # max_epochs on the command line takes precedence over max_steps in a configuration file.
+        plain["trainer"]["max_steps"] = None
     check_values(plain)
     check_run_name(plain["name"])
     check_together(plain)
@@ -58,7 +60,7 @@ def _typed_keys(overrides: list[str]) -> set[str]:
 
 
 def check_run_name(name: str | None) -> None:
-    """Check that a run's name can be that of its directory; UserError."""
+    """Raise UserError if a run's name cannot be the name of its directory."""
     if not name or slug(str(name)) == str(name):
         return
     fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
@@ -68,7 +70,7 @@ def check_run_name(name: str | None) -> None:
 def resolve_composed(config: DictConfig) -> Config:
     """Resolve a composition that still has Hydra's node.
 
-    Also UserError for overrides without effect.
+    Raises UserError also for overrides that have no effect.
     """
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
@@ -77,24 +79,21 @@ def resolve_composed(config: DictConfig) -> Config:
 
 
 class RunPlan(NamedTuple):
-    """What a command would do with a run that is there, before it does anything."""
+    """What a command would do with an existing run directory."""
 
-    done: bool  # it has finished, and its result is the command's
-    changes: Changes  # it goes on with these
-    other: Changes  # differences that make it another run: the command is refused
+    done: bool  # The same run has finished; its result is returned.
+    changes: Changes  # The run is resumed with these changed settings.
+    other: Changes  # Differences that make it another run; with any, the command is refused.
 
 
 def has_run(run: RunDirectory) -> bool:
-    """Return whether the directory holds a run, begun or ended."""
+    """Return whether the directory contains a run, started or ended."""
     recorded = run.status in ("finished", "diverged", "unreadable")
     return recorded or (run / "config.yaml").exists() or bool(run.checkpoints())
 
 
 def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
-    """Plan with a run what a composition asks for that still has Hydra's node.
-
-    Errors as of ``plan_run``.
-    """
+    """Call ``plan_run`` for a composed configuration that still contains Hydra's node ``hydra``."""
     cfg, choices = without_hydra(config), dict(config.hydra.runtime.choices)
     plain = resolve_config(cfg, list(config.hydra.overrides.task), dict(choices))
     return plan_run(run, plain, cfg, choices)
@@ -103,10 +102,9 @@ def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
 def plan_run(run: RunDirectory, plain: Config, cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
     """Plan what to do with a run that is there.
 
-    UserError if its configuration is lost or unreadable.
-
-    ``plain``: the command's configuration, resolved from ``cfg``, with the ``choices`` of its
-    groups.
+    ``plain`` is the command's resolved configuration, ``cfg`` the same before resolution, and
+    ``choices`` its group choices. Raises UserError if the run's configuration is lost or
+    unreadable.
     """
     run.read_records()
     if not (run / "config.yaml").exists():
@@ -131,22 +129,23 @@ def check_plan(run: RunDirectory, plan: RunPlan, config: Config) -> None:
 
 
 def without_machine(changes: Changes) -> Changes:
-    """Return the differences that make two configurations different runs."""
+    """Return the differences without settings of the machine, which do not make another run."""
     return {key: pair for key, pair in changes.items() if role(key) is not Role.MACHINE}
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
-    UserError: a refused value; another configuration or a failed run is there. Diverged: it did
-    before.
+    Raises:
+        UserError: a value is not accepted, or the directory holds another run or a failed one.
+        Diverged: the run in the directory has diverged before.
     """
     check_directory(path)
     run, composed = RunDirectory(path), dict(choices)
     plain = resolve_config(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
     plain = {key: value for key, value in plain.items() if role(key) is not Role.START}
-    if not force:  # With it the directory is put aside, whatever it holds.
+    if not force:  # With force, the directory is moved aside without reading its content.
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     earlier = {}
@@ -155,8 +154,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             earlier["aside"] = run.put_aside()
     if not has_run(run):
         with run.lock(PATIENCE):
-            if not (run / "config.yaml").exists():  # Somebody else may have been quicker.
-                run.clear_failure()  # A job may have been refused before it began.
+            if not (run / "config.yaml").exists():  # Another process may have created it meanwhile.
+                run.clear_failure()  # An earlier job may have failed before it wrote a config.
                 run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
                 _record(run, plain)
                 return run
@@ -169,7 +168,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 
 
 def _go_on_with(run: RunDirectory, changes: Changes) -> None:
-    """Record that the run goes on as this machine can, with its data where they are now."""
+    """Write the changed settings (machine, data folder) into the run's configuration."""
     log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
     with run.lock(PATIENCE):
         config = run.config()
@@ -185,7 +184,7 @@ def _record(run: RunDirectory, config: Config) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """Let a run that failed begin again if it may, or raise the error that it ended with."""
+    """Clear a recorded failure if the run may be retried; otherwise raise it again."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -199,14 +198,17 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 
 
 def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]) -> Changes:
-    """Leave out keys that came to the project after the run began, and that have their defaults."""
+    """Drop changes of keys that are newer than the run and have their default values.
+
+    Keys that a later version of the project has added do not make it another run.
+    """
     new = [key for key, (before, _) in changes.items() if before is ABSENT]
     if not new:
         return changes
-    # A group that is new has its own choice as the default, not the typed one.
+    # A new group's default is its default choice, not the one on the command line.
     old_choices = {group: choice for group, choice in choices.items() if not _is_below(group, new)}
     usual = dict(leaves(unresolved(check.defaults(old_choices))))
-    # Values are compared as they are written: ${seed} is a default whatever the seed.
+    # Compare unresolved values: ${seed} is the default, whatever the seed.
     written = dict(leaves(unresolved(cfg)))
     typed = [key for key, value in written.items() if key not in usual or usual[key] != value]
     return {
@@ -217,16 +219,16 @@ def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]
 
 
 def _is_below(key: str, parents: list[str]) -> bool:
-    """Return whether a key, or a group, is one of ``parents`` or stands in one."""
+    """Return whether a key or group is one of ``parents``, or is nested in one of them."""
     return any(f"{key}.".replace("/", ".").startswith(f"{parent}.") for parent in parents)
 
 
 def _lies_there_now(run: RunDirectory, plain: Config) -> bool:
     """Return whether the data of a run lie in another folder now."""
     known = run.provenance
-    if not known.fingerprint:  # before its first step, or before there were fingerprints
+    if not known.fingerprint:  # The run has no first step, or is older than fingerprints.
         return not run.checkpoints() and run.status != "finished"
-    # They import torch, which nothing else here does.
+    # Imported here because they import torch, which the rest of this module does not need.
     from triptych.data.build import build_data, fingerprint
 
     now = fingerprint(build_data(plain))

@@ -1,4 +1,4 @@
-"""Processes: rank, launch, the lock of a directory, and their common end."""
+"""Processes of a run: ranks, launchers, the lock of a directory, and ending with the parent."""
 
 import errno
 import os
@@ -15,7 +15,8 @@ from typing import IO, Any
 from triptych.errors import Busy, StorageError, UserError
 from triptych.files import no_link, open_regular, storage_errors
 
-# By these a process is one of several. A job that inherited them would train on its share alone.
+# Variables that make a process one of several ranks. A job that inherited them would train only on
+# that rank's share of the data.
 DISTRIBUTED = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
@@ -24,21 +25,21 @@ PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
-PATIENCE = 60.0  # seconds for a first process, or for SLURM
+PATIENCE = 60.0  # seconds to wait for rank 0 to prepare the directory, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
-# Errors of a file system without locks. There a file of filelock's stands for the kernel's lock.
+# Errors of file systems without flock. There, filelock's lock file replaces the kernel's lock.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"
-_held: list[tuple[Path, IO[str]]] = []  # directories that this process holds, with their lock files
+_held: list[tuple[Path, IO[str]]] = []  # directories that this process has locked, and lock files
 
 
 def _launcher() -> tuple[str, ...]:
-    """Return the names of the variables of this process's rank and of its launch."""
+    """Return the names of environment variables: of the rank, then those identifying the launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         return "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"
-    return ("LOCAL_RANK",)  # The first process of a run started this one.
+    return ("LOCAL_RANK",)  # Rank 0 of a run has started this process, or there is only one.
 
 
 def rank() -> int:
@@ -73,7 +74,7 @@ def await_announcement(folder: Path) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Return whether a process of that id exists on this machine."""
+    """Return whether a process with this id exists on this machine."""
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -93,18 +94,19 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE if rank() == 0 else 2.0)  # without the first process the others have nothing to save
+    # Rank 0 gets time to save a checkpoint; the other ranks have nothing to save.
+    time.sleep(GRACE if rank() == 0 else 2.0)
     os._exit(1)
 
 
 def pid_of(who: str | None) -> int | None:
-    """Parse the process id of an ``owner`` text, if it is of this machine."""
+    """Return the process id in a text from ``owner``; None if it is of another machine."""
     host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 
 
 def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
-    """Send a signal to those of ``pids`` that descend from this process, and wait for them."""
+    """Send a signal to those of ``pids`` that descend from this process, and wait for their end."""
     parents = _parents()
     mine = {pid for pid in pids if _descends(pid, parents)}
     for pid in mine:
@@ -116,7 +118,7 @@ def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
 
 
 def _descends(pid: int, parents: dict[int, int]) -> bool:
-    """Return whether a process descends from this one, by the parents of all processes."""
+    """Return whether a process descends from this one, given {process id: parent's id}."""
     while pid in parents:
         pid = parents[pid]
         if pid == os.getpid():
@@ -135,7 +137,7 @@ def _parents() -> dict[int, int]:
 
 
 def owner() -> str:
-    """Describe this process: user@host pid N."""
+    """Return a description of this process: "USER@HOST pid N"."""
     import getpass
 
     user = str(os.getuid())
@@ -145,16 +147,17 @@ def owner() -> str:
 
 
 class Lockable:
-    """A directory in which one process at a time works."""
+    """A directory that one process group at a time can lock."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Lock the directory for one process group, waiting ``patience`` seconds.
+        """Lock the directory within this context; create it if needed.
 
-        Busy names the owner.
+        Raises Busy, which names the owner, if another process still holds the lock after
+        ``patience`` seconds.
         """
         folder, until = self.path, time.monotonic() + patience
         while True:
@@ -166,10 +169,10 @@ class Lockable:
                         raise Busy(f"{folder}: another process is at work here ({holder})")
                     time.sleep(0.05)
                 if not _lies_in(folder, file):
-                    continue  # Who held it has removed the directory, or put it aside.
+                    continue  # The former owner has removed or renamed the directory; try again.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
-                    # Not by the file's own buffer, which its close would write again.
+                    # Bypass the file object's buffer, which closing the file would write again.
                     os.write(file.fileno(), owner().encode())
                 _held.append((folder, file))
                 try:
@@ -187,7 +190,7 @@ class Lockable:
             raise StorageError(f"{self.path}: cannot be written ({problem})") from error
 
     def holder(self) -> str | None:
-        """Return the process that holds the lock now; None if there is none."""
+        """Return the description of the process that holds the lock; None if it is free."""
         try:
             file = open_regular(self.path / ".lock")
         except OSError:
@@ -198,14 +201,17 @@ class Lockable:
             return file.read().decode(errors="replace").strip() or "unknown"
 
     def leave(self) -> None:
-        """Record that no process works here, unless one holds the lock."""
+        """Remove the owner's description from the lock file, unless a process holds the lock."""
         if self.holder() is None:
             with suppress(OSError):
                 os.truncate(self.path / ".lock", 0)
 
 
 def check_held(path: Path) -> None:
-    """Raise StorageError if ``path`` lies in a directory whose lock this process has lost."""
+    """Raise StorageError if ``path`` is in a directory whose lock this process has lost.
+
+    The lock is lost if the directory was moved or deleted.
+    """
     for folder, file in _held:
         if path.is_relative_to(folder) and not _lies_in(folder, file):
             raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
@@ -219,7 +225,7 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def _take(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -> bool:
-    """Return whether the lock of a directory could be taken, by ``file`` or by a file beside it."""
+    """Try to lock a directory, with flock on ``file`` or a lock file beside it; True on success."""
     import fcntl
 
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -21,7 +21,7 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
-    """A progress bar over steps and test batches.
+    """Show a progress bar over training steps and test batches, and write ``progress.json``.
 
     Writes a file at most once in ``EVERY`` seconds.
     """
@@ -31,12 +31,14 @@ class Progress(pl.Callback):
         # None: hidden where stderr is no terminal
         self._hidden = None if bar else True
         self._written = 0.0
-        self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
+        # The fit's last step and its number of steps; the test has another trainer.
+        self._place = (0, 0)
         self._bar: Any = None
-        self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
+        # (seconds, step) during the last WINDOW seconds
+        self._marks: deque[tuple[float, int]] = deque()
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
-        """Write the file, in the run's first process alone."""
+        """Write ``progress.json``, on rank 0 only."""
         if rank() != 0:
             return
         self._written = now = time.monotonic()
@@ -65,10 +67,14 @@ class Progress(pl.Callback):
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        self.write("fit", trainer.global_step, trainer.max_steps, bound)  # null while there is none
+        # A bound of NaN, before the first validation, is written as null.
+        self.write("fit", trainer.global_step, trainer.max_steps, bound)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
+        """Log the validation bound in a line if stderr is not a terminal, which hides the bar.
+
+        With ``trainer.enable_progress_bar=false`` nothing is printed.
+        """
         if self._bar is not None and self._bar.disable and not self._hidden:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
             step = f"step {trainer.global_step}/{trainer.max_steps}"
@@ -99,7 +105,7 @@ class Progress(pl.Callback):
 
 
 class SampleGrid(pl.Callback):
-    """Draw up to 16 unguided samples after validation, ``pictures`` times in a run."""
+    """Save a picture of up to 16 unguided samples after validation, ``pictures`` times in a run."""
 
     def __init__(self, drawing: Drawing, folder: Path, n: int, pictures: int):
         self.drawing, self.folder = replace(drawing, denoiser=None, sources={}), folder

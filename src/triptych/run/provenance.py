@@ -27,8 +27,8 @@ from triptych.run.sweep_record import SWEEP, SweepRecord
 
 CLONE = Path(__file__).parents[3]
 DIFF_LIMIT = 2**20  # characters of uncommitted changes
-BY_VERSION = ("torch", "pytorch_lightning")  # packages whose version identifies their code
-# Changes of these files are not recorded: hidden ones, and those of keys and passwords.
+BY_VERSION = ("torch", "pytorch_lightning")  # packages identified by version, not by source digest
+# Changes of files that match are not recorded: hidden files, and those with keys or passwords.
 SECRET = re.compile(
     r"(^|/)\.|^(?!.*\.py$).*("
     r"\.(pem|key|p12|pfx)$|(^|[/._-])(secret|credential|password|token|api_?key|id_[a-z0-9]+)s?([._-]|$))",
@@ -54,7 +54,7 @@ def provenance(
 
 
 def _new_id(run: RunDirectory) -> str:
-    """Return a random id, or that of W&B's agent for a single run that it has started."""
+    """Return a random run id, or the id set by the W&B agent if it launched this run."""
     agent = os.environ.get("WANDB_RUN_ID", "")
     is_cell = (run.path.parent / SWEEP).exists()
     if os.environ.get("WANDB_SWEEP_ID") and ID.fullmatch(agent) and not is_cell:
@@ -63,32 +63,32 @@ def _new_id(run: RunDirectory) -> str:
 
 
 def add_missing_id(run: RunDirectory) -> None:
-    """Write a new provenance for a run that has lost its own, with a new id for loggers."""
+    """Write a new provenance, with a new id for loggers, if the run has lost its own."""
     if not run.provenance.id:
         run.write_provenance({**provenance(run, [], {}, run.config()), **run.provenance.record})
 
 
 def command() -> list[str]:
-    """Return this process's command line from its program on, passwords masked."""
-    # sys.argv has what Hydra reads instead, which may be more arguments or fewer.
+    """Return this process's command line without the interpreter, with passwords masked."""
+    # sys.argv may differ, as it is rewritten for Hydra.
     words = sys.orig_argv
     programs = [i for i, word in enumerate(words) if i > 0 and not word.startswith("-")]
-    program = programs[0] if programs else 0  # an interpreter without arguments
+    program = programs[0] if programs else 0  # 0: the interpreter itself, without arguments
     return [Path(words[program]).name, *map(mask_password, words[program + 1 :])]
 
 
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: Config, data: Entries
 ) -> str:
-    """Record an execution on ``data`` that begins at ``step``.
+    """Record a start of the run at ``step``, with its machine, code, packages and ``data``.
 
-    Return a warning if its code has changed.
+    Return a warning if code or packages have changed since the last start, else "".
     """
     before = run.provenance
     code = Execution(sources=code_digest(config), versions=versions())
     changes = describe_changes(before.last, code)
     line = ""
-    if changes and step:  # before the first step nothing was trained
+    if changes and step:  # At step 0 nothing was trained under the earlier code.
         line = f"going on under other {changes} than before"
     here = {
         "started": timestamp(),
@@ -120,13 +120,11 @@ def check_imported(config: Config) -> None:
 
 
 def finished_before(*runs: RunDirectory) -> str:
-    """Return a line that names the finished runs whose code or packages have changed.
-
-    "" for none.
-    """
+    """Return a warning that names finished runs whose code or packages changed; "" for none."""
     changes, names = set(), []
     for run in runs:
-        with contextlib.suppress(UserError, ValueError):  # its own job says why it cannot be read
+        # If a run cannot be read, its own job reports the error.
+        with contextlib.suppress(UserError, ValueError):
             here = Execution(sources=code_digest(run.config()), versions=versions())
             change = describe_changes(run.provenance.last, here)
             if change:
@@ -139,7 +137,7 @@ def finished_before(*runs: RunDirectory) -> str:
 
 
 def commit_of(root: Path) -> str:
-    """Return the commit of the repository at ``root``; "" if it is in none."""
+    """Return the git commit at ``root``; "" if it is not in a repository."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return _git(root, "rev-parse", "HEAD")
     return ""
@@ -148,8 +146,8 @@ def commit_of(root: Path) -> str:
 def git_state(root: Path, *code: str) -> Entries:
     """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
 
-    ``code``: files or folders there. It is dirty also with new files among them, whose text is not
-    in the diff; neither are secrets.
+    ``code`` are files or folders beneath ``root``. "dirty" is also true if they contain new,
+    untracked files. The diff has neither new files nor files that may contain secrets.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _git(root, "rev-parse", "HEAD")
@@ -167,7 +165,7 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-@functools.cache  # a sweep prepares all its runs in few processes
+@functools.cache  # A sweep prepares many runs in one process.
 def _installed() -> dict[str, str]:
     return {d.metadata["Name"]: d.version for d in distributions()}
 
@@ -180,11 +178,11 @@ def _package_state(place: Path) -> Entries:
 
 
 def timestamp() -> str:
-    """Return the local time now, with its offset from UTC."""
+    """Return the current local time with its offset from UTC, such as 2026-01-31T12:00:00+0100."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-# The code that a process runs: digests of its source files, versions of the packages that it needs.
+# --- The code that a process runs: digests of source files, and versions of dependencies ---
 
 
 def code_digest(config: Config) -> str:
@@ -197,9 +195,9 @@ def code_digest(config: Config) -> str:
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """Yield each source file of a package, and its path from beside the package.
+    """Yield (source file, its path relative to the package's parent folder).
 
-    No editor's hidden files.
+    Hidden files, such as those of editors, are left out.
     """
     for place in _places(package):
         files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
@@ -218,7 +216,7 @@ def own_packages(config: Config) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    """Return the folders of a package, or the file of a module; [] if it cannot be imported."""
+    """Return the folders of a package or the file of a module; [] if it cannot be imported."""
     file = file_of(package)
     return places(package) or ([file] if file else [])
 
@@ -227,9 +225,9 @@ def _packages(config: Config) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
-@functools.cache  # the versions that this process imports
+@functools.cache  # Versions do not change while a process runs.
 def versions() -> dict[str, str]:
-    """Return {package: version} of all direct and indirect dependencies."""
+    """Return {package: version} of all direct and indirect dependencies of triptych."""
     known: dict[str, str] = {}
     ahead = ["triptych"]
     for name in ahead:
@@ -242,13 +240,13 @@ def versions() -> dict[str, str]:
 
 
 def _needed(package: Distribution) -> set[str]:
-    """Return the normalised names of the packages that a package requires, but for its extras."""
+    """Return the normalised names of a package's requirements, without those of extras."""
     lines = [line for line in package.requires or [] if "extra ==" not in line]
     return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
 
 
 def describe_changes(before: Execution, here: Execution) -> str:
-    """Describe changes between two executions: "code", "packages", "code and packages" or ""."""
+    """Return what differs between two starts: "code", "packages", "code and packages" or ""."""
     changed = []
     if before.sources and before.sources != here.sources:
         changed.append("code")

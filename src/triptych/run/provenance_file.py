@@ -1,4 +1,4 @@
-"""Describe and read ``provenance.json``: a value of another type makes all of it unreadable."""
+"""Define and read ``provenance.json``; a value of a wrong type makes the whole file unreadable."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from triptych.run.parsing import parse_time
 
 DERIVED = ("executions", "started", "record")  # fields that are not read as they stand
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-PATHS = {  # where the entries of fields stand that are not top-level ones of the field's name
+# {field: path of its entry in the file}, for fields that are not top-level entries of their name
+PATHS = {
     "commit": "git.commit",
     "dirty": "git.dirty",
     "fingerprint": "data.fingerprint",
@@ -27,7 +28,7 @@ PATHS = {  # where the entries of fields stand that are not top-level ones of th
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: its machine, code, packages and data, and a line on what had changed."""
+    """One start of a run: machine, code, packages, data, and a warning if the code has changed."""
 
     host: str = ""
     device: str = ""
@@ -39,15 +40,17 @@ class Execution:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run comes from; what is not recorded is empty.
+    """How a run was started: command, code, data and executions; missing entries are empty.
 
     Attributes:
-        id: identifies the run, whatever its directory is called.
-        overrides, choices, command, commit, dirty: the command that began it, and its code.
-        fingerprint, split, data_changed, description, shared: its data; ``shared`` counts items of
+        id: identifies the run, also if its directory is renamed.
+        overrides, choices, command: the command that first started it.
+        commit, dirty: the git state of this project's code at that time.
+        fingerprint, split, data_changed, description, shared: its data. ``shared`` counts items of
             other splits that are also in train.
-        aside: the name under which ``force=true`` has kept the run that was here before.
-        fit_of, fit_memory: the run of its sweep whose fit it has, and the bytes that this took.
+        aside: new name of the directory of an earlier run that ``force=true`` has replaced.
+        fit_of, fit_memory: the run of the same sweep from which the fit was copied, and the peak
+            memory of that fit in bytes.
         executions, started: its starts, and when it began.
         record: all entries of the file.
     """
@@ -72,14 +75,15 @@ class Provenance:
 
     @property
     def last(self) -> Execution:
-        """The last start; an empty one before the first."""
+        """The last start; an empty ``Execution`` before the first."""
         return self.executions[-1] if self.executions else Execution()
 
     @classmethod
     def from_json(cls, record: Entries) -> Self:
-        """Parse a file's record.
+        """Parse the content of the file.
 
-        ValueError: a value has another type, or the id other characters.
+        Raises ValueError if a value has a wrong type, or if the id has characters that are not
+        allowed.
         """
         starts = check("executions", Sequence[Entries], record.get("executions") or [])
         known = {
@@ -94,11 +98,10 @@ class Provenance:
 
 
 def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
-    """Return the entries of a record that its class has fields for.
+    """Return the entries of a record for which the class ``record_class`` has fields.
 
-    ValueError: one has another type.
-
-    ``paths``: where the entries of fields stand that are not top-level ones of the field's name.
+    ``paths`` is {field: path of its entry}, for fields that are not top-level entries of their
+    name. Raises ValueError if an entry has a wrong type.
     """
     known = {}
     for entry in fields(record_class):
@@ -112,7 +115,7 @@ def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Ent
 
 
 def _value_at(record: Entries, path: str) -> Any:
-    """Return an entry of a record, or of a group in it; None if there is none."""
+    """Return the entry at "key" or "group.key" of a record; None if there is none."""
     group, _, key = path.rpartition(".")
     if not group:
         return record.get(key)
@@ -120,7 +123,7 @@ def _value_at(record: Entries, path: str) -> Any:
 
 
 def check(key: str, kind: Any, value: Any) -> Any:
-    """Return ``value`` if it has the declared type ``kind``, else raise ValueError."""
+    """Return ``value`` if it has the declared type ``kind``; raise ValueError otherwise."""
     line = refusal(key, kind, value)
     if line:
         raise ValueError(line)

@@ -1,6 +1,6 @@
-"""Read a run directory.
+"""Read run directories as plain data, for reports.
 
-What cannot be understood makes the run "unreadable", with the reason in `error`.
+A malformed file makes the run's status "unreadable", with the reason in `error`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from triptych.run.processes import lives, pid_of
 from triptych.run.provenance_file import Provenance
 from triptych.run.result import ENDED, Result, Status, one_line
 
-COLUMNS = 1000  # most columns of metrics.csv that are read
+COLUMNS = 1000  # maximum number of columns of metrics.csv that are read
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
-STALE = 300.0  # seconds without a sign of life, after which a run counts as interrupted
+STALE = 300.0  # seconds without an update of progress.json until a run counts as interrupted
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ class Run(Result):
 
     @property
     def age(self) -> tuple[bool, datetime | None]:
-        """A sort key: runs without a recorded start come first, then the others from old to new."""
+        """A sort key: runs without a recorded start first, then from oldest to newest."""
         return self.started is not None, self.started
 
     @property
     def began(self) -> str:
-        """Local time of the start with its offset from UTC; "" if it is not recorded."""
+        """The local time of the start with its UTC offset; "" if it is not recorded."""
         return f"{self.started:{STAMP}}" if self.started else ""
 
     @property
     def took(self) -> float:
-        """Seconds that the run has computed, without a fit that it took from another run."""
+        """Seconds of computing, without a fit that was copied from another run."""
         seconds = dict(self.seconds)
         if self.fit_of:
             seconds.pop("fit", None)
@@ -101,9 +101,9 @@ class Run(Result):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """Settings that may change the result, by the roles of their keys.
+        """The settings that may change the result, according to the roles of their keys.
 
-        Undeclared keys are among them.
+        Keys that the project does not declare are included.
         """
         return {key: value for key, value in self.all_settings.items() if self._may_matter(key)}
 
@@ -116,7 +116,7 @@ class Run(Result):
         return steps.tolist(), values.tolist()
 
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[array[int], array[float]]]:
-        """Read steps and values of several columns at once; of all columns by default."""
+        """Read {column: (steps, finite values)} of `metrics.csv`; of all columns by default."""
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
         if "step" not in header[:COLUMNS]:
@@ -125,10 +125,10 @@ class Run(Result):
         place_of_step = places.pop("step")
         for name in places.keys() - (places if columns is None else columns):
             del places[name]
-        # Arrays take 16 bytes a value: there may be millions.
+        # Arrays need only 16 bytes per step and value, and there may be millions.
         histories = {name: (array("q"), array("d")) for name in places}
         for row in rows:
-            if len(row) != len(header):  # the last row may be half written while the run goes on
+            if len(row) != len(header):  # A running run may be in the middle of writing a row.
                 continue
             step = to_float(row[place_of_step])
             for name, place in places.items():
@@ -140,7 +140,7 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the runs at or beneath `root` in natural order, without hidden and old ones.
+    """Return the run directories at or beneath `root` in natural order.
 
     A directory that may not be opened is among them: `read_run` says so.
     """
@@ -159,9 +159,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a directory is a run's, or may be one that cannot be opened.
+    """Return whether a directory is a run's; also True if it cannot be opened.
 
-    Files named config.yaml or summary.json are not enough: other programs write such files too.
+    Files named config.yaml or summary.json are not sufficient, as other programs write them too.
     """
     closed = not os.access(directory, os.R_OK | os.X_OK)
     ended = load_object(directory / "summary.json").get("status") in ENDED
@@ -173,7 +173,7 @@ def is_run(directory: Path) -> bool:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
+    """Read all runs at or beneath `root`, with `root`'s name as their sweep."""
     root = Path(root)
     sweep = root.resolve().name
     return [read_run(path, sweep) for path in find_runs(root)]
@@ -182,7 +182,7 @@ def read_runs(root: Path) -> list[Run]:
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     """Read a run directory.
 
-    `now` is the unix time against which a silent run counts as interrupted.
+    `now` is the current unix time, to decide whether an unfinished run is running or interrupted.
     """
     directory, place = Path(directory), RunDirectory(directory)
     known: Entries = {"dir": directory, "sweep": sweep}
@@ -206,16 +206,16 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def _check_items(run: Run) -> None:
-    """Raise ValueError if the mean of the run's items is not its bound."""
+    """Raise ValueError if the mean of a run's items differs from its reported test bound."""
     items = load_items(run.dir)
     if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
         raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}")
 
 
 def _picture(run: Run) -> Path | None:
-    """Return the path of the samples' picture.
+    """Return the path of the picture of samples; None if it is outside the run's directory.
 
-    None if it leads outside, as reports are published.
+    Reports are published, so an untrusted run must not add other files to them.
     """
     if run.samples is None:
         return None
@@ -228,7 +228,7 @@ def _picture(run: Run) -> Path | None:
 def _provenance(provenance: Provenance) -> Entries:
     """Return the fields of a run that its provenance knows.
 
-    A result, if there is one, replaces some.
+    If there is a result, its entries replace some of them.
     """
     names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
     overrides = parse_overrides([*provenance.overrides])
@@ -263,7 +263,7 @@ def _unfinished(known: Entries, directory: Path, now: float) -> Run:
 
 
 def _last_sign(directory: Path, position: Position | None) -> float:
-    """Return the unix time of a run's last sign of life."""
+    """Return the unix time of a run's last update: of progress.json, else of config.yaml."""
     if position is not None:
         return position.updated
     with suppress(OSError):
@@ -272,7 +272,7 @@ def _last_sign(directory: Path, position: Position | None) -> float:
 
 
 def _is_abandoned(directory: Path) -> bool:
-    """Return whether the process of a run has left it, or has ended on this machine."""
+    """Return whether no process works on a run: its lock file is empty, or its owner has ended."""
     with suppress(OSError), open(directory / ".lock", encoding="utf-8", errors="replace") as file:
         owner = file.read(1000).strip()
         pid = pid_of(owner)

@@ -1,4 +1,4 @@
-"""What samples are measured against: fresh true points, or real images through features."""
+"""References for sample metrics: true points, or features of training images."""
 
 import copy
 import math
@@ -28,14 +28,14 @@ from triptych.run.chunks import Chunks, Features, chunk_seed
 from triptych.run.drawing import choose
 from triptych.run.judges import Prompts, inception_features, open_inception, read_statistics
 
-PAIRS = 5  # pairs of true sets that are compared for the noise floor
-TRIED = 1000  # most samples on which a user's own metrics are tried before the first step
-FLOOR = 1000  # random streams from this one on are those of the noise floor
-FEW = 3  # modes whose shares are recorded one by one
+PAIRS = 5  # number of pairs of true sets that are compared for the noise floor
+TRIED = 1000  # maximum number of samples for trying user-supplied metrics before the first step
+FLOOR = 1000  # random streams from this number on belong to the noise floor
+FEW = 3  # up to this number of modes, the fraction of each mode is recorded
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples; UserError: one has a name of ours."""
+    """Return the user-supplied metrics of samples; UserError if a name is already built in."""
     metrics = named_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
@@ -46,11 +46,12 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
 
 @dataclass(frozen=True)
 class SetConditions:
-    """What a set of n samples is conditioned on.
+    """The conditions of a set of n samples.
 
-    ``items`` (n,): held-out items whose conditions the samples have. ``labels`` (n,): classes that
-    stand in for those of the items. ``captioned``: whether the items' captions are prompts to
-    compare samples with.
+    Attributes:
+        items: (n,) indices of held-out items whose conditions the samples have.
+        labels: (n,) classes that replace those of the items, or None.
+        captioned: whether samples are compared with the items' captions.
     """
 
     items: Tensor
@@ -59,9 +60,12 @@ class SetConditions:
 
 
 class SampleReference:
-    """What samples are compared with, and the user's own metrics of them."""
+    """The true items that samples are compared with, and the user-supplied metrics.
 
-    name: str  # for the report
+    A "set" below is a set of at most n items: samples, true items or pure noise.
+    """
+
+    name: str  # description for the report
     files: Mapping[str, str | None] = {}  # digests of the files that FID is computed from
     classifier: Classifier | None = None
     prompts: Prompts | None = None
@@ -70,59 +74,60 @@ class SampleReference:
         self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own, tuple(data.shape)
 
     def judges(self) -> list[nn.Module]:
-        """Return the networks that features are read by."""
+        """Return the networks that compute features."""
         return []
 
     @cached_property
     def held_items(self) -> list[tuple[Split, Tensor]]:
-        """Up to n items of validation and of test, spread evenly over classes that lie in order."""
+        """For validation and test, the split and the indices of up to n items to compare with."""
         splits = [self.data.splits[name] for name in ("val", "test")]
         return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
 
     @cached_property
     def held(self) -> int:
-        """How many true items there are to draw sets from."""
+        """The number of held-out true items from which sets can be drawn."""
         return sum(len(items) for _, items in self.held_items)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what is kept of items x (k, *shape) for comparisons, (k, ...) each."""
+        """Return the features by name, (k, ...) each, of items x (k, *shape)."""
         raise NotImplementedError
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        """Read this process's chunks of what samples are compared with, on ``device``.
-
-        Every reference reads pure noise.
-        """
+        """Compute features of the reference items and of pure noise, this process's chunks only."""
         self.pure = chunks.fill("noise", self.n, self._noise)
 
     def measure(self, features: Features, conditions: SetConditions, repeat: int) -> dict[str, float]:
-        """Return every figure of a set of samples, by name."""
+        """Return all metrics of a set of samples, by name."""
         figures = self.compare(features, conditions.labels, repeat)
         if conditions.captioned:
             figures |= self.prompted(features, conditions.items)
         return figures
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Return the figures of samples that do not depend on captions.
+        """Return the metrics that do not depend on captions.
 
-        ``labels`` (n,): their classes.
+        ``labels`` (n,) are the samples' classes. ``repeat`` selects the true set to compare with,
+        if it is drawn anew for each comparison.
         """
         raise NotImplementedError
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Return shares of samples that match the captions of held-out ``items``."""
+        """Return the fractions of samples that match the captions of the held-out ``items``."""
         assert self.prompts is not None
         embeddings = None if self.prompts.embedder is None else features["embedding"]
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of up to n held-out items, in an order of this number."""
+        """Return features and classes of a random set of held-out items, with seed ``number``.
+
+        It has up to n items; the classes are None if the items have no labels.
+        """
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
         labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
 
     def held_features(self, rows: Tensor) -> Any:
-        """Return the features of some of the items that are held out."""
+        """Return the features of the held-out items with indices ``rows``."""
         raise NotImplementedError
 
     def floor(self, labelled: bool) -> Entries:
@@ -142,12 +147,12 @@ class SampleReference:
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
     def noise(self, conditions: SetConditions) -> dict[str, float]:
-        """Measure as much pure noise as if it had been drawn under ``conditions``."""
+        """Compute the metrics of pure noise in place of samples with these conditions."""
         figures = self.measure(self.pure, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _own_figures(self, samples: Samples) -> dict[str, float]:
-        """Return the figures of the user's own metrics; each may change its copy of the samples."""
+        """Return the user-supplied metrics; each gets its own copy of the samples."""
         figures = {}
         for name, metric in self.own.items():
             with raised_by(f"metrics.{name}"):
@@ -155,7 +160,7 @@ class SampleReference:
         return figures
 
     def try_own(self, labelled: bool = False) -> None:
-        """Measure noise by the user's metrics, as samples of all classes if ``labelled``."""
+        """Try the user-supplied metrics on noise, with labels of all classes if ``labelled``."""
         if not self.own:
             return
         train = self.data.splits["train"]
@@ -171,7 +176,7 @@ class SampleReference:
 
 
 class PointReference(SampleReference):
-    """True points, the features of which are themselves."""
+    """A reference of true points (n, d); the features of a point are its coordinates."""
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
@@ -181,7 +186,10 @@ class PointReference(SampleReference):
         raise NotImplementedError
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
+        """Compute sliced Wasserstein distance, energy distance, mode and user-supplied metrics.
+
+        Mode metrics need data that are a mixture.
+        """
         x = features["x"]
         true = self.true(len(x), repeat)
         figures = {
@@ -191,9 +199,10 @@ class PointReference(SampleReference):
         return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
 
     def _shares(self, x: Tensor) -> dict[str, float]:
-        """Return the share of samples in the wrong mode and, of few modes, in each.
+        """Return the mode metrics of samples; {} if the data are not a mixture.
 
-        {} without a mixture.
+        "mode_error" is the total variation distance between the fractions of samples per mode and
+        the mixture's weights. With at most ``FEW`` modes, "mode_k" is the fraction in mode k.
         """
         if self.data.mixture is None:
             return {}
@@ -205,12 +214,12 @@ class PointReference(SampleReference):
 
 
 class FreshPoints(PointReference):
-    """True points that a formula draws afresh for each comparison."""
+    """Samples of the known data distribution, drawn anew for each comparison."""
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
-        self.held = n  # there is no limit to fresh points
+        self.held = n  # Any number of points can be drawn.
 
     def _draw(self, stream: int) -> tuple[Tensor, Tensor | None]:
         x, labels = self.data.draw(self.n, seeded(self.seed, Stream.TRUE_POINTS, stream))
@@ -225,7 +234,7 @@ class FreshPoints(PointReference):
 
 
 class TrainingPoints(PointReference):
-    """Training items as true points, where no formula draws any."""
+    """Training items as true points, for data whose distribution cannot be sampled."""
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, own)
@@ -249,14 +258,17 @@ class TrainingPoints(PointReference):
 
 
 def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]) -> PointReference:
-    """Return what samples of points are compared with; or UserError."""
+    """Return the reference for samples that are points; UserError if there is none."""
     if isinstance(data, Generated):
         return FreshPoints(data, n, seed, own)
     return TrainingPoints(data, n, seed, own)
 
 
 class ImageReference(SampleReference):
-    """Training images, seen by a classifier of clean ones, InceptionV3 and the user's metrics."""
+    """A reference of training images, with features from a classifier and InceptionV3.
+
+    The classifier was trained on clean images of the same data.
+    """
 
     def __init__(
         self,
@@ -288,7 +300,10 @@ class ImageReference(SampleReference):
         return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features, logits, embedding, and the images if the user's metrics read them."""
+        """Return features of images from the classifier, InceptionV3 and the contrastive model.
+
+        The images themselves are added if there are user-supplied metrics.
+        """
         features = {}
         if self.own:
             features["x"] = x
@@ -329,16 +344,16 @@ class ImageReference(SampleReference):
 
     @cached_property
     def features(self) -> Tensor:
-        """The classifier's features of the true images, once all processes have read theirs."""
+        """The classifier's features of the true images; all ranks must have finished ``fill``."""
         return self.true["features"]
 
     @cached_property
     def moments(self) -> Moments:
-        """The published moments of FID's features, or those of the true images."""
+        """Mean and covariance of Inception features: published ones, or of the true images."""
         return self.published or Moments.of(self.true.parts("inception"))
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute what the classifier, InceptionV3 and the user's own metrics measure."""
+        """Compute metrics from the classifier, FID from InceptionV3, and user-supplied metrics."""
         figures: dict[str, float] = {}
         if self.classifier is not None:
             figures |= self._compare_classified(features, labels)
@@ -350,7 +365,7 @@ class ImageReference(SampleReference):
         return figures
 
     def _compare_classified(self, features: Any, labels: Tensor | None) -> dict[str, float]:
-        """Compute Fréchet distance, precision, recall and, with classes, class accuracy."""
+        """Compute Fréchet distance, precision, recall and, with labels, class accuracy."""
         of_samples = features["features"]
         figures = {
             "frechet_distance": measures.frechet_distance(self.features, of_samples),
@@ -374,7 +389,7 @@ class ImageReference(SampleReference):
         return super().floor(labelled) | self._true_prompts()
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
-        """Return the shares of true images that match their own captions."""
+        """Return the fractions of true images that match their own captions, as a noise floor."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.untrained
@@ -388,7 +403,7 @@ class ImageReference(SampleReference):
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median, lowest and highest of each figure that is finite in all sets."""
+    """Return {metric: {"median", "low", "high"}} over sets, for metrics that are finite in all."""
     spread = {}
     for name in figures[0]:
         column = sorted(of_set[name] for of_set in figures)

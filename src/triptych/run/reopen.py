@@ -1,4 +1,4 @@
-"""From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
+"""Rebuild a model and its data from a checkpoint, and a cascade from its stages' checkpoints."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -36,11 +36,21 @@ def reopen(
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
-    """Rebuild model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
+    """Rebuild the model and data of a checkpoint, which may be untrusted.
 
-    ``adjust`` may change the configuration before anything is built; messages begin with ``key``.
-    Other data than in training are reported on stderr. UserError: items of a ``judged`` split were
-    trained on; the checkpoint or its data are missing or damaged, or name what may not be built.
+    If the data differ from those in training, a warning is logged.
+
+    Args:
+        ckpt: a checkpoint or a run's directory.
+        weights: as for ``load_weights``; by default the reported weights.
+        data_root: replaces the data folder of the configuration.
+        adjust: may change the configuration before anything is built.
+        judged: splits to evaluate on, which must not have items that the model was trained on.
+        key: the configuration key of ``ckpt``, for error messages.
+
+    Raises:
+        UserError: the checkpoint or its data are missing or damaged; the configuration names a
+            class that is not allowed; or items of a ``judged`` split were trained on.
     """
     where = f"{key}={ckpt}"
     file = checkpoint_at(ckpt)
@@ -55,8 +65,8 @@ def reopen(
     except UserError as error:
         if key == "ckpt":
             raise
-        raise UserError(f"{where}: {error}") from error  # it says which of several runs is meant
-    except Exception as error:  # a configuration of another shape raises whatever its readers raise
+        raise UserError(f"{where}: {error}") from error  # Name the run, as there may be several.
+    except Exception as error:  # A malformed configuration can raise any type of error.
         raise UserError(f"{where}: its model cannot be built ({describe_error(error)})") from error
 
 
@@ -89,10 +99,11 @@ def open_weights(
     weights: str | None = None,
     run: Path | None = None,
 ) -> BoundModel:
-    """Build the model of ``config`` from its seed, and load it from a checkpoint of ``run``.
+    """Build the model of ``config`` from its seed, and load weights from a checkpoint if given.
 
-    It follows from these alone, whatever was built, trained or drawn in this process before.
-    ``weights``: as of ``load_weights``, None for the reported ones.
+    The result depends only on the arguments, not on what this process has computed before.
+    ``weights`` is as for ``load_weights``; None loads the reported weights. ``run`` is the run's
+    directory, for snapshots.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -105,9 +116,9 @@ def open_weights(
 def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
-    """Return the experiments of a cascade's stages, which ``key`` names.
+    """Open the stages of a cascade at ``paths``, the value of the configuration key ``key``.
 
-    UserError if they do not fit.
+    Raises UserError if a stage does not fit the stages before it.
     """
     runs: list[Experiment] = []
     for i, path in enumerate(paths):
@@ -124,10 +135,10 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
-    torch.set_num_threads(config["threads"])  # opening a stage has set another number
+    torch.set_num_threads(config["threads"])  # Opening a stage has changed the number.
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
-            problem = "its data have no levels, and a density's bound does not add to a probability's"
+            problem = "its data have no levels: bounds of densities and probabilities do not add up"
             raise UserError(f"model.stages[{i}]={paths[i]}: {problem}; draw with triptych-sample cascade=...")
     last = runs[-1].config["data"]
     if data_identity(last) != data_identity(config["data"]):
@@ -140,7 +151,7 @@ def open_model_stages(config: Config, data: DataModule) -> dict[str, Any]:
 
 
 def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
-    """Check that a stage was trained on what ``data`` have as the condition that it draws."""
+    """Check that a stage's training items are the part of ``data``'s conditions that it draws."""
     part_name = str(stage.data.known_as)
     for name, split in data.splits.items():
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
@@ -170,7 +181,7 @@ def drawn_as(what: str, config: Config, change: dict[str, Any]) -> Config:
 
 
 def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
-    """Check that a stage is conditioned on what the stages before it draw, and on nothing else."""
+    """Check that earlier stages draw all conditions of a stage that the user does not pass."""
     drawn = {str(run.data.known_as): run for run in before}
     _check_parts(what, stage, drawn)
     for name, run in drawn.items():
@@ -185,16 +196,16 @@ def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> 
 
 
 def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
-    """Check that each condition of a stage is given by the user, or ``drawn`` by another stage."""
+    """Check that each condition of a stage is passed by the user or drawn by an earlier stage."""
     known = {*drawn, *PROMPTED}
     for name in parts_read(stage.model, stage.data):
         if name not in known:
-            fix = "put the run that does before it"
+            fix = "put a run that draws it before this one"
             raise UserError(f"{what}: needs {name!r}, which no stage before it draws; {fix}")
 
 
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
-    """Check that a condition has the shape of what another run draws for it."""
+    """Check that a condition part has the shape of what another run draws for it."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
     elif isinstance(kind, Vectors):
@@ -215,7 +226,10 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """Check that a run draws a condition of ``data``, from those in ``earlier`` at most."""
+    """Check that a run can draw the condition part ``name`` of ``data``.
+
+    The run itself may be conditioned on what the user passes and on the parts ``earlier``.
+    """
     _check_parts(what, run, earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")

@@ -1,4 +1,7 @@
-"""Describe, write and read ``summary.json``: a field names the entries that it is parsed from."""
+"""Define, write and read ``summary.json``, the result of a run.
+
+Each field of ``Result`` names its parser and the entries of the file that it is parsed from.
+"""
 
 import hashlib
 import json
@@ -29,27 +32,29 @@ def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] =
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A run's result. ``result["test"]["bpd"]["mean"]`` is an entry as the file has it.
+    """The result of a run; ``result["test"]["bpd"]["mean"]`` is an entry of the file as it is.
 
     Attributes:
-        status: of the last two of ``ENDED`` also ``stage`` ("build", "fit", "test"), ``error``,
-            ``step``.
-        parameters, steps: of the model, whoever trained it. seconds: {"fit", "test"}.
-        cost: {"memory": bytes, "evaluations": calls of the denoiser for one sample}.
-        weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the
-            others}.
-        fingerprint, split, data_changed: of the data; whether they changed between two starts.
-        train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and the user's own metrics of
-            items.
-        tweedie, posterior: the model's excess over the true posterior mean, and the posterior's own
-            spread.
-        variance: of one draw of the diffusion term, nats^2 an item.
-        baselines: bits/dim of simpler models by name.
-        metrics: {name: "higher", "lower" or ""}: which is better, of the user's own metrics of
-            items.
-        versions: of what measured it, by name or the path of a class; 1 where none is recorded.
-        samples: the picture's path. digests: BLAKE2b of the files beside a finished result.
-        record: the entries of the file.
+        status: "finished", "failed" or "diverged" in the file. The last two come with ``stage``
+            ("build", "fit" or "test"), ``error`` and ``step``.
+        parameters, steps: number of parameters and training steps of the model, also if another
+            run trained it.
+        seconds: {"fit", "test"}.
+        cost: {"memory": peak bytes, "evaluations": denoiser calls per sample}.
+        weights, checkpoint: the reported weights and checkpoint.
+        averaging: {"reported": name, "val": metrics of the other weights}.
+        fingerprint, split: identify the data and their split.
+        data_changed: whether the data changed between two starts.
+        train, val, test: {"bpd", "bpd_prior", ..., "gap": ...}, and user-supplied metrics of items.
+        tweedie, posterior: curves over noise levels: squared error of the model's posterior mean,
+            and variance of the exact posterior.
+        variance: variance of one random draw of the diffusion term, nats^2 per item.
+        baselines: bits/dim of simple models by name.
+        metrics: {user-supplied metric of items: "higher", "lower" or ""}, the better direction.
+        versions: {metric's name or class path: version of its definition}; 1 if not recorded.
+        samples: path of the picture of samples.
+        digests: BLAKE2b digests of the run's files when it finished.
+        record: all entries of the file.
     """
 
     status: Status = field(metadata={"parse": str, "keys": ()})
@@ -101,9 +106,9 @@ class Result:
 
     @classmethod
     def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
-        """Build the result of the run of ``provenance`` from the file's entries.
+        """Build a result from entries of the file, for the run with this provenance.
 
-        None is left out.
+        Entries that are None are left out.
         """
         entries: Entries = dict.fromkeys(ENTRIES)  # in this order
         entries |= {"schema": SCHEMA, "status": status}
@@ -117,7 +122,7 @@ class Result:
     def from_json(cls, record: Entries, **known: Any) -> Self:
         """Parse a file's record.
 
-        ``known`` are further fields. ValueError if it is none, or altered.
+        Raises ValueError if the record is malformed or was edited.
         """
         if record.get("schema") != SCHEMA:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
@@ -128,10 +133,7 @@ class Result:
 
     @cached_property
     def measure(self) -> str | None:
-        """The key of the test bound, "bpd" or "nats_per_dim".
-
-        None where the run reports neither.
-        """
+        """The key of the test bound, "bpd" or "nats_per_dim"; None if there is neither."""
         for unit in UNITS:
             if unit in self.test:
                 return unit
@@ -139,15 +141,15 @@ class Result:
 
     @property
     def bound(self) -> float:
-        """The test bound in its own unit (per dimension); NaN where there is none."""
+        """The test bound in the unit of ``measure``; NaN if there is none."""
         if self.measure is None:
             return math.nan
         return self.test[self.measure].mean
 
     def figure(self, path: str) -> float | None:
-        """Return a figure by its path, as ``val.bound.mean`` in any unit.
+        """Return a value by its path, such as ``val.bpd.mean``; None if it is missing.
 
-        None if it is not there.
+        "bound" in a path, as in ``val.bound.mean``, stands for the bound in either unit.
         """
         split, _, rest = path.partition(".bound.")
         paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]
@@ -162,7 +164,8 @@ class Result:
         return name == "accuracy" or self.metrics.get(name) == "higher"
 
 
-PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of each field, and its entries
+# {field: (its parser, the entries of the file that are the parser's arguments)}
+PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     entry.name: (entry.metadata["parse"], entry.metadata["keys"] or (entry.name,))
     for entry in fields(Result)
     if "parse" in entry.metadata
@@ -201,9 +204,9 @@ def _checksum(record: Entries) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format "0.0771 ± 0.0012", "0.0771" without an error.
+    """Format a value and its standard error: "0.0771 ± 0.0012", or "0.0771" without an error.
 
-    More decimals for an error below ``least``.
+    An error below ``least`` gets more than four decimals.
     """
     if math.isnan(figure.stderr):
         return f"{figure.mean:.4f}"
@@ -217,15 +220,15 @@ def one_line(result: Result | None) -> str:
     """Return a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
-    # A run that was not to read its test set has figures of validation alone.
+    # A run with test=false has only metrics of validation.
     line = figures_line(result.test) or figures_line(result.val, "val")
     return line or f"{result.status}: {result.error or 'nothing recorded'}"
 
 
 def figures_line(figures: Mapping[str, Estimate], split: str = "test") -> str:
-    """Write a split's figures in one line: a bound and its three terms, or an accuracy.
+    """Format a split's main metric in one line: a bound and its three terms, or an accuracy.
 
-    "" without either.
+    Return "" if there is neither.
     """
     for unit in UNITS:
         if unit in figures:

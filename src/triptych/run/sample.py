@@ -1,4 +1,4 @@
-"""Samples of opened runs, for ``triptych-sample`` and Python."""
+"""Draw samples from trained runs, for ``triptych-sample`` and for use in Python."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,8 +31,8 @@ def drawing_of(opened: Experiment, values: Config) -> Drawing:
     model = opened.model
     check_guide(values)
     if not model.draws:
-        fix = "pass a generative model's"
-        raise UserError(f"ckpt={values['ckpt']}: a classifier's, which draws nothing; {fix}")
+        fix = "pass one of a generative model"
+        raise UserError(f"ckpt={values['ckpt']}: a classifier cannot draw samples; {fix}")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     return _ready(build_drawing(config, model, opened.data, OtherRuns(config)), values)
 
@@ -53,10 +53,13 @@ def cascade_of(values: Config) -> Drawing:
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
-    """Return the stages with noise on those conditions that had noise in training; or UserError."""
+    """Add noise of this level to conditions of stages that were trained with conditioning noise.
+
+    Raises UserError if there is no such stage.
+    """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
-        problem = "no stage was trained with noise on what those before it draw"
+        problem = "no stage was trained with noise on its conditions"
         fix = "set noise=0, or use a stage trained with augmentation=conditioning_noise"
         raise UserError(f"noise={level}: {problem}; {fix}")
     return noised
@@ -65,14 +68,14 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 def _ready(drawing: Drawing, values: Config) -> Drawing:
     """Move ``drawing`` to its device.
 
-    UserError for a label or prompt of ``values`` that it does not take.
+    Raises UserError for a label or prompt in ``values`` that the model does not take.
     """
     if values["label"] is not None:
         _check_label(drawing, values)
     if values["like"] is not None:
         others = {name: source for name, source in drawing.sources.items() if name != IMAGE}
         drawing = replace(drawing, sources=others)
-    condition_of(drawing, values, 1)  # refuses before anything is drawn
+    condition_of(drawing, values, 1)  # Raises errors before anything is drawn.
     drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(values["threads"] or torch.get_num_threads())
     return drawing
@@ -104,9 +107,9 @@ def condition_of(drawing: Drawing, values: Config, n: int) -> Condition | None:
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Return what the model reads of each prompt.
+    """Return the condition parts computed from each prompt; UserError if the model lacks others.
 
-    ``with_image``: an image's embedding comes beside it.
+    ``with_image``: an image embedding will be added to them.
     """
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
@@ -125,7 +128,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 def draw_all(drawing: Drawing, values: Config) -> dict[str, Tensor]:
     """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
-    UserError: a sample is not finite.
+    Each is (n, *shape), in data units. Raises UserError if a sample is not finite.
     """
     n = values["n"]
     condition = condition_of(drawing, values, n)
@@ -144,7 +147,7 @@ def _draw_batch(
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
-        # Rounded to the data's levels, as samples of the other stages are.
+        # Round to the data's levels, as is done for samples of the earlier stages.
         x = drawing.data.as_condition(x)
     if not x.isfinite().all():
         fix = "choose another sampler or more sampler.steps"
@@ -161,7 +164,7 @@ def seed_of(values: Config, start: int) -> int:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise where conditions had noise in training; or None."""
+    """Return a function that adds noise to the condition that had noise in training, or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:
@@ -180,9 +183,10 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other.
+    """Return embeddings (n, d) of one test image, or interpolated between two.
 
-    At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
+    ``images`` are one or two indices of test items. The interpolation has even steps along the
+    great circle through both embeddings (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data = drawing.data
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:

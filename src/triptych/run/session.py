@@ -1,4 +1,4 @@
-"""One execution of a run in one of its processes: its stage, and what it records."""
+"""One execution of a run in one process: its stage, and the result that it records."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ from triptych.run.stopping import Peers, Stop, failure_line
 
 @dataclass
 class Session:
-    """One execution of a run in one of its processes."""
+    """One execution of a run in one process (rank)."""
 
     run: RunDirectory
     stop: Stop
@@ -44,17 +44,17 @@ class Session:
         if rank() != 0:
             return result
         result = self.run.record(result)
-        if status != "failed":  # A run that is tried again reads what was drawn.
+        if status != "failed":  # A failed run that is retried can reuse the stored features.
             shutil.rmtree(self.run / FOLDER, ignore_errors=True)
         return result
 
     def record_failure(self, error: Exception) -> None:
-        """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
+        """Record why the run failed; an unexpected error's traceback goes to ``train.log``."""
         if not isinstance(error, UserError) or isinstance(error, FailedCall) or raised_at(error):
             self.log_traceback()
         self.record("failed", {"stage": self.stage, "error": failure_line(error)[:1000]})
 
     def log_traceback(self) -> None:
-        """Append the traceback of the error that is being handled to ``train.log``."""
+        """Append the current exception's traceback to ``train.log``."""
         with contextlib.suppress(OSError), open(self.run / "train.log", "a", opener=no_link) as log:
             log.write(traceback.format_exc())

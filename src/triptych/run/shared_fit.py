@@ -1,7 +1,8 @@
-"""Share the fit among a sweep's runs that train the same network.
+"""Share one fit among the runs of a sweep that would train the same network.
 
 A fit is a function of configuration, data, code and packages. A later run that would repeat it
-begins where it ended, as if it had been killed between fit and test: the same to the last digit.
+copies its checkpoints and continues with the evaluation, as a run does that was killed after the
+fit. The result is the same to the last digit.
 """
 
 import contextlib
@@ -24,22 +25,19 @@ from triptych.run.processes import launch, rank
 from triptych.run.provenance import code_digest, versions
 from triptych.run.untrusted import is_composed_here, read_checkpoint
 
-FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
-FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do nothing to a fit
-# Keys that name other runs, which may change meanwhile.
+FITS = ".fits"  # folder in a sweep's directory; the file DIGEST names the run that made this fit
+FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do not affect a fit
+# Keys that name other runs. Such fits are not shared, as those runs may change.
 OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
 
 def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
-    """Identify the fit that ``run`` is about to make, for others of its sweep.
-
-    "" if it is for none.
-    """
+    """Return a digest that identifies a run's fit within its sweep; "" if it is not shared."""
     sweep, config = run.path.parent, run.config()
-    # Processes that a launcher started at once might not all see the end of another run.
+    # With torchrun or srun, not all ranks might see that another run has ended.
     if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
-    if (sweep / FITS).is_symlink():  # It may lead anywhere.
+    if (sweep / FITS).is_symlink():  # Do not follow a link out of the sweep.
         return ""
     settings = _settings(config)
     for key, value in settings.items():
@@ -51,20 +49,20 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
 
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
-    """Record for later runs of the sweep that this fit has ended, and its memory."""
+    """Record this finished fit and its peak memory in bytes, for later runs of the sweep."""
     if rank() != 0 or not digest:
         return
     if any(execution.changed for execution in run.provenance.executions):
         return
-    with contextlib.suppress(OSError, UserError):  # The other runs train themselves then.
+    with contextlib.suppress(OSError, UserError):  # On failure the other runs simply train.
         entry = to_json({"run": run.path.name, "id": run.provenance.id, "memory": memory})
         write_atomic(run.path.parent / FITS / digest, entry)
 
 
 def take_fit(run: RunDirectory, digest: str) -> None:
-    """Copy the end of the same fit of another run of this sweep, before a first step.
+    """Copy the same fit from another run of the sweep, if this run has no checkpoint yet.
 
-    If it is missing, damaged or untrusted, this run trains as usual.
+    If the fit is missing, damaged or untrusted, this run trains as usual.
     """
     if rank() != 0 or not digest or run.checkpoints():
         return
@@ -103,10 +101,10 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):
         with open_regular(path) as file:
             write_atomic(run / str(path.relative_to(other.path)), file.read())
-    for file_name, state in sorted(states.items()):  # LAST comes last: it tells that all are there.
+    for file_name, state in sorted(states.items()):  # LAST is written last, and marks completion.
         state["triptych"]["config"] = run.config()
         save_checkpoint(state, run / "checkpoints" / file_name)
-    log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")
+    log_line(run, f"not trained again: {name} trained the same network, and its fit was copied")
 
 
 def _settings(config: Config) -> Entries:

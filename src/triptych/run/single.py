@@ -61,9 +61,9 @@ def check_run_there(config: DictConfig, plain: Config) -> None:
 
 
 def prepare_run(cfg: DictConfig, hydra: DictConfig, folder: Path) -> RunDirectory:
-    """Prepare the directory of a composed run in the first process; the others wait for it.
+    """Prepare the directory of a composed run on rank 0; the other ranks wait for it.
 
-    ``hydra``: Hydra's node of the composition. Errors as of ``prepare``.
+    ``hydra`` is Hydra's node of the composed configuration. Raises the errors of ``prepare``.
     """
     if processes.rank() != 0:
         processes.await_announcement(folder)

@@ -1,7 +1,7 @@
-"""End a run early: a signal, a number that is not finite, a lost process.
+"""End a run early: after a signal, a loss or weight that is not finite, or the loss of a rank.
 
-When one process of several ends, the others see a broken connection, or nothing at all. Each but
-the first leaves its own error in the run's directory, for the first one to report.
+When one rank ends, the others see a broken connection, or hang. Every rank except rank 0 writes its
+error to a file in the run's directory, and rank 0 reports it.
 """
 
 import math
@@ -26,11 +26,11 @@ from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch, rank
 
-APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
-NEVER = 2**62  # later than any step
+APART = 1.0  # maximum seconds between exchanges of signals among ranks, if steps are shorter
+NEVER = 2**62  # a number larger than any step
 KINDS = ("the loss", "a weight")
-PATIENCE = 5.0  # seconds in which the others' errors and exit codes are there, if there are any
-STUCK = 10.0  # seconds in which the first process notices the loss of another, or never will
+PATIENCE = 5.0  # seconds to wait for the errors and exit codes of other ranks
+STUCK = 10.0  # seconds after which rank 0 counts as hanging if another rank is lost
 BROKEN = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout",
     re.I,
@@ -38,22 +38,25 @@ BROKEN = re.compile(
 
 
 class Stop(pl.Callback):
-    """Defer a signal to the end of a training step, once all ranks agree.
+    """Defer signals to the end of a training step at which all ranks agree, and detect divergence.
 
-    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save
-    nothing. Ranks exchange signals at checkpoints, and after ``APART`` seconds or
-    ``log_every_n_steps`` steps, whichever is sooner: at each step they would wait for the slowest.
-    A loss that is not finite ends the run: on a CPU, in one process, at that step, elsewhere at
-    logged or exchanged steps, and before anything is saved.
+    Outside of training, and at a second Ctrl-C, ``Interrupted`` is raised at once, as waiting would
+    save nothing. Ranks exchange received signals at checkpoints, and every ``APART`` seconds or
+    ``log_every_n_steps`` steps, whichever comes first. An exchange at every step would make all
+    ranks wait for the slowest.
+
+    A loss that is not finite ends the run before the next checkpoint is saved. A single process on
+    a CPU detects it in the same step; otherwise it is detected at logged or exchanged steps.
     """
 
     def __init__(self) -> None:
-        self._bad: Tensor | None = None  # 2 step + kind of the first that was not finite, on the device
+        # 2 * step + kind of the first loss or weight that was not finite, on the device.
+        self._bad: Tensor | None = None
         self.received: int | None = None
-        self.began = False  # whether training has
+        self.began = False  # whether training has started
         self._training = False
-        self._next = 0  # step at which the processes ask each other again
-        self._exchange = (0.0, 0)  # when, and at which step, they last did
+        self._next = 0  # step of the next exchange among ranks
+        self._exchange = (0.0, 0)  # time and step of the last exchange
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -67,21 +70,22 @@ class Stop(pl.Callback):
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Install the handlers, in place of those that were there."""
+        """Install the signal handlers, in place of the current ones."""
         if threading.current_thread() is not threading.main_thread():
-            return  # no other thread may
+            return  # Python allows this only in the main thread.
         for number in SIGNALS:
-            # ignored, as by nohup: the end of the terminal must not stop the run
+            # Keep ignored signals ignored: under nohup, closing the terminal must not stop the run.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
     def request(self) -> None:
-        """Ask the run to stop as SIGTERM does, unless a signal has done so."""
+        """Make the run stop as after SIGTERM, unless it has already received a signal."""
         self.received = self.received or int(signal.SIGTERM)
 
     def _receive(self, number: int, _: Any) -> None:
         again = self.received is not None
-        # SLURM sends a signal to a job's step and its script, and a sweep's workers pass Ctrl-C on.
+        # Ignore repetitions of one request: SLURM signals both a job's step and its script, and a
+        # sweep's workers forward Ctrl-C.
         if again and (number != signal.SIGINT or os.environ.get(SWEEP)):
             return
         self.received = self.received or number
@@ -89,12 +93,11 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal if any process received one.
+        """Return the signal to stop with if any rank has received one, else None.
 
-        A collective: all processes call it together.
-
-        With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is
-        not finite.
+        This is a collective operation, so all ranks must call it. Without ``look``, ranks exchange
+        information only at scheduled steps. Raises Diverged in all ranks if one has seen a loss or
+        weight that is not finite.
         """
         if trainer.world_size > 1:
             received, first = self._ask_all(trainer, look)
@@ -107,9 +110,10 @@ class Stop(pl.Callback):
         return self.received or int(signal.SIGTERM)
 
     def _first_bad(self, trainer: Any, look: bool) -> int:
-        """Return what a process alone knows of its first number that was not finite.
+        """Return the code of the first loss or weight that was not finite, in a single process.
 
-        Elsewhere than on a CPU to read it waits for the device, so that is done at logged steps.
+        Reading it from a GPU waits for the device, so on a GPU it is read only at logged steps.
+        Return ``NEVER`` if there is none.
         """
         if self._bad is None:
             return NEVER
@@ -119,7 +123,7 @@ class Stop(pl.Callback):
         return NEVER
 
     def _ask_all(self, trainer: Any, look: bool) -> tuple[bool, int]:
-        """Return whether any process received a signal, and the first bad number of any."""
+        """Return whether any rank received a signal, and the first code of a non-finite number."""
         step = trainer.global_step
         if not look and step < self._next:
             return False, NEVER
@@ -130,13 +134,13 @@ class Stop(pl.Callback):
         bad = NEVER if self._bad is None else int(self._bad)
         message = torch.tensor([received, -bad, pace], device=trainer.strategy.root_device)
         any_received, first, slowest = trainer.strategy.reduce(message, reduce_op="max").tolist()
-        # By the slowest process's pace all ask again at the same step.
+        # All ranks use the pace of the slowest, so that they agree on the next step of exchange.
         pause = max(1, min(trainer.log_every_n_steps, int(1e6 * APART) // max(1, int(slowest))))
         self._next = step + pause
         return bool(any_received), -int(first)
 
     def check_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Raise Diverged, in all processes, if a weight is not finite: none such is saved."""
+        """Raise Diverged in all ranks if a weight is not finite, so that it is never saved."""
         finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
         self._note(finite, trainer.global_step, kind=1)
         self.agreed(trainer, look=True)
@@ -151,19 +155,20 @@ class Stop(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
-        # On other devices to look at the loss would wait for them.
+        # On other devices, reading the loss would wait for the device.
         if loss.device.type == "cpu" and math.isfinite(loss.item()):
             return
         step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
         self._note(loss.detach().isfinite(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning's handlers, set a moment ago, talk to other processes from within.
+        # Replace the handlers that Lightning has just set, which communicate with other ranks.
         self.listen()
         self.began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._stop_alone(trainer)  # The last checkpoint is from before.
+        # Validation can be interrupted: the last checkpoint was saved before it.
+        self._stop_alone(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._training = False
@@ -175,14 +180,14 @@ class Stop(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()
-        self.received = None  # It came too late for all processes to agree on.
+        self.received = None  # A signal at the end of the fit, too late for ranks to agree on.
 
     def on_exception(self, *_: Any) -> None:
         self._training = False
 
 
 def requeue(stop: Interrupted) -> None:
-    """Requeue this SLURM job if a signal stopped it; submitit does so itself."""
+    """Requeue this SLURM job after a preemption signal, unless submitit does so itself."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or stop.signal not in PREEMPTION or "SUBMITIT_EXECUTOR" in os.environ:
         return
@@ -193,7 +198,7 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error, or one that it comes from, only reports the loss of another rank."""
+    """Return whether an error, or its cause, only reports the lost connection to another rank."""
     if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
@@ -202,26 +207,25 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def failure_line(error: Exception) -> str:
-    """Format an error in one line; unexpected ones with their type."""
+    """Format an error in one line; for unexpected errors, with their type."""
     if isinstance(error, UserError):
         return str(error)
     return describe_error(error)
 
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
-    """Write this rank's error for rank 0 to read."""
-    if not run.path.is_dir():  # the first process was refused alike, and has removed it
+    """Write this rank's error to a file, for rank 0 to report."""
+    if not run.path.is_dir():  # Rank 0 had the same error and has removed the directory.
         return
-    with suppress(Exception):  # without it, the first process knows of a loss and not its reason
+    with suppress(Exception):  # If this fails, rank 0 reports a lost process without the reason.
         token = launch() or str(os.getppid())
         run.write(f".error-{rank()}.json", {"token": token, "error": failure_line(error)})
 
 
 class Peers:
-    """The other ranks of a run, which its first process starts and watches.
+    """The other ranks of a run on this machine, which rank 0 starts and watches.
 
-    ``record`` writes a failure into the run's summary. On leaving its context nobody is watched any
-    more.
+    ``record`` writes a failure into the run's summary. Leaving the context ends the watching.
     """
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
@@ -236,10 +240,10 @@ class Peers:
         self.stop_watching()
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Start and watch this machine's other ranks, unless somebody else has started them.
+        """Start and watch this machine's other ranks, unless a launcher has started them.
 
-        Lightning starts none where it finds LOCAL_RANK: its own watch would kill all processes, the
-        first one too, without a word of why.
+        Setting LOCAL_RANK keeps Lightning from starting ranks itself. Its own watcher would kill
+        all processes, including rank 0, without reporting the reason.
         """
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
@@ -258,13 +262,13 @@ class Peers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop_watching(self) -> None:
-        """Stop watching: the rest is done by the first process alone."""
+        """Stop watching the other ranks, when only rank 0 has work left."""
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
-        """Return the error that ended the run.
+        """Return the error that ended the run, which may be another rank's.
 
-        ``error`` is this rank's, perhaps only a lost connection.
+        ``error`` is this rank's error, perhaps only a lost connection, or None if it hangs.
         """
         self._settled.set()
         if error is not None and not is_broken_connection(error):
@@ -289,7 +293,7 @@ class Peers:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
-        """Return the number of the rank that first left an error of this launch, and the error."""
+        """Return (rank, error) of the first error file of this launch; None if there is none."""
         token = launch() or str(os.getpid())
         reports = []
         for path in self.run.path.glob(".error-*.json"):
@@ -303,7 +307,7 @@ class Peers:
         return number, line
 
     def _watch(self) -> None:
-        """End this process if it hangs in a collective with a rank that is gone."""
+        """End this process if another rank has failed and this one hangs in a collective."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):

@@ -1,6 +1,7 @@
-"""Describe and read a sweep's records: ``sweep.json``, and ``looks.json`` with seeds of each look.
+"""Define and read a sweep's records: ``sweep.json``, and ``looks.json`` with the interim looks.
 
-A value of another type makes a record unreadable as a whole; entries without a field are kept.
+A look is an interim analysis of a sweep with ``until=decided``. A value of a wrong type makes a
+whole record unreadable. Unknown entries are kept in ``record``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,17 @@ LookCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 class Record:
-    """A record that is read as a whole; an empty one if there is none."""
+    """Base class of records; a malformed file is refused, a missing one gives an empty record."""
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
-        """Parse a file's record; ValueError: a value has another type."""
+        """Parse a record; ValueError if a value has a wrong type."""
         return cls(**entries(cls, record, {}))
 
     @classmethod
     def read_file(cls, file: Path) -> Self:
-        """Read a record; Unreadable: it is malformed."""
-        if file.is_symlink():  # in a stranger's sweep it may lead to any file
+        """Read a record; raises Unreadable if it is malformed."""
+        if file.is_symlink():  # In an untrusted sweep it could lead to any file.
             raise Unreadable(f"{file}: a link; put the file itself there")
         try:
             return cls.from_dict(read_record(file) or {})
@@ -40,7 +41,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Looks(Record):
-    """The looks of a sweep until=decided: how many are planned, the last, and the seeds of each."""
+    """The interim looks of a sweep with ``until=decided`` (a group-sequential design).
+
+    Attributes:
+        looks: the number of planned looks.
+        equal_within: the margin within which settings count as equal, or None.
+        look: the number of the current look, from 1.
+        seeds: for each look, its seeds.
+    """
 
     looks: LookCount = 1
     equal_within: Positive | None = None
@@ -49,15 +57,17 @@ class Looks(Record):
 
     @classmethod
     def read(cls, sweep: Path) -> Self:
-        """Read a sweep's looks; Unreadable: they are malformed."""
+        """Read the looks in a sweep's directory; raises Unreadable if they are malformed."""
         return cls.read_file(sweep / LOOKS)
 
 
 @dataclass(frozen=True)
 class Tuning(Record):
-    """What was tuned and what was chosen: ``best`` for each setting, ``equal`` for all, once it is.
+    """The hyperparameters that a sweep tunes, and the chosen values once they are known.
 
-    A point is a list of overrides, one for each key.
+    A point is a list of overrides, one per key in ``keys``. ``points`` are the points that are
+    tried with ``seeds``. ``best`` is {setting: its best point}; ``equal`` is the point for all
+    settings.
     """
 
     keys: Sequence[str] = ()
@@ -68,7 +78,7 @@ class Tuning(Record):
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
-        """Parse an entry ``tuning``; ValueError: a value has another type, or a point is none."""
+        """Parse an entry ``tuning``; ValueError if a value's type or a point is wrong."""
         tuning = super().from_dict(record)
         for point in tuning.points:
             if not 0 < len(point) == len(tuning.keys):
@@ -79,7 +89,7 @@ class Tuning(Record):
         return tuning
 
     def rule(self, settings: Sequence[str]) -> Entries:
-        """Return what decides which runs a sweep over these settings has."""
+        """Return the entries that determine which runs a tuned sweep over these settings has."""
         return {
             "hydra.sweeper.tune": sorted(self.points),
             "hydra.sweeper.tuning_seeds": sorted(self.seeds),
@@ -89,18 +99,20 @@ class Tuning(Record):
 
 @dataclass(frozen=True)
 class SweepRecord(Record):
-    """The record of a sweep; what is not recorded is empty.
+    """The record of a sweep (``sweep.json``); missing entries are empty.
 
     Attributes:
-        command: as it was typed last. shared: overrides that all of its runs have.
-        named: keys that differ between its runs, or did in an earlier command; the runs' names have
-            them.
-        expected: the number of runs. equal_within: the margin of its report.
-        until, tuning: the looks and the tuning of a sweep in rounds.
-        paper, paper_name, paper_axes, paper_settings, scale, machine: a paper's claims, where the
+        command: the last command line.
+        shared: overrides common to all runs.
+        named: keys in the names of the runs: those that differ between runs, now or in an earlier
+            command.
+        expected: the number of runs.
+        equal_within: the margin within which the report counts settings as equal, or None.
+        until, tuning: the interim looks and the tuning, for a sweep in rounds.
+        paper, paper_name, paper_axes, paper_settings, scale, machine: the claims of a paper, if the
             sweep tests them.
-        claims_changed: whether claims or their seeds were changed once results were known.
-        record: the entries of the file.
+        claims_changed: whether claims or their seeds were changed after results were known.
+        record: all entries of the file.
     """
 
     command: Sequence[str] | str = ()
@@ -122,7 +134,7 @@ class SweepRecord(Record):
 
     @classmethod
     def from_dict(cls, record: Entries) -> Self:
-        """Parse a file's record; ValueError: a value has another type."""
+        """Parse the content of the file; ValueError if a value has a wrong type."""
         known = entries(cls, record, {}) | {"record": record}
         for name, kind in (("until", Looks), ("tuning", Tuning)):
             if name in known:
@@ -131,5 +143,5 @@ class SweepRecord(Record):
 
     @classmethod
     def read(cls, sweep: Path) -> Self:
-        """Read the record in a sweep's directory; Unreadable: it is malformed."""
+        """Read the record in a sweep's directory; raises Unreadable if it is malformed."""
         return cls.read_file(sweep / SWEEP)

@@ -21,12 +21,12 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-# Keys of ``trainer`` that are not Lightning's, or that something here stands for.
+# Keys of ``trainer`` that are not passed to Lightning, as this module handles them itself.
 OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
 
 
 class NoProfiler(PassThroughProfiler):
-    """Time nothing: Lightning's own makes a generator for each hook of a step."""
+    """A profiler without overhead; Lightning's own no-op creates a generator for every hook."""
 
     profile = nullcontext  # type: ignore[assignment]
 
@@ -54,32 +54,33 @@ def is_sharded(config: Config) -> bool:
 def build_trainer(
     config: Config, run: RunDirectory | None, callbacks: list[Any], steps: int = -1
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps``.
+    """Build Lightning's Trainer for a fit of ``steps`` steps, or for evaluation without a ``run``.
 
-    UserError for what the machine does not have.
+    Raises UserError for settings that this machine does not support.
     """
     check_sharded(config)
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
     node["strategy"] = _strategy(node)
-    # Lightning counts batches, our key steps.
+    # Lightning's val_check_interval counts batches, ours counts steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: Config = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
     trainer: pl.Trainer = build(
         own,
         "trainer",
-        max_epochs=-1,  # one endless epoch: steps decide
+        max_epochs=-1,  # No limit: max_steps ends the fit.
         check_val_every_n_epoch=None,
-        use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
-        enable_progress_bar=False,  # Progress shows one
+        use_distributed_sampler=False,  # Our loaders split batches over ranks without padding.
+        enable_progress_bar=False,  # The callback Progress shows one.
         profiler=_profiler(config, run),
-        enable_checkpointing=False,  # Keep saves them
+        enable_checkpointing=False,  # The callback Keep saves checkpoints.
         callbacks=callbacks,
         logger=[] if run else False,
         plugins=[AtomicCheckpointIO(), *_environment()],
         default_root_dir=str(run.path) if run else None,
     )
-    # Our loader repeats the first batches; the end of an epoch would end a step.
+    # Our loader applies limit_train_batches by repeating the first batches, without ending an
+    # epoch: the end of an epoch would end the accumulation of gradients early.
     trainer.limit_train_batches = 1.0
     return trainer
 
@@ -93,15 +94,15 @@ def check_sharded(config: Config) -> None:
         raise UserError(f"trainer.strategy=fsdp: {problem}; pass callbacks.ema=null weights=raw")
     clip = config["trainer"]["gradient_clip_val"]
     if clip:
-        problem = "a norm that lies in shards is not clipped"
+        problem = "clipping is not supported with sharded weights"
         raise UserError(f"trainer.gradient_clip_val={clip}: {problem}; pass null")
 
 
 def _strategy(node: Config) -> Any:
     """Return Lightning's name of the strategy; of DDP the one that keeps the order of its sums.
 
-    The usual one sorts its buckets anew after a start's first step, which changes the order in
-    which three processes or more are summed: a resumed run would differ in the last digit.
+    Plain DDP rebuilds its gradient buckets after the first step of each start. This changes the
+    order of summation over three or more ranks, so a resumed run would differ in the last digits.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
@@ -113,7 +114,7 @@ def _strategy(node: Config) -> Any:
 def _profiler(config: Config, run: RunDirectory | None) -> Any:
     """Return the profiler.
 
-    Lightning's own choice by name prints, or writes into the current folder.
+    A profiler that is passed to Lightning by name prints, or writes into the current folder.
     """
     name = config["trainer"].get("profiler")
     if not name or run is None:
@@ -122,9 +123,9 @@ def _profiler(config: Config, run: RunDirectory | None) -> Any:
 
 
 def _environment() -> list[Any]:
-    """Return Lightning's own environment unless torchrun or srun has launched the processes.
+    """Return [LightningEnvironment()], or [] if torchrun or srun has launched the processes.
 
-    Lightning would take the tasks of a batch script in which this process runs for the trainer's.
+    Without it, Lightning would detect an enclosing SLURM batch job and take its tasks for ranks.
     """
     if launch():
         return []

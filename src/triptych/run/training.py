@@ -1,6 +1,6 @@
-"""A run on one page: build, fit, account, draw, measure, record.
+"""The steps of a run: build, fit, evaluate the bound, draw samples, compute metrics, record.
 
-Its lock, signals, other processes and failures stand around it, in ``execute``.
+``execute`` calls it and handles the lock, signals, other ranks and failures.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from triptych.run.untrusted import interpreting, is_composed_here
 
 
 def train(session: Session) -> Result:
-    """Train the model of a run, evaluate it, draw from it, and record the result."""
+    """Train a run's model, evaluate it, draw samples, and record the result."""
     run, config = session.run, session.run.config()
     progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
     progress.write("build", 0, config["trainer"]["max_steps"] or 0)
     set_up(run, config)
 
-    # Build the data, the model, what draws and measures its samples, and the fit.
+    # Build the data, the model, its sampler and sample metrics, and the fit.
     experiment = build_experiment(config, download=is_composed_here(run))
     origin = find_start(run, experiment)
     fit = build_fit(session, experiment, origin, progress)
@@ -55,21 +55,21 @@ def train(session: Session) -> Result:
         offer_fit(run, origin.fit, peak_memory(fit.device))
         progress.write("test", trainer.global_step, trainer.max_steps)
 
-        # Account: choose the weights to report, and evaluate their bound over each split.
+        # Evaluate: choose the weights to report, and compute their bound over each split.
         checkpoint, averaging = choose_weights(run, fit, experiment, origin)
         began = time.perf_counter()
         accounts = account_splits(checkpoint, fit)
         seconds = {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)}
         memory = max(peak_memory(fit.device), to_float(run.provenance.fit_memory))
 
-        # Draw samples, and measure them.
+        # Draw samples, and compute their metrics.
         step = trainer.global_step or checkpoint.step
         drawn = draw_final(checkpoint, trainer.strategy, step, session.peers.stop_watching)
         for name, picture in drawn.pictures.items():
             log_picture(trainer.loggers, name, picture, trainer.global_step)
 
         # Record.
-        trainer.loggers[0].finalize("success")  # The result has a digest of metrics.csv.
+        trainer.loggers[0].finalize("success")  # Write metrics.csv before its digest is recorded.
         entries = {
             "name": config["name"] or "",
             "seed": config["seed"],
@@ -96,7 +96,7 @@ def set_up(run: RunDirectory, config: Config) -> None:
 
 
 def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what the run starts from, and copy the weights that ``init_from`` names."""
+    """Find the state that the run starts from, and copy weights if ``init_from`` is set."""
     config, data = experiment.config, experiment.data
     seed = torch.initial_seed()
     origin = find_origin(run, experiment)

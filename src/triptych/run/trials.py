@@ -1,4 +1,4 @@
-"""Try a model, its data and its callbacks before the first step."""
+"""Try a model, its data and its callbacks on a few items before the first training step."""
 
 import io
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from triptych.run.experiment import Experiment
 from triptych.run.parsing import error_line
 from triptych.run.reopen import open_weights
 
-FEW = 4  # items on which a model is tried
+FEW = 4  # number of items on which a model is tried
 
 
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
-    """Try all parts on a few items of the first batch.
+    """Try augmentation, model, sampler and metrics on a few items of the first batch.
 
-    UserError for the first that does not fit.
+    Raises UserError for the first that fails or returns a wrong shape.
     """
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
@@ -42,7 +42,7 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
 
 
 def _try_drawing(experiment: Experiment) -> None:
-    """Draw two samples with parts of the user's own, if samples are to be drawn."""
+    """Try the sampler, guidance and threshold, if the run will draw samples."""
     config, drawing, model = experiment.config, experiment.drawing, experiment.model
     draws = config["samples"]["n"] or experiment.measured
     if drawing is None or not draws or not isinstance(model, DenoiserModel):
@@ -54,7 +54,7 @@ def _try_drawing(experiment: Experiment) -> None:
 
 
 def _try_metrics(experiment: Experiment, device: torch.device) -> None:
-    """Compute the user's own metrics of a few held-out items, and of samples."""
+    """Try the user-supplied metrics on a few held-out items, and those of samples on noise."""
     model, splits = experiment.model, experiment.data.splits
     split = splits["val"] if len(splits["val"]) else splits["test"]
     items = split.batch(torch.arange(min(FEW, len(split))))
@@ -65,9 +65,9 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
 
 
 def check_loads(experiment: Experiment) -> None:
-    """Check that a model built anew takes the state of this one, as it will after the fit.
+    """Raise UserError if a newly built model cannot load this model's state.
 
-    UserError.
+    After the fit, the evaluation rebuilds the model in this way.
     """
     state = experiment.model.state_dict()
     try:
@@ -78,10 +78,10 @@ def check_loads(experiment: Experiment) -> None:
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
-    """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
+    """Raise UserError if the state of a model or user-supplied callback is not plain data."""
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and not is_lazy(value):
-            value = torch.empty(0, dtype=value.dtype)  # Only the type of the numbers matters.
+            value = torch.empty(0, dtype=value.dtype)  # Only the dtype matters for the check.
         _check_plain(value, f"{key} of {type(model).__name__}")
     for callback in callbacks:
         if is_own(callback):

@@ -1,4 +1,4 @@
-"""Open checkpoints and run directories that may be a stranger's, before anything is used."""
+"""Open and check checkpoints and run directories that may be untrusted, before they are used."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,13 +19,14 @@ from triptych.records import Checkpoint, Config
 from triptych.run.directory import SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
-OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
+# Environment variable with the run directory whose configuration this user's command has composed.
+OWN = "TRIPTYCH_OWN"
 
 
 def check_config(config: Config, what: str, needed: Iterable[str] = ()) -> Config:
     """Check and return a file's configuration: its groups are there and name allowed classes.
 
-    ``needed``: further keys that must be there.
+    ``needed`` are further keys that must exist; ``what`` begins the error messages.
     """
     model_groups = [key for key in groups() if key in MODEL_KEYS]
     missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
@@ -37,9 +38,9 @@ def check_config(config: Config, what: str, needed: Iterable[str] = ()) -> Confi
 
 
 def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
-    """Return the checkpoint at ``ckpt``, a file or a run's directory.
+    """Return the checkpoint at ``ckpt``, which is a file or a run's directory.
 
-    UserError if there is none.
+    Raises UserError if there is none.
     """
     path = checkpoint_at(ckpt)
     if not path.is_file():
@@ -62,8 +63,8 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> Checkpoint:
 def _load_content(path: Path, where: str) -> Checkpoint:
     """Load a checkpoint that this version has written; UserError for any other file.
 
-    What else is in it has the shape that its readers need, or they raise whatever they raise: those
-    of a stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
+    Only the main entries are checked. If others are malformed, the code that reads them may raise
+    any error; ``interpreting`` and ``reopen`` turn it into a one-line message.
     """
     try:
         content: Checkpoint = load_tensors(path)
@@ -83,7 +84,7 @@ def _load_content(path: Path, where: str) -> Checkpoint:
 
 
 def is_averaging(state: dict[str, Any]) -> bool:
-    """Return whether a callback's state is that of ``EMA``, or of a subclass."""
+    """Return whether a callback's state is that of ``EMA`` or of a subclass."""
     return {"average", "name", "others"} <= state.keys()
 
 
@@ -94,7 +95,7 @@ def _check_own(path: Path, where: str, config: Config) -> None:
         return
     differences = other_figures(run.config(), config)
     if differences:
-        problem = f"of another run than {run / 'config.yaml'} ({describe_differences(differences)})"
+        problem = f"belongs to another run than {run / 'config.yaml'} ({describe_differences(differences)})"
         fix = "restore the one that is wrong, or pass a copy of the checkpoint in another folder"
         raise ForeignCheckpoint(f"{where}: {problem}; {fix}")
     result = None if run.damage() else run.summary()
@@ -108,27 +109,31 @@ def _check_own(path: Path, where: str, config: Config) -> None:
 
 @contextmanager
 def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise ForeignCheckpoint for errors within the context, unless training steps have ``begun``.
+    """Convert errors within the context to ForeignCheckpoint, unless training steps have ``begun``.
 
-    Content of another shape raises whatever its readers raise.
+    Code that reads a malformed checkpoint may raise any of these errors. Errors are not converted
+    if ``where``, the checkpoint, is None.
     """
     try:
         yield
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
         if where is None or begun() or type(error).__name__ == "OutOfMemoryError" or raised_at(error):
             raise
-        problem = f"the run cannot go on from its content ({describe_error(error)})"
+        problem = f"its content cannot be used ({describe_error(error)})"
         raise ForeignCheckpoint(f"{where}: {problem}; restore it, or the code that wrote it") from error
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
-    """Check a checkpoint, or that of a run's directory, and its configuration; UserError."""
+    """Raise UserError if a checkpoint, or its configuration, is not valid.
+
+    ``ckpt`` is a checkpoint or a run's directory.
+    """
     path = checkpoint_at(ckpt)
     check_config(read_checkpoint(path, key)["triptych"]["config"], f"{key}={path}")
 
 
 def check_reference(key: str, path: str) -> None:
-    """Check that ``path`` is a checkpoint, or the directory of a finished run."""
+    """Raise UserError unless ``path`` is a checkpoint or the directory of a finished run."""
     run = RunDirectory(path)
     check_directory(run.path)
     if (run / "config.yaml").is_file() and run.status != "finished":
@@ -138,7 +143,7 @@ def check_reference(key: str, path: str) -> None:
 
 
 def _state(run: RunDirectory) -> str:
-    """Describe the state of a run that has not finished."""
+    """Describe why a run has not finished, for error messages."""
     if run.status == "new":
         return "no run"
     return run.damage() or f"the run there is {run.status}"
@@ -157,7 +162,7 @@ def check_initial(config: Config, begun: bool) -> None:
 def adopt(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the model's configuration from the run ``trained=`` into a composed one.
 
-    UserError: nothing finished is there, or an override is of what only the other run can say.
+    Raises UserError if that run has not finished, or if an override would change the model.
     """
     path = config["trained"]
     source = RunDirectory(path)
@@ -170,14 +175,15 @@ def adopt(config: Config, choices: dict[str, Any], overrides: list[str]) -> None
     _check_overrides(path, overrides)
     _copy_model(source.config(), source.provenance.choices, config, choices)
     if "download" in config["data"]:
-        config["data"]["download"] = False  # the folder is the other run's choice
+        config["data"]["download"] = False  # Do not download into a folder that a file names.
     check_checkpoint(config["trained"], "trained")
 
 
 def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: list[str]) -> None:
     """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
 
-    The composed ones stay, but for DDPM's steps, decoder and variance where they were not typed.
+    A pipeline defines neither data nor bound, so the composed groups are kept. Only the bound's
+    steps, decoder and variance become those of the DDPM, unless they were overridden.
     """
     _check_overrides(config["trained"], overrides, ("data", "bound"))
     pipeline = pipeline_config(config["trained"])
@@ -193,7 +199,7 @@ def _adopt_pipeline(config: Config, choices: dict[str, Any], overrides: list[str
 def _copy_model(
     source: dict[str, Any], names: Mapping[str, Any], config: Config, choices: dict[str, Any]
 ) -> None:
-    """Copy the keys that define the model, and its groups' names, from another configuration."""
+    """Copy the keys and group choices that define the model from another configuration."""
     path = config["trained"]
     check_config(source, f"trained={path}", ModelKeys.__required_keys__)
     for key in MODEL_KEYS:
@@ -201,14 +207,14 @@ def _copy_model(
         if key in source:
             config[key] = source[key]
         else:
-            config.pop(key, None)  # a run of an earlier version has no such group
+            config.pop(key, None)  # The other run is older than this group.
         if isinstance(names.get(key), str):
             choices[key] = names[key]
     config["trained"] = str(RunDirectory(path).path)
 
 
 def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()) -> None:
-    """Refuse an override of what defines the model, but for the groups in ``free``."""
+    """Refuse overrides of keys that define the model, except those in the groups ``free``."""
     for override, key in zip(overrides, _typed_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
         if group in MODEL_KEYS and group not in free:
@@ -221,7 +227,10 @@ def _typed_keys(overrides: list[str]) -> list[str]:
 
 
 def check_run(run: RunDirectory) -> None:
-    """Check a directory in which a run is to go on, also a configuration of another command."""
+    """Check a run's directory before it is resumed.
+
+    The configuration is checked too, unless this user's own command has just composed it.
+    """
     check_directory(run.path)
     config = run.config()
     run.read_records()

@@ -1,4 +1,4 @@
-"""W&B's run of a run directory: online where you are logged in and it answers, else offline."""
+"""Log a run to Weights & Biases: online if you are logged in and it answers, otherwise offline."""
 
 import contextlib
 import netrc
@@ -21,21 +21,21 @@ from triptych.run.metrics import RESOLVED, comparable, flat_figures, panel_table
 from triptych.run.parsing import error_line
 from triptych.run.result import Result
 
-INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at the start, to upload at the end
-SENT = 10.0  # seconds that W&B has to take the panels, and a checkpoint
-GROUPS = ("experiment", "ablation", "data")  # choices that become tags
-STEP = "trainer/global_step"  # Lightning's axis
-BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
-ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
+INIT, FINISH = 5.0, 30.0  # timeouts in seconds: for W&B's start, and for the upload at the end
+SENT = 10.0  # timeout in seconds for sending the panels or the checkpoint
+GROUPS = ("experiment", "ablation", "data")  # groups whose choices become tags
+STEP = "trainer/global_step"  # Lightning's step metric
+BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lower is better
+ONE_POINT = ("test/", "final/")  # metrics with one value per run: only in the summary, no curve
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
-_ours: set[str] = set()  # the variables of FOLDERS that this process has set
+_ours: set[str] = set()  # those variables of FOLDERS that this process has set
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger with our panels, figures and, if ``artifacts``, the checkpoint.
+    """Lightning's W&B logger with our panels, metrics and, if ``artifacts``, the checkpoint.
 
-    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for
-    wandb.init.
+    ``mode`` "online" becomes "offline", with a message, if W&B does not answer. ``about`` are
+    arguments of wandb.init.
     """
 
     title, pauses = "W&B", ()
@@ -49,22 +49,22 @@ class WandbRun(WandbLogger):
             init_timeout=INIT,
             finish_timeout=FINISH,
             finish_timeout_raises=True,
-            x_transaction_log_flush_interval=0.2,  # seconds; a kill leaves what was written
+            x_transaction_log_flush_interval=0.2,  # seconds, so that a kill loses little
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
-        del self._wandb_init["anonymous"]  # W&B warns of any value
-        # Lightning would go on with an earlier run that was refused.
+        del self._wandb_init["anonymous"]  # W&B warns about any value.
+        # Otherwise Lightning would reuse a run that this process has left open after an error.
         if self.wandb.run is not None:
             self.wandb.run.finish()
         started = self._start()
-        # This absolute link would keep a run that was moved from being resumed.
+        # This link is absolute, and would prevent resuming a run whose directory was moved.
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
     def _start(self) -> Any:
-        """Start W&B's run: offline where W&B does not answer."""
+        """Start the W&B run; if W&B does not answer, start it offline."""
         folder = self.run / "wandb"
         before = {*folder.glob("*run-*")}
         try:
@@ -73,7 +73,7 @@ class WandbRun(WandbLogger):
             if self._wandb_init["mode"] == "offline":
                 raise
             reason = error_line(error)
-        end_service()  # it would go on trying, and not give the run's id to another
+        end_service()  # Otherwise it keeps retrying, and holds the run id.
         for path in {*folder.glob("*run-*")} - before:
             shutil.rmtree(path, ignore_errors=True)
         self._wandb_init["mode"] = "offline"
@@ -83,13 +83,13 @@ class WandbRun(WandbLogger):
 
     @property
     def sync(self) -> str:
-        """The command that sends this start's files."""
-        # Without the flag, W&B passes over runs that were online.
+        """The shell command that uploads the files of this start to W&B."""
+        # Without the flag, `wandb sync` skips runs that were online.
         flag = "--include-online " if self._wandb_init["mode"] == "online" else ""
         return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures of a step; figures that a run has once go into the summary alone."""
+        """Log metrics of a step; metrics with one value per run only go into the summary."""
         once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
@@ -108,8 +108,8 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            log_line(None, f"W&B has not taken all within {FINISH:.0f} s; `{self.sync}` sends the rest")
-        self.wandb.teardown()  # waits for W&B's process, which closes its file as it ends
+            log_line(None, f"W&B has not received all within {FINISH:.0f} s; `{self.sync}` sends the rest")
+        self.wandb.teardown()  # Wait for W&B's process, which closes its file when it ends.
 
     def _log_panels(self, summary: Result, step: int) -> None:
         panels = panel_tables(summary.record).items()
@@ -123,7 +123,7 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        """Run ``task`` for a while at most; print a line if it does not end, or fails."""
+        """Run ``task`` for at most ``SENT`` seconds; log a line if it fails or does not end."""
         problems = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:
@@ -137,11 +137,15 @@ class WandbRun(WandbLogger):
         sending.start()
         sending.join(SENT)
         for problem in [*problems]:
-            log_line(None, f"W&B has not taken {what} ({problem}): {self.run.path} has it")
+            log_line(None, f"W&B has not received {what} ({problem}): {self.run.path} has it")
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
-    """Return online, offline or disabled: as configured, by WANDB_MODE, or by whether there is a key."""
+    """Return "online", "offline" or "disabled".
+
+    This is the configured mode; for "auto", WANDB_MODE or, without it, "online" if there is an API
+    key.
+    """
     mode = str(node.get("mode", "auto"))
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "")
@@ -170,7 +174,7 @@ def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> 
     tags = [own_tags] if isinstance(own_tags, str) else [*own_tags]
     tags += [f"{group}={choices[group]}"[:64] for group in GROUPS if choices.get(group)]
     resolved = dict(config)
-    resolved.pop("logger", None)  # it has the addresses of other loggers
+    resolved.pop("logger", None)  # It may contain addresses of other logging servers.
     defaults = {
         "entity": None,
         "project": "triptych",
@@ -188,8 +192,9 @@ def describe_run(node: Mapping[str, Any], config: Config, run: RunDirectory) -> 
 
 
 def end_service() -> None:
-    """End W&B's process, which ours would wait for at its end."""
-    with contextlib.suppress(Exception, SystemExit):  # it has ended, or its inside has changed
+    """Kill W&B's service process; otherwise this process would wait for it when it exits."""
+    # The service may have ended already, or another version of wandb may have other internals.
+    with contextlib.suppress(Exception, SystemExit):
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
 
@@ -200,9 +205,9 @@ def end_service() -> None:
 
 
 def import_wandb(folder: Path) -> Any:
-    """Import W&B so that it writes data, cache and configuration into ``folder``, not the home."""
+    """Import W&B such that it writes data, cache and settings to ``folder``, not to the home."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry prints errors
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's error telemetry prints errors.
     for variable, name in FOLDERS.items():
         if variable not in os.environ or variable in _ours:
             _ours.add(variable)
@@ -210,9 +215,11 @@ def import_wandb(folder: Path) -> Any:
     import wandb
 
     module: Any = wandb
-    # `wandb/settings` of a run, or of the current folder, could send your key elsewhere.
+    # Ignore `wandb/settings` files in the run's or current folder: an untrusted one could send
+    # your API key to another server.
     module.Settings.update_from_system_settings = lambda _: None
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a forked process that has ended removes it
+    # A forked process removes this folder when it ends, so create it again.
+    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)
     return module
