@@ -1,4 +1,4 @@
-"""What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
+"""The base class of all models: each has one loss to minimise and one bound to report."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,18 +82,24 @@ class BoundModel(Logged):
     # What a subclass defines -------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
+        """Return the loss of one training step, nats (B,).
+
+        Its noise follows from the seed and the step.
+        """
         raise NotImplementedError("loss() is not defined")
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        """Draw the bound once, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
+        """Draw the bound once, nats (B,) a term.
+
+        Its noise follows from (seed, item's index, repeat).
+        """
         raise NotImplementedError("elbo() is not defined")
 
     def try_parts(self, batch: Batch) -> None:
-        """Check what parts that may be own code give for a few training items, by ``check_output``."""
+        """Check the outputs of user-supplied components on a few training items."""
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse with a UserError a sampler, other than the default, that this model does not draw with."""
+        """Raise UserError if the sampler is not the default and this model cannot use it."""
         if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
             raise UserError(f"sampler: {type(self).__name__} has no use for {name}; leave it out")
@@ -110,11 +116,14 @@ class BoundModel(Logged):
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Return further figures of a test batch, nats (B,) each, by names among ``extras``."""
+        """Return further figures of a test batch, nats (B,) each, by their names in ``extras``."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """Draw bound minus truth with less noise than their difference, nats (B,), where that is possible."""
+        """Estimate bound minus truth, nats (B,), with less noise than the difference of the two.
+
+        None where there is no such estimate.
+        """
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -122,15 +131,15 @@ class BoundModel(Logged):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def train_figures(self) -> dict[str, Tensor]:
-        """Return what a subclass wants logged beside its loss."""
+        """Return further training figures that a subclass logs beside its loss."""
         return {}
 
     def panels(self) -> dict[str, Any]:
-        """Return what a subclass wants kept in ``summary.json`` for a picture: plain lists."""
+        """Return plain lists that a subclass keeps in ``summary.json`` for a picture."""
         return {}
 
     def artifacts(self) -> dict[str, Any]:
-        """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
+        """Return files that a subclass leaves in its run's directory: {file name: plain data}."""
         return {}
 
     def networks(self) -> list[nn.Module]:
@@ -235,7 +244,7 @@ class BoundModel(Logged):
         return None if draws[0] is None else _mean(draws)
 
     def draw_error(self, batch: Batch, totals: Tensor) -> DrawError:
-        """Return what each item's mean over independent draws (R, B) is wrong by; NaN for one draw."""
+        """Return the error of each item's mean over independent draws (R, B); NaN for one draw."""
         missed = torch.zeros_like(totals[0])
         if len(totals) < 2:
             return DrawError(missed + torch.nan, missed)
@@ -254,14 +263,14 @@ class BoundModel(Logged):
 
     @property
     def tested(self) -> EvalLoader:
-        """The items of the test that is going on: they know their split and their number."""
+        """The loader of the current test: it has the split and the number of its items."""
         return self.trainer.test_dataloaders  # type: ignore[return-value]  # ours
 
     def before_accounting(self) -> None:
-        """Measure what a subclass needs under the present weights before it can give its bound."""
+        """Measure what a subclass needs under the present weights to evaluate its bound."""
 
     def before_report(self) -> None:
-        """Measure, after that, what a subclass needs for a bound of less noise at the end of a run."""
+        """Prepare a bound with less noise for the end of a run, after ``before_accounting``."""
 
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
@@ -269,7 +278,7 @@ class BoundModel(Logged):
         bound = account.figures[account.unit]  # under one name, whatever the unit
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # Figures are of all processes already, so each logs the same. "step" sets their row.
+        # Figures are already averaged over all processes, so each logs the same. "step" sets their row.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
@@ -295,11 +304,11 @@ class BoundModel(Logged):
         return {} if self.denoiser is None else self.denoiser.conditions
 
     def prepared(self, sampler: Any) -> Any:
-        """Return the sampler as it draws from this model, with what it has to know of it."""
+        """Return the sampler prepared for this model."""
         return sampler
 
     def condition_of(self, batch: Batch) -> Condition | None:
-        """Return the parts of a batch's condition that the network reads, None if none."""
+        """Return the parts of a batch's condition that the network reads; None if it reads none."""
         if batch.condition is None or not self.conditional:
             return None
         if self.conditional is True:

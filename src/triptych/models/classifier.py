@@ -1,4 +1,7 @@
-r"""A classifier under training: p(y | z) at every noise level, for guidance, or p(y | x), for measures."""
+r"""A classifier under training: p(y | z) at every noise level, or p(y | x) of clean data.
+
+The first serves guidance, the second the measures of samples.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Try the parts of a model once, on a few training items, before the first step.
+"""Call each component of a model once, on a few training items, before the first step.
 
 A tensor of another shape may broadcast and train silently. Neither weights, modes nor random numbers move.
 """
@@ -24,7 +24,10 @@ CLOSE = 1e-3  # relative error that another kernel does not reach by rounding
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Try a model's parts within the context, in evaluation mode, without gradients: nothing of it moves."""
+    """Run a block in evaluation mode and without gradients; then restore modes and random states.
+
+    An error of a user's code is raised as a UserError.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # so that no running average moves
     try:
@@ -36,8 +39,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def check_output(key: str, function: Any, value: Any, *shapes: tuple[int, ...]) -> Any:
-    """Return what ``function`` of the part at ``key`` gave, or what a callable ``value`` gives now.
+    """Return the output of ``function``, the component at ``key``, after its shape is checked.
 
+    ``value`` is the output, or a callable that computes it now.
     UserError: it is no tensor of one of the ``shapes`` and of finite numbers, or the call fails.
     """
     if callable(value):
@@ -69,14 +73,20 @@ def _refuse(key: str, part: Any, problem: str) -> None:
 
 
 def check_gradient(key: str, network: nn.Module, raw: Tensor) -> None:
-    """Check that a network's output has a gradient, if the network has weights to train; UserError."""
+    """Check that a network's output has a gradient if the network has weights to train.
+
+    UserError: it has none.
+    """
     trains = any(p.requires_grad for p in network.parameters())
     if trains and not raw.requires_grad:
         _refuse(key, network, "gives an output without a gradient; leave out detach() and no_grad()")
 
 
 def check_schedule(schedule: Schedule, device: torch.device) -> None:
-    """Check that gamma rises, and that slope, inverse and ends of a user's schedule are gamma's."""
+    """Check that gamma increases, and that its slope, inverse and endpoints agree with it.
+
+    The schedule is a user's own.
+    """
     if not is_own(schedule):
         return
     t = ((torch.arange(TIMES, device=device) + 0.618034) / TIMES).requires_grad_()
@@ -112,8 +122,9 @@ def _check_values(
 
 
 def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
-    """Call a user's guidance and threshold once, as a sampler does; UserError: no guess of z's shape.
+    """Call a user's guidance and threshold once, as a sampler does.
 
+    UserError: the result does not have the shape of z.
     ``keys``: of the wrappers around the model's denoiser, from the outermost.
     """
     shape = (2, *model.event)

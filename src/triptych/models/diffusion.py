@@ -32,7 +32,7 @@ LEAST_EFFECTIVE = 0.01
 
 
 def check_learned(schedule: Schedule, objective: Objective) -> None:
-    """Raise ValueError for a learned schedule, or times, that the loss would teach easy noise."""
+    """Raise ValueError if the loss would move a learned schedule or learned times to easy noise."""
     if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
         raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
     if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
@@ -49,7 +49,7 @@ def has_own_nats(loss: Loss) -> bool:
 
 
 def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
-    """Raise ValueError for the dropout of a part that the denoiser does not read."""
+    """Raise ValueError if ``label_dropout`` names a part that the denoiser does not read."""
     if isinstance(label_dropout, Mapping):
         known = {*denoiser.conditions} - {AUGMENTATION}
         for name in set(label_dropout) - known:
@@ -58,7 +58,7 @@ def check_dropout(label_dropout: Any, denoiser: AnyDenoiser) -> None:
 
 
 def check_dequantisation(likelihood: Likelihood | None, levels: int | None) -> None:
-    """Raise UserError for a likelihood of levels under a density, or the reverse."""
+    """Raise UserError unless likelihood and data are both of levels, or both of a density."""
     if likelihood is None or (levels is None) == (likelihood.dequantisation == "none"):
         return
     key = f"likelihood.dequantisation={likelihood.dequantisation}"
@@ -146,7 +146,7 @@ class Diffusion(DenoiserModel):
         return [self.denoiser.network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        # What was done to an item is said in any case: neither conditional nor dropped.
+        # What augmentation did to an item is always part of the condition, and is never dropped.
         augmentation = None if batch.condition is None else batch.condition.only(AUGMENTATION)
         condition = self.condition_of(batch)
         if condition is not None:
@@ -220,7 +220,7 @@ class Diffusion(DenoiserModel):
         check_output("objective.output", output.forward, value, tuple(x.shape))
 
     def _check_times(self) -> None:
-        # before a fit alone: what was trained before can still be evaluated
+        # The check stands before a fit alone, so that earlier runs can still be evaluated.
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
         if not effective >= LEAST_EFFECTIVE:  # it is no number where nothing is drawn at all
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__

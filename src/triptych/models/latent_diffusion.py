@@ -1,4 +1,7 @@
-"""A VAE whose prior is a diffusion model, both trained on one bound; ``diffusion.latents`` derives it."""
+"""A VAE whose prior is a diffusion model, both trained on one bound.
+
+``diffusion.latents`` derives it.
+"""
 
 from typing import Any
 
@@ -97,7 +100,7 @@ class LatentDiffusion(Diffusion):
         return q, q.at(noise(q.mean.shape).to(q.mean))
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # prior, reconstruction and the clean end of the diffusion term, nats (B,)
+        # Prior, reconstruction and the clean end of the diffusion term, nats (B,).
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
@@ -128,7 +131,7 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def to_picture(self, x: Tensor) -> Tensor:
-        # the mean of p(x | y), at noisy latents too
+        # The picture is the mean of p(x | y), for noisy latents too.
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])

@@ -10,7 +10,9 @@ from triptych.declare import NonNegative, Positive, Share
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but Muon for the convolutions from a width to the same width, most of a residual network.
+    """AdamW, with Muon for the convolutions that keep the number of channels.
+
+    These hold most weights of a residual network.
 
     Args:
         params, adamw: see AdamW.
