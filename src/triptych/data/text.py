@@ -44,19 +44,26 @@ class TextEncoder(ABC):
     computes = False  # whether a network gives the tokens, whose last digits differ between machines
 
     def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
-        """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
+        """Learn a vocabulary from all captions of the data, before any is encoded.
+
+        By default it does nothing.
+        """
 
     @abstractmethod
     def pieces(self, text: str) -> list[int] | list[str]:
-        """Return what a text is cut into, one piece a token; DataError for what cannot be encoded."""
+        """Split a text into pieces, one for each token.
+
+        DataError: the text cannot be encoded.
+        """
 
     @abstractmethod
     def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:
-        """Return (tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
+        """Return (tokens, mask) of texts that have from 1 to ``length`` pieces each."""
 
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
-        """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
+        """Encode texts as (tokens (n, length, width), mask (n, length)).
 
+        Tokens are 0 where the mask is.
         DataError: a text without a word, of over ``length`` tokens, or with an unknown word; ``what`` is the
         key in its message.
         """
@@ -124,7 +131,7 @@ def minilm_folder() -> Path:
 
 
 class Pretrained(TextEncoder):
-    """The last layer of a language model of ``transformers``, frozen; nothing is ever downloaded.
+    """The last layer of a frozen language model of ``transformers``, which is never downloaded.
 
     Args:
         path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM, which the
@@ -150,7 +157,7 @@ class Pretrained(TextEncoder):
             raise DataError(f"data.encoder.path={path}: {problem}; {fix}") from error
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.iterdir()):
-            # Tokens follow from the tokenizer's files, too.
+            # Tokens also follow from the tokenizer's files.
             if file.suffix in (".json", ".txt", ".model"):
                 digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
