@@ -35,7 +35,9 @@ UNREAD = {  # keys of the commands that an opened run has no use for
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration of ``triptych-train OVERRIDES``, a list or one; values may be set afterwards.
+    """Compose the configuration of ``triptych-train OVERRIDES``, for one override or a list.
+
+    Values may be set in the result.
 
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
@@ -50,10 +52,11 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     """Train a composed configuration, or overrides, and return the run.
 
-    A run with a name goes on where it was, or is read if it has ended. Sets seeds and threads of the process.
+    A run with a name resumes, or is read if it has ended. Sets seeds and threads of the process.
 
     Raises:
-        UserError: a value that is refused, several processes, a run of that name of another configuration.
+        UserError: a value that is refused, several processes, or a run of that name with another
+            configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
     if not _training.acquire(blocking=False):  # they would share seeds and threads
@@ -89,7 +92,7 @@ def _execute(run: RunDirectory) -> None:
 
 
 def check_one_process(config: DictConfig) -> None:
-    """Refuse a run of several processes, which the command starts."""
+    """Refuse a run of several processes, which only the command can start."""
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         several = f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}"
@@ -97,7 +100,10 @@ def check_one_process(config: DictConfig) -> None:
 
 
 def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """Recompose a configuration from its overrides and the values set by hand, so that all are checked."""
+    """Compose a configuration again, from its overrides and the values set by hand.
+
+    So all of them are checked.
+    """
     if not isinstance(config, DictConfig):
         return compose(config)
     typed = OmegaConf.select(config, "hydra.overrides")
@@ -113,7 +119,7 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run or checkpoint, opened as ``load`` says; its model is in evaluation mode."""
+    """A trained run or checkpoint, opened by ``load``; its model is in evaluation mode."""
 
     path: Path
     weights: str | None
@@ -159,7 +165,7 @@ class Trained:
             return self._calibrated.elbo(batch, repeat=0, repeats=1)
 
     def _check_items(self, x: Any) -> None:
-        """Refuse items that the bound would take and give a wrong figure of."""
+        """Refuse items for which the bound would be wrong without an error."""
         from triptych.data.batch import to_level, to_unit
 
         shape, levels = ("B", *self.data.shape), self.data.levels
@@ -242,8 +248,9 @@ def load(
 
 
 def table(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return all runs beneath a folder, a dictionary each, as in ``results.csv``: for ``pandas.DataFrame``.
+    """Return all runs beneath a folder, each a dictionary, for ``pandas.DataFrame``.
 
+    The rows are those of ``results.csv``.
     Keys: status, seed, settings that differ, and each figure of test, val and train as ``test/bpd``,
     ``test/bpd_stderr``, ``test/bpd_n``.
 
@@ -267,7 +274,7 @@ def _check_argument(name: str, kind: Any, value: Any) -> None:
 
 
 def _composed(command: str, arguments: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Compose our ``arguments`` and a user's overrides as ``triptych-COMMAND`` does."""
+    """Compose our ``arguments`` and a user's overrides like ``triptych-COMMAND``."""
     _check_argument("overrides", Sequence[str], overrides)
     for override in overrides:
         key, value = _key_and_value(override)

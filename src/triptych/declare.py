@@ -56,7 +56,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class IsPath:
-    """Mark a path, which is typed without Hydra's quotes."""
+    """Mark a path, which can be typed without Hydra's quotes."""
 
     words = "a path"
 
@@ -113,14 +113,20 @@ def is_declaration(kind: Any) -> bool:
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
+    """Return whether ``value`` has the declared type and range.
+
+    Undeclared types accept everything.
+    """
     inner, metadata = unwrap(kind)
     has_type = _type_of(inner).accepts(get_args(inner), value)
     return has_type and all(_within(limit, value) for limit in metadata)
 
 
 def describe_kind(kind: Any) -> str:
-    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
+    """Describe a type in words; "" if it is undeclared.
+
+    Example: "null or a whole number of at least 1".
+    """
     *others, last = _words(kind)
     if not all([*others, last]):
         return ""
@@ -128,7 +134,7 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """Return the named values of a type, as typed on the command line."""
+    """Return the named values of a type, spelt as on the command line."""
     inner, _ = unwrap(kind)
     return _type_of(inner).options(get_args(inner))
 
@@ -166,7 +172,7 @@ def _within(limit: Any, value: Any) -> bool:
 
 
 def _range(limits: Sequence[Any], both: str) -> str:
-    """Return the ends of a range in words; ``both``: the format of a closed range."""
+    """Return the limits of a range in words; ``both``: the format of a closed range."""
     ends = {
         type(limit): getattr(limit, type(limit).__name__.lower()) for limit in limits if type(limit) in ENDS
     }
@@ -189,11 +195,11 @@ class Type:
         return True
 
     def options(self, arguments: Arguments) -> list[str]:
-        """Return the values, where each has a name."""
+        """Return the values if each has a name, else []."""
         return []
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
-        """Return each alternative in words; "" for one that is not declared."""
+        """Return each alternative in words; "" for an undeclared one."""
         return self.options(arguments) or [""]
 
 
@@ -224,7 +230,7 @@ class _Whole(Type):
 class _Number(Type):
     def accepts(self, arguments: Arguments, value: Any) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        # Comparing, unlike ``math.isfinite``, takes whole numbers that no float can hold.
+        # A comparison, unlike ``math.isfinite``, takes whole numbers that no float can hold.
         return number and -math.inf < value < math.inf
 
     def words(self, arguments: Arguments, limits: Sequence[Any]) -> list[str]:
@@ -311,7 +317,7 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
+    """Check the arguments of ``__init__`` against their declarations, also for subclasses.
 
     ``place``: where configurations have the class, as "denoiser.network"; ``error``: type that is raised.
     """
