@@ -1,4 +1,4 @@
-"""A grid, as Hydra's own sweeper runs it, and two ways to go on from what its runs have shown.
+"""Run a grid as Hydra's own sweeper does, or in rounds that depend on the results so far.
 
 ``tune``: each setting of the grid at each value of what is tuned, on seeds of their own, judged by the
 validation bound; then the grid on fresh seeds, each setting at the value that was best for all together
@@ -77,7 +77,7 @@ class RoundsSweeper(BasicSweeper):
         return self._launch(jobs)
 
     def _launch(self, jobs: list[Job]) -> list[float | None]:
-        """Bring these runs to their end, but for those that have finished before; what each returned."""
+        """Run these jobs to their end, except those that have finished; return their results."""
         from triptych.run.directory import write_atomic
         from triptych.study.rounds import fits_first
 
@@ -144,7 +144,7 @@ class RoundsSweeper(BasicSweeper):
         self._launch(final)
 
     def _tuning_seeds(self, seeds: list[int]) -> list[int]:
-        """Return the seeds of the trials; UserError unless they are other ones than the grid's."""
+        """Return the seeds of the trials; UserError if a seed of the grid is among them."""
         from triptych.errors import UserError
         from triptych.run.parsing import to_int
 
@@ -161,7 +161,10 @@ class RoundsSweeper(BasicSweeper):
         return [tuple(point) for point in grid({"params": self.tune}, [])]
 
     def _planned_tuning(self, seeds: list[int], points: list[Point], names: list[str]) -> dict[str, Any]:
-        """Return what ``sweep.json`` says of the tuning; UserError if it began with another one."""
+        """Return the entries of ``sweep.json`` about the tuning.
+
+        UserError: the tuning began with other settings.
+        """
         from triptych.run.sweep_record import Tuning
         from triptych.study.sweep_plan import check_tuning
 
@@ -170,7 +173,7 @@ class RoundsSweeper(BasicSweeper):
         before = self.hook.before.tuning
         check_tuning(self.config, self.hook.root, before, Tuning(**facts).rule(names))
         if before.best and not self.config.force:
-            # The choice stays in the record while its trials are looked at again.
+            # The choice stays in the record while its trials are read again.
             facts |= {"equal": before.equal, "best": before.best}
         return facts
 
@@ -178,7 +181,7 @@ class RoundsSweeper(BasicSweeper):
 def trials_of(
     settings: list[Setting], points: list[Point], seeds: list[int]
 ) -> dict[tuple[Setting, Point], list[Job]]:
-    """Return the trials of each setting at each point, a run for each seed."""
+    """Return the trials of each setting at each point, with one run per seed."""
     trials = {}
     for setting in settings:
         for point in points:
