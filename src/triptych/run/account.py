@@ -1,6 +1,6 @@
-"""Choose the weights that a run reports.
+"""Choose the weights that a run reports, and evaluate their bound over whole splits.
 
-Evaluate their bound over whole splits, beside trivial baselines.
+Trivial baselines are evaluated beside it.
 """
 
 import math
@@ -46,12 +46,11 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 @dataclass(frozen=True)
 class FinalCheckpoint:
-    """The ``content`` of the checkpoint at ``path`` that a run leaves after its fit, and its data.
+    """The checkpoint that a run leaves after its fit: its path, its ``content`` and its data.
 
-    Each figure of the run is of a model that is built anew and loaded from it, as
-    ``evaluate_checkpoint`` does: what the fit has left in its own model, or its callbacks do to a
-    model, is in no figure. Code of the user's own may keep more elsewhere, so it is called in
-    processes of their own.
+    Each figure of the run comes from a model that is built anew and loaded from this checkpoint, as
+    in ``evaluate_checkpoint``. So neither the fit's own model nor what callbacks do to it affects a
+    figure. The user's own code may keep state elsewhere, so it is called in separate processes.
     """
 
     path: Path
@@ -62,7 +61,7 @@ class FinalCheckpoint:
 
     @classmethod
     def open(cls, path: Path, numbers: dict[str, Tensor]) -> "FinalCheckpoint":
-        """Open the checkpoint of a run on one process, with data of these item numbers."""
+        """Open the checkpoint of a run in one process, with data of these item numbers."""
         content = read_checkpoint(path)
         config = content["triptych"]["config"]
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -89,20 +88,20 @@ class FinalCheckpoint:
 
     @property
     def tested(self) -> bool:
-        """Whether the test set is read."""
+        """Whether the run reads the test set."""
         return bool(self.config.get("test", True))
 
     @property
     def in_new_processes(self) -> bool:
-        """Whether the run's only process has imported code of the user's own."""
+        """Whether the run is a single process that has imported the user's own code."""
         return self.world_size == 1 and any(map(is_trusted, [*sys.modules]))
 
     def model(self, weights: str | None = None) -> BoundModel:
-        """Build a model and load it, with the reported weights or those of another name."""
+        """Build a model and load the reported weights, or those of another name."""
         return open_weights(self.config, self.data, self.content, weights, self.run.path)
 
     def accounts(self, splits: Sequence[str], weights: str | None = None) -> dict[str, Account]:
-        """Evaluate the bound of these weights over each of the splits that has items."""
+        """Evaluate the bound of these weights over each of the splits that is not empty."""
         splits = [split for split in splits if len(self.data.splits[split])]
         if self.in_new_processes:
             numbers = self.data.numbers
@@ -114,7 +113,7 @@ class FinalCheckpoint:
         return {split: self.account(model, split) for split in splits}
 
     def account(self, model: BoundModel, split: str) -> Account:
-        """Evaluate the bound of a model that ``model`` has built over a split."""
+        """Evaluate the bound of a model from ``model`` over a split."""
         trainer = build_accountant(self.config, model, self.data, self.progress)
         return account_split(trainer, model, self.data, split)
 
@@ -127,11 +126,11 @@ def _account_alone(path: Path, numbers: dict[str, Tensor], split: str, weights: 
 def choose_weights(
     run: RunDirectory, fit: Fit, experiment: Experiment, origin: Origin
 ) -> tuple[FinalCheckpoint, dict[str, Any] | None]:
-    """Return the checkpoint that the run reports, and what validation says of its other weights.
+    """Return the checkpoint that the run reports, and the validation figures of its other weights.
 
-    {"reported", "val": figures by weights} if there are several; with weights=chosen the lowest is
-    reported, and noted in the checkpoint. The test set is not looked at. None where another run has
-    chosen.
+    With several weights the second is {"reported", "val": figures by weights}, and None if another
+    run has chosen. With weights=chosen those of the lowest bound are reported, which the checkpoint
+    records. The test set is not read.
     """
     path = _reported_path(run, fit, experiment)
     content = origin.adopted or read_checkpoint(path)
@@ -172,9 +171,9 @@ def _bound(account: Account) -> float:
 
 
 def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
-    """Evaluate the bound of each split and log it; write that of each test item.
+    """Evaluate the bound of each split and log it; write the bound of each test item.
 
-    With test=false on validation alone. Diverged: a bound is not finite.
+    With test=false, only validation is evaluated. Diverged: a bound is not finite.
     """
     splits = ["train", "val", "test"]
     if not checkpoint.tested:
@@ -191,14 +190,14 @@ def account_splits(checkpoint: FinalCheckpoint, fit: Fit) -> dict[str, Account]:
 
 
 def _log(fit: Fit, prefix: str, account: Account) -> None:
-    """Give an account's figures to the loggers of the fit, at its last step."""
+    """Pass an account's figures to the loggers of the fit, at its last step."""
     figures = {prefix + name: logged_mean(figure) for name, figure in account.figures.items()}
     for logger in fit.trainer.loggers:
         logger.log_metrics(figures, fit.trainer.global_step)
 
 
 def describe_accounts(checkpoint: FinalCheckpoint, accounts: dict[str, Account]) -> dict[str, Any]:
-    """Return the entries of ``summary.json`` on the reported weights and their bounds."""
+    """Return the entries of ``summary.json`` about the reported weights and their bounds."""
     run, last = checkpoint.run, [*accounts.values()][-1]
     measures = measures_of(load_config(run / "config.yaml"))
     return {

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: raw ones, stored averages, and averages made after the run."""
+"""The weights of a checkpoint: raw ones, stored averages, and averages computed after the run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,13 +32,13 @@ def load_weights(
 ) -> None:
     """Load the raw or averaged weights of a checkpoint into ``module``.
 
-    UserError if it has none such.
+    ``weights``: "ema", the reported average; "raw"; "chosen", in a run with weights=chosen; or the
+    name of an average. An average that was not stored, such as sigma_rel_0.07, is reconstructed
+    from
+    the snapshots of ``run``.
 
-    Diverged: one is not finite, as in a file that no run of ours wrote.
-
-    ``weights``: "ema", the reported average; "raw"; "chosen", by a run with weights=chosen; or an
-    average by name. One that was not stored, as sigma_rel_0.07, is made from the snapshots of
-    ``run``.
+    UserError: the checkpoint has no such weights. Diverged: a weight is not finite, which no run of
+    ours writes.
     """
     average = average_of(checkpoint, weights, run)
     if average is not None:
@@ -53,7 +53,7 @@ def load_weights(
 
 
 def check_average(module: torch.nn.Module, average: Average, weights: str) -> None:
-    """Check that an average has all trained parameters; UserError."""
+    """Check that an average has all trained parameters; otherwise raise UserError."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name not in average:
             fix = "restore the checkpoint, or pass weights=raw"
@@ -61,7 +61,7 @@ def check_average(module: torch.nn.Module, average: Average, weights: str) -> No
 
 
 def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> Average | None:
-    """Return the average that ``load_weights`` loads over the raw weights; None for these alone."""
+    """Return the average that ``load_weights`` loads over the raw weights, or None."""
     stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint["triptych"].get("chosen", "")
@@ -79,7 +79,7 @@ def average_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
-    """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
+    """Return the name of the weights that a run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"
@@ -118,10 +118,7 @@ def _reconstruct(checkpoint: dict[str, Any], weights: str, run: Path | None) -> 
 
 
 def _length(weights: str) -> float | None:
-    """Return the length that the name of a power function's average gives.
-
-    None for any other name.
-    """
+    """Return the length in the name of a power-function average, or None for other names."""
     if not weights.startswith(POWER):
         return None
     try:
@@ -133,7 +130,7 @@ def _length(weights: str) -> float | None:
 
 
 def _snapshots(run: Path | None, step: int) -> dict[int, Callable[[], Any]]:
-    """Return by step how to read the snapshots of a run up to ``step``."""
+    """Return functions that read the snapshots of a run up to ``step``, by their steps."""
     if run is None:
         return {}
     paths = [path for path in sorted((run / SNAPSHOTS).glob("*.pt")) if int(path.stem) <= step]

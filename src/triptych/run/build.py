@@ -1,4 +1,4 @@
-"""Build an experiment from a resolved configuration; whatever could fail later fails here."""
+"""Build an experiment from a resolved configuration, with all checks that could fail later."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from triptych.run.reopen import check_condition_source, drawn_as, open_model_sta
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Build all objects of ``config``, and open each checkpoint that it names, once.
 
-    Or UserError.
+    UserError: an object or a checkpoint is refused.
     """
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
@@ -34,7 +34,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
 
 
 def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) -> Experiment:
-    """Build around ``model`` how it draws, and what measures its samples; or UserError."""
+    """Build the sampling of ``model``, and the measures of its samples; or raise UserError."""
     check_augmentation(model, data)
     others = OtherRuns(config)
     drawing = build_drawing(config, model, data, others)
@@ -49,7 +49,7 @@ def build_drawings(config: dict[str, Any], data: DataModule, model: BoundModel) 
 
 
 def check_augmentation(model: BoundModel, data: DataModule) -> None:
-    """Refuse an augmentation where the network reads a picture of the unchanged item."""
+    """Refuse an augmentation if the network also reads a picture of the unchanged item."""
     if all(change.part is not None for change in data.augmentations):
         return
     for name in parts_read(model, data):
@@ -62,7 +62,7 @@ def check_augmentation(model: BoundModel, data: DataModule) -> None:
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, others: OtherRuns) -> Drawing:
     """Build sampler, guidance and threshold of ``config``.
 
-    UserError for what the model cannot draw with.
+    UserError: the model cannot draw with them.
     """
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
@@ -100,7 +100,7 @@ def _sources(
 
 
 def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tuple[tuple[Any, Drawing], ...]:
-    """Return how samples are drawn at each value of ``measures.over``."""
+    """Return the sampling at each value of ``measures.over``."""
     over, values = config["measures"]["over"], config["measures"]["values"]
     if over is None:
         return ((None, drawing),)
@@ -117,7 +117,7 @@ def _measured(config: dict[str, Any], drawing: Drawing, others: OtherRuns) -> tu
 
 
 def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> None:
-    """Give a key of how a run draws another value."""
+    """Change one key of a run's sampling."""
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
         return
@@ -135,7 +135,7 @@ def _change(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> N
 def _reference(
     config: dict[str, Any], data: DataModule, others: OtherRuns, metrics: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
-    """Build what samples are measured against, with the judges that ``measures`` names."""
+    """Build the reference of samples, with the judges that ``measures`` names."""
     measures, seed = config["measures"], config["seed"]
     if len(data.shape) != 3:
         return point_reference(data, measures["n"], seed, metrics)
@@ -152,7 +152,7 @@ def _reference(
 
 
 def _embedder(path: str | None, data: DataModule) -> Embedder | None:
-    """Return the contrastive model that judges captions: at ``path``, or the data's own."""
+    """Return the contrastive model that judges captions: that at ``path``, or the data's own."""
     if path is not None:
         embedder = Embedder(path, "measures.contrastive")
         embedder.check(data.shape, data.conditions["text"])

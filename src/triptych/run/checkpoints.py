@@ -1,6 +1,6 @@
-"""Checkpoints: plain data, written atomically, loaded without executing code.
+"""Checkpoints: plain data, written atomically, and loaded without executing code.
 
-When a run saves which.
+Here it is also decided when a run saves which checkpoint.
 """
 
 import io
@@ -40,11 +40,10 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Return the readable checkpoint with the highest step.
+    """Return the readable checkpoint with the highest step; on a tie, "last".
 
-    On a tie, "last". A line reports damaged ones.
-
-    ForeignCheckpoint: all readable ones are another's; starting over would overwrite them.
+    Damaged checkpoints are reported on one line. ForeignCheckpoint: all readable ones are another
+    run's, which a new start would overwrite.
     """
     readable: list[tuple[int, bool, Path]] = []
     foreign: list[ForeignCheckpoint] = []
@@ -73,11 +72,12 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
 
 
 class Keep(pl.Callback):
-    """Save after each validation, else every ``every`` steps, and before the run stops.
+    """Save after each validation, or else every ``every`` steps, and before the run stops.
 
-    A checkpoint stands between two steps: all up to its step is on disk. "best" is lowest in
-    ``monitor``, None where nothing is validated; ``record``: what each checkpoint says of the run
-    and its data.
+    A checkpoint is saved between two steps, and all files up to its step are on disk. "best" is the
+    lowest in ``monitor``; there is none without validation. ``record``: what each checkpoint
+    records
+    of the run and its data.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Keep(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of fitting so far, without those lost to a kill."""
+        """Seconds of fitting so far, without those that a kill has lost."""
         if self._began is None:
             return self._before
         return self._before + time.monotonic() - self._began
@@ -164,7 +164,7 @@ class Keep(pl.Callback):
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log a row that Lightning would log only after the end of this step."""
+        """Log a row that Lightning would otherwise log only after the end of this step."""
         if trainer.global_step % trainer.log_every_n_steps:
             return
         figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}

@@ -1,8 +1,7 @@
-"""Sets of items that processes read together, chunk by chunk, and that outlive a kill.
+"""Sets of items that processes read together, chunk by chunk, and that survive a kill.
 
-A chunk holds about a million numbers and draws from a generator of its own, so a set is the same on
-any number of processes. Only what is read of the items is kept, in files that the first process
-measures.
+A chunk holds about a million numbers and has its own generator, so a set is the same on any
+number of processes. Only features of the items are kept, in files that the first process reads.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ _read = partial(read_tensors, kind="a chunk")
 
 
 class Features:
-    """What was read of each item of a set, by name, in one file for each chunk."""
+    """Features of each item of a set, by name, with one file per chunk."""
 
     def __init__(self, chunks: Sequence[Path]):
         self.chunks = chunks
@@ -35,20 +34,17 @@ class Features:
         return FeaturesOfSome(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Read all of one name, (n, ...), into memory."""
+        """Read all features of one name, (n, ...), into memory."""
         return torch.cat([*self.parts(name)])
 
     def parts(self, name: str) -> Iterator[Tensor]:
-        """Yield what ``self[name]`` has, one chunk at a time."""
+        """Yield the features of ``self[name]``, one chunk at a time."""
         for path in self.chunks:
             yield _read(path)[name]
 
 
 class FeaturesOfSome(Features):
-    """Features of the items ``rows`` (m,) of a set.
-
-    ``parts`` yields them in the order of the set.
-    """
+    """Features of the items ``rows`` (m,) of a set, which ``parts`` yields in the set's order."""
 
     def __init__(self, chunks: Sequence[Path], rows: Tensor):
         super().__init__(chunks)
@@ -68,8 +64,9 @@ class FeaturesOfSome(Features):
 class Chunks:
     """The chunks of all sets that a run measures, in a ``folder`` that its processes share.
 
-    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items read
-    here were.
+    ``read``: items x (k, *shape) -> features, (k, ...) each. ``finite``: whether all items that
+    were
+    read here are finite.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], read: Callable[[Tensor], dict[str, Tensor]]):
@@ -78,7 +75,7 @@ class Chunks:
         self._rank, self._world = rank_world()
 
     def fill(self, name: str, n: int, items: Callable[[Tensor, int], Tensor]) -> Features:
-        """Read this process's chunks of a set of n items, but those that are on disk.
+        """Read this process's chunks of a set of n items, except those that are on disk already.
 
         ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
         """
@@ -103,7 +100,10 @@ class Chunks:
 
 
 def folder_of_chunks(run: Path, key: str) -> Path:
-    """Return the folder of a run's chunks; the first process removes those of another ``key``."""
+    """Return the folder of a run's chunks.
+
+    The first process removes the chunks of another ``key``.
+    """
     folder = run / FOLDER / key
     if rank_world()[0] == 0:
         for other in {*(run / FOLDER).glob("*")} - {folder}:
@@ -112,7 +112,7 @@ def folder_of_chunks(run: Path, key: str) -> Path:
 
 
 def chunk_seed(chunk: int, *numbers: int) -> int:
-    """Mix ``numbers`` and the number of a chunk; the first one's seed is that of a whole set."""
+    """Mix ``numbers`` and the number of a chunk; the first chunk's seed is that of a whole set."""
     return mix(*numbers, chunk) if chunk else mix(*numbers)
 
 
@@ -129,7 +129,7 @@ def weights_digest(modules: Iterable[nn.Module], code: str) -> str:
 
 
 def _holds(path: Path, n: int) -> bool:
-    """Return whether a chunk of n items is on disk; a damaged one is not."""
+    """Return whether a valid chunk of n items is on disk."""
     if not path.exists():
         return False
     try:

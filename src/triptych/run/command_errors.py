@@ -1,4 +1,4 @@
-"""Errors of the commands: one line on stderr, and an exit code by kind."""
+"""Errors of the commands: one line on stderr, and an exit code for each kind."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def one_line_errors(command: str) -> Iterator[None]:
 
     ``command``: the command for which Hydra's errors are explained.
     """
-    # Hydra would print and exit itself; with this it raises, and we print
+    # Without this, Hydra would print the error itself and exit.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -49,7 +49,10 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 @contextmanager
 def no_run_after_an_error(command: str) -> Iterator[None]:
-    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
+    """Exit on an exception in the block.
+
+    Hydra would turn an exception of a callback into a warning.
+    """
     try:
         with one_line_errors(command):
             yield
@@ -67,7 +70,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process alike, after ``first(signal)``."""
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first(signal)``."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:
@@ -82,7 +85,7 @@ def end_as_by_ctrl_c(first: Callable[[int], None]) -> None:
 
 
 def _as_refusal(error: Exception, command: str) -> UserError | None:
-    """Return the line for an error that the user can mend; None for one of ours."""
+    """Return the one line for an error that the user can correct; None for one of our bugs."""
     from triptych.config.explain import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):

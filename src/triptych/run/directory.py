@@ -1,4 +1,4 @@
-"""A run is its directory: its files (docs/runs.md), its lock, its status."""
+"""A run's directory: its files (docs/runs.md), its lock and its status."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from triptych.terminal import printable
 SCHEMA = 2  # version of the entry "triptych" of a checkpoint
 LAST, BEST = "last.ckpt", "best.ckpt"
 REPORTED = (f"checkpoints/{LAST}", f"checkpoints/{BEST}")  # a run reports one of these
-# A finished run's summary has digests of these files; that of any other run of the first alone.
+# A finished run's summary has digests of these files; any other summary has only the first's.
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
@@ -52,11 +52,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_end(path: Path, start: int, data: bytes) -> None:
-    """Replace what follows the first ``start`` bytes of a file, in one call.
+    """Replace everything after the first ``start`` bytes of a file, in one call.
 
-    StorageError as ``atomic``.
-
-    If ``data`` begins with the bytes that it replaces, a kill at any moment loses none of them.
+    If ``data`` begins with the bytes that it replaces, no kill loses any of them. StorageError: as
+    ``atomic``.
     """
     check_held(path)
     with storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
@@ -78,7 +77,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """Return the checkpoint at ``path``: a file, or the one that a run reports."""
+    """Return the checkpoint at ``path``: the file, or the one that a run's directory reports."""
     run = RunDirectory(path)
     if not (run / "config.yaml").exists():
         return Path(path)
@@ -87,7 +86,7 @@ def checkpoint_at(path: str | Path) -> Path:
 
 
 class RunDirectory(Lockable):
-    """One run's directory. A record is read as a whole or refused, and written atomically."""
+    """A run's directory. Records are read as a whole or refused, and written atomically."""
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -95,7 +94,7 @@ class RunDirectory(Lockable):
     def config(self) -> dict[str, Any]:
         """Read the resolved configuration.
 
-        UserError if this is no run directory, or it is not plain data.
+        UserError: this is no run directory, or the file holds more than plain data.
         """
         file = self / "config.yaml"
         if not file.exists():
@@ -104,9 +103,9 @@ class RunDirectory(Lockable):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The run's provenance, read once.
+        """The run's provenance, read once; an empty one if there is none.
 
-        An empty one if there is none. Unreadable: it is malformed.
+        Unreadable: it is malformed.
         """
         return self._parse_provenance(read_record(self / "provenance.json") or {})
 
@@ -118,22 +117,25 @@ class RunDirectory(Lockable):
 
     @property
     def readable_provenance(self) -> Provenance:
-        """The provenance for what counts or names runs alone: an empty one if it is unreadable."""
+        """The provenance for counting or naming runs: an empty one if it is unreadable."""
         try:
             return self.provenance
         except Unreadable:
             return Provenance()
 
     def write_provenance(self, record: dict[str, Any]) -> None:
-        """Write the provenance; Unreadable: it would be malformed, as by a planted checkpoint."""
+        """Write the provenance.
+
+        Unreadable: it would be malformed, for example because of a planted checkpoint.
+        """
         self.provenance = self._parse_provenance(record)
         self.write("provenance.json", record)
 
     def summary(self) -> Result | None:
         """Read the recorded result; None if there is none.
 
-        Unreadable: it is of an unknown schema, damaged, altered, or ``config.yaml`` is not that of
-        its run.
+        Unreadable: it is damaged, altered or of an unknown schema, or ``config.yaml`` is another
+        run's.
         """
         record = read_record(self / "summary.json")
         if record is None:
@@ -146,7 +148,7 @@ class RunDirectory(Lockable):
         return result
 
     def read_records(self) -> Result | None:
-        """Read the records anew and return the result, if there is one.
+        """Read the records again, and return the result or None.
 
         Unreadable: as ``summary``.
         """
@@ -155,13 +157,13 @@ class RunDirectory(Lockable):
         return self.summary()
 
     def clear_failure(self) -> None:
-        """Remove the record of a failure, so that the run is tried again; a result stays."""
+        """Remove the record of a failure, so that the run can be tried again; a result stays."""
         result = self.summary()
         if result is not None and result.status != "finished":
             (self / "summary.json").unlink()
 
     def damage(self) -> str:
-        """Return why there is a result that cannot be relied on, else ""."""
+        """Return why the result cannot be trusted, or ""."""
         try:
             self.summary()
         except Unreadable as error:
@@ -170,7 +172,7 @@ class RunDirectory(Lockable):
 
     @property
     def status(self) -> Status | Literal["new"]:
-        """The result's status, or "unreadable", "interrupted" (begun without an end), "new"."""
+        """The result's status, or "unreadable", "interrupted" (started but not ended), or "new"."""
         try:
             result = self.summary()
         except Unreadable:
@@ -182,7 +184,7 @@ class RunDirectory(Lockable):
         return "new"
 
     def figure(self, name: str) -> float | None:
-        """Return a figure of the result by its path; None without a result that can be read."""
+        """Return a figure of the result by its path; None without a readable result."""
         try:
             result = self.summary()
         except Unreadable:

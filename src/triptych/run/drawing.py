@@ -13,7 +13,7 @@ from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition, Part
 from triptych.diffusion.sampler import Progress, Sampler
 
-# parts that a person chooses; the other parts of a stage's condition are drawn
+# Parts that a person chooses; the other parts of a stage's condition are sampled.
 PROMPTED = ("label", "text", "text_embedding")
 DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
@@ -22,9 +22,10 @@ DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 class Drawing:
     """A model with its sampler, its denoiser and the sources of its conditions.
 
-    ``sources``: of parts of the conditions, in place of held-out items' own: an earlier stage,
-    which draws it under the same conditions, or the part that stands for it, as a text's embedding
-    for an image's.
+    ``sources``: they give parts of the conditions in place of held-out items. A source is an
+    earlier
+    stage, which samples the part under the same conditions, or the name of a part that replaces it,
+    such as a text's embedding for an image's.
     """
 
     model: Any
@@ -32,7 +33,7 @@ class Drawing:
     sampler: Sampler
     denoiser: nn.Module | None = None  # guidance or a threshold around the model's own
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
-    # Changes a condition before it is read, as by noise on an image.
+    # A function that changes a condition before it is read, for example by noise on an image.
     prepare: Callable[[Condition, torch.Generator], Condition] | None = None
 
     @property
@@ -51,7 +52,7 @@ class Drawing:
     def condition(
         self, n: int, label: int | Tensor | None = None, items: Tensor | None = None
     ) -> Condition | None:
-        """Return the condition of n samples; None where they are unconditional.
+        """Return the condition of n samples; None if they are unconditional.
 
         ``label``: one for all, or (n,); by default all classes in turn where the model reads labels
         alone. Other parts: those of held-out ``items`` (n,), by default the first n.
@@ -72,7 +73,7 @@ class Drawing:
         return split.condition[items % len(split)].together(labels)
 
     def held_out(self, n: int) -> Tensor:
-        """Return the items (n,) whose conditions measured samples have."""
+        """Return the items (n,) whose conditions the measured samples get."""
         return choose(n, len(self.data.splits[self.data.condition_split]))
 
     @property
@@ -80,7 +81,7 @@ class Drawing:
         return {name: source for name, source in self.sources.items() if isinstance(source, Drawing)}
 
     def calibrated(self) -> "Drawing":
-        """Return a copy whose sampler has measured the model once, to be reused for many chunks."""
+        """Return a copy whose sampler is calibrated on the model, for use in many chunks."""
         for stage in self.stages.values():
             stage.model.to(self.model.device)
         stages = {name: stage.calibrated() for name, stage in self.stages.items()}
@@ -96,7 +97,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Condition | None:
-        """Complete the condition of n samples by ``sources``, on the model's device."""
+        """Complete the condition of n samples from ``sources``, on the model's device."""
         parts: dict[str, Any] = {}
         if condition is not None:
             parts |= condition.to(self.model.device).parts
@@ -118,7 +119,7 @@ class Drawing:
         generator: torch.Generator,
         progress: Progress = iter,
     ) -> Tensor:
-        """Draw n samples (n, *shape) in data units under a complete condition."""
+        """Draw n samples (n, *shape) in data units with a complete condition."""
         if self.prepare is not None and condition is not None:
             condition = self.prepare(condition, generator)
         training = self.model.training
@@ -131,14 +132,17 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Draw n samples (n, *shape) in data units, on the CPU, under ``self.condition``."""
+        """Draw n samples (n, *shape) in data units, on the CPU.
+
+        Their condition is that of ``self.condition``.
+        """
         generator = self.generator(seed)
         condition = self.fill(self.condition(n, label, items), n, generator)
         return self.draw(n, condition, generator).cpu()
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Give a dotted key of a configuration another value; False where there is no such key."""
+    """Set a dotted key of a configuration; return False if there is no such key."""
     parent, _, name = key.rpartition(".")
     try:
         node = reduce(getitem, parent.split("."), config)
@@ -150,12 +154,12 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
 
 
 def some_of(condition: Condition | None, rows: Tensor | slice) -> Condition | None:
-    """Return the condition of some samples; None where they are unconditional."""
+    """Return the condition of some samples; None if they are unconditional."""
     return None if condition is None else condition[rows]
 
 
 def choose(n: int, size: int) -> Tensor:
-    """Return n of ``size`` items: all in turn or, of more, random but fixed ones."""
+    """Return n of ``size`` items: all in turn if n is at least ``size``, else fixed random ones."""
     if n >= size:
         return torch.arange(n) % max(1, size)
     fixed = torch.Generator().manual_seed(0)

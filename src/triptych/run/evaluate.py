@@ -1,4 +1,4 @@
-"""Evaluate the bound of a model over a split: at the end of a run, and of a checkpoint later."""
+"""Evaluate the bound of a model over a split: at the end of a run, or later of a checkpoint."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ from triptych.run.trainer import build_trainer
 
 # Columns of items.npz beside "index".
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
-# Keys by which the command may draw the bound otherwise; these values keep the run's.
+# Keys by which the command may change the bound's draws; these values keep the run's own.
 BOUND = {"steps": "run", "variance": None, "repeats": None}
 _entropy = functools.cache(GaussianMixture.entropy)
 
@@ -38,10 +38,11 @@ def build_accountant(
     data: DataModule,
     progress: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """Build what evaluates a model's bound and metrics, after a fit as in a command; or UserError.
+    """Build the trainer that evaluates a model's bound and metrics.
 
-    A metric may be of the training loss, which reads the teacher's guesses: then the teacher is
-    opened.
+    It is built as for a fit by the command; UserError: a metric is refused. A metric may compute
+    the
+    training loss, which may need the teacher's predictions: then the teacher is opened.
     """
     if config.get("metrics"):
         set_teacher(config, model, data, OtherRuns(config))
@@ -49,12 +50,12 @@ def build_accountant(
 
 
 def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str) -> Account:
-    """Evaluate the bound over a split; of "train" over as many items as "test" has."""
+    """Evaluate the bound over a split; of "train", over as many items as "test" has."""
     limit = None
     if split == "train" and len(data.splits["test"]):
         limit = len(data.splits["test"])
     with isolate_rng():
-        # The user's code may draw from any generator.
+        # The user's code may draw from any random generator.
         torch.manual_seed(model.seed)
         np.random.seed(model.seed)
         random.seed(model.seed)
@@ -69,18 +70,18 @@ def account_split(trainer: pl.Trainer, model: BoundModel, data: DataModule, spli
 
 
 def check_finite(account: Account, split: str, step: int) -> None:
-    """Raise Diverged if the bound of weights of this step is not finite."""
+    """Raise Diverged if the bound is not finite; ``step``: that of the weights."""
     bound = account.figures.get(account.unit)
     if bound and not math.isfinite(bound["mean"]):
         raise Diverged(f"the bound of the {split} set", step)
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write each item's bound: ``index`` (n,) int64, rising, ``COLUMNS`` (n,) float64.
+    """Write each item's bound; return False if there are none.
 
-    Return False if none.
-
-    In the reported unit, means over draws; ``draw_variance`` is of that mean, NaN for one draw.
+    ``index`` (n,) int64 is ascending; ``COLUMNS`` (n,) are float64, in the reported unit, means
+    over
+    draws. ``draw_variance`` is the variance of that mean, NaN for one draw.
     """
     if account.per_item is None:
         return False
@@ -93,7 +94,7 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
-    """Return {"bpd": {"mean", "stderr", "n"}, ...}.
+    """Evaluate a checkpoint; return {"bpd": {"mean", "stderr", "n"}, ...}.
 
     ``values`` are those of ``configs/evaluate.yaml``.
     """
@@ -112,14 +113,14 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _adjust(values: dict[str, Any], config: dict[str, Any]) -> None:
-    """Change a run's configuration by the values of the command."""
+    """Apply the values of the command to a run's configuration."""
     config["bound"] |= {key: values[key] for key, usual in BOUND.items() if values[key] != usual}
     config["threads"] = values["threads"] or config["threads"]
     if values["batch_size"] is not None:
         config["data"]["eval_batch_size"] = values["batch_size"]
     devices = values["devices"]
     strategy = "ddp" if devices > 1 else "auto"
-    # It may be evaluated on another machine than it was trained on.
+    # A run may be evaluated on another machine than the one it was trained on.
     config["trainer"] |= {
         "accelerator": "auto",
         "devices": devices,

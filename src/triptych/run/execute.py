@@ -1,4 +1,4 @@
-"""Execute a run: lock, signals, other processes and failures around ``training``."""
+"""Execute a run: its lock, signals, other processes and failures around ``training``."""
 
 import os
 from typing import NoReturn
@@ -25,12 +25,12 @@ PATIENCE = 5.0  # seconds that a job may need to let go of its directory after i
 
 
 def execute(run: RunDirectory) -> Result:
-    """Execute a run to its end and return its result; a finished run's is returned unchanged.
+    """Execute a run to its end and return its result; a finished run is not executed again.
 
     Raises:
-        Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can go on.
-        Diverged, UserError and others: they are recorded. The directory of a run that could not be
-            built is removed if it was just made.
+        Interrupted, Busy, StorageError, ForeignCheckpoint, Unreadable: the run can be resumed.
+        Diverged, UserError and others: they are recorded. If the run could not be built and its
+            directory is new, the directory is removed.
     """
     remember_environment()
     if rank() != 0:
@@ -47,9 +47,9 @@ def execute(run: RunDirectory) -> Result:
 
 
 def _execute_beside(session: Session) -> Result:
-    """Execute in a process beside the first one, under its lock.
+    """Execute in a process beside the first one, under the first one's lock.
 
-    Leave an error for it to report.
+    An error is left for the first process to report.
     """
     try:
         return _train(session)
@@ -61,13 +61,13 @@ def _execute_beside(session: Session) -> Result:
 
 
 def _execute_first(session: Session) -> Result:
-    """Execute in the run's first process, which records how it ends and ends the others."""
+    """Execute in the run's first process, which records the end and stops the other processes."""
     run = session.run
     try:
         return _train(session)
     except Interrupted as stopped:
         if not run.config()["name"] and not os.environ.get(SWEEP):
-            # The same command would make another directory.
+            # The same command would create another directory.
             stopped.fix = f"triptych-train resume={run.path} goes on"
         requeue(stopped)
         raise
@@ -85,7 +85,7 @@ def _execute_first(session: Session) -> Result:
 
 
 def _fail(session: Session, error: Exception) -> NoReturn:
-    """Record why the run failed, and raise it: another process may have the reason."""
+    """Record why the run failed and raise the error, or the one that another process has left."""
     received = session.stop.received
     if received is not None and type(error).__module__.startswith(COMPILER):
         raise Interrupted(received) from None  # The signal went to the compiler's processes, too.
@@ -100,9 +100,9 @@ def _fail(session: Session, error: Exception) -> NoReturn:
 
 
 def _train(session: Session) -> Result:
-    """Train.
+    """Train, and treat an exit by the user's own code as an error.
 
-    An exit by code of the user's own is an error, or the run would seem to have finished.
+    Otherwise the run would seem to have finished.
     """
     try:
         return train(session)

@@ -1,4 +1,4 @@
-"""The objects of one run: its data, its model, how it draws, and what measures its samples."""
+"""The objects of one run: its data, its model, its sampling and the reference of its samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from triptych.run.drawing import Drawing
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built once.
+    """The objects that a configuration describes, built once.
 
     Attributes:
         config: resolved and plain.

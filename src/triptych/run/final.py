@@ -1,4 +1,4 @@
-"""Draw, measure and picture the samples of the checkpoint that a run leaves."""
+"""Draw, measure and plot the samples of the checkpoint that a run leaves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ STRIP = 4  # images whose way from noise is kept as a picture; points are one pi
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn: entries of ``summary.json``, and pictures by their loggers' key."""
+    """The results of sampling: entries of ``summary.json``, and pictures by their loggers' keys."""
 
     entries: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
@@ -80,14 +80,14 @@ def _draw(checkpoint: FinalCheckpoint, strategy: Strategy, step: int, release: C
 
 
 def _evaluations(experiment: Experiment) -> dict[str, float]:
-    """Return {"evaluations": calls of the denoiser for one sample}, or {}."""
+    """Return {"evaluations": calls of the denoiser per sample}, or {}."""
     if experiment.drawing is None or experiment.model.denoiser is None:
         return {}
     return {"evaluations": float(experiment.drawing.sampler.calls_under(experiment.model.schedule))}
 
 
 def _draw_pictures(run: RunDirectory, experiment: Experiment, device: torch.device) -> dict[str, Path]:
-    """Save ``samples/final.pt`` and the pictures of samples, and return those for the loggers."""
+    """Save ``samples/final.pt`` and pictures of samples; return the pictures for the loggers."""
     drawing, n = experiment.drawing, experiment.config["samples"]["n"]
     if n < 1 or drawing is None:
         return {}

@@ -1,6 +1,6 @@
-"""Set up and run the fit: Lightning's trainer, callbacks, loggers.
+"""Set up and run the fit with Lightning, or skip it if nothing is trainable.
 
-Or skip it when nothing is trainable.
+Trainer, callbacks and loggers are built here.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ NO_AVERAGE = {"EMA": {"name": "ema", "average": {}, "others": {}}}  # the state 
 
 @dataclass(frozen=True)
 class Fit:
-    """Trainer of a fit, what keeps its checkpoints, and what goes on after it."""
+    """The trainer of a fit, with the callbacks that save checkpoints and show progress."""
 
     trainer: pl.Trainer
     keep: Keep
@@ -54,10 +54,7 @@ class Fit:
 
 
 def build_fit(session: Session, experiment: Experiment, origin: Origin, progress: Progress) -> Fit:
-    """Build trainer, callbacks and, once nothing is left to be refused, loggers.
-
-    Record the start.
-    """
+    """Build trainer, callbacks and, after all checks, the loggers; record the start."""
     run, config = session.run, experiment.config
     data, model = experiment.data, experiment.model
     check_splits(config, data)
@@ -74,7 +71,7 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
     trainer = build_trainer(config, run, callbacks, steps)
     check_processes(data, trainer.world_size)
 
-    # The trials below and the optimizer read the trainer, as in the fit.
+    # The trials below and the optimizer read the trainer, as they do in the fit.
     model.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]
     metrics_of(trainer).setup(trainer, model, "fit")
@@ -96,9 +93,9 @@ def build_fit(session: Session, experiment: Experiment, origin: Origin, progress
 
 
 def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callback]:
-    """Build what acts on a fit: gradients, the configuration's callbacks, metrics, sample grids.
+    """Build the callbacks of a fit: gradients, the configuration's, metrics, sample grids.
 
-    ``Keep`` comes after them: what they have done after a step is in its checkpoint.
+    ``Keep`` comes after them, so that its checkpoint contains what they have done after a step.
     """
     config, drawing = experiment.config, experiment.drawing
     callbacks: list[pl.Callback] = []
@@ -121,7 +118,7 @@ def build_callbacks(run: RunDirectory, experiment: Experiment) -> list[pl.Callba
 
 
 def check_splits(config: dict[str, Any], data: DataModule) -> None:
-    """Refuse a run that would have nothing to report; UserError."""
+    """Raise UserError for a run that would have nothing to report."""
     validated = len(data.splits["val"]) > 0
     tested = config.get("test", True)
     if not tested and not validated:
@@ -131,9 +128,9 @@ def check_splits(config: dict[str, Any], data: DataModule) -> None:
 
 
 def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated: bool) -> None:
-    """Check that the averages are kept that the run reports, and by one callback.
+    """Check that the averages that the run reports are kept, by a single callback.
 
-    Else UserError.
+    UserError: they are not.
     """
     weights = config["weights"]
     if weights == "raw" or config.get("trained"):
@@ -141,7 +138,7 @@ def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated:
     if not averagers:
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if len(averagers) > 1:
-        # After a validation the second would put back the first one's average as the weights.
+        # After a validation, the second would restore the first one's average as the weights.
         names = ", ".join(type(averager).__name__ for averager in averagers)
         raise UserError(f"callbacks: {names} average the same weights; keep one, with callbacks.ema.others")
     if weights == "chosen" and not validated:
@@ -149,24 +146,24 @@ def check_averaging(config: dict[str, Any], averagers: Sequence[EMA], validated:
 
 
 def check_processes(data: DataModule, processes: int) -> None:
-    """Check that each process has the same share of a batch, and a batch of each split."""
+    """Check that the processes have equal shares of a batch, and each a batch of every split."""
     if data.batch_size % processes:
         fix = f"must be a multiple of the {processes} processes"
         raise UserError(f"data.batch_size={data.batch_size}: {fix}")
     for name in ("val", "test"):
         n = len(data.splits[name])
         if 0 < n < processes:
-            # A process without a batch would skip what the others wait for.
+            # A process without a batch would skip collectives for which the others wait.
             raise UserError(f"trainer.devices: {processes} processes, {n} {name} items; use fewer processes")
 
 
 def is_fitted(experiment: Experiment, origin: Origin) -> bool:
-    """Return whether there is something to fit that no other run has fitted."""
+    """Return whether there is something to fit that no other run has fitted already."""
     return origin.adopted is None and any(p.requires_grad for p in experiment.model.parameters())
 
 
 def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Sequence[pl.Callback]) -> None:
-    """Try what would fail only at the end of the fit, or give a wrong figure; UserError."""
+    """Raise UserError for errors that would appear only at the end of the fit, or not at all."""
     if not is_sharded(experiment.config):
         try_experiment(experiment, trainer.strategy.root_device)
     check_states(experiment.model, callbacks)
@@ -183,7 +180,7 @@ def check_first_start(experiment: Experiment, trainer: pl.Trainer, callbacks: Se
 
 
 def fit_model(fit: Fit, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Fit the model, and leave its last checkpoint; without a fit, that of the model as it is."""
+    """Fit the model and save its last checkpoint; without a fit, save the model as it is."""
     model, trainer = experiment.model, fit.trainer
     if is_fitted(experiment, origin):
 

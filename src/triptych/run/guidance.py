@@ -1,4 +1,4 @@
-"""Wrap a model's denoiser in the guidance and the threshold of a configuration."""
+"""Wrap a model's denoiser in the configured guidance and threshold."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ OUTSIDE = 0.01  # share of the data that a threshold may cut off
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRuns) -> Any:
-    """Return ``model.denoiser`` in its guidance and threshold; None if there are none."""
+    """Return ``model.denoiser`` with its guidance and threshold; None if there are none."""
     guidance, threshold = config.get("guidance"), config.get("threshold")
     if not guidance and not threshold:
         return None
@@ -35,7 +35,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], others: OtherRu
 
 
 def check_guidance(guidance: Wrapper, model: Any) -> None:
-    """Refuse guidance of another kind of model, or by a guess that training has not taught."""
+    """Refuse guidance for another kind of model, or by a prediction that was not trained."""
     name = type(guidance).__name__
     if model.of_latents and not guidance.guides_latents:
         problem = f"{name} needs a model of the data, not of latents"
@@ -46,7 +46,7 @@ def check_guidance(guidance: Wrapper, model: Any) -> None:
 
 
 def check_threshold(threshold: Any, model: Any, data: DataModule) -> None:
-    """Refuse a threshold below the size of the data, which it would cut off; or one of latents."""
+    """Refuse a threshold below the size of the data, which it would cut off, or for latents."""
     if model.of_latents:
         raise UserError("threshold: latents do not have the data's range; pass threshold=none")
     size = training_items(data, 1000).x.abs()
@@ -88,5 +88,5 @@ def _weak(path: str, model: Any, others: OtherRuns) -> Any:
 
 
 def _key(name: str, path: str, others: OtherRuns) -> str:
-    """Return the key by which the user has given the path of a guide."""
+    """Return the key with which the user has given the path of a guide."""
     return "guide" if path and path == others.config.get("guide") else f"guidance.{name}"

@@ -21,7 +21,7 @@ from triptych.run.processes import rank
 from triptych.run.shared_fit import fit_digest, take_fit
 from triptych.run.untrusted import interpreting, read_checkpoint
 
-# Parts whose weights are a run's own, whatever it begins with.
+# The parts that keep their own weights, whatever run they start from.
 OWN = ("schedule.", "loss_module.")
 
 
@@ -38,12 +38,12 @@ class Origin:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is recorded of the data: without the items."""
+        """The part of the data's record that leaves out the items."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
 def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what ``run`` starts from; UserError if it was trained on what would now judge it."""
+    """Find what ``run`` starts from; UserError if its test items were trained on."""
     config = experiment.config
     now = fingerprint(experiment.data)
     fit = fit_digest(run, now)
@@ -58,7 +58,7 @@ def find_origin(run: RunDirectory, experiment: Experiment) -> Origin:
 
 
 def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origin:
-    """Go on from the run's own checkpoint."""
+    """Resume from the run's own checkpoint."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # It is the last that counts.
@@ -76,22 +76,22 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
 
 
 def _begin(run: RunDirectory, config: dict[str, Any], now: Fingerprint, fit: str) -> Origin:
-    """Begin from scratch, or with the weights of the run that ``init_from`` names."""
+    """Start from scratch, or with the weights of the run in ``init_from``."""
     _tell_of_other_data(run, now)
     data, initial = remember(now, None), None
     path = config.get("init_from")
     if path:
         fix = f"init_from={path} must have seen no item of validation or test"
         initial, _ = read_other("init_from", path, now, fix)
-        # This model was trained on the other run's items, too.
+        # This model was also trained on the other run's items.
         data["items"] = remember(now, initial["triptych"].get("data"))["items"]
     return Origin(None, 0, None, initial, data, fit)
 
 
 def _adopt(run: RunDirectory, experiment: Experiment, now: Fingerprint, start: Path | None) -> Origin:
-    """Take the model of the run, or of diffusers' pipeline, that ``trained`` names.
+    """Take the model of the run, or of the diffusers pipeline, that ``trained`` names.
 
-    ``start``: the checkpoint that an earlier start, or this run's first process, has made of it.
+    ``start``: the checkpoint of it that an earlier start, or this run's first process, has written.
     """
     config = experiment.config
     path = config["trained"]
@@ -121,7 +121,7 @@ def _tell_of_other_data(run: RunDirectory, now: Fingerprint) -> None:
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
-    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``."""
+    """Read the checkpoint at ``key``, and a warning if its data differ from ``now``."""
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
@@ -131,8 +131,8 @@ def initialise(
 ) -> None:
     """Copy the other run's weights into ``model`` where name and shape match.
 
-    Parameters but those of a learned schedule or loss, and the buffers of modules that have
-    parameters. UserError where nothing matches, or not everything and ``init_partial`` is false.
+    Copied are parameters, except those of a learned schedule or loss, and the buffers of modules
+    with parameters. UserError: nothing matches, or not everything with ``init_partial=false``.
     """
     path, weights = config["init_from"], reported(checkpoint)
     source = checkpoint["state_dict"] | (average_of(checkpoint, weights) or {})
@@ -167,7 +167,7 @@ def _fits(source: Tensor | None, tensor: Tensor) -> bool:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the parameters, and the buffers of modules that have parameters, by their names."""
+    """Yield (name, tensor) of parameters, and of the buffers of modules with parameters."""
     for prefix, module in model.named_modules():
         tensors: dict[str, Any] = dict(module.named_parameters(recurse=False))
         if tensors:

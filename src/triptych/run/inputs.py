@@ -1,4 +1,4 @@
-"""Check the files, runs and data sets that a configuration names, before anything begins."""
+"""Check the files, runs and data sets that a configuration names, before anything starts."""
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -21,8 +21,9 @@ OTHER_FILES = (
 
 
 def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
-    """Check each file, run and data set that is named; UserError: missing, cut or not finished.
+    """Check each file, run and data set in the configuration.
 
+    UserError: it is missing, truncated or not finished.
     ``varying``: keys and groups that differ between a sweep's cells. Their files are not checked.
     """
     data = OmegaConf.select(config, "data")
@@ -43,7 +44,7 @@ def check_files(config: DictConfig, varying: Collection[str] = ()) -> None:
 
 
 def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
-    """Return whether all runs have the same data set, which lies on this machine."""
+    """Return whether all runs have the same data set, and it is on this machine."""
     launcher = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     if "slurm" in launcher or "ray" in launcher:  # their machines may have data of their own
         return False
@@ -51,7 +52,7 @@ def _data_are_here(config: DictConfig, varying: Collection[str]) -> bool:
 
 
 def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (declared key, key, path) of each path, of lists and mappings each entry."""
+    """Yield (declared key, key, path) of each path, also of each entry of lists and mappings."""
     for declared in (*CHECKPOINTS, *OTHER_FILES):
         value = OmegaConf.select(config, declared)
         if isinstance(value, str) and value != "exact":
@@ -66,7 +67,7 @@ def _named_files(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _experiment_that_makes(path: str) -> str:
-    """Return a hint if an experiment of ours makes a missing checkpoint."""
+    """Return a hint if one of our experiments makes the missing checkpoint, or ""."""
     folders = Path(path).parts
     for parent, name in itertools.pairwise(folders):
         if parent == "runs" and (CONFIGS / "experiment" / f"{name}.yaml").is_file():

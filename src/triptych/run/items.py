@@ -1,6 +1,6 @@
-"""``items.npz``: the bound of each test item, for paired comparisons.
+"""Read ``items.npz``, the bound of each test item, for paired comparisons.
 
-Other arrays of untrusted files are read here, too.
+It also has the reader of other arrays in untrusted files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ KINDS = "fiu"  # floats and whole numbers
 
 @dataclass(frozen=True)
 class Items:
-    """Bound of each test item in the reported unit, (n,) float64, ordered by `index`, (n,) int64."""
+    """Bounds of the test items in the reported unit.
+
+    (n,) float64, ordered by `index`, (n,) int64.
+    """
 
     index: np.ndarray
     total: np.ndarray
@@ -37,14 +40,14 @@ class Items:
         return float(self.total.mean())
 
     def have_mean(self, bound: float) -> bool:
-        """Return whether their mean is `bound`, up to rounding."""
+        """Return whether the items' mean is `bound`, up to rounding."""
         return math.isclose(self.mean, bound, rel_tol=1e-5, abs_tol=1e-5)
 
 
 def read_items(directory: Path, bound: float) -> Items | None:
-    """Read the items if their mean is the run's test `bound`.
+    """Read the items of a run; None if absent, damaged or of another run.
 
-    None if absent, damaged or of another run.
+    Their mean must be the run's test `bound`.
     """
     items = load_items(directory)
     if items is None or not items.have_mean(bound):
@@ -76,11 +79,9 @@ def _load(path: str, _written: int) -> Items | None:
 
 
 def read_arrays(file: str | Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read the arrays ``names`` (n,) of equal length, ``square`` (n, n).
+    """Read the arrays ``names`` (n,) of equal length and ``square`` (n, n); None if damaged.
 
-    None if damaged or of another kind.
-
-    Nothing is unpickled, and all of them together are below TRIPTYCH_MAX_ITEMS once unpacked.
+    Nothing is unpickled. Together they must be smaller than TRIPTYCH_MAX_ITEMS when unpacked.
     """
     try:
         arrays = _unpack(file, names)
@@ -104,7 +105,7 @@ def _unpack(file: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError("too large")
         for name, entry in entries.items():
             with archive.open(entry) as member:
-                # Read no more than it claims to hold.
+                # Read no more than the size that the file declares.
                 data = io.BytesIO(member.read(entry.file_size + 1))
             arrays[name] = np.load(data, allow_pickle=False, max_header_size=HEADER)
     return arrays

@@ -1,7 +1,7 @@
-"""Fork the processes of a sweep's runs from one that has imported what runs need.
+"""Fork the processes of a sweep's runs from a server that has imported their libraries.
 
-A worker writes it a line for each run. The fork answers with its process id, and at its end that
-process with both, id and exit code.
+A worker sends a line for each run. The server answers with the process id of the fork and, at the
+fork's end, with the process id and the exit code.
 """
 
 import atexit
@@ -33,12 +33,11 @@ _servers: list["Server"] = []  # the one server of this process, or none yet
 
 
 def run_job(argument: str, log: Path) -> int:
-    """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``.
+    """Run ``triptych-train ARGUMENT`` in a process; return its exit code.
 
-    Return its exit code.
-
+    Its output is appended to ``log``.
     The job ends with this process, and this one with its sweep: Ctrl-C asks the job to stop and
-    waits for it; a SIGKILL is noticed by the job itself within a second.
+    waits for it; the job itself notices a SIGKILL within a second.
     """
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
@@ -56,7 +55,7 @@ def _sweep() -> int:
 
 
 def _is_worker() -> bool:
-    """Return whether this process ends with its sweep, as a worker on its machine."""
+    """Return whether this process is a worker, which ends with its sweep."""
     if not lives(_sweep()):
         return "SUBMITIT_EXECUTOR" not in os.environ
     return os.getppid() == _sweep()
@@ -72,7 +71,7 @@ def _do_nothing() -> None:
 
 
 class Server:
-    """The process that is forked."""
+    """The server process, from which runs are forked."""
 
     def __init__(self, log: Path):
         pipe = subprocess.PIPE
@@ -83,7 +82,7 @@ class Server:
         atexit.register(self._end)
 
     def _end(self) -> None:
-        """Wait until the process is gone, with the log that it holds open."""
+        """Wait until the process has ended, because it holds the log open."""
         with suppress(OSError, subprocess.TimeoutExpired):
             self.process.stdin.close()
             self.process.wait(GRACE)
@@ -91,7 +90,7 @@ class Server:
     def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
         """Run a fork and return its exit code.
 
-        ``look`` is called each second and stops it by raising.
+        ``look`` is called each second; it stops the fork by raising.
         """
         pid = 0
         try:
@@ -106,7 +105,7 @@ class Server:
                 return int(self.process.wait())
             return answer[1]
         except KeyboardInterrupt as interrupt:
-            # The sweep's own has the signal that came.
+            # The sweep's own error has the signal that came.
             self._stop(pid, getattr(interrupt, "signal", signal.SIGINT))
             raise
         except BaseException:
@@ -120,14 +119,14 @@ class Server:
         return [int(number) for number in self.process.stdout.readline().split()]
 
     def _stop(self, pid: int, number: int) -> None:
-        """Stop a fork with a signal, and kill it if it does not end in time."""
+        """Stop a fork with a signal; kill it if it does not end in time."""
         if not pid and select.select([self.process.stdout], [], [], 1.0)[0]:  # It has begun in this moment.
             answer = self._answer(_do_nothing)
             if len(answer) == 2:
                 return
             pid = sum(answer)
         if not pid:
-            # The server still imports; a fork in this very moment notices that its parent is gone.
+            # The server is still importing; a fork that starts now will notice that its parent is gone.
             self.process.kill()
             return
         end = time.monotonic() + GRACE
@@ -142,10 +141,10 @@ class Server:
 
 
 def serve() -> None:
-    """Return in a fork for each job on standard input, with its log and environment.
+    """Fork for each job on standard input; return in the fork with the job's log and environment.
 
-    Signals are for the runs. Where open libraries must not be forked (macOS) it becomes its only
-    run.
+    Only the runs handle signals. Where libraries must not be forked after import (macOS), the
+    server becomes its only run.
     """
     here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
     if sys.platform == "linux":
@@ -168,7 +167,7 @@ def serve() -> None:
 
 
 def _prepare_to_fork() -> None:
-    """Import what runs import, in a process that ends with its worker; a run notices that."""
+    """Import the libraries of runs; this process ends with its worker, and its runs notice it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[PARENT]):
         os._exit(1)
@@ -180,7 +179,7 @@ def _prepare_to_fork() -> None:
 
 
 def _next_fork(answers: IO[str]) -> dict[str, Any]:
-    """Fork for each job on standard input, and return the job in the fork; end with the input."""
+    """Fork for each job on standard input, and return the job in the fork; exit at end of input."""
     for line in sys.stdin:
         pid = os.fork() if sys.platform == "linux" else 0
         if pid == 0:
@@ -192,21 +191,24 @@ def _next_fork(answers: IO[str]) -> dict[str, Any]:
 
 
 def leave() -> None:
-    """End a fork by atexit's handlers alone: Python's own end takes a second."""
+    """Exit by atexit's handlers alone, because Python's own exit takes a second."""
     if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         os._exit(0)
 
 
 def _inherited() -> dict[str, str]:
-    """Return the environment of a job: one that inherited a rank would train on its share alone."""
+    """Return a job's environment, without a rank: with one, it would train on its share alone."""
     ours = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
-    # a cluster's job has not; and a count of GPUs by CUDA would leave it unusable in a fork
+    # A cluster's job has no rank. Counting GPUs by CUDA would make CUDA unusable in a fork.
     return ours | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def _writable(log: Path) -> str:
-    """Return the log's path, or where nothing is written: on a full disk the job says so itself."""
+    """Return the log's path, or the null device if the log cannot be written.
+
+    A job on a full disk reports that itself.
+    """
     with suppress(OSError), open(log, "ab", opener=no_link):
         return str(log)
     return os.devnull

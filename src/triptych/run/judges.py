@@ -1,4 +1,4 @@
-"""Judge samples: InceptionV3 for FID, classifier and contrastive model for captions."""
+"""Judge samples: InceptionV3 for FID, a classifier, and a contrastive model for captions."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
-    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to (n, 2048).
+    """Load FID's InceptionV3 (Heusel et al. 2017): bytes (n, 3, h, w) to features (n, 2048).
 
-    Or UserError.
+    UserError: the file is not this network.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -37,10 +37,7 @@ def open_inception(path: str) -> nn.Module:
 
 
 def read_statistics(path: str) -> Moments:
-    """Read ``mu`` and ``sigma``, published for FID, from an ``.npz``.
-
-    UserError for any other file.
-    """
+    """Read published ``mu`` and ``sigma`` for FID from an ``.npz``; UserError for other files."""
     arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma") or {"mu": np.zeros(0)}
     if len(arrays["mu"]) != FEATURES or not all(np.isfinite(array).all() for array in arrays.values()):
         fix = f"pass an .npz with mu ({FEATURES},) and sigma ({FEATURES}, {FEATURES}), all finite"
@@ -53,14 +50,14 @@ def read_statistics(path: str) -> Moments:
 def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1].
 
-    Grey as three equal channels.
+    Grey images are repeated to three equal channels.
     """
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])
 
 
 class Prompts:
-    """Judge whether samples are what captions of ``data`` ask for."""
+    """Judge whether samples match the captions of ``data``."""
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
@@ -75,13 +72,13 @@ class Prompts:
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
     def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Return shares of n samples that match the captions of ``items`` (n,).
+        """Return the shares of n samples that match the captions of ``items`` (n,).
 
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
-        "retrieval": whose nearest caption, of all in the split, contradicts nothing in their own.
+        "retrieval": their nearest caption in the split does not contradict their own caption.
         """
         meaning, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
-        # A caption of several classes names no attribute: its samples cannot be wrong.
+        # A caption shared by several classes names no attribute, so its samples cannot be wrong.
         named = (meaning >= 0).any(1)
         if not named.any():
             return {}

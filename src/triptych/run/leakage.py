@@ -11,11 +11,11 @@ from triptych.errors import UserError
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Describe how data differ from those ``seen`` by a checkpoint's model (``remember``).
+    """Describe how data differ from those that a checkpoint's model was trained on; "" if equal.
 
-    "" if they do not.
-
-    UserError, which ends with ``fix``: the model was trained on an item of a split in ``judged``.
+    ``seen``: the checkpoint's record, by ``remember``. UserError, which ends with ``fix``: the
+    model
+    was trained on an item of a split in ``judged``.
     """
     if not seen or not _has_changed(now, seen):
         return ""
@@ -30,7 +30,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a checkpoint's record of data: fingerprint, and all items trained on."""
+    """Return a checkpoint's record of data: the fingerprint, and all items trained on."""
     items = dict(now.items)
     if not seen:
         return {**now.record(), "changed": False, "items": items}
@@ -46,7 +46,7 @@ def _has_changed(now: Fingerprint, seen: dict[str, Any]) -> bool:
 
 
 def _count_trained(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """Count the items that were trained on and were not held out as well, as doubles of others."""
+    """Count the items that were trained on, except duplicates of items that were held out, too."""
     if items is None or "train" not in seen:
         return 0
     held_out = [seen[name] for name in HELD_OUT if name in seen]

@@ -32,7 +32,7 @@ SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    # A server that hangs holds up the run; ``MLflowRun.pauses`` are tries enough.
+    # A server that hangs delays the run; the retries of ``MLflowRun.pauses`` are enough.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
@@ -44,7 +44,7 @@ CALLED = (
 class Guard:
     """Call a library until its first error, which prints one line.
 
-    ``pauses``: seconds before further tries.
+    ``pauses``: seconds to wait before each retry.
     """
 
     def __init__(self, title: str, pauses: Sequence[float] = (), lost: bool = False):
@@ -72,10 +72,10 @@ class Guard:
 
 
 class Guarded(Logger):
-    """A Lightning logger whose first error disables it.
+    """A Lightning logger that is disabled at its first error.
 
-    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``:
-    knows the seconds of fitting at each step, which are logged as ``time``.
+    ``library``: the class of the logger, with ``title``, ``pauses`` and our methods. ``table``: it
+    has the seconds of fitting at each step, which are logged as ``time``.
     """
 
     name = version = ""
@@ -104,13 +104,13 @@ class Guarded(Logger):
         self.guard(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """Finish with the figures of ``summary``; None if the run has not finished."""
+        """Finish with the figures of ``summary``, which is None if the run has not finished."""
         last, row = self.table.last
         self.guard(lambda: self.logger.finish(summary, last, row))
 
 
 def guard(logger: Logger, title: str) -> Logger:
-    """Return a user's own logger, whose first error disables it."""
+    """Return a user's own logger, wrapped so that its first error disables it."""
     guarded = Guard(title)
     for name in CALLED:
         if hasattr(logger, name):
@@ -119,14 +119,17 @@ def guard(logger: Logger, title: str) -> Logger:
 
 
 def build_loggers(run: RunDirectory, step: int, clock: Callable[[], float]) -> list[Logger]:
-    """Build the logger of metrics.csv, which keeps rows up to ``step``, and those of ``logger``."""
+    """Build the logger of metrics.csv and those of ``logger``.
+
+    The table keeps its rows up to ``step``.
+    """
     table = MetricsCsv(run / "metrics.csv", clock)
     table.keep_until(step)
     others: list[Logger] = []
     for name, node in (run.config()["logger"] or {}).items():
         if node and name != "csv":
             others += BUILDERS.get(name, _build_own)(name, node, table, run, step)
-    # A fit that is another run's has no curves yet.
+    # A run that took its fit from another run has no curves yet.
     if step and not run.provenance.executions:
         _copy_rows(table, others)
     return [table, *others]
@@ -194,7 +197,7 @@ def import_libraries(run: RunDirectory) -> None:
 
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """Finish each logger on exit with the figures of the result, also after an exception."""
+    """Finish each logger on exit with the figures of the result, even after an exception."""
     summary = None
     try:
         yield
@@ -208,9 +211,9 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger with hyperparameters and pictures.
+    """Lightning's logger, with hyperparameters and pictures.
 
-    Purges rows of earlier files after ``step``.
+    Rows after ``step`` in earlier files are purged.
     """
 
     title, pauses = "TensorBoard", ()
@@ -219,7 +222,7 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
         from torch.utils.tensorboard.summary import hparams
 
-        # Lightning's log_hyperparams needs all metrics beforehand; TensorBoard does not.
+        # Lightning's log_hyperparams needs all metrics in advance; TensorBoard does not.
         self.experiment.file_writer.add_summary(hparams(parameters(run), {})[1])
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
@@ -259,7 +262,7 @@ class MLflowRun(MLFlowLogger):
         self.log_hyperparams({key: value for key, value in parameters(run).items() if key not in logged})
 
     def _existing_id(self, run_id: str) -> str | None:
-        """Return MLflow's id of the run that an earlier start has made; None if there is none."""
+        """Return MLflow's id of the run that an earlier start created; None if there is none."""
         experiment = self._mlflow_client.get_experiment_by_name(self._experiment_name)
         if experiment is None:
             return None

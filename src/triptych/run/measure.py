@@ -1,4 +1,4 @@
-"""Measure how far samples, and the posterior mean, are from the truth, with a noise floor."""
+"""Measure the distance of samples, and of the posterior mean, to the truth, with a noise floor."""
 
 import json
 import math
@@ -30,7 +30,7 @@ LEVELS, POINTS = 20, 1000  # noise levels and items at which Tweedie's formula i
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Features of one set of samples, and what these are conditioned on."""
+    """Features of one set of samples, and their conditions."""
 
     features: Features
     conditions: SetConditions
@@ -40,8 +40,9 @@ class SampleSet:
 class MeasuredValue:
     """The sets drawn at one ``value`` of ``measures.over``; it is None if nothing is varied.
 
-    ``sets``: one for each repeat. ``untrained``: as many for captions of classes kept from
-    training, or none.
+    ``sets``: one for each repeat. ``untrained``: as many sets for captions of classes that were
+    left
+    out of training, or none.
     """
 
     value: Any
@@ -53,10 +54,10 @@ class MeasuredValue:
 def draw_sets(
     experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0
 ) -> list[MeasuredValue]:
-    """Draw what ``measures`` asks for, each process its chunks; [] if that is nothing.
+    """Draw the samples that ``measures`` needs; each process draws its chunks.
 
-    Chunks of the same weights, data, code and packages are not drawn again. Diverged, in all
-    processes: a sample of the model of ``step`` is not finite.
+    [] if nothing is measured. Chunks of the same weights, data, code and packages are reused.
+    Diverged, in all processes: a sample of the model of ``step`` is not finite.
     """
     if experiment.reference is None:
         return []
@@ -152,7 +153,7 @@ def measure_samples(
 
 
 def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirectory) -> dict[str, Any]:
-    """Return the measures of samples at one value, and the denoiser's calls for each of them."""
+    """Return the measures of samples at one value, and the denoiser's calls per sample."""
     reference = experiment.reference
     figures = [
         reference.measure(sample_set.features, sample_set.conditions, repeat)
@@ -173,7 +174,7 @@ def _measure_value(experiment: Experiment, drawn: MeasuredValue, run: RunDirecto
 
 
 def _varied_key(config: dict[str, Any]) -> str | None:
-    """Return the key whose values are measured, the first of several; None where there is none."""
+    """Return the key whose values are measured, the first of several; None if nothing is varied."""
     key = config["measures"]["over"]
     return key[0] if isinstance(key, list) else key
 
@@ -187,12 +188,12 @@ def _with_value(config: dict[str, Any], value: Any) -> str:
 
 
 def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> SetConditions:
-    """Choose what n samples are conditioned on.
+    """Choose the conditions of n samples.
 
-    With captions and a classifier that knows what they say: captions of classes trained on. Where
-    labels are all that is read, classes as of a true set: an exact sampler then draws another such
-    set, and is as far from the data as the floor. Else held-out items, with their classes where
-    they have any.
+    With captions and a classifier that knows their classes: captions of classes that were trained
+    on. If the model reads labels alone: classes as in a true set, so that an exact sampler draws
+    another such set and is as far from the data as the floor. Otherwise: held-out items, with their
+    classes if they have any.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     items = drawing.held_out(n)
@@ -210,10 +211,7 @@ def choose_conditions(experiment: Experiment, drawing: Drawing, repeat: int) -> 
 
 
 def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Choose n / 2 items whose captions are of classes kept from training.
-
-    None where there are none.
-    """
+    """Choose n / 2 items whose captions are of classes left out of training; None without any."""
     prompts = experiment.reference.prompts
     if prompts is None or drawing.class_conditional or not drawing.conditional:
         return None
@@ -221,7 +219,7 @@ def choose_untrained(experiment: Experiment, drawing: Drawing) -> Tensor | None:
 
 
 def _some(suitable: Tensor, n: int) -> Tensor | None:
-    """Return n of the items where ``suitable`` (size,) is true, or None; fewer come in turn."""
+    """Return n of the items where ``suitable`` (size,) is true, or None; too few are repeated."""
     items = suitable.nonzero().squeeze(1)
     if not len(items):
         return None
@@ -229,19 +227,19 @@ def _some(suitable: Tensor, n: int) -> Tensor | None:
 
 
 def _in_turn(labels: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return the labels of ``rows``, counted from the first again after the last."""
+    """Return the labels of ``rows``; rows beyond the last label start again at the first."""
     if labels is None:
         return None
     return labels[rows % len(labels)]
 
 
 def _average(figures: Sequence[dict[str, float]], n: int) -> dict[str, Any]:
-    """Return {name: figure} of several sets of n samples each."""
+    """Return {name: figure}, averaged over several sets of n samples each."""
     return {name: _figure([of_set[name] for of_set in figures], n) for name in figures[0]}
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:
-    """Return the mean of a figure over sets and its standard error; None for what is not finite."""
+    """Return a figure's mean over sets and its standard error; None if it is not finite."""
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
@@ -253,11 +251,12 @@ def _finite(x: float) -> float | None:
 
 
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
-    """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension, or {}.
+    """Measure the error of the model's posterior mean: squares per dimension, or {}.
 
-    Excess: from the model's score to the oracle's mean; spread: the posterior's own variance. {}
-    without a truth, or where training never left out the condition: points of the ``shown`` split
-    have none here.
+    {"tweedie": {"gamma", "excess", "stderr", "spread"}}. ``excess``: from the model's score to the
+    oracle's mean; ``spread``: the posterior's own variance. {} without a known truth, or if
+    training
+    never dropped the condition, because points of the ``shown`` split have none here.
     """
     model, data = experiment.model, experiment.data
     split = data.splits[data.shown]
@@ -275,7 +274,7 @@ def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
 
 
 def _unconditional_denoiser(model: BoundModel) -> Any:
-    """Return the denoiser of the data that was trained without conditions, too; or None."""
+    """Return the data's denoiser if it was also trained without conditions, or None."""
     if model.denoiser is None or model.of_latents:
         return None
     parts = {*model.denoiser.conditions} - {AUGMENTATION}

@@ -1,6 +1,6 @@
 """Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume.
 
-Select what the other loggers get beside it: configuration, figures and panels of a result.
+Values for the other loggers are selected here, too: configuration, figures and panels.
 """
 
 import csv
@@ -32,10 +32,12 @@ RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 class MetricsCsv(Logger):
     """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
-    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again
-    when they change; a new column, or a figure of a step further back, takes a rewrite of the whole
-    table. A run that resumes at step s drops the rows after s, so each step stands once. ``time``
-    is the seconds of fitting that led to the row, by ``clock``.
+    Figures of one step are merged into its row. The last ``OPEN`` rows are held in memory and
+    written
+    again when they change; a new column, or a figure of an earlier step, rewrites the whole table.
+    A run that resumes at step s drops the rows after s, so each step appears once. ``time``:
+    seconds
+    of fitting up to the row, by ``clock``.
     """
 
     name, version = "csv", ""
@@ -49,10 +51,7 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
-        """Keep the rows up to ``step``, the last of them held.
-
-        Print a warning if some are damaged.
-        """
+        """Keep the rows up to ``step``, and hold the last of them; warn if some are damaged."""
         damaged: list[int] = []
         kept = deque(self._stored(step, damaged), OPEN + 1)
         self._columns, self._end, self._closed = [], 0, -1
@@ -65,7 +64,7 @@ class MetricsCsv(Logger):
     def _stored(self, until: int, damaged: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the file's rows up to a step, one at a time.
 
-        Append the numbers of those that are damaged.
+        The numbers of damaged rows are appended to ``damaged``.
         """
         table, last = read_rows(self.path), -1
         header = next(table, [])
@@ -78,7 +77,7 @@ class MetricsCsv(Logger):
                 yield row
 
     def all_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield all rows in order: those of the file that are closed, with what is held."""
+        """Yield all rows in order: closed rows from the file, then the held ones."""
         held = dict(sorted(self.rows.items()))
         for step, row in self._stored(self._closed, damaged=[]):
             for earlier in [other for other in held if other < step]:
@@ -88,7 +87,7 @@ class MetricsCsv(Logger):
 
     @property
     def last(self) -> tuple[int, dict[str, Any]]:
-        """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
+        """Return the last step that has a row, and a copy of the row; 0 and {} if there is none."""
         step = max(self.rows, default=0)
         return step, dict(self.rows.get(step, {}))
 
@@ -111,14 +110,14 @@ class MetricsCsv(Logger):
     def save(self) -> None:
         """Write the table if the last write is long enough ago.
 
-        Lightning calls this at every row.
+        Lightning calls it at every row.
         """
         if time.monotonic() - self._written > self.every:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write what has changed now, unless there are no rows."""
+        """Write all changes now, unless there are no rows."""
         if not self.rows and not self.path.exists():
             return
         if self._can_append():
@@ -128,21 +127,21 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def _can_append(self) -> bool:
-        """Return whether the file stands as written, and only held rows have changed."""
+        """Return whether the file is as last written, and only held rows have changed."""
         if not self._columns or not self.path.exists() or self.path.stat().st_size < self._end:
             return False
         new = {name for row in self.rows.values() for name in row} - {*self._columns}
         return not new and min(self.rows, default=0) > self._closed
 
     def _append(self) -> None:
-        """Write the held rows anew, after those that are closed."""
+        """Write the held rows again, after the closed ones."""
         rows = sorted(self.rows.items())
         closed, held = _lines(self._columns, rows[:-OPEN]), _lines(self._columns, rows[-OPEN:])
         write_end(self.path, self._end, closed + held)
         self._hold(rows, self._end + len(closed))
 
     def _rewrite(self) -> None:
-        """Write the whole table anew, a row at a time."""
+        """Rewrite the whole table, one row at a time."""
         names = dict.fromkeys(name for _, row in self.all_rows() for name in row)
         columns = ["step", *names]
         last: deque[tuple[int, dict[str, Any]]] = deque(maxlen=OPEN + 1)
@@ -157,10 +156,7 @@ class MetricsCsv(Logger):
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
-        """Hold the last of ``rows``, which begin at the byte ``end`` of the file.
-
-        The others are closed.
-        """
+        """Hold the last of ``rows`` and close the others; they begin at byte ``end`` of the file."""
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
             self._closed = rows[-OPEN - 1][0]
@@ -194,7 +190,7 @@ def _parse_row(header: list[str], cells: list[str]) -> tuple[int, dict[str, Any]
 
 
 def sweep_of(run: RunDirectory) -> str | None:
-    """Return the name of the sweep that a run belongs to; None if it belongs to none."""
+    """Return the name of a run's sweep; None for a run without one."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 
@@ -202,10 +198,10 @@ def sweep_of(run: RunDirectory) -> str | None:
 def comparable(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
+    """Return the settings by which to group and filter runs.
 
-    Choices, seed, setting and typed keys, with "/" for ".": W&B cannot filter by a key with a dot
-    in it.
+    Example: {"objective": "v", "optimizer/lr": 0.01}: choices, seed, setting and typed keys. "/" replaces ".", because W&B cannot filter by a
+    key with a dot.
     """
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}
@@ -236,7 +232,7 @@ def flat_figures(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
+    """Return the numbers of a summary that are not yet ``logged``; {} without a summary."""
     if summary is None:
         return {}
     flat = flat_figures(summary.record)
@@ -244,10 +240,7 @@ def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[s
 
 
 def _flatten(value: Any, name: str, prefix: str) -> dict[str, Any]:
-    """Return the figures in a value.
-
-    A mean has its own name, its other entries that with a suffix.
-    """
+    """Flatten a value to figures: a mean gets the value's name, other entries get a suffix."""
     if isinstance(value, dict) and {"mean", "n"} <= value.keys():
         others = {f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None}
         return {name: value["mean"]} | others
@@ -271,7 +264,7 @@ def panel_tables(record: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def _is_curve(value: Any) -> bool:
-    """Return whether a value holds columns of numbers, all of one length."""
+    """Return whether a value is a group of columns of numbers, all of one length."""
     if not isinstance(value, dict):
         return False
     lengths = {len(column) if isinstance(column, list) else 0 for column in value.values()}

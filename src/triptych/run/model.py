@@ -1,6 +1,6 @@
-"""Build the model of a resolved configuration and its data.
+"""Build the model of a resolved configuration and its data; compile it for the fit.
 
-Compile it for the fit where ``compile=true``.
+It is compiled if ``compile=true``.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ QUIET = (  # warnings of libraries that do not concern users
 
 
 def set_up_torch(threads: int) -> None:
-    """Silence libraries; set the number of threads; make a CPU faster, with the same results."""
+    """Silence libraries, set the number of threads, and make a CPU faster with equal results."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning_fabric"):  # Their tips are no warnings.
@@ -52,7 +52,7 @@ def set_up_torch(threads: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Let the memory that a tensor leaves be the next one's: new pages take a sixth of a step."""
+    """Reuse the memory of freed tensors, because new pages would take a sixth of a step."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:  # not of glibc
         return
@@ -63,10 +63,11 @@ def _keep_memory() -> None:
 def build_model(
     config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
 ) -> BoundModel:
-    """Build the LightningModule of a whole resolved configuration with initial weights.
+    """Build the LightningModule of a resolved configuration, with initial weights.
 
-    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a refused value, or a
-    choice that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError: a value is refused, or
+    the
+    model would not read a choice.
     """
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
@@ -80,7 +81,7 @@ def build_model(
 
 
 def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
-    """Refuse a choice that the model has not read; UserError."""
+    """Raise UserError for a choice that the model has not read."""
     used = {place.partition(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -88,9 +89,9 @@ def check_choices(config: dict[str, Any], table: Dependencies, kind: type[BoundM
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
-    """Return what is injected by argument name: facts of the data and parts of ``config``.
+    """Return the values that are injected by argument name: facts of the data, parts of ``config``.
 
-    Or UserError.
+    UserError: a part is refused.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
@@ -116,7 +117,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Return facts of the data, by the argument names that request them."""
+    """Return facts of the data by the names of the arguments that request them."""
     conditions = _conditions_read(config, data)
     return {
         "data_name": data.name,
@@ -132,7 +133,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
 
 
 def _conditions_read(config: dict[str, Any], data: DataModule) -> dict[str, Kind]:
-    """Return the parts of the data's conditions that ``model.conditional`` has the network read."""
+    """Return the parts of the data's conditions that the network reads by ``model.conditional``."""
     conditional = config["model"].get("conditional")
     if not conditional:
         return {}
@@ -161,7 +162,7 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 @contextmanager
 def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
-    """Compile the model's networks within the context if ``compile=true``."""
+    """Compile the model's networks within the block if ``compile=true``."""
     if not config.get("compile"):
         yield
         return

@@ -1,6 +1,6 @@
-"""Call a function in a new process, which has nothing of what this one has computed.
+"""Call a function in a new process, which has none of this one's state.
 
-A process that has imported what such calls import is started once, and forked for each.
+A server process imports the libraries of such calls once, and is forked for each call.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from triptych.run.jobs import PR_SET_PDEATHSIG
 from triptych.run.stopping import failure_line
 
 PRELOADED = "triptych.run.final"
-# Without -P modules of the current folder would be imported in the place of others.
+# Without -P, modules of the current folder would shadow others.
 PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
 _start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
 _servers: list[Any] = []  # the one server of this process, or none yet
@@ -30,7 +30,7 @@ class FailedCall(UserError):
 
 
 def remember_environment() -> None:
-    """Keep environment, folder and paths for new processes: own code may change them."""
+    """Record environment, folder and paths for new processes, because user code may change them."""
     for server in _servers:  # An earlier run in this process has left it.
         server.stdin.close()
     _servers.clear()
@@ -39,14 +39,12 @@ def remember_environment() -> None:
 
 
 def call_in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return ``function(*arguments)`` of a process that began without any of this one's state.
+    """Return ``function(*arguments)``, computed in a process without this one's state.
 
-    Code of the user's own may keep state in classes, modules, the environment and patched
-    functions, which a model built anew in this process would share with the fit. Arguments and
-    value are pickled.
+    User code may keep state in classes, modules, the environment and patched functions, which a
+    model built again in this process would share with the fit. Arguments and value are pickled.
 
-    A UserError of the function's is raised again; FailedCall: another error, or the process was
-    killed.
+    A UserError of the function is raised again. FailedCall: another error, or a killed process.
     """
     if not _servers or _servers[0].poll() is not None:
         _servers[:] = [_start_server()]
@@ -75,10 +73,7 @@ def _start_server() -> Any:
 
 
 def serve() -> None:
-    """Fork for each call on standard input, and answer it on standard output.
-
-    End with the caller.
-    """
+    """Fork for each call on standard input and answer on standard output, until the caller ends."""
     _end_with_parent()
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the user's code prints is no answer

@@ -21,7 +21,7 @@ class OtherRuns:
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Open a run of the same data or, as a ``stage``, one that draws part of a condition."""
+        """Open a run of the same data or, with ``stage``, a run that draws part of a condition."""
         if path is None:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
 
@@ -39,7 +39,7 @@ class OtherRuns:
         return self._opened[path, stage]
 
     def _use_data(self, other: dict[str, Any]) -> None:
-        """Check that another run's data are those of this one, and read them where they lie now."""
+        """Check that another run has this run's data, and read them from this run's folder."""
         data = self.config["data"]
         if data_identity(other["data"]) != data_identity(data):
             fix = f"pass one trained on {describe(data)}"
@@ -59,7 +59,7 @@ class OtherRuns:
 
 
 def set_teacher(config: dict[str, Any], model: Any, data: DataModule, others: OtherRuns) -> None:
-    """Open the teacher of ``model``, if it has one, and hand it to the objective."""
+    """Open the teacher of ``model``, if it has one, and pass it to the objective."""
     objective = config.get("objective") or {}
     if objective.get("teacher") and not config.get("trained"):
         model.objective.teacher = open_teacher(objective["teacher"], model, data, others)

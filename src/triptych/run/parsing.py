@@ -1,8 +1,8 @@
 """Parse values of untrusted files.
 
-Numbers that are malformed become NaN or None. A parser of an entry of ``summary.json`` raises what
-Python raises for a value of another type: ``result.parse_entries`` then refuses the record as a
-whole, unless the parser is ``optional``.
+Malformed numbers become NaN or None. For a value of another type, a parser of an entry of
+``summary.json`` raises Python's own errors; then ``result.parse_entries`` refuses the whole
+record, unless the parser is ``optional``.
 """
 
 import json
@@ -27,15 +27,15 @@ POINTS = 10_000  # most points of a curve: a report draws each of them
 METRICS = 32  # most metrics that are read, each a column: a stranger's file may have any number
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
-# A value that says nothing without its key.
+# Values that mean nothing without their key.
 BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 LARGEST = 1e150  # the squares of smaller numbers, and their sums, are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """Read a resolved configuration as {dotted key: text}.
+    """Read a resolved configuration as {dotted key: text}; {} if there is none.
 
-    Empty if there is none; UserError: unreadable.
+    UserError: it cannot be read.
     """
     if not os.path.lexists(path):
         return {}
@@ -49,7 +49,7 @@ def format_value(value: Any) -> str:
 
 
 def value_name(key: str, text: str) -> str:
-    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
+    """Name a value in a label: "x0" alone, but a number with its key, "depth=2"."""
     text = name_null(key, text)
     if not BARE.fullmatch(text):
         return text
@@ -58,7 +58,7 @@ def value_name(key: str, text: str) -> str:
 
 
 def to_float(value: Any) -> float:
-    """Parse a float; NaN for anything else, and for one whose square overflows."""
+    """Parse a float; NaN for other values, and for a float whose square overflows."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -69,7 +69,7 @@ def to_float(value: Any) -> float:
 
 
 def is_too_large(value: float | None) -> bool:
-    """Return whether the square of a number that is finite is no float."""
+    """Return whether a number is finite but its square overflows."""
     return value is not None and LARGEST <= abs(value) < math.inf
 
 
@@ -82,11 +82,9 @@ def to_int(value: Any) -> int | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse a time with its offset from UTC, which is 0 where it has none.
+    """Parse a time with its offset from UTC, by default 0; None for "".
 
-    None for "". ValueError: no time.
-
-    Times of several offsets compare by the moment that they name.
+    Times of several offsets compare by the moment that they mean. ValueError: it is no time.
     """
     if not text:
         return None
@@ -127,7 +125,7 @@ def _unquoted(value: str) -> str:
 
 
 def few(names: list[str]) -> str:
-    """Return the first three names, and how many more there are."""
+    """Return the first three names, and the number of the others."""
     shown = ", ".join(names[:3])
     if len(names) > 3:
         return f"{shown} and {len(names) - 3} more"
@@ -138,7 +136,8 @@ def few(names: list[str]) -> str:
 class Estimate:
     """A mean over `n` items with its standard error, in the unit of its key.
 
-    `draw_stderr`: the part of it due to the draws of times and noise; NaN where not recorded.
+    `draw_stderr`: the part of the error that is due to the draws of times and noise; NaN if
+    unknown.
     """
 
     mean: float
@@ -182,7 +181,7 @@ class SampleMeasures:
 
 
 def optional(parse: Callable[..., Any], *leading: Any) -> Callable[..., Any]:
-    """Return a parser that gives None where ``parse`` raises: a report lacks a panel, not a run."""
+    """Return a parser that gives None if ``parse`` raises, so a report lacks a panel, not a run."""
 
     def parse_or_none(*entries: Any) -> Any:
         try:
@@ -243,7 +242,7 @@ def _parse_estimate(key: str, entry: Mapping[str, Any]) -> Estimate:
 def parse_curve(key: str, record: Any) -> Curve:
     """Parse ``key`` over gamma, with standard errors if recorded.
 
-    ValueError: too long, or of two lengths.
+    ValueError: it is too long, or lengths differ.
     """
     gamma = _parse_column(record["gamma"])
     stderr = record.get("stderr") or [math.nan] * len(gamma)
@@ -268,13 +267,13 @@ def parse_baselines(record: Any) -> dict[str, float]:
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Parse which direction is better of each of the user's metrics: "higher", "lower" or ""."""
+    """Parse the better direction of each of the user's metrics: "higher", "lower" or ""."""
     names = _names(record)[:METRICS]
     return {name: record[name] if record[name] in BETTER else "" for name in names}
 
 
 def _names(record: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a record that may be a metric's name."""
+    """Return the keys of a record that may be metrics' names."""
     return [name for name in record if NAME.fullmatch(name)]
 
 
@@ -284,14 +283,14 @@ def parse_fact(key: str, kind: type, data: Any) -> Any:
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
-    """Parse the seed; records of earlier versions have it in the overrides."""
+    """Parse the seed, which earlier versions recorded in the overrides."""
     if seed is None:
         seed = parse_overrides(overrides).get("seed")
     return to_int(seed)
 
 
 def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures:
-    """Parse measures of samples at one value or several, and ``about`` them."""
+    """Parse measures of samples at one or several values, with ``about``, their description."""
     if over:
         key, rows = str(over["key"]), over["rows"]
     else:
@@ -323,7 +322,7 @@ def _parse_floor(floor: Any) -> dict[str, tuple[float, float, float]]:
 
 
 def _parse_fewer(rows: Iterable[Mapping[str, Any]], n: int) -> dict[str, int]:
-    """Return the number of samples of each measure that was taken of other than ``n``."""
+    """Return the number of samples of each measure that used a number other than ``n``."""
     sizes = {}
     for measures in rows:
         for name, entry in measures.items():

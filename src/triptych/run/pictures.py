@@ -1,4 +1,4 @@
-"""Samples as pictures: grids of images, points over the data, rows by caption, paths from noise."""
+"""Plot samples: grids of images, points over the data, rows by caption, paths from noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save n of the data's ``shown`` images, evenly over classes that lie in order."""
+    """Save n of the data's ``shown`` images, spread evenly over classes in order."""
     if len(data.shape) == 3:
         split = data.splits[data.shown]
         n = min(n, len(split))
@@ -42,10 +42,7 @@ def save_real(data: DataModule, n: int, path: Path) -> None:
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
-    """Save a PNG of samples of a few held-out captions, a row each.
-
-    None, and no file, without captions.
-    """
+    """Save a PNG of samples of a few held-out captions, one row each; None without captions."""
     data = drawing.data
     if not isinstance(data, Captioned) or not _reads_captions(drawing):
         return None
@@ -94,10 +91,10 @@ def save_trajectory(drawing: Drawing, condition: Condition | None, n: int, seed:
 def trajectory(
     drawing: Drawing, condition: Condition | None, n: int, generator: torch.Generator, shown: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (x (F, n, *event), gamma (F,)) at F <= ``FRAMES`` moments, evenly over the steps.
+    """Return samples x (F, n, *event) on their way from noise, and the noise levels gamma (F,).
 
-    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; the sample at
-    the end. Of n samples, drawn as the sampler draws them, the first ``shown``.
+    The F <= ``FRAMES`` moments are spread evenly over the steps. x is z / sqrt(alpha^2 + sigma^2), which has the data's scale under every process; the last frame
+    is the sample. Only the first ``shown`` of the n samples are returned.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)
@@ -107,7 +104,7 @@ def trajectory(
     draws = sampler.draws_under(condition)
     chunks = torch.arange(n).split(sampler.chunk or chunk_size(model.event))
     if draws == 1:
-        # Of several draws the best is chosen, for which all chunks are needed.
+        # A sampler with several draws chooses the best, for which it needs all chunks.
         chunks = [chunk for chunk in chunks if chunk[0] < shown]
     paths = [
         _draw_frames(drawing, sampler, gammas, moments, condition, n, chunks, generator) for _ in range(draws)
@@ -154,7 +151,7 @@ def _draw_frames(
 
 
 def save_strip(x: Tensor, path: Path) -> None:
-    """Save a PNG of images x (F, B, C, H, W) in [-1, 1], a row for each sample; noise is left."""
+    """Save a PNG of images x (F, B, C, H, W) in [-1, 1], one row per sample, noise at the left."""
     with atomic(path) as file:
         tiled(((x.transpose(0, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).save(file, "PNG")
 
@@ -187,13 +184,13 @@ def tiled(pixels: Tensor) -> Any:
     rows, height, columns, width, channels = pixels.shape
     array = pixels.reshape(rows * height, columns * width, channels)
     picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
-    # small images are enlarged without smoothing, so that a viewer shows the pixels that were drawn
+    # Small images are enlarged without smoothing, so that the pixels that were drawn are visible.
     factor = max(1, 384 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
-    """Choose and describe items of different captions, of classes trained on, then of others."""
+    """Choose and describe items of different captions: first of trained classes, then of others."""
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool)
     if labels is not None:
@@ -206,7 +203,7 @@ def _caption_rows(data: Captioned) -> tuple[list[int], list[str]]:
 
 
 def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
-    """Return the first suitable item of each caption, evenly at most so many."""
+    """Return the first suitable item of each caption, at most ``most`` of them, spread evenly."""
     first: dict[str, int] = {}
     for item in suitable.nonzero().squeeze(1).tolist():
         first.setdefault(captions[item], item)
@@ -214,7 +211,7 @@ def _first_items(captions: list[str], suitable: Tensor, most: int) -> list[int]:
 
 
 def _points(x: Tensor, data: DataModule) -> Any:
-    """Draw points x (n, d) over the data's; as histograms where they have one coordinate."""
+    """Draw points x (n, d) over the data's; one-dimensional points as histograms."""
     split = data.splits[data.shown]
     truth = split.batch(torch.arange(len(split))).x
     figure = new_figure(4, 4)
@@ -232,10 +229,7 @@ def _points(x: Tensor, data: DataModule) -> Any:
 
 
 def _moments(x: Tensor, gammas: Tensor) -> Any:
-    """Draw points x (F, B, d) at gammas (F,), a panel each.
-
-    A histogram of points of one coordinate.
-    """
+    """Draw points x (F, B, d) at gammas (F,), one panel each; or histograms if d = 1."""
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     figure = new_figure(1.3 * len(x), 1.5)
     panels = figure.subplots(1, len(x), squeeze=False)[0]

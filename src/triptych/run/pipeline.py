@@ -1,8 +1,8 @@
 """Read and write models in diffusers' layout, a ``DDPMPipeline`` directory.
 
-It may be a stranger's: weights are safetensors, no file is run or unpickled, and a class that its
-JSON names is compared with ``VALUES`` and never imported. The first pipelines have all files at the
-top, and other keys.
+It may be untrusted: weights are safetensors, no file is run or unpickled, and a class named in
+its JSON is compared with ``VALUES`` and never imported. The first pipelines have all files at
+the top level, and other keys.
 """
 
 import os
@@ -27,7 +27,7 @@ DENOISER, OUTPUT = "triptych.diffusion.denoiser.Denoiser", "triptych.diffusion.d
 SPACES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # our spaces by prediction_type
 VARIANCES = {"fixed_small": "beta_tilde", "fixed_large": "beta", "fixed_small_log": "beta_tilde"}
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-# Values that keys without a counterpart of ours may have; (): any.
+# Accepted values of keys that have no counterpart here; (): any value.
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     INDEX: {
         "_class_name": ("DDPMPipeline", "DDIMPipeline"), "unet": (["diffusers", "UNet2DModel"],),
@@ -48,10 +48,10 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }  # fmt: skip
 REASONS = {"set_alpha_to_one": "samples here end with x0; set it to true, the bound does not depend on it"}
-# Arguments that the builder hands over, which no file may give.
+# Arguments that the builder sets, so that no file may set them.
 HANDED = {"shape", "schedule", "outputs", "conditions", "spacing"}
 WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
-# Names of attention before diffusers 0.13, in published weights.
+# Names of attention layers before diffusers 0.13, in published weights.
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 TYPES = {space: name for name, space in SPACES.items()}
 VARIANCE_TYPES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
@@ -91,7 +91,7 @@ def is_pipeline(path: str | Path) -> bool:
 def pipeline_config(path: str) -> dict[str, Any]:
     """Return the config groups that a pipeline determines, ``bound`` without repeats.
 
-    Else UserError.
+    UserError: it cannot be expressed here.
     """
     _read(path, INDEX)
     scheduler, unet = _read(path, SCHEDULER, SCHEDULE), _read(path, UNET, NETWORK)
@@ -164,10 +164,7 @@ def _our_name(name: str) -> str:
 
 
 def _prediction(scheduler: dict[str, Any]) -> str:
-    """Return what the network predicts, as ``prediction_type``.
-
-    Before diffusers 0.9 it was another key.
-    """
+    """Return the network's prediction as ``prediction_type``, which had another key before 0.9."""
     if "predict_epsilon" in scheduler:
         if scheduler["predict_epsilon"]:
             return "epsilon"
@@ -184,7 +181,7 @@ def _place(path: str, name: str) -> Path:
 
 
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
-    """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
+    """Read a JSON file; UserError for keys other than ``VALUES`` and arguments of ``target``."""
     try:
         record = read_json(_place(path, name))
     except FileNotFoundError as error:
@@ -225,7 +222,7 @@ def _refused(path: str, name: str, problem: str) -> UserError:
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
     """Read a finished run's result and configuration.
 
-    UserError for a key that diffusers cannot express.
+    UserError: diffusers cannot express one of its keys.
     """
     result = run.summary()
     if result is None or result.status != "finished":

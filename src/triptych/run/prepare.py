@@ -34,10 +34,7 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
-    """Resolve ``cfg``.
-
-    With ``trained``, copy the other run's model configuration into it and ``choices``.
-    """
+    """Resolve ``cfg``; with ``trained``, copy the other run's model into it and ``choices``."""
     plain = to_plain(cfg, throw_on_missing=True)
     typed = _typed_keys(overrides)
     keep_arguments(plain, typed)
@@ -57,7 +54,7 @@ def _typed_keys(overrides: list[str]) -> set[str]:
 
 
 def check_run_name(name: str | None) -> None:
-    """Check that a run's name can be that of its directory; UserError."""
+    """Raise UserError if a run's name cannot be that of a directory."""
     if not name or slug(str(name)) == str(name):
         return
     fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
@@ -65,10 +62,7 @@ def check_run_name(name: str | None) -> None:
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """Resolve a composition that still has Hydra's node.
-
-    Also UserError for overrides without effect.
-    """
+    """Resolve a composition that still has Hydra's node; UserError also for unused overrides."""
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
     check_used(plain, list(_typed_keys(overrides)))
@@ -76,7 +70,7 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 
 
 class RunPlan(NamedTuple):
-    """What a command would do with a run that is there, before it does anything."""
+    """What a command would do with an existing run, before it does anything."""
 
     done: bool  # it has finished, and its result is the command's
     changes: Changes  # it goes on with these
@@ -84,28 +78,23 @@ class RunPlan(NamedTuple):
 
 
 def has_run(run: RunDirectory) -> bool:
-    """Return whether the directory holds a run, begun or ended."""
+    """Return whether the directory holds a run, started or ended."""
     recorded = run.status in ("finished", "diverged", "unreadable")
     return recorded or (run / "config.yaml").exists() or bool(run.checkpoints())
 
 
 def plan_composed(run: RunDirectory, config: DictConfig) -> RunPlan:
-    """Plan with a run what a composition asks for that still has Hydra's node.
-
-    Errors as of ``plan_run``.
-    """
+    """Plan what a composition with Hydra's node does with a run; errors as ``plan_run``."""
     cfg, choices = without_hydra(config), dict(config.hydra.runtime.choices)
     plain = resolve_config(cfg, list(config.hydra.overrides.task), dict(choices))
     return plan_run(run, plain, cfg, choices)
 
 
 def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]) -> RunPlan:
-    """Plan what to do with a run that is there.
+    """Plan what a command does with an existing run.
 
-    UserError if its configuration is lost or unreadable.
-
-    ``plain``: the command's configuration, resolved from ``cfg``, with the ``choices`` of its
-    groups.
+    ``plain``: the command's configuration, resolved from ``cfg``; ``choices``: of its groups.
+    UserError: the run's configuration is missing or unreadable.
     """
     run.read_records()
     if not (run / "config.yaml").exists():
@@ -120,7 +109,7 @@ def plan_run(run: RunDirectory, plain: dict[str, Any], cfg: DictConfig, choices:
 
 
 def check_plan(run: RunDirectory, plan: RunPlan, config: dict[str, Any]) -> None:
-    """Raise OtherRun if another run is there."""
+    """Raise OtherRun if the directory holds another run."""
     if not plan.other:
         return
     problem, fix = f"holds another run ({describe_differences(plan.other)})", ""
@@ -137,8 +126,8 @@ def without_machine(changes: Changes) -> Changes:
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """Create or reopen the directory of the run that ``cfg`` describes.
 
-    UserError: a refused value; another configuration or a failed run is there. Diverged: it did
-    before.
+    UserError: a value is refused, or the directory holds another configuration or a failed run.
+    Diverged: the run there has diverged.
     """
     check_directory(path)
     run, composed = RunDirectory(path), dict(choices)
@@ -168,7 +157,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 
 
 def _go_on_with(run: RunDirectory, changes: Changes) -> None:
-    """Record that the run goes on as this machine can, with its data where they are now."""
+    """Record that the run continues with this machine's settings and its data's present place."""
     log_line(None, f"{run.path.name}: goes on with {describe_differences(changes)}")
     with run.lock(PATIENCE):
         config = run.config()
@@ -184,7 +173,7 @@ def _record(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """Let a run that failed begin again if it may, or raise the error that it ended with."""
+    """Let a failed run start again if it may, or raise the error that it ended with."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -198,14 +187,14 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 
 
 def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]) -> Changes:
-    """Leave out keys that came to the project after the run began, and that have their defaults."""
+    """Leave out keys that did not exist when the run began and that have their defaults."""
     new = [key for key, (before, _) in changes.items() if before is ABSENT]
     if not new:
         return changes
-    # A group that is new has its own choice as the default, not the typed one.
+    # The default of a new group is its own choice, not the typed one.
     old_choices = {group: choice for group, choice in choices.items() if not _is_below(group, new)}
     usual = dict(leaves(unresolved(check.defaults(old_choices))))
-    # Values are compared as they are written: ${seed} is a default whatever the seed.
+    # Values are compared before interpolation: ${seed} is a default whatever the seed.
     written = dict(leaves(unresolved(cfg)))
     typed = [key for key, value in written.items() if key not in usual or usual[key] != value]
     return {
@@ -216,16 +205,16 @@ def _without_defaults(changes: Changes, cfg: DictConfig, choices: dict[str, Any]
 
 
 def _is_below(key: str, parents: list[str]) -> bool:
-    """Return whether a key, or a group, is one of ``parents`` or stands in one."""
+    """Return whether a key, or a group, is one of ``parents`` or lies below one."""
     return any(f"{key}.".replace("/", ".").startswith(f"{parent}.") for parent in parents)
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
-    """Return whether the data of a run lie in another folder now."""
+    """Return whether the run's data are in the folder that its configuration ``plain`` names."""
     known = run.provenance
     if not known.fingerprint:  # before its first step, or before there were fingerprints
         return not run.checkpoints() and run.status != "finished"
-    # They import torch, which nothing else here does.
+    # The import stands here because it needs torch, which nothing else in this module does.
     from triptych.data.build import build_data, fingerprint
 
     now = fingerprint(build_data(plain))

@@ -156,7 +156,10 @@ def refuse_cascade(config: dict[str, Any]) -> None:
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with a ``change`` of how it draws, as {"guidance.scale": 3.0}."""
+    """Return a run's configuration with a ``change`` of its sampling.
+
+    Example of a change: {"guidance.scale": 3.0}.
+    """
     # Earlier stages draw its conditions.
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}
     changes = dict(leaves(change)) if change else {}

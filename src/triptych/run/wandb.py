@@ -140,7 +140,10 @@ class WandbRun(WandbLogger):
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
-    """Return online, offline or disabled: as configured, by WANDB_MODE, or by whether there is a key."""
+    """Return the mode of W&B: online, offline or disabled.
+
+    It follows from the configuration, from WANDB_MODE, or from whether there is an API key.
+    """
     mode = str(node.get("mode", "auto"))
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "")
@@ -162,7 +165,10 @@ def logged_in() -> bool:
 
 
 def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
-    """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories."""
+    """Build the arguments of ``wandb.init``.
+
+    The cells of a sweep form a group and are named like their directories.
+    """
     sweep, provenance = sweep_of(run), run.provenance
     choices = provenance.choices
     own_tags = node.get("tags") or []
