@@ -17,10 +17,10 @@ from triptych.study import rounds
 
 
 def check_cells(config: DictConfig, jobs: Sequence[list[str]], begun: bool) -> None:
-    """Refuse a sweep none of whose cells can run, or one with a value that no cell can have (UserError).
+    """Raise UserError for a sweep if no cell can run, or if a value cannot be used in any cell.
 
-    Each value is composed in the first cell that has it; a cell whose values do not go together fails
-    alone, when it runs. ``begun``: whether a cell has a result or a checkpoint.
+    Each value is composed in the first cell that has it. A cell whose values contradict one another
+    fails alone, when it runs. ``begun``: whether a cell has a result or a checkpoint.
     """
     loader = GlobalHydra.instance().config_loader()
     known = set[str]()
