@@ -156,7 +156,7 @@ class MetricsCsv(Logger):
         self._hold([*last], end)
 
     def _hold(self, rows: list[tuple[int, dict[str, Any]]], end: int) -> None:
-        """Hold the last of ``rows`` and close the others; they begin at byte ``end`` of the file."""
+        """Hold the last of ``rows``, which begin at byte ``end`` of the file; close the others."""
         self.rows, self._end = dict(rows[-OPEN:]), end
         if len(rows) > OPEN:
             self._closed = rows[-OPEN - 1][0]
@@ -200,8 +200,8 @@ def comparable(
 ) -> dict[str, Any]:
     """Return the settings by which to group and filter runs.
 
-    Example: {"objective": "v", "optimizer/lr": 0.01}: choices, seed, setting and typed keys. "/" replaces ".", because W&B cannot filter by a
-    key with a dot.
+    Example: {"objective": "v", "optimizer/lr": 0.01}: choices, seed, setting and typed keys. "/"
+    replaces ".", because W&B cannot filter by a key with a dot.
     """
     settings = {group: choice for group, choice in choices.items() if group not in NO_CHOICE}
     settings |= {key: config.get(key) for key in ("seed", "setting")}

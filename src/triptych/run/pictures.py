@@ -93,8 +93,9 @@ def trajectory(
 ) -> tuple[Tensor, Tensor]:
     """Return samples x (F, n, *event) on their way from noise, and the noise levels gamma (F,).
 
-    The F <= ``FRAMES`` moments are spread evenly over the steps. x is z / sqrt(alpha^2 + sigma^2), which has the data's scale under every process; the last frame
-    is the sample. Only the first ``shown`` of the n samples are returned.
+    The F <= ``FRAMES`` moments are spread evenly over the steps. x is z / sqrt(alpha^2 + sigma^2),
+    which has the data's scale under every process; the last frame is the sample. Only the first
+    ``shown`` of the n samples are returned.
     """
     model = drawing.model
     sampler = model.prepared(drawing.sampler)

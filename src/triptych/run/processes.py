@@ -15,7 +15,8 @@ from typing import IO, Any
 from triptych.errors import Busy, StorageError, UserError
 from triptych.files import no_link, open_regular, storage_errors
 
-# By these a process is one of several. A job that inherited them would train on its share alone.
+# These variables make a process one of several. A job that inherited them would train on its share
+# alone.
 DISTRIBUTED = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
@@ -26,14 +27,15 @@ PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
 PATIENCE = 60.0  # seconds for a first process, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
-# Errors of a file system without locks. There a file of filelock's stands for the kernel's lock.
+# Errors of a file system without locks; there, a lock file of filelock's replaces the kernel's
+# lock.
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 INSTEAD = ".lock.owner"
 _held: list[tuple[Path, IO[str]]] = []  # directories that this process holds, with their lock files
 
 
 def _launcher() -> tuple[str, ...]:
-    """Return the names of the variables of this process's rank and of its launch."""
+    """Return the names of the variables that hold this process's rank and its launch."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
@@ -47,10 +49,7 @@ def rank() -> int:
 
 
 def launch() -> str:
-    """Return an identifier shared by all ranks that torchrun or srun launched.
-
-    "" for a single process.
-    """
+    """Return an identifier that all ranks of torchrun or srun share; "" for a single process."""
     return " ".join(f"{name}={os.environ.get(name, '')}" for name in _launcher()[1:])
 
 
@@ -82,7 +81,7 @@ def lives(pid: int) -> bool:
 
 
 def end_with_parent() -> None:
-    """Stop this process when its parent is gone: for a sweep's jobs and a run's ranks."""
+    """Stop this process when its parent ends, as a sweep's jobs and a run's ranks must."""
     parent = int(os.environ.get(PARENT) or 0)
     os.environ[PARENT] = str(os.getpid())  # for the ranks that this process starts
     if parent not in (0, os.getpid()):
@@ -98,13 +97,13 @@ def _watch(parent: int) -> None:
 
 
 def pid_of(who: str | None) -> int | None:
-    """Parse the process id of an ``owner`` text, if it is of this machine."""
+    """Parse the process id of an ``owner`` text; None if it is of another machine."""
     host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 
 
 def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
-    """Send a signal to those of ``pids`` that descend from this process, and wait for them."""
+    """Send a signal to those of ``pids`` that descend from this process; wait until they end."""
     parents = _parents()
     mine = {pid for pid in pids if _descends(pid, parents)}
     for pid in mine:
@@ -116,7 +115,7 @@ def stop_below(pids: Iterable[int], number: int = signal.SIGTERM) -> None:
 
 
 def _descends(pid: int, parents: dict[int, int]) -> bool:
-    """Return whether a process descends from this one, by the parents of all processes."""
+    """Return whether a process descends from this one; ``parents``: of all processes."""
     while pid in parents:
         pid = parents[pid]
         if pid == os.getpid():
@@ -152,9 +151,9 @@ class Lockable:
 
     @contextmanager
     def lock(self, patience: float = 0.0) -> Iterator[None]:
-        """Lock the directory for one process group, waiting ``patience`` seconds.
+        """Lock the directory for one process group, after at most ``patience`` seconds.
 
-        Busy names the owner.
+        Busy names the owner of the lock.
         """
         folder, until = self.path, time.monotonic() + patience
         while True:
@@ -169,7 +168,8 @@ class Lockable:
                     continue  # Who held it has removed the directory, or put it aside.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
-                    # Not by the file's own buffer, which its close would write again.
+                    # The owner is not written through the file's buffer, which its close would
+                    # write again.
                     os.write(file.fileno(), owner().encode())
                 _held.append((folder, file))
                 try:
@@ -198,7 +198,7 @@ class Lockable:
             return file.read().decode(errors="replace").strip() or "unknown"
 
     def leave(self) -> None:
-        """Record that no process works here, unless one holds the lock."""
+        """Record that no process works here, unless a process holds the lock."""
         if self.holder() is None:
             with suppress(OSError):
                 os.truncate(self.path / ".lock", 0)
@@ -219,7 +219,7 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def _take(file: Any, stack: ExitStack, folder: Path, shared: bool = False) -> bool:
-    """Return whether the lock of a directory could be taken, by ``file`` or by a file beside it."""
+    """Return whether the directory could be locked, by ``file`` or by a lock file beside it."""
     import fcntl
 
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

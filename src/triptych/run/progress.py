@@ -1,4 +1,4 @@
-"""Show progress: a bar on a terminal, ``progress.json`` for other processes, and sample grids."""
+"""Show progress: a bar in a terminal, ``progress.json`` for other processes, and sample grids."""
 
 import math
 import time
@@ -20,14 +20,14 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
-    """A progress bar over steps and test batches.
+    """A progress bar over steps and test batches, and a file for other processes.
 
-    Writes a file at most once in ``every`` seconds.
+    The file is written at most once in ``every`` seconds.
     """
 
     def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
-        # None: hidden where stderr is no terminal
+        # None hides the bar if stderr is no terminal.
         self._hidden = None if bar else True
         self._written = 0.0
         self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
@@ -35,7 +35,7 @@ class Progress(pl.Callback):
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
-        """Write the file, in the run's first process alone."""
+        """Write the file, in the run's first process only."""
         if rank() != 0:
             return
         self._written = now = time.monotonic()
@@ -67,7 +67,7 @@ class Progress(pl.Callback):
         self.write("fit", trainer.global_step, trainer.max_steps, bound)  # null while there is none
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
+        """Print a line if no bar is visible, unless ``trainer.enable_progress_bar=false``."""
         if self._bar is not None and self._bar.disable and not self._hidden:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
             step = f"step {trainer.global_step}/{trainer.max_steps}"

@@ -27,7 +27,7 @@ from triptych.run.sweep_record import SWEEP, SweepRecord
 CLONE = Path(__file__).parents[3]
 DIFF_LIMIT = 2**20  # characters of uncommitted changes
 BY_VERSION = ("torch", "pytorch_lightning")  # packages whose version identifies their code
-# Changes of these files are not recorded: hidden ones, and those of keys and passwords.
+# Changes of these files are not recorded: hidden files, keys and passwords.
 SECRET = re.compile(
     r"(^|/)\.|^(?!.*\.py$).*("
     r"\.(pem|key|p12|pfx)$|(^|[/._-])(secret|credential|password|token|api_?key|id_[a-z0-9]+)s?([._-]|$))",
@@ -38,7 +38,7 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the provenance of a new run, also of the user's own packages in ``config``."""
+    """Return the provenance of a new run, including that of user packages in ``config``."""
     return {
         "id": _new_id(run),
         "overrides": [mask_password(text) for text in overrides],
@@ -53,7 +53,7 @@ def provenance(
 
 
 def _new_id(run: RunDirectory) -> str:
-    """Return a random id, or that of W&B's agent for a single run that it has started."""
+    """Return a random id, or the id that W&B's agent gave to a single run."""
     agent = os.environ.get("WANDB_RUN_ID", "")
     is_cell = (run.path.parent / SWEEP).exists()
     if os.environ.get("WANDB_SWEEP_ID") and ID.fullmatch(agent) and not is_cell:
@@ -62,14 +62,14 @@ def _new_id(run: RunDirectory) -> str:
 
 
 def add_missing_id(run: RunDirectory) -> None:
-    """Write a new provenance for a run that has lost its own, with a new id for loggers."""
+    """Write a new provenance, with a new id for loggers, for a run that has lost its own."""
     if not run.provenance.id:
         run.write_provenance({**provenance(run, [], {}, run.config()), **run.provenance.record})
 
 
 def command() -> list[str]:
     """Return this process's command line from its program on, passwords masked."""
-    # sys.argv has what Hydra reads instead, which may be more arguments or fewer.
+    # sys.argv holds the arguments for Hydra, which may differ in number.
     words = sys.orig_argv
     programs = [i for i, word in enumerate(words) if i > 0 and not word.startswith("-")]
     program = programs[0] if programs else 0  # an interpreter without arguments
@@ -79,9 +79,9 @@ def command() -> list[str]:
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
-    """Record an execution on ``data`` that begins at ``step``.
+    """Record an execution on ``data`` that starts at ``step``; warn if its code has changed.
 
-    Return a warning if its code has changed.
+    The warning is returned.
     """
     before = run.provenance
     code = Execution(sources=code_digest(config), versions=versions())
@@ -108,7 +108,7 @@ def add_execution(
 
 
 def check_imported(config: dict[str, Any]) -> None:
-    """Refuse a package in ``config`` of which a file has changed since it was imported."""
+    """Refuse a package in ``config`` if one of its files has changed since it was imported."""
     packages = _packages(config)
     for name, (spec, digest) in IMPORTED.items():
         module, file = sys.modules.get(name), spec.origin
@@ -119,10 +119,7 @@ def check_imported(config: dict[str, Any]) -> None:
 
 
 def finished_before(*runs: RunDirectory) -> str:
-    """Return a line that names the finished runs whose code or packages have changed.
-
-    "" for none.
-    """
+    """Return a line that names the finished runs with changed code or packages; "" for none."""
     changes, names = set(), []
     for run in runs:
         with contextlib.suppress(UserError, ValueError):  # its own job says why it cannot be read
@@ -138,7 +135,7 @@ def finished_before(*runs: RunDirectory) -> str:
 
 
 def commit_of(root: Path) -> str:
-    """Return the commit of the repository at ``root``; "" if it is in none."""
+    """Return the commit of the repository at ``root``; "" if there is none."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return _git(root, "rev-parse", "HEAD")
     return ""
@@ -147,8 +144,9 @@ def commit_of(root: Path) -> str:
 def git_state(root: Path, *code: str) -> dict[str, Any]:
     """Return {"commit", "dirty", "diff"} of the repository at ``root``; {} if ``code`` is in none.
 
-    ``code``: files or folders there. It is dirty also with new files among them, whose text is not
-    in the diff; neither are secrets.
+    ``code``: files or folders in it. New files among them make it dirty, but their text is not in
+    the
+    diff. Secrets are not in the diff, either.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _git(root, "rev-parse", "HEAD")
@@ -183,7 +181,7 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-# The code that a process runs: digests of its source files, versions of the packages that it needs.
+# The code that a process runs: digests of its source files, and versions of the packages it needs.
 
 
 def code_digest(config: dict[str, Any]) -> str:
@@ -196,9 +194,9 @@ def code_digest(config: dict[str, Any]) -> str:
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """Yield each source file of a package, and its path from beside the package.
+    """Yield each source file of a package, with its path relative to the package's parent.
 
-    No editor's hidden files.
+    Hidden files of editors are left out.
     """
     for place in _places(package):
         files = sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]
@@ -241,7 +239,7 @@ def versions() -> dict[str, str]:
 
 
 def _needed(package: Distribution) -> set[str]:
-    """Return the normalised names of the packages that a package requires, but for its extras."""
+    """Return the normalised names of the packages that a package requires, without its extras."""
     lines = [line for line in package.requires or [] if "extra ==" not in line]
     return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
 

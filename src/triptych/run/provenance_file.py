@@ -1,4 +1,4 @@
-"""Describe and read ``provenance.json``: a value of another type makes all of it unreadable."""
+"""Describe and read ``provenance.json``; a value of another type makes all of it unreadable."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ PATHS = {  # where the entries of fields stand that are not top-level ones of th
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a run: its machine, code, packages and data, and a line on what had changed."""
+    """One start of a run: its machine, code, packages and data, and a line on changes."""
 
     host: str = ""
     device: str = ""
@@ -39,7 +39,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run comes from; what is not recorded is empty.
+    """The origin of a run; what is not recorded is empty.
 
     Attributes:
         id: identifies the run, whatever its directory is called.
@@ -94,11 +94,9 @@ class Provenance:
 
 
 def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Entries:
-    """Return the entries of a record that its class has fields for.
+    """Return the entries of a record for which its class has fields; ValueError: another type.
 
-    ValueError: one has another type.
-
-    ``paths``: where the entries of fields stand that are not top-level ones of the field's name.
+    ``paths``: the paths of nested entries, by the names of their fields.
     """
     known = {}
     for entry in fields(record_class):
@@ -112,7 +110,7 @@ def entries(record_class: Any, record: Entries, paths: Mapping[str, str]) -> Ent
 
 
 def _value_at(record: Entries, path: str) -> Any:
-    """Return an entry of a record, or of a group in it; None if there is none."""
+    """Return an entry of a record or of one of its groups; None if there is none."""
     group, _, key = path.rpartition(".")
     if not group:
         return record.get(key)

@@ -1,6 +1,6 @@
-"""Read a run directory.
+"""Read a run directory as plain data.
 
-What cannot be understood makes the run "unreadable", with the reason in `error`.
+A record that cannot be understood makes the run "unreadable", with the reason in `error`.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class Run(Result):
 
     @property
     def began(self) -> str:
-        """Local time of the start with its offset from UTC; "" if it is not recorded."""
+        """Local time of the start, with its offset from UTC; "" if it is not recorded."""
         return f"{self.started:{STAMP}}" if self.started else ""
 
     @property
     def took(self) -> float:
-        """Seconds that the run has computed, without a fit that it took from another run."""
+        """Seconds that the run has computed, without a fit taken from another run."""
         seconds = dict(self.seconds)
         if self.fit_of:
             seconds.pop("fit", None)
@@ -129,7 +129,7 @@ class Run(Result):
         place_of_step = places.pop("step")
         for name in places.keys() - (places if columns is None else columns):
             del places[name]
-        # Arrays take 16 bytes a value: there may be millions.
+        # An array takes 16 bytes per value, and there may be millions.
         histories = {name: (array("q"), array("d")) for name in places}
         for row in rows:
             if len(row) != len(header):  # the last row may be half written while the run goes on
@@ -144,10 +144,10 @@ class Run(Result):
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the runs at or beneath `root` in natural order, without hidden and old ones.
+    """Find the runs at or beneath `root`, in natural order, without hidden and old ones.
 
-    A directory that may not be opened, or that is a link to a run's, is among them: `read_run` says
-    so.
+    A directory that may not be opened, or a link to a run's directory, is included: `read_run`
+    reports it.
     """
     directories: list[Path] = []
     closed: list[Path] = []
@@ -165,16 +165,16 @@ def _is_hidden(name: str) -> bool:
 
 
 def _linked_runs(here: Path, entries: Sequence[os.DirEntry[str]], root: Path) -> list[Path]:
-    """Return the links to a run that lies elsewhere; one beneath `root` is read where it lies."""
+    """Return the links to runs elsewhere; a run beneath `root` is read in its own place."""
     links = [here / entry.name for entry in entries if entry.is_symlink()]
     runs = [link for link in links if (link / "config.yaml").is_file()]
     return [link for link in runs if not link.resolve().is_relative_to(root.resolve())]
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a directory is a run's, or may be one that cannot be opened.
+    """Return whether a directory is a run's, or cannot be opened and may be one.
 
-    Files named config.yaml or summary.json are not enough: other programs write such files too.
+    Files named config.yaml or summary.json are not enough, because other programs write them, too.
     """
     closed = not os.access(directory, os.R_OK | os.X_OK)
     ended = load_object(directory / "summary.json").get("status") in ENDED
@@ -186,7 +186,7 @@ def is_run(directory: Path) -> bool:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
+    """Read all runs beneath `root`, each with `root`'s name as its sweep."""
     root = Path(root)
     sweep = root.resolve().name
     return [_read_inside(path, root, sweep) for path in find_runs(root)]
@@ -202,7 +202,7 @@ def _read_inside(path: Path, root: Path, sweep: str) -> Run:
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     """Read a run directory.
 
-    `now` is the unix time against which a silent run counts as interrupted.
+    A run that has been silent for long at the unix time `now` counts as interrupted.
     """
     directory, place = Path(directory), RunDirectory(directory)
     known: dict[str, Any] = {"dir": directory, "sweep": sweep}
@@ -226,16 +226,16 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def _check_items(run: Run) -> None:
-    """Raise ValueError if the mean of the run's items is not its bound."""
+    """Raise ValueError if the mean of the run's items differs from its bound."""
     items = load_items(run.dir)
     if items is not None and math.isfinite(run.bound) and not items.have_mean(run.bound):
         raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {items.mean:g}")
 
 
 def _picture(run: Run) -> Path | None:
-    """Return the path of the samples' picture.
+    """Return the path of the samples' picture; None if it leads outside the run.
 
-    None if it leads outside, as reports are published.
+    Reports are published, so they must not contain files from elsewhere.
     """
     if run.samples is None:
         return None
@@ -246,10 +246,7 @@ def _picture(run: Run) -> Path | None:
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:
-    """Return the fields of a run that its provenance knows.
-
-    A result, if there is one, replaces some.
-    """
+    """Return the fields of a run from its provenance; some of them are replaced by a result."""
     names = ("commit", "dirty", "command", "started", "fit_of", "fingerprint", "split", "data_changed")
     overrides = parse_overrides([*provenance.overrides])
     changes = [start.changed for start in provenance.executions if start.changed]
@@ -275,7 +272,7 @@ def read_position(directory: Path) -> Position | None:
 
 
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
-    """Return a run without a result: running, pruned by a search, or interrupted."""
+    """Return a run without a result: one that is running, pruned by a search, or interrupted."""
     position = read_position(directory)
     status: Status = "interrupted"
     if now - _last_sign(directory, position) < STALE and not _is_abandoned(directory):
@@ -286,7 +283,7 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
 
 
 def _last_sign(directory: Path, position: Position | None) -> float:
-    """Return the unix time of a run's last sign of life."""
+    """Return the unix time of a run's last write."""
     if position is not None:
         return position.updated
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What samples are measured against: fresh true points, or real images through features."""
+"""The references of samples: fresh true points, or features of real images."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ FEW = 3  # modes whose shares are recorded one by one
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """Return the user's own metrics of samples; UserError: one has a name of ours."""
+    """Return the user's own metrics of samples; UserError: one is named like a built-in metric."""
     metrics = named_metrics(config)
     own = {name: metric for name, metric in metrics.items() if isinstance(metric, OfSamples)}
     for name in own:
@@ -45,11 +45,11 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
 
 @dataclass(frozen=True)
 class SetConditions:
-    """What a set of n samples is conditioned on.
+    """The conditions of a set of n samples.
 
     ``items`` (n,): held-out items whose conditions the samples have. ``labels`` (n,): classes that
-    stand in for those of the items. ``captioned``: whether the items' captions are prompts to
-    compare samples with.
+    replace those of the items. ``captioned``: whether samples are compared with the items'
+    captions.
     """
 
     items: Tensor
@@ -58,7 +58,7 @@ class SetConditions:
 
 
 class SampleReference:
-    """What samples are compared with, and the user's own metrics of them."""
+    """The true data with which samples are compared, and the user's own metrics."""
 
     name: str  # for the report
     files: Mapping[str, str | None] = {}  # digests of the files that FID is computed from
@@ -69,29 +69,26 @@ class SampleReference:
         self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own, tuple(data.shape)
 
     def judges(self) -> list[nn.Module]:
-        """Return the networks that features are read by."""
+        """Return the networks that compute features."""
         return []
 
     @cached_property
     def held_items(self) -> list[tuple[Split, Tensor]]:
-        """Up to n items of validation and of test, spread evenly over classes that lie in order."""
+        """Up to n items of validation and of test, spread evenly over classes in order."""
         splits = [self.data.splits[name] for name in ("val", "test")]
         return [(split, choose(min(self.n, len(split)), len(split))) for split in splits]
 
     @cached_property
     def held(self) -> int:
-        """How many true items there are to draw sets from."""
+        """The number of true items from which sets can be drawn."""
         return sum(len(items) for _, items in self.held_items)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what is kept of items x (k, *shape) for comparisons, (k, ...) each."""
+        """Return the features of items x (k, *shape) for comparisons, (k, ...) each."""
         raise NotImplementedError
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
-        """Read this process's chunks of what samples are compared with, on ``device``.
-
-        Every reference reads pure noise.
-        """
+        """Read this process's chunks of the reference on ``device``, and those of pure noise."""
         self.pure = chunks.fill("noise", self.n, self._noise)
 
     def measure(self, features: Features, conditions: SetConditions, repeat: int) -> dict[str, float]:
@@ -104,28 +101,28 @@ class SampleReference:
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Return the figures of samples that do not depend on captions.
 
-        ``labels`` (n,): their classes.
+        ``labels`` (n,): the samples' classes.
         """
         raise NotImplementedError
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Return shares of samples that match the captions of held-out ``items``."""
+        """Return the shares of samples that match the captions of held-out ``items``."""
         assert self.prompts is not None
         embeddings = None if self.prompts.embedder is None else features["embedding"]
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def true_set(self, number: int) -> tuple[Any, Tensor | None]:
-        """Return features and classes of up to n held-out items, in an order of this number."""
+        """Return features and classes of up to n held-out items, in the order with this number."""
         order = torch.randperm(self.held, generator=torch.Generator().manual_seed(number))[: self.n]
         labels = [split.labels[items] for split, items in self.held_items if split.labels is not None]
         return self.held_features(order), torch.cat(labels)[order] if labels else None
 
     def held_features(self, rows: Tensor) -> Any:
-        """Return the features of some of the items that are held out."""
+        """Return the features of some of the held-out items."""
         raise NotImplementedError
 
     def floor(self, labelled: bool) -> dict[str, Any]:
-        """Compare true sets, with classes if ``labelled``: the figures that exact samples reach."""
+        """Compare true sets, with classes if ``labelled``: exact samples reach these figures."""
         if self.held < 2:  # a single item has no distance to others
             return {"n": self.held}
         figures = []
@@ -141,12 +138,12 @@ class SampleReference:
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
     def noise(self, conditions: SetConditions) -> dict[str, float]:
-        """Measure as much pure noise as if it had been drawn under ``conditions``."""
+        """Measure as many items of pure noise, as if they had been drawn under ``conditions``."""
         figures = self.measure(self.pure, conditions, 0)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def _own_figures(self, samples: Samples) -> dict[str, float]:
-        """Return the figures of the user's own metrics; each may change its copy of the samples."""
+        """Return the figures of the user's own metrics, each on its own copy of the samples."""
         figures = {}
         for name, metric in self.own.items():
             with raised_by(f"metrics.{name}"):
@@ -154,7 +151,7 @@ class SampleReference:
         return figures
 
     def try_own(self, labelled: bool = False) -> None:
-        """Measure noise by the user's metrics, as samples of all classes if ``labelled``."""
+        """Compute the user's metrics on noise, as samples of all classes if ``labelled``."""
         if not self.own:
             return
         train = self.data.splits["train"]
@@ -170,17 +167,20 @@ class SampleReference:
 
 
 class PointReference(SampleReference):
-    """True points, the features of which are themselves."""
+    """True points, which are their own features."""
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
 
     def true(self, n: int, repeat: int) -> Tensor:
-        """Return the true points (m, d) that a set of n samples is compared with."""
+        """Return the true points (m, d) with which a set of n samples is compared."""
         raise NotImplementedError
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
+        """Compute sliced Wasserstein and energy distance, and the share of each mode.
+
+        The shares are those of a mixture.
+        """
         x = features["x"]
         true = self.true(len(x), repeat)
         figures = {
@@ -190,9 +190,9 @@ class PointReference(SampleReference):
         return figures | self._shares(x) | self._own_figures(Samples(x, true, labels))
 
     def _shares(self, x: Tensor) -> dict[str, float]:
-        """Return the share of samples in the wrong mode and, of few modes, in each.
+        """Return the share of samples in the wrong mode and, of few modes, in each; or {}.
 
-        {} without a mixture.
+        It is {} if the data are no mixture.
         """
         if self.data.mixture is None:
             return {}
@@ -224,7 +224,7 @@ class FreshPoints(PointReference):
 
 
 class TrainingPoints(PointReference):
-    """Training items as true points, where no formula draws any."""
+    """Training items as true points, for data that no formula draws."""
 
     def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]):
         super().__init__(data, n, seed, own)
@@ -248,14 +248,14 @@ class TrainingPoints(PointReference):
 
 
 def point_reference(data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples]) -> PointReference:
-    """Return what samples of points are compared with; or UserError."""
+    """Return the true points with which samples are compared; or raise UserError."""
     if isinstance(data, Generated):
         return FreshPoints(data, n, seed, own)
     return TrainingPoints(data, n, seed, own)
 
 
 class ImageReference(SampleReference):
-    """Training images, seen by a classifier of clean ones, InceptionV3 and the user's metrics."""
+    """Training images, with features of a classifier, of InceptionV3 and for the user's metrics."""
 
     def __init__(
         self,
@@ -287,7 +287,7 @@ class ImageReference(SampleReference):
         return [network for network in networks if network is not None]
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Return features, logits, embedding, and the images if the user's metrics read them."""
+        """Return features, logits, embeddings, and the images if the user's metrics need them."""
         features = {}
         if self.own:
             features["x"] = x
@@ -328,7 +328,7 @@ class ImageReference(SampleReference):
 
     @cached_property
     def features(self) -> Tensor:
-        """The classifier's features of the true images, once all processes have read theirs."""
+        """The classifier's features of the true images, once all processes have computed theirs."""
         return self.true["features"]
 
     @cached_property
@@ -337,7 +337,7 @@ class ImageReference(SampleReference):
         return self.published or Moments.of(self.true.parts("inception"))
 
     def compare(self, features: Any, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute what the classifier, InceptionV3 and the user's own metrics measure."""
+        """Compute the figures of the classifier, of InceptionV3 and of the user's own metrics."""
         figures: dict[str, float] = {}
         if self.classifier is not None:
             figures |= self._compare_classified(features, labels)

@@ -1,4 +1,4 @@
-"""From a checkpoint alone back to its model and data; from those of its stages to a cascade."""
+"""Rebuild model and data from a checkpoint, and a cascade from the checkpoints of its stages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -35,11 +35,13 @@ def reopen(
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:
-    """Rebuild model and data of ``ckpt``, a checkpoint or a run's directory, maybe a stranger's.
+    """Rebuild model and data of ``ckpt``: a checkpoint or a run's directory, maybe untrusted.
 
     ``adjust`` may change the configuration before anything is built; messages begin with ``key``.
-    Other data than in training are reported on stderr. UserError: items of a ``judged`` split were
-    trained on; the checkpoint or its data are missing or damaged, or name what may not be built.
+    Data that differ from those of training are reported on stderr. UserError: items of a ``judged``
+    split were trained on, or the checkpoint or its data are missing or damaged, or name a class
+    that
+    may not be built.
     """
     where = f"{key}={ckpt}"
     file = checkpoint_at(ckpt)
@@ -90,8 +92,8 @@ def open_weights(
 ) -> BoundModel:
     """Build the model of ``config`` from its seed, and load it from a checkpoint of ``run``.
 
-    It follows from these alone, whatever was built, trained or drawn in this process before.
-    ``weights``: as of ``load_weights``, None for the reported ones.
+    The result depends on these alone, not on earlier work of this process. ``weights``: as in
+    ``load_weights``; None for the reported ones.
     """
     with isolate_rng():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -104,10 +106,7 @@ def open_weights(
 def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
-    """Return the experiments of a cascade's stages, which ``key`` names.
-
-    UserError if they do not fit.
-    """
+    """Open the stages of a cascade, which ``key`` names; UserError if they do not fit together."""
     runs: list[Experiment] = []
     for i, path in enumerate(paths):
         stage_key = f"{key}[{i}]"
@@ -118,7 +117,7 @@ def open_stages(
 
 
 def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``; return their frozen models and the names of what they draw."""
+    """Open ``model.stages``; return their frozen models, and the names of the parts they draw."""
     if "stages" not in config["model"]:
         return {}
     paths = config["model"]["stages"]
@@ -139,7 +138,7 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
 
 
 def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
-    """Check that a stage was trained on what ``data`` have as the condition that it draws."""
+    """Check that a stage was trained on the items that ``data`` have as a condition."""
     part_name = str(stage.data.known_as)
     for name, split in data.splits.items():
         items = stage.data.splits[name].batch(torch.arange(len(stage.data.splits[name]))).x
@@ -150,7 +149,7 @@ def _check_items(what: str, stage: Experiment, data: DataModule) -> None:
 
 
 def refuse_cascade(config: dict[str, Any]) -> None:
-    """Refuse a cascade as a stage, before it opens its own stages, or even itself."""
+    """Refuse a cascade as a stage, before it opens its own stages, which might include itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
@@ -172,7 +171,10 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
 
 
 def _check_stage(what: str, stage: Experiment, before: Sequence[Experiment]) -> None:
-    """Check that a stage is conditioned on what the stages before it draw, and on nothing else."""
+    """Check that a stage is conditioned on the outputs of earlier stages alone.
+
+    Check that each condition of a stage is given by the user or ``drawn`` by another stage.
+    """
     drawn = {str(run.data.known_as): run for run in before}
     _check_parts(what, stage, drawn)
     for name, run in drawn.items():
@@ -196,7 +198,7 @@ def _check_parts(what: str, stage: Experiment, drawn: Iterable[str]) -> None:
 
 
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
-    """Check that a condition has the shape of what another run draws for it."""
+    """Check that a condition has the shape of the samples that another run draws for it."""
     if isinstance(kind, Images):
         shape = tuple(kind.shape)
     elif isinstance(kind, Vectors):
@@ -217,7 +219,7 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """Check that a run draws a condition of ``data``, from those in ``earlier`` at most."""
+    """Check that a run draws a condition of ``data``, and needs no conditions but ``earlier``."""
     _check_parts(what, run, earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")

@@ -1,4 +1,4 @@
-"""Describe, write and read ``summary.json``: a field names the entries that it is parsed from."""
+"""Describe, write and read ``summary.json``; each field names the entries it is parsed from."""
 
 import hashlib
 import json
@@ -100,9 +100,9 @@ class Result:
 
     @classmethod
     def of(cls, provenance: Provenance, status: str, **more: Any) -> Self:
-        """Build the result of the run of ``provenance`` from the file's entries.
+        """Build the result of a run from the file's entries; entries of None are left out.
 
-        None is left out.
+        ``provenance``: the run's.
         """
         entries: dict[str, Any] = dict.fromkeys(ENTRIES)  # in this order
         entries |= {"schema": SCHEMA, "status": status}
@@ -114,9 +114,9 @@ class Result:
 
     @classmethod
     def from_json(cls, record: dict[str, Any], **known: Any) -> Self:
-        """Parse a file's record.
+        """Parse a file's record; ``known`` are further fields.
 
-        ``known`` are further fields. ValueError if it is none, or altered.
+        ValueError: it is malformed or altered.
         """
         if record.get("schema") != SCHEMA:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
@@ -127,10 +127,7 @@ class Result:
 
     @cached_property
     def measure(self) -> str | None:
-        """The key of the test bound, "bpd" or "nats_per_dim".
-
-        None where the run reports neither.
-        """
+        """The key of the test bound, "bpd" or "nats_per_dim"; None if the run reports neither."""
         for unit in UNITS:
             if unit in self.test:
                 return unit
@@ -138,16 +135,13 @@ class Result:
 
     @property
     def bound(self) -> float:
-        """The test bound in its own unit (per dimension); NaN where there is none."""
+        """The test bound in its own unit, per dimension; NaN if there is none."""
         if self.measure is None:
             return math.nan
         return self.test[self.measure].mean
 
     def figure(self, path: str) -> float | None:
-        """Return a figure by its path, as ``val.bound.mean`` in any unit.
-
-        None if it is not there.
-        """
+        """Return a figure by its path, such as ``val.bound.mean`` in any unit, or None."""
         split, _, rest = path.partition(".bound.")
         paths = [f"{split}.{unit}.{rest}" for unit in UNITS] if rest else [path]
         figures = dict(leaves(self.record))
@@ -183,7 +177,7 @@ def parse_entries(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seal(record: dict[str, Any]) -> dict[str, Any]:
-    """Add a record's checksum to it: damage and edits show, forgery does not."""
+    """Add a record's checksum to it, which reveals damage and edits but not forgery."""
     return record | {"checksum": _checksum(record)}
 
 
@@ -200,9 +194,9 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: Estimate, least: float = 5e-4) -> str:
-    """Format "0.0771 ± 0.0012", "0.0771" without an error.
+    """Format "0.0771 ± 0.0012", or "0.0771" without an error.
 
-    More decimals for an error below ``least``.
+    An error below ``least`` gets more decimals.
     """
     if math.isnan(figure.stderr):
         return f"{figure.mean:.4f}"
@@ -216,16 +210,13 @@ def one_line(result: Result | None) -> str:
     """Return a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
-    # A run that was not to read its test set has figures of validation alone.
+    # A run with test=false has figures of validation alone.
     line = figures_line(result.test) or figures_line(result.val, "val")
     return line or f"{result.status}: {result.error or 'nothing recorded'}"
 
 
 def figures_line(figures: Mapping[str, Estimate], split: str = "test") -> str:
-    """Write a split's figures in one line: a bound and its three terms, or an accuracy.
-
-    "" without either.
-    """
+    """Format a split's figures in one line: a bound and its three terms, or an accuracy; or ""."""
     for unit in UNITS:
         if unit in figures:
             return _bound_line(figures, split, unit)

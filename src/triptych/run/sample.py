@@ -26,7 +26,10 @@ SAMPLES = "samples"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened`` by ``values`` of ``configs/sample.yaml``; or UserError."""
+    """Prepare to sample from ``opened``; UserError: it cannot be sampled from.
+
+    ``values``: those of ``configs/sample.yaml``.
+    """
     model = opened.model
     check_guide(values)
     if not model.draws:
@@ -37,7 +40,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from the last run of a cascade, conditioned on the others; or UserError."""
+    """Prepare to sample from the last run of a cascade, conditioned on the others; or UserError."""
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = [*values["stages"]]
     changes += [{}] * (len(runs) - len(changes))
@@ -52,7 +55,10 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
 
 
 def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
-    """Return the stages with noise on those conditions that had noise in training; or UserError."""
+    """Return the stages with noise added to the conditions that had noise in training.
+
+    UserError: no condition had noise.
+    """
     noised = [replace(drawing, prepare=_conditioning_noise(drawing, level)) for drawing in drawings]
     if all(drawing.prepare is None for drawing in noised):
         problem = "no stage was trained with noise on what those before it draw"
@@ -64,7 +70,7 @@ def _with_noise(drawings: Sequence[Drawing], level: float) -> list[Drawing]:
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
     """Move ``drawing`` to its device.
 
-    UserError for a label or prompt of ``values`` that it does not take.
+    UserError: it does not take the label or the prompt in ``values``.
     """
     if values["label"] is not None:
         _check_label(drawing, values)
@@ -103,10 +109,7 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
 
 
 def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> Condition:
-    """Return what the model reads of each prompt.
-
-    ``with_image``: an image's embedding comes beside it.
-    """
+    """Encode prompts as the model reads them; ``with_image``: also as embeddings of images."""
     conditions = drawing.data.encode_prompts(prompts)
     if not any(
         "text" in parts_read(stage.model, stage.data) for stage in (drawing, *drawing.stages.values())
@@ -122,7 +125,7 @@ def _encode_prompts(drawing: Drawing, prompts: list[str], with_image: bool) -> C
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw n of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
+    """Draw n samples of each source, by name, and of ``SAMPLES``: (n, *shape) each in data units.
 
     UserError: a sample is not finite.
     """
@@ -143,7 +146,7 @@ def _draw_batch(
     condition = drawing.fill(condition, size, generator, bar)
     x = drawing.draw(size, condition, generator, bar)
     if values["cascade"] is not None:
-        # Rounded to the data's levels, as samples of the other stages are.
+        # Samples are rounded to the data's levels, as in the other stages.
         x = drawing.data.as_condition(x)
     if not x.isfinite().all():
         fix = "choose another sampler or more sampler.steps"
@@ -153,14 +156,14 @@ def _draw_batch(
 
 
 def seed_of(values: dict[str, Any], start: int) -> int:
-    """Return the seed of the batch that begins with the sample ``start``."""
+    """Return the seed of the batch whose first sample has the number ``start``."""
     return mix(values["seed"], Stream.SAMPLES, start)
 
 
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Return a function that adds noise where conditions had noise in training; or None."""
+    """Return a function that adds noise to conditions that had noise in training; or None."""
     steps, read = drawing.data.augmentations, parts_read(drawing.model, drawing.data)
     noised = [step.part for step in steps if isinstance(step, ConditioningNoise) and step.part in read]
     if not noised:
@@ -179,9 +182,9 @@ def _conditioning_noise(
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int], n: int) -> Tensor:
-    """Return embeddings (n, d) of one of the test ``images``, or from one of two to the other.
+    """Return embeddings (n, d) of one of the test ``images``, or interpolations between two.
 
-    At even steps along their great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
+    They are at even steps along a great circle (Ramesh et al. 2022, sec. 3.1 and 3.2).
     """
     data, key = drawing.data, f"like={[*images]}"
     if not isinstance(data, Captioned) or IMAGE not in drawing.model.conditions:

@@ -1,4 +1,4 @@
-"""One execution of a run in one of its processes: its stage, and what it records."""
+"""One execution of a run in one of its processes: its stage and its records."""
 
 import contextlib
 import shutil

@@ -1,7 +1,8 @@
 """Share the fit among a sweep's runs that train the same network.
 
 A fit is a function of configuration, data, code and packages. A later run that would repeat it
-begins where it ended, as if it had been killed between fit and test: the same to the last digit.
+resumes at its end, as if it had been killed between fit and test: the result is the same to the
+last digit.
 """
 
 import contextlib
@@ -26,17 +27,17 @@ from triptych.run.untrusted import is_composed_here, read_checkpoint
 
 FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
 FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do nothing to a fit
-# Keys that name other runs, which may change meanwhile.
+# Keys that name other runs, which may change in the meantime.
 OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
 
 def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
-    """Identify the fit that ``run`` is about to make, for others of its sweep.
+    """Identify the fit that ``run`` is about to start, for other runs of its sweep; or "".
 
-    "" if it is for none.
+    "" if no other run may use it.
     """
     sweep, config = run.path.parent, run.config()
-    # Processes that a launcher started at once might not all see the end of another run.
+    # Processes of one launcher might not all see that another run has ended.
     if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
     if (sweep / FITS).is_symlink():  # It may lead anywhere.
@@ -51,7 +52,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
 
 
 def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
-    """Record for later runs of the sweep that this fit has ended, and its memory."""
+    """Record for later runs of the sweep that this fit has ended, and the memory it took."""
     if rank() != 0 or not digest:
         return
     if any(execution.changed for execution in run.provenance.executions):
@@ -62,7 +63,7 @@ def offer_fit(run: RunDirectory, digest: str, memory: float) -> None:
 
 
 def take_fit(run: RunDirectory, digest: str) -> None:
-    """Copy the end of the same fit of another run of this sweep, before a first step.
+    """Copy the end of the same fit from another run of this sweep, before the first step.
 
     If it is missing, damaged or untrusted, this run trains as usual.
     """
@@ -76,7 +77,7 @@ def take_fit(run: RunDirectory, digest: str) -> None:
 
 
 def _offering_run(run: RunDirectory, entry: dict[str, Any]) -> RunDirectory | None:
-    """Return the run that an entry names, if it still is the one that offered its fit."""
+    """Return the run that an entry names, if it is still the run that offered its fit."""
     name = str(entry.get("run", ""))
     if name in ("", "..", run.path.name) or Path(name).name != name:
         return None
@@ -110,6 +111,6 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a fit follows from, by their dotted keys."""
+    """Return the settings on which a fit depends, by their dotted keys."""
     flat = dict(leaves(config))
     return {k: v for k, v in flat.items() if role_in(flat, k) not in FREE and k not in BUNDLES}

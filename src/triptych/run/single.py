@@ -18,7 +18,7 @@ SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the valu
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:
-    """Return a composed run's resolved configuration; UserError if no run can be made of it."""
+    """Return a composed run's resolved configuration; UserError if it cannot be run."""
     check_no_sweep(config)
     check_place(config)
     plain = resolve_composed(config)
@@ -52,7 +52,7 @@ def check_place(config: DictConfig) -> None:
 
 
 def check_guide(plain: dict[str, Any]) -> None:
-    """Refuse guidance by a checkpoint that is not named."""
+    """Refuse guidance that needs a checkpoint if none is named."""
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "unused") is None for key in ("classifier", "weak")):
         fix = "as in guide=.../checkpoints/last.ckpt"

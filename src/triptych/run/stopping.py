@@ -1,7 +1,7 @@
 """End a run early: a signal, a number that is not finite, a lost process.
 
-When one process of several ends, the others see a broken connection, or nothing at all. Each but
-the first leaves its own error in the run's directory, for the first one to report.
+When one of several processes ends, the others see a broken connection, or nothing at all. Each
+but the first writes its own error into the run's directory, and the first one reports it.
 """
 
 import math
@@ -67,21 +67,23 @@ class Stop(pl.Callback):
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Install the handlers, in place of those that were there."""
+        """Install the handlers, replacing earlier ones."""
         if threading.current_thread() is not threading.main_thread():
             return  # no other thread may
         for number in SIGNALS:
-            # ignored, as by nohup: the end of the terminal must not stop the run
+            # SIGHUP may be ignored, as by nohup: then the end of the terminal must not stop the
+            # run.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
     def request(self) -> None:
-        """Ask the run to stop as SIGTERM does, unless a signal has done so."""
+        """Ask the run to stop as SIGTERM does, unless a signal already did."""
         self.received = self.received or int(signal.SIGTERM)
 
     def _receive(self, number: int, _: Any) -> None:
         again = self.received is not None
-        # SLURM sends a signal to a job's step and its script, and a sweep's workers pass Ctrl-C on.
+        # SLURM sends a signal to a job's step and its script, and workers of a sweep forward
+        # Ctrl-C.
         if again and (number != signal.SIGINT or os.environ.get(SWEEP)):
             return
         self.received = self.received or number
@@ -89,12 +91,11 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """Return the signal if any process received one.
+        """Return the signal if any process received one; all processes call it together.
 
-        A collective: all processes call it together.
-
-        With ``look`` at any step, else at agreed ones. Diverged: one saw a loss or weight that is
-        not finite.
+        With ``look`` at any step, otherwise at agreed steps. Diverged: a process saw a loss or
+        weight
+        that is not finite.
         """
         if trainer.world_size > 1:
             received, first = self._ask_all(trainer, look)
@@ -107,9 +108,9 @@ class Stop(pl.Callback):
         return self.received or int(signal.SIGTERM)
 
     def _first_bad(self, trainer: Any, look: bool) -> int:
-        """Return what a process alone knows of its first number that was not finite.
+        """Return this process's first number that is not finite, encoded with its step.
 
-        Elsewhere than on a CPU to read it waits for the device, so that is done at logged steps.
+        Reading it on a GPU waits for the device, so there it is read at logged steps only.
         """
         if self._bad is None:
             return NEVER
@@ -119,7 +120,7 @@ class Stop(pl.Callback):
         return NEVER
 
     def _ask_all(self, trainer: Any, look: bool) -> tuple[bool, int]:
-        """Return whether any process received a signal, and the first bad number of any."""
+        """Return whether any process received a signal, and the first bad number of any process."""
         step = trainer.global_step
         if not look and step < self._next:
             return False, NEVER
@@ -130,13 +131,13 @@ class Stop(pl.Callback):
         bad = NEVER if self._bad is None else int(self._bad)
         message = torch.tensor([received, -bad, pace], device=trainer.strategy.root_device)
         any_received, first, slowest = trainer.strategy.reduce(message, reduce_op="max").tolist()
-        # By the slowest process's pace all ask again at the same step.
+        # The interval follows the slowest process, so that all ask again at the same step.
         pause = max(1, min(trainer.log_every_n_steps, int(1e6 * APART) // max(1, int(slowest))))
         self._next = step + pause
         return bool(any_received), -int(first)
 
     def check_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Raise Diverged, in all processes, if a weight is not finite: none such is saved."""
+        """Raise Diverged, in all processes, if a weight is not finite, before it is saved."""
         finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
         self._note(finite, trainer.global_step, kind=1)
         self.agreed(trainer, look=True)
@@ -151,14 +152,14 @@ class Stop(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
-        # On other devices to look at the loss would wait for them.
+        # On other devices, reading the loss would wait for them.
         if loss.device.type == "cpu" and math.isfinite(loss.item()):
             return
         step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
         self._note(loss.detach().isfinite(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning's handlers, set a moment ago, talk to other processes from within.
+        # Lightning's handlers, which it has just set, communicate with other processes.
         self.listen()
         self.began = self._training = True
 
@@ -193,7 +194,7 @@ def requeue(stop: Interrupted) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Return whether an error, or one that it comes from, only reports the loss of another rank."""
+    """Return whether an error, or one of its causes, only reports the loss of another rank."""
     if isinstance(error, torch.distributed.DistError):
         return True
     if isinstance(error, RuntimeError | OSError) and BROKEN.search(str(error)):
@@ -202,7 +203,7 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def failure_line(error: Exception) -> str:
-    """Format an error in one line; unexpected ones with their type."""
+    """Format an error in one line; unexpected errors with their type."""
     if isinstance(error, UserError):
         return str(error)
     return describe_error(error)
@@ -220,8 +221,7 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 class Peers:
     """The other ranks of a run, which its first process starts and watches.
 
-    ``record`` writes a failure into the run's summary. On leaving its context nobody is watched any
-    more.
+    ``record`` writes a failure into the run's summary. Watching ends with the context.
     """
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
@@ -236,10 +236,11 @@ class Peers:
         self.stop_watching()
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Start and watch this machine's other ranks, unless somebody else has started them.
+        """Start and watch this machine's other ranks, unless they have been started otherwise.
 
-        Lightning starts none where it finds LOCAL_RANK: its own watch would kill all processes, the
-        first one too, without a word of why.
+        Lightning starts none if LOCAL_RANK is set: its own watch would kill all processes,
+        including the
+        first one, without a message.
         """
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
@@ -258,13 +259,13 @@ class Peers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop_watching(self) -> None:
-        """Stop watching: the rest is done by the first process alone."""
+        """Stop watching, because only the first process works from here on."""
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
         """Return the error that ended the run.
 
-        ``error`` is this rank's, perhaps only a lost connection.
+        ``error``: this rank's, which may only be a lost connection.
         """
         self._settled.set()
         if error is not None and not is_broken_connection(error):
@@ -303,7 +304,7 @@ class Peers:
         return number, line
 
     def _watch(self) -> None:
-        """End this process if it hangs in a collective with a rank that is gone."""
+        """End this process if it hangs in a collective with a rank that has ended."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):

@@ -1,6 +1,6 @@
-"""Describe and read a sweep's records: ``sweep.json``, and ``looks.json`` with seeds of each look.
+"""Describe and read a sweep's records: ``sweep.json``, and ``looks.json`` with each look's seeds.
 
-A value of another type makes a record unreadable as a whole; entries without a field are kept.
+A value of another type makes the whole record unreadable; unknown entries are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class Looks(Record):
 
 @dataclass(frozen=True)
 class Tuning(Record):
-    """What was tuned and what was chosen: ``best`` for each setting, ``equal`` for all, once it is.
+    """The tuned keys and the chosen points: ``best`` for each setting, ``equal`` for all.
 
     A point is a list of overrides, one for each key.
     """
@@ -78,7 +78,7 @@ class Tuning(Record):
         return tuning
 
     def rule(self, settings: Sequence[str]) -> Entries:
-        """Return what decides which runs a sweep over these settings has."""
+        """Return the entries that determine which runs a sweep over these settings has."""
         return {
             "hydra.sweeper.tune": sorted(self.points),
             "hydra.sweeper.tuning_seeds": sorted(self.seeds),

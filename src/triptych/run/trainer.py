@@ -20,12 +20,15 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-# Keys of ``trainer`` that are not Lightning's, or that something here stands for.
+# Keys of ``trainer`` that Lightning does not have, or that this module handles.
 OURS = ("max_epochs", "limit_train_batches", "enable_progress_bar", "profiler")
 
 
 class NoProfiler(PassThroughProfiler):
-    """Time nothing: Lightning's own makes a generator for each hook of a step."""
+    """A profiler that measures nothing.
+
+    Lightning's own makes a generator for each hook of a step.
+    """
 
     profile = nullcontext  # type: ignore[assignment]
 
@@ -46,22 +49,19 @@ def steps_of(config: dict[str, Any], items: int) -> int:
 
 
 def is_sharded(config: dict[str, Any]) -> bool:
-    """Return whether no process has a whole gradient or a whole weight."""
+    """Return whether gradients and weights are split among the processes."""
     return str(config["trainer"]["strategy"]).startswith("fsdp")
 
 
 def build_trainer(
     config: dict[str, Any], run: RunDirectory | None, callbacks: list[Any], steps: int = -1
 ) -> pl.Trainer:
-    """Build Lightning's Trainer for a fit of ``steps``.
-
-    UserError for what the machine does not have.
-    """
+    """Build Lightning's Trainer for a fit of ``steps``; UserError: the machine cannot run it."""
     check_sharded(config)
     node = {key: value for key, value in config["trainer"].items() if key not in OURS}
     node["max_steps"] = steps
     node["strategy"] = _strategy(node)
-    # Lightning counts batches, our key steps.
+    # Lightning's key counts batches, ours steps.
     node["val_check_interval"] *= node["accumulate_grad_batches"]
     own: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False} | node
     trainer: pl.Trainer = build(
@@ -78,13 +78,14 @@ def build_trainer(
         plugins=[AtomicCheckpointIO(), *_environment()],
         default_root_dir=str(run.path) if run else None,
     )
-    # Our loader repeats the first batches; the end of an epoch would end a step.
+    # Our loader repeats the first batches itself; Lightning would end an accumulation with the
+    # epoch.
     trainer.limit_train_batches = 1.0
     return trainer
 
 
 def check_sharded(config: dict[str, Any]) -> None:
-    """Refuse what weights in shards cannot have; UserError."""
+    """Raise UserError for settings that do not work with sharded weights."""
     if not is_sharded(config):
         return
     if config["callbacks"].get("ema"):
@@ -97,10 +98,10 @@ def check_sharded(config: dict[str, Any]) -> None:
 
 
 def _strategy(node: dict[str, Any]) -> Any:
-    """Return Lightning's name of the strategy; of DDP the one that keeps the order of its sums.
+    """Return Lightning's name of the strategy, or a DDP that sums in a fixed order.
 
-    The usual one sorts its buckets anew after a start's first step, which changes the order in
-    which three processes or more are summed: a resumed run would differ in the last digit.
+    Usually DDP sorts its buckets again after the first step of a start, which changes the order in
+    which three or more processes are summed: a resumed run would differ in the last digit.
     """
     devices = node["devices"]
     several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
@@ -110,9 +111,9 @@ def _strategy(node: dict[str, Any]) -> Any:
 
 
 def _profiler(config: dict[str, Any], run: RunDirectory | None) -> Any:
-    """Return the profiler.
+    """Return the profiler, which writes into the run's directory.
 
-    Lightning's own choice by name prints, or writes into the current folder.
+    Lightning's own choice by name would print, or write into the current folder.
     """
     name = config["trainer"].get("profiler")
     if not name or run is None:
@@ -123,7 +124,7 @@ def _profiler(config: dict[str, Any], run: RunDirectory | None) -> Any:
 def _environment() -> list[Any]:
     """Return Lightning's own environment unless torchrun or srun has launched the processes.
 
-    Lightning would take the tasks of a batch script in which this process runs for the trainer's.
+    In a batch script, Lightning would otherwise use the tasks of the script's job.
     """
     if launch():
         return []

@@ -1,6 +1,6 @@
-"""A run on one page: build, fit, account, draw, measure, record.
+"""Train a run, step by step: build, fit, account, draw, measure, record.
 
-Its lock, signals, other processes and failures stand around it, in ``execute``.
+``execute`` adds the lock, the signals, other processes and failures.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def train(session: Session) -> Result:
     progress.write("build", 0, config["trainer"]["max_steps"] or 0)
     set_up(run, config)
 
-    # Build the data, the model, what draws and measures its samples, and the fit.
+    # Build the data, the model, its sampling and measures, and the fit.
     experiment = build_experiment(config, download=is_composed_here(run))
     origin = find_start(run, experiment)
     fit = build_fit(session, experiment, origin, progress)
@@ -88,7 +88,7 @@ def train(session: Session) -> Result:
 
 
 def set_up(run: RunDirectory, config: dict[str, Any]) -> None:
-    """Prepare this process: threads, seeds, and a look at the code that the configuration names."""
+    """Prepare this process: set threads and seeds, and check the code in the configuration."""
     set_up_torch(config["threads"])
     check_targets(config)
     check_imported(config)
@@ -96,7 +96,7 @@ def set_up(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def find_start(run: RunDirectory, experiment: Experiment) -> Origin:
-    """Find what the run starts from, and copy the weights that ``init_from`` names."""
+    """Find the start of the run, and copy the weights that ``init_from`` names."""
     config, data = experiment.config, experiment.data
     seed = torch.initial_seed()
     origin = find_origin(run, experiment)

@@ -23,10 +23,7 @@ FEW = 4  # items on which a model is tried
 
 
 def try_experiment(experiment: Experiment, device: torch.device) -> None:
-    """Try all parts on a few items of the first batch.
-
-    UserError for the first that does not fit.
-    """
+    """Call all components on a few items of the first batch; UserError for the first misfit."""
     model, data = experiment.model.to(device), experiment.data
     x, condition, index = data.train_dataloader().batch(0)
     if condition is not None:
@@ -42,7 +39,7 @@ def try_experiment(experiment: Experiment, device: torch.device) -> None:
 
 
 def _try_drawing(experiment: Experiment) -> None:
-    """Draw two samples with parts of the user's own, if samples are to be drawn."""
+    """Draw two samples with the user's own components, if samples are to be drawn."""
     config, drawing, model = experiment.config, experiment.drawing, experiment.model
     draws = config["samples"]["n"] or experiment.measured
     if drawing is None or not draws or not isinstance(model, DenoiserModel):
@@ -54,7 +51,7 @@ def _try_drawing(experiment: Experiment) -> None:
 
 
 def _try_metrics(experiment: Experiment, device: torch.device) -> None:
-    """Compute the user's own metrics of a few held-out items, and of samples."""
+    """Compute the user's own metrics on a few held-out items and on samples."""
     model, splits = experiment.model, experiment.data.splits
     split = splits["val"] if len(splits["val"]) else splits["test"]
     items = split.batch(torch.arange(min(FEW, len(split))))
@@ -65,10 +62,7 @@ def _try_metrics(experiment: Experiment, device: torch.device) -> None:
 
 
 def check_loads(experiment: Experiment) -> None:
-    """Check that a model built anew takes the state of this one, as it will after the fit.
-
-    UserError.
-    """
+    """Raise UserError unless a new model can load this one's state, as it must after the fit."""
     state = experiment.model.state_dict()
     try:
         open_weights(experiment.config, experiment.data).load_state_dict(state)
@@ -78,7 +72,7 @@ def check_loads(experiment: Experiment) -> None:
 
 
 def check_states(model: torch.nn.Module, callbacks: Sequence[pl.Callback]) -> None:
-    """Check that a checkpoint can hold the states of a model and of users' callbacks; UserError."""
+    """Check that a checkpoint can hold the states of the model and the callbacks; or UserError."""
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor) and not is_lazy(value):
             value = torch.empty(0, dtype=value.dtype)  # Only the type of the numbers matters.

@@ -1,4 +1,4 @@
-"""Open checkpoints and run directories that may be a stranger's, before anything is used."""
+"""Open checkpoints and run directories that may be untrusted, with checks before any use."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +22,9 @@ OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's 
 
 
 def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:
-    """Check and return a file's configuration: its groups are there and name allowed classes.
+    """Check and return a file's configuration: its groups exist and name allowed classes.
 
-    ``needed``: further keys that must be there.
+    ``needed``: further keys that must exist.
     """
     model_groups = [key for key in groups() if key in MODEL_KEYS]
     missing = [key for key in (*model_groups, "threads", *needed) if key not in config]
@@ -36,10 +36,7 @@ def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) 
 
 
 def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
-    """Return the checkpoint at ``ckpt``, a file or a run's directory.
-
-    UserError if there is none.
-    """
+    """Return the checkpoint at ``ckpt``, a file or a run's directory; or raise UserError."""
     path = checkpoint_at(ckpt)
     if path.is_dir():
         raise UserError(f"{key}={path}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
@@ -49,7 +46,10 @@ def find_checkpoint(ckpt: str | Path, key: str = "ckpt") -> Path:
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """Load a checkpoint as plain, checked data on the CPU; UserError: damaged, or another run's."""
+    """Load a checkpoint as plain, checked data on the CPU.
+
+    UserError: it is damaged, or another run's.
+    """
     path = find_checkpoint(path, key)
     where = f"{key}={path}"
     content = _load_content(path, where)
@@ -60,10 +60,10 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def _load_content(path: Path, where: str) -> dict[str, Any]:
-    """Load a checkpoint that this version has written; UserError for any other file.
+    """Load a checkpoint written by this version; UserError for any other file.
 
-    What else is in it has the shape that its readers need, or they raise whatever they raise: those
-    of a stranger's checkpoint turn that into one line (``interpreting``, ``reopen``).
+    Other content has the shape that its readers need, or they raise any error, which readers of
+    untrusted checkpoints turn into one line (``interpreting``, ``reopen``).
     """
     try:
         content: dict[str, Any] = load_tensors(path)
@@ -88,7 +88,7 @@ def is_averaging(state: dict[str, Any]) -> bool:
 
 
 def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
-    """Check that a checkpoint in a run's directory is that run's, and that of its result."""
+    """Check that a checkpoint in a run's directory is the run's own, and that of its result."""
     run = RunDirectory(path.parent.parent)
     if path.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return
@@ -108,9 +108,9 @@ def _check_own(path: Path, where: str, config: dict[str, Any]) -> None:
 
 @contextmanager
 def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise ForeignCheckpoint for errors within the context, unless training steps have ``begun``.
+    """Raise ForeignCheckpoint for errors in the block, unless training steps have ``begun``.
 
-    Content of another shape raises whatever its readers raise.
+    Content of another shape can raise any error in its readers.
     """
     try:
         yield
@@ -122,7 +122,7 @@ def interpreting(where: str | Path | None, begun: Callable[[], bool] = lambda: F
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
-    """Check a checkpoint, or that of a run's directory, and its configuration; UserError."""
+    """Check a checkpoint, or a run's, with its configuration; UserError."""
     path = checkpoint_at(ckpt)
     check_config(read_checkpoint(path, key)["triptych"]["config"], f"{key}={path}")
 
@@ -145,7 +145,7 @@ def _state(run: RunDirectory) -> str:
 
 
 def check_initial(config: dict[str, Any], begun: bool) -> None:
-    """Make ``init_from`` absolute, and check it unless the run has already ``begun``."""
+    """Make ``init_from`` absolute, and check it unless the run has already started."""
     path = config.get("init_from")
     if path is None:
         return
@@ -157,9 +157,9 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 
 
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
-    """Copy the model's configuration from the run ``trained=`` into a composed one.
+    """Copy the model's configuration from the run in ``trained=`` into a composed one.
 
-    UserError: nothing finished is there, or an override is of what only the other run can say.
+    UserError: there is no finished run, or an override is of a key that the other run determines.
     """
     path = config["trained"]
     source = RunDirectory(path)
@@ -177,9 +177,10 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
 
 
 def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
-    """Copy the configuration of a pipeline of diffusers, which has no data and no bound of its own.
+    """Copy the configuration of a diffusers pipeline, which has no data and no bound of its own.
 
-    The composed ones stay, but for DDPM's steps, decoder and variance where they were not typed.
+    The composed data and bound stay, except that DDPM's steps, decoder and variance replace those
+    that were not typed.
     """
     _check_overrides(config["trained"], overrides, ("data", "bound"))
     pipeline = pipeline_config(config["trained"])
@@ -195,7 +196,7 @@ def _adopt_pipeline(config: dict[str, Any], choices: dict[str, Any], overrides: 
 def _copy_model(
     source: dict[str, Any], names: Mapping[str, Any], config: dict[str, Any], choices: dict[str, Any]
 ) -> None:
-    """Copy the keys that define the model, and its groups' names, from another configuration."""
+    """Copy the keys and group names that define the model from another configuration."""
     path = config["trained"]
     check_config(source, f"trained={path}", ModelKeys.__required_keys__)
     for key in MODEL_KEYS:
@@ -210,7 +211,7 @@ def _copy_model(
 
 
 def _check_overrides(path: str, overrides: list[str], free: tuple[str, ...] = ()) -> None:
-    """Refuse an override of what defines the model, but for the groups in ``free``."""
+    """Refuse an override of a key that defines the model, except in the groups in ``free``."""
     for override, key in zip(overrides, _typed_keys(overrides), strict=True):
         group = key.split(".")[0].split("/")[0]
         if group in MODEL_KEYS and group not in free:
@@ -223,7 +224,7 @@ def _typed_keys(overrides: list[str]) -> list[str]:
 
 
 def check_run(run: RunDirectory) -> None:
-    """Check a directory in which a run is to go on, also a configuration of another command."""
+    """Check a directory in which a run is to resume, and its configuration by another command."""
     check_directory(run.path)
     config = run.config()
     run.read_records()

@@ -1,4 +1,4 @@
-"""W&B's run of a run directory: online where you are logged in and it answers, else offline."""
+"""The W&B run of a run directory: online if you are logged in and W&B answers, else offline."""
 
 import contextlib
 import netrc
@@ -33,8 +33,9 @@ _ours: set[str] = set()  # the variables of FOLDERS that this process has set
 class WandbRun(WandbLogger):
     """Lightning's logger with our panels, figures and, if ``artifacts``, the checkpoint.
 
-    ``mode``: "online" becomes "offline", with one line, where W&B does not answer; ``about``: for
-    wandb.init.
+    ``mode``: "online" becomes "offline", with one line, if W&B does not answer; ``about``:
+    arguments
+    of wandb.init.
     """
 
     title, pauses = "W&B", ()
@@ -52,18 +53,18 @@ class WandbRun(WandbLogger):
         )
         super().__init__(save_dir=str(run.path), mode=mode, settings=settings, **about)
         del self._wandb_init["anonymous"]  # W&B warns of any value
-        # Lightning would go on with an earlier run that was refused.
+        # Lightning would reuse an earlier run that was refused.
         if self.wandb.run is not None:
             self.wandb.run.finish()
         started = self._start()
-        # This absolute link would keep a run that was moved from being resumed.
+        # This absolute link would keep a moved run from being resumed.
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
 
     def _start(self) -> Any:
-        """Start W&B's run: offline where W&B does not answer."""
+        """Start W&B's run, or an offline run if W&B does not answer."""
         folder = self.run / "wandb"
         before = {*folder.glob("*run-*")}
         try:
@@ -82,13 +83,13 @@ class WandbRun(WandbLogger):
 
     @property
     def sync(self) -> str:
-        """The command that sends this start's files."""
-        # Without the flag, W&B passes over runs that were online.
+        """The command that uploads the files of this start."""
+        # Without the flag, W&B skips runs that were online.
         flag = "--include-online " if self._wandb_init["mode"] == "online" else ""
         return f"wandb sync {flag}{shlex.quote(self.experiment.settings.sync_dir)}"
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log figures of a step; figures that a run has once go into the summary alone."""
+        """Log figures of a step; figures that a run has only once go into the summary alone."""
         once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
         self.experiment.summary.update(once)
         if {*metrics} - {*once, "time"}:
@@ -122,7 +123,7 @@ class WandbRun(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _send(self, what: str, task: Callable[[], None]) -> None:
-        """Run ``task`` for a while at most; print a line if it does not end, or fails."""
+        """Run ``task`` for a limited time; print a line if it does not end, or fails."""
         problems = [f"no answer within {SENT:.0f} s"]
 
         def work() -> None:
@@ -193,7 +194,7 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
 
 
 def end_service() -> None:
-    """End W&B's process, which ours would wait for at its end."""
+    """End W&B's process, because ours would otherwise wait for it at exit."""
     with contextlib.suppress(Exception, SystemExit):  # it has ended, or its inside has changed
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
