@@ -59,7 +59,10 @@ def at_work(root: Path) -> list[str]:
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0) -> Any:
-    """What ``condition`` returns once that is true; an error if the process ends or time is up before."""
+    """Wait until ``condition`` is true and return its value.
+
+    An error if the process ends before, or if time is up.
+    """
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "waited in vain"

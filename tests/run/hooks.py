@@ -46,12 +46,18 @@ def hook(root: Path, code: str) -> dict[str, str]:
 
 
 def at_the_fifth_loss(root: Path, action: str) -> dict[str, str]:
-    """The environment under which each process does that in its fifth step; it knows its ``rank``."""
+    """Return the environment in which each process executes ``action`` in its fifth step.
+
+    The action can use the process's ``rank``.
+    """
     return hook(root, LOSS.replace("ACTION", action))
 
 
 def traps(folder: Path) -> Path:
-    """A folder of modules with the names of others, which leave a file there when they are imported."""
+    """Make a folder of modules with the names of libraries, and return it.
+
+    A module leaves a file in the current folder when it is imported.
+    """
     folder.mkdir()
     for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
         (folder / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")

@@ -1,4 +1,4 @@
-"""Averages of a run: which is reported and which compared, chosen by validation, made after the run."""
+"""Averages of a run: which one is reported, chosen by validation or computed after the run."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for():
 
 
 def test_two_averages_in_one_run_are_refused():
-    """After a validation the second would put back the first one's average in the place of the weights."""
+    """After a validation, the second one would restore the first one's average as the weights."""
     config, slow = {"weights": "ema", "checkpoint": "last"}, type("Slow", (EMA,), {})
     refused(lambda: check_averaging(config, [EMA(), slow(0.2)], True), "callbacks: EMA, Slow", "keep one")
     check_averaging(config | {"weights": "raw"}, [EMA(), slow(0.2)], True)

@@ -1,4 +1,4 @@
-"""The one builder: parts by the names of arguments, each once; classes of one's own in every place."""
+"""The builder: components by the names of arguments, built once, and user-supplied classes."""
 
 import resource
 import sys
@@ -136,7 +136,7 @@ def test_a_key_of_older_runs_is_left_out_at_the_value_that_changed_nothing():
 
 
 def pages_taken() -> list[int]:
-    """Return how many pages of memory each of six rounds takes, in which tensors are made and left."""
+    """Return the pages of memory taken in each of six rounds, which make and drop tensors."""
     set_up_torch(1)
     taken = []
     for rounds in (2, *[10] * 5):  # the first ones take it; a loaded machine may take some back once

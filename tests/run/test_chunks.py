@@ -1,4 +1,4 @@
-"""Measured samples, chunk by chunk: the same on any number of processes, and none is drawn twice."""
+"""Measured samples, chunk by chunk: equal on any number of processes, and each drawn once."""
 
 import json
 import math
@@ -83,7 +83,7 @@ def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_p
 
 
 def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, monkeypatch):
-    """In the middle of drawing, and again while it measures; then its figures are those of another run."""
+    """The run is interrupted while it draws and while it measures; its figures stay the same."""
     whole = execute(prepared(*RING, *SETS, path="whole"))
     assert len(drawn) == CHUNKS and max(drawn) == 16
     run, save = prepared(*RING, *SETS, path="broken"), chunks.save_checkpoint
@@ -199,7 +199,7 @@ def result(root, name):
 
 
 def counted(root, name, line, hooked="", code=0):
-    """The command at its end, or killed; of each call for samples the process, its seed and how many."""
+    """Run the command to its end or a kill; return process, seed and size of each sampling call."""
     count = root / f"{name}.txt"
     done = end(line, root, code, COUNT=str(count), **hook(root, SMALL + COUNT + hooked))
     assert code == 0 or done.returncode in (137, -9), done.stderr

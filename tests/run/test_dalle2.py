@@ -1,4 +1,4 @@
-"""DALL-E 2 from end to end, tiny: encoder, classifier, prior, decoder, upsampler, and all drawn in a row."""
+"""DALL-E 2 from end to end at a tiny size: encoder, classifier, prior, decoder and upsampler."""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Data that change between a run's stop and its end: said; refused where what trained it would judge it."""
+"""Data that change between two starts of a run are reported.
+
+They are refused if items of training would be tested on.
+"""
 
 import shutil
 

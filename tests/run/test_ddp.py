@@ -1,4 +1,4 @@
-"""Several processes: the same training and the same bound as one, one directory, every item once."""
+"""Several processes train and evaluate as one does: one directory, and each item once."""
 
 import json
 import subprocess

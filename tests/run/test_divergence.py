@@ -28,7 +28,7 @@ def strict(path) -> dict:
 
 
 def spoil(monkeypatch, method: str, at: int, value: float = math.nan) -> None:
-    """The ``at``-th result of the model's ``method``, and all later ones, are multiplied by ``value``."""
+    """Multiply result number ``at`` of the model's ``method``, and all later ones, by ``value``."""
     original, calls = getattr(Diffusion, method), []
 
     def spoilt(self, *arguments):
@@ -95,7 +95,10 @@ def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared
 
 
 def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
-    """The loss is read at logged steps alone, as on a GPU; the step told is the first that was not finite."""
+    """The loss is read at logged steps alone, as on a GPU.
+
+    The reported step is still the first whose loss was not finite.
+    """
     read: list[int] = []
     original = stopping.Stop._note
 

@@ -48,7 +48,7 @@ def test_the_directory_holds_what_it_promises(prepared):
 
 
 def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkeypatch):
-    """Lightning leaves it on the CPU after a test: the pictures of a run on a GPU were drawn there."""
+    """Lightning moves the model to the CPU after a test; samples need the run's device."""
     events, samples = [], Drawing.samples
     for name in ("to", "cpu"):
         moved = getattr(BoundModel, name)
@@ -161,7 +161,10 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
 
 
 def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch):
-    """A terminal's Ctrl-C goes to g++ as well, and torch raises an error of its own before the step's end."""
+    """A terminal's Ctrl-C also reaches g++.
+
+    Then torch raises an error of its own before the end of the step.
+    """
 
     def loss(self, *_):
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""FID over the InceptionV3 that the papers use; its weights are random here, so nothing is fetched."""
+"""FID with the InceptionV3 of the papers; its weights are random here, so nothing is downloaded."""
 
 import io
 import pickle
@@ -81,7 +81,10 @@ def statistics(features):
 
 @pytest.mark.slow
 def test_a_run_reports_it_beside_its_floor(weights, prepared, tmp_path):
-    """Also without a classifier; and against published statistics, whose files are in the result."""
+    """FID works without a classifier, and against published statistics.
+
+    The result records the files.
+    """
     few = "measures.n=8", "measures.repeats=1", f"measures.inception={weights}"
     summary = execute(prepared(*few))
     assert summary["measures"]["fid"]["mean"] > 0 and summary["measured"]["floor"]["fid"]["median"] > 0

@@ -1,4 +1,4 @@
-"""Another run's model: ``init_from=`` begins with its weights, ``trained=`` draws from it in other ways."""
+"""Another run's model: ``init_from=`` trains on from its weights, ``trained=`` only samples."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""items.npz: the bound of each test item, whole, safe to read, and equal on any number of processes."""
+"""items.npz, the bound of each test item: whole, safe to read, equal on any number of processes."""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""A sweep's runs: forks of one process, each with its own arguments, log, environment and exit code."""
+"""The runs of a sweep are forks of one process.
+
+Each has its own arguments, log, environment and exit code.
+"""
 
 import os
 import signal

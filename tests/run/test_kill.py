@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, the same command until it is through: the figures of an undisturbed run."""
+"""SIGKILL at random moments: the repeated command ends with the figures of an undisturbed run."""
 
 import json
 import os
@@ -69,7 +69,10 @@ def words(pid: int) -> str:
 
 
 def strike(line, root, folder, moment: str, whom: str, delay: float, chance: random.Random) -> str:
-    """Start the command, kill ``whom`` of it ``delay`` seconds after ``moment``; what the run was at."""
+    """Start the command, and kill ``whom`` ``delay`` seconds after ``moment``.
+
+    Returns the run's stage at that time.
+    """
     with open(root / "output", "ab") as log:
         began = time.time()
         process = subprocess.Popen(line, stdout=log, stderr=log, env=environment(root))
@@ -106,7 +109,10 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_kills_leave_no_trace(root, processes):
-    """All processes of a sweep, its first, or one of the run's; in the fit, anywhere, and in the report."""
+    """Kill all processes of a sweep, its first one, or one of a run's.
+
+    This happens in the fit, at any time, and during the report.
+    """
     several = ["trainer=ddp_sim", f"trainer.devices={processes}"] if processes > 1 else []
     line, whole, broken = command("-m", "name=s", "seed=1", *several, *LONG), root / "whole", root / "broken"
     whole.mkdir()

@@ -30,7 +30,7 @@ NONE = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 @pytest.fixture(params=[0, *NONE])
 def no_flock(monkeypatch, request):
-    """The error of a file system that knows no flock, as some of Lustre's and NFS's; 0 where it does."""
+    """The error of a file system without flock, as of some Lustre and NFS; 0 for one with it."""
 
     def refuse(*_):
         raise OSError(request.param, os.strerror(request.param))

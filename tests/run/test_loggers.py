@@ -39,7 +39,7 @@ BOTH = "logger=[tensorboard,mlflow]"
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:
-    """{name: {step: value}} of all event files, by TensorBoard's own reader; no step stands twice."""
+    """Read {name: {step: value}} of all event files by TensorBoard's reader; steps are unique."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
@@ -66,7 +66,7 @@ def by_name(rows) -> dict[str, dict[int, float]]:
 
 
 def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
-    """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
+    """Check a logger's figures: the table's, and the summary's with errors in the last row."""
     rows, last = by_name(table(run.path)), max(table(run.path))
     final = {k: float(v) for k, v in flat_figures(run.summary().record).items() if isinstance(v, int | float)}
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
@@ -138,7 +138,10 @@ class Stub:
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    """``stub(start=9)``: what the logger raises as often, while five rows are logged; its Guarded."""
+    """``stub(start=9)``: log five rows with a Guarded logger that fails 9 times at its start.
+
+    Returns the logger.
+    """
 
     def log(**fails: int) -> Guarded:
         monkeypatch.setattr(Stub, "fails", fails)

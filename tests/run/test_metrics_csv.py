@@ -61,7 +61,7 @@ def full_disk(*_):
 
 
 def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
-    """A million steps cost each write as much as the first: the last rows, after those that stand."""
+    """After a million steps a write costs as much as the first: only the last rows are written."""
     log = table(path)
     log.log_metrics({"loss": 1.0}, 0)
     log.flush()

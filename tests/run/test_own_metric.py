@@ -1,4 +1,7 @@
-"""A metric of samples in a package outside of the clone: taken, ranked, drawn, exported and claimed."""
+"""A metric of samples in a package outside the clone: computed, ranked, plotted and exported.
+
+A published claim can be about it, too.
+"""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The posterior mean from a model's score, against the oracle's, in the summary and in the report."""
+"""The posterior mean from a model's score, compared with the oracle's, in summary and report."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The same run again, or another: what a directory's record and a command's configuration differ in."""
+"""Whether a directory holds the same run or another, by its record and the command's settings."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -116,7 +116,10 @@ def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
 
 
 def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
-    """As in ``-m init_from=A,null init_partial=true``; a single run is refused (``test_bad_inputs``)."""
+    """``-m init_from=A,null init_partial=true`` has such a cell.
+
+    A single run is refused (``test_bad_inputs``).
+    """
     assert prepared("init_partial=true").config()["init_partial"]
 
 

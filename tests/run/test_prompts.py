@@ -57,7 +57,7 @@ def test_a_caption_that_asks_for_no_class_is_neither_right_nor_wrong(data):
 
 
 class OneHot:
-    """A contrastive model to which an image is the number of a caption, and captions are orthogonal."""
+    """A contrastive model that reads an image as a caption's number; captions are orthogonal."""
 
     def texts(self, text):
         self.n = len(text.value)

@@ -75,7 +75,7 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
     ],
 )
 def test_the_recorded_command_is_what_was_typed(words, program, monkeypatch):
-    """Whatever a command makes of it for Hydra: of ``fast_dev_run=5`` two arguments, of ``false`` none."""
+    """Hydra's arguments may differ: ``fast_dev_run=5`` becomes two of them, ``false`` none."""
     typed = ["trainer.fast_dev_run=5", "trainer.fast_dev_run=false"] if words else []
     monkeypatch.setattr("sys.orig_argv", ["/bin/python", *words.split(), *typed])
     monkeypatch.setattr("sys.argv", [program, "debug=fdr", "trainer.max_steps=5", "seed=1"])
@@ -110,7 +110,7 @@ def test_a_package_of_ones_own_is_recorded_by_its_repository(root, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_the_configs_have_changed(root):
-    """In a copy of the repository, whose configs are changed, then gone, between the run and its end."""
+    """A copy of the repository is used, whose configs change and vanish before the run ends."""
     copy = root / "copy"
     for folder in ("src", "configs"):
         shutil.copytree(REPOSITORY / folder, copy / folder)
@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_the_configs_have_changed(root):
 
 @pytest.mark.slow
 def test_a_cell_records_the_command_of_its_sweep_and_each_execution(root):
-    """Through a launcher whose workers have commands of their own; with a path that the door quotes."""
+    """The launcher's workers have commands of their own, and a path needs quotes."""
     place = root / "with = and ,"
     line = command("-m", "hydra/launcher=submitit_local", "seed=1", f"paths.data_dir={place}")
     end(line, root)

@@ -101,7 +101,7 @@ def test_a_signal_saves_the_step_and_stops(prepared, finished, capsys, number, v
 
 @pytest.mark.parametrize("writing", [2, 5, *(pytest.param(w, marks=pytest.mark.slow) for w in (1, 8))])
 def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, monkeypatch, writing):
-    """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
+    """After a SIGKILL during a write, the temporary file is half-written and the old file whole."""
     whole, broken = finished(*BASE, path="whole"), prepared(*BASE, path="broken")
     calls = []
 

@@ -1,4 +1,4 @@
-"""Which runs are a cascade: what each is told, another before it draws, in that shape and that encoding."""
+"""Which runs form a cascade: each condition is drawn by an earlier stage, in shape and encoding."""
 
 from types import SimpleNamespace
 

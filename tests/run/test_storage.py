@@ -1,4 +1,4 @@
-"""Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
+"""Failing storage: one line, no loss of complete files; the command resumes when there is room."""
 
 import errno
 import json

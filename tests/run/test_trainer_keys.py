@@ -86,7 +86,7 @@ def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny)
 
 
 def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
-    """Its rate is multiplied by gamma at each of its milestones, in steps; its state is in the checkpoint."""
+    """The rate is multiplied by gamma at each milestone, in steps; checkpoints keep its state."""
     line = ["name=one", *tiny, "logger=csv"]
     line += ["lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "lr_schedule.milestones=[2,4]"]
     line += ["optimizer=sgd", "optimizer.lr=0.01"]
@@ -116,7 +116,10 @@ def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
 
 
 def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
-    """An epoch of three would end every second step of two batches after one, and validate at odd steps."""
+    """If an epoch had three batches, every second step of two would get one batch only.
+
+    Validation would then be at odd steps.
+    """
     seen, loss = [], Diffusion.loss
     monkeypatch.setattr(
         Diffusion, "loss", lambda model, batch, *rest: seen.append(batch.index) or loss(model, batch, *rest)

@@ -1,4 +1,4 @@
-"""A record that is not understood is refused in one line, and no byte of its directory is touched."""
+"""A malformed record is refused in one line, and no byte of its directory is changed."""
 
 import json
 import os

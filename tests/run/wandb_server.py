@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: what a client sends it of a run's history, as the real one would keep it."""
+"""A stand-in for W&B's server, which keeps the history of runs like the real one."""
 
 import base64
 import json
@@ -18,8 +18,9 @@ ALWAYS = {  # answers that depend on nothing
 
 
 class Server:
-    """``with Server() as server``: ``server.url`` for WANDB_BASE_URL; ``server.history(id)``: a run's rows.
+    """``with Server() as server``: a server at ``server.url``, for WANDB_BASE_URL.
 
+    ``server.history(id)``: a run's rows.
     A line of a run's history is kept under its number: sending the number again replaces it. ``dead`` hangs
     up on every caller, as a network that is gone.
     """
