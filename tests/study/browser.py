@@ -22,8 +22,10 @@ FLAGS = (
 
 
 class Browser:
-    """One tab. What goes wrong in a page, and what it asks of the network, is kept in `complaints` and
-    `requests`."""
+    """One tab of a browser.
+
+    `complaints` has the errors of its pages, `requests` their requests to the network.
+    """
 
     def __init__(self, profile: Path, timeout: float = 60.0):
         assert CHROMIUM is not None

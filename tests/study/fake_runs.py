@@ -1,4 +1,4 @@
-"""Fake run directories: what the report reads, with figures of one's choosing and nothing trained."""
+"""Fake run directories for reports: the figures are given, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ TARGETS = {"levels": 1.90, "v": 2.09, "epsilon": 2.14, "score": 2.50, "x0": 2.45
 
 
 def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) -> Path:
-    """A finished run. `extra`: data, measure, choices, overrides, items, or any key of summary.json."""
+    """Make a finished run.
+
+    `extra`: data, measure, choices, overrides, items, or any key of summary.json.
+    """
     by_item = extra.pop("items", None)
     overrides = extra.pop("overrides", [f"objective={objective}", f"seed={seed}"])
     measure, data = extra.pop("measure", "bpd"), extra.pop("data", "digits")
@@ -92,7 +95,7 @@ def running(
 
 
 def sweep_hook(root: Path, **config: Any) -> SweepHook:
-    """The hook of a sweep in this directory, as Hydra would set it up, without cells, and it plans none."""
+    """Return a sweep's hook as Hydra sets it up, without cells; it plans none."""
     hook, of_names = SweepHook(), {"config": {"override_dirname": {"exclude_keys": []}}}
     node = {"sweep": {"dir": str(root)}, "overrides": {"hydra": []}, "job": of_names}
     hook.root, hook.config = root, OmegaConf.create(config | {"hydra": node})
@@ -180,7 +183,10 @@ def picture(path: Path, seed: int) -> None:
 
 
 def crossed(root: Path) -> Path:
-    """Three targets, two schedules, two rates, three seeds: one setting is refused, one run diverges."""
+    """Three targets, two schedules, two rates and three seeds.
+
+    One setting is refused, and one run diverges.
+    """
     random = np.random.default_rng(0)
     for objective, schedule, rate, seed in itertools.product(
         ("epsilon", "v", "x0"), ("linear", "cosine"), ("0.001", "0.01"), (1, 2, 3)

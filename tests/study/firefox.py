@@ -1,4 +1,4 @@
-"""A real headless Firefox, driven through Marionette, its own protocol: what `Browser` does in Chromium."""
+"""A real headless Firefox with the interface of `Browser`, driven through Marionette."""
 
 from __future__ import annotations
 

@@ -42,8 +42,11 @@ def bounds(
     rest: float = 1.0,
     sd: float = 0.01,
 ) -> np.ndarray:
-    """(cells, seeds, items). A cell's mean over three seeds has variance `sd`^2 through seeds and items;
-    the interaction has `rest` times the larger of the two."""
+    """Draw bounds (cells, seeds, items).
+
+    A cell's mean over three seeds has variance `sd`^2 through seeds and items; the interaction has
+    `rest` times the larger of the two.
+    """
     by_seed, by_item = 3 * sd**2 * ratio / (1 + ratio), items * sd**2 / (1 + ratio)
     spread = np.sqrt(rest * max(by_item, by_seed))
     c, normal = len(mu), random.normal
@@ -59,8 +62,10 @@ class Memory:
     """Runs that were never written: `runs` for compare, `items` in place of their files."""
 
     def __init__(self, table: np.ndarray, sampled: np.ndarray | None = None):
-        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures, one of them
-        higher is better."""
+        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures.
+
+        One of the measures is higher if better.
+        """
         self.runs, self._items = [], {}
         for c, cell in enumerate(table):
             for s, row in enumerate(cell):
@@ -95,7 +100,7 @@ def _measured(values: np.ndarray) -> SampleMeasures:
 
 
 def claims_in_words(comparison: Comparison) -> list[str]:
-    """Everything printed that claims a difference: by sentence, by table row, by measure of samples."""
+    """Return all printed claims of a difference: in sentences, table rows and measures."""
     said = verdict(comparison)
     told = [text for text in (said.headline, *said.lines) if "lear of" in text]
     return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]

@@ -1,4 +1,4 @@
-"""How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
+"""The end of a sweep: its exit code, the names of unfinished runs, a report that fails."""
 
 import shutil
 from contextlib import suppress
@@ -96,7 +96,10 @@ def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
 
 
 def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
-    """The last one was written before that run began; at the end of a sweep Hydra calls the other."""
+    """The last report is older than that run; after Ctrl-C, ``leave`` renews the report.
+
+    Hydra calls the other hook only at the end of a sweep.
+    """
     hook.record(expected=2)
     add(hook, "finished")
     report = write_report(hook.root).html

@@ -1,4 +1,4 @@
-"""The live table of a sweep: where each run is, how fast, how long still, how good; and the same in a log."""
+"""The live table of a sweep: each run's position, speed, time left and bound; also in a log."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_where_a_run_is_in_words(tmp_path, more, said):
 
 
 def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
-    """Ten steps a second for a while, then one: what is said is what it is now, to a few per cent."""
+    """After ten steps a second, one step a second: the present speed is shown, to a few per cent."""
     run, now = RunDirectory(tmp_path), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress, step = Progress(run), 0

@@ -1,4 +1,4 @@
-"""What a package of one's own adds to a report: columns, panels. What fails costs a panel, not the report."""
+"""User packages add columns and panels to a report; an error costs a panel, not the report."""
 
 import sys
 

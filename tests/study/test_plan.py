@@ -1,4 +1,4 @@
-"""``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
+"""``plan=true``: parameters, operations and memory as in a real step, but no run starts."""
 
 import copy
 import functools

@@ -22,7 +22,10 @@ from triptych.study.published import judge_claims
 
 
 class Sweep(Memory):
-    """Runs in memory of one axis, ``objective=a,b,...``: bounds (cells, seeds, items), and a sweep.json."""
+    """Runs in memory with one axis, ``objective=a,b,...``, and a sweep.json.
+
+    The bounds are (cells, seeds, items).
+    """
 
     def __init__(self, table: np.ndarray, diverged: tuple[str, ...] = (), unit: str = "bpd"):
         super().__init__(table)
@@ -62,7 +65,7 @@ def drawn(seed: int, *mu: float, seeds: int = 3, items: int = 60, ratio: float =
     ids=["order", "same above", "same below", "value"],
 )
 def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
-    """The true difference lies exactly at the end of what is claimed: it is so, and it is nearly not so."""
+    """The true difference is exactly at the limit of the claim, just inside or just outside it."""
     n = 400 if ratio == 1e6 else 150  # with seeds alone the test is exact, else on the safe side
     said = {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
     for seed in range(n):
@@ -73,7 +76,7 @@ def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
 
 
 def test_over_all_claims_of_a_file():
-    """Six claims, each at its edge: a file with one of them called reproduced is as rare as one alone."""
+    """Of six claims at their limit, one is wrongly reproduced as rarely as for a single claim."""
     n, wrong, pairs = 300, 0, list(itertools.combinations("abcd", 2))
     for seed in range(n):
         found = drawn(seed, 0.0, 0.0, 0.0, 0.0, ratio=1e6).judged(
@@ -84,14 +87,14 @@ def test_over_all_claims_of_a_file():
 
 
 def test_a_conjunction_is_only_as_good_as_its_weakest_part():
-    """a < b is beyond doubt, b < c at its edge: the order of all three is reproduced in 5% at most."""
+    """a < b is certain and b < c at its limit: the whole order is reproduced in 5% at most."""
     n = 400
     hits = sum(drawn(seed, 0.0, 1.0, 1.0).word(order=["a", "b", "c"]) == "reproduced" for seed in range(n))
     assert at_most(hits, n, 0.05), hits / n
 
 
 def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
-    """a is below each of five, all of them at the edge: one of five tests rejects by chance in over 5%."""
+    """a is below each of five, all at the limit: one of five tests would reject in over 5%."""
     n, claim = 400, {"order": ["a", ["b", "c", "d", "e", "f"]]}
     hits = sum(drawn(seed, *(0.0,) * 6, ratio=1e6).word(**claim) == "contradicted" for seed in range(n))
     assert at_most(hits, n, 0.05), hits / n

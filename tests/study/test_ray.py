@@ -65,8 +65,10 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
 
 
 def test_a_cluster_that_is_up(root):
-    """Its processes know nothing of this command's surroundings and import nothing that lies there; the runs
-    keep to their cores."""
+    """The cluster's processes have another environment, and import no module of its folder.
+
+    The runs use no more than their cores.
+    """
     for name in ("hydra", "torch"):
         (root / f"{name}.py").write_text(f"open({str(root / 'mark')!r}, 'w')")
     ray = os.path.join(os.path.dirname(sys.executable), "ray")

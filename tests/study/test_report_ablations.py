@@ -1,4 +1,4 @@
-"""What a shipped ablation varies is what its report finds, among all keys of its resolved configurations."""
+"""The report finds the axes that a shipped ablation varies, among all resolved keys."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The page in a real browser, used as a person uses it; its figures computed again from the summaries."""
+"""The page in a real browser, used like a person would.
+
+Its figures are computed again from the summaries.
+"""
 
 import contextlib
 import functools
@@ -143,7 +146,7 @@ def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, wi
 
 
 def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
-    """Means, standard errors, paired differences, Holm's p and intervals, to every possible reference.
+    """Check means, standard errors, paired differences, Holm's p and intervals, to each reference.
 
     The interval is at the level that Holm's method leaves a pair, .05 times p over the corrected p.
     """
@@ -274,7 +277,10 @@ def test_a_link_restores_what_was_chosen(chrome, small):
 
 
 def test_the_first_screen_decides(chrome, small):
-    """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
+    """The first screen has means and paired differences, on a desktop and on a phone.
+
+    A verdict fits on one line.
+    """
     plots = "[...document.querySelectorAll('.headline svg')]"
     for width, height in ((1200, 900), (390, 844)):
         chrome.open(small.html, width=width, height=height)
@@ -382,7 +388,7 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
 
 
 def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
-    """Running, interrupted, failed and diverged runs, and two data sets, which are never compared."""
+    """Runs are running, interrupted, failed and diverged, and two data sets are never compared."""
     make_runs(tmp_path / "a", {"x0": {1: 2.42, 2: 2.44}, "v": {1: 2.12, 2: 2.14}})
     make_runs(tmp_path / "b", {"x0": {1: -0.48, 2: -0.46}}, measure="nats_per_dim", data="ring")
     running(tmp_path / "a", "score", 1)

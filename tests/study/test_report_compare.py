@@ -198,7 +198,7 @@ def test_where_every_run_diverged_the_answer_says_so(tmp_path):
 
 
 def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
-    """Three trainings and their copies are three: six would make an interval 1 / sqrt(2) as wide."""
+    """Three runs and their copies count as three; six would narrow intervals by 1 / sqrt(2)."""
     bounds = {1: 2.0, 2: 2.03, 3: 2.01}
     others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
     comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
@@ -236,7 +236,7 @@ def test_seeds_that_diverged_are_counted_once(tmp_path):
 
 
 def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
-    """Rows of a table of seeds and items are of the same items, or the items' share of the error is noise."""
+    """Rows of the seeds x items table must be of equal items, or the items' error is only noise."""
     rng = np.random.default_rng(0)
     for objective in ("x0", "v"):
         for seed in (1, 2, 3):

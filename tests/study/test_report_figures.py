@@ -1,4 +1,4 @@
-"""Figures: no seed is dropped, seconds are those of the run, two settings that are crossed are a grid."""
+"""Figures show each seed, the run's own seconds, and two crossed settings as a grid."""
 
 import csv
 import itertools
@@ -32,7 +32,10 @@ def compared(root):
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):
-    """exp(-gamma) times 1, 2 and 6 at learned endpoints: the mean is 3 exp(-gamma) wherever all have been."""
+    """For exp(-gamma) times 1, 2 and 6 at learned endpoints, the mean is 3 exp(-gamma).
+
+    This holds wherever all seeds have values.
+    """
     for seed, (size, low, high) in enumerate([(1, -8, 5), (2, -7, 6), (6, -9, 4)], 1):
         gamma = np.linspace(low, high, 20)
         curve = {"gamma": list(gamma), "epsilon_mse": list(size * np.exp(-gamma))}
@@ -126,7 +129,7 @@ OBJECTIVES = ("x0", "epsilon", "v", "levels")
 
 
 def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="optimizer.lr"):
-    """A run for each objective, value of ``key`` and seed, of the bound that ``bound`` gives them."""
+    """Make a run for each objective, value of ``key`` and seed, with the bound of ``bound``."""
     for objective, rate, seed in itertools.product(objectives, rates, seeds):
         typed = [f"objective={objective}", f"{key}={rate}", f"seed={seed}"]
         choices = {} if "." in key else {key: rate}

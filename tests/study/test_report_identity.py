@@ -1,4 +1,4 @@
-"""What a run is decides what it is compared with: data guard, and what changes the result is an axis."""
+"""Which runs are compared: those of equal data; settings that change results are axes."""
 
 import math
 import time

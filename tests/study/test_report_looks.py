@@ -1,4 +1,4 @@
-"""Looks at a sweep that adds seeds: which pairs are open, that a look stays, and what the report says."""
+"""Looks at a sweep that adds seeds: open pairs, the record of a look, and the report's words."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_a_sweep_with_an_interrupted_run_has_not_ended(tmp_path):
 
 @pytest.mark.parametrize(("again", "missing"), [("2026-01-02T00:00:00", 0), ("2026-01-01T00:00:00", 1)])
 def test_a_run_trained_twice_is_two_and_its_copy_is_none(tmp_path, again, missing):
-    """Of one configuration, in directories of two names, where a sweep of two runs has made both, or one."""
+    """Two directories hold one configuration: both are runs of a sweep of two, or one is a copy."""
     for name, started in (("a", "2026-01-01T00:00:00"), ("again", again)):
         run = make_run(tmp_path, name, 1, 2.0)
         (run / "config.yaml").write_text("seed: 1\n")
@@ -127,7 +127,7 @@ def test_a_run_trained_twice_is_two_and_its_copy_is_none(tmp_path, again, missin
 
 
 def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
-    """By its folder, or as one of several: what a sweep's own report does not claim is claimed nowhere."""
+    """A claim that a sweep's own report does not make is made in no report over several sweeps."""
     first, second = tmp_path / "first", tmp_path / "second"
     make_runs(first, NEAR)
     add(second, range(1, 9), cells=(("c", 2.0), ("d", 2.3)))
@@ -160,7 +160,7 @@ def test_a_report_over_several_sweeps_has_the_rule_of_each(tmp_path):
     ],
 )
 def test_seeds_that_were_added_to_a_sweep_are_noted(tmp_path, first, later, added):
-    """docs/comparing.md: to add seeds until a pair is clear of another errs in 14 to 21% of reports."""
+    """docs/comparing.md: adding seeds until a pair is clear is wrong in 14 to 21% of reports."""
     add(tmp_path, range(1, 5))
     for run in tmp_path.glob("*seed=*"):
         new = "seed=4" in run.name

@@ -232,7 +232,7 @@ def test_cli_writes_and_prints(tmp_path, capsys):
 
 
 def test_light_and_fast(tmp_path):
-    """In a process of its own: nothing heavy imported, and 15 runs take less than six seconds of CPU."""
+    """A separate process imports nothing heavy, and 15 runs take less than six seconds of CPU."""
     root = sweep(tmp_path)
     code = (
         "import sys, time; start = time.process_time()\n"

@@ -1,6 +1,7 @@
-"""What the report promises of intervals, claims and power, by drawing many where the truth is known.
+"""Check the report's intervals, claims and power by simulation with a known truth.
 
-Each tolerance is the binomial's: a promise that holds fails here once in 10,000 seeds, and the seed is fixed.
+Each tolerance is the binomial's: a correct promise fails here once in 10,000 seeds, and the seed is
+fixed.
 """
 
 import numpy as np
@@ -91,7 +92,10 @@ def test_no_difference_and_at_most_5_percent_of_reports_say_clear(no_advice):
 
 
 def test_measures_of_samples_do_not_drown_the_bound():
-    """Half of the 5% is the question's own: beside six other tests p = .01 is enough. So is the margin."""
+    """Half of the 5% belongs to the question: beside six other tests p = .01 is enough.
+
+    So it is for the margin.
+    """
     table = np.array([[[2.0], [2.1], [2.2]], [[2.05], [2.16], [2.27]]]).repeat(9, 2)
     sampled = np.random.default_rng(6).normal(size=(2, 3, 6))
     found = Memory(table, sampled).compare(Rule(equal_within=1e9))
@@ -156,7 +160,7 @@ def test_so_many_seeds_and_not_one_less():
 
 
 def test_the_next_seeds_settle_each_open_pair_that_seeds_can_settle():
-    """Of five settings by the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
+    """By the noncentral t at a tenth of 5%: b and c are open, d is clear, e is hopeless."""
     above = {"b": [0.02, 0.05, 0.11], "c": [0.01, 0.2, 0.09], "d": [1.0, 1.01, 0.99], "e": [-0.9, 0.0, 0.91]}
     table = np.add([2.0, 2.3, 2.7], [[0.0] * 3, *above.values()])  # the luck of each seed
 

@@ -1,4 +1,4 @@
-"""A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
+"""Reports of tuned sweeps compare both stages but no trials, and describe the choice."""
 
 import json
 from pathlib import Path

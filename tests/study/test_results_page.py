@@ -168,7 +168,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
 
 
 def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
-    """The rule itself, with commands that note what they are asked for; 3 is a divergence, a result."""
+    """The Makefile's rule, with commands that record their calls; exit code 3 is a divergence."""
     (root / "configs").symlink_to(CONFIGS)
     (root / "bin").mkdir()
     for command in ("triptych-train", "triptych-report"):
@@ -248,7 +248,7 @@ def test_a_figure_of_few_claims_has_room_for_them(n):
 
 
 def test_a_result_older_than_what_measured_it_is_to_be_run_again(paper, tmp_path, monkeypatch):
-    """A record without a version is of the first; classes decide the figures of conditional samples alone."""
+    """A record without a version has the first; only conditional samples depend on the classes'."""
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE})
     assert "to run again" not in page(tmp_path, paper), "no samples are measured"
     for file in paper.glob("*/config.yaml"):

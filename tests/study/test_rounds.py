@@ -1,4 +1,4 @@
-"""Sweeps in rounds: one budget for all, fresh seeds, nothing chosen by the test set, and where they go on."""
+"""Sweeps in rounds: equal budgets, fresh seeds, no choice by the test set, and resuming."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A search: its study lies in the sweep's directory, goes on where it was, and stops hopeless runs."""
+"""A search keeps its study in the sweep's directory, resumes, and stops hopeless runs."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Which SLURM jobs have ended, by what squeue prints: a stand-in for it, and submitit's own jobs."""
+"""Which SLURM jobs have ended, by squeue's output: a stand-in for it, and submitit's own jobs."""
 
 import os
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
 
 @pytest.fixture
 def submitted(tmp_path, monkeypatch):
-    """Two jobs of two tasks each as submitit has submitted them, a queue to fill, and what was told."""
+    """Two jobs of two tasks each, as from submitit, a queue to fill, and the reported ends."""
     folder = f"{tmp_path}/.submitit/%j"
     state = SimpleNamespace(queue={"7_0": "RUNNING", "7_1": "PENDING"}, clock=0.0, told=[], asked=0)
 

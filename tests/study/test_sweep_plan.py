@@ -1,4 +1,4 @@
-"""A sweep's command is planned as a whole: it is refused before it writes, and takes no cell from another."""
+"""A sweep is planned as a whole: refused before it writes, and never with another one's cells."""
 
 import json
 import subprocess
@@ -32,7 +32,10 @@ def folder(root) -> Path:
 
 @pytest.fixture
 def cell(prepared):
-    """``cell("seed=1", "objective=v", ...)``: a finished cell of sweep ``s``, by its name and overrides."""
+    """``cell("seed=1", "objective=v", ...)``: make a finished cell of sweep ``s``.
+
+    Its arguments are its name and further overrides.
+    """
 
     def make(name: str, *overrides: str) -> None:
         run = prepared("name=s", *overrides, path=f"../sweeps/s/{name}")
@@ -261,7 +264,7 @@ def test_of_two_commands_at_the_same_moment_one_has_the_cells(folder):
 
 
 def test_a_run_that_another_command_began_meanwhile_ends_the_sweep(folder, cell, inside, monkeypatch, tiny):
-    """As one of a SLURM job whose command was killed: the result is not counted as this command's."""
+    """A SLURM job may go on after its command was killed; its result is not this command's."""
     cell("seed=1", "seed=1", "trainer.max_steps=5")
     before = contents(folder / "seed=1")
     monkeypatch.setattr(sweep, "plan_cells", lambda *_: {})

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, doubled, failing, interrupted: what is finished stays, the rest goes on."""
+"""Sweeps that are killed, repeated, failing or interrupted keep finished runs and resume."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The answer in words: plain, no more than the corrected test carries, and what would settle the rest."""
+"""The answer in plain words: no more than the corrected test supports, and what would settle it."""
 
 import json
 import math

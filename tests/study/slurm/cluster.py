@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for a test: its own munged, controller and node, on ports that are free.
+"""A real SLURM on this machine for a test, with its own munged, controller, node and free ports.
 
 Needs root and the packages ``slurm-wlm`` and ``munge``; nothing outside of its folder is touched.
 """
@@ -48,7 +48,10 @@ def missing() -> str:
 
 
 class Cluster:
-    """``with Cluster(folder) as cluster: cluster.run("sinfo")``; RuntimeError, with the logs, if it won't."""
+    """``with Cluster(folder) as cluster: cluster.run("sinfo")``.
+
+    RuntimeError, with the logs, if it does not start.
+    """
 
     def __init__(self, folder: Path, cpus: int = 2):
         self.folder, self.cpus = folder, cpus

@@ -57,7 +57,7 @@ def step(folder: Path) -> int:
 
 @pytest.mark.parametrize("how", ["requeue", "USR2"])
 def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
-    """Four jobs; one is taken away while it trains, comes back, and ends like its undisturbed twin."""
+    """One of four jobs is preempted in training, restarts, and ends like its undisturbed twin."""
     grid = ["name=s", "seed=1,2,3,4", *LONG]
     undisturbed = root / "undisturbed"
     end(command("-m", "hydra/launcher=local", *grid), undisturbed)
@@ -80,7 +80,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
 
 
 def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
-    """No accounting here. One of three jobs is cancelled at work, one in the queue; the third one counts."""
+    """Without accounting, two of three jobs are cancelled, one running, one queued; one counts."""
     line = command("-m", *PRESET, "name=s", "seed=1,2,3", *LONG)
     sweep = begin(line, cluster, root)
     first_run = root / "logs" / "sweeps" / "s" / "seed=1"
@@ -107,7 +107,10 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
 
 
 def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
-    """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
+    """srun has two tasks, and SLURM sends its signal before the time limit.
+
+    The restarted run has the same directory and W&B id.
+    """
     line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")
     script = root / "job.sh"
     script.write_text(
