@@ -37,7 +37,10 @@ LOW = halved(PICTURES).long()
 
 
 class Exact(nn.Module):
-    """E[x | z] over a finite set (n, *event) with shares (n,); of those whose low picture is the one told."""
+    """Return E[x | z] over a finite set (n, *event) with shares (n,).
+
+    With a condition, only points with that low picture count.
+    """
 
     def __init__(self, points, shares, low=None):
         super().__init__()
@@ -114,7 +117,7 @@ def test_samples_follow_the_shares(models):
 
 
 def test_what_is_told_is_worth_its_entropy(models):
-    """bound(x) - bound(x | low) is I(x; low), which is H(low) where that follows from the picture."""
+    """bound(x) - bound(x | low) is I(x; low), which is H(low), as low is a function of x."""
     cascade, single, batch, _ = models
     saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
     first = SHARES[(LOW[0] == LOW).flatten(1).all(1)].sum()

@@ -1,4 +1,4 @@
-"""What a condition is worth: the mutual information where it is known, and models that cannot say."""
+"""The information in a condition: the mutual information where known, and unsuitable models."""
 
 import math
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def drawn(apart):
 
 @pytest.mark.parametrize(("apart", "steps"), [(0.0, None), (0.2, None), (0.4, None), (2.0, None), (0.4, 300)])
 def test_it_is_the_mutual_information(apart, steps):
-    """I(x; y) = E log p(x | y) / p(x): 0 where the parts are one, the entropy of y where they are apart."""
+    """I(x; y) = E log p(x | y) / p(x): 0 for equal components, H(y) for disjoint ones."""
     x, label = drawn(apart)
     means = torch.tensor([-apart, apart])
     parts = -0.5 * ((x - means) / STD).square() + torch.tensor([1 / 3, 2 / 3]).log()

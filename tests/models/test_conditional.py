@@ -229,7 +229,7 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
 
 
 def test_measured_samples_are_of_the_classes_of_the_true_sets_of_the_floor():
-    """In random order, each as often, also where a folder's items lie in the order of their classes."""
+    """Classes come in random order and equally often, even if a folder's items are sorted."""
     splits = {"val": Split(torch.zeros(0, 2)), "test": Split(torch.zeros(60, 2), Condition(label=SORTED))}
     held = SimpleNamespace(splits=splits, conditions=["label"], shape=(2,), condition_split="test")
     drawing = Drawing(SimpleNamespace(conditional=["label"]), held, DDIM(3))

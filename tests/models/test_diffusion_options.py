@@ -1,4 +1,4 @@
-"""The diffusion model beyond a fixed schedule: learned noise, optimal variance, likelihood, the gap."""
+"""Options of the diffusion model: learned noise, optimal variance, likelihood, and the gap."""
 
 import pytest
 import torch
@@ -154,7 +154,7 @@ def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(dat
 
 
 def test_a_learned_variance_passes_through_guidance_and_thresholds(data):
-    """The push moves a step's mean; its width stays the conditional model's (Dhariwal & Nichol 2021)."""
+    """Guidance moves the mean of a step, not its width (Dhariwal & Nichol 2021)."""
     kind = {"conditions": {"label": Labels(3)}, "width": 16, "blocks": 1}
     torch.manual_seed(0)
     net = MLP((2,), outputs=2, **kind)

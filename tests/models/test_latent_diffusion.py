@@ -1,4 +1,4 @@
-"""A VAE with a diffusion prior, against exact densities: all linear and Gaussian, denoisers exact."""
+"""A VAE with a diffusion prior, compared with exact densities: all is linear and Gaussian."""
 
 import math
 from unittest.mock import patch
@@ -69,8 +69,9 @@ def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Te
 
 
 def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tensor:
-    r"""VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I), summed over (B, d) squares y^2.
+    r"""Return VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I).
 
+    It is summed over (B, d) squares y^2.
     eps_hat = sigma z, so E|eps - eps_hat|^2 = a^4 + a^2 s^2 y^2 a dimension (a = alpha, s = sigma). With
     d a^2 / d gamma = -a^2 s^2 and int a^2 d gamma = log s_1^2 / s_0^2 the three terms are
 
@@ -89,7 +90,7 @@ def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tenso
 @pytest.mark.parametrize(("d", "q"), [(1, 1), (7, 3)])
 @pytest.mark.parametrize("schedule", [Linear, Cosine])
 def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q, schedule):
-    """PPCA's encoder is the true posterior, so the only gap is that of the diffusion model's clean end."""
+    """PPCA's encoder is the true posterior, so only the diffusion's clean end leaves a gap."""
     network, mixture = principal_components(d, q, 0.3)
     options = {"shape": (d,), "mixture": mixture}
     model = make(network, Oracle(standard(q), VP), schedule(LOW, HIGH), **options).double()
@@ -114,8 +115,9 @@ def correlated(q: int) -> GaussianMixture:
 
 
 def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
-    r"""x = W y + m + noise eps with y ~ N(mu, C): the bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
+    r"""For x = W y + m + noise eps with y ~ N(mu, C), compare the bound with Gaussian formulas.
 
+    The bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
     Each is Gaussian: E_q of a quadratic form is its value at the mean and the trace of the rest.
     """
     d, q, noise = 6, 3, 0.3
@@ -140,7 +142,7 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
 
 
 def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
-    """By simulation: whole test set, draws of the house, controlled by training items as in a report."""
+    """Simulate the whole test set with the usual draws and control variates, as in a report."""
     d, q = 7, 3
     network, mixture = principal_components(d, q, 0.3)
     x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))

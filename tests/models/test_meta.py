@@ -1,4 +1,4 @@
-"""A step of training and of validation on the ``meta`` device, where a hidden ``.item()`` raises."""
+"""Training and validation steps on the ``meta`` device, on which a hidden ``.item()`` raises."""
 
 from types import SimpleNamespace
 

@@ -36,7 +36,10 @@ def taken(metric, of):
 
 
 def published(loss):
-    """1/2 int w(gamma) E|eps - eps_hat|^2 dgamma per dimension, on a fine grid: Var(eps | z) is known."""
+    """Compute 1/2 int w(gamma) E|eps - eps_hat|^2 dgamma per dimension on a fine grid.
+
+    Var(eps | z) is known.
+    """
     t = torch.linspace(0, 1, 100_001).double()
     gamma = SCHEDULE.gamma(t)
     alpha, sigma = PROCESS.alpha_sigma(gamma)
@@ -63,7 +66,10 @@ def test_a_loss_of_a_step_has_no_weight_in_continuous_time():
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
 def test_distortion_is_the_error_of_the_guess_in_levels(t):
-    """E|x - E[x | z]|^2 = std^2 sigma^2 / (alpha^2 std^2 + sigma^2) a dimension; 17 levels are .125 apart."""
+    """E|x - E[x | z]|^2 is std^2 sigma^2 / (alpha^2 std^2 + sigma^2) per dimension.
+
+    17 levels are .125 apart.
+    """
     alpha, sigma = (a.item() for a in PROCESS.alpha_sigma(SCHEDULE.gamma(torch.tensor(t).double())))
     root = math.sqrt((STD * sigma) ** 2 / ((alpha * STD) ** 2 + sigma**2))
     for levels, scale in ((None, 1.0), (17, 8.0)):

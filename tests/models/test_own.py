@@ -235,7 +235,10 @@ def test_a_sampler(trusting, name, words):
 
 
 def test_the_runs_own_figures_are_logged_by_nobody_else(monkeypatch):
-    """Whoever comes first; else Lightning would take the mean of the two, and choose a moment by it."""
+    """A figure may not have two sources: Lightning would average them, and select by the mean.
+
+    The order does not matter.
+    """
     logged, problem = [], ": also logged by the run itself, under this name; choose another"
     monkeypatch.setattr(LightningModule, "log", lambda self, name, *value, **how: logged.append(name))
     model = Logged()

@@ -27,8 +27,9 @@ def batch(x: torch.Tensor) -> Batch:
 
 
 def principal_components(d: int, q: int, noise: float) -> tuple[MLPLadder, GaussianMixture]:
-    """A linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999), and the Gaussian it is.
+    """Return a linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999).
 
+    The second result is its Gaussian.
     x = W z + m + noise eps; the posterior of z is N(M^-1 W' (x - m), noise^2 M^-1), M = W'W + noise^2, which
     is diagonal when the columns of W are orthogonal.
     """
