@@ -94,7 +94,10 @@ def show(typed: str) -> float:
 
 
 def test_a_configuration_is_shown_within_a_second_of_computing():
-    """On a quiet machine; a busy one may take twice as long, and torch's import alone four times."""
+    """The limit allows for a busy machine, which takes twice as long as a quiet one.
+
+    Torch's import alone would take four times as long.
+    """
     assert any(show("ablation=samplers --cfg all --resolve") <= 2.0 for _ in range(5))
 
 

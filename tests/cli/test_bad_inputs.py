@@ -1,4 +1,4 @@
-"""Bad inputs as tried by people: each is answered by one line, at once, and leaves nothing behind."""
+"""Bad inputs as people type them: each is refused at once in one line, and leaves no files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What users of Lightning and Hydra type out of habit: it works, or is answered by the line that does."""
+"""What users of Lightning and Hydra type out of habit works, or the answer names the right line."""
 
 import re
 

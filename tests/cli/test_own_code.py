@@ -1,4 +1,4 @@
-"""``examples/mylab`` as a user has it: a package beside the clone, trusted, with its own configurations."""
+"""``examples/mylab`` as a trusted user package beside the clone, with its own configurations."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def trusted(trusting):
 
 
 def test_every_kind_takes_part(run):
-    """All classes but the second network and the metric of samples; what they give is in the records."""
+    """All classes but the second network and the metric of samples are used and recorded."""
     named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
     classes = {
         f"mylab.{file.stem}.{name}"

@@ -1,4 +1,7 @@
-"""Mistakes in own code: one line with its file and line, before the first step; none trains silently."""
+"""Mistakes in user code: one line with file and line number before the first step.
+
+None of them trains silently.
+"""
 
 import copy
 import json
@@ -187,7 +190,7 @@ def lab(trusting) -> Path:
 
 @pytest.fixture(scope="module")
 def composed() -> list[dict]:
-    """The configuration that all of them change, once it is there: composing it is most of the time."""
+    """Compose the configuration that all tests change, once, because composing is slow."""
     return []
 
 
@@ -208,7 +211,10 @@ def changed(prepared, lab, tmp_path, composed):
 
 @pytest.fixture
 def refused(changed, capfd):
-    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
+    """``refused(change)``: return the error line of the command, which ``summary.json`` has, too.
+
+    Nothing is trained.
+    """
 
     def run(change) -> str:
         made = changed(change)
@@ -491,7 +497,10 @@ def test_own_code_that_was_edited_since_its_import_trains_no_run(refused, change
 
 
 def test_a_result_of_other_code_is_told_as_such(changed, lab, capfd, monkeypatch):
-    """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
+    """After a mistake is corrected, the same command finds the old figure.
+
+    It says how to compute a new one.
+    """
 
     def short(config):
         config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}

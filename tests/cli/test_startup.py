@@ -1,4 +1,4 @@
-"""How a command starts and ends as a process: what it imports, how a signal ends it, where its words go."""
+"""A command as a process: its imports, its end by a signal, and its output streams."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def run(line: list[str], env: dict[str, str] | None = None, **more) -> subproces
 
 @pytest.mark.slow
 def test_no_code_of_the_current_folder_is_imported(root):
-    """A launcher's workers, a sweep's job and the processes that Lightning starts; of a run: test_doors."""
+    """Workers of a launcher, a sweep's job and Lightning's processes; runs are in test_doors."""
     here, sweep = traps(root / "here"), ["-m", "name=mine", "seed=1", "hydra/launcher=joblib"]
     several = ["trainer=ddp_sim", "trainer.devices=2", "data=ring", "denoiser=mlp", "logger=csv"]
     done = run(command("train", *sweep, *several, *TINY), cwd=here)
@@ -80,7 +80,7 @@ def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, mo
 
 
 def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
-    """From Hydra's process to the run's: Python itself, at its start, would answer with a traceback."""
+    """Python itself, when it starts the run's process, would answer a signal with a traceback."""
     code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
     done = run(command("train", "name=mine", "logger=csv", *TINY), site(root, code), cwd=root)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
@@ -124,7 +124,7 @@ def test_a_full_standard_output_is_one_line(prepared):
 
 
 def test_a_result_is_one_wherever_it_is_printed(prepared):
-    """A reader that has gone, as of ``| head``; an encoding without ±; no standard output at all."""
+    """A reader that has closed the pipe (``| head``), an encoding without ±, no standard output."""
     line = finished(prepared)[0]
     reader, writer = os.pipe()
     os.close(reader)
