@@ -1,4 +1,4 @@
-"""The averages: their formula, their lengths at once, their snapshots, the swap around validation."""
+"""Averages of weights: formula, several lengths at once, snapshots, the swap for validation."""
 
 import numpy as np
 import pytest

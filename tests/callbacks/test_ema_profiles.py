@@ -1,4 +1,4 @@
-"""Profiles of averages: the paper's numbers, the running form against the sum, the post-hoc solution."""
+"""Profiles of averages: the paper's numbers, running form and sum, post-hoc reconstruction."""
 
 import math
 
@@ -9,7 +9,7 @@ from triptych.callbacks.ema import LONGEST, combination, exponent, half_life_bet
 
 
 def running(betas: list[float]) -> np.ndarray:
-    """The weights of the steps, and of the start (first), that a running average with these factors has."""
+    """Return the weights of the start and of each step in a running average with these factors."""
     weights = np.zeros(len(betas) + 1)
     weights[0] = 1.0
     for n, beta in enumerate(betas, 1):
@@ -69,7 +69,7 @@ def density(step: float, sigma_rel: float, tau: np.ndarray) -> np.ndarray:
     ("step", "sigma_rel", "missed"), [(1000, 0.07, 0.003), (1000, 0.03, 0.03), (720, 0.08, 0.4)]
 )
 def test_the_combination_is_the_least_squares_solution(step, sigma_rel, missed):
-    """Against profiles on a fine grid: no factors that sum to 1 come nearer than by the grid's own error."""
+    """On a fine grid, no factors that sum to 1 are nearer than by the grid's own error."""
     tau = (np.arange(20_000) + 0.5) / 20
     profiles = np.stack([density(t, s, tau) for t, s in STORED])
     aim = density(step, sigma_rel, tau)
