@@ -23,7 +23,7 @@ CLASS = "from triptych.declare import FilePath\nclass Mine:\n    def __init__(se
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Two packages with configurations, of which the second cannot be imported; the first is trusted."""
+    """Two packages with configurations; the first is trusted, the second cannot be imported."""
 
     def trusting(names: str) -> None:
         monkeypatch.setenv("TRIPTYCH_TRUST", names)
@@ -91,7 +91,7 @@ def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
 
 
 def test_a_composition_changes_no_file_for_those_after_it():
-    """A process reads each file once, and Hydra makes what it has read a part of the composition."""
+    """A process reads each file once, and Hydra puts the parsed file itself into a composition."""
     for choice, over in (("ablation=guidance", "guidance.scale"), ("ablation=samplers", "evaluations")):
         assert compose_command("train", [choice]).measures.over == over
         assert compose_command("train", ["seed=2"]).measures.over is None

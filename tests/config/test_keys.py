@@ -231,7 +231,7 @@ def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
 
 
 def test_short_names_are_those_of_the_classes():
-    """A wrong one is refused before torch is imported, by the schema; the classes have the names."""
+    """The schema refuses a wrong name before torch is imported; the classes define the names."""
     for declared_names, kind in ((Decoders, Decoder), (Variances, ReverseVariance)):
         named, own = get_args(declared_names)
         assert set(get_args(named)) == set(kind.named) and own is ClassName
