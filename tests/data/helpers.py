@@ -26,7 +26,10 @@ def write_idx(file: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, train: int = 30, test: int = 7, ending: str = ".gz") -> None:
-    """A small MNIST whose image i is filled with i (train) or 100 + i (test), and whose label is i % 10."""
+    """Write a small MNIST with labels i % 10.
+
+    Image i is filled with i in train and with 100 + i in test.
+    """
     for part, n, start in (("train", train, 0), ("t10k", test, 100)):
         images = np.broadcast_to(np.arange(start, start + n)[:, None, None], (n, 28, 28))
         write_idx(folder / f"{part}-images-idx3-ubyte{ending}", images)

@@ -1,4 +1,4 @@
-"""Each file in configs/data makes the datamodule that it says, and has no key that nothing reads."""
+"""Each file in configs/data makes the datamodule that it names, and all its keys are read."""
 
 import inspect
 

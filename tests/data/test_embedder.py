@@ -63,7 +63,7 @@ def run(tmp_path, trained):
 
 
 def test_samples_are_embedded_by_a_run_of_images_like_them_alone(run, monkeypatch):
-    """Its tower averages over an image, and so takes any size: of low ones it gave a wrong retrieval."""
+    """The tower averages over an image, so it takes any size; on low images retrieval was wrong."""
     path, _, data = run
     monkeypatch.setattr(build, "ImageReference", lambda *given: given[-2])
     guides = SimpleNamespace(classifier=lambda *_, **__: object())

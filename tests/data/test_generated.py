@@ -58,7 +58,7 @@ def test_ring_is_the_mixture_it_says():
 
 
 def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
-    """p(x) = p_ring(P^T x) N(rest; 0, s^2): density, moments, and its exact denoiser under the projection."""
+    """Check density, moments and exact denoiser of p(x) = p_ring(P^T x) N(rest; 0, s^2)."""
     d, s = 7, 0.3
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
     x, plane = ready(data).splits["train"].values.double(), data.mixture.plane

@@ -1,4 +1,4 @@
-"""What lies in a data folder is known before torch is imported: splits, classes, and what cannot be used."""
+"""Splits, classes and unusable files of a data folder are known before torch is imported."""
 
 import hashlib
 import os
@@ -32,7 +32,10 @@ def save(root, *files):
 
 
 def tree(root, **splits):
-    """``tree(root, train={"cat": 4, "dog": 4})``: so many images in each folder; "" is the split's own."""
+    """``tree(root, train={"cat": 4, "dog": 4})``: write so many images into each folder.
+
+    "" is the split's own folder.
+    """
     for split, classes in splits.items():
         save(root, *[f"{split}/{name}/{i}.png" for name, n in classes.items() for i in range(n)])
 

@@ -1,4 +1,4 @@
-"""Text encoders: a closed vocabulary, a model of transformers, what they refuse, and what is kept on disk."""
+"""Text encoders: a closed vocabulary and a transformers model, their errors and disk caches."""
 
 import pytest
 import torch
