@@ -1,4 +1,4 @@
-"""The SDE view: coefficients against the marginals they must keep, both reversals against the truth."""
+"""The SDE view: coefficients that keep the marginals, and both reversals against the truth."""
 
 import itertools
 from runpy import run_path
@@ -38,7 +38,7 @@ def test_the_coefficients_keep_the_marginals(name, schedule):
 
 
 def test_vp_has_the_beta_it_was_made_of():
-    """On the stretch of the beta-linear curve that is travelled: g^2 = beta(u) and f = -beta / 2."""
+    """On the part of the beta-linear curve that is used, g^2 = beta(u) and f = -beta / 2."""
     schedule = BetaLinear(-6.0, 5.0, beta_min=0.1, beta_max=20.0)
     sde = SDE(PROCESSES["vp"], schedule)
     t = torch.linspace(0, 1, 33, dtype=torch.float64)
