@@ -1,4 +1,4 @@
-"""Models called as diffusers' are, under the networks' contract: a stand-in of theirs, and theirs."""
+"""Models called like diffusers', under the networks' contract: a stand-in, and real ones."""
 
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -92,7 +92,7 @@ def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(na
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("name", ["UNet2DModel"] * bool(find_spec("diffusers")))
 def test_diffusers_own(name, classes):
-    """Each item by its own step and label; what it gives is what it says for the step that gamma is."""
+    """Each item is predicted with its own step and label, as by the model at the step of gamma."""
     import diffusers
 
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ def near(value: torch.Tensor, expected: float, rel: float = 0.02) -> None:
 @pytest.mark.parametrize("kernel", [None, 1, 3])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
 def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
-    """Eq. 47: w / |w| times inputs of magnitude 1 that are uncorrelated; a border of zeros counts less."""
+    """Eq. 47: w / |w| times uncorrelated inputs of magnitude 1; a border of zeros lowers it."""
     torch.manual_seed(0)
     layer = UnitLayer(64, 256, kernel).eval()
     layer.weight.data *= scale
@@ -37,7 +37,10 @@ def test_a_layer_keeps_the_magnitude_whatever_its_weights_scale(kernel, scale):
 
 
 def test_a_step_of_training_begins_from_weights_of_magnitude_one():
-    """Eq. 66: what is stored, and so what a step of the optimizer is relative to; the function stays."""
+    """Eq. 66: stored weights have magnitude 1, to which optimizer steps are relative.
+
+    The function stays the same.
+    """
     torch.manual_seed(0)
     layer, x = UnitLayer(8, 16), normal(4, 8)
     layer.weight.data *= torch.linspace(0.5, 3, 16).unsqueeze(1)
