@@ -1,4 +1,4 @@
-"""Every name that a configuration could try, and every class that it may have with hostile arguments.
+"""Try every name that a configuration can have, and each accepted class with hostile arguments.
 
 ``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried, which were
 accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).

@@ -1,4 +1,4 @@
-"""What a stranger could send: a checkpoint, a run's directory, and attacks for their configuration."""
+"""What an attacker could send: a checkpoint, a run's directory, hostile configurations."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""A stranger's checkpoint or directory at every door that takes one: it is refused, and nothing happens."""
+"""Hostile checkpoints and directories, for each command: they are refused without any effect."""
 
 import os
 import subprocess

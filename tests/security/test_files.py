@@ -1,4 +1,4 @@
-"""Files that claim more than they hold, or hold what they should not: one line, a second, little memory."""
+"""Files that claim more than they hold, or hold what they must not: one line, little memory."""
 
 import csv
 import gzip
@@ -42,7 +42,7 @@ MIB = 2**20
 
 @contextmanager
 def refused(*words, memory=64 * MIB):
-    """UserError of one line with these words, within seconds of this process, in ``memory`` more bytes."""
+    """Expect a UserError in one line with these words, within seconds and ``memory`` bytes."""
     with suppress(OSError):  # Linux: the peak so far counts no more
         Path("/proc/self/clear_refs").write_text("5")
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

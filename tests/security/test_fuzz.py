@@ -1,4 +1,4 @@
-"""Every name within reach as a target: what may be built is what our rooms define, and it does nothing."""
+"""Every reachable name as a target: only classes of our rooms are built, without side effects."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""One gate before a run's directory is read or written: each attack once, each door once, each byte."""
+"""A run's directory is checked before it is read or written: each attack, by each command.
+
+Each byte of a record is changed, too.
+"""
 
 import json
 import os
@@ -263,7 +266,7 @@ def test_control_characters_are_shown_in_pages_and_logs(root, capsys):
 
 
 def test_names_that_no_file_takes_are_shown_too(root):
-    """A directory's of other bytes than UTF-8, half a character in a record; a sweep's with ESC in it."""
+    """A directory's name is not UTF-8, a record has a surrogate, a sweep's name has ESC."""
     sweep = root / "sw\x1b[31meep"
     run = sweep / os.fsdecode(b"seed=1\xff")
     run.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What cannot be understood is refused in one line: a checkpoint of another shape, folders without end."""
+"""Malformed content is refused in one line: checkpoints of another shape, endless folders."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is printed cannot steer the terminal that shows it, whatever a directory or a file in it is called."""
+"""Printed text cannot control the terminal, whatever a directory or its content is called."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ SEQUENCE = re.compile(rb"\x1b(?:\[[0-9;?]*[A-Za-z]|\].*?(?:\x07|\x1b\\)|[^\[\]])
 
 
 def dressed(value, evil: str):
-    """``value`` with ``evil`` at the end of each of its texts, and with one more key in each group."""
+    """Return ``value`` with ``evil`` at the end of each text, and a further key in each group."""
     if isinstance(value, str):
         return value + evil
     if isinstance(value, list):
@@ -40,7 +40,7 @@ def dressed(value, evil: str):
 
 
 def hostile(root: Path, evil: str) -> Path:
-    """A sweep of four settings whose texts all end in ``evil``, in keys and values, and one that failed."""
+    """Make a sweep of four settings whose keys and values end in ``evil``, and a failed run."""
     sweep = root / "sweeps" / f"mine{evil}"
     for seed, (objective, own) in enumerate(itertools.product(("v", "x0"), ("a", "b")), 1):
         overrides = [f"seed={seed}", f"objective={objective}{evil}", f"model.key{evil}={objective}{evil}"]
@@ -136,7 +136,7 @@ def test_a_terminal_gets_the_sequences_of_our_own_table_alone(root):
 
 
 def test_a_live_table_of_hostile_cells_is_plain(tmp_path):
-    """Its cells' names, and what progress.json says: neither a control character nor rich's markup."""
+    """Neither cells' names nor progress.json bring control characters or rich's markup."""
     drawn = {}
     for text in ("x", EVIL.replace("/", "")):
         cell = RunDirectory(tmp_path / f"objective={text}")

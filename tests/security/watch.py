@@ -21,7 +21,7 @@ FILES = (
 
 
 class Watch:
-    """Records in ``seen`` what happens while ``on``; ``folder`` may be written to, the rest may not."""
+    """Record in ``seen`` what happens while ``on``; only ``folder`` may be written to."""
 
     def __init__(self, folder: str):
         self.folder, self.on, self.seen = os.path.realpath(folder), False, []
