@@ -109,7 +109,7 @@ def prepared(root) -> Callable:
 
 @pytest.fixture
 def finished(prepared) -> Callable:
-    """``finished("objective=v")``: as ``prepared``, and run to its end, once for all tests of a session."""
+    """``finished("objective=v")``: as ``prepared``, but executed, once for all tests of a session."""
     from triptych.run.execute import execute
 
     def make(*overrides: str, path: str = "tiny"):
@@ -152,7 +152,7 @@ def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture
 def door(root) -> Callable:
-    """``door("triptych.cli.train", "objective=v")``: a command in a process of its own, see forked.py."""
+    """``door("triptych.cli.train", "objective=v")``: run a command in a process, see forked.py."""
 
     def run(
         module: str, *arguments: str, timeout: float = 240, fresh: bool = False, **environment: str
@@ -176,7 +176,7 @@ def environment_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def inside(root, monkeypatch, capsys) -> Callable:
-    """``inside("triptych.cli.sample", "n=4")``: as ``door``, in this process: torch is imported already."""
+    """``inside("triptych.cli.sample", "n=4")``: as ``door``, but in this process, with torch."""
     from hydra.core.global_hydra import GlobalHydra
 
     def run(module: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own that have imported torch before they begin, and so cost little.
+"""Run commands in processes that have imported torch before they start, and so are fast.
 
 A server that has imported what a command imports is forked for each. What a process does before and while it
 imports is shown by tests/cli/test_startup.py and the others that start Python itself.

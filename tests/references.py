@@ -32,7 +32,7 @@ merge_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
-    """What a report's control knows of the items ``x``: from this process, else another, else anew."""
+    """Fit a report's control to the items ``x``, or reuse one of this process or another."""
     parts = (x.shape, x.dtype, type(process), vars(process), rest)
     key = hashlib.sha256(x.numpy().tobytes() + repr(parts).encode()).hexdigest()
     place = Path(os.environ[FOLDER]) / key
@@ -60,7 +60,7 @@ def coarse(call: Any) -> Any:
 
 
 def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) -> Any:
-    """What a fitted control says of the draws of a report, which are the same for each set of weights."""
+    """Return a fitted control's figures of a report's draws, which all sets of weights share."""
     parts = (part.cpu().numpy().tobytes() for part in (x, gamma, eps))
     key = hashlib.sha256(b"".join(parts)).digest()
     if key not in known:
@@ -99,7 +99,7 @@ def loaded(self: Any, config_path: str) -> Any:
 
 
 def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -> Any:
-    """Hydra's list of the files to merge: it depends on the groups chosen, not on the values set."""
+    """Return Hydra's list of files to merge, which depends on chosen groups, not on values."""
     values = defaults_list.Overrides(repo, overrides_list).config_overrides
     groups = [o.input_line for o in overrides_list if not any(o is value for value in values)]
     files = [source.path for source in repo.get_sources() if source.scheme() == "file"]

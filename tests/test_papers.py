@@ -1,4 +1,4 @@
-"""The claims that nothing trained decides, run for real: each sweep as the command runs it, in this process.
+"""Run the claims that need no training: each sweep as its command does, in this process.
 
 Only where a run's own process would begin it goes on here, so that torch is imported once.
 """

@@ -47,7 +47,7 @@ def test_where_a_run_is_in_words(tmp_path, more, said):
 
 
 def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
-    """After ten steps a second, one step a second: the present speed is shown, to a few per cent."""
+    """After ten steps a second, one step a second: the present speed is shown, within a few %."""
     run, now = RunDirectory(tmp_path), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress, step = Progress(run), 0
