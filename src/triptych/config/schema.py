@@ -260,7 +260,7 @@ class Train(ModelKeys, DrawingKeys):
     equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]
     force: Annotated[bool, Role.START]
     retry: Annotated[bool, Role.START]
-    # These are no keys of a run: choices that only set other keys, and what the command itself reads.
+    # These are no keys of a run: choices that only set other keys, and keys that the command reads.
     resume: NotRequired[Annotated[FilePath, Role.START]]
     ablation: NotRequired[Annotated[Any, Role.LABEL]]
     experiment: NotRequired[Annotated[Any, Role.LABEL]]

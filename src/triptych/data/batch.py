@@ -41,7 +41,8 @@ def to_unit(k: Tensor, levels: int) -> Tensor:
 
     The result is float32, of any shape.
     """
-    # Whole numbers until the one division, so that it is correctly rounded: the ends are -1 and 1 exactly.
+    # Numbers stay whole until the one division, so it is correctly rounded: the ends are exactly -1
+    # and 1.
     return (2 * k.float() - (levels - 1)) / (levels - 1)
 
 

@@ -73,7 +73,8 @@ def cached_images(
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
         with _written(data) as file:
-            # The file is not written through the map, so that a full disk is an error and not a crash.
+            # The file is not written through the map, so that a full disk is an error and not a
+            # crash.
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
             np.lib.format.write_array_header_2_0(file, header)
             items = np.empty(n, np.int64)

@@ -278,7 +278,8 @@ class BoundModel(Logged):
         bound = account.figures[account.unit]  # under one name, whatever the unit
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
-        # Figures are already averaged over all processes, so each logs the same. "step" sets their row.
+        # Figures are already averaged over all processes, so each logs the same. "step" sets their
+        # row.
         self.log_own(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:

@@ -27,7 +27,8 @@ from triptych.models.contract import check_gradient, check_output, check_schedul
 from triptych.models.denoiser_model import ODE, DenoiserModel, level_edges
 
 PANEL_POINTS = 60
-# A gradient's variance grows by n / n_eff: below it a batch of 128 teaches no more than one item drawn well.
+# A gradient's variance grows by n / n_eff: below this limit a batch of 128 teaches no more than one
+# item drawn well.
 LEAST_EFFECTIVE = 0.01
 
 

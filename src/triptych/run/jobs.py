@@ -126,7 +126,8 @@ class Server:
                 return
             pid = sum(answer)
         if not pid:
-            # The server is still importing; a fork that starts now will notice that its parent is gone.
+            # The server is still importing; a fork that starts now will notice that its parent is
+            # gone.
             self.process.kill()
             return
         end = time.monotonic() + GRACE
