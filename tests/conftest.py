@@ -109,7 +109,7 @@ def prepared(root) -> Callable:
 
 @pytest.fixture
 def finished(prepared) -> Callable:
-    """``finished("objective=v")``: as ``prepared``, but executed, once for all tests of a session."""
+    """``finished("objective=v")``: as ``prepared``, and executed, once for a session of tests."""
     from triptych.run.execute import execute
 
     def make(*overrides: str, path: str = "tiny"):

@@ -30,7 +30,7 @@ def trainer(**figures: float):
 
 
 def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
-    """For 5, 4, 3.95, 3.85, 3.8 and min_delta 0.1, the fourth counts as lower; third and fifth don't."""
+    """For 5, 4, 3.95, 3.85, 3.8 and min_delta 0.1 the fourth counts as lower, the fifth not."""
     callback, waited = EarlyStopping(patience=2, min_delta=0.1), []
     for value in (5.0, 4.0, 3.95, 3.85, 3.8):
         now = trainer(val_bound=value)
@@ -84,7 +84,7 @@ def test_one_of_an_earlier_version_which_kept_no_stop_trains_no_more(prepared, m
 
 @pytest.mark.parametrize("stopping", [OURS, LIGHTNINGS], ids=["ours", "lightning's"])
 def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch, stopping):
-    """The bound is in nats; the first validation is the lowest, and two more follow: steps 2, 4, 6."""
+    """The bound is in nats. The first validation is the lowest; it waits for two more."""
     run = prepared(*RING, *STILL, *OFTEN, *stopping, path="a")
     assert resumed_after_its_fit(run, monkeypatch)["steps"] == 6
     table = [row for row in rows(run) if row["val/bound"]]

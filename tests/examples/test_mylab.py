@@ -59,7 +59,7 @@ def test_the_loss_has_its_top_at_its_centre():
 
 
 def test_the_sampler_is_of_second_order():
-    """A Gaussian's flow scales z with its deviation; twice the steps make a quarter of the error."""
+    """A Gaussian's flow scales z with its deviation; twice the steps quarter the error."""
     from mylab.midpoint import Midpoint
 
     deviation = 0.5

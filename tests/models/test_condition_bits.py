@@ -51,7 +51,8 @@ def test_it_is_the_mutual_information(apart, steps):
     metric.update(oracle(apart, steps), Batch(x, Condition(label=label), torch.arange(N)))
     found = metric.compute()
     assert found["n"] == N and found["stderr"] < 0.03
-    # the same items: what is left is the draws' error, which the metric's own covers, and that of the steps
+    # With the same items, two errors remain: that of the draws, which the metric covers, and that
+    # of the steps.
     assert abs(found["mean"] - truth.mean().item()) < 3 * found["stderr"] + (0.01 if steps else 1e-6)
     entropy = -(math.log2(1 / 3) / 3 + 2 * math.log2(2 / 3) / 3)
     if apart in (0.0, 2.0):

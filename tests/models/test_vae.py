@@ -63,7 +63,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     # path by path, exactly: the posterior is the true one
     path = model.hierarchy.path(x, training_noise(0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
-    # in expectation, exactly too: the bound is quadratic in the noise, for which 2 q points are enough
+    # The expectation is exact, too: the bound is quadratic in the noise, so 2 q points are enough.
     paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q).float()]
     bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
     gap = (bound - exact) / d

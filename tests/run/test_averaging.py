@@ -106,7 +106,8 @@ def test_best_is_decided_by_the_weights_that_are_reported(prepared):
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
     assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(column(run, "val/bpd")))
     one = again(str(run / "checkpoints" / "best.ckpt"), "val", "raw")
-    # the same weights under more draws of the noise: nearer to its own score than the other weights' are
+    # The same weights with more draws of the noise are nearer to their own score than the other
+    # weights.
     other = again(str(run / "checkpoints" / "best.ckpt"), "val", "ema")
     score = best["callbacks"]["Keep"]["best"]
     assert abs(one["bpd"]["mean"] - score) < 0.2 * abs(other["bpd"]["mean"] - score)

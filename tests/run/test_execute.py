@@ -59,13 +59,15 @@ def test_the_last_samples_are_drawn_where_the_model_was_trained(prepared, monkey
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
-    # the draws of the bound are controlled and those of the gap are not: few would differ by their noise
+    # The draws of the bound have control variates and those of the gap do not: with few draws the
+    # two would differ by noise.
     sizes = ("data.train_size=2000", "data.test_size=2000", "data.val_size=50")
     run = prepared("experiment=ring", "bound.repeats=8", *sizes, "callbacks.ema.others=[]", "samples.n=0")
     test = execute(run)["test"]
     assert test["nats_per_dim"]["n"] == 2000 and "bpd" not in test
     assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
-    # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy up to sampling
+    # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy, up to
+    # sampling.
     known = test["nats_per_dim"]["mean"] - test["gap"]["mean"]
     assert known == pytest.approx(test["entropy"]["mean"], abs=0.03)
     assert test["gap"]["mean"] > 0

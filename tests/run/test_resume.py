@@ -48,7 +48,8 @@ def same(one, other, first: Result, second: Result) -> None:
     assert table(one) == table(other)
 
 
-# before the first checkpoint, amid accumulated steps, after one, while it gets worse, after the last step
+# Kills: before the first checkpoint, amid accumulated steps, after one, while it gets worse, after
+# the last step.
 ACCIDENTS = [
     ("plain", "training_step", 2),
     ("accumulating", "training_step", 8),

@@ -22,7 +22,7 @@ from triptych.study.console import PlainConsole
 from triptych.study.monitor import Monitor
 from triptych.terminal import canvas, plain
 
-# the title of the window, clear the screen, turn the text, red, back to the start of the line, a link
+# Set the window's title, clear the screen, reverse the text, red, carriage return, a link.
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine\x1b[8m\x7f[link=x]y[/]"
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 SEQUENCE = re.compile(rb"\x1b(?:\[[0-9;?]*[A-Za-z]|\].*?(?:\x07|\x1b\\)|[^\[\]])|\x9b|\xc2\x9b")

@@ -405,7 +405,7 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
         chrome.run("new Promise(done => setTimeout(done, 0)).then(() => 1)")
         assert chrome.run("document.querySelector('article.run h2').textContent") == name
     assert chrome.complaints == []
-    # while runs go on the page is loaded again, and keeps what was chosen: that a refresh by HTML forgets
+    # While runs go on, the page reloads and keeps its choices; a refresh by HTML would forget them.
     assert chrome.run("document.querySelector('meta[http-equiv=refresh]')") is None
     assert '<noscript><meta http-equiv="refresh"' in report.html.read_text()
     chrome.reload()

@@ -57,7 +57,7 @@ def history(root, cell, seed, values, seconds):
 
 def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path):
     for seed in (1, 2):
-        # a is better after as many steps, and takes twice as long for them: at b's end it stands at 2.2
+        # a is better after as many steps but takes twice as long for them: at b's end it is at 2.2.
         history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0)
         history(tmp_path, "b", seed, [2.5, 2.3, 2.2, 2.1 + seed / 1000], 40.0)
     comparison, palette = compared(tmp_path)
