@@ -28,7 +28,7 @@ from triptych.run.untrusted import OWN, find_checkpoint
 from triptych.study.results import results
 
 _training = threading.Lock()
-UNREAD = {  # keys of the commands that an opened run has no use for
+UNREAD = {  # keys of the commands that an opened run does not read
     "sample": ("weights", "data_root", "out", "trajectory", "cascade", "stages", "noise"),
     "evaluate": ("out", "items"),
 }
@@ -59,7 +59,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             configuration.
         Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
-    if not _training.acquire(blocking=False):  # they would share seeds and threads
+    if not _training.acquire(blocking=False):  # two runs would share seeds and threads
         raise UserError("another run is trained in this process; wait for it")
     try:
         return _train(_settled(config))
@@ -88,7 +88,7 @@ def _execute(run: RunDirectory) -> None:
         execute(run)
     finally:
         os.environ.pop(OWN, None)
-        run.leave()  # an interrupted run is at work no more, though this process lives on
+        run.leave()  # an interrupted run has stopped, although this process continues
 
 
 def check_one_process(config: DictConfig) -> None:
@@ -126,7 +126,7 @@ class Trained:
     data_root: str | None
     config: dict[str, Any]  # the run's, resolved, plain
     data: Any  # with ``splits["train" | "val" | "test"]``
-    model: Any  # the whole one; for a diffusion model the three below are its parts
+    model: Any  # the whole model; the three properties below are parts of a diffusion model
 
     @property
     def denoiser(self) -> Any:
@@ -158,7 +158,8 @@ class Trained:
         from triptych.data.batch import Batch
 
         self._check_items(x)
-        if self.model.conditional and condition is None:  # its bound would be the unconditional one
+        # Otherwise the bound would be the unconditional one.
+        if self.model.conditional and condition is None:
             raise UserError("bound(x): condition=None; pass condition=BATCH.condition")
         batch = Batch(x.float(), condition, torch.arange(len(x)))
         with torch.no_grad():
@@ -174,7 +175,7 @@ class Trained:
         if not levels:
             return
         largest = x.abs().max().item()
-        if not largest <= 1 + 1e-6:  # also where it is not a number
+        if not largest <= 1 + 1e-6:  # NaN is refused, too
             raise UserError(f"bound(x): x reaches {largest:.4g}; pass images in [-1, 1]")
         if not (x - to_unit(to_level(x, levels), levels)).abs().max() <= 1e-6:
             fix = f"pass triptych.data.batch.to_unit(to_level(x, {levels}), {levels})"
@@ -203,7 +204,7 @@ class Trained:
         opened, device = Experiment(self.config, self.data, self.model), self.model.device
         try:
             return draw_all(drawing_of(opened, values), values)[SAMPLES]
-        finally:  # it draws on a GPU
+        finally:  # sampling may have moved it to a GPU
             self.model.to(device)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
@@ -214,7 +215,7 @@ class Trained:
         Raises:
             UserError: what the command would refuse.
         """
-        split = composing.typed(split)  # quoted: it may be no split's name
+        split = composing.typed(split)  # quoted, because it may be any text
         arguments = {"ckpt": self.path, "split": split, "weights": self.weights, "data_root": self.data_root}
         values = _checked("evaluate", {k: v for k, v in arguments.items() if v}, overrides)
         if values["devices"] != 1:

@@ -70,11 +70,12 @@ class IsClass:
 
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
-Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]  # gammas of two differ in double to here
+# Up to this number, gammas of neighbouring steps differ in double precision.
+Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
-Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's
+Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's range
 FilePath = Annotated[str | PathLike[str], IsPath()]
 ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
@@ -184,7 +185,7 @@ def _range(limits: Sequence[Any], both: str) -> str:
 # types --------------------------------------------------------------------------------------------
 
 
-Arguments = tuple[Any, ...]  # of a type, as int and str of dict[int, str]
+Arguments = tuple[Any, ...]  # arguments of a type: int and str of dict[int, str]
 
 
 class Type:
@@ -308,7 +309,8 @@ def refusal(key: str, kind: Any, value: Any) -> str:
     if fits(kind, value):
         return ""
     line = f"{key}={repr(value)[:100]}: must be {describe_kind(kind)}"
-    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):  # as 1e3 is read
+    # Hydra reads 1e3 as a float.
+    if isinstance(value, float) and value.is_integer() and fits(kind, int(value)):
         line += f"; type {int(value)}"
     return line
 
@@ -331,7 +333,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             values: dict[str, Any] = {}
-            with suppress(TypeError):  # Python's own message says it better
+            with suppress(TypeError):  # Python's own message is clearer
                 values = signature.bind(self, *args, **kwargs).arguments
             for name, kind in _kinds(original).items():
                 if name in values and not fits(kind, values[name]):
@@ -341,7 +343,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
 
     def decorate(cls: C) -> C:
-        owner: Any = cls  # what type checkers say of super() is of classes that they know
+        owner: Any = cls  # Any, because type checkers do not know the class of super()
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
             super(owner, sub).__init_subclass__(**options)

@@ -47,7 +47,7 @@ class OtherRun(UserError):
 class Busy(UserError):
     """Another process is working in the directory."""
 
-    exit_code = 75  # as sysexits.h has it: try again later
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class StorageError(UserError):

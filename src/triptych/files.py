@@ -30,7 +30,7 @@ LIMITS = {
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
     "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked
     "TRIPTYCH_MAX_DATA": 256 * MIB,  # bytes of an idx file once unpacked
-    "TRIPTYCH_MAX_PIXELS": 50_000_000,  # of one image in a data folder
+    "TRIPTYCH_MAX_PIXELS": 50_000_000,  # pixels of one image in a data folder
 }
 # Errors of the storage, not of the program: room, permission, quota, limits, lost disks or servers.
 STORAGE = (
@@ -182,7 +182,7 @@ def load_tensors(path: str | Path) -> Any:
 
     ValueError: it is damaged, or holds more than tensors and plain data.
     """
-    import torch  # which a mistake typed at a command does without
+    import torch  # imported late, so that a mistyped command does not wait
 
     try:
         with open_regular(path) as file:
@@ -190,11 +190,11 @@ def load_tensors(path: str | Path) -> Any:
                 size = sum(record.file_size for record in records.infolist())
                 if size > os.fstat(file.fileno()).st_size:
                     raise ValueError("it unpacks to more than its size")
-                if records.testzip() is not None:  # torch does not look at checksums
+                if records.testzip() is not None:  # torch does not check checksums
                     raise ValueError("a checksum in it does not match")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a stranger's file makes zipfile, pickle and torch raise
+    except Exception as error:  # for an untrusted file, zipfile, pickle and torch raise any error
         raise ValueError("damaged, truncated, or of more than tensors and plain data") from error
 
 
@@ -218,7 +218,8 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # the system's words without number and path
+        # The system's message without number and path.
+        reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{path}: cannot be read ({reason})") from error
     return record
 

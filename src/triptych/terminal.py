@@ -19,7 +19,7 @@ def printable(value: Any) -> Any:
     Line ends stay.
     """
     if isinstance(value, str):
-        if value.isprintable():  # the rest has no control characters, and is most of it
+        if value.isprintable():  # most texts have no control characters
             return value
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
     if isinstance(value, list):

@@ -24,7 +24,7 @@ from triptych.declare import Count, Seed, fits
 
 Job = list[str]  # the overrides of one run
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
-Point = tuple[str, ...]  # overrides of what is tuned
+Point = tuple[str, ...]  # overrides of the tuned keys
 MULTIRUN = "multirun.yaml"  # the composed configuration, as Hydra's own sweeper writes it
 
 
@@ -90,7 +90,7 @@ class RoundsSweeper(BasicSweeper):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)
-            returns += [result.return_value for result in results]  # raises what a job has raised
+            returns += [result.return_value for result in results]  # raises a job's error
         return returns
 
     # until decided ----------------------------------------------------------------------------------
@@ -102,13 +102,13 @@ class RoundsSweeper(BasicSweeper):
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)
         facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
-        look = self.hook.look(facts)  # of an earlier start of this sweep
+        look = self.hook.look(facts)  # the look that an earlier start reached
         while True:
             batch = [[*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings]
             self.hook.expect(batch, until=facts | {"look": look})
             self._launch(batch)
             if not self.hook.all_finished(batch):
-                return  # the hook says which did not; more seeds would not mend that
+                return  # the hook names unfinished runs, which more seeds would not repair
             sentence, pairs = decide(self.hook.root, look, len(rounds), self.config.equal_within)
             print(sentence, flush=True)
             if "open" not in pairs.values() or look == len(rounds):

@@ -21,8 +21,8 @@ from triptych.declare import Count, Seed, Unit, Whole
 from triptych.errors import UserError
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
-FIGURE = "figure"  # of a trial, as its run has it
-METRIC = "optimized_metric"  # of a study
+FIGURE = "figure"  # the attribute of a trial with its run's figure
+METRIC = "optimized_metric"  # the attribute of a study with its metric
 
 
 class OptunaSweeper(BasicSweeper):
@@ -91,7 +91,7 @@ class OptunaSweeper(BasicSweeper):
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(self.after_trials, self.after_step),
             )
-        except Exception as error:  # Optuna's, SQLAlchemy's or SQLite's
+        except Exception as error:  # an error of Optuna, SQLAlchemy or SQLite
             why = " ".join(str(error).split())[:200]
             fix = "move it away to begin anew"
             raise UserError(f"{file}: cannot be opened as the search's study ({why}); {fix}") from error
@@ -112,7 +112,7 @@ class OptunaSweeper(BasicSweeper):
             launched += len(batch)
             numbers = {trial.number for trial in batch}
             if any(_is_running(trial) and trial.number in numbers for trial in study.trials):
-                return  # it was interrupted: the same command goes on with it
+                return  # the trial was interrupted; the same command resumes it
             done += len(batch)
 
     def _draw(self, study: Any) -> Any:

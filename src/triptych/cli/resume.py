@@ -21,7 +21,7 @@ ARGUMENT = "resume="
 
 def resume(run: RunDirectory) -> None:
     """Execute a run from its last checkpoint, unless it has finished, and print its result."""
-    check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
+    check_run(run)  # before any write or import: it may be untrusted
     if run.status != "finished":
         _execute(run)
     elif processes.rank() == 0:
@@ -72,7 +72,7 @@ def main() -> None:
     with one_line_errors("train"):
         serving = sys.argv[1:] == [jobs.SERVE]
         if serving:
-            jobs.serve()  # returns in a fork for each run, which is its argument there
+            jobs.serve()  # returns in a fork for each run, with the run as argument
         if len(sys.argv) != 2:
             typed = " ".join(sys.argv[1:])
             raise UserError(f"{typed}: the recorded configuration is used; type resume=DIR alone")

@@ -27,27 +27,30 @@ def is_command() -> bool:
 def start() -> None:
     """Set up this process for a command."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        for name in ("RANK", "LOCAL_RANK"):  # left over in a shell: this process is the first of its run
+        # Leftovers of a shell: this process is the first of its run.
+        for name in ("RANK", "LOCAL_RANK"):
             os.environ.pop(name, None)
     os.environ[STARTED] = "1"
     # No Python process below this one looks for modules in the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    if os.path.lexists("matplotlibrc"):  # which matplotlib's import reads: a stranger's may start LaTeX
+    # Matplotlib reads it on import; an untrusted one may start LaTeX.
+    if os.path.lexists("matplotlibrc"):
         here = os.getcwd()
         os.chdir("/")
         import_module("matplotlib")
         os.chdir(here)
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a closed stream's number would be the next file's, and what is printed would go there
+        # The next file would get the number of a closed stream, and printed text would go into it.
+        pass
     os.close(file)
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
     make_streams_plain()
-    atexit.register(_finish, output)  # the first, and so the last to be called
+    atexit.register(_finish, output)  # registered first, so called last
 
 
 def answer_version(arguments: Sequence[str]) -> None:
@@ -77,7 +80,7 @@ def _end(number: int, _: Any) -> None:
         line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
         with suppress(OSError):
             os.write(2, line.encode())
-    os._exit(128 + number)  # an exception would meet imports and callbacks that turn it into something else
+    os._exit(128 + number)  # imports and callbacks may swallow an exception
 
 
 class _Output(io.FileIO):
@@ -105,7 +108,7 @@ def _finish(output: Any) -> None:
 
     It is not lost if the reader closed the pipe (``| head``).
     """
-    for number in SIGNALS:  # which would have their default effect while Python puts its modules away
+    for number in SIGNALS:  # their default effect would return while Python shuts down
         signal.signal(number, signal.SIG_IGN)
     output.flush()
     if (lost := output.buffer.raw.lost) not in (0, errno.EPIPE):

@@ -123,7 +123,8 @@ def execute_in_process(run: RunDirectory) -> None:
     code = jobs.run_job(f"{resume.ARGUMENT}{run.path}", run / "train.log")
     pruned = (run / PRUNE).exists()
     if code >= 128 and not pruned and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        time.sleep(processes.PATIENCE)  # a job that SLURM takes back must not look like one that has ended
+        # A job that SLURM preempts must not look like one that has ended.
+        time.sleep(processes.PATIENCE)
     if code != 0 and first:
         report_end(run, code, pruned)
 

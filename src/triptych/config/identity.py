@@ -30,8 +30,8 @@ BUNDLES = ("experiment", "setting", "debug")  # each names several settings that
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
 # Keys of these roles do not change a run's figures, so its checkpoint may have other values.
 SAME_FIGURES = {Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL}
-SIMULATED = 8  # processes or threads that fewer cores may simulate, slowly
-SWEEP = 48  # characters of a sweep's directory
+SIMULATED = 8  # processes or threads that fewer cores may still run, slowly
+SWEEP = 48  # most characters in the name of a sweep's directory
 Changes = dict[str, tuple[Any, Any]]  # {key: (recorded, composed)}
 
 
@@ -240,7 +240,7 @@ def in_root(path: Path) -> str:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    if cpus:  # not every cluster binds a job to them
+    if cpus:  # only some clusters bind a job to its cores
         return int(cpus)
     if hasattr(os, "sched_getaffinity"):  # not on a Mac
         return len(os.sched_getaffinity(0))

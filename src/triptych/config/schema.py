@@ -298,7 +298,7 @@ class Sample(DrawingKeys):
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
-    label: bool | int | float | str | None  # which classes there are, the checkpoint says
+    label: bool | int | float | str | None  # checked later: the checkpoint has the classes
     like: Sequence[Whole] | None
     weights: str | None
     threads: Threads | None

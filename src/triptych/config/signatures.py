@@ -18,7 +18,7 @@ from triptych import declare
 from triptych.config.own_code import is_trusted, remember_imported
 
 TABLE = Path(__file__).with_name("signatures.json")
-REQUIRED = object()  # in place of a default
+REQUIRED = object()  # stands for a missing default
 
 
 class Argument(NamedTuple):
@@ -80,7 +80,7 @@ def _imported(target: str) -> Arguments | None:
     known = module in sys.modules
     try:
         owner = getattr(importlib.import_module(module), name)
-    except Exception:  # whoever builds the class says why
+    except Exception:  # building the class reports the error
         return None
     if not known:
         remember_imported()

@@ -25,7 +25,7 @@ from triptych.errors import UserError
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 OURS = tuple(f"triptych.{room}." for room in ROOMS)
 LIGHTNINGS = "pytorch_lightning.callbacks."
-HOMES = {  # Lightning's classes that write nowhere and change no weights, with their modules
+HOMES = {  # Lightning's classes that neither write files nor change weights
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
     f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",

@@ -57,11 +57,11 @@ class DataModule(pl.LightningDataModule, ABC):
     num_classes: int = 0
     largest: float = 100.0
     class_names: Sequence[str] = ()  # names of the classes, if they have names
-    computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    computed: tuple[str, ...] = ()  # parts of conditions that a network computes, see `encoders`
     download: bool = False  # whether missing files are fetched
     embedder: Any = None  # a ``captions.Embedder``, for data that have one
     shown: str = "test"  # the split shown beside samples; "val" in a run with test=false
-    known_as: str | None = None  # in a cascade, the part of later stages' conditions with these items
+    known_as: str | None = None  # the part of later stages' conditions that these items become
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """Fill `splits` once, whatever the stage."""
         if self.splits:
             return
-        if self.trainer is None:  # no Lightning around to call it
+        if self.trainer is None:  # without Lightning nobody else calls it
             self.prepare_data()
         self.splits = self.load()
 

@@ -41,7 +41,7 @@ def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
         if node:
             data.augmentations.append(build(node, f"augmentation.{name}"))
     if not download:
-        data.download = False  # it would write where the configuration says
+        data.download = False  # a download would write where an untrusted configuration says
     with raised_by("data"):
         data.setup()
     check_contract(data)
@@ -101,7 +101,7 @@ def _check_whole_numbers(data: DataModule, place: str, value: Tensor | Mapped, l
     if dtype not in (torch.int64, torch.uint8):
         _refuse(data, f"{place}: {dtype}; {must} as torch.int64 or torch.uint8")
     if dtype == torch.uint8 and levels > 255:
-        return  # nothing can be outside, so that images on disk need not be read
+        return  # uint8 cannot be outside, so images on disk need not be read
     for start in range(0, len(value), CHUNK):
         low, high = value[start : start + CHUNK].aminmax()
         if low < 0 or high >= levels:
@@ -178,7 +178,7 @@ def _facts(data: DataModule) -> list[Any]:
     read = {name: kind for name, kind in kinds.items() if name not in data.computed}
     if read:
         facts.append(read)
-    if data.computed:  # their last digits differ between machines; what they follow from does not
+    if data.computed:  # last digits of tokens differ between machines; encoders' names do not
         facts.append([kinds, *data.encoders])
     return facts
 

@@ -16,7 +16,7 @@ from triptych.config.identity import root
 from triptych.errors import StorageError
 from triptych.files import replaced
 
-VERSION = 1  # of the stored format; a change names other files
+VERSION = 1  # version of the stored format, in the files' names
 
 
 def cache_folder() -> Path:
@@ -56,7 +56,7 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
     """
     name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
     for file in files:
-        facts = (top / file).stat()  # tar and rsync set mtime, nothing sets ctime
+        facts = (top / file).stat()  # ctime cannot be set, unlike mtime by tar and rsync
         line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n"
         name.update(line.encode("utf-8", "surrogateescape"))
     return name.hexdigest()
@@ -81,7 +81,8 @@ def cached_images(
             for i, image in enumerate(images):
                 items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
-            with _written(digests) as second:  # is there first: where the images are, both are whole
+            # Written first, so that both are complete if the images are there.
+            with _written(digests) as second:
                 np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))

@@ -31,7 +31,7 @@ FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
 ROWS = 512  # items embedded at a time
 # Parts of a condition: the embeddings of an image and of its caption, and the caption's tokens.
 IMAGE, CAPTION, TEXT = "embedding", "text_embedding", "text"
-MOST = 2**16  # bytes of a caption's file
+MOST = 2**16  # most bytes of a caption's file
 
 
 class Embedder:
@@ -57,10 +57,10 @@ class Embedder:
             kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
-            with torch.device("meta"):  # no memory but that of the file's own tensors
+            with torch.device("meta"):  # no memory beyond the file's own tensors
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
-        except Exception as error:  # whatever a stranger's file makes its readers raise
+        except Exception as error:  # an untrusted file can raise any error
             raise DataError(f"{self.what}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
@@ -229,7 +229,7 @@ class Captioned(DataModule):
                 continue
             for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True):
                 if known.setdefault(caption, label) != label:
-                    known[caption] = -1  # the caption of several classes
+                    known[caption] = -1  # several classes share the caption
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from triptych.terminal import progress_bar
 # The format follows from a file's content, not its name: Pillow would hand an EPS to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the next one, at most
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
+Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit below
 
 
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:

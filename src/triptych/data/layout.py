@@ -92,7 +92,7 @@ def read_layout(root: Path) -> Layout:
         _check_split_folders(key, files, splits)
     folders = [_class_folder(file, depth) for file in files]
     classes = sorted(set(folders))
-    if len(classes) == 1:  # all images in one folder, or none in any
+    if len(classes) == 1:  # a single folder is no class
         return Layout(files, splits, [], [])
     if "" in classes:
         loose = files[folders.index("")]

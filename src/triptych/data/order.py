@@ -35,7 +35,7 @@ class TrainOrder:
 
     def permutation(self, epoch: int) -> Tensor:
         """Return the order of the items in one epoch, (n,) int64."""
-        latest = self._latest  # read once: other threads may replace it
+        latest = self._latest  # read once, because other threads may replace it
         if latest is None or latest[0] != epoch:
             latest = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
             self._latest = latest
@@ -84,7 +84,8 @@ class TrainLoader:
         step = self.first()
         if not self.ahead:
             yield from map(self.batch, count(step))
-        with ThreadPoolExecutor(self.ahead) as pool:  # a batch follows from its step alone
+        # Threads are safe: a batch depends on its step alone.
+        with ThreadPoolExecutor(self.ahead) as pool:
             coming = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
             for later in count(step + self.ahead):
                 batch = coming.popleft().result()

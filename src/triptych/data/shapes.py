@@ -33,7 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # pixels of each of one, two, three shapes
-TRIES = 1000  # pictures drawn for one that no other split has
+TRIES = 1000  # attempts to draw a picture that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
 PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
@@ -89,7 +89,7 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
     shape, colour, count, side = what
     n, widths = count + 1, WIDTHS[count]
     width = widths[random.randint(len(widths))]
-    free = SIDE - n * (width + 1) + 1  # rows beside the shapes and the one kept after each but the last
+    free = SIDE - n * (width + 1) + 1  # rows beyond the shapes and the gaps between them
     rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
     cover = mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]

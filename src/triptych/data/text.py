@@ -21,7 +21,7 @@ from triptych.data.base import DataError
 from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
 
-TOGETHER = 64  # texts that a model is given at a time
+TOGETHER = 64  # texts that a model reads at a time
 WORD = re.compile(r"[\w'-]+")
 
 

@@ -64,21 +64,23 @@ class BoundModel(Logged):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
         self.repeats, self.val_repeats = repeats, val_repeats
-        self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
+        # A list hides it from nn.Module: it is data.
+        self.truth = [mixture] if mixture is not None else []
         self.dims = int(torch.Size(shape).numel())
-        self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))  # or a subclass's own
-        self._levels = edges  # at the beginning: the bands of noise stay where they are
+        # A subclass may replace it.
+        self.accounting: Any = Accounting(self.dims, discrete, edges, tuple(extras))
+        self._levels = edges  # fixed, so that the bands of noise do not move
         self.denoiser: AnyDenoiser | None = None  # a diffusion model has one
         self.schedule: Schedule | None = None  # the noise levels of a model that has some
         self.likelihood: Likelihood | None = None  # the ODE's, accounted beside the bound
         self._clock = (0, time.perf_counter())
 
-    draws = True  # whether it is a model that samples can be drawn from
-    samplers = True  # whether it draws with one
-    of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
+    draws = True  # whether samples can be drawn from the model
+    samplers = True  # whether it draws with a configured sampler
+    of_latents = False  # whether its denoiser acts on latents that it learns
     label_dropout: float | Mapping[str, float] = 1.0  # probability that an item trains without its condition
-    _measured = False  # whether it is ready for a report; nothing trains it after that
-    ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
+    _measured = False  # whether a report was prepared; it is not trained after that
+    ignores: tuple[str, ...] = ()  # config groups that the model never reads
     # What a subclass defines -------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
@@ -162,7 +164,7 @@ class BoundModel(Logged):
         mean = nats.mean() / self.dims
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (self.global_step + 1) % every == 0:
-            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # in a step
+            images = len(batch.x) * world * self.trainer.accumulate_grad_batches  # images per step
             self._log_step(mean, nats.detach(), images)
         return mean
 
@@ -175,11 +177,11 @@ class BoundModel(Logged):
             "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
         steps = self.global_step - step
-        if steps > 0:  # the later batches of an accumulated step are of the same step
+        if steps > 0:  # later batches of an accumulated step have the same number
             self._clock = (self.global_step, now)
             figures["train/images_per_second"] = torch.tensor(images * steps / (now - then))
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
+        self.log_own(figures, on_step=True, on_epoch=False, sync_dist=True)  # only at logged steps
 
     def configure_optimizers(self) -> Any:
         options = {}
@@ -189,7 +191,7 @@ class BoundModel(Logged):
             options["fused"] = False
         optimizer = self.optimizer(self.parameter_groups(), **options)
         steps = self.trainer.max_steps
-        if isinstance(self.lr_schedule, partial):  # a scheduler of torch's, counted in steps too
+        if isinstance(self.lr_schedule, partial):  # a scheduler of torch, which also counts steps
             factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
@@ -205,7 +207,7 @@ class BoundModel(Logged):
                 state["milestones"] = dict(state["milestones"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.eval()  # Lightning has called it before the callbacks' hooks
+        self.eval()  # the hooks of callbacks may have changed the mode
         with self._full_precision():
             self._account(batch, self.val_repeats)
 
@@ -228,10 +230,10 @@ class BoundModel(Logged):
         draws = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = BoundTerms(*map(_mean, zip(*draws, strict=True)))
         exact, gap = None, None
-        if self.truth and not self.conditional:  # the density is of items alone
+        if self.truth and not self.conditional:  # the known density is unconditional
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             gap = self._mean_gap(batch, repeats)
-        if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
+        if extra and "ode" in extra:  # the bound of the same items, for a paired comparison
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         error = None
         if report:
@@ -255,7 +257,7 @@ class BoundModel(Logged):
         self.accounting.reset()
 
     def on_test_epoch_start(self) -> None:
-        if not self._measured:  # another split under the same weights needs the same
+        if not self._measured:  # the same weights need it only once
             self.before_accounting()
             self.before_report()
         self._measured = True
@@ -275,7 +277,7 @@ class BoundModel(Logged):
     def on_validation_epoch_end(self) -> None:
         account = self.accounting.compute()
         figures = {f"val/{name}": figure["mean"] for name, figure in account.figures.items()}
-        bound = account.figures[account.unit]  # under one name, whatever the unit
+        bound = account.figures[account.unit]  # one name for both units
         figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
         figures |= self._level_figures(account.noise_levels)
         # Figures are already averaged over all processes, so each logs the same. "step" sets their

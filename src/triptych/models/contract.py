@@ -18,8 +18,8 @@ from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 
-TIMES = 100  # at which a schedule is checked, between those of a table
-CLOSE = 1e-3  # relative error that another kernel does not reach by rounding
+TIMES = 100  # number of times at which a schedule is checked, between those of its table
+CLOSE = 1e-3  # relative error above that of rounding in other kernels
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     An error of a user's code is raised as a UserError.
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # so that no running average moves
+    model.eval()  # keeps running averages unchanged
     try:
         with isolate_rng(), torch.no_grad(), raised_by():
             yield
@@ -105,7 +105,7 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     close = CLOSE * (slope + 0.1 * span)
     _check_values(schedule, "dgamma", t, schedule.dgamma(t), slope, close)
     _check_values(schedule, "t_of(gamma)", t, schedule.t_of(gamma), t, torch.full_like(t, 10 * CLOSE))
-    if not any(p.requires_grad for p in schedule.parameters()):  # else the ends may be learned
+    if not any(p.requires_grad for p in schedule.parameters()):  # learned endpoints may move
         expected = ends.new_tensor([schedule.gamma_min, schedule.gamma_max])
         at_ends = ends.new_tensor([0.0, 1.0])
         _check_values(schedule, "gamma", at_ends, ends, expected, CLOSE * span.expand(2))
@@ -136,7 +136,7 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
     guide = drawing.denoiser
     for key in keys:
         if is_own(guide):
-            tried = copy.copy(guide.to(model.device))  # it may keep a momentum
+            tried = copy.copy(guide.to(model.device))  # a copy, as the guide may keep a momentum
             with raised_by(key):
                 guess = tried(z, gamma, condition)
             if not isinstance(guess, Prediction):
@@ -155,7 +155,7 @@ def try_sampler(sampler: Sampler, model: Any) -> None:
     """
     if not is_own(sampler):
         return
-    tried = model.prepared(copy.copy(sampler))  # it may keep something of its own
+    tried = model.prepared(copy.copy(sampler))  # a copy, as the sampler may keep a state
     sizes: list[int] = []  # batch sizes of the denoiser's calls: a sampler may draw in chunks
     hook = model.denoiser.register_forward_hook(lambda _, __, guess: sizes.append(len(guess.value)))
     try:

@@ -24,7 +24,7 @@ from triptych.models.accounting import Account, Figures, figure_of, sums_of
 from triptych.models.base import BoundModel
 from triptych.networks.contrastive import ContrastiveNetwork
 
-ROWS = 1024  # images sought for at a time
+ROWS = 1024  # images compared at a time
 LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
 
 
@@ -116,7 +116,7 @@ class Contrastive(BoundModel):
     def __init__(self, network: ContrastiveNetwork, **more: Any):
         super().__init__(**more)
         self.network = network
-        self.dims = 1  # what is sought is one text: its loss is not shared among pixels
+        self.dims = 1  # the loss is per text, not per pixel
         self.accounting = RetrievalAccounting(network.embedding)
 
     def networks(self) -> list[nn.Module]:
@@ -129,7 +129,7 @@ class Contrastive(BoundModel):
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
+        with torch.no_grad():  # in place, because a clipped copy would have no gradient
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:

@@ -107,7 +107,7 @@ class Diffusion(DenoiserModel):
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
-        self.times = objective.times  # a part of the model: what it has learned is in checkpoints
+        self.times = objective.times  # a submodule, so that checkpoints hold its parameters
         if isinstance(objective.loss, nn.Module) and has_own_nats(objective.loss):
             self.loss_module = objective.loss
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
@@ -184,9 +184,9 @@ class Diffusion(DenoiserModel):
         self._try_schedule_and_loss(t)
         self._check_times()
         for drawn in self.times(t, self.schedule):
-            if drawn is not None:  # the density of even times
+            if drawn is not None:  # a density of None means even times
                 check_output("objective.times", self.times.forward, drawn, (len(t),))
-        if isinstance(self.denoiser, Denoiser):  # not the oracle
+        if isinstance(self.denoiser, Denoiser):  # the oracle has no output space
             self._try_denoiser(batch)
 
     def _try_schedule_and_loss(self, t: Tensor) -> None:
@@ -223,7 +223,7 @@ class Diffusion(DenoiserModel):
     def _check_times(self) -> None:
         # The check stands before a fit alone, so that earlier runs can still be evaluated.
         effective = self.objective.effective_share(self.denoiser.process, self.schedule)
-        if not effective >= LEAST_EFFECTIVE:  # it is no number where nothing is drawn at all
+        if not effective >= LEAST_EFFECTIVE:  # NaN fails the check, too
             times, loss = type(self.times).__name__, type(self.objective.loss).__name__
             problem = f"{effective:.2g} of its draws are effective under objective.loss={loss}"
             fix = "use wider times, or a loss over the same density (objective/loss/over)"

@@ -78,7 +78,7 @@ class GradientNoise(Metric):
             return math.nan
         mean = (self.gradient / groups).square().sum().item()
         between = (of_means - groups * mean) / (groups - 1)
-        within = (of_draws - of_means) / groups  # times 1 - 1 / K already
+        within = (of_draws - of_means) / groups  # this includes the factor 1 - 1 / K
         signal = mean - between / groups
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
@@ -93,7 +93,7 @@ class GradientNoise(Metric):
             condition = model.condition_of(batch)
             if condition is not None:
                 condition = condition[part].map(torch.clone)
-            model.denoiser.output.train()  # its clip is no part of the loss
+            model.denoiser.output.train()  # clipping is for evaluation alone
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
             model.denoiser.output.eval()
             if density is not None:

@@ -72,7 +72,7 @@ class LatentModel(BoundModel):
         importance_samples: K of the importance-weighted bound at test; 0 for none.
     """
 
-    samplers = False  # ancestral, down the ladder
+    samplers = False  # it always samples from the top level down
 
     def __init__(
         self,

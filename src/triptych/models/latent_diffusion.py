@@ -24,7 +24,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
 
-ENCODED = 500  # items at a time, where many are encoded
+ENCODED = 500  # items that are encoded at a time
 
 
 class LatentDiffusion(Diffusion):
@@ -112,7 +112,7 @@ class LatentDiffusion(Diffusion):
         return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
 
     def before_report(self) -> None:
-        self._reference = None  # it is of latents, which follow from the weights
+        self._reference = None  # its latents depend on the weights
         super().before_report()
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -122,7 +122,7 @@ class LatentDiffusion(Diffusion):
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        return None  # the truth is of x, the denoiser of y
+        return None  # the known density is of x, but the denoiser acts on y
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
         y = super().sample(n, sampler, generator, *wanted, **more)

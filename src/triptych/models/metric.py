@@ -80,7 +80,7 @@ class OfSamples(Metric):
     """
 
     full_state_update = False
-    version = 1  # to be changed with the definition of ``figure``
+    version = 1  # increase it when the definition of ``figure`` changes
     title = ""
     unit = ""
 

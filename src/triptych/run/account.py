@@ -41,7 +41,7 @@ from triptych.run.progress import Progress
 from triptych.run.reopen import open_weights
 from triptych.run.untrusted import read_checkpoint
 
-SMOOTHING = 1.0  # counts spread over the K levels of a dimension
+SMOOTHING = 1.0  # pseudo-counts that are spread over the K levels of a dimension
 
 
 @dataclass(frozen=True)

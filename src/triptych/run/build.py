@@ -158,5 +158,5 @@ def _embedder(path: str | None, data: DataModule) -> Embedder | None:
         embedder.check(data.shape, data.conditions["text"])
         return embedder
     if data.embedder is None or data.embedder.shape != data.shape:
-        return None  # That of whole images would see something else in these, the low ones.
+        return None  # These are low images; the encoder was trained on whole ones.
     return data.embedder

@@ -90,7 +90,7 @@ class Keep(pl.Callback):
         self._began: float | None = None  # while nothing is being fitted
         self._seen = 0
         self._saved = (0, False)  # the step, and whether a callback had ended the fit
-        self._stopped = False  # whether one had in the checkpoint that the run goes on from
+        self._stopped = False  # the same for the checkpoint from which the run resumes
 
     @property
     def seconds(self) -> float:
@@ -117,7 +117,7 @@ class Keep(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen:  # A gradient was accumulated, no step taken.
+        if step == self._seen:  # A gradient was accumulated, but no step was taken.
             return
         self._seen = step
         due = step % self.every == 0
@@ -160,7 +160,7 @@ class Keep(pl.Callback):
         self.stop.check_weights(trainer, trainer.lightning_module)
         self._saved = (trainer.global_step, trainer.should_stop)
         metrics_csv: Any = trainer.loggers[0]
-        metrics_csv.flush()  # What a checkpoint has seen is on disk before it.
+        metrics_csv.flush()  # Rows up to a checkpoint are on disk before it.
         trainer.save_checkpoint(self.folder / name)
 
     def _log_row(self, trainer: Any, loggers: Sequence[Logger]) -> None:

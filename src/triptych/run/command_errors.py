@@ -41,7 +41,7 @@ def one_line_errors(command: str) -> Iterator[None]:
         if rank() == 0:
             print(f"error: {refused}", file=sys.stderr)
         sys.exit(refused.exit_code)
-    except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
+    except KeyboardInterrupt as interrupt:  # Ray replaces a StopRequest by its own
         number = getattr(interrupt, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)
         sys.exit(128 + number)
@@ -107,7 +107,7 @@ def _as_refusal(error: Exception, command: str) -> UserError | None:
 def _is_hydras(error: Exception) -> bool:
     """Return whether Hydra, or a launcher that it called, raised an error."""
     if error.__cause__ is not None:
-        return False  # It is a worker's, with its traceback.
+        return False  # A worker's error keeps its traceback.
     hydras = False
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = frame.f_globals.get("__name__", "")

@@ -60,7 +60,7 @@ def write_end(path: Path, start: int, data: bytes) -> None:
     check_held(path)
     with storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
         file.seek(start)
-        while data:  # in one go but where the disk is full
+        while data:  # one write is enough unless the disk is full
             data = data[file.write(data) :]
         file.truncate()
         os.fsync(file.fileno())
@@ -245,7 +245,7 @@ class RunDirectory(Lockable):
             for name in files:
                 (self / name).unlink(missing_ok=True)
             self.path.rmdir()
-            if ASIDE.sub("", aside) == self.path.name:  # It leads nowhere else.
+            if ASIDE.sub("", aside) == self.path.name:  # The name must not lead elsewhere.
                 self.path.with_name(aside).rename(self.path)
             self._remove_empty_parents()
 
@@ -256,7 +256,7 @@ class RunDirectory(Lockable):
 
     def _remove_empty_parents(self) -> None:
         runs, logs = self.path.parent, self.path.parent.parent
-        if runs.name == "runs":  # no folder of the user's own
+        if runs.name == "runs":  # never a folder of the user's own
             runs.rmdir()
             if logs.name == "logs":
                 logs.rmdir()

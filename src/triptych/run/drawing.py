@@ -15,7 +15,7 @@ from triptych.diffusion.sampler import Progress, Sampler
 
 # Parts that a person chooses; the other parts of a stage's condition are sampled.
 PROMPTED = ("label", "text", "text_embedding")
-DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
+DRAWING = ("sampler", "guidance", "threshold")  # config groups of a stage's sampling
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Drawing:
     model: Any
     data: DataModule
     sampler: Sampler
-    denoiser: nn.Module | None = None  # guidance or a threshold around the model's own
+    denoiser: nn.Module | None = None  # the model's own, or a guided or thresholded one
     sources: Mapping[str, "str | Drawing"] = field(default_factory=dict)
     # A function that changes a condition before it is read, for example by noise on an image.
     prepare: Callable[[Condition, torch.Generator], Condition] | None = None
@@ -146,7 +146,7 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
     parent, _, name = key.rpartition(".")
     try:
         node = reduce(getitem, parent.split("."), config)
-        node[name]  # It must be there.
+        node[name]  # KeyError if the key does not exist
     except (KeyError, TypeError):
         return False
     node[name] = value

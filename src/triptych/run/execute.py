@@ -21,7 +21,7 @@ from triptych.run.training import train
 from triptych.run.untrusted import is_composed_here
 
 COMPILER = ("torch._dynamo.", "torch._inductor.")
-PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
+PATIENCE = 5.0  # seconds in which a job of a killed sweep frees its directory
 
 
 def execute(run: RunDirectory) -> Result:
@@ -72,7 +72,7 @@ def _execute_first(session: Session) -> Result:
         requeue(stopped)
         raise
     except (StorageError, ForeignCheckpoint, Unreadable):
-        raise  # The run goes on once there is room, or its files are restored.
+        raise  # The run can resume once there is room, or its files are restored.
     except Diverged as error:
         about = {"stage": session.stage, "error": str(error), "step": error.step}
         session.record("diverged", about)

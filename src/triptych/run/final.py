@@ -20,7 +20,7 @@ from triptych.run.pictures import save_picture, save_prompts, save_real, save_tr
 from triptych.run.processes import rank
 from triptych.run.trainer import build_trainer
 
-STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
+STRIP = 4  # images whose path from noise is shown; all points fit into one picture
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Drawn:
     """The results of sampling: entries of ``summary.json``, and pictures by their loggers' keys."""
 
     entries: dict[str, Any] = field(default_factory=dict)
-    evaluations: dict[str, float] = field(default_factory=dict)  # of the denoiser for one sample
+    evaluations: dict[str, float] = field(default_factory=dict)  # calls of the denoiser per sample
     pictures: dict[str, Path] = field(default_factory=dict)
 
 

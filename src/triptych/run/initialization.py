@@ -29,11 +29,11 @@ OWN = ("schedule.", "loss_module.")
 class Origin:
     """The state that a run starts from."""
 
-    start: Path | None  # the checkpoint to go on from
-    step: int  # at which it was taken
+    start: Path | None  # the checkpoint from which the run resumes
+    step: int  # the step of that checkpoint
     adopted: dict[str, Any] | None  # with ``trained``, the other run's checkpoint
     initial: dict[str, Any] | None  # at a first start with ``init_from``, the other run's checkpoint
-    data: dict[str, Any]  # what checkpoints keep of the data, with every item that the model is trained on
+    data: dict[str, Any]  # the record of the data for checkpoints, with all items trained on
     fit: str = ""  # a digest of what is about to be fitted, for other runs of its sweep
 
     @property
@@ -61,17 +61,18 @@ def _resume(run: RunDirectory, start: Path, now: Fingerprint, fit: str) -> Origi
     """Resume from the run's own checkpoint."""
     checkpoint = read_checkpoint(start)
     if start.name != LAST and rank() == 0:
-        write_atomic(start.with_name(LAST), start.read_bytes())  # It is the last that counts.
+        # Resuming reads the last checkpoint.
+        write_atomic(start.with_name(LAST), start.read_bytes())
     known = checkpoint["triptych"]
     if "fit_of" in known:
-        fit = ""  # The other run has offered it.
+        fit = ""  # The other run has already offered the fit.
         if rank() == 0:
             run.write_provenance({**run.provenance.record, "fit_of": known["fit_of"]})
     fix = "restore the data, or pass force=true to start over"
     log_line(run, compare_data(now, known.get("data"), HELD_OUT, fix))
     data = remember(now, known.get("data"))
     if data["changed"]:
-        fit = ""  # It was begun with other data.
+        fit = ""  # The fit was started with other data.
     return Origin(start, checkpoint["global_step"], None, None, data, fit)
 
 

@@ -66,7 +66,7 @@ def load_items(directory: Path) -> Items | None:
 
 @lru_cache(maxsize=4096)  # a report reads each file once for each pair; 160 kB each at 10,000 items
 def _load(path: str, _written: int) -> Items | None:
-    import numpy as np  # a mistyped command does not wait for it
+    import numpy as np  # imported late, so that a mistyped command does not wait
 
     arrays = read_arrays(path, ("index", "total"))
     if arrays is None:

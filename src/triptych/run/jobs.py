@@ -25,7 +25,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SIGNALS, SWEEP, lives
 from triptych.run.untrusted import OWN
 
-SERVE = "--serve-jobs"  # in the place of a command's arguments
+SERVE = "--serve-jobs"  # replaces a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.resume", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
 PR_SET_PDEATHSIG = 1  # the constant of linux/prctl.h
@@ -152,7 +152,7 @@ def serve() -> None:
         _prepare_to_fork()
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     job = _next_fork(answers)
-    os.setpgid(0, 0)  # A terminal's Ctrl-C comes through the worker, once.
+    os.setpgid(0, 0)  # A terminal's Ctrl-C must come once, through the worker.
     with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
         for number, file in enumerate((nothing, log, log)):
             os.dup2(file.fileno(), number)

@@ -27,11 +27,11 @@ def open_inception(path: str) -> nn.Module:
     if not Path(path).is_file():
         raise UserError(f"{key}: no such file; {fix}")
     try:
-        torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
+        torch.load(path, weights_only=True)  # torch-fidelity would execute an untrusted pickle
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
         raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
-    except Exception as error:  # whatever torch.load says of a file of other content
+    except Exception as error:  # torch.load can raise any error
         problem = f"not the weights of FID's InceptionV3 ({error_line(error)})"
         raise UserError(f"{key}: {problem}; {fix}") from error
 
@@ -62,7 +62,7 @@ class Prompts:
     def __init__(self, data: Captioned, embedder: Embedder | None):
         self.data, self.split = data, data.condition_split
         self.captions, labels = data.captions[self.split], data.splits[self.split].labels
-        assert labels is not None  # those that the classifier was trained on
+        assert labels is not None  # a classifier's data have labels
         self.untrained = data.untrained(labels)
         self.meaning = data.meaning(self.captions)
         self.embedder = embedder

@@ -245,7 +245,7 @@ class MLflowRun(MLFlowLogger):
 
     def __init__(self, run: RunDirectory, uri: str, experiment: str | None):
         for variable, value in ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)  # read when it is imported
+            os.environ.setdefault(variable, value)  # MLflow reads it on import
         artifacts = None  # the server decides
         if uri.startswith(SQLITE):
             folder = Path(uri.removeprefix(SQLITE)).absolute().parent

@@ -47,7 +47,7 @@ class MetricsCsv(Logger):
         self.path, self.clock, self.every = path, clock, every
         self._columns: list[str] = []  # columns of the file
         self.rows: dict[int, dict[str, Any]] = {}  # the rows that are held, by step
-        self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
+        self._closed, self._end = -1, 0  # step of the last closed row, and its end in bytes
         self._written = time.monotonic()
 
     def keep_until(self, step: int) -> None:
@@ -70,7 +70,7 @@ class MetricsCsv(Logger):
         header = next(table, [])
         for number, cells in enumerate(table):
             row = _parse_row(header, cells)
-            if row is None or row[0] <= last:  # Each step stands once, in order.
+            if row is None or row[0] <= last:  # Steps must be unique and in order.
                 damaged.append(number)
             elif row[0] <= until:
                 last = row[0]

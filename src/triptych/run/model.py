@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 
-MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's M_MMAP_THRESHOLD, at its most, and M_TRIM_THRESHOLD
+MALLOC = {-3: 32 << 20, -1: 1 << 30}  # glibc's largest M_MMAP_THRESHOLD, and M_TRIM_THRESHOLD
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # groups that may be none
 QUIET = (  # warnings of libraries that do not concern users
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
@@ -54,7 +54,7 @@ def set_up_torch(threads: int) -> None:
 def _keep_memory() -> None:
     """Reuse the memory of freed tensors, because new pages would take a sixth of a step."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:  # not of glibc
+    if set_option is None:  # the C library is not glibc
         return
     for option, value in MALLOC.items():
         set_option(option, value)
@@ -112,7 +112,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
     inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
-        if table.config.get(name):  # The model refuses itself to have none.
+        if table.config.get(name):  # The model itself refuses a missing part.
             inner.at(name)
 
 

@@ -21,7 +21,7 @@ from triptych.run.stopping import failure_line
 PRELOADED = "triptych.run.final"
 # Without -P, modules of the current folder would shadow others.
 PROGRAM = [sys.executable, "-P", "-c", "from triptych.run.new_process import serve; serve()"]
-_start: dict[str, Any] = {}  # arguments of Popen: as this process was before the user's code ran in it
+_start: dict[str, Any] = {}  # arguments of Popen with the state before user code ran
 _servers: list[Any] = []  # the one server of this process, or none yet
 
 
@@ -31,7 +31,7 @@ class FailedCall(UserError):
 
 def remember_environment() -> None:
     """Record environment, folder and paths for new processes, because user code may change them."""
-    for server in _servers:  # An earlier run in this process has left it.
+    for server in _servers:  # An earlier run in this process has left it open.
         server.stdin.close()
     _servers.clear()
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # also what was added in Python
@@ -76,7 +76,7 @@ def serve() -> None:
     """Fork for each call on standard input and answer on standard output, until the caller ends."""
     _end_with_parent()
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the user's code prints is no answer
+    os.dup2(2, 1)  # output of user code must not mix with the answers
     import_module(PRELOADED)
     while True:
         try:
@@ -88,7 +88,7 @@ def serve() -> None:
             _end_with_parent()
             answers.write(pickle.dumps(_answer(*call)))
             answers.flush()
-            os._exit(0)  # at once, whatever threads the user's code has left
+            os._exit(0)  # at once, without waiting for threads of user code
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code:
             answers.write(pickle.dumps(FailedCall(f"a process of the run ended with exit code {code}")))

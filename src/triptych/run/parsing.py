@@ -24,7 +24,7 @@ from triptych.terminal import in_one_line, printable
 PARTS = ("prior", "reconstruction", "diffusion")  # the terms of a bound
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 POINTS = 10_000  # most points of a curve: a report draws each of them
-METRICS = 32  # most metrics that are read, each a column: a stranger's file may have any number
+METRICS = 32  # most metrics that are read, as an untrusted file may have any number
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # the name of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 # Values that mean nothing without their key.

@@ -16,7 +16,8 @@ from triptych.diffusion.sampler import Chosen, chunk_size
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing, some_of
 
-TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of classes trained on, of others, samples of each
+# Captions of trained classes and of others, and samples of each.
+TRAINED, UNTRAINED, COLUMNS = 4, 2, 8
 FRAMES = 9  # most noise levels that a trajectory shows
 GREY = 96  # shade of the lines between images, and of cells without one
 

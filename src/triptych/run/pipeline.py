@@ -38,7 +38,8 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "prediction_type": tuple(SPACES), "variance_type": tuple(VARIANCES), "clip_sample": (True, False),
         "clip_sample_range": (), "rescale_betas_zero_snr": (False,), "thresholding": (False,),
         "set_alpha_to_one": (True,), "predict_epsilon": (True, False), "timestep_values": (None,),
-        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),  # of diffusers' samplers
+        # Options of diffusers' samplers.
+        **dict.fromkeys(("timestep_spacing", "steps_offset", "skip_prk_steps"), ()),
         **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "tensor_format"), ()),
     },
     UNET: {
@@ -101,7 +102,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
     if scheduler.get("clip_sample", True):
         clip = scheduler.get("clip_sample_range", 1.0)
     steps = schedule.get("num_train_timesteps", 1000)
-    if isinstance(steps, int):  # What it is else is refused below.
+    if isinstance(steps, int):  # Other types are refused below.
         steps -= 1
     groups = {
         "schedule": {"_target_": SCHEDULE} | schedule,

@@ -30,7 +30,7 @@ from triptych.run.untrusted import adopt, check_initial
 
 ANOTHER, ANEW = "choose another name", "or force=true to start over"
 LENGTH = {"trainer.max_steps", "trainer.max_epochs"}
-PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
+PATIENCE = 10.0  # seconds to wait for another process that starts the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
     typed = _typed_keys(overrides)
     keep_arguments(plain, typed)
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
-        plain["trainer"]["max_steps"] = None  # Of two lengths the typed one decides, not a file's.
+        plain["trainer"]["max_steps"] = None  # A typed length replaces one from a file.
     check_values(plain)
     check_run_name(plain["name"])
     check_together(plain)
@@ -72,8 +72,8 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 class RunPlan(NamedTuple):
     """What a command would do with an existing run, before it does anything."""
 
-    done: bool  # it has finished, and its result is the command's
-    changes: Changes  # it goes on with these
+    done: bool  # whether the run has finished
+    changes: Changes  # differences with which the run can continue
     other: Changes  # differences that make it another run: the command is refused
 
 
@@ -134,7 +134,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     plain = resolve_config(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
     plain = {key: value for key, value in plain.items() if role(key) is not Role.START}
-    if not force:  # With it the directory is put aside, whatever it holds.
+    if not force:  # With force=true the directory is put aside, whatever it holds.
         run.read_records()
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     earlier = {}
@@ -143,7 +143,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             earlier["aside"] = run.put_aside()
     if not has_run(run):
         with run.lock(PATIENCE):
-            if not (run / "config.yaml").exists():  # Somebody else may have been quicker.
+            if not (run / "config.yaml").exists():  # Another process may have created it meanwhile.
                 run.clear_failure()  # A job may have been refused before it began.
                 run.write_provenance(provenance(run, overrides, choices, plain) | earlier)
                 _record(run, plain)

@@ -25,7 +25,7 @@ PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end a command
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM's --signal sends
 SIGNALS = (*ENDING, *PREEMPTION)  # signals that stop a run
-PATIENCE = 60.0  # seconds for a first process, or for SLURM
+PATIENCE = 60.0  # seconds to wait for the first process, or for SLURM
 GRACE = 30.0  # seconds that a process has to end after SIGTERM
 # Errors of a file system without locks; there, a lock file of filelock's replaces the kernel's
 # lock.
@@ -165,7 +165,7 @@ class Lockable:
                         raise Busy(f"{folder}: another process is at work here ({holder})")
                     time.sleep(0.05)
                 if not _lies_in(folder, file):
-                    continue  # Who held it has removed the directory, or put it aside.
+                    continue  # The owner has removed the directory, or put it aside.
                 with storage_errors(folder / ".lock"):
                     file.truncate(0)
                     # The owner is not written through the file's buffer, which its close would

@@ -30,7 +30,8 @@ class Progress(pl.Callback):
         # None hides the bar if stderr is no terminal.
         self._hidden = None if bar else True
         self._written = 0.0
-        self._place = (0, 0)  # the fit's last step, and how many: the test has another trainer
+        # The fit's last step and number of steps; the test has another trainer.
+        self._place = (0, 0)
         self._bar: Any = None
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
@@ -64,7 +65,8 @@ class Progress(pl.Callback):
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        self.write("fit", trainer.global_step, trainer.max_steps, bound)  # null while there is none
+        # Null before the first validation.
+        self.write("fit", trainer.global_step, trainer.max_steps, bound)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print a line if no bar is visible, unless ``trainer.enable_progress_bar=false``."""

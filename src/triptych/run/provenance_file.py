@@ -10,9 +10,9 @@ from triptych.declare import refusal
 from triptych.run.parsing import parse_time
 
 Entries = dict[str, Any]
-DERIVED = ("executions", "started", "record")  # fields that are not read as they stand
+DERIVED = ("executions", "started", "record")  # fields that are derived from other entries
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-PATHS = {  # where the entries of fields stand that are not top-level ones of the field's name
+PATHS = {  # the paths of nested entries, by the names of their fields
     "commit": "git.commit",
     "dirty": "git.dirty",
     "fingerprint": "data.fingerprint",

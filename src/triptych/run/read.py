@@ -37,7 +37,7 @@ from triptych.run.result import ENDED, Result, Status, one_line
 
 COLUMNS = 1000  # most columns of metrics.csv that are read
 STAMP = "%Y-%m-%dT%H:%M:%S%z"
-STALE = 300.0  # seconds without a sign of life, after which a run counts as interrupted
+STALE = 300.0  # seconds without a write after which a run counts as interrupted
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Run(Result):
         # An array takes 16 bytes per value, and there may be millions.
         histories = {name: (array("q"), array("d")) for name in places}
         for row in rows:
-            if len(row) != len(header):  # the last row may be half written while the run goes on
+            if len(row) != len(header):  # the last row may be half written in a running run
                 continue
             step = to_float(row[place_of_step])
             for name, place in places.items():

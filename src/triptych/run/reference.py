@@ -29,7 +29,7 @@ from triptych.run.judges import Prompts, inception_features, open_inception, rea
 
 PAIRS = 5  # pairs of true sets that are compared for the noise floor
 TRIED = 1000  # most samples on which a user's own metrics are tried before the first step
-FLOOR = 1000  # random streams from this one on are those of the noise floor
+FLOOR = 1000  # the first random stream of the noise floor
 FEW = 3  # modes whose shares are recorded one by one
 
 

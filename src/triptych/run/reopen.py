@@ -56,8 +56,8 @@ def reopen(
     except UserError as error:
         if key == "ckpt":
             raise
-        raise UserError(f"{where}: {error}") from error  # it says which of several runs is meant
-    except Exception as error:  # a configuration of another shape raises whatever its readers raise
+        raise UserError(f"{where}: {error}") from error  # the message names the run among several
+    except Exception as error:  # a malformed configuration can raise any error
         raise UserError(f"{where}: its model cannot be built ({describe_error(error)})") from error
 
 
@@ -122,7 +122,7 @@ def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any
         return {}
     paths = config["model"]["stages"]
     runs = open_stages("model.stages", paths)
-    torch.set_num_threads(config["threads"])  # opening a stage has set another number
+    torch.set_num_threads(config["threads"])  # opening a stage may have changed the number
     for i, stage in enumerate(runs):
         if stage.data.levels is None:
             problem = "its data have no levels, and a density's bound does not add to a probability's"

@@ -155,7 +155,8 @@ class Result:
         return name == "accuracy" or self.metrics.get(name) == "higher"
 
 
-PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of each field, and its entries
+# The parser of each field, and its entries.
+PARSERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     entry.name: (entry.metadata["parse"], entry.metadata["keys"] or (entry.name,))
     for entry in fields(Result)
     if "parse" in entry.metadata

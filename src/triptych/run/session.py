@@ -44,7 +44,7 @@ class Session:
         if rank() != 0:
             return result
         result = self.run.record(result)
-        if status != "failed":  # A run that is tried again reads what was drawn.
+        if status != "failed":  # A retried run reuses the samples that were drawn.
             shutil.rmtree(self.run / FOLDER, ignore_errors=True)
         return result
 

@@ -25,8 +25,8 @@ from triptych.run.processes import launch, rank
 from triptych.run.provenance import code_digest, versions
 from triptych.run.untrusted import is_composed_here, read_checkpoint
 
-FITS = ".fits"  # a sweep's folder: for each fit by its digest, which run has made it
-FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do nothing to a fit
+FITS = ".fits"  # a sweep's folder with the run of each fit, by the fit's digest
+FREE = {Role.DRAWING, Role.LABEL, Role.OUTPUT, Role.START}  # roles of keys that do not affect a fit
 # Keys that name other runs, which may change in the meantime.
 OTHER_RUNS = ("trained.", "init_from.", "objective.teacher.", "model.stages.")
 
@@ -40,7 +40,7 @@ def fit_digest(run: RunDirectory, data: Fingerprint) -> str:
     # Processes of one launcher might not all see that another run has ended.
     if launch() or not is_composed_here(run) or not (sweep / "sweep.json").is_file():
         return ""
-    if (sweep / FITS).is_symlink():  # It may lead anywhere.
+    if (sweep / FITS).is_symlink():  # A link may lead anywhere.
         return ""
     settings = _settings(config)
     for key, value in settings.items():
@@ -104,7 +104,8 @@ def _copy_fit(run: RunDirectory, other: RunDirectory, memory: float) -> None:
     for path in (other / "metrics.csv", *(other / SNAPSHOTS).glob("*.pt")):
         with open_regular(path) as file:
             write_atomic(run / str(path.relative_to(other.path)), file.read())
-    for file_name, state in sorted(states.items()):  # LAST comes last: it tells that all are there.
+    # LAST comes last, as a sign that the copy is complete.
+    for file_name, state in sorted(states.items()):
         state["triptych"]["config"] = run.config()
         save_checkpoint(state, run / "checkpoints" / file_name)
     log_line(run, f"not trained again: {name} trained the same network, and this run goes on with it")

@@ -14,7 +14,8 @@ from triptych.run.prepare import check_plan, has_run, plan_composed, prepare, re
 from triptych.run.read import find_runs, is_run
 
 SWEEP_GROUPS = ("ablation", "paper", "hparams_search")
-SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}  # with the value of a single run
+# Keys of sweeps, with their values in a single run.
+SWEEP_KEYS = {"until": None, "setting": None, "scale": "small"}
 
 
 def check_single(config: DictConfig) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from triptych.files import load_object
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import PREEMPTION, SIGNALS, SWEEP, launch, rank
 
-APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
+APART = 1.0  # most seconds between two exchanges of signals, if steps are shorter
 NEVER = 2**62  # later than any step
 KINDS = ("the loss", "a weight")
-PATIENCE = 5.0  # seconds in which the others' errors and exit codes are there, if there are any
-STUCK = 10.0  # seconds in which the first process notices the loss of another, or never will
+PATIENCE = 5.0  # seconds to wait for errors and exit codes of other processes
+STUCK = 10.0  # seconds in which the first process notices the loss of another
 BROKEN = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout",
     re.I,
@@ -48,12 +48,12 @@ class Stop(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._bad: Tensor | None = None  # 2 step + kind of the first that was not finite, on the device
+        self._bad: Tensor | None = None  # 2 step + kind of the first number that was not finite
         self.received: int | None = None
-        self.began = False  # whether training has
+        self.began = False  # whether training has begun
         self._training = False
         self._next = 0  # step at which the processes ask each other again
-        self._exchange = (0.0, 0)  # when, and at which step, they last did
+        self._exchange = (0.0, 0)  # time and step of the last exchange
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -69,7 +69,7 @@ class Stop(pl.Callback):
     def listen(self) -> None:
         """Install the handlers, replacing earlier ones."""
         if threading.current_thread() is not threading.main_thread():
-            return  # no other thread may
+            return  # only the main thread may set handlers
         for number in SIGNALS:
             # SIGHUP may be ignored, as by nohup: then the end of the terminal must not stop the
             # run.
@@ -164,7 +164,7 @@ class Stop(pl.Callback):
         self.began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._stop_alone(trainer)  # The last checkpoint is from before.
+        self._stop_alone(trainer)  # The last checkpoint was saved before this validation.
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._training = False
@@ -176,7 +176,7 @@ class Stop(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()
-        self.received = None  # It came too late for all processes to agree on.
+        self.received = None  # The signal came too late for all processes to agree.
 
     def on_exception(self, *_: Any) -> None:
         self._training = False
@@ -211,9 +211,10 @@ def failure_line(error: Exception) -> str:
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
     """Write this rank's error for rank 0 to read."""
-    if not run.path.is_dir():  # the first process was refused alike, and has removed it
+    if not run.path.is_dir():  # the first process was refused, too, and has removed the directory
         return
-    with suppress(Exception):  # without it, the first process knows of a loss and not its reason
+    # Without this file, the first process reports the loss without its reason.
+    with suppress(Exception):
         token = launch() or str(os.getppid())
         run.write(f".error-{rank()}.json", {"token": token, "error": failure_line(error)})
 

@@ -29,7 +29,7 @@ class Record:
     @classmethod
     def read_file(cls, file: Path) -> Self:
         """Read a record; Unreadable: it is malformed."""
-        if file.is_symlink():  # in a stranger's sweep it may lead to any file
+        if file.is_symlink():  # in an untrusted sweep it may lead to any file
             raise Unreadable(f"{file}: a link; put the file itself there")
         try:
             return cls.from_dict(read_record(file) or {})

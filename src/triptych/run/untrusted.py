@@ -18,7 +18,7 @@ from triptych.files import check_directory, load_tensors
 from triptych.run.directory import NO_CHECKPOINT, SCHEMA, RunDirectory, check_digests, checkpoint_at
 from triptych.run.pipeline import is_pipeline, pipeline_config
 
-OWN = "TRIPTYCH_OWN"  # names the run directory whose configuration this user's command has composed
+OWN = "TRIPTYCH_OWN"  # the variable that names the run directory which this user's command prepared
 
 
 def check_config(config: dict[str, Any], what: str, needed: Iterable[str] = ()) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class WandbRun(WandbLogger):
             if self._wandb_init["mode"] == "offline":
                 raise
             reason = error_line(error)
-        end_service()  # it would go on trying, and not give the run's id to another
+        end_service()  # it would keep trying, and block the run's id
         for path in {*folder.glob("*run-*")} - before:
             shutil.rmtree(path, ignore_errors=True)
         self._wandb_init["mode"] = "offline"
@@ -195,7 +195,8 @@ def describe_run(node: Mapping[str, Any], config: dict[str, Any], run: RunDirect
 
 def end_service() -> None:
     """End W&B's process, because ours would otherwise wait for it at exit."""
-    with contextlib.suppress(Exception, SystemExit):  # it has ended, or its inside has changed
+    # The process has ended, or W&B's internals have changed.
+    with contextlib.suppress(Exception, SystemExit):
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import module
 
@@ -220,5 +221,5 @@ def import_wandb(folder: Path) -> Any:
     module.Settings.update_from_system_settings = lambda _: None
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a forked process that has ended removes it
+    os.makedirs(MEDIA_TMP.name, 0o700, exist_ok=True)  # a forked process removes it when it ends
     return module
