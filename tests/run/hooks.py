@@ -1,4 +1,4 @@
-"""Code that a command of a test runs before its own, in each of its processes, or is not to run."""
+"""Code that runs in each process of a test's command before its own, or must not run there."""
 
 import os
 import textwrap
@@ -33,7 +33,7 @@ Diffusion.loss = loss
 
 
 def site(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process as Python starts."""
+    """Return the environment in which each process runs ``code`` when Python starts."""
     folder = root / "hook"
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(code)
@@ -41,7 +41,7 @@ def site(root: Path, code: str) -> dict[str, str]:
 
 
 def hook(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process that executes a run."""
+    """Return the environment in which each process that executes a run also runs ``code``."""
     return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
 
 

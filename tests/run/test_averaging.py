@@ -97,7 +97,7 @@ def test_a_best_moment_that_is_not_there_is_not_the_last(finished):
 
 
 def test_best_is_decided_by_the_weights_that_are_reported(prepared):
-    """With a rate that ruins the weights at the end, their best step is not the average's."""
+    """The rate ruins the weights at the end, so their best step is not that of the average."""
     run = prepared(
         "weights=raw", "checkpoint=best", "callbacks.ema.sigma_rel=0.28", "trainer.max_steps=10",
         "trainer.val_check_interval=1", "optimizer.lr=0.05", "lr_schedule=constant", "samples.n=0",
@@ -137,7 +137,7 @@ def test_an_average_made_after_the_run_is_the_combination_of_those_stored(prepar
 
 @pytest.mark.parametrize("name", ["EMADrift", "EMA"])
 def test_the_state_of_another_callback_is_no_average(name):
-    """Whatever a class of one's own is called; one that inherits ours keeps its averages."""
+    """A user's class may have any name; one that inherits from ours keeps its averages."""
     assert averages({"callbacks": {name: {"drift": 1.0}}}) == {}
     own = type("Slow", (EMA,), {})()
     assert averages({"callbacks": {own.state_key: own.state_dict()}}) == {own.name: {}}

@@ -149,7 +149,7 @@ def pages_taken() -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_memory_that_a_tensor_leaves_is_the_next_ones():
-    """Pages that are given back and taken again cost a sixth of a training step."""
+    """Memory pages that are freed and allocated again cost a sixth of a training step."""
     taken = call_in_new_process(
         pages_taken
     )  # what other tests have left of this process's memory counts, too

@@ -52,7 +52,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def runs(prepared, home):
-    """The directories of a trained base, fine stage and cascade of both; trained once."""
+    """Train the base stage, the fine stage and the cascade of both, once; return directories."""
     made = {}
     for name, overrides in (("base", BASE), ("fine", FINE)):
         made[name] = home / name

@@ -95,7 +95,7 @@ def test_data_may_move_and_may_not_be_exchanged(images, prepared, root, finished
 
 
 def opened(door: str, *arguments: str):
-    """What a door does with ``arguments``, in this process."""
+    """Run a command with ``arguments`` in this process."""
     asked = without_hydra(compose_command(door, arguments))
     return evaluate_composed(asked) if door == "evaluate" else sample(asked)
 

@@ -81,7 +81,7 @@ def test_a_bound_given_the_label_has_no_gap_to_the_entropy_of_the_points_alone(p
 
 
 def test_another_seed_gives_other_figures(prepared, finished):
-    """That the same seed gives the same is shown by each accident of test_resume."""
+    """test_resume shows with each accident that equal seeds give equal figures."""
     assert execute(prepared("seed=2", path="other"))["test"] != finished().summary()["test"]
 
 
@@ -180,7 +180,7 @@ def test_a_compiler_that_a_signal_has_ended_is_no_failure(prepared, monkeypatch)
 
 
 def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
-    """Whose key for their number may have any name."""
+    """The user's data may call their number of validation items by any name."""
     run = prepared("data=ring", "denoiser=mlp", "checkpoint=best")
     config = run.config()
     config["data"]["val_size"] = 0
@@ -189,7 +189,7 @@ def test_best_needs_validation_items_of_data_of_ones_own_too(prepared):
 
 
 def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):
-    """Steps that are all of warm-up, progress without a terminal, where it goes on, and how."""
+    """Warnings of warm-up alone, progress without a terminal, where and how the run resumes."""
     run = prepared("data.val_size=8")
     monkeypatch.delenv("TRIPTYCH_SWEEP", raising=False)
     after_a_step = Keep.on_train_batch_end

@@ -27,7 +27,7 @@ RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500",
 
 
 def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
-    """Not schedule and loss, which are the run's own, nor a constant without parameters."""
+    """Schedule and loss stay the run's own; a constant without parameters is not copied."""
 
     class Constant(nn.Module):
         def __init__(self, value):
@@ -167,7 +167,7 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
 
 
 def test_cfg_shows_the_other_runs_model_beside_a_trained_model(source, capsys):
-    """As the run would record it; no key of the other run's network is taken for superfluous."""
+    """The output is what the run would record; no key of the other run counts as unused."""
     line = [f"trained='{source.path}'", "sampler=heun"]
     with pytest.raises(SystemExit):
         read_command_line([*line, "--cfg", "job"], "train")

@@ -53,7 +53,7 @@ def terms():
 
 
 def share(rank, world, folder):
-    """One process's items, counted and reduced over gloo."""
+    """Count the items of one process, and reduce the sums over gloo."""
     meet = f"file://{folder}/meet"
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     accounting = Accounting(dims=3, discrete=True)

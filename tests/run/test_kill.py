@@ -24,7 +24,7 @@ LONG = (
 
 
 def at(folder) -> dict:
-    """Where the run says that it is."""
+    """Return the progress that the run has recorded."""
     try:
         return json.loads((folder / "progress.json").read_text())
     except OSError:
@@ -32,7 +32,7 @@ def at(folder) -> dict:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below ``pid``, the nearest first."""
+    """Return all processes below ``pid``, the nearest first."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -60,7 +60,7 @@ def is_gone(pid: int) -> bool:
 
 
 def words(pid: int) -> str:
-    """Its command line."""
+    """Return a process's command line."""
     try:
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read()
@@ -158,6 +158,6 @@ def test_kills_leave_no_trace(root, processes):
 
 
 def last_step(folder) -> int:
-    """Of the checkpoint that a continuation would start from."""
+    """Return the last step of the checkpoint from which a run would resume."""
     path = folder / "checkpoints" / "last.ckpt"
     return torch.load(path, weights_only=True)["global_step"] if path.exists() else 0

@@ -19,7 +19,7 @@ LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=
 
 
 def lines(text: str) -> list[str]:
-    """Without Lightning's advice to those who log, and its greeting."""
+    """Return the lines of stderr without Lightning's advice and greeting."""
     known = "sync_dist|Initializing distributed|distributed_backend=|All distributed processes|---"
     return [line for line in problems(text) if not re.search(known, line)]
 

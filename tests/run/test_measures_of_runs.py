@@ -79,7 +79,7 @@ class Points(DataModule):
 
 
 def test_points_of_ones_own_are_measured_against_training_items(prepared, trusting):
-    """As pictures are: also between true items, as many as are held out."""
+    """Points are measured like pictures: also between true items, as many as are held out."""
     trusting("points_lab", POINTS)
     run = prepared("data=ring", "denoiser=mlp", "samples.n=0", "measures.n=100", path="points")
     config = run.config()

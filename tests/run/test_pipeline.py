@@ -45,7 +45,7 @@ def unet_of(size: int) -> UNet2DModel:
 
 
 def save(path: Path, size: int = 8, **scheduler) -> Path:
-    """A random pipeline in ``path``."""
+    """Save a random pipeline in ``path``."""
     unet = unet_of(size)
     options = {"num_train_timesteps": T, "beta_end": 0.6} | scheduler
     DDPMPipeline(unet, DDPMScheduler(**options)).save_pretrained(path)
@@ -129,7 +129,7 @@ def test_its_bound_and_images_are_ddpms_own(predicts, objective, options, root, 
 
 
 def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
-    """Pixels of ``pipeline`` and of the run in ``run`` by DDIM, of the same noise."""
+    """Compare pixels of ``pipeline`` and of the run, sampled by DDIM from the same noise."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.register_to_config(timestep_spacing="trailing")
     theirs = pipeline(
@@ -186,7 +186,7 @@ def test_a_flat_directory_is_that_of_its_folders(root):
 
 
 def test_a_flat_directory_with_weights_of_an_old_version_and_any_sampler(root, prepared):
-    """Names of attention before diffusers 0.13; samplers of every kind end finite."""
+    """Attention has the names of diffusers before 0.13; all samplers give finite images."""
     from safetensors.torch import load_file, save_file
 
     path = save(root / "theirs", clip_sample=False)
@@ -310,7 +310,7 @@ def test_bad_input_is_one_line(case, root):
 
 
 def claim_much(path: Path) -> None:
-    """A sparse file whose header claims a tensor of 60 GB."""
+    """Write a sparse file whose header claims a tensor of 60 GB."""
     size = 15_000_000_000
     tensor = {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}
     header = json.dumps({"conv_in.weight": tensor}).encode()

@@ -62,7 +62,7 @@ def test_a_run_s_last_figures_are_of_a_network_without_dropout(prepared, monkeyp
 
 @pytest.mark.parametrize("overrides", [SMALL, ()])
 def test_without_a_test_no_item_of_its_set_is_looked_at(prepared, tmp_path, overrides):
-    """Neither by the formula nor by a picture, of points or of images."""
+    """With test=false, neither the formula nor a picture reads test items, points or images."""
     experiment = build_experiment(prepared(*overrides, "test=false").config(), download=False)
     data = experiment.data
     x = data.splits["val"].batch(torch.arange(9)).x

@@ -69,7 +69,7 @@ def test_what_is_compiled_and_when(prepared, monkeypatch):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", [("denoiser=mlp", "data=ring", "data.train_size=500"), ("model=vae_mlp",)])
 def test_a_compiled_network_trains_alike(prepared, model):
-    """For real: the compiler's own code, whose losses are those of the network as it is written."""
+    """The real compiler is used, and losses are those of the plain network."""
     losses = {}
     for state in ("true", "false"):
         run = prepared(*model, *FEW, f"compile={state}", "seed=3", path=state)

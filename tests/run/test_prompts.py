@@ -1,4 +1,4 @@
-"""Whether samples are as their captions ask: by hand on pictures whose attributes are known."""
+"""Whether samples match their captions, by hand, on pictures with known attributes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def logits(labels):
 
 
 def changed(label, name):
-    """The class that differs in one attribute alone."""
+    """Return the class that differs in one attribute alone."""
     at = dict(zip(ATTRIBUTES, COMBINATIONS[label], strict=True))
     at[name] = (at[name] + 1) % len(ATTRIBUTES[name])
     return COMBINATIONS.index(tuple(at.values()))

@@ -1,4 +1,4 @@
-"""Stopped anywhere, a run that goes on ends bit for bit like one that was never stopped."""
+"""A run that is stopped anywhere and resumed ends bit for bit like an undisturbed run."""
 
 import os
 import signal
@@ -132,7 +132,7 @@ def test_half_written_files_of_a_killed_process_are_swept_up_and_a_lost_summary_
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(finished):
-    """A clock that was set back, or a copy that gives all files its own time."""
+    """File times may be wrong: a clock was set back, or a copy changed all of them."""
     run = finished()
     (run / "summary.json").unlink()  # of a finished run no other checkpoint is taken for its own
     last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
@@ -148,7 +148,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_
 
 
 def test_a_refusal_for_another_runs_configuration_records_nothing(finished):
-    """So that the run goes on once its configuration is restored, as the refusal says."""
+    """Then the run can resume once its configuration is restored, as the refusal says."""
     run = finished()
     first = run.summary()
     (run / "summary.json").unlink()

@@ -1,4 +1,4 @@
-"""How often several processes ask each other whether to stop."""
+"""How often several processes exchange whether to stop."""
 
 import signal
 from types import SimpleNamespace

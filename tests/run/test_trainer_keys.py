@@ -1,4 +1,4 @@
-"""What users of Lightning tell its trainer is done, or refused: never recorded and overridden."""
+"""Keys of Lightning's trainer are obeyed or refused, but never recorded and overridden."""
 
 import io
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ def test_the_length_of_a_run_in_epochs(keys, steps):
 
 
 def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny):
-    """A run with them, under a name of its own, reports what the same run reports without."""
+    """A run with these options under another name reports the same figures as without them."""
     small = [*tiny, "logger=csv", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
     few = ["trainer.val_check_interval=1", "optimizer.lr=1e-9"]  # the average falls behind: it stops early
     plain = triptych.train(["name=plain", *small, *few])
@@ -98,7 +98,7 @@ def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
 
 
 def test_epochs_decide_the_length(root, tiny):
-    """A tenth of each of two epochs, 1347 training digits in batches of 64: 4.2 batches."""
+    """A tenth of two epochs of 1347 training digits in batches of 64 is 4.2 batches."""
     line = [one for one in tiny if "max_steps" not in one and "val_check" not in one]
     epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=0.1", "trainer.limit_val_batches=1"]
     run = triptych.train(["name=epochs", *line, "logger=csv", *epochs])
@@ -108,7 +108,7 @@ def test_epochs_decide_the_length(root, tiny):
 
 
 def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
-    """Where `sbatch --ntasks=2` runs the command without srun, it is one process."""
+    """In a batch script (`sbatch --ntasks=2`) without srun, the command is one process."""
     for name, value in {"JOB_ID": "5", "NTASKS": "2", "PROCID": "0", "JOB_NAME": "x.sh"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     run = prepared()
@@ -132,7 +132,7 @@ def test_each_step_over_a_few_batches_is_of_as_many(prepared, monkeypatch):
 
 
 def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monkeypatch):
-    """With a clock that shows the images seen so far, it is about one a second."""
+    """With a clock that counts images, the speed is about one image per second."""
     seen, loss = [0.0], Diffusion.loss
 
     def counted(model, batch, *rest):

@@ -1,4 +1,4 @@
-"""W&B has the figures of metrics.csv under their training steps, and never decides a run's fate."""
+"""W&B has the figures of metrics.csv at their training steps, and never stops a run."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def with_wandb(*arguments: str) -> list[str]:
 
 
 def table(folder) -> dict[int, dict[str, float]]:
-    """metrics.csv: {step: {name: value}}."""
+    """Return metrics.csv as {step: {name: value}}."""
     found = accidents.rows(folder)
     return {int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in found}
 
@@ -76,7 +76,7 @@ def only(folder):
 
 
 def sync(server: Server, root, *paths) -> None:
-    """What a user types, against the stand-in."""
+    """Run the command that a user types to upload, with the stand-in as the server."""
     line = [sys.executable, "-m", "wandb", "sync", *map(str, paths)]
     there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
     environ = environment(root, **there)
@@ -85,14 +85,14 @@ def sync(server: Server, root, *paths) -> None:
 
 
 def steps_done(folder) -> int:
-    """The last step that a checkpoint stands behind: that of the last validation in the table."""
+    """Return the last step that a checkpoint has: that of the table's last validation."""
     if not list(folder.glob("checkpoints/last.ckpt")):
         return 0
     return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
 
 
 def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
-    """The same within one process: stopped after step 8, the last checkpoint is of step 6."""
+    """In one process, the run stops after step 8, and its last checkpoint has step 6."""
     run = stop_after(prepared("trainer.max_steps=12", csv=False), 8)
     assert last_step(only(run.path)) < 8
     assert execute(run)["status"] == "finished"
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
 
 
 def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
-    """It saves within a step, before Lightning logs that step's row."""
+    """The run saves within a step, before Lightning logs that step's row."""
     run = stopped(prepared("trainer.max_steps=9", csv=False), at=5)
     assert execute(run)["status"] == "finished"
     check_same(table(run.path), rows(*directories(run / "wandb")))
@@ -235,7 +235,7 @@ def test_nothing_is_left_outside_of_the_run(root):
 
 
 def test_a_run_is_told_whole(prepared, monkeypatch):
-    """Figures, panels, choices, best, the reported checkpoint: read back from the offline file."""
+    """The offline file has figures, panels, choices, the best step and the reported checkpoint."""
     small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
     own = ("measures.n=8", "measures.repeats=2", "logger.wandb.artifacts=true")
     run = prepared("experiment=ring", *small, *own, csv=False)
@@ -291,7 +291,7 @@ def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
 
 
 def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
-    """W&B reads them where a command is typed, and in its own folder, which for us is the run's."""
+    """W&B reads settings in the current folder and in its own folder, the run's directory."""
     folder = root / "run" / "wandb"
     for place in (root / "wandb", folder, folder / "config"):
         place.mkdir(parents=True)

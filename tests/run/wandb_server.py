@@ -50,7 +50,7 @@ class Server:
         return [row for _, row in sorted(self.lines.get(run, {}).items())]
 
     def answer(self, operation: str, given: dict) -> dict:
-        """To a GraphQL request."""
+        """Answer a GraphQL request."""
         self.operations.append(operation)
         if operation in ("Viewer", "GetDefaultEntity"):
             viewer = {"id": "u", "entity": "us", "username": "us", "email": "", "flags": "{}"}
@@ -95,7 +95,7 @@ class Server:
         return {"id": "m", "name": "triptych", "entity": {"id": "e", "name": "us"}, "bucket": bucket}
 
     def stream(self, run: str, sent: dict) -> None:
-        """A post to a run's file stream."""
+        """Receive a post to a run's file stream."""
         for name, part in (sent.get("files") or {}).items():
             for number, line in enumerate(part["content"], start=part["offset"]):
                 if name == "wandb-history.jsonl":
@@ -108,7 +108,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that close the connection."""
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
