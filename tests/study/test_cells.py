@@ -1,4 +1,4 @@
-"""What a sweep's directory and its cells are called."""
+"""The names of a sweep's directory and of its cells."""
 
 import json
 

@@ -18,7 +18,7 @@ from triptych.study.sweep_plan import KeptRecords
 
 @pytest.fixture
 def hook(root, monkeypatch):
-    """The hook of this process's sweep over one objective, whose runs a test makes."""
+    """The hook of this process's sweep over one objective, for runs that a test makes."""
     found = sweep_hook(root, optimized_metric="val.bpd.mean")
     found.monitor, found.kept = SimpleNamespace(stop=lambda: None), KeptRecords(found.root)
     monkeypatch.setattr(sweep, "_hooks", [found])
@@ -26,7 +26,7 @@ def hook(root, monkeypatch):
 
 
 def add(hook: SweepHook, end: str) -> RunDirectory:
-    """One more run that ended so."""
+    """Make one more run with this end."""
     seed = len(hook.cells) + 1
     told, choices = [f"objective=x0,seed={seed}"], {"data": "digits", "objective": "x0"}
     if end == "finished":
@@ -62,7 +62,7 @@ def test_the_code_says_how_the_runs_ended(hook, ends, code):
 
 @pytest.mark.parametrize("name", ["metrics.csv", "samples/final.png"])
 def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
-    """As the report has it, which calls the run unreadable."""
+    """The report calls such a run unreadable."""
     run = add(hook, "finished")
     (run / name).write_text("")
     edit(run / "summary.json", digests={name: "0" * 32})
@@ -70,7 +70,7 @@ def test_a_finished_run_whose_file_is_damaged_is_no_result(hook, name):
 
 
 def test_cells_of_an_earlier_command_are_expected_too(hook):
-    """A second command, of another setting in the same directory, and a copy of a run."""
+    """A second command has another setting in the same directory, and a copy of a run."""
     for n in (1, 2):
         edit(add(hook, "finished") / "provenance.json", id=f"run-{n}")
     shutil.copytree(hook.root / hook.cells[0], hook.root / "copy")
@@ -86,7 +86,7 @@ def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
 
 
 def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
-    """The process that made its directory is the sweep's own, and lives."""
+    """The sweep's own process made the directory, and is alive."""
     add(hook, "finished")
     with add(hook, "interrupted").lock():
         pass
@@ -113,7 +113,7 @@ def test_after_ctrl_c_the_report_counts_the_run_that_was_stopped(hook):
 
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
 def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
-    """As Hydra calls it, to which an exception of a callback's is a warning."""
+    """Hydra turns an exception of a callback into a warning."""
     add(hook, "finished")
     add(hook, "interrupted")
     if how == "a directory in its place":
@@ -157,7 +157,7 @@ def test_a_run_alone_has_a_code_and_a_line_for_its_kind_of_end(capsys, error, co
 
 
 def test_a_job_that_slurm_ended_is_named(hook, capsys):
-    """One that was cancelled, and one that had its result before its job ended."""
+    """One job was cancelled, and another had its result before it ended."""
     add(hook, "interrupted")
     assert hook.job_without_result("17_0", ["objective=x0", "seed=1"], "cancelled") is None
     said = capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_a_job_that_slurm_ended_is_named(hook, capsys):
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_launcher_that_does_not_start_is_refused_and_our_own_error_is_not(capsys, ours):
-    """As Ray's, which raises a plain Exception when its processes do not come up."""
+    """Ray raises a plain Exception when its processes do not start."""
 
     def function(module: str, text: str):
         names = {"__name__": module}

@@ -96,7 +96,7 @@ def test_the_table_of_a_terminal(tmp_path):
 
 
 def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatch, capsys):
-    """What had finished before is told at the end, but for what is damaged."""
+    """Runs that had finished before are listed at the end, except damaged ones."""
     for i in range(2):
         at_work(tmp_path, f"cell={i}")
     for i in (2, 3):
@@ -120,7 +120,7 @@ def test_a_log_file_has_a_plain_line_for_each_run_that_ends(tmp_path, monkeypatc
 
 
 def test_reports_take_a_small_share_of_a_sweeps_time(tmp_path, monkeypatch):
-    """A run ends each second, and a report takes two: at most one in 30 seconds is a report's."""
+    """A run ends each second and a report takes two, so reports take one second in 30 at most."""
     now, begun = [0.0], []
 
     def write(root):

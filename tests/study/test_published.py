@@ -1,4 +1,4 @@
-"""Verdicts on published claims where the truth is known: how often each word is said in error."""
+"""Verdicts on claims with a known truth: how often each verdict is wrong."""
 
 import itertools
 import math
@@ -102,7 +102,7 @@ def test_a_conjunction_is_not_contradicted_the_sooner_for_having_many_parts():
 
 @pytest.mark.parametrize("ratio", [0.3, 1e6], ids=["items", "seeds"])
 def test_an_interval_says_what_the_word_says(ratio):
-    """Within the range if reproduced, out of it if contradicted, neither if nobody can tell."""
+    """The interval is within the range if reproduced, outside if contradicted, else neither."""
     words = set()
     for seed in range(30):
         sweep = drawn(seed, 0.0, 0.1, 0.25, 0.26, ratio=ratio)
@@ -255,7 +255,7 @@ def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):
     [(3, ("b",), "cannot tell"), (5, ("b",), "reproduced"), (5, (), "contradicted"), (4, (), "cannot tell")],
 )
 def test_most_seeds_diverge_by_the_sign_test(seeds, diverged, word):
-    """p = 2^-n where all n do, or none: .125, .0625 and .031 for three, four and five seeds."""
+    """p = 2^-n if all n seeds diverge, or none: .125, .0625 and .031 for three, four and five."""
     table = bounds(np.random.default_rng(0), (0.0, 0.2), seeds, 60, 1.0)
     assert Sweep(table, diverged).word(diverges=["b"]) == word
 
@@ -289,7 +289,7 @@ def test_values_of_a_measured_key_are_settings():
 
 
 def test_a_claim_is_of_any_figure_that_a_run_has():
-    """Terms of the bound under its unit, the gap and a user's own metric by their names alone."""
+    """Terms of the bound are named with its unit, the gap and a user's metric by name alone."""
 
     def known(**figures: float) -> dict[str, Estimate]:
         return {name: Estimate(mean, 0.1, 9) for name, mean in figures.items()}

@@ -54,7 +54,7 @@ CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """One browser of each kind for all tests of this file."""
+    """Start one browser of each kind for all tests of this file."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -84,7 +84,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory):
-    """As many settings as there are colours, some with long names."""
+    """As many settings as there are colours, some of them with long names."""
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(7)}
     return write_report(sweep(tmp_path_factory.mktemp("twelve") / "objectives", TARGETS | more))
 
@@ -107,7 +107,7 @@ def table(chrome, name):
 
 
 def bounds(report):
-    """{setting: {seed: test bound}}, read from the summaries as they lie there."""
+    """Return {setting: {seed: test bound}}, read directly from the summaries."""
     found = {}
     for path in sorted(report.html.parent.glob("*/summary.json")):
         record = json.loads(path.read_text())
@@ -132,7 +132,7 @@ def numbers(text):
     indirect=["chrome"],
 )
 def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
-    """No words of a figure lie over each other, and nothing is cut off."""
+    """No words of a figure overlap, nothing is cut off, and no request is sent."""
     report = request.getfixturevalue(of)
     chrome.open(report.html, width=width, dark=dark)
     assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]

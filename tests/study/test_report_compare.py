@@ -1,4 +1,4 @@
-"""Cells, axes, pairs and what is said of them."""
+"""Cells, axes and pairs of a comparison, and the sentences about them."""
 
 import matplotlib.colors
 import numpy as np
@@ -22,7 +22,7 @@ def one(root):
 
 
 def faces(figure):
-    """The colours that fill the dots of the forest plot, from the top."""
+    """Return the colours that fill the dots of the forest plot, from the top."""
     return [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
 
 
@@ -109,7 +109,7 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
 
 
 def test_repeats_within_one_sweep_count_once(tmp_path):
-    """The newest of them, by the moment at which they began, wherever that was."""
+    """The newest run counts, by the time of its start, whatever its time zone."""
     for folder, mean, began in (
         ("a", 2.0, "2025-01-01T11:30:00+0100"),
         ("b", 2.3, "2025-01-01T12:00:00+0200"),

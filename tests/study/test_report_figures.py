@@ -46,7 +46,7 @@ def test_seeds_with_levels_of_their_own_all_count(tmp_path):
 
 
 def history(root, cell, seed, values, seconds):
-    """A run that validated every 100 steps, and took so long."""
+    """Make a run that validated every 100 steps and took this long."""
     run = make_run(root, cell, seed, values[-1], steps=100 * len(values), seconds={"fit": seconds})
     with (run / "metrics.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -88,7 +88,7 @@ def test_no_dot_hides_another_and_no_label_the_zero_line(tmp_path):
 
 
 def test_the_clock_of_metrics_is_that_of_fitting(tmp_path):
-    """A row has the seconds up to it; a run that goes on keeps those of its rows."""
+    """A row has the seconds up to it, and a resumed run keeps those of its rows."""
     seconds = [0.1]
     first = MetricsCsv(tmp_path / "metrics.csv", lambda: seconds[0])
     for step in (10, 20, 30):
@@ -139,7 +139,7 @@ def grid(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key="
 
 
 def additive(objective, rate, seed):
-    """No interaction: .1 an objective, .01 a doubling of the rate; seeds shift all cells alike."""
+    """Bounds without interaction: .1 an objective, .01 a doubled rate; seeds shift all alike."""
     return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
 
 
@@ -150,7 +150,7 @@ def test_two_names_are_a_grid_too(tmp_path):
 
 
 def test_what_has_holes_is_no_grid(tmp_path):
-    """A design where one setting goes with one of the other, as an objective tuned by hand."""
+    """In this design one setting goes with one value of the other, as after tuning by hand."""
     tuned = dict(zip(OBJECTIVES, RATES, strict=False))
     assert crossing(grid(tmp_path, lambda o, r, s: 2.0 + s / 50 if tuned[o] == r else None)) is None
 

@@ -18,7 +18,7 @@ NEAR = {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.09, 3: 2.13}}
 
 
 def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
-    """One run of each cell and seed; the same figure for a seed, however many others there are."""
+    """Add a run for each cell and seed; a seed's figure does not depend on the number of others."""
     for cell, mean in cells:
         for seed in seeds:
             random = np.random.default_rng([seed, ord(cell)])
@@ -54,7 +54,7 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
 
 
 def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
-    """At first a is lower, over all seeds b, and that is not settled."""
+    """At first a is lower, but b is over all seeds, which is not settled."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.071, 3: 2.082}})
     assert decide(tmp_path, 1, 2)[1] == {("a", "b"): "separated"}
     make_runs(tmp_path, {"a": {4: 2.04, 5: 2.05, 6: 2.06}, "b": {4: 1.74, 5: 1.95, 6: 1.86}})
@@ -62,7 +62,7 @@ def test_a_look_that_favoured_the_other_setting_decides_nothing(tmp_path):
 
 
 def test_an_interval_after_a_surer_look_is_at_the_level_of_its_step(tmp_path):
-    """Half of 5% a look, of one pair; the last look alone has p = .3, the first had 1e-5."""
+    """Half of 5% belongs to each look at one pair; the last look has p = .3, the first 1e-5."""
     make_runs(tmp_path, {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.0701, 3: 2.08}})
     until(tmp_path, 1, 2)
     decide(tmp_path, 1, 2)

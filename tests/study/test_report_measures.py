@@ -20,7 +20,7 @@ from .test_report_compare import one
 
 
 def measured(values, key="evaluations"):
-    """The keys of a summary that measured precision and a distance at 5 and 10."""
+    """Return the keys of a summary with precision and a distance, measured at 5 and 10."""
     rows = [
         {"value": at, "measures": {"sliced_wasserstein": {"mean": v}, "precision": {"mean": 1 - v}}}
         for at, v in zip((5, 10), values, strict=True)
@@ -106,7 +106,7 @@ def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison
 
 
 def draw_run(root, sampler, seed, **extra):
-    """A run of a model that all its fellows of this seed share."""
+    """Make a run whose model all runs of this seed share."""
     told = [f"sampler={sampler}", f"seed={seed}"]
     choices = {"data": "ring", "sampler": sampler}
     return make_run(root, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **extra)

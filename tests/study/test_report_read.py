@@ -57,7 +57,7 @@ def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
 
 
 def gone() -> int:
-    """The number of a process that has ended."""
+    """Return the id of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -146,7 +146,7 @@ def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
 
 
 def test_a_finished_cell_that_is_a_link_is_named(tmp_path):
-    """It may lead anywhere, so it is not read; one within the sweep is read where it lies."""
+    """A link may lead anywhere, so it is not read; a run within the sweep is read in its place."""
     sweep = make_runs(tmp_path / "sweep", {"v": {1: 2.0}})
     elsewhere = make_run(tmp_path / "elsewhere", "x0", 1, 2.0)
     (sweep / "linked").symlink_to(elsewhere)

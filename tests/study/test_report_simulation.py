@@ -74,7 +74,7 @@ def test_the_variance_is_that_of_crossed_random_effects():
 
 @pytest.fixture
 def no_advice(monkeypatch):
-    """How many seeds would settle the rest claims nothing, and takes most of a report's time."""
+    """Skip the advice on seeds, which claims nothing and takes most of a report's time."""
     monkeypatch.setattr(verdict, "seeds_to_settle", lambda _: None)
 
 

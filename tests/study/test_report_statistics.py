@@ -1,4 +1,4 @@
-"""The numbers against scipy, and laws that any numbers obey."""
+"""Statistics compared with scipy, and laws that hold for any numbers."""
 
 import math
 from dataclasses import replace

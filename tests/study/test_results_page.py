@@ -1,4 +1,4 @@
-"""What a report and the page of results show of a paper's claims."""
+"""A paper's claims in a report and on the page of results."""
 
 import io
 import json
@@ -38,7 +38,7 @@ NODE = {
 
 @pytest.fixture
 def paper(tmp_path):
-    """A finished sweep of three claims, of which one is false and one cannot be told."""
+    """Make a finished sweep of three claims, one false and one undecided."""
     root = sweep(tmp_path / "sweeps" / "it", {"v": 2.09, "x0": 2.45}, items=True)
     axes = {"seed": ["1", "2", "3"], "objective": ["v", "x0"]}
     facts = {"paper": NODE, "paper_name": "it", "paper_axes": axes, "scale": "small"}
@@ -47,7 +47,7 @@ def paper(tmp_path):
 
 
 def page(folder, *roots) -> str:
-    """The page of results over these roots."""
+    """Return the page of results over these roots."""
     results_page.write_results(folder / "results.md", list(roots))
     return (folder / "results.md").read_text()
 

@@ -1,4 +1,4 @@
-"""What a search draws from, and what it makes of each trial's figure."""
+"""The space from which a search draws, and how it reports each trial's figure."""
 
 import time
 from types import SimpleNamespace

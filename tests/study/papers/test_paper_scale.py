@@ -94,7 +94,7 @@ REASONS = {
 
 @functools.cache
 def asked(name: str, scale: str = "paper"):
-    """The sweep's configuration, its scale set, and the jobs of one seed."""
+    """Return the sweep's configuration at its scale, and the jobs of one seed."""
     cfg = compose_command("train", [f"paper={name}", f"scale={scale}"])
     OmegaConf.set_readonly(cfg.hydra, False)
     set_scale(cfg)
@@ -102,7 +102,7 @@ def asked(name: str, scale: str = "paper"):
 
 
 def plain(name: str, job: list[str]) -> dict:
-    """A run's configuration."""
+    """Return the resolved configuration of a run."""
     cfg = compose_command("train", [f"paper={name}", *job])
     return resolve_config(without_hydra(cfg), job, dict(cfg.hydra.runtime.choices))
 
@@ -147,7 +147,7 @@ def test_it_composes_with_the_papers_network(name):
 
 
 def test_all_settings_of_a_scale_compose():
-    """The shortest one with settings; the others' grids are their small ones'."""
+    """The shortest scale with settings is tried; the others have the grids of their small scale."""
     _, jobs = asked("edm_training")
     assert [plain("edm_training", job)["data"]["batch_size"] for job in jobs] == [512] * 6
 
@@ -213,7 +213,7 @@ def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def synthetic(monkeypatch):
-    """Two random images a split, of the shape and classes that a configuration asks for."""
+    """Make two random images per split, with the shape and the classes of a configuration."""
 
     def load(self):
         self.num_classes = 1000
@@ -236,7 +236,7 @@ SMALLER = {"dpm_solver": 64}  # pixels: of 256 a step takes 13 GiB and five minu
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_its_model_takes_an_optimiser_step(name, synthetic):
-    """The run's own model, loss and optimiser, on synthetic images of the paper's shape."""
+    """The run's own model, loss and optimiser take a step on random images of the paper's shape."""
     _, jobs = asked(name)
     size = SMALLER.get(name, PUBLISHED[name][1][1])
     small = [*SMALL, f"data.size={size}"] if "data=folder" in jobs[0] else SMALL

@@ -39,7 +39,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 
 
 def missing() -> str:
-    """Why no cluster can be started here; "" if one can."""
+    """Return why no cluster can be started here, or ""."""
     if os.name != "posix" or os.geteuid() != 0:
         return "SLURM's daemons need root"
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -90,7 +90,7 @@ class Cluster:
         return self
 
     def run(self, *line: str, check: bool = True) -> str:
-        """Output of a command that speaks to this cluster."""
+        """Return the output of a command that talks to this cluster."""
         done = subprocess.run(line, capture_output=True, text=True, env=self.environment, timeout=60)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(line)}: {done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""A real SLURM: sweeps through sbatch, preemption, requeueing, the figures of undisturbed runs."""
+"""A real SLURM: sweeps through sbatch, preemption, requeueing, and undisturbed figures."""
 
 import json
 import subprocess
@@ -32,18 +32,18 @@ def summaries(folder: Path) -> dict[str, dict]:
 
 
 def executions(folder: Path) -> int:
-    """How often the runs in ``folder`` were begun or taken up."""
+    """Count the starts of the runs in ``folder``."""
     return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
 
 
 def begin(line: list[str], cluster: Cluster, root: Path) -> subprocess.Popen:
-    """A command that can reach the cluster, its two outputs in one."""
+    """Start a command that can reach the cluster, with both outputs in one."""
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(line, env=cluster.environment | environment(root), text=True, **out)
 
 
 def jobs(cluster) -> dict[str, str]:
-    """{job id: state} of the queue."""
+    """Return {job id: state} of the queue."""
     lines = cluster.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
     return dict(line.split() for line in lines)
 
