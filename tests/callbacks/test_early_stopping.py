@@ -1,4 +1,4 @@
-"""Early stopping by the one name of the validation bound, over a stop and a resume."""
+"""Early stopping by the validation bound's one name, across a stop and a resumed run."""
 
 import math
 from types import SimpleNamespace

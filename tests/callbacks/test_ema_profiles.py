@@ -20,13 +20,13 @@ def running(betas: list[float]) -> np.ndarray:
 
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_is_the_paper_s(sigma_rel, gamma):
-    """Karras et al. 2024, section 3.1, gives these two."""
+    """Karras et al. 2024, section 3.1, gives these two values."""
     assert exponent(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.28])
 def test_sigma_rel_is_the_profile_s_spread(sigma_rel):
-    """The relative standard deviation of tau^gamma, integrated on a grid."""
+    """It is the relative standard deviation of tau^gamma, integrated on a grid."""
     gamma, tau = exponent(sigma_rel), (np.arange(200_000) + 0.5) / 200_000
     weight = tau**gamma / (tau**gamma).sum()
     mean = (weight * tau).sum()

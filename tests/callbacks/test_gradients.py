@@ -1,4 +1,4 @@
-"""Gradient norms as they are before a clip; the scale of a loss decides nothing."""
+"""Gradient norms before clipping; the scale of a loss has no effect."""
 
 import pytest
 

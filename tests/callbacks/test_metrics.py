@@ -142,7 +142,7 @@ def test_training_mode_that_a_metric_sets_is_not_seen_by_others():
 
 
 class Given(PerItem):
-    """The values that a test asks for."""
+    """A metric with the values that a test gives."""
 
     def __init__(self, *found):
         super().__init__()
