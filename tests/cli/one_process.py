@@ -28,7 +28,7 @@ DOORS = {
 
 
 class Begun(BaseException):
-    """A run's process would have been started."""
+    """Raised where a run's process would have been started."""
 
 
 def begin(*_: object) -> None:

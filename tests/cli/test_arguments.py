@@ -1,4 +1,4 @@
-"""What a person types, in whatever order."""
+"""Arguments that a person types, in any order."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def test_an_option_without_its_value_is_refused():
 
 
 def show(typed: str) -> float:
-    """The CPU seconds of a command that shows a configuration, imports and all."""
+    """Return the CPU seconds of a command that shows a configuration, including imports."""
     program = "import sys, time; from triptych.cli.train import main\n"
     program += "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)

@@ -33,7 +33,7 @@ COMMAND = re.compile(r"triptych-(train|evaluate|sample) +([^`#;\n]+)")
 
 @pytest.fixture(autouse=True)
 def own_package(trusting):
-    """The package of docs/own-code.md, as that page has it trusted."""
+    """The package of docs/own-code.md, trusted as on that page."""
     trusting("mylab", folder=HOUSE / "examples")
 
 
@@ -82,7 +82,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("door, arguments", commands(), ids=str)
 def test_a_command_of_the_documents_composes(door, arguments):
-    """A sweep's with the first value of each of its choices."""
+    """Of a sweep, the first value of each choice is composed."""
     overrides = read_command_line(shlex.split(arguments), "train").overrides
     first = []
     for override in OverridesParser.create().parse_overrides(overrides):

@@ -87,7 +87,7 @@ def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
 
 
 def test_a_signal_after_the_end_changes_nothing(root):
-    """While Python puts its modules away, which takes torch a second."""
+    """The signal comes while Python shuts down, which takes a second with torch."""
     code = (
         "import os; from triptych.cli import startup; startup.start()\n"
         "class Last:\n def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 2)\n"
@@ -104,7 +104,7 @@ def test_nohup_goes_on_after_a_hangup(root):
 
 
 def finished(prepared) -> list[list[str]]:
-    """A line of each command that has something to print, at once."""
+    """Start each command that prints something, all at once, and return their lines."""
     run = prepared(path="mine")
     save_checkpoint(run / "checkpoints" / "last.ckpt", run.config())
     run.write("summary.json", {"schema": 1, "status": "finished", "test": metrics(2.0)})
@@ -138,7 +138,7 @@ def test_a_result_is_one_wherever_it_is_printed(prepared):
 
 
 def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():
-    """It would wait for a first process that nobody has started, and end without a word."""
+    """It would wait for a first process that nobody has started, and end without a message."""
     code = "import os; print([os.environ.get(name) for name in ('RANK', 'LOCAL_RANK')])"
     ours = f"from triptych.cli.startup import start; start(); {code}"
     known = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_STARTED")}
