@@ -1,4 +1,4 @@
-"""Trusted packages: their configurations are found, and nobody else's; they alone are imported."""
+"""Only configurations of trusted packages are found, and only these are imported."""
 
 import sys
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_another_program_of_hydras_is_left_alone(packages, tmp_path):
 
 @pytest.mark.parametrize("package, name", [("lab_a", "digits"), ("lab_b", "mine")])
 def test_a_name_that_is_taken_is_refused(packages, package, name):
-    """By the clone's own, or by another package's: one of the two would be read in silence."""
+    """The clone or another package has the name, so one of two files would be ignored silently."""
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
