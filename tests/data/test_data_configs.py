@@ -26,7 +26,7 @@ def config(file, root):
 
 
 def known_keys(kind):
-    """Names of the parameters of a class and, through its **keys, of those it inherits from."""
+    """Return the names of a class's parameters and, through **keys, of its parents'."""
     return {
         name
         for c in kind.__mro__

@@ -1,4 +1,4 @@
-"""A fingerprint follows from what data are, not from where or when they were written."""
+"""A fingerprint depends on the data's content, not on where or when they were written."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def folder(root, **keys):
 
 
 def images(data) -> dict[str, set[int]]:
-    """Which image is in which split: image i is (i, 0, 100) all over."""
+    """Return which images each split has: image i is (i, 0, 100) everywhere."""
     return {name: set(split.values[:][:, 0, 0, 0].tolist()) for name, split in data.splits.items()}
 
 

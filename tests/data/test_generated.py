@@ -94,7 +94,7 @@ def test_entropies_of_ring_and_noise_add(dim):
 
 
 def test_an_embedded_ring_of_one_plane_is_no_other_data():
-    """Identified by its numbers: not by what a machine's digits make of them."""
+    """The numbers of the formula identify the data, not digits that depend on the machine."""
     assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
     assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
     one, other = EmbeddedRing(dim=4), EmbeddedRing(dim=4, data_seed=3)

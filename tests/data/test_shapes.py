@@ -1,4 +1,4 @@
-"""Captioned shapes: captions say what pictures show, splits do not overlap."""
+"""Captioned shapes: captions describe their pictures, and splits do not overlap."""
 
 from itertools import product
 
