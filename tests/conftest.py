@@ -1,4 +1,4 @@
-"""Every test: no network, one thread, its own root for data and logs."""
+"""Settings of every test: no network, one thread, its own root for data and logs."""
 
 import os
 
@@ -61,7 +61,7 @@ TINY = (
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch) -> Path:
-    """Where this test's data and logs lie: never in the repository."""
+    """The folder of this test's data and logs, never in the repository."""
     import torch
 
     torch.set_num_threads(1)
@@ -73,13 +73,13 @@ def root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def tiny() -> list[str]:
-    """Overrides that make a run of seconds on the real path."""
+    """Overrides that make a real run of a few seconds."""
     return list(TINY)
 
 
 @pytest.fixture
 def prepared(root) -> Callable:
-    """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
+    """``prepared("objective=v", ...)``: the directory of a tiny run, as the command makes it."""
     from hydra import initialize_config_dir
 
     from triptych.config.check import CONFIGS
@@ -127,7 +127,7 @@ def finished(prepared) -> Callable:
 
 @pytest.fixture
 def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
-    """``trusting("lab", text)``: the file of a module of one's own, which configurations may name.
+    """``trusting("lab", text)``: write a user module that configurations may name.
 
     Figures of runs in this process are not computed in others, which take seconds: see test_final_checkpoint.
     """
@@ -167,7 +167,7 @@ def door(root) -> Callable:
 
 @pytest.fixture(autouse=True)
 def environment_as_before() -> Iterator[None]:
-    """A command that runs within a test leaves none of its state to the next one."""
+    """Restore the state that a command within a test has changed."""
     with mock.patch.dict(os.environ):
         yield
     if module := sys.modules.get("triptych.study.sweep"):
