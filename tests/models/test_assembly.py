@@ -1,4 +1,4 @@
-"""From choices by name to the models of the bound: built, trained, accounted, reopened, refused."""
+"""Models by choices of names: built, trained, evaluated, reopened and refused."""
 
 import shutil
 

@@ -21,7 +21,7 @@ N, STD, PROCESS = 3000, 0.3, VariancePreserving()
 
 
 def mixture(apart):
-    """A third on the left, two thirds on the right."""
+    """A mixture with a third on the left and two thirds on the right."""
     return GaussianMixture([1 / 3, 2 / 3], [[-apart], [apart]], [[[STD**2]], [[STD**2]]])
 
 

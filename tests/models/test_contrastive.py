@@ -46,7 +46,7 @@ def test_the_loss_is_clips_pseudocode():
 
 
 def test_retrieval_by_hand():
-    """Three texts, the first two right for the first image and the last for the second."""
+    """Of three texts, the first two are right for the first image and the last for the second."""
     v = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]).double()
     u = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
     nats, right = retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
@@ -59,7 +59,7 @@ def test_retrieval_by_hand():
 
 @pytest.mark.parametrize("batch", [1, 4, 11])
 def test_what_is_sought_among_is_the_split_whatever_the_batch(batch):
-    """Five texts; text 4 is had by images of both classes 7 and 9, so it is right for either."""
+    """Text 4 is one of five; images of both classes 7 and 9 have it, so it is right for either."""
     u, texts = unit(11, 4, 0), unit(5, 4, 1)
     text = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 4, 1, 0])
     label = torch.tensor([7, 7, 9, 9, 9, 7, 7, 9, 7, 7, 7])

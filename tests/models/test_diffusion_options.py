@@ -46,7 +46,7 @@ def make(data, schedule, steps=None, variance="beta_tilde", loss=None, **options
 
 
 class Table(Elbo, torch.nn.Module):
-    """A loss that was a module before any could learn: its checkpoints have no table."""
+    """A loss that was a module before losses could learn: its checkpoints have no table."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_pat
 
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned"])
 def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data, variance):
-    """By ``bound.variance``, unless it has one of its own; what each draws: tests/diffusion."""
+    """It uses ``bound.variance`` unless it has its own; tests/diffusion check the draws."""
     model = make(data, Linear(-8.0, 6.0), 10, variance)
     assert model.prepared(Ancestral(10)).reverse is model.bound.variance
     assert isinstance(model.prepared(Ancestral(10, variance="beta_tilde")).reverse, BetaTilde)
@@ -133,7 +133,7 @@ def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data,
 
 
 def test_an_optimal_variance_is_measured_where_the_sampler_steps(data):
-    """At the levels of its own grid, for the weights as they are; the bound's own figures stay."""
+    """It is measured on the sampler's own grid with the present weights; the bound stays."""
     items = data.splits["train"].batch(torch.arange(256))
     model = make(data, Linear(-8.0, 6.0), 10, "optimal", training=lambda n: items)
     model.before_accounting()

@@ -60,7 +60,7 @@ def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
 
 @counts_directly
 def test_with_few_weights_the_mean_is_above_and_the_median_is_not():
-    """E[1 / y] is 1 / E[y] times 1 + the squared relative error of y, to second order."""
+    """To second order, E[1 / y] is 1 / E[y] times 1 plus the squared relative error of y."""
     size, scale, groups, repeats = 500, 1000.0, 18, 400
     metric, random = GradientNoise(draws=1), generator()
     std = math.sqrt(scale / metric.batch / size)

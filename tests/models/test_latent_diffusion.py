@@ -47,7 +47,7 @@ def standard(q: int) -> GaussianMixture:
 
 
 def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Tensor:
-    """E of the model's own draw of its bound, (B,), without noise of drawing.
+    """Return the expectation of the model's own bound, (B,), without sampling noise.
 
     Everything is Gaussian and linear, so at a time the bound is quadratic in (noise of y, eps), for which
     +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule converges.
@@ -194,7 +194,7 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
 
 
 def test_at_first_the_prior_is_standard_normal(monkeypatch):
-    """A network that gives nothing, read as v, is the exact denoiser of N(0, I)."""
+    """A network with output 0, read as v, is the exact denoiser of N(0, I)."""
     model, items = images(), batch(digits_like())
     z, gamma = torch.randn(5, 3, 4, 4), torch.linspace(-8, 4, 5)
     ours = model.denoiser(z, gamma).epsilon
@@ -228,7 +228,7 @@ def test_the_bound_of_an_item_depends_neither_on_its_batch_nor_on_other_processe
 
 
 def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
-    """d bound / d gamma_0 by the loss's graph is that of the reported bound by differences."""
+    """d bound / d gamma_0 of the loss's graph equals finite differences of the reported bound."""
     schedule = LearnedEndpoints(-4.0, 3.0)
     model, items = images(schedule), batch(digits_like())
     model.loss(items, 0, 0, 1).mean().backward()

@@ -1,4 +1,4 @@
-"""Metrics of a model under noise, against a Gaussian's closed forms."""
+"""Metrics of a model under noise, compared with closed forms for a Gaussian."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ X = STD * torch.randn(N, DIM, generator=torch.Generator().manual_seed(1))
 
 
 def model(loss, levels=None, steps=None):
-    """The exact denoiser of N(0, STD^2 I) that trains on ``loss``."""
+    """Return the exact denoiser of N(0, STD^2 I), as a model with this ``loss``."""
     truth = GaussianMixture([1.0], [[0.0] * DIM], [(STD**2 * torch.eye(DIM)).tolist()])
     return SimpleNamespace(
         denoiser=Oracle(truth, PROCESS), schedule=SCHEDULE, objective=Objective("x0", loss, steps),

@@ -1,4 +1,4 @@
-"""Parts of one's own: what the bound takes them for is tried before the first step."""
+"""User-supplied components: the bound's assumptions are checked before the first step."""
 
 from importlib import import_module
 from pathlib import Path
@@ -110,12 +110,12 @@ class Table(Linear):
 
 
 def classes(base: str, method: str, bodies: dict[str, tuple[str, str]]) -> str:
-    """The source of classes of ``base``, by the lines of their ``method``."""
+    """Return the source of classes derived from ``base``, given the lines of their ``method``."""
     return "".join(f"\nclass {n}({base}):\n    def {method}:\n        {b}\n" for n, (b, _) in bodies.items())
 
 
 def cases(bodies: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of each such class its name, and the words of its refusal, if it is refused."""
+    """Return each class's name and, if it is refused, the words of its refusal."""
     return [(name, words) for name, (_, words) in bodies.items()]
 
 

@@ -1,4 +1,4 @@
-"""VAE and hierarchical VAE against exact densities."""
+"""VAE and hierarchical VAE, compared with exact densities."""
 
 import math
 
