@@ -19,7 +19,7 @@ SIZES = "[8,16] norm_num_groups=4 layers_per_block=1 in_channels=1 out_channels=
 
 
 class Heard(nn.Module):
-    """Notes how it was called; answers with what it was shown, as an object or a tensor."""
+    """A model that records its calls, and returns its input as an object or a tensor."""
 
     def __init__(self, channels=1, wrapped=True):
         super().__init__()
@@ -40,7 +40,7 @@ def test_one_number_a_dimension_or_several(wrapped):
 
 
 def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
-    """0 .. 1000, increasing with the noise."""
+    """The steps are 0 .. 1000, increasing with the noise."""
     model = Heard()
     for ends in ((-13.3, 10.0), (-8.0, 6.0), (-20.0, 20.0)):
         gamma = Linear(*ends).gamma(torch.linspace(0, 1, 9))
@@ -50,7 +50,7 @@ def test_gamma_from_minus_20_to_20_is_the_steps_that_such_models_embed():
 
 
 def test_labels_and_their_absence():
-    """The class after the last stands for none, for all items or for some."""
+    """The class after the last one means none, for all items or for some."""
     model = Heard()
     network = Adapter(model, SHAPE, conditions={"label": Labels(3)})
     z, gamma, label = torch.zeros(3, *SHAPE), torch.zeros(3), torch.tensor([0, 1, 2])

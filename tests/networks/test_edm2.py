@@ -1,4 +1,4 @@
-"""EDM2's network (Karras et al. 2024): what its layers do to magnitudes, sizes, conditions."""
+"""EDM2's network (Karras et al. 2024): magnitudes, sizes and conditions of its layers."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_a_step_of_training_begins_from_weights_of_magnitude_one():
 
 
 def test_sums_waves_and_joined_channels_keep_it():
-    """Eqs. 75, 81, 88, 103."""
+    """Eqs. 75, 81, 88 and 103."""
     a, b = normal(2, 1000, 16), torch.randn(2, 1000, 16, generator=torch.Generator().manual_seed(1))
     near(magnitude(mp_silu(a)), 1)
     near(magnitude(mp_sum(a, b, 0.3)), 1)
@@ -71,7 +71,7 @@ def test_sums_waves_and_joined_channels_keep_it():
 
 @pytest.mark.parametrize("up", [False, True])
 def test_a_block_changes_no_magnitude_at_the_start(up):
-    """Fig. 21: its parts are of magnitude 1, and so are their weighted sums."""
+    """Fig. 21: the parts have magnitude 1, and so do their weighted sums."""
     torch.manual_seed(0)
     sizes = {"conditioning": 16, "dropout": 0.0, "head_width": 8}
     block = EDM2Block(32, 64, up=up, **sizes)  # without attention, which averages

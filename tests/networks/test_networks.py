@@ -1,4 +1,4 @@
-"""The networks' contract: shapes, silence at the start, labels, images of other sizes."""
+"""The networks' contract: shapes, zero output at first, labels, images of other sizes."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ CASES = [
 
 
 def awake(network):
-    """The last layer starts at zero; give it something to say."""
+    """Give the last layer, which starts at zero, random weights."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -108,7 +108,7 @@ def test_every_block_of_a_transformer_starts_as_the_identity(kind, depth):
 
 
 def test_patches_are_put_back_where_they_were_cut():
-    """With embedding, norm and last layer as identities the output is the image itself."""
+    """With embedding, norm and last layer as identities, the output is the image itself."""
     network = DiT((3, 4, 6), patch=2, width=12, depth=1, heads=1)
     network.position.zero_()
     network.norm = torch.nn.Identity()
@@ -120,7 +120,7 @@ def test_patches_are_put_back_where_they_were_cut():
 
 
 def test_each_place_has_sines_of_its_own():
-    """Of row and column, so that their products are functions of the distance along each."""
+    """Rows and columns have sines, so products depend on the distance along each."""
     place = sines(3, 5, 16)
     assert place.shape == (15, 16) and len(place.unique(dim=0)) == 15
     near = (place @ place.T).unflatten(0, (3, 5)).unflatten(2, (3, 5))
@@ -158,7 +158,7 @@ def test_swiglu_is_the_published_gate():
 
 
 def test_tokens_of_the_class_are_read_and_left_out_again():
-    """They enter before the block named: in a block before it nothing is heard of them."""
+    """Class tokens enter before the named block, so earlier blocks do not read them."""
     sizes = {"width": 16, "depth": 3, "heads": 2, "context": 2, "context_from": 1}
     network = awake(JiT((1, 4, 4), conditions={"label": Labels(3)}, **sizes))
     seen = []
@@ -198,7 +198,7 @@ def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
 
 
 def published(name: str) -> dict:
-    """The keys of a published network."""
+    """Return the keys of a published network."""
     return unresolved(compose_command("train", [f"denoiser={name}"]))["denoiser"]["network"]
 
 
@@ -212,7 +212,7 @@ def test_a_published_unet_normalises_in_32_groups(name):
 
 
 def test_vdm_s_network_says_what_is_to_be_added_to_z():
-    """eps_pred += z in model_vdm.py: before it has learnt, it takes z itself for the noise."""
+    """model_vdm.py has eps_pred += z: an untrained network predicts z itself as the noise."""
     small = published("unet_vdm") | {"blocks": 1, "widths": [32]}
     network = build(small, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
     z = torch.randn(2, 3, 8, 8)
