@@ -19,7 +19,7 @@ denoising, rademacher = itemgetter("denoising", "rademacher")(SCRIPT)
 
 
 def losses(score, truth, gamma, n, seed=0):
-    """All four at n points of the noisy marginal, and the true score there."""
+    """Return all four losses at n points of the noisy marginal, and the true score there."""
     x = truth.mixture.sample(n, generator(seed))[0].double()
     eps = torch.randn(x.shape, generator=generator(seed + 1), dtype=torch.float64)
     alpha, sigma = truth.process.alpha_sigma(gamma)
@@ -57,7 +57,7 @@ def test_the_four_losses_differ_by_the_known_constants(process, off):
 
 
 def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
-    """s = A z: div s = tr A, and E v.Av = tr A over independent signs."""
+    """For s = A z, div s = tr A, and E v.Av = tr A over independent signs."""
     matrix = torch.randn(4, 4, generator=generator(), dtype=torch.float64)
     z = torch.randn(3, 4, generator=generator(1), dtype=torch.float64)
     quadratic = 0.5 * (z @ matrix.T).square().sum(1)
