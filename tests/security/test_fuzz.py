@@ -27,7 +27,7 @@ ROOMS = tuple(f"triptych.{room}." for room in ("data", "networks", "diffusion", 
 
 
 def fuzz(folder: Path, how: str) -> dict:
-    """In a process of its own, since an audit hook cannot be taken away again."""
+    """Run the fuzzer in a separate process, because an audit hook cannot be removed."""
     line = [sys.executable, "-m", "tests.security.fuzz", str(folder), how]
     result = forked.run(line, dict(os.environ), cwd=folder, timeout=1200)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -57,7 +57,7 @@ def test_every_importable_name(tmp_path, how, least):
 
 
 def test_the_watch_sees_what_it_should(tmp_path):
-    """The attacks themselves, under watch: each is seen, so that a clean record says something."""
+    """Each attack is seen under watch, so that a clean record means something."""
     script = tmp_path / "x.py"
     script.write_text(
         "import os, pickle, socket, subprocess, sys\n"
@@ -129,7 +129,7 @@ def grown(inner):
 @settings(deadline=None)
 @given(st.recursive(LEAVES, grown, max_leaves=12))
 def test_nested_nodes(node):
-    """Wherever a name lies in a tree of groups and lists, it is found."""
+    """A name is found anywhere in a tree of groups and lists."""
 
     def holds(value):
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

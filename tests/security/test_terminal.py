@@ -66,7 +66,7 @@ def check_obeys_nothing(text: str) -> None:
 
 
 def on_a_terminal(line: list[str], root: Path) -> bytes:
-    """What a command writes to a terminal of its own."""
+    """Return what a command writes to a terminal."""
     ours, its = pty.openpty()
     process = subprocess.Popen(line, stdin=its, stdout=its, stderr=its, cwd=root)
     os.close(its)

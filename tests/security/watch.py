@@ -1,4 +1,4 @@
-"""What a process does to the world outside of one folder, as Python's audit events tell it.
+"""Record a process's effects outside one folder, by Python's audit events.
 
 ``python watch.py FOLDER LOG MODULE ARGUMENTS...`` runs a module under watch.
 """
