@@ -28,7 +28,7 @@ SHARED = "TRIPTYCH_TEST_FORKS"  # in the environment: where the server of this s
 
 
 def serve() -> None:
-    """Start the server, which the workers of a session share: its imports take ten seconds."""
+    """Start the server, which all workers of a session share: its imports take ten seconds."""
     # it looks for modules where it is started, and there are other packages named tests
     with mock.patch.dict(os.environ, {"PYTHONPATH": OWN, "PYTHONSAFEPATH": "1"}):
         forkserver.ensure_running()
@@ -66,7 +66,7 @@ def run(
 
 
 class _Replaced(BaseException):
-    """The process goes on as another command."""
+    """Raised where the process becomes another command."""
 
 
 def _replace(line: list[str]) -> None:
@@ -74,7 +74,7 @@ def _replace(line: list[str]) -> None:
 
 
 def _run_job(argument: str, log: Path) -> int:
-    """In the place of ``jobs.run_job``: a fork of this process."""
+    """Replace ``jobs.run_job`` by a fork of this process."""
     from triptych.run import processes
 
     line = [sys.executable, "-m", "triptych.cli.train", argument]
@@ -99,7 +99,7 @@ def _run_job(argument: str, log: Path) -> int:
 
 
 def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err: str) -> None:
-    """The command in this process, which ends with it."""
+    """Run the command in this process, which ends with it."""
     from triptych.cli import startup
     from triptych.run import jobs
 

@@ -35,7 +35,7 @@ KNOWN = {
 
 
 def job(argument: str, log: Path) -> int:
-    """In the place of ``jobs.run_job``."""
+    """Replace ``jobs.run_job``."""
     path = argument.partition("=")[2]
     os.environ[OWN] = path
     execute(RunDirectory(path))
@@ -43,7 +43,7 @@ def job(argument: str, log: Path) -> int:
 
 
 def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
-    """``triptych-train -m paper=NAME ...``; its directory."""
+    """Run ``triptych-train -m paper=NAME ...`` and return its directory."""
     monkeypatch.setattr(door.jobs, "run_job", job)
     line = ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic", *overrides]
     monkeypatch.setattr(sys, "argv", line)
@@ -133,7 +133,7 @@ def test_there_are_exact_claims():
 
 @pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
 def test_every_setting_of_a_trained_paper_can_be_built(name, root):
-    """Each value of each axis, in as few runs as have them all."""
+    """Each value of each axis is built, in as few runs as possible."""
     write_mnist(root / "data" / "FashionMNIST", train=1100, ending="")  # the machine may not have it
     unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]
     unmeasured.append("~paper.claims")  # which may refer to what is measured

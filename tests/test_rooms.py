@@ -1,4 +1,4 @@
-"""Rooms stand one above another: no module imports from a room above its own."""
+"""Packages are layered: no module imports from a layer above its own."""
 
 import ast
 import re
