@@ -1,4 +1,4 @@
-"""Show a sweep's live table, and renew its report as runs go on."""
+"""Show a sweep's live table, and write its report again as runs finish."""
 
 import math
 import sys
