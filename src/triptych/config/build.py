@@ -17,7 +17,6 @@ from triptych.terminal import in_one_line
 
 # An argument of one of these names receives the object that the configuration describes at this
 # key, or the plain value there. They are built in this order, which fixes the draws of weights.
-# key, or the plain value there. They are built in this order, which the draws of weights follow.
 PARTS = {
     "seed": "seed",
     "schedule": "schedule",

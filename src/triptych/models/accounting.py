@@ -237,7 +237,8 @@ def sums_of(value: Tensor) -> Tensor:
 
 
 def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
-    # mean sum w e / sum w and its standard error, by the spread of w (e - mean); plain for w = 1
+    # The mean sum w e / sum w and its standard error, from the spread of w (e - mean); plain for w
+    # = 1.
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w

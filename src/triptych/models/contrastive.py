@@ -133,7 +133,7 @@ class Contrastive(BoundModel):
             self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
         u, v = self.network(batch.x, self._text(batch))
         if world > 1:
-            # all_gather of torch.distributed.nn keeps the gradients of all processes' losses
+            # all_gather of torch.distributed.nn keeps the gradients of all processes' losses.
             u, v = torch.cat(all_gather(u)), torch.cat(all_gather(v))
         own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
         return symmetric_cross_entropy(u, v, self.network.scale, own)

@@ -67,7 +67,7 @@ def check_launcher(config: DictConfig) -> None:
     if not on_slurm(config):
         check_cores(config, "cores", "threads")
         return
-    # a job's tasks, requested once for a whole sweep, are the trainer's processes
+    # A job's tasks, which are requested once for a whole sweep, are the trainer's processes.
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     fixed = swept & {"trainer", "trainer.devices", "trainer.num_nodes"}
     if fixed:

@@ -208,7 +208,7 @@ class Study:
 
     @property
     def hues(self) -> dict[str, str]:
-        """The key of each cell's colour, by the cell's label: its line in a grid, else the label."""
+        """The key of each cell's colour, by the label: its line in a grid, else the label."""
         hues: dict[str, str] = {}
         for comparison in self.comparisons:
             labels = sorted([cell.label for cell in comparison.all_cells], key=natural_key)
