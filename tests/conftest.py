@@ -31,7 +31,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
-# files of long tests: `make test` begins with these, so that no worker ends on one of them
+# Files of long tests: `make test` starts with these, so that no worker ends on one of them.
 LONG = """
 cli/test_bad_inputs cli/test_documents cli/test_doors cli/test_refusals models/test_assembly
 run/test_cascade run/test_averaging run/test_pipeline run/test_resume run/test_wandb
@@ -90,7 +90,7 @@ def prepared(root) -> Callable:
     register_resolvers()
 
     def make(*overrides: str, path: str | None = None, csv: bool = True, tiny: bool = True):
-        # the tiny network's keys are resnet's; another network has its own
+        # The tiny network's keys are those of resnet; another network has its own.
         other = any(
             o.startswith(("denoiser=", "experiment=ring", "model=vae", "model=hierarchical"))
             for o in overrides

@@ -29,7 +29,7 @@ SHARED = "TRIPTYCH_TEST_FORKS"  # in the environment: where the server of this s
 
 def serve() -> None:
     """Start the server, which all workers of a session share: its imports take ten seconds."""
-    # it looks for modules where it is started, and there are other packages named tests
+    # The server looks for modules on PYTHONPATH alone, as other folders have packages named tests.
     with mock.patch.dict(os.environ, {"PYTHONPATH": OWN, "PYTHONSAFEPATH": "1"}):
         forkserver.ensure_running()
     os.environ[SHARED] = forkserver._forkserver._forkserver_address

@@ -23,7 +23,7 @@ from triptych.study.rounds import grid
 from triptych.study.study import read_study
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
-# what follows from theory with an exact denoiser; of the other claims a sweep alone can tell
+# Results that follow from theory with an exact denoiser; only a sweep can test other claims.
 KNOWN = {
     ("vdm_steps", "falls"): "holds",  # a finer partition has a lower bound (VDM, app. F)
     ("vdm_schedules", "same_bound"): "holds",  # the endpoints alone matter (VDM, eq. 18)
@@ -68,7 +68,7 @@ def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
         assert f"{judgement.word}: {judgement.claim.says}" in out
 
 
-# what each claim names in `otherwise`, or another ingredient: under it the claim is contradicted
+# A claim's `otherwise`, or another ingredient, under which the claim is contradicted.
 SETTINGS = "hydra.sweeper.settings"
 EDM = (
     "'process=edm','process.sigma_data=0.75','schedule=linear','objective=edm',"
@@ -93,7 +93,7 @@ OTHERWISE = [
 ]
 
 
-# where networks are trained: what is planted shows after a few steps
+# Trained networks: a planted effect shows after a few steps.
 def steps(n: int) -> list[str]:
     return [f"trainer.max_steps={n}", f"trainer.val_check_interval={n}"]
 

@@ -88,7 +88,7 @@ def test_what_was_typed_is_read_at_the_doors_alone():
     assert [file for file in inner if read.search(re.sub("#.*", "", file.read_text()))] == []
 
 
-# of names: nouns and verbs of the field
+# Names are nouns and verbs of the field.
 RIDDLES = re.compile(r"told|said|found|asked|hears?|heard|whereabouts")
 IN_TEXT = re.compile(rf"\b({RIDDLES.pattern})\b(?!=)|\b(is|are) accepted\b")
 PYTHONS = {"FileNotFoundError", "PackageNotFoundError", "ModuleNotFoundError"}

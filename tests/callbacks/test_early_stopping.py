@@ -15,7 +15,7 @@ from triptych.models.base import BoundModel
 from triptych.run.execute import execute
 
 RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50")
-# a step that leaves all weights as they are: the validation bound is the same each time
+# Steps that leave all weights as they are, so the validation bound is the same each time.
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "samples.n=0", "test=false")
 OFTEN = ("trainer.max_steps=40", "trainer.val_check_interval=2")
 

@@ -73,7 +73,7 @@ def test_the_combination_is_the_least_squares_solution(step, sigma_rel, missed):
     tau = (np.arange(20_000) + 0.5) / 20
     profiles = np.stack([density(t, s, tau) for t, s in STORED])
     aim = density(step, sigma_rel, tau)
-    # differences from the last profile keep the sum at 1
+    # Differences from the last profile keep the sum at 1.
     free, *_ = np.linalg.lstsq((profiles[:-1] - profiles[-1]).T, aim - profiles[-1], rcond=None)
     best = np.append(free, 1 - free.sum())
     ours = combination(STORED, step, sigma_rel)

@@ -24,7 +24,7 @@ def sweep() -> dict:
 
 def built(chosen: dict) -> list[str]:
     """Build the command as ``wandb agent`` does, with W&B's own functions and macros."""
-    # imported here: it takes seconds, also of a worker that runs other tests
+    # Imported here, because it takes seconds, even in a worker with other tests.
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     given = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})

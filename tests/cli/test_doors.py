@@ -79,7 +79,7 @@ def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, t
     assert (sweep / "report.html").is_file() and (sweep / "results.csv").is_file()
     [finished] = sweep.glob("*gamma_max=6*/summary.json")
     stamp = finished.stat().st_mtime_ns
-    # the same command with another value runs its cell alone
+    # The same command with another value runs only that value's cell.
     again = door(*command, "schedule.gamma_max=6,7")
     assert again.returncode == 0, again.stderr
     assert finished.stat().st_mtime_ns == stamp and len(list(sweep.glob("*/summary.json"))) == 3

@@ -172,7 +172,7 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
         Child(stesp=1)
 
 
-# of each base that is declared one class, by its arguments; the page of all keys has their ranges
+# One class for each declared base, with its arguments; the page of all keys has their ranges.
 HELD = [
     ("bound.steps", "diffusion.bound.Bound", {"schedule": None, "decoder": None, "steps": 0}),
     ("data.modes", "data.mixture.Ring", {"modes": 2.5}),

@@ -18,7 +18,7 @@ from triptych.study.rounds import grid
 POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
 RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
 IMAGES = ["model.network.width=8", "model.importance_samples=4"]
-# where neither the test set nor pictures are looked at
+# Runs that read neither the test set nor pictures.
 BRIEF = ["test=false", "samples.n=0", "trainer.val_check_interval=6"]
 
 

@@ -180,7 +180,7 @@ def test_a_teacher_is_asked_for_no_guess_that_it_never_learned(model, dropout, s
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, OtherRuns(config))
-    # all but the last bit of noise comes from a guess within [-1, 1]
+    # All but the last bit of noise comes from an estimate within [-1, 1].
     assert Drawing(made, data, DDIM(3), wrapped).samples(4, seed=0).abs().max() < 1.1
     assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2
 
@@ -194,7 +194,7 @@ def test_a_class_asked_for_at_the_door(finished, inside, root):
     assert inside(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()
 
 
-# which parts of the data's conditions a network is told
+# Which parts of the data's conditions a network reads.
 
 SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
 

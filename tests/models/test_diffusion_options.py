@@ -109,12 +109,12 @@ def test_likelihood_stands_beside_the_bound_on_the_items_asked_for(data, tmp_pat
     test = account("test")
     ode, found = test.figures["nats_per_dim_ode"], test.figures
     assert ode["n"] == 120 and found["nats_per_dim"]["n"] == 300
-    # paired with the bound of its own items, and its account adds up
+    # The ODE's figure is paired with the bound of its own items, and its parts sum to it.
     own = test.per_item[1][test.per_item[0] < 120, 0].mean().item()
     assert found["nats_per_dim_ode_bound"]["mean"] == pytest.approx(own, rel=1e-12)
     parts = [f"nats_per_dim_ode_{part}" for part in ("density", "dequantisation", "reconstruction")]
     assert ode["mean"] == pytest.approx(sum(found[part]["mean"] for part in parts), rel=1e-9)
-    # of a network this poor the flow need not be the better model, but it is near
+    # With such a poor network the flow need not be the better model, but it is near.
     assert ode["mean"] == pytest.approx(found["nats_per_dim"]["mean"], abs=0.3)
     assert "nats_per_dim_ode" not in account("val").figures
 

@@ -100,7 +100,7 @@ def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q
     gap = gap_of_a_standard_normal(posterior.mean.square() + posterior.std.square(), LOW)
     torch.testing.assert_close(found, -mixture.log_prob(x) + gap, atol=1e-5, rtol=0)
     assert 0 < gap.mean() < 2e-4 * q
-    # the same network as a plain VAE, in expectation over its own noise
+    # The same network as a plain VAE, in expectation over its own noise.
     vae = VAE(network, discrete=False, shape=(d,), **OPTIONS).double()
     paths = [vae.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in cubature(q)]
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_c
         covariance = prior.bases[0] @ prior.scales[0].diag() @ prior.bases[0].T
         p = torch.distributions.MultivariateNormal(mu, covariance)
         wanted += -p.log_prob(m) + 0.5 * s.square() @ torch.linalg.inv(covariance).diagonal()
-    # what the two ends cost is of the order of e^-17
+    # The two ends contribute about e^-17.
     torch.testing.assert_close(expected(model, batch(x), 240), wanted, atol=1e-5, rtol=0)
 
 
@@ -160,7 +160,7 @@ def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
     parts = [found[f"nats_per_dim_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
     assert sum(parts) == pytest.approx(found["nats_per_dim"]["mean"], rel=1e-9)
     assert found["nats_per_dim"]["n"] == 2000
-    # the exact denoiser's error of epsilon, by noise level, is that of q dimensions and not of d
+    # The exact denoiser's epsilon error by noise level is that of q dimensions, not of d.
     levels = model.accounting.compute().noise_levels
     alpha, _ = VP.alpha_sigma(torch.tensor(levels["gamma"]))
     error = torch.tensor(levels["epsilon_mse"])
@@ -185,7 +185,7 @@ def test_one_loss_reaches_every_part_and_is_the_bound():
     loss = model.loss(items, 0, 0, 1)
     loss.mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    # over many steps' noise the loss is the reported bound
+    # Averaged over the noise of many steps, the loss is the reported bound.
     with torch.no_grad():
         losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(100)])
         bounds = torch.stack([model.elbo(items, r, 50).total.mean() for r in range(50)])

@@ -60,7 +60,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))
     exact = -mixture.log_prob(x.double())
     items = batch(x)
-    # path by path, exactly: the posterior is the true one
+    # For each path exactly, because the posterior is the true one.
     path = model.hierarchy.path(x, training_noise(0, 0))
     assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
     # The expectation is exact, too: the bound is quadratic in the noise, so 2 q points are enough.
@@ -68,7 +68,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
     gap = (bound - exact) / d
     assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
-    # and as the model accounts for it, by sampling
+    # Also as the model is evaluated, by sampling.
     with torch.no_grad():
         model._account(items, 2, model.extra(items))
     found = model.accounting.compute().figures
@@ -98,7 +98,7 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
     assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)
     assert (found["bpd_diffusion"]["mean"] == 0) == (levels == 1)
-    # it knows nothing yet
+    # The network is untrained.
     assert found["bpd_reconstruction"]["mean"] == pytest.approx(math.log2(17), abs=0.2)
     model.loss(batch(x), 0, 0, 1).mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -100,7 +100,7 @@ def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}
     assert build(network, "elsewhere", table, outputs=1).shape == (3,)
-    # the program's own word goes before both
+    # An argument that the program passes precedes the configuration and the table.
     assert build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
     assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
 

@@ -31,7 +31,7 @@ SHAPES = (
 ).split()
 QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
 BRIEF = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
-# networks of few tensors: their checkpoints are opened again and again
+# The networks have few tensors, because their checkpoints are opened often.
 BASE = [
     *SHAPES,
     *BRIEF,

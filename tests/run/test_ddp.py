@@ -122,7 +122,7 @@ def test_torchrun_makes_one_directory(root, single):
 
 OF_THE_BATCH = {  # (overrides, relative difference of the loss at most)
     "interior": (["schedule=learned"], 1e-5),
-    # free bits that some levels have at some steps and not at others
+    # Some levels have free bits at some steps and not at others.
     "hierarchical VAE": (["model=hierarchical_vae", "model.importance_samples=0"], 1e-5),
     "adaptive times": (["objective/times=adaptive", "objective.times.bins=4"], 1e-4),
     "latents": (["model=latent_diffusion"], 1e-4),

@@ -32,7 +32,7 @@ def test_the_directory_holds_what_it_promises(prepared):
     assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary.record))
     assert summary["status"] == "finished" and summary["schema"] == 1
     assert summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
-    # what torch itself takes is more than this, and no test takes more than that
+    # Torch alone takes more than the lower limit, and no test more than the upper one.
     assert 50 * 2**20 < summary["cost"]["memory"] < 64 * 2**30
     sampler = run.config()["sampler"]
     assert summary["cost"]["evaluations"] == sampler["steps"]  # ancestral: one call a step

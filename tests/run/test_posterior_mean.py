@@ -23,7 +23,7 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network(prepared, tmp_path):
     exact, found = (measure_posterior_mean(experiment)["tweedie"] for experiment in made)
     assert len(exact["gamma"]) == 20 and max(exact["excess"]) < 1e-8
     assert max(found["excess"]) > 0.1 and found["spread"] == exact["spread"]
-    # at the noisiest level the posterior is nearly the data: variance 1.5^2 / 2 + 0.15^2
+    # At the noisiest level the posterior is nearly the data: variance 1.5^2 / 2 + 0.15^2.
     assert abs(found["spread"][-1] - 1.15) < 0.15
     run = make_run(tmp_path / "sweep", "v", 1, 2.0, tweedie=found)
     (comparison,) = compare([read_run(run)])

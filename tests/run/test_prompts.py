@@ -76,7 +76,7 @@ def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data)
     for nearest in range(len(distinct)):
         embedding = prompts.embedder.images(torch.tensor([nearest]))
         found = prompts.compare(embedding, logits(torch.tensor([0])), torch.tensor([item]))
-        # the caption that was asked leaves the side open
+        # The caption leaves the side open.
         assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
 
 

@@ -146,5 +146,5 @@ def test_the_speed_is_of_this_start_and_of_all_batches_of_a_step(prepared, monke
     stop_after(run, 5)
     execute(run)
     speeds = [float(s) for row in rows(run) if (s := row["train/images_per_second"])]
-    # the first of a start is of n steps and the batch that the next has begun with
+    # The first interval of a start has n steps, and the batch with which the next step begins.
     assert speeds == pytest.approx([2 / 3, 1, 4 / 5, 1])

@@ -42,7 +42,7 @@ def test_the_moments_lie_on_the_sampler_s_own_path(monkeypatch):
     torch.testing.assert_close(gamma, sampler.gammas(schedule)[::2])
     torch.testing.assert_close(x[0], torch.randn(shape, generator=generator()))
     torch.testing.assert_close(x[-1], sampler(denoiser, schedule, shape, generator=generator()))
-    # never more moments than the sampler has
+    # There are never more moments than the sampler has.
     monkeypatch.setattr(pictures, "FRAMES", 50)
     assert len(trajectory(drawing, None, 3, generator(), 3)[0]) == 9
 

@@ -226,11 +226,11 @@ def test_an_honest_file_under_watch(root, config, which):
         capture_output=True,
         text=True,
         cwd=theirs,
-        # caches and temporary files of the libraries
+        # Caches and temporary files of the libraries.
         env=os.environ | dict.fromkeys(CACHES, str(theirs)),
     )
     assert result.returncode == 0, result.stderr
-    # of ours the commit, of matplotlib's the fonts, of torch's the machine
+    # Programs that read the commit (ours), the fonts (matplotlib) and the machine (torch).
     usual = ("git", "fc-list", "nvidia-smi", "uname", "lscpu")
     seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in usual)]
     assert seen == [], "\n".join(seen)

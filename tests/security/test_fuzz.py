@@ -15,7 +15,7 @@ from triptych.config.build import check_names
 from triptych.config.trust import check_name, import_class
 from triptych.errors import UserError
 
-# those of others' that have a short name, and where they are defined
+# Classes of other packages that have a short name, and where they are defined.
 CALLBACKS = """
 device_stats_monitor.DeviceStatsMonitor early_stopping.EarlyStopping lr_monitor.LearningRateMonitor
 model_summary.ModelSummary timer.Timer
@@ -44,7 +44,7 @@ def test_every_importable_name(tmp_path, how, least):
     assert found["seen"] == [] and found["marks"] == []
     assert found["tried"] >= least and found["made"] > 1000
     for name in found["accepted"]:
-        # decided here a second time, from the object and not from any file
+        # The decision is repeated here from the object itself, not from a file.
         made = import_class(name)
         assert isinstance(made, type) and made.__qualname__ == name.rpartition(".")[2]
         home = f"{made.__module__}.{made.__qualname__}"

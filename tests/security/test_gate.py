@@ -153,7 +153,7 @@ def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypa
     assert "bound" in out and "last.ckpt" in error and error.count("\n") == 1
 
 
-# doors: what is planted is refused, or the run is "unreadable", and nothing outside is touched
+# Commands: a planted file is refused, or the run is "unreadable", and no outside file is touched.
 
 
 def resume(run):

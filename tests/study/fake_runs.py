@@ -144,7 +144,7 @@ def sweep(
     for k, (objective, target) in enumerate(targets.items()):
         for seed in seeds:
             bound = target + luck[seed] + random.normal() * noise
-            # small at high noise, where the latent is the noise itself
+            # The error is small at high noise, where the latent is the noise itself.
             mse = (0.95 / (1 + np.exp(1.1 * (gamma + 1.5)))) * (target - 1.2) + 0.002
             mse *= np.exp(0.2 * k * np.tanh(gamma / 4)) * np.exp(random.normal(size=20) * 0.03)
             weight = {"x0": np.exp(-gamma), "v": 1 + np.exp(-gamma)}.get(objective, np.ones(20))

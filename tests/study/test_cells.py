@@ -28,7 +28,7 @@ def name_of(*overrides: str) -> str:
     [
         (["denoiser=unet", "seed=1"], ["denoiser=unet,resnet", "seed=1,2"], True),
         (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
-        # a short try is no cell of the other
+        # A short try does not count as a cell of the other sweep.
         (["objective=v"], ["objective=v", "trainer.max_steps=9"], False),
         (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
@@ -71,7 +71,7 @@ def test_a_value_typed_alone_is_a_cell_beside_those_of_several(root, prepared, d
     assert SweepRecord.read(sweep).named == ["schedule", "seed"]
 
 
-# which mean something to Hydra, to a shell or to a page
+# Characters with a meaning for Hydra, for a shell or in a page.
 NAME = """it's 50% [a] "b", {c}=d; $e #f\\g ~é漢"""
 
 

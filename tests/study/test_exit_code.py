@@ -143,9 +143,9 @@ def test_a_finished_sweep_without_its_report_has_not_ended_well(hook, capsys):
         (StorageError("x: cannot be written"), 74, "error: x: cannot be written"),
         (Busy("x: another process is at work here"), 75, "error: x: another process is at work here"),
         (UserError("x=1: 2 is accepted"), 1, "error: x=1: 2 is accepted"),
-        # as where another user's runs lie
+        # Another user's runs raise such an error.
         (PermissionError(13, "No", "/x.yaml"), 74, "error: /x.yaml: cannot be opened (No)"),
-        # as Ray raises it, whose wait for its jobs swallows what a signal's handler raises
+        # Ray raises it: its wait for jobs swallows what a signal's handler raises.
         (KeyboardInterrupt(), 130, "interrupted (SIGINT); type the same command to go on"),
     ],
     ids=lambda value: type(value).__name__,

@@ -164,7 +164,8 @@ def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
     "means, tie, effect, word",
     [
         ((0.0, 0.1, 0.2), {"within": 0.3}, {}, "cannot tell"),  # c is .2 above a, an effect
-        # as differences or as ratios: 1.2 is a factor of 1.2 above 1, and a difference of .2
+        # The margin is a difference or a ratio: 1.2 is a factor of 1.2 above 1, and a difference of
+        # .2.
         ((1.0, 1.1, 1.2), {"within_factor": 1.5}, {}, "cannot tell"),
         ((1.0, 1.1, 1.2), {"within": 0.3}, {"by_factor": 1.01}, "cannot tell"),
         ((10.0, 10.1, 30.0), {"within": 5.0}, {"by_factor": 1.5}, "reproduced"),  # below 20, above log 3

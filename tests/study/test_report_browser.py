@@ -27,7 +27,7 @@ pytestmark = [
 ]
 RUNS = ".tools:has(+ .table [data-name=runs])"  # the tools of the table of runs
 FIELD = f"{RUNS} input[type=search]"
-# rows that are shown: {key of a column: text}, in their order
+# The visible rows: {key of a column: text}, in order.
 ROWS = """(() => { const table = document.querySelector(`table[data-name="${NAME}"]`);
   const heads = [...table.tHead.rows[0].cells];
   return [...table.tBodies[0].rows].map(row =>
@@ -44,7 +44,7 @@ OVERLAPS = """(() => { const found = [];
       if (w > 1 && h > 0.35 * Math.min(p.height, q.height)) found.push(k + ": " + a + " | " + b); }));
   });
   return found; })()"""
-# what is beyond the right edge, and cannot be scrolled to
+# Elements beyond the right edge that cannot be reached by scrolling.
 CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, h3, li, img, .tools *")]
   .filter(e => { const b = e.getBoundingClientRect();
     const seen = e.checkVisibility({contentVisibilityAuto: true}) && !e.closest(".table");
@@ -206,13 +206,13 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
                    for row in rows)  # fmt: skip
         said = page.run(f"document.querySelector('{RUNS} output').value")
         assert said == ("" if len(kept) == 15 else f"{len(kept)} of 15 rows")
-    # a setting has what one of its runs has
+    # A setting has a property if one of its runs has it.
     page.type(FIELD.replace("=runs", "=t0"), "seed=1 objective!=v")
     assert {row["setting"] for row in table(page, "t0")} == {
         name.split("=")[1].split(",")[0] for name in known
     } - {"v"}
     page.type(FIELD.replace("=runs", "=t0"), "")
-    # a figure of the table is a key, too; one that nothing has is named
+    # A table's figure is a key, too; an unknown key is named.
     page.type(FIELD, "bound<2.1")
     assert {row["run"] for row in table(page, "runs")} == {n for n in known if known[n] < 2.1}
     page.type(FIELD, "bond<2.1")
@@ -262,7 +262,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.click("article.run .back")
     assert table(chrome, "runs") == rows
     assert "x0 minus v: +0.3" in chrome.run("document.querySelector('.pair').textContent")
-    # each choice is a step back, letters of one field are one
+    # Each choice is a step back in the history; letters typed into one field are one step.
     chrome.run("document.querySelector('main').scrollIntoView()")
     chrome.click("table[data-name=runs] th[data-key=steps] button")
     chrome.type(FIELD, "seed=1")
@@ -271,7 +271,7 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     assert table(chrome, "runs") != rows and len(table(chrome, "runs")) == 8
     chrome.back()
     assert table(chrome, "runs") == rows
-    # what names nothing is passed over
+    # Unknown names are ignored.
     chrome.open(small.html, "#run=gone&runs.sort=gone&c.name=gone&c.a=gone&c.b=9:x")
     assert chrome.complaints == [] and len(table(chrome, "runs")) == 15
 
@@ -315,7 +315,7 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
     page.choose("select[name=b]", "0:x0")
     assert page.run(lines) == 6
     assert page.run("document.querySelectorAll('[data-name*=differs] tbody tr').length") == 2
-    # a filter of runs reaches every figure
+    # A filter of runs affects every figure.
     page.type(FIELD, "seed=1")
     assert page.run(lines) == 2
     assert page.run("document.querySelectorAll('.headline [data-run].out').length") == 10
@@ -375,7 +375,7 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
     own = [option for option in options if option.startswith("extra=")]
     assert len(own) == len(NASTY)
     for value in own:
-        # a filter of each value, then a run's page
+        # Filter by each value, and then open a run's page.
         chrome.type(FIELD, value)
         assert len(table(chrome, "runs")) == 2, value
         chrome.click("table[data-name=runs] a")

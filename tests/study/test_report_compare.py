@@ -30,7 +30,7 @@ def runs_of(root, table, **extra):
     return one(make_runs(root, table, **extra))
 
 
-# p = 0.04 by itself; not after three comparisons
+# p = 0.04 is significant alone, but not after three comparisons.
 HINTS = {
     "a": {1: 1.0, 2: 1.01, 3: 1.02},
     "b": {1: 1.1, 2: 1.16, 3: 1.22},
@@ -75,7 +75,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
     assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n, comparison.tests) == (2, 0, 1)
     said = verdict(comparison)
-    # a has the lower mean, b is better wherever both ran
+    # a has the lower mean, but b is better wherever both ran.
     assert "Where both have a seed, it is worse than b." in said.headline
     verdicts = [row.verdict for row in table_rows(comparison)]
     assert verdicts == ["lowest mean", "better where paired", "not paired"]

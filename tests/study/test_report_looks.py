@@ -13,7 +13,7 @@ from triptych.study.verdict import footnote
 
 from .fake_runs import edit, failed, make_run, make_runs, running, write_items
 
-# p = .03 by itself: enough for one look at one pair, not for one of four
+# p = .03 is enough for one look at one pair, not for one look of four.
 NEAR = {"a": {1: 2.01, 2: 2.02, 3: 2.03}, "b": {1: 2.06, 2: 2.09, 3: 2.13}}
 
 
@@ -83,7 +83,7 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
     story = read_study([tmp_path])
     assert "Not settled against b" in story.answer and "lear of" not in story.answer
     assert "This is look 1 of 4" in footnote(story.comparisons[0])
-    # seeds that no look has had yet change figures, not claims
+    # Seeds that no look has had yet change figures, not claims.
     for seed in range(4, 9):
         make_run(tmp_path, "a", seed, 2.0 + seed / 100)
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
@@ -205,7 +205,7 @@ def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
         (part,) = read_study([tmp_path]).comparisons
         assert part.claim(0, 1).pair.n_items == 0 and part.claim(1, 2).pair.n_items == 50
         assert "in 1 of 3 pairs by item too" in footnote(part)
-    # other items, or the same in another order, are matched by their index
+    # Other items, or the same in another order, are matched by their index.
     values = np.random.default_rng([1, ord("a")])
     bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)
     order = np.random.default_rng(0).permutation(50)

@@ -125,7 +125,7 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     assert "Besides, 1 to run again: 3 findings in all." in text
     rows = [line for line in text.splitlines() if line.startswith("| [it")]
     assert ["to run again" in row for row in rows] == [False, False, True]
-    # what the file sets of its runs decides, too
+    # The keys that the file sets for its runs decide, too.
     file = tmp_path / "results" / "it.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"settings": "then"}))
     monkeypatch.setattr(results_page, "read_papers", lambda *_: {"it": NODE | {"settings": "now"}})

@@ -146,7 +146,7 @@ def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
     record = json.loads((root / "sweep.json").read_text())
     assert record["tuning"]["equal"] == ["optimizer.lr=0.1"]
     assert record["tuning"]["best"] == {f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in own.items()}
-    # x0 at its own, which is the common one: once; v at both
+    # x0 is run once, because its own best point is the common one; v is run at both.
     assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
 
 

@@ -111,7 +111,7 @@ def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch
 @pytest.mark.parametrize(
     "script, queue",
     [
-        # as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
+        # The output of SLURM 24.11 for -o "%i %T"; the header is that of several clusters.
         ("printf 'CLUSTER: one\\n17_1 CANCELLED\\n18 FAILED\\n'", {"17_1": "CANCELLED", "18": "FAILED"}),
         ("true", {}),
         ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller

@@ -109,7 +109,7 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
     said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
     assert said[-1] == f"interrupted ({asked.name}); type the same command to go on", said
     assert not any("Traceback" in text or "rror" in text for text in said), said
-    # a worker has noticed within a second; its job saves a step
+    # A worker notices it within a second, and its job saves a step.
     wait_for(lambda: not at_work(root), None, 40.0)
     assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))

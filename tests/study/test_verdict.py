@@ -41,7 +41,7 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     again = "triptych-train -m ablation=objectives seed=1,2,3"
     assert str(story.next_step) == f"2 more seeds per setting, finished runs stay: {again}"
     assert again in write_report(tmp_path).html.read_text()
-    # one run alone has the error over its items, and is called by its name
+    # A single run has the error over its items, and is named.
     (run,) = tmp_path.glob("*x0*")
     story = read_study([run])
     assert story.answer.startswith("x0: 1.900 ± 0.018 bits/dim (297 items), 1 seed.")
@@ -119,7 +119,7 @@ def test_settings_worse_than_what_knows_nothing_are_named(tmp_path, bounds, said
     headline = verdict(one(tmp_path)).headline
     if said:
         assert said in headline
-        # before the answer where the best is among them
+        # The warning precedes the answer if the best setting is among the weak ones.
         assert headline.startswith("elbo is lowest" if said.startswith("flat") else said)
         assert read_study([tmp_path]).answer == headline
     else:
