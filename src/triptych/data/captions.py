@@ -38,10 +38,10 @@ class Embedder:
     """The two towers of a contrastive run, with the weights that were evaluated, on the CPU.
 
     Args:
-        path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
-            plain data, its class has to be one that a configuration may name, and its weights take no more
-            memory than the file. DataError: no such file, or no encoder's.
-        key: that names it, for messages.
+        path: the run's directory, or its file ``encoder.pt``. The file may be untrusted: it is read
+            as plain data, a configuration must be allowed to name its class, and its weights take
+            no more memory than the file. DataError: there is no such file, or it holds no encoder.
+        key: the key that names the path, for messages.
     """
 
     def __init__(self, path: FilePath, key: str = "data.embeddings") -> None:

@@ -86,13 +86,14 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 class ImageFolder(DataModule):
     """Images under root, 256 levels, decoded once.
 
-    Folders give splits and classes: ``layout.read_layout``.
-    Where no folder says it, an image tests, validates or trains by a hash of its own path under root and of
-    data_seed, so that images which come or go move no other one; fractions are met on average. A split is in
-    the hash's order.
-    num_classes is known after setup, as the folder is read there. num_workers threads decode, into a file
-    that all later runs map (``data.cache``).
-    DataError: no folder, no images, a file that is no image.
+    Folders give splits and classes: ``layout.read_layout``. Without folders of splits, a hash of an
+    image's path under root and of data_seed decides its split. So images that are added or removed
+    do not move others, and fractions are met on average. A split is in the hash's order.
+
+    num_classes is known after setup, which reads the folder. num_workers threads decode the images
+    into a file that all later runs map (``data.cache``).
+
+    DataError: there is no folder, it has no images, or a file is no image.
     """
 
     name = "folder"

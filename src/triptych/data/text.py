@@ -33,9 +33,10 @@ def words(text: str) -> list[str]:
 
 @declared("data.encoder", DataError)
 class TextEncoder(ABC):
-    """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
+    """The base class of text encoders: texts -> tokens and a mask.
 
-    ``name`` says what the tokens follow from beside the text: encoders of one name give the same tokens.
+    Tokens (n, length, width) are float32; the mask (n, length) tells which of them exist. Encoders of
+    the same ``name`` give the same tokens.
     """
 
     name: str

@@ -161,9 +161,8 @@ class Accounting(Figures):
     ) -> None:
         """Count one draw for each item: its squared epsilon error (B,) at its noise level (B,).
 
-        The errors are summed over dimensions.
-        ``nats``: what each draw says of the diffusion term, (B,); ``weight``: 1 / density of its time;
-        ``estimate``: what was counted for the draw.
+        The errors are summed over dimensions. ``nats``: each draw's estimate of the diffusion term,
+        (B,); ``weight``: 1 / density of its time; ``estimate``: the controlled estimate.
         """
         if self.paused:
             return

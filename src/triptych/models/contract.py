@@ -150,8 +150,8 @@ def try_guides(drawing: Any, keys: list[str], model: Any) -> None:
 def try_sampler(sampler: Sampler, model: Any) -> None:
     """Draw two items twice from one seed with a user's sampler.
 
-    UserError: the samples are not finite, of the model's shape and the same, or the sampler calls the
-    denoiser more often than it says, by which a report compares samplers.
+    UserError: the samples are not finite, not equal or not of the model's shape, or the sampler calls
+    the denoiser more often than it declares. Reports compare samplers by the declared number.
     """
     if not is_own(sampler):
         return

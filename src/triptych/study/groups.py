@@ -1,11 +1,11 @@
 """Group the runs that may be compared: those on the same data, of one stage of a tuning.
 
-By the fingerprint that a run records, so a copy of the data elsewhere is the same, and other
-pictures at the same place are not. Runs from before there were fingerprints: by what their
-configuration says of the data.
+Runs are grouped by the fingerprint that they record, so a copy of the data elsewhere is the same,
+and other pictures at the same place are not. Runs of versions without fingerprints are grouped by
+the data of their configuration.
 
-Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at what was best
-for all together, and each at its own best.
+Trials of a tuning read no test set. The runs on fresh seeds are compared twice: at the values that
+are best for all settings together, and each setting at its own best values.
 """
 
 import re

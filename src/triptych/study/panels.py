@@ -241,9 +241,9 @@ def _panel(
 
 
 def _own_panels(comparison: Comparison, palette: Palette) -> Iterator[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error stands in a panel's place.
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error replaces its panel.
 
-    A reported directory cannot name a package: a report on a stranger's runs executes none of their
+    A reported directory cannot name a package, so a report on untrusted runs executes none of their
     code.
     """
     for module in (f"{package}.panels" for package in trusted()):
