@@ -162,7 +162,7 @@ class Accounting(Figures):
         """Count one draw for each item: its squared epsilon error (B,) at its noise level (B,).
 
         The errors are summed over dimensions. ``nats``: each draw's estimate of the diffusion term,
-        (B,); ``weight``: 1 / density of its time; ``estimate``: the controlled estimate.
+        (B,); ``weight``: 1 / density of its time; ``estimate``: the value that was counted.
         """
         if self.paused:
             return
